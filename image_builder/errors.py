@@ -1,0 +1,180 @@
+"""One tree of errors: whose fault, which code, what to do next.
+
+    CicError
+    ├── UserError                the request or what it names has to change
+    │   ├── InvalidRequest       fields that are wrong, all of them at once
+    │   ├── NotFound             a workflow, step, version or image that does not exist
+    │   ├── BadDescription       eflows4hpc.yaml: file and line
+    │   └── BuildFailed          a step inside the image build failed
+    ├── ServiceError             the operator, or time, has to change something
+    │   ├── Unavailable          something is unreachable right now: worth another try
+    │   ├── Misconfigured        a setting is missing or wrong
+    │   ├── ToolMissing          a program is not installed
+    │   └── NoSpace              a disk is full
+    ├── LimitReached             a time, size or count limit ended the work
+    └── Cancelled                somebody asked for the end
+
+`message` says what happened, `hint` what to do next; both are shown to users, so neither may hold a secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+
+
+class ErrorCode(str, enum.Enum):
+    """The closed list of causes: what a client may branch on."""
+
+    BAD_REQUEST = "BAD_REQUEST"
+    NOT_FOUND = "NOT_FOUND"
+    BAD_DESCRIPTION = "BAD_DESCRIPTION"
+    CONFLICT = "CONFLICT"
+    COMPILER_TOO_OLD = "COMPILER_TOO_OLD"
+    TARGET_NOT_EXECUTABLE = "TARGET_NOT_EXECUTABLE"
+    CONCRETIZATION_FAILED = "CONCRETIZATION_FAILED"
+    FETCH_FAILED = "FETCH_FAILED"
+    COMPILE_FAILED = "COMPILE_FAILED"
+    APT_FAILED = "APT_FAILED"
+    PIP_FAILED = "PIP_FAILED"
+    POST_INSTALL_FAILED = "POST_INSTALL_FAILED"
+    BUILD_STEP_FAILED = "BUILD_STEP_FAILED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    NO_SPACE = "NO_SPACE"
+    TIMEOUT = "TIMEOUT"
+    LOG_TOO_LARGE = "LOG_TOO_LARGE"
+    TARGET_MISMATCH = "TARGET_MISMATCH"
+    PUSH_FAILED = "PUSH_FAILED"
+    CONVERSION_FAILED = "CONVERSION_FAILED"
+    CANCELLED = "CANCELLED"
+    LOST_WORKER = "LOST_WORKER"
+    WORKFLOW_REGISTRY_UNAVAILABLE = "WORKFLOW_REGISTRY_UNAVAILABLE"
+    CATALOGUE_UNAVAILABLE = "CATALOGUE_UNAVAILABLE"
+    BASE_IMAGE_UNAVAILABLE = "BASE_IMAGE_UNAVAILABLE"
+    DOCKER_UNAVAILABLE = "DOCKER_UNAVAILABLE"
+    IMAGE_REGISTRY_UNAVAILABLE = "IMAGE_REGISTRY_UNAVAILABLE"
+    TOOL_MISSING = "TOOL_MISSING"
+    MISCONFIGURED = "MISCONFIGURED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    INTERNAL = "INTERNAL"
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldProblem:
+    """One wrong field: `field` is its dotted path (`machine.platform`), `hint` says what to write instead."""
+
+    field: str
+    problem: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}" + (f" ({self.hint})" if self.hint else "")
+
+
+class CicError(Exception):
+    """The root: a message for people, a code for programs, a hint for the next step."""
+
+    code: ErrorCode = ErrorCode.INTERNAL
+
+    def __init__(self, message: str, *, hint: str = "", code: ErrorCode | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UserError(CicError):
+    """The request, or what it names, has to change."""
+
+    code = ErrorCode.BAD_REQUEST
+
+
+class InvalidRequest(UserError):
+    """A request with wrong fields; `problems` holds every one of them."""
+
+    def __init__(self, problems: Sequence[FieldProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("The request is not valid: " + "; ".join(map(str, self.problems)))
+
+
+class NotFound(UserError):
+    """Something named does not exist; `field` is the request's field that named it, if one did."""
+
+    code = ErrorCode.NOT_FOUND
+
+    def __init__(self, message: str, *, hint: str = "", field: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
+
+
+class BadDescription(UserError):
+    """A step's description cannot be used; `file` is relative to the step's folder, `line` counts from 1."""
+
+    code = ErrorCode.BAD_DESCRIPTION
+
+    def __init__(self, problem: str, *, file: str, line: int | None = None, hint: str = "",
+                 code: ErrorCode | None = None) -> None:
+        where = file if line is None else f"{file}, line {line}"
+        super().__init__(f"{where}: {problem}", hint=hint, code=code)
+        self.file = file
+        self.line = line
+
+
+class BuildFailed(UserError):
+    """A step of the image build ended with a failure.
+
+    `step` names it (`spack install`), `package` the failing package where there is one, and `excerpt` holds the
+    lines that matter.
+    """
+
+    code = ErrorCode.BUILD_STEP_FAILED
+
+    def __init__(self, message: str, *, code: ErrorCode | None = None, hint: str = "", step: str = "",
+                 package: str = "", excerpt: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint, code=code)
+        self.step = step
+        self.package = package
+        self.excerpt = tuple(excerpt)
+
+
+class ServiceError(CicError):
+    """The operator, or time, has to change something; the user's request may be fine."""
+
+
+class Unavailable(ServiceError):
+    """Something is unreachable or restarting: the same call may work later. Retried with back-off."""
+
+
+class Misconfigured(ServiceError):
+    """A setting is missing or wrong; the message names its key and says what to write."""
+
+    code = ErrorCode.MISCONFIGURED
+
+
+class ToolMissing(ServiceError):
+    """A program that the service needs is not installed or not executable."""
+
+    code = ErrorCode.TOOL_MISSING
+
+
+class NoSpace(ServiceError):
+    """A disk has less room than the next step needs."""
+
+    code = ErrorCode.NO_SPACE
+
+
+class LimitReached(CicError):
+    """A limit of the service (time, quiet time, log size) ended the work."""
+
+    code = ErrorCode.TIMEOUT
+
+
+class Cancelled(CicError):
+    """The work was ended because somebody asked for that."""
+
+    code = ErrorCode.CANCELLED

@@ -1,0 +1,321 @@
+"""The one place that starts a process.
+
+Arguments are lists and never pass a shell. A process gets a group of its own, a closed or given standard input, and
+an environment without the service's own settings. Its output is streamed line by line with secrets blotted out.
+Success is the exit code. A cancelled or timed out process ends with its whole group, and if this process dies
+without a word, the guard ends the groups it left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import selectors
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+from pydantic import SecretStr
+
+from image_builder.errors import Cancelled, CicError, ErrorCode, LimitReached, ToolMissing
+
+Secret = SecretStr
+"""A value whose printing is masked; only what hands it to a process's input reads it."""
+
+LineSink = Callable[[str], None]
+
+MASK = "[hidden]"
+TAIL_LINES = 60
+MAX_LINE_BYTES = 16 * 1024
+GRACE_S = 2.0
+TICK_S = 0.1
+
+
+class CancelToken:
+    """Asks for the end of some work; set from any thread, checked wherever the work may stop."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.reason = ""
+
+    def cancel(self, reason: str = "The build was cancelled.") -> None:
+        """Ask for the end. The first reason stays."""
+        if not self._event.is_set():
+            self.reason = reason
+            self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep for `timeout_s` at the most; True as soon as the end was asked for."""
+        return self._event.wait(timeout_s)
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the end was asked for."""
+        if self.is_set:
+            raise Cancelled(self.reason)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to start. `name` is what messages call it; `env` is added to the inherited environment."""
+
+    name: str
+    argv: tuple[str, ...]
+    cwd: Path | None = None
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stdin: bytes | Secret | None = None
+    secrets: tuple[Secret, ...] = ()
+    timeout_s: float | None = None
+    quiet_timeout_s: float | None = None
+
+    def __str__(self) -> str:
+        return shlex.join(self.argv)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completed:
+    """A process that ended with exit code 0. `stdout` is empty unless it was captured."""
+
+    duration_s: float
+    tail: tuple[str, ...]
+    stdout: bytes = b""
+
+
+class ProcessFailed(CicError):
+    """A process ended with an exit code other than 0; whoever ran it knows whose fault that is."""
+
+    code = ErrorCode.BUILD_STEP_FAILED
+
+    def __init__(self, command: Command, exit_code: int, tail: Sequence[str]) -> None:
+        how = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        last = next((line for line in reversed(tail) if line.strip()), "")
+        super().__init__(f"{command.name} {how}." + (f" Its last line: {last}" if last else ""))
+        self.command = command
+        self.exit_code = exit_code
+        self.tail = tuple(tail)
+
+
+class Runner(Protocol):
+    """What starts a command. The real one is `run`; tests may pass another."""
+
+    def __call__(self, command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
+                 capture_stdout: bool = False) -> Completed: ...
+
+
+def run(command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
+        capture_stdout: bool = False) -> Completed:
+    """Run a command to its end and return how it went.
+
+    `on_line` hears every line of its output (standard error alone when `capture_stdout`). Raises `ToolMissing`,
+    `ProcessFailed`, `LimitReached` (either timeout) or `Cancelled`.
+    """
+    watch = _Watch(command, on_line, cancel)
+    with started(command, stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE if capture_stdout else subprocess.STDOUT) as process:
+        captured = watch.follow(process, capture_stdout)
+        exit_code = process.wait()
+    if cancel is not None:
+        cancel.check()
+    if exit_code != 0:
+        raise ProcessFailed(command, exit_code, watch.tail)
+    return Completed(duration_s=watch.elapsed_s, tail=tuple(watch.tail), stdout=captured)
+
+
+@contextlib.contextmanager
+def started(command: Command, *, stdin: int | IO[bytes] | None = None, stdout: int | IO[bytes] | None = None,
+            stderr: int | IO[bytes] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A started process in a group of its own, all of which has ended when the block is left.
+
+    The low-level half of `run`, for pipelines of several processes. Raises `ToolMissing`.
+    """
+    given = _stdin_bytes(command.stdin)
+    try:
+        process = subprocess.Popen(
+            command.argv, cwd=command.cwd, env=child_environment(os.environ, command.env),
+            stdin=subprocess.PIPE if given is not None else (stdin if stdin is not None else subprocess.DEVNULL),
+            stdout=stdout, stderr=stderr, start_new_session=True)
+    except FileNotFoundError as error:
+        raise ToolMissing(f"The program {command.argv[0]} is not installed.",
+                          hint="Install it, or see docs/operate.md for what the service needs.") from error
+    except PermissionError as error:
+        raise ToolMissing(f"The program {command.argv[0]} is not executable for this user.") from error
+    _guard.watch(process.pid)
+    try:
+        if given is not None:
+            _feed(process, given)
+        yield process
+    finally:
+        _end_group(process)
+        _guard.forget(process.pid)
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def child_environment(own: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child: ours without the service's settings (which may be secrets), and `added`."""
+    return {key: value for key, value in own.items() if not key.startswith("CIC_")} | dict(added)
+
+
+def redactor(secrets: Sequence[Secret]) -> Callable[[str], str]:
+    """A function that blots the secrets out of a line; the longest first, as one may hold another."""
+    values = sorted({value for secret in secrets if (value := secret.get_secret_value())}, key=len, reverse=True)
+
+    def redact(line: str) -> str:
+        for value in values:
+            line = line.replace(value, MASK)
+        return line
+
+    return redact
+
+
+class _Watch:
+    """Follows one process's output: lines to the sink, time against the limits."""
+
+    def __init__(self, command: Command, on_line: LineSink | None, cancel: CancelToken | None) -> None:
+        self.command = command
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._on_line = on_line
+        self._cancel = cancel
+        self._redact = redactor(command.secrets)
+        self._begin = self._last_output = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._begin
+
+    def follow(self, process: subprocess.Popen[bytes], capture_stdout: bool) -> bytes:
+        """Read until every stream has ended; returns what was captured of standard output."""
+        captured = bytearray()
+        partial = bytearray()
+        with selectors.DefaultSelector() as selector:
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    selector.register(stream, selectors.EVENT_READ)
+            while selector.get_map() and not self._orphaned(process):
+                for key, _ in selector.select(TICK_S):
+                    chunk = os.read(key.fd, 65536)
+                    if not chunk:
+                        selector.unregister(key.fileobj)
+                    elif capture_stdout and key.fileobj is process.stdout:
+                        captured += chunk
+                    else:
+                        self._take(partial, chunk)
+                    self._last_output = time.monotonic()
+                self._check_limits()
+        if partial:
+            self._emit(bytes(partial))
+        while process.poll() is None:
+            self._check_limits()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(TICK_S)
+        return bytes(captured)
+
+    def _orphaned(self, process: subprocess.Popen[bytes]) -> bool:
+        """The process ended, yet something it left behind still holds its output open: not worth waiting for."""
+        return process.poll() is not None and time.monotonic() - self._last_output > GRACE_S
+
+    def _take(self, partial: bytearray, chunk: bytes) -> None:
+        partial += chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        while (end := partial.find(b"\n")) >= 0:
+            self._emit(bytes(partial[:end]))
+            del partial[:end + 1]
+        if len(partial) > MAX_LINE_BYTES:
+            self._emit(bytes(partial))
+            partial.clear()
+
+    def _emit(self, raw: bytes) -> None:
+        line = self._redact(raw.decode("utf-8", "replace"))
+        self.tail.append(line)
+        if self._on_line is not None:
+            self._on_line(line)
+
+    def _check_limits(self) -> None:
+        if self._cancel is not None:
+            self._cancel.check()
+        command, now = self.command, time.monotonic()
+        if command.timeout_s is not None and now - self._begin > command.timeout_s:
+            raise LimitReached(f"{command.name} took longer than {command.timeout_s:.0f} s and was ended.")
+        if command.quiet_timeout_s is not None and now - self._last_output > command.quiet_timeout_s:
+            raise LimitReached(f"{command.name} wrote nothing for {command.quiet_timeout_s:.0f} s and was ended.")
+
+
+def _stdin_bytes(stdin: bytes | Secret | None) -> bytes | None:
+    return stdin.get_secret_value().encode() if isinstance(stdin, SecretStr) else stdin
+
+
+def _feed(process: subprocess.Popen[bytes], given: bytes) -> None:
+    """Hand over the input on a thread: a process that does not read must not hold us up."""
+    def write() -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            process.stdin.write(given)
+        with contextlib.suppress(OSError, ValueError):
+            process.stdin.close()
+
+    threading.Thread(target=write, daemon=True, name=f"stdin-{process.pid}").start()
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a process's group: politely, then surely."""
+    if process.poll() is None:
+        _signal_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+class _Guard:
+    """A small process that ends the groups we started if we die without ending them (`guard.py`)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def watch(self, group: int) -> None:
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        self._tell(f"-{group}\n")
+
+    def _tell(self, message: str) -> None:
+        with self._lock:
+            for _ in range(2):  # a guard that was killed is replaced
+                guard = self._running()
+                assert guard.stdin is not None
+                try:
+                    guard.stdin.write(message.encode())
+                    guard.stdin.flush()
+                    return
+                except OSError:
+                    self._process = None
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            script = Path(__file__).with_name("guard.py")
+            self._process = subprocess.Popen([sys.executable, "-I", "-S", str(script)], stdin=subprocess.PIPE,
+                                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                             start_new_session=True, env={})
+            self._owner = os.getpid()
+        return self._process
+
+
+_guard = _Guard()

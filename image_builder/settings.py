@@ -1,0 +1,116 @@
+"""What the library needs to know of its site: frozen, typed sections.
+
+`config.load_settings` makes these from the operator's file and the environment; tests make them directly.
+Sizes are bytes and durations seconds, and the names say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+BUILTIN_DOCKERFILE = "Dockerfile.spack"
+"""The value of `dockerfile` that names the recipe which comes with the library."""
+
+
+class Section(BaseModel):
+    """A group of settings that never changes after the start; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RegistrySettings(Section):
+    """The image registry; without `url`, nothing is pushed."""
+
+    url: str | None = None
+    user: str | None = None
+    token: SecretStr | None = None
+    images_prefix: str = ""
+
+    @field_validator("images_prefix", mode="before")
+    @classmethod
+    def _prefix_may_be_none(cls, value: Any) -> Any:
+        return "" if value is None else value
+
+    @field_validator("url", mode="after")
+    @classmethod
+    def _bare_host(cls, value: str | None) -> str | None:
+        """`https://host/` names the same registry as `host`: image names hold no scheme."""
+        if not value:
+            return None
+        return value.removeprefix("https://").removeprefix("http://").rstrip("/")
+
+
+class RepositorySettings(Section):
+    """Where workflows and packages come from: a git URL or a folder, each with an optional `#ref`."""
+
+    workflow_repository: str
+    software_repository: str | None = None
+    mirror_max_age_s: float = Field(default=30.0, ge=0)
+    git_timeout_s: float = Field(default=300.0, gt=0)
+    allowed_git_schemes: tuple[str, ...] = ("https", "http", "ssh", "git", "file")
+    step_max_files: int = Field(default=10_000, gt=0)
+    step_max_bytes: int = Field(default=512 * 1024**2, gt=0)
+
+
+class BuildSettings(Section):
+    """How images are built and where their files lie."""
+
+    tmp_folder: Path
+    builder_home: Path
+    base_image: str | Mapping[str, str]
+    dockerfile: str = BUILTIN_DOCKERFILE
+    spack_cfg: str | None = None
+    max_concurrent_builds: int = Field(default=3, ge=1)
+    singularity_sudo: bool = False
+
+    buildx_builder: str | None = None
+    """A builder made with `docker buildx create`; None is docker's default one."""
+    build_jobs: int | None = Field(default=None, ge=1)
+    """Compile jobs of one build; None: the machine's cores divided among the concurrent builds."""
+    ca_bundle: Path | None = None
+    """PEM file that apt, pip, git and Spack trust inside the build, and that is not left in the image."""
+    http_proxy: str | None = None
+    https_proxy: str | None = None
+    no_proxy: str | None = None
+    pip_index_url: str | None = None
+    spack_mirror: str | None = None
+    """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs."""
+
+    build_timeout_s: float = Field(default=24 * 3600.0, gt=0)
+    quiet_timeout_s: float = Field(default=4 * 3600.0, gt=0)
+    convert_timeout_s: float = Field(default=2 * 3600.0, gt=0)
+    push_timeout_s: float = Field(default=2 * 3600.0, gt=0)
+    log_max_bytes: int = Field(default=64 * 1024**2, gt=0)
+    min_free_bytes: int = Field(default=1024**3, ge=0)
+    """Free disk under `tmp_folder` below which no stage begins."""
+
+    sif_compressor: str = "gzip"
+    sif_compression_level: int | None = None
+
+    @field_validator("base_image", mode="after")
+    @classmethod
+    def _some_base(cls, value: str | Mapping[str, str]) -> str | Mapping[str, str]:
+        if not value:
+            raise ValueError("must name an image, or map platforms to images")
+        return value
+
+    def base_image_for(self, platform: str) -> str | None:
+        """The base image for a platform such as `linux/arm64`, or None where the mapping has none.
+
+        `{platform}` in a plain value becomes `linux-arm64`: a reference cannot hold a second slash there.
+        """
+        if isinstance(self.base_image, str):
+            return self.base_image.replace("{platform}", platform.replace("/", "-"))
+        return self.base_image.get(platform)
+
+
+class LibrarySettings(Section):
+    """Everything that `image_builder` needs; `cic_builder.py` loads no more than this."""
+
+    registry: RegistrySettings = RegistrySettings()
+    repositories: RepositorySettings
+    build: BuildSettings
