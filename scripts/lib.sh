@@ -32,7 +32,7 @@ quietly() {
 
 os_codename() { (. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}"); }
 is_installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
-has_candidate() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'; }
+has_candidate() { [[ $(apt-cache policy "$1" 2>/dev/null) == *'Candidate: '[^\(]* ]]; }
 
 # Services must not start because their package was installed: each script starts what it needs, where it needs it.
 POLICY_FILE=/usr/sbin/policy-rc.d
@@ -81,15 +81,20 @@ apt_install() {
 debian_sources() {
     local codename origin uri release component
     codename=$(os_codename)
-    # shellcheck disable=SC2016 # these are apt's own fields
-    apt-get indextargets --format '$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)' 'Identifier: Packages' |
-        while IFS='|' read -r origin uri release component; do
-            [[ $component == main && $origin == Debian ]] || continue
-            case $release in "$codename" | "$codename-updates" | "$codename-security") ;; *) continue ;; esac
-            case $uri in mirror+file:*) uri=$(first_mirror "${uri#mirror+file:}") ;; esac
-            case $uri in http://* | https://*) printf '%s %s\n' "${uri%/}" "$release" ;; esac
-        done | sort -u
+    known_targets | while IFS='|' read -r origin uri release component; do
+        [[ $origin == Debian && $component == main ]] || continue
+        case $release in "$codename" | "$codename-updates" | "$codename-security") ;; *) continue ;; esac
+        case $uri in mirror+file:*) uri=$(first_mirror "${uri#mirror+file:}") ;; esac
+        case $uri in http://* | https://*) printf '%s %s\n' "${uri%/}" "$release" ;; esac
+    done | sort -u
 }
+# Who an archive is from is known only once its lists are here.
+known_targets() {
+    [[ $(list_targets) == *'Debian|'* ]] || apt_update
+    list_targets
+}
+# shellcheck disable=SC2016 # these are apt's own fields
+list_targets() { apt-get indextargets --format '$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)' 'Identifier: Packages'; }
 first_mirror() {
     local path=${1%/}
     awk '!/^#/ && NF { print $1; exit }' "${path#//}"

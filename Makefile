@@ -1,0 +1,44 @@
+# Two commands do everything on a Debian 12 machine with root: `make demo` and `make test`.
+# Both install what is missing first; a second run is quick.
+
+SHELL := /bin/bash
+PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+export PATH
+
+PYTEST = .venv/bin/pytest $(PYTEST_ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: demo setup setup-test test test-endurance lint clean help
+
+help:
+	@echo "make demo            install, start the service, build an example image and run it"
+	@echo "make test            install, then all tests but the long ones (PYTEST_ARGS are handed on)"
+	@echo "make test-endurance  the long ones: endurance and kill tests"
+	@echo "make setup           only install what the service needs; setup-test: what tests need too"
+	@echo "make lint            ruff, mypy and shellcheck"
+	@echo "make clean           stop the demo; remove what it and the tests made here (not installed packages)"
+
+demo:
+	@scripts/demo
+
+setup:
+	@scripts/setup
+
+setup-test:
+	@scripts/setup --tests
+
+test: setup-test
+	@$(PYTEST) -m "not endurance"
+
+test-endurance: setup-test
+	@$(PYTEST) -m endurance
+
+lint: setup-test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	@! command -v shellcheck >/dev/null || shellcheck scripts/* .ci/run cic_cli
+
+clean:
+	@scripts/demo --stop
+	rm -rf .demo .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
