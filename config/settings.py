@@ -1,0 +1,70 @@
+"""The service's own settings; the library's are in `image_builder.settings`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+
+from image_builder.settings import LibrarySettings, Section
+
+
+def _split(value: Any) -> Any:
+    """From the environment, a list is a text with commas."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+SecretList = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+
+
+class ServiceSettings(Section):
+    """How the service listens, whom it knows and what it allows."""
+
+    database: str = "sqlite:///db.sqlite"
+    port: int = Field(default=5000, ge=1, le=65535)
+    host: str = "0.0.0.0"
+    application_root: str = "image_creation"
+    secret_key: SecretStr
+    old_secret_keys: SecretList = ()
+    """Keys that still open sessions after `secret_key` was changed; newest first."""
+
+    captcha_web_site_key: str | None = None
+    captcha_site_key: SecretStr | None = None
+    captcha_verify_url: str = "https://www.google.com/recaptcha/api/siteverify"
+
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    behind_proxy: int = Field(default=0, ge=0, le=5)
+    """How many proxies in front are trusted to say who asks and by which scheme."""
+    web_processes: int = Field(default=1, ge=1)
+    web_threads: int = Field(default=64, ge=2)
+
+    download_links: str | None = None
+    """URL path under which a front server serves `<tmp_folder>/images/`; downloads become expiring links there."""
+    public_downloads: bool = False
+    """Finished SIFs also lie under their plain names in `<tmp_folder>/images/`: anybody may fetch them."""
+
+    signup_open: bool = True
+    confirm_users: bool = False
+    """A user who signed up waits until an administrator confirms."""
+
+    max_active_builds_per_user: int = Field(default=20, ge=1)
+    max_queued_builds_per_user: int = Field(default=1000, ge=1)
+    max_stored_bytes_per_user: int | None = Field(default=None, ge=1)
+    stop_timeout_s: float = Field(default=30.0, ge=0)
+    """How long a stopping service waits for running builds before it hands them back to the queue."""
+    max_attempts: int = Field(default=3, ge=1)
+    """How often a run whose worker was lost is begun before it is failed."""
+
+    @field_validator("application_root", "download_links", mode="after")
+    @classmethod
+    def _no_outer_slashes(cls, value: str | None) -> str | None:
+        return value if value is None else value.strip("/")
+
+
+class Settings(Section):
+    """All of it: what the service runs with."""
+
+    library: LibrarySettings
+    service: ServiceSettings
