@@ -1,0 +1,269 @@
+"""Questions to the Docker daemon and the image registry, and the buildx calls.
+
+Questions go through the Docker SDK; images are built with `docker buildx`. Every command's arguments are made in one
+function and run in another. Credentials pass to the daemon over its socket, or lie in a build's own DOCKER_CONFIG.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+from docker.utils import parse_repository_tag
+
+from image_builder.errors import BuildFailed, CicError, ErrorCode, ServiceError, Unavailable
+from image_builder.process import CancelToken, Command, LineSink, Runner, redactor
+from image_builder.settings import BuildSettings, RegistrySettings
+
+IDENTITY_LABEL = "cic.identity"
+DAEMON_TIMEOUT_S = 60
+PROBE_TIMEOUT_S = 120
+
+
+class BaseImageUnavailable(Unavailable):
+    """The base image is neither here nor in its registry."""
+
+    code = ErrorCode.BASE_IMAGE_UNAVAILABLE
+
+
+class PushFailed(ServiceError):
+    """The image registry refused the image or did not take it."""
+
+    code = ErrorCode.PUSH_FAILED
+
+
+@contextlib.contextmanager
+def daemon(timeout_s: float = DAEMON_TIMEOUT_S) -> Iterator[docker.DockerClient]:
+    """A client of the Docker daemon. A daemon that does not answer is `Unavailable`."""
+    try:
+        client = docker.from_env(timeout=int(timeout_s))
+    except docker.errors.DockerException as error:
+        raise _no_daemon(error) from error
+    try:
+        yield client
+    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+        raise _no_daemon(error) from error
+    finally:
+        client.close()
+
+
+def _no_daemon(error: Exception) -> Unavailable:
+    return Unavailable(f"The Docker daemon does not answer: {_first_line(error)}",
+                       hint="Start it, and check that this user may use its socket.", code=ErrorCode.DOCKER_UNAVAILABLE)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(getattr(error, "explanation", None) or error)
+    return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
+
+
+def resolve_base(reference: str, platform: str, registry: RegistrySettings, *,
+                 local: bool = True) -> tuple[str, str]:
+    """What `FROM` has to name so that it means exactly this image, and the image's digest.
+
+    An image that exists in the daemon alone has no registry digest: it gets a tag that holds its content's id.
+    `local` False is for builders that do not see the daemon's images. Raises `BaseImageUnavailable`.
+    """
+    with daemon() as client:
+        image = _local_image(client, reference) if local else None
+        if image is not None and not image.attrs.get("RepoDigests"):
+            _require_platform(image, reference, platform)
+            return _pinned_tag(image, reference), image.id
+        repository, _ = parse_repository_tag(reference.split("@")[0])
+        try:
+            digest = client.images.get_registry_data(reference, auth_config=auth_config(reference, registry)).id
+            return f"{repository}@{digest}", digest
+        except docker.errors.APIError as error:
+            if image is None:
+                raise BaseImageUnavailable(
+                    f"The base image {reference} cannot be had: {_first_line(error)}",
+                    hint="Check build_cfg['base_image'], or make the image on this host.") from error
+        _require_platform(image, reference, platform)
+        return _pinned_tag(image, reference), image.id
+
+
+def _local_image(client: docker.DockerClient, reference: str) -> Any | None:
+    try:
+        return client.images.get(reference)
+    except docker.errors.ImageNotFound:
+        return None
+    except docker.errors.APIError as error:
+        raise BaseImageUnavailable(f"The base image {reference!r} cannot be looked up: {_first_line(error)}") from error
+
+
+def _require_platform(image: Any, reference: str, platform: str) -> None:
+    own = f"{image.attrs.get('Os', 'linux')}/{image.attrs.get('Architecture', '')}"
+    if own != platform:
+        raise BaseImageUnavailable(f"The base image {reference} is for {own}, and the request is for {platform}.",
+                                   hint="Let build_cfg['base_image'] hold {platform}, or map platforms to images.")
+
+
+def _pinned_tag(image: Any, reference: str) -> str:
+    repository, _ = parse_repository_tag(reference.split("@")[0])
+    tag = image.id.removeprefix("sha256:")
+    pinned = f"{repository}:{tag}"
+    if pinned not in image.tags:
+        image.tag(repository, tag=tag)
+    return pinned
+
+
+def run_probe(reference: str, platform: str, script: str) -> str:
+    """What `script` prints in a container of the image, which has no network and little memory.
+
+    Raises `BaseImageUnavailable` when the image cannot run here.
+    """
+    with daemon(PROBE_TIMEOUT_S) as client:
+        try:
+            output: bytes = client.containers.run(
+                reference, ["-c", script], entrypoint="/bin/sh", platform=platform, network_mode="none", remove=True,
+                mem_limit="1g", pids_limit=256, cap_drop=["ALL"], stdout=True, stderr=False)
+        except docker.errors.DockerException as error:
+            raise BaseImageUnavailable(f"The base image {reference} does not run here: {_first_line(error)}") from error
+    return output.decode("utf-8", "replace")
+
+
+def auth_config(reference: str, registry: RegistrySettings) -> dict[str, str] | None:
+    """The registry's credentials if `reference` lies in it, in the form that the SDK takes."""
+    if not (registry.url and registry.user and registry.token):
+        return None
+    host = registry.url.split("/")[0]
+    if not reference.startswith(f"{host}/"):
+        return None
+    return {"username": registry.user, "password": registry.token.get_secret_value()}
+
+
+def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, str]:
+    """A build's own client configuration with the registry's credentials; returns the environment that names it."""
+    auths = {}
+    if registry.url and registry.user and registry.token:
+        pair = f"{registry.user}:{registry.token.get_secret_value()}".encode()
+        auths[registry.url.split("/")[0]] = {"auth": base64.b64encode(pair).decode()}
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = folder / "config.json"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps({"auths": auths}), "utf-8")
+    own = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
+    return {"DOCKER_CONFIG": str(folder), "BUILDX_CONFIG": os.environ.get("BUILDX_CONFIG", f"{own}/buildx")}
+
+
+def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],
+                  labels: Mapping[str, str], secrets: Mapping[str, Path], build_contexts: Mapping[str, Path],
+                  no_cache: bool, output: str, image_id_file: Path | None = None) -> Command:
+    """The `docker buildx build` of one stage. `output` is buildx's own notation (`type=local,dest=…`).
+
+    Labels and build arguments never begin an option: each is one argument behind an `=`.
+    """
+    argv = ["docker", "buildx", "build", "--progress=plain", "--provenance=false", f"--platform={platform}",
+            f"--target={target}", f"--file={context / 'Dockerfile'}"]
+    if settings.buildx_builder:
+        argv.append(f"--builder={settings.buildx_builder}")
+    argv += [f"--label={key}={value}" for key, value in sorted(labels.items())]
+    argv += [f"--secret=id={name},src={path}" for name, path in sorted(secrets.items())]
+    argv += [f"--build-context={name}={path}" for name, path in sorted(build_contexts.items())]
+    argv += [f"--build-arg={name}={value}" for name, value in proxy_arguments(settings).items()]
+    if no_cache:
+        argv.append("--no-cache")
+    if image_id_file is not None:
+        argv.append(f"--iidfile={image_id_file}")
+    argv += [f"--output={output}", str(context)]
+    return Command(name="docker buildx build", argv=tuple(argv), env=environment, timeout_s=settings.build_timeout_s,
+                   quiet_timeout_s=settings.quiet_timeout_s)
+
+
+def proxy_arguments(settings: BuildSettings) -> dict[str, str]:
+    """BuildKit's predefined build arguments: they reach every step and stay in no layer."""
+    values = {"http_proxy": settings.http_proxy, "https_proxy": settings.https_proxy, "no_proxy": settings.no_proxy}
+    return {name: value for key, value in values.items() if value for name in (key, key.upper())}
+
+
+def find_by_identity(identity: str) -> str | None:
+    """The id of an image in the daemon that was built with this identity."""
+    with daemon() as client:
+        found = client.images.list(filters={"label": f"{IDENTITY_LABEL}={identity}"})
+    return str(found[0].id) if found else None
+
+
+def pull_by_identity(image_id: str, identity: str, platform: str, registry: RegistrySettings) -> str | None:
+    """The id of the pulled image, if the registry's image of this name was built with this identity."""
+    auth = auth_config(image_id, registry)
+    with daemon() as client:
+        try:
+            image = client.images.pull(image_id, platform=platform, auth_config=auth)
+        except docker.errors.APIError:
+            return None
+    return str(image.id) if (image.labels or {}).get(IDENTITY_LABEL) == identity else None
+
+
+def image_labels(image: str) -> dict[str, str]:
+    """The labels of an image in the daemon; empty when there is no such image."""
+    with daemon() as client:
+        try:
+            return dict(client.images.get(image).labels or {})
+        except docker.errors.ImageNotFound:
+            return {}
+
+
+def tag_image(image: str, image_id: str) -> None:
+    """Give the built image its name. Only what passed every check gets one."""
+    repository, tag = parse_repository_tag(image_id)
+    with daemon() as client:
+        client.images.get(image).tag(repository, tag=tag)
+
+
+def push_image(image_id: str, registry: RegistrySettings, *, on_line: LineSink, cancel: CancelToken) -> str | None:
+    """Push a named image and return the digest that the registry gave it. Raises `PushFailed` or `Cancelled`."""
+    redact = redactor([registry.token] if registry.token else [])
+    repository, tag = parse_repository_tag(image_id)
+    digest = None
+    with daemon() as client:
+        try:
+            for message in client.api.push(repository, tag=tag, stream=True, decode=True,
+                                           auth_config=auth_config(image_id, registry)):
+                cancel.check()
+                if "error" in message:
+                    raise _push_failed(image_id, redact(str(message["error"])))
+                digest = (message.get("aux") or {}).get("Digest") or digest
+                if message.get("status") and not message.get("progressDetail"):
+                    on_line(redact(": ".join(filter(None, (message.get("id"), message["status"])))))
+        except docker.errors.APIError as error:
+            raise _push_failed(image_id, redact(_first_line(error))) from error
+    return digest
+
+
+def _push_failed(image_id: str, reason: str) -> CicError:
+    return PushFailed(f"The image registry did not take {image_id}: {reason}",
+                      hint="Check registry_cfg (url, user, token, images_prefix) and the rights of that user.")
+
+
+def remove_image(image: str) -> None:
+    """Remove an image that did not pass; one that is gone or in use is left alone."""
+    with contextlib.suppress(CicError, docker.errors.APIError), daemon() as client:
+        client.images.remove(image)
+
+
+def sees_local_images(settings: BuildSettings, run: Runner) -> bool:
+    """Whether the builder uses the daemon's own images: the default builder, and others of the docker driver."""
+    if settings.buildx_builder is None:
+        return True
+    inspected = run(Command(name="docker buildx inspect", argv=("docker", "buildx", "inspect", "--",
+                                                                settings.buildx_builder), timeout_s=60),
+                    capture_stdout=True)
+    fields = (line.split(":", 1) for line in inspected.stdout.decode("utf-8", "replace").splitlines() if ":" in line)
+    return any(key.strip() == "Driver" and value.strip() == "docker" for key, value in fields)
+
+
+def failed_step(lines: Sequence[str]) -> BuildFailed | None:
+    """A base image that vanished between submit and build shows only in buildx's output."""
+    for line in lines:
+        if "failed to resolve source metadata" in line or "pull access denied" in line:
+            return BuildFailed(line.strip(), code=ErrorCode.BASE_IMAGE_UNAVAILABLE,
+                               hint="The base image must be in the daemon or in its registry.")
+    return None
