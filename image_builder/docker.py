@@ -10,7 +10,7 @@ import base64
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import docker.errors
 import requests
 from docker.utils import parse_repository_tag
 
-from image_builder.errors import BuildFailed, CicError, ErrorCode, ServiceError, Unavailable
+from image_builder.errors import CicError, ErrorCode, ServiceError, Unavailable
 from image_builder.process import CancelToken, Command, LineSink, Runner, redactor
 from image_builder.settings import BuildSettings, RegistrySettings
 
@@ -258,12 +258,3 @@ def sees_local_images(settings: BuildSettings, run: Runner) -> bool:
                     capture_stdout=True)
     fields = (line.split(":", 1) for line in inspected.stdout.decode("utf-8", "replace").splitlines() if ":" in line)
     return any(key.strip() == "Driver" and value.strip() == "docker" for key, value in fields)
-
-
-def failed_step(lines: Sequence[str]) -> BuildFailed | None:
-    """A base image that vanished between submit and build shows only in buildx's output."""
-    for line in lines:
-        if "failed to resolve source metadata" in line or "pull access denied" in line:
-            return BuildFailed(line.strip(), code=ErrorCode.BASE_IMAGE_UNAVAILABLE,
-                               hint="The base image must be in the daemon or in its registry.")
-    return None

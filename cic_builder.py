@@ -1,0 +1,145 @@
+"""Build one container image without the service: `python3 cic_builder.py --request file.json`.
+
+Needs `requirements-library.txt` alone. Ends with 0 when the image is there, 2 for a bad request or configuration,
+3 when the build failed, 4 when something that the build needs is not available, 130 when it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from config.loading import load_library_settings
+from image_builder import pipeline
+from image_builder.errors import BuildFailed, Cancelled, CicError, InvalidRequest, Misconfigured, ServiceError, UserError
+from image_builder.process import CancelToken
+from image_builder.request import BuildRequest, parse_request
+from image_builder.settings import LibrarySettings
+from image_builder.state import BuildState
+
+EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
+
+
+class ConsoleObserver:
+    """Shows a build on a terminal: the log as it comes, and below it how far it is."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status = console.status("Starting") if console.is_terminal else None
+
+    def __enter__(self) -> ConsoleObserver:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def entered(self, state: BuildState) -> None:
+        self._show(state.value)
+        self._console.print(f"--- {state.value}", markup=False, highlight=False)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self._show(f"package {done} of {total}: {what}")
+
+    def line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self, text: str) -> None:
+        if self._status is not None:
+            self._status.update(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, build or plan, and return the exit code."""
+    options = _parser().parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        settings = load_library_settings(options.config)
+        request = parse_request(_read(options.request), allow_path=True)
+        if options.plan:
+            return _print_plan(request, settings)
+        return _build(request, settings, console)
+    except CicError as error:
+        return _explain(error, console)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Build a container image for a workflow step and a target machine.")
+    parser.add_argument("--request", required=True, type=Path, metavar="FILE",
+                        help="JSON file with the request; - reads standard input")
+    parser.add_argument("--plan", action="store_true", help="print what would be built, and build nothing")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file instead of config/configuration.py")
+    return parser
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise UserError(f"The request file {path} cannot be read: {error.strerror}.") from None
+
+
+def _print_plan(request: BuildRequest, settings: LibrarySettings) -> int:
+    made = pipeline.plan(request, settings)
+    print(f"image_id: {made.image_id}\nfilename: {made.filename}\nidentity: {made.identity}")
+    for warning in made.warnings:
+        print(f"warning: {warning}")
+    if made.spack_yaml:
+        print(f"\n--- spack.yaml\n{made.spack_yaml}", end="")
+    print(f"\n--- Dockerfile\n{made.dockerfile}", end="")
+    return EXIT_OK
+
+
+def _build(request: BuildRequest, settings: LibrarySettings, console: Console) -> int:
+    cancel = CancelToken()
+
+    def interrupted(number: int, _: FrameType | None) -> None:
+        cancel.cancel(f"Interrupted by {signal.Signals(number).name}.")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
+    builds = settings.build.tmp_folder / "builds"
+    builds.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder, ConsoleObserver(console) as observer:
+        result = pipeline.build_image(request, settings=settings, workspace=Path(folder) / "build", observer=observer,
+                                      cancel=cancel)
+    for warning in result.warnings:
+        console.print(f"Warning: {warning}", markup=False, highlight=False)
+    print(f"image_id: {result.image_id}")
+    if result.sif_path is not None:
+        print(f"sif: {result.sif_path}")
+    return EXIT_OK
+
+
+def _explain(error: CicError, console: Console) -> int:
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if isinstance(error, InvalidRequest):
+        say("The request is not valid:")
+        for problem in error.problems:
+            say(f"  {problem}")
+        return EXIT_BAD_REQUEST
+    if isinstance(error, BuildFailed) and error.excerpt:
+        say("\n".join(error.excerpt))
+    say(f"{error.code.value}: {error}")
+    if isinstance(error, Cancelled):
+        return EXIT_INTERRUPTED
+    if isinstance(error, Misconfigured):
+        return EXIT_BAD_REQUEST
+    if isinstance(error, ServiceError):
+        return EXIT_UNAVAILABLE
+    return EXIT_BAD_REQUEST if isinstance(error, UserError) and not isinstance(error, BuildFailed) else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
