@@ -73,7 +73,7 @@ class Command:
     name: str
     argv: tuple[str, ...]
     cwd: Path | None = None
-    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     stdin: bytes | Secret | None = None
     secrets: tuple[Secret, ...] = ()
     timeout_s: float | None = None
