@@ -24,6 +24,7 @@ from image_builder.process import CancelToken, Command, LineSink, Runner, redact
 from image_builder.settings import BuildSettings, RegistrySettings
 
 IDENTITY_LABEL = "cic.identity"
+NONCE_ARGUMENT = "CIC_NONCE"
 DAEMON_TIMEOUT_S = 60
 PROBE_TIMEOUT_S = 120
 
@@ -156,10 +157,11 @@ def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, s
 
 def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],
                   labels: Mapping[str, str], secrets: Mapping[str, Path], build_contexts: Mapping[str, Path],
-                  no_cache: bool, output: str, image_id_file: Path | None = None) -> Command:
+                  output: str, nonce: str, image_id_file: Path | None = None) -> Command:
     """The `docker buildx build` of one stage. `output` is buildx's own notation (`type=local,dest=…`).
 
-    Labels and build arguments never begin an option: each is one argument behind an `=`.
+    Labels and build arguments never begin an option: each is one argument behind an `=`. A `nonce` that no build had
+    before makes every layer anew, and is the same for both stages of one build.
     """
     argv = ["docker", "buildx", "build", "--progress=plain", "--provenance=false", f"--platform={platform}",
             f"--target={target}", f"--file={context / 'Dockerfile'}"]
@@ -169,8 +171,8 @@ def build_command(*, context: Path, platform: str, settings: BuildSettings, targ
     argv += [f"--secret=id={name},src={path}" for name, path in sorted(secrets.items())]
     argv += [f"--build-context={name}={path}" for name, path in sorted(build_contexts.items())]
     argv += [f"--build-arg={name}={value}" for name, value in proxy_arguments(settings).items()]
-    if no_cache:
-        argv.append("--no-cache")
+    if nonce:
+        argv.append(f"--build-arg={NONCE_ARGUMENT}={nonce}")
     if image_id_file is not None:
         argv.append(f"--iidfile={image_id_file}")
     argv += [f"--output={output}", str(context)]

@@ -6,6 +6,7 @@ Sizes are bytes and durations seconds, and the names say so.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,10 @@ class BuildSettings(Section):
         if not value:
             raise ValueError("must name an image, or map platforms to images")
         return value
+
+    def jobs_per_build(self) -> int:
+        """Compile jobs of one build: what was set, else this machine's share of it."""
+        return self.build_jobs or max(1, (os.cpu_count() or 1) // self.max_concurrent_builds)
 
     def base_image_for(self, platform: str) -> str | None:
         """The base image for a platform such as `linux/arm64`, or None where the mapping has none.

@@ -1,0 +1,290 @@
+"""One build from its request to a finished image: the steps, in order.
+
+`plan` stops before anything is built, `build_image` goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from image_builder import docker, failures, resolve, singularity
+from image_builder.audit import Verdict, audit
+from image_builder.environment import Description, Environment, compose, parse_description
+from image_builder.errors import BuildFailed, ErrorCode, LimitReached
+from image_builder.labels import image_labels
+from image_builder.observer import Observer
+from image_builder.process import CancelToken, ProcessFailed, Runner, run
+from image_builder.progress import InstallProgress, packages_to_install
+from image_builder.recipe import (CA_BUNDLE_SECRET, FINAL_STAGE, LOCK_STAGE, SITE_SECRET, Recipe, RecipeOptions, render,
+                                  site_secret)
+from image_builder.request import BuildRequest
+from image_builder.resolve import Inputs
+from image_builder.settings import BuildSettings, LibrarySettings
+from image_builder.state import BuildState
+from image_builder.storage import ImageRecord, ImageStore
+from image_builder.workspace import Workspace, made_workspace, require_free_space
+
+RECENT_LINES = 20_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What would be built."""
+
+    image_id: str
+    filename: str | None
+    identity: str | None
+    spack_yaml: str | None
+    dockerfile: str
+    warnings: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """What was built. The SIF's fields are None for the docker engine; `reused` says that nothing was built."""
+
+    image_id: str
+    identity: str
+    filename: str | None
+    sif_path: Path | None
+    sha256: str | None
+    size_bytes: int | None
+    pushed_digest: str | None
+    reused: bool
+    audit: dict[str, Any] | None
+    warnings: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A step's description, the environment that it becomes for the machine, and the recipe of that."""
+
+    description: Description
+    environment: Environment
+    recipe: Recipe
+
+
+def plan(request: BuildRequest, settings: LibrarySettings, *, inputs: Inputs | None = None) -> Plan:
+    """What `request` would build, without building or keeping anything. Raises what `resolve` and `compose` do."""
+    pinned = inputs or resolve.resolve(request, settings)
+    rendered = render_request(request, pinned, settings)
+    return Plan(image_id=pinned.image_id, filename=pinned.filename, identity=pinned.identity,
+                spack_yaml=rendered.environment.spack_yaml, dockerfile=rendered.recipe.dockerfile,
+                warnings=pinned.warnings + rendered.environment.warnings)
+
+
+def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) -> Rendered:
+    """The recipe for pinned inputs. Raises `BadDescription` when the description cannot be used for this machine."""
+    files = resolve.read_step(inputs.step, settings)
+    description = parse_description(files.description, files.description_file)
+    environment = compose(description, request.machine, base=inputs.base, requirements=files.requirements,
+                          has_post_install=files.has_post_install)
+    recipe = render(environment, request=request, description=description, base=inputs.base, options=RecipeOptions(
+        has_catalogue=inputs.catalogue.packages_tree is not None,
+        has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install))
+    return Rendered(description=description, environment=environment, recipe=recipe)
+
+
+def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
+                cancel: CancelToken, inputs: Inputs | None = None, runner: Runner = run) -> BuildResult:
+    """Build what `request` asks for, in a folder `workspace` of its own that is removed at the end.
+
+    An image with the same identity that exists already is used, unless `force`. Raises a `CicError` that says why
+    there is no image; then nothing was tagged, pushed or stored.
+    """
+    observer.entered(BuildState.STARTED)
+    pinned = resolve.reachable(request, inputs or resolve.resolve(request, settings, cancel=cancel), settings)
+    for warning in pinned.warnings:
+        observer.line(f"Warning: {warning}")
+    with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
+        job = _Job(request, pinned, settings, space, observer, cancel, runner)
+        built = job.existing_image() or job.build()
+        docker.tag_image(built.image, pinned.image_id)
+        pushed_digest = job.push() if pinned.push else None
+        record = job.store_image(built)
+    return BuildResult(
+        image_id=pinned.image_id, identity=job.identity, filename=pinned.filename,
+        sif_path=job.store.path_of(record.sha256) if record.sha256 and pinned.filename else None,
+        sha256=record.sha256, size_bytes=record.size_bytes, pushed_digest=pushed_digest, reused=built.reused,
+        audit=built.audit, warnings=pinned.warnings + built.warnings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Built:
+    """An image in the daemon that passed its checks; `image` is its id, as it may have no name yet."""
+
+    image: str
+    reused: bool
+    audit: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class _Job:
+    """The steps of one build and what they share. No step leaves state behind for another but the log."""
+
+    def __init__(self, request: BuildRequest, inputs: Inputs, settings: LibrarySettings, workspace: Workspace,
+                 observer: Observer, cancel: CancelToken, runner: Runner) -> None:
+        assert inputs.identity is not None
+        self.request, self.inputs, self.settings = request, inputs, settings
+        self.workspace, self.observer, self.cancel, self.runner = workspace, observer, cancel, runner
+        self.identity = inputs.identity
+        self.store = ImageStore(settings.build.tmp_folder / "store")
+        self.log = _BuildLog(observer, settings.build.log_max_bytes)
+
+    def existing_image(self) -> _Built | None:
+        """The image that an earlier build made of the same inputs, here or in the image registry."""
+        if self.request.force:
+            return None
+        image = docker.find_by_identity(self.identity)
+        if image is None and self.settings.registry.url:
+            image = docker.pull_by_identity(self.inputs.image_id, self.identity, self.request.machine.platform,
+                                            self.settings.registry)
+        if image is None:
+            return None
+        self.observer.line("This image exists already: nothing is built.")
+        earlier = self.store.by_identity(self.identity)
+        return _Built(image=image, reused=True, audit=earlier.details.get("audit") if earlier else None)
+
+    def build(self) -> _Built:
+        """Concretize, hold the result against the request, then install. The image has no name yet."""
+        rendered = render_request(self.request, self.inputs, self.settings)
+        for warning in rendered.environment.warnings:
+            self.observer.line(f"Warning: {warning}")
+        self._fill_context(rendered)
+        self.cancel.check()
+        self.observer.entered(BuildState.BUILDING)
+        lock, verdict = {}, None
+        if rendered.recipe.has_spack:
+            lock = self._concretize()
+            verdict = self._audit(rendered.environment, lock)
+        self.log.follow_install(packages_to_install(lock))
+        image_id_file = self.workspace.scratch / "image-id"
+        self._buildx(FINAL_STAGE, "type=docker", image_id_file=image_id_file,
+                     labels=image_labels(self.request, identity=self.identity, commit=self.inputs.step.commit,
+                                         recipe_version=self.inputs.recipe_version, lock=lock or None))
+        return _Built(image=image_id_file.read_text("utf-8").strip(), reused=False,
+                      audit=verdict.as_dict() if verdict else None, warnings=rendered.environment.warnings)
+
+    def push(self) -> str | None:
+        """Push the named image; returns its digest in the registry."""
+        self.cancel.check()
+        self.observer.line(f"Pushing {self.inputs.image_id}")
+        return docker.push_image(self.inputs.image_id, self.settings.registry, on_line=self.observer.line,
+                                 cancel=self.cancel)
+
+    def store_image(self, built: _Built) -> ImageRecord:
+        """Keep the image's record, and its SIF if one was asked for: a stored one, or a new one."""
+        record = ImageRecord(
+            identity=self.identity, image_id=self.inputs.image_id, platform=self.request.machine.platform,
+            filename=self.inputs.filename, details={
+                "request": self.request.model_dump(mode="json"), "recipe": self.inputs.recipe_version,
+                "commit": self.inputs.step.commit, "audit": built.audit})
+        if self.inputs.filename is None:
+            return self.store.record(record)
+        earlier = self.store.by_identity(self.identity)
+        if built.reused and earlier is not None and earlier.sha256 is not None:
+            return self.store.point(record.model_copy(update={"sha256": earlier.sha256,
+                                                              "size_bytes": earlier.size_bytes}))
+        return self._convert(built.image, record)
+
+    def _convert(self, image: str, record: ImageRecord) -> ImageRecord:
+        self.cancel.check()
+        self.observer.entered(BuildState.CONVERTING)
+        require_free_space(self.store.root, self.settings.build.min_free_bytes)
+        with self.store.temporary_path() as temporary:
+            conversion = singularity.convert(image, temporary, platform=self.request.machine.platform,
+                                             settings=self.settings.build, scratch=self.workspace.scratch,
+                                             on_line=self.log.line, cancel=self.cancel)
+            return self.store.publish(temporary, record, sha256=conversion.sha256)
+
+    def _fill_context(self, rendered: Rendered) -> None:
+        context = self.workspace.context
+        resolve.extract_step(self.inputs.step, self.settings, context / "step", self.cancel)
+        resolve.open_catalogue(self.settings).copy(self.inputs.catalogue, context / "catalogue",
+                                                   context / "spack-config")
+        self.workspace.write_context({**rendered.recipe.files, "Dockerfile": rendered.recipe.dockerfile})
+
+    def _concretize(self) -> dict[str, Any]:
+        """Let Spack decide what to install, and bring its `spack.lock` back before anything is installed."""
+        folder = self.workspace.scratch / "lock"
+        self._buildx(LOCK_STAGE, f"type=local,dest={folder}")
+        lock: dict[str, Any] = json.loads((folder / "spack.lock").read_text("utf-8"))
+        return lock
+
+    def _audit(self, environment: Environment, lock: dict[str, Any]) -> Verdict:
+        verdict = audit(lock, target=environment.target, mpi=environment.mpi, gpu=environment.gpu,
+                        gpu_arch=environment.gpu_arch, roots=environment.roots)
+        for problem in verdict.problems:
+            self.observer.line(f"Audit: {problem}")
+        if not verdict.ok:
+            raise BuildFailed("What Spack would install is not what was asked for: "
+                              + "; ".join(map(str, verdict.problems[:5])), code=ErrorCode.TARGET_MISMATCH,
+                              step="audit", hint="Nothing was built or published.")
+        return verdict
+
+    def _buildx(self, stage: str, output: str, *, image_id_file: Path | None = None,
+                labels: dict[str, str] | None = None) -> None:
+        build = self.settings.build
+        require_free_space(self.workspace.root, build.min_free_bytes)
+        command = docker.build_command(
+            context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
+            environment=docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry),
+            labels=labels or {}, secrets=self._secrets(), output=output, image_id_file=image_id_file,
+            nonce=self.workspace.root.name if self.request.force else "")
+        self.log.begin(str(command))
+        try:
+            self.runner(command, on_line=self.log.line, cancel=self.cancel)
+        except ProcessFailed as error:
+            cause = failures.classify(self.log.recent, step=stage)
+            raise BuildFailed(cause.message, code=cause.code, step=cause.step, package=cause.package,
+                              excerpt=cause.excerpt) from error
+
+    def _secrets(self) -> dict[str, Path]:
+        """What the build may mount and no layer keeps: the site's CA bundle, mirrors and number of jobs."""
+        build = self.settings.build
+        site = site_secret(build_jobs=build.jobs_per_build(), pip_index_url=build.pip_index_url,
+                           spack_mirror=build.spack_mirror)
+        secrets = {SITE_SECRET: self.workspace.write_secret(SITE_SECRET, site.encode())}
+        if build.ca_bundle is not None:
+            secrets[CA_BUNDLE_SECRET] = build.ca_bundle
+        return secrets
+
+
+class _BuildLog:
+    """Hands the lines of a build on, counts them, and remembers the last ones to find the cause of a failure."""
+
+    def __init__(self, observer: Observer, max_bytes: int) -> None:
+        self._observer = observer
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._install: InstallProgress | None = None
+        self._lines: deque[str] = deque(maxlen=RECENT_LINES)
+
+    @property
+    def recent(self) -> tuple[str, ...]:
+        """The last lines of the present command."""
+        return tuple(self._lines)
+
+    def begin(self, command: str) -> None:
+        """A new command begins: what came before says nothing of its failure."""
+        self._lines.clear()
+        self._observer.line(f"$ {command}")
+
+    def follow_install(self, total: int) -> None:
+        """From here on, Spack's lines tell how many of `total` packages are installed."""
+        self._install = InstallProgress(total) if total else None
+
+    def line(self, text: str) -> None:
+        """Hear one line. Raises `LimitReached` when the log grows beyond its limit."""
+        self._lines.append(text)
+        self._bytes += len(text) + 1
+        if self._bytes > self._max_bytes:
+            raise LimitReached(f"The build wrote more than {self._max_bytes} bytes of log and was ended.",
+                               code=ErrorCode.LOG_TOO_LARGE)
+        self._observer.line(text)
+        if self._install is not None and (progress := self._install.heard(text)):
+            self._observer.progress(*progress)

@@ -1,0 +1,162 @@
+"""What a request means right now: names turned into commits, trees and digests, once for each submit.
+
+From `Inputs` on, nothing that a build uses can move any more.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from image_builder import docker, probe
+from image_builder.base import BaseFacts
+from image_builder.catalogue import Catalogue, PinnedCatalogue
+from image_builder.environment import parse_description
+from image_builder.errors import BadDescription, CicError, FieldProblem, InvalidRequest, Misconfigured
+from image_builder.gitremote import Network
+from image_builder.identity import identity_of
+from image_builder.naming import image_name
+from image_builder.process import CancelToken, run
+from image_builder.recipe import LATEST_RECIPE
+from image_builder.request import BuildRequest
+from image_builder.settings import LibrarySettings, RepositorySettings
+from image_builder.workflow import (StepFiles, StepRef, WorkflowRegistry, copy_local, limits_of, local_step, read_local)
+
+
+class Inputs(BaseModel):
+    """A request's inputs, pinned. `identity` is None while the base image cannot be reached."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    step: StepRef
+    catalogue: PinnedCatalogue
+    base: BaseFacts
+    branch_commits: dict[str, str]
+    recipe_version: str
+    image_id: str
+    filename: str | None
+    identity: str | None
+    push: bool
+    warnings: tuple[str, ...]
+
+
+def resolve(request: BuildRequest, settings: LibrarySettings, *, cancel: CancelToken | None = None) -> Inputs:
+    """Pin everything that `request` names.
+
+    Raises `NotFound` for a workflow, step or version that does not exist, `Unavailable` for a registry that does not
+    answer, `InvalidRequest` for an explicit push without an image registry. A base image that cannot be reached is a
+    warning here, and ends the build when it begins.
+    """
+    push, push_warnings = _push_wanted(request, settings)
+    step = locate_step(request, settings, cancel)
+    catalogue = open_catalogue(settings).pin()
+    base, base_warnings = _pin_base(request, settings)
+    branches, branch_warnings = _pin_branches(step, settings)
+    identity = _identity(request, step, catalogue, base, branches) if base.digest is not None else None
+    name = image_name(request, prefix=settings.registry.images_prefix)
+    return Inputs(step=step, catalogue=catalogue, base=base, branch_commits=branches, recipe_version=LATEST_RECIPE,
+                  image_id=name.image_id, identity=identity, push=push,
+                  filename=name.filename if request.machine.container_engine == "singularity" else None,
+                  warnings=(*push_warnings, *step.warnings, *base_warnings, *branch_warnings))
+
+
+def open_registry(settings: LibrarySettings) -> WorkflowRegistry:
+    """The workflow registry with its mirror below the site's folder; one for all threads of this process."""
+    return _registry(settings.repositories, settings.build.tmp_folder / "mirrors", Network.of(settings))
+
+
+@functools.lru_cache(maxsize=8)
+def _registry(repositories: RepositorySettings, mirrors: Path, network: Network) -> WorkflowRegistry:
+    return WorkflowRegistry(repositories, mirrors, network=network)
+
+
+def open_catalogue(settings: LibrarySettings) -> Catalogue:
+    """The site's packages and Spack configuration."""
+    return Catalogue(settings)
+
+
+def locate_step(request: BuildRequest, settings: LibrarySettings, cancel: CancelToken | None = None) -> StepRef:
+    """Which folder of which commit, or of this machine, the request means."""
+    if request.path is not None:
+        return local_step(request.path, workflow=request.workflow, step_id=request.step_id, version=request.version,
+                          limits=limits_of(settings.repositories))
+    return open_registry(settings).locate(request.workflow, request.step_id, request.version, cancel=cancel)
+
+
+def read_step(step: StepRef, settings: LibrarySettings) -> StepFiles:
+    """The files of a step that decide how it is built."""
+    return read_local(step) if step.path is not None else open_registry(settings).read(step)
+
+
+def extract_step(step: StepRef, settings: LibrarySettings, destination: Path, cancel: CancelToken) -> None:
+    """Write the step's folder to `destination`."""
+    if step.path is not None:
+        copy_local(step, destination, cancel, limits=limits_of(settings.repositories))
+    else:
+        open_registry(settings).extract(step, destination, cancel)
+
+
+def reachable(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) -> Inputs:
+    """The inputs with an identity: a base image that could not be reached at submit is asked for once more.
+
+    Raises what stands between us and the base image.
+    """
+    if inputs.identity is not None:
+        return inputs
+    base = _reach_base(request, settings)[0]
+    assert base.digest is not None
+    return inputs.model_copy(update={"base": base, "identity": _identity(request, inputs.step, inputs.catalogue, base,
+                                                                         inputs.branch_commits)})
+
+
+def _push_wanted(request: BuildRequest, settings: LibrarySettings) -> tuple[bool, list[str]]:
+    if settings.registry.url:
+        return request.push is not False, []
+    if request.push:
+        raise InvalidRequest([FieldProblem("push", "no image registry is configured here",
+                                           "write false, or leave it out")])
+    return False, [] if request.push is False else ["No image registry is configured: the image is not pushed."]
+
+
+def _pin_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFacts, list[str]]:
+    platform = request.machine.platform
+    try:
+        return _reach_base(request, settings)
+    except CicError as error:
+        reference = settings.build.base_image_for(platform) or ""
+        return probe.unprobed_base(reference, None, platform), [str(error)]
+
+
+def _reach_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFacts, list[str]]:
+    platform = request.machine.platform
+    reference = settings.build.base_image_for(platform)
+    if reference is None:
+        raise Misconfigured(f"No base image is configured for {platform}.",
+                            hint=f"Add {platform} to build_cfg['base_image'].")
+    pinned, digest = docker.resolve_base(reference, platform, settings.registry,
+                                         local=docker.sees_local_images(settings.build, run))
+    facts, warning = probe.facts_or_guess(pinned, digest, platform, settings.build.tmp_folder / "cache" / "bases")
+    return facts, [warning] if warning else []
+
+
+def _pin_branches(step: StepRef, settings: LibrarySettings) -> tuple[dict[str, str], list[str]]:
+    """The commits behind specs whose version is a branch, as far as the catalogue tells where they live.
+
+    A description that cannot be read has none: the build says what is wrong with it.
+    """
+    try:
+        files = read_step(step, settings)
+        description = parse_description(files.description, files.description_file)
+    except BadDescription:
+        return {}, []
+    return open_catalogue(settings).branch_commits((description.spack or {}).get("specs") or ())
+
+
+def _identity(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue, base: BaseFacts,
+              branch_commits: Mapping[str, str]) -> str:
+    assert base.digest is not None
+    return identity_of(request, step_tree=step.tree, base_digest=base.digest, packages_tree=catalogue.packages_tree,
+                       config_tree=catalogue.config_tree, recipe_version=LATEST_RECIPE, branch_commits=branch_commits)
