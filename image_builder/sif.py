@@ -1,0 +1,155 @@
+"""The SIF format: what is in a file, and whether it is whole.
+
+A SIF is a header, a table of descriptors, and the objects that they describe. The primary system partition holds the
+container's files as squashfs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+MAGIC = b"SIF_MAGIC\0"
+VERSION = b"01\0"
+ARCHITECTURES = {"386": b"01\0", "amd64": b"02\0", "arm": b"03\0", "arm64": b"04\0", "ppc64": b"05\0",
+                 "ppc64le": b"06\0", "s390x": b"11\0", "riscv64": b"12\0"}
+"""The header's code for the architecture in a platform such as `linux/arm64`."""
+
+SQUASHFS = 1
+PRIMARY_SYSTEM = 2
+
+_HEADER = struct.Struct("<32s10s3s3s16s8q")
+_DESCRIPTOR = struct.Struct("<i?3I7q128s384s")
+_PARTITION = struct.Struct("<2i3s")
+_SQUASHFS_SUPERBLOCK = struct.Struct("<5I6H8Q")
+_SQUASHFS_MAGIC = 0x73717368
+_MAX_DESCRIPTORS = 4096
+
+
+class BadSif(ValueError):
+    """The file is not a whole SIF, or not the one that was wanted."""
+
+
+class DataType(enum.IntEnum):
+    """What an object of a SIF is."""
+
+    DEFINITION = 0x4001
+    ENVIRONMENT = 0x4002
+    LABELS = 0x4003
+    PARTITION = 0x4004
+    SIGNATURE = 0x4005
+    GENERIC_JSON = 0x4006
+    GENERIC = 0x4007
+    CRYPTO_MESSAGE = 0x4008
+    SBOM = 0x4009
+    OCI_ROOT_INDEX = 0x400A
+    OCI_BLOB = 0x400B
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Descriptor:
+    """One object: its type, its place in the file, and its name. `extra` depends on the type."""
+
+    data_type: int
+    id: int
+    group: int
+    link: int
+    offset: int
+    size_bytes: int
+    name: str
+    extra: bytes = dataclasses.field(repr=False)
+
+    @property
+    def is_primary_partition(self) -> bool:
+        return self.data_type == DataType.PARTITION and _PARTITION.unpack_from(self.extra)[1] == PRIMARY_SYSTEM
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sif:
+    """What a SIF's header and descriptors say. `architecture` is as in a platform: `arm64`."""
+
+    architecture: str
+    descriptors: tuple[Descriptor, ...]
+
+    @property
+    def primary(self) -> Descriptor:
+        """The descriptor of the primary system partition. Raises `BadSif` unless there is exactly one."""
+        found = [descriptor for descriptor in self.descriptors if descriptor.is_primary_partition]
+        if len(found) != 1:
+            raise BadSif(f"it has {len(found)} primary system partitions")
+        return found[0]
+
+
+def read(path: Path) -> Sif:
+    """The header and descriptors of a SIF whose objects all lie within the file. Raises `BadSif`."""
+    with open(path, "rb") as file:
+        return _read(file, path.stat().st_size)
+
+
+def verify(path: Path, *, platform: str | None = None) -> Sif:
+    """Check that a SIF is whole and can be run on `platform`: header, objects, and its squashfs to the last byte.
+
+    Raises `BadSif` with the reason.
+    """
+    sif = read(path)
+    primary = sif.primary
+    filesystem, _, architecture = _PARTITION.unpack_from(primary.extra)
+    if platform is not None and platform.split("/")[1] != sif.architecture:
+        raise BadSif(f"it is for {sif.architecture}, not for {platform}")
+    if architecture != ARCHITECTURES[sif.architecture]:
+        raise BadSif("its partition is for another architecture than its header says")
+    if filesystem != SQUASHFS:
+        raise BadSif("its primary partition is not squashfs")
+    with open(path, "rb") as file:
+        file.seek(primary.offset)
+        superblock = file.read(_SQUASHFS_SUPERBLOCK.size)
+    _check_squashfs(superblock, primary.size_bytes)
+    return sif
+
+
+def _read(file: BinaryIO, file_bytes: int) -> Sif:
+    raw = file.read(_HEADER.size)
+    if len(raw) < _HEADER.size:
+        raise BadSif("it is shorter than a header")
+    _, magic, version, code, _, _, _, free, total, offset, size, data_offset, data_size = _HEADER.unpack(raw)
+    if magic != MAGIC or version != VERSION:
+        raise BadSif("it does not begin as a SIF")
+    architecture = next((name for name, known in ARCHITECTURES.items() if known == code), None)
+    if architecture is None:
+        raise BadSif(f"its header names an unknown architecture {code!r}")
+    if not (0 <= free <= total <= _MAX_DESCRIPTORS and size >= total * _DESCRIPTOR.size and offset >= _HEADER.size):
+        raise BadSif("its descriptor table makes no sense")
+    if data_offset + data_size > file_bytes:
+        raise BadSif(f"it has {file_bytes} bytes of {data_offset + data_size}")
+    file.seek(offset)
+    table = file.read(total * _DESCRIPTOR.size)
+    if len(table) < total * _DESCRIPTOR.size:
+        raise BadSif("its descriptor table is cut")
+    return Sif(architecture=architecture, descriptors=tuple(_descriptors(table, file_bytes)))
+
+
+def _descriptors(table: bytes, file_bytes: int) -> list[Descriptor]:
+    found = []
+    for fields in _DESCRIPTOR.iter_unpack(table):
+        data_type, used, number, group, link, offset, size, _, _, _, _, _, name, extra = fields
+        if not used:
+            continue
+        if offset < 0 or size < 0 or offset + size > file_bytes:
+            raise BadSif(f"its object {number} does not lie within the file")
+        found.append(Descriptor(data_type=data_type, id=number, group=group, link=link, offset=offset, size_bytes=size,
+                                name=name.rstrip(b"\0").decode("utf-8", "replace"), extra=extra))
+    return found
+
+
+def _check_squashfs(superblock: bytes, partition_bytes: int) -> None:
+    if len(superblock) < _SQUASHFS_SUPERBLOCK.size:
+        raise BadSif("its squashfs is cut")
+    fields = _SQUASHFS_SUPERBLOCK.unpack(superblock)
+    magic, inodes, used_bytes = fields[0], fields[1], fields[12]
+    if magic != _SQUASHFS_MAGIC:
+        raise BadSif("its primary partition does not begin as squashfs")
+    if inodes == 0 or used_bytes > partition_bytes:
+        raise BadSif(f"its squashfs has {partition_bytes} bytes of {used_bytes}")
