@@ -1,6 +1,7 @@
 """From an image in the Docker daemon to a SIF: made by Singularity or Apptainer, checked, and only then offered.
 
-The caller's destination appears in one step, when everything was checked. All temporary files lie beside it.
+The caller's destination appears in one step, when everything was checked. What becomes of it is written beside it,
+and what conversion needs meanwhile lies in a scratch folder.
 """
 
 from __future__ import annotations
@@ -42,16 +43,17 @@ class Conversion:
     duration_s: float
 
 
-def convert(image: str, destination: Path, *, platform: str, settings: BuildSettings, runner: Runner = run,
-            cancel: CancelToken | None = None, on_line: LineSink | None = None) -> Conversion:
+def convert(image: str, destination: Path, *, platform: str, settings: BuildSettings, scratch: Path | None = None,
+            runner: Runner = run, cancel: CancelToken | None = None, on_line: LineSink | None = None) -> Conversion:
     """Make a SIF for `platform` of an image in the daemon (its id, or a reference) at `destination`.
 
-    Raises `ToolMissing`, `ConversionFailed`, `LimitReached` or `Cancelled`; then there is no file at `destination`.
+    `scratch` is a folder for temporary files; without it they lie beside the destination. Raises `ToolMissing`, `ConversionFailed`, `LimitReached` or `Cancelled`; then there is no file at `destination`.
     """
     begin = time.monotonic()
-    with _scratch(destination) as scratch:
-        made = scratch / "made.sif"
-        build(image, made, platform=platform, settings=settings, runner=runner, cancel=cancel, on_line=on_line)
+    with _folder(destination.parent) as beside, _folder(scratch or destination.parent) as work:
+        made = beside / "made.sif"
+        build(image, made, scratch=work, platform=platform, settings=settings, runner=runner, cancel=cancel,
+              on_line=on_line)
         verify(made, platform=platform)
         with open(made, "rb") as file:
             sha256 = sha256_of(file)
@@ -77,10 +79,9 @@ def program() -> str:
     return found
 
 
-def build(image: str, made: Path, *, platform: str, settings: BuildSettings, runner: Runner = run,
+def build(image: str, made: Path, *, scratch: Path, platform: str, settings: BuildSettings, runner: Runner = run,
           cancel: CancelToken | None = None, on_line: LineSink | None = None) -> None:
     """Let Singularity's own `build` make the SIF. Slower than streaming, and it takes every image."""
-    scratch = made.parent
     source = f"docker-daemon:{image}"
     if not _daemon_is_local(os.environ):
         archive = scratch / "image.tar"
@@ -94,6 +95,7 @@ def build(image: str, made: Path, *, platform: str, settings: BuildSettings, run
     finally:
         if needs_sudo(settings):
             _own(scratch, runner)
+            _own(made.parent, runner)
 
 
 def build_command(singularity: str, source: str, made: Path, *, scratch: Path, platform: str, settings: BuildSettings,
@@ -127,10 +129,10 @@ def _daemon_is_local(environ: Mapping[str, str]) -> bool:
     return environ.get("DOCKER_HOST", "unix://").startswith("unix://") and "DOCKER_CONTEXT" not in environ
 
 
-def _own(scratch: Path, runner: Runner) -> None:
-    """Take over what root made below `scratch`."""
+def _own(folder: Path, runner: Runner) -> None:
+    """Take over what root made in a folder."""
     owner = f"{os.geteuid()}:{os.getegid()}"
-    argv = ("sudo", "-n", "chown", "--recursive", "--no-dereference", owner, "--", str(scratch))
+    argv = ("sudo", "-n", "chown", "--recursive", "--no-dereference", owner, "--", str(folder))
     runner(Command(name="chown", argv=argv, timeout_s=600))
 
 
@@ -151,7 +153,7 @@ def _hint(error: ProcessFailed) -> str:
 
 
 @contextlib.contextmanager
-def _scratch(destination: Path) -> Iterator[Path]:
-    """A folder beside the destination, removed at the end."""
-    with tempfile.TemporaryDirectory(prefix=".convert-", dir=destination.parent, ignore_cleanup_errors=True) as folder:
+def _folder(parent: Path) -> Iterator[Path]:
+    """A private folder, removed at the end with what is in it."""
+    with tempfile.TemporaryDirectory(prefix=".convert-", dir=parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
