@@ -52,9 +52,9 @@ def resolve(request: BuildRequest, settings: LibrarySettings, *, cancel: CancelT
     """
     push, push_warnings = _push_wanted(request, settings)
     step = locate_step(request, settings, cancel)
-    catalogue = open_catalogue(settings).pin()
+    catalogue = open_catalogue(settings).pin(cancel=cancel)
     base, base_warnings = _pin_base(request, settings)
-    branches, branch_warnings = _pin_branches(step, settings)
+    branches, branch_warnings = _pin_branches(request, step, catalogue, settings)
     identity = _identity(request, step, catalogue, base, branches) if base.digest is not None else None
     name = image_name(request, prefix=settings.registry.images_prefix)
     return Inputs(step=step, catalogue=catalogue, base=base, branch_commits=branches, recipe_version=LATEST_RECIPE,
@@ -74,8 +74,14 @@ def _registry(repositories: RepositorySettings, mirrors: Path, network: Network)
 
 
 def open_catalogue(settings: LibrarySettings) -> Catalogue:
-    """The site's packages and Spack configuration."""
-    return Catalogue(settings)
+    """The site's packages and Spack configuration; one for all threads of this process."""
+    return _catalogue(settings.repositories, settings.build.spack_cfg, settings.build.tmp_folder / "mirrors",
+                      Network.of(settings))
+
+
+@functools.lru_cache(maxsize=8)
+def _catalogue(repositories: RepositorySettings, spack_cfg: str | None, mirrors: Path, network: Network) -> Catalogue:
+    return Catalogue(repositories, spack_cfg, mirrors, network=network)
 
 
 def locate_step(request: BuildRequest, settings: LibrarySettings, cancel: CancelToken | None = None) -> StepRef:
@@ -142,7 +148,8 @@ def _reach_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseF
     return facts, [warning] if warning else []
 
 
-def _pin_branches(step: StepRef, settings: LibrarySettings) -> tuple[dict[str, str], list[str]]:
+def _pin_branches(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue,
+                  settings: LibrarySettings) -> tuple[dict[str, str], list[str]]:
     """The commits behind specs whose version is a branch, as far as the catalogue tells where they live.
 
     A description that cannot be read has none: the build says what is wrong with it.
@@ -152,7 +159,8 @@ def _pin_branches(step: StepRef, settings: LibrarySettings) -> tuple[dict[str, s
         description = parse_description(files.description, files.description_file)
     except BadDescription:
         return {}, []
-    return open_catalogue(settings).branch_commits((description.spack or {}).get("specs") or ())
+    machine = [spec for spec in (request.machine.mpi, request.machine.gpu) if spec is not None]
+    return open_catalogue(settings).branch_commits(catalogue, [(description.spack or {}).get("specs"), machine])
 
 
 def _identity(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue, base: BaseFacts,
