@@ -1,29 +1,38 @@
 """From a step's description and a machine to what goes into the image. Pure: no file, no process.
 
-`parse_description` reads `eflows4hpc.yaml`, `compose` merges it with the machine.
+`description.parse_description` reads `eflows4hpc.yaml`, `compose` merges it with the machine: what the user wrote is
+kept, and what the machine needs is added as requirements that Spack must meet.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import yaml
+
+from image_builder import compilers, conflicts, providers, specs
 from image_builder.base import BaseFacts
+from image_builder.description import Description, parse_description
+from image_builder.errors import BadDescription
+from image_builder.providers import Gpu, Mpi
 from image_builder.request import Machine
 
+__all__ = ["Description", "Environment", "compose", "parse_description"]
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Description:
-    """What a step says it needs. `pip` None: nothing was said, a `requirements.txt` beside it counts."""
+VIEW = "/opt/view"
+STAGES = "/tmp/root/spack-stage"
+"""Where existing post-install scripts look for the stages of packages."""
+NEWEST_TESTED = (1, 1)
+"""The Spack release that an environment is made for where the base image's own is not known."""
 
-    file: str
-    text: str
-    apt: tuple[str, ...] = ()
-    pip: tuple[str, ...] | None = None
-    spack: Mapping[str, Any] | None = None
-    smoke: tuple[str, ...] | None = None
-    slim: bool | None = None
+_COMPILER_PACKAGES = {"clang": "llvm", "oneapi": "intel-oneapi-compilers", "intel": "intel-oneapi-compilers-classic"}
+"""What compilers are called as packages, from Spack 1.0 on."""
+_LOCAL_REQUIREMENT = re.compile(r"\s*(?:-(?:r|c|e|f)\b|--(?:requirement|constraint|editable|find-links)\b|\.{0,2}/|\.\s*$"
+                                r"|\.\[|[^#;]*@\s*file:|[^#;\s]+\.(?:whl|tar\.gz|zip)\s*$)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,31 +40,23 @@ class Environment:
     """What goes into one image, for one machine.
 
     `spack` is the body of `spack.yaml` and `spack_yaml` its text; both None when nothing needs Spack. `from_source`
-    says that the roots are built from source and their stages kept, for a post-install script.
+    says that the roots are built from source and their stages kept, for a post-install script. `requirements` is a
+    pip requirements file, and `requirements_in_step` says that it names files of the step's folder.
     """
 
     target: str
     apt: tuple[str, ...] = ()
-    pip: tuple[str, ...] = ()
     requirements: str | None = None
+    requirements_in_step: bool = False
     spack: Mapping[str, Any] | None = None
     spack_yaml: str | None = None
     roots: tuple[str, ...] = ()
-    mpi: str | None = None
-    gpu: str | None = None
-    gpu_arch: str | None = None
+    mpi: Mpi | None = None
+    gpu: Gpu | None = None
     from_source: bool = False
     smoke: tuple[str, ...] | None = None
     slim: bool | None = None
     warnings: tuple[str, ...] = ()
-
-
-def parse_description(text: str, file: str) -> Description:
-    """The description that `text` holds; `file` is its name in the step's folder.
-
-    Raises `BadDescription` that tells every wrong entry, the first one's line, and what to write instead.
-    """
-    raise NotImplementedError
 
 
 def compose(description: Description, machine: Machine, *, base: BaseFacts, requirements: str | None = None,
@@ -63,6 +64,213 @@ def compose(description: Description, machine: Machine, *, base: BaseFacts, requ
     """What an image of `description` for `machine` holds, on a base image of which `base` is known.
 
     `requirements` is the text of the `requirements.txt` beside the description, `site_packages` the `packages` of the
-    site's own Spack configuration. Raises `BadDescription` (`CONFLICT`) where workflow and machine cannot both hold.
+    site's own Spack configuration. Raises `BadDescription` (`CONFLICT`) where workflow and machine cannot both hold,
+    `InvalidRequest` for an MPI or GPU that nobody knows, and `UserError` (`COMPILER_TOO_OLD`).
     """
-    raise NotImplementedError
+    mpi = providers.mpi_of(machine, base.spack_version)
+    gpu = providers.gpu_of(machine)
+    pip_text, pip_in_step = _requirements(description, requirements)
+    plain = Environment(target=machine.target.name, apt=description.apt, requirements=pip_text,
+                        requirements_in_step=pip_in_step, mpi=mpi, gpu=gpu, smoke=description.smoke,
+                        slim=description.slim, warnings=description.warnings)
+    if not ((description.spack or {}).get("specs") or mpi or gpu):
+        return dataclasses.replace(plain, warnings=(*plain.warnings, *_unused(description, machine)))
+    conflicts.refuse(description, machine, mpi, gpu)
+    named = compilers.named(conflicts.compilers_named(description.spack or {}))
+    compilers.check_target(machine.target, named or compilers.available(base.compilers, description.apt))
+    merge = _Merge(description, machine, mpi, gpu, base.spack_version or NEWEST_TESTED, site_packages or {})
+    body = merge.body()
+    if base.spack_version is None:
+        merge.warnings.append("Which Spack the base image has is not known; the environment is written for "
+                              f"{'.'.join(map(str, NEWEST_TESTED))}.")
+    return dataclasses.replace(
+        plain, spack=body, spack_yaml=dump({"spack": body}), roots=tuple(roots_of(body)),
+        from_source=has_post_install, warnings=(*plain.warnings, *merge.warnings))
+
+
+def dump(value: Any) -> str:
+    """YAML that reads back as the same value, in the order of its keys."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=10_000, allow_unicode=True)
+
+
+def roots_of(body: Mapping[str, Any]) -> Iterator[str]:
+    """The plain specs under `specs`; matrices and definitions are Spack's to expand."""
+    return (entry for entry in body.get("specs", ()) if isinstance(entry, str) and not entry.startswith("$"))
+
+
+def _requirements(description: Description, beside: str | None) -> tuple[str | None, bool]:
+    if description.pip is not None:
+        return ("\n".join(description.pip) + "\n" if description.pip else None), False
+    if beside is None or not beside.strip():
+        return None, False
+    if "\0" in beside:
+        raise BadDescription("holds a NUL character", file="requirements.txt", hint="Save the file as plain text.")
+    return beside, any(map(_LOCAL_REQUIREMENT.match, beside.splitlines()))
+
+
+def _unused(description: Description, machine: Machine) -> Iterator[str]:
+    if description.spack:
+        yield f"{description.file}: spack names no specs, so that nothing is installed by Spack"
+    if machine.gpu_arch:
+        yield "machine.gpu_arch is not used: machine.gpu names no GPU runtime"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes repeated values out, and indents lists as people do."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        return super().increase_indent(flow, False)
+
+
+class _Merge:
+    """One description and one machine becoming a `spack.yaml`. Not for what cannot hold: `conflicts` refuses it."""
+
+    def __init__(self, description: Description, machine: Machine, mpi: Mpi | None, gpu: Gpu | None,
+                 release: tuple[int, ...], site_packages: Mapping[str, Any]) -> None:
+        self.user: dict[str, Any] = copy.deepcopy(dict(description.spack or {}))
+        self.file = description.file
+        self.target = machine.target.name
+        self.mpi, self.gpu, self.release = mpi, gpu, release
+        self.site = site_packages
+        self.packages: dict[str, dict[str, Any]] = {name: dict(fields or {})
+                                                    for name, fields in (self.user.get("packages") or {}).items()}
+        self.warnings: list[str] = []
+
+    def body(self) -> dict[str, Any]:
+        """The body of `spack.yaml`."""
+        self._translate_compilers()
+        self._require_everywhere()
+        self._require_mpi()
+        self._without_gpu_where_asked()
+        body: dict[str, Any] = {}
+        if self.user.get("definitions"):
+            body["definitions"] = self.user["definitions"]
+        body["specs"] = self._specs()
+        body["packages"] = {"all": self.packages.pop("all"), **self.packages}
+        body["concretizer"] = self._concretizer()
+        body["view"] = self._view()
+        body["config"] = {"build_stage": [STAGES]}
+        return body
+
+    def _specs(self) -> list[Any]:
+        entries = list(self.user.get("specs") or ())
+        added = [part.spec for part in (self.mpi, self.gpu) if part is not None]
+        return entries + [spec for spec in added if spec not in entries]
+
+    def _rule(self, spec: str) -> Any:
+        """A hard requirement. Before 0.20 only groups are read; from 1.0 on only a plain one reaches externals."""
+        return spec if self.release >= (0, 20) else {"one_of": [spec]}
+
+    def _rules(self, existing: Any) -> list[Any]:
+        rules = existing if isinstance(existing, list) else [existing] if existing else []
+        return [self._rule(rule) if isinstance(rule, str) else rule for rule in rules]
+
+    def _require_everywhere(self) -> None:
+        """The target, for all packages and again where a package's own requirements would hide those of `all`."""
+        wanted = [f"target={self.target}"]
+        everywhere = self.packages.setdefault("all", {})
+        everywhere["require"] = [*self._rules(everywhere.get("require")), *map(self._rule, wanted)]
+        if self.gpu is not None:
+            self._prefer_gpu(everywhere)
+        for name in dict.fromkeys([*self.packages, *self.site]):
+            own = [*_texts((self.packages.get(name) or {}).get("require")),
+                   *_texts((self.site.get(name) or {}).get("require"))]
+            if name != "all" and own and not _is_virtual(name, own):
+                self._require(name, *wanted)
+
+    def _require(self, name: str, *wanted: str) -> None:
+        fields = self.packages.setdefault(name, {})
+        rules = self._rules(fields.get("require"))
+        fields["require"] = rules + [rule for rule in map(self._rule, wanted) if rule not in rules]
+
+    def _prefer_gpu(self, everywhere: dict[str, Any]) -> None:
+        """GPU variants: required where the release passes over packages without them, else preferred."""
+        assert self.gpu is not None
+        settings = dict.fromkeys([f"+{self.gpu.variant}", self.gpu.settings])
+        if self.release >= (0, 21):
+            everywhere["require"] += list(settings)
+        variants = everywhere.get("variants") or []
+        everywhere["variants"] = [*([variants] if isinstance(variants, str) else variants), self.gpu.settings]
+        for name in dict.fromkeys([*self.packages, *self.site]):
+            fields = {**(self.site.get(name) or {}), **(self.packages.get(name) or {})}
+            if name != "all" and fields.get("externals"):
+                self._require(name, f"target={self.target}")
+
+    def _without_gpu_where_asked(self) -> None:
+        """A package that the workflow wants without the GPU stays without it."""
+        if self.gpu is None:
+            return
+        for root in roots_of(self.user):
+            for node in specs.nodes(root):
+                if node.name and node.variants.get(self.gpu.variant, "").lower() == "false":
+                    self._require(node.name, f"target={self.target}", f"~{self.gpu.variant}")
+                    self.warnings.append(f"{self.file}: {node.name} is built without {self.gpu.name}, as {root!r} says.")
+
+    def _require_mpi(self) -> None:
+        if self.mpi is None:
+            return
+        everywhere = self.packages["all"]
+        everywhere["providers"] = {**(everywhere.get("providers") or {}), "mpi": [self.mpi.name]}
+        virtual = self.packages.setdefault("mpi", {})
+        rules = self._rules(virtual.get("require"))
+        virtual["require"] = rules + [rule for rule in [self._rule(self.mpi.spec)] if rule not in rules]
+
+    def _translate_compilers(self) -> None:
+        """`compiler: [gcc@8]` is not read from Spack 1.0 on, where compilers are packages that provide languages."""
+        if self.release < (1, 0):
+            return
+        for name, fields in list(self.packages.items()):
+            wanted = [_compiler_package(text) for text in fields.pop("compiler", None) or ()]
+            if not wanted:
+                continue
+            if name != "all":
+                fields["prefer"] = [*(fields.get("prefer") or ()), *(f"%{compiler}" for compiler in wanted)]
+                continue
+            for language in ("c", "cxx", "fortran"):
+                own = self.packages.setdefault(language, {})
+                own.setdefault("prefer", wanted)
+
+    def _concretizer(self) -> dict[str, Any]:
+        """The user's settings; targets other than the host's are allowed, and nothing installed changes the result."""
+        settings = dict(self.user.get("concretizer") or {})
+        if settings.pop("reuse", False) is not False:
+            self.warnings.append(f"{self.file}: concretizer: reuse is not used: an image does not depend on what was "
+                                 "built before.")
+        if settings.pop("targets", None):
+            self.warnings.append(f"{self.file}: concretizer: targets is not used: the machine decides.")
+        return {"unify": True, **settings, "reuse": False,
+                "targets": {"granularity": "microarchitectures", "host_compatible": False}}
+
+    def _view(self) -> Any:
+        view = self.user.get("view", True)
+        if isinstance(view, dict):
+            others = {name: fields for name, fields in view.items() if name != "default"}
+            default = view.get("default") if isinstance(view.get("default"), dict) else {}
+            return {**others, "default": {**(default or {}), "root": VIEW}}
+        if view not in (True, None, VIEW):
+            self.warnings.append(f"{self.file}: the view is at {VIEW}, whatever view says.")
+        return VIEW
+
+
+def _texts(rules: Any) -> list[str]:
+    """The specs in a `require`, whatever its form."""
+    if isinstance(rules, str):
+        return [rules]
+    found: list[str] = []
+    for rule in rules or ():
+        groups = [rule] if isinstance(rule, str) else [*rule.get("one_of", ()), *rule.get("any_of", ()), rule.get("spec")]
+        found += [text for text in groups if isinstance(text, str)]
+    return found
+
+
+def _is_virtual(name: str, required: list[str]) -> bool:
+    """Whether requirements are on a virtual package: such ones name its providers."""
+    return all(specs.nodes(text)[0].name not in ("", name) for text in required)
+
+
+def _compiler_package(text: str) -> str:
+    name, at, version = text.partition("@")
+    return _COMPILER_PACKAGES.get(name, name) + at + version
