@@ -41,7 +41,8 @@ class Environment:
 
     `spack` is the body of `spack.yaml` and `spack_yaml` its text; both None when nothing needs Spack. `from_source`
     says that the roots are built from source and their stages kept, for a post-install script. `requirements` is a
-    pip requirements file, and `requirements_in_step` says that it names files of the step's folder.
+    pip requirements file, and `requirements_in_step` says that it names files of the step's folder. `mpi`, `gpu` and
+    `gpu_arch` are what the request means, as Spack calls it (`openmpi@4`, `cuda@12`, `90`).
     """
 
     target: str
@@ -51,8 +52,9 @@ class Environment:
     spack: Mapping[str, Any] | None = None
     spack_yaml: str | None = None
     roots: tuple[str, ...] = ()
-    mpi: Mpi | None = None
-    gpu: Gpu | None = None
+    mpi: str | None = None
+    gpu: str | None = None
+    gpu_arch: str | None = None
     from_source: bool = False
     smoke: tuple[str, ...] | None = None
     slim: bool | None = None
@@ -71,8 +73,9 @@ def compose(description: Description, machine: Machine, *, base: BaseFacts, requ
     gpu = providers.gpu_of(machine)
     pip_text, pip_in_step = _requirements(description, requirements)
     plain = Environment(target=machine.target.name, apt=description.apt, requirements=pip_text,
-                        requirements_in_step=pip_in_step, mpi=mpi, gpu=gpu, smoke=description.smoke,
-                        slim=description.slim, warnings=description.warnings)
+                        requirements_in_step=pip_in_step, mpi=mpi.spec if mpi else None,
+                        gpu=gpu.spec if gpu else None, gpu_arch=gpu.arch if gpu else None,
+                        smoke=description.smoke, slim=description.slim, warnings=description.warnings)
     if not ((description.spack or {}).get("specs") or mpi or gpu):
         return dataclasses.replace(plain, warnings=(*plain.warnings, *_unused(description, machine)))
     conflicts.refuse(description, machine, mpi, gpu)
