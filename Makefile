@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 
-PYTEST = .venv/bin/pytest $(PYTEST_ARGS)
+PYTEST = .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: demo setup setup-test test test-endurance lint clean help
