@@ -1,4 +1,5 @@
-"""From an environment to a Dockerfile and the files beside it in the build context. Pure: no file, no process.
+"""From an environment to a Dockerfile and the files beside it in the build context. Pure: no process, and no file but
+the recipe's own.
 
 The Dockerfile holds no value that a description chose: those lie in files which the scripts read. It holds nothing of
 the site either (its CA, mirrors, number of jobs): those come as build secrets, which are part of no layer and no key.
@@ -7,10 +8,17 @@ the site either (its CA, mirrors, number of jobs): those come as build secrets, 
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Mapping
+from importlib import resources
+
+import jinja2
 
 from image_builder.base import BaseFacts
-from image_builder.environment import Description, Environment
+from image_builder.description import Description
+from image_builder.environment import VIEW, Environment
+from image_builder.errors import FieldProblem, InvalidRequest, Misconfigured
 from image_builder.request import BuildRequest
 
 LATEST_RECIPE = "1"
@@ -21,6 +29,15 @@ CA_BUNDLE_SECRET = "ca_bundle"
 SITE_SECRET = "site"
 SOURCES_CONTEXT = "spack-sources"
 """Name of the additional build context (`--build-context`) for `RecipeOptions.sources_folder`."""
+
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")
+_STEP_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
+_TAKEN_FOLDERS = frozenset({"bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt",
+                            "proc", "root", "run", "sbin", "software-catalog", "spack", "srv", "sys", "tmp", "usr",
+                            "var"})
+_TEMPLATE = "Dockerfile.j2"
+_SCRIPTS = ("lib.sh", "entrypoint")
+_SPACK_SCRIPTS = ("tools.sh", "concretize.sh", "install.sh", "stages.py", "activation.py")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,14 +66,68 @@ class Recipe:
 
 def render(environment: Environment, *, request: BuildRequest, description: Description, base: BaseFacts,
            options: RecipeOptions) -> Recipe:
-    """The recipe of `environment` for `request`, built on `base.reference`."""
-    raise NotImplementedError
+    """The recipe of `environment` for `request`, built on `base.reference`. Raises `InvalidRequest`, `Misconfigured`."""
+    _check_names(base, request)
+    has_spack = environment.spack_yaml is not None
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
+                                  autoescape=False).from_string(_read(LATEST_RECIPE, _TEMPLATE))
+    dockerfile = template.render(
+        base=base.reference, step_id=request.step_id, recipe_version=LATEST_RECIPE, view=VIEW,
+        sources_context=SOURCES_CONTEXT, has_spack=has_spack, has_apt=bool(environment.apt),
+        has_requirements=environment.requirements is not None, has_catalogue=options.has_catalogue,
+        has_spack_config=options.has_spack_config, sources_folder=options.sources_folder,
+        from_source=environment.from_source, has_post_install=options.has_post_install,
+        requirements_in_step=environment.requirements_in_step,
+        sources_before_pip=options.has_post_install or environment.requirements_in_step)
+    return Recipe(version=LATEST_RECIPE, dockerfile=dockerfile, has_spack=has_spack,
+                  files=_files(environment, request, description, options, has_spack))
 
 
 def site_secret(*, build_jobs: int, pip_index_url: str | None = None, spack_mirror: str | None = None) -> str:
     """The text of the build secret `SITE_SECRET`: what the site lends to the build and no layer keeps.
 
     Pass it with `--secret id=site,src=<file>`, the CA bundle with `--secret id=ca_bundle,src=<file>`, and proxies as
-    the predefined build arguments (`--build-arg http_proxy`).
+    the predefined build arguments (`--build-arg http_proxy=…`).
     """
-    raise NotImplementedError
+    values = {"build_jobs": str(build_jobs), "pip_index_url": pip_index_url, "spack_mirror": spack_mirror}
+    for name, value in values.items():
+        if value and re.search(r"[\s\"\\]", value):
+            raise Misconfigured(f"{name} holds a space, quote or line end.", hint="Write a plain URL.")
+    return "".join(f"{name}={value}\n" for name, value in values.items() if value)
+
+
+def _check_names(base: BaseFacts, request: BuildRequest) -> None:
+    """The only values that the template puts into the Dockerfile."""
+    if not _REFERENCE.match(base.reference):
+        raise Misconfigured(f"The base image's name {base.reference[:100]!r} is not an image reference.",
+                            hint="Correct base_image in build_cfg.")
+    if not _STEP_FOLDER.match(request.step_id) or request.step_id in _TAKEN_FOLDERS:
+        raise InvalidRequest([FieldProblem("step_id", f"/{request.step_id} is taken in the image",
+                                           "give the step's folder another name")])
+
+
+def _files(environment: Environment, request: BuildRequest, description: Description, options: RecipeOptions,
+           has_spack: bool) -> dict[str, str]:
+    scripts = [*_SCRIPTS, *(_SPACK_SCRIPTS if has_spack else ())]
+    files = {"cic/record/description.yaml": description.text, "cic/record/request.json": _request_text(request)}
+    if environment.apt:
+        scripts.append("apt.sh")
+        files["cic/packages.apt"] = "".join(f"{package}\n" for package in environment.apt)
+    if environment.requirements is not None:
+        scripts.append("pip.sh")
+        files["cic/requirements.txt"] = environment.requirements
+    if environment.spack_yaml is not None:
+        files["cic/spack.yaml"] = environment.spack_yaml
+    if options.has_post_install:
+        scripts.append("post_install.sh")
+    return {**{f"cic/{name}": _read(LATEST_RECIPE, name) for name in sorted(scripts)}, **files}
+
+
+def _request_text(request: BuildRequest) -> str:
+    """What the image is for: the request without what only says how to go about it."""
+    told = request.model_dump(mode="json", exclude={"path", "force", "push"}, exclude_none=True)
+    return json.dumps(told, indent=2, sort_keys=True) + "\n"
+
+
+def _read(version: str, name: str) -> str:
+    return resources.files("image_builder").joinpath(f"recipes/{version}/{name}").read_text("utf-8")

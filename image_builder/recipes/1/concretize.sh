@@ -1,0 +1,4 @@
+# Decide what will be installed: spack.yaml becomes spack.lock. Nothing is installed yet.
+. /run/cic/lib.sh
+find_spack
+spack -e /opt/cic concretize

@@ -1,0 +1,44 @@
+# What every script of the recipe begins with: stop at the first failing command, and trust the site's CA.
+# The CA is a build secret: it lies in no layer, and the variables that name it live as long as the step.
+set -eu
+
+fail() {
+    echo "cic: error: $*" >&2
+    exit 1
+}
+
+ca=/run/cic/ca.pem
+if [ -s "$ca" ]; then
+    export SSL_CERT_FILE="$ca" REQUESTS_CA_BUNDLE="$ca" CURL_CA_BUNDLE="$ca" GIT_SSL_CAINFO="$ca" PIP_CERT="$ca" \
+        CARGO_HTTP_CAINFO="$ca" NODE_EXTRA_CA_CERTS="$ca"
+    APT_CONFIG=$(mktemp)
+    export APT_CONFIG
+    chmod 0644 "$APT_CONFIG"
+    trap 'rm -f "$APT_CONFIG"' EXIT
+    echo "Acquire::https::CaInfo \"$ca\";" >"$APT_CONFIG"
+fi
+
+# site NAME: what the site lends to the step under that name, or nothing.
+site() {
+    [ ! -r /run/cic/site ] || sed -n "s/^$1=//p" /run/cic/site
+}
+
+# Spack is on the PATH, or where base images have it.
+find_spack() {
+    for folder in "${SPACK_ROOT:-}" /opt/spack /spack; do
+        if command -v spack >/dev/null; then return; fi
+        if [ -x "$folder/bin/spack" ]; then PATH=$folder/bin:$PATH; fi
+    done
+    command -v spack >/dev/null || fail "the base image has no spack, neither on the PATH nor in /opt/spack or /spack"
+}
+
+# python FILE [ARGUMENT]...: run one of the recipe's Python files with what Spack itself runs on.
+python() {
+    for interpreter in "${SPACK_PYTHON:-}" python3 python; do
+        if [ -n "$interpreter" ] && command -v "$interpreter" >/dev/null; then
+            "$interpreter" "$@"
+            return
+        fi
+    done
+    fail "the base image has no python3"
+}

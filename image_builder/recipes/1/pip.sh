@@ -1,0 +1,22 @@
+# Install Python packages with the environment's own Python. What the view has already is found and used.
+# pip.sh [FOLDER]: the requirements are that folder's own, and may name its files.
+. /run/cic/lib.sh
+[ ! -r /opt/cic/activate.sh ] || . /opt/cic/activate.sh
+export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_INPUT=1
+index=$(site pip_index_url)
+[ -z "$index" ] || export PIP_INDEX_URL="$index"
+
+if ! python3 -m pip --version 2>/dev/null && ! python3 -m ensurepip 2>/dev/null; then
+    command -v apt-get >/dev/null || fail "the base image has no pip, and no apt-get to install it with"
+    apt-get update
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-pip
+    rm -rf /var/lib/apt/lists
+    mkdir -p /var/lib/apt/lists
+fi
+if [ -n "${1:-}" ]; then
+    cd "$1"
+    python3 -m pip install -r requirements.txt
+else
+    python3 -m pip install -r /run/cic/requirements.txt
+fi
