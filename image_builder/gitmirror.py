@@ -522,6 +522,8 @@ def _peel(repo: git.Repo, digest: str) -> str:
         kind = _kind(repo, digest)
         if kind == "commit":
             return digest
+        if not kind:
+            raise ValueError(f"object {digest} is missing")
         if kind != "tag":
             break
         digest = _object(repo, digest, "tag").partition(b"\n")[0].removeprefix(b"object ").decode("ascii")

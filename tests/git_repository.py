@@ -83,13 +83,14 @@ def git_daemon(base: Path) -> Iterator[str]:
 
 
 class GitHttpServer(http.server.ThreadingHTTPServer):
-    """`git http-backend` behind HTTP Basic. `seen` holds the Authorization header of each request."""
+    """`git http-backend` behind HTTP Basic. `seen` and `paths` hold each request's Authorization and path."""
 
     def __init__(self, base: Path, user: str, password: str) -> None:
         super().__init__(("127.0.0.1", 0), _GitHttpHandler)
         self.base = base
         self.expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
         self.seen: list[str | None] = []
+        self.paths: list[str] = []
 
     @contextlib.contextmanager
     def running(self) -> Iterator[GitHttpServer]:
@@ -107,6 +108,7 @@ class _GitHttpHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.seen.append(self.headers.get("Authorization"))
+        self.server.paths.append(self.path)
         if self.headers.get("Authorization") != self.server.expected:
             self.send_response(401)
             self.send_header("WWW-Authenticate", "Basic")
