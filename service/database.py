@@ -1,0 +1,190 @@
+"""The database: where it lies, how connections behave, and how its tables come to be.
+
+Readers never wait for a writer (WAL), and a writer takes its place at once: `writing(engine)` begins a transaction
+with BEGIN IMMEDIATE, so that two of them queue instead of failing half-way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import sqlalchemy as sa
+from flask import Flask, current_app, has_app_context
+from flask_migrate import Migrate, stamp, upgrade
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.engine import Connection, Engine
+
+from config import load_settings
+from image_builder.errors import ErrorCode, Misconfigured, Unavailable
+
+PROJECT = Path(__file__).resolve().parent.parent
+MIGRATIONS = PROJECT / "migrations"
+HEAD = "0001"
+"""The newest migration; a test holds it against the folder."""
+
+BUSY_TIMEOUT_S = 30.0
+WRITING = "cic_writing"
+VERSION_TABLE = "alembic_version"
+
+
+class UtcTime(sa.types.TypeDecorator[datetime.datetime]):
+    """A moment in UTC: aware in Python, whatever the database keeps."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime.datetime | None, dialect: sa.Dialect) -> datetime.datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime.datetime | None, dialect: sa.Dialect) -> datetime.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=datetime.timezone.utc) if value.tzinfo is None else value.astimezone(
+            datetime.timezone.utc)
+
+
+def now() -> datetime.datetime:
+    """The present moment, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+class Database(SQLAlchemy):
+    """Flask-SQLAlchemy whose `create_all` and `drop_all` also work in a bare interpreter.
+
+    Without an application they use the configured database. Tables made that way carry the newest migration's stamp.
+    """
+
+    def create_all(self, bind_key: Any = "__all__") -> None:
+        with _application(self):
+            super().create_all(bind_key)
+            stamp(directory=str(MIGRATIONS))
+
+    def drop_all(self, bind_key: Any = "__all__") -> None:
+        with _application(self):
+            super().drop_all(bind_key)
+            with writing(self.engine) as connection:
+                connection.execute(sa.text(f"DROP TABLE IF EXISTS {VERSION_TABLE}"))
+
+    def _make_engine(self, bind_key: str | None, options: dict[str, Any], app: Flask) -> Engine:
+        return make_engine(options["url"])
+
+
+db = Database()
+migrate = Migrate(db=db, directory=str(MIGRATIONS))
+
+
+def init_database(app: Flask, url: str) -> None:
+    """Connect an application to the database at `url`."""
+    import service.models  # noqa: F401  the tables register themselves
+
+    app.config["SQLALCHEMY_DATABASE_URI"] = database_url(url)
+    db.init_app(app)
+    migrate.init_app(app, db)
+
+
+def database_url(url: str) -> sa.URL:
+    """The URL with a relative SQLite path made absolute.
+
+    `sqlite:///db.sqlite` lies beside `builder_service.py`, whatever the working directory: there the first versions
+    of this service had it, which ran on a Flask-SQLAlchemy that counted from the application's own folder.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise Misconfigured("database is not a URL.", hint="Write for example sqlite:///db.sqlite.") from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
+        return parsed.set(database=str(PROJECT / parsed.database))
+    return parsed
+
+
+def make_engine(url: str | sa.URL) -> Engine:
+    """An engine whose connections wait for each other instead of failing."""
+    parsed = database_url(url) if isinstance(url, str) else url
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=60)
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(parsed, pool_size=10, max_overflow=100,
+                              connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin where we say so, see _begin_sqlite
+    for pragma in (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "journal_mode=WAL", "synchronous=NORMAL",
+                   "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITING, True)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextlib.contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that may write. It is committed when the block ends, and rolled back when it fails."""
+    with _translated(), engine.execution_options(**{WRITING: True}).begin() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection for single questions; each sees what was committed last."""
+    with _translated(), engine.connect() as plain:
+        yield plain.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """A database that does not answer is `Unavailable`, not a fault of the program."""
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        raise Unavailable("The database does not answer.", hint="Try again in a while.",
+                          code=ErrorCode.INTERNAL) from error
+
+
+def bring_up_to_date(app: Flask, lock: Path) -> None:
+    """Make or upgrade the tables. Processes that start together take turns through the file `lock`."""
+    with app.app_context():
+        if _version(db.engine) == HEAD:
+            return
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(lock):
+            version = _version(db.engine)
+            if version == HEAD:
+                return
+            if version is None and "users" in sa.inspect(db.engine).get_table_names():
+                raise Misconfigured("The database holds tables that another program made.",
+                                    hint="Name another one with `database`, or move that file away.")
+            upgrade(directory=str(MIGRATIONS))
+
+
+def _version(engine: Engine) -> str | None:
+    """The migration that the database stands at, or None where there is none."""
+    with reading(engine) as connection:
+        if not sa.inspect(connection).has_table(VERSION_TABLE):
+            return None
+        return connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
+
+
+@contextlib.contextmanager
+def _application(database: Database) -> Iterator[None]:
+    """The present application, or in a bare interpreter one that knows the configured database and no more."""
+    if has_app_context() and current_app.extensions.get("sqlalchemy") is database:
+        yield
+        return
+    app = Flask("builder_service", root_path=str(PROJECT))
+    init_database(app, load_settings().service.database)
+    with app.app_context():
+        yield

@@ -1,0 +1,141 @@
+"""The tables: columns, keys and indexes only.
+
+A **build** is what one user asked for; it points at a **run**, which makes one identity. A build's own `state` is set
+when it has ended; until then it stands where its run stands.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from image_builder.state import ACTIVE, BuildState
+from service.database import UtcTime, db, now
+
+Time = UtcTime()
+State = sa.Enum(BuildState, native_enum=False, length=16, create_constraint=False)
+IS_ACTIVE = "state IN ({})".format(", ".join(f"'{state.value}'" for state in BuildState if state in ACTIVE))
+
+
+class User(db.Model):  # type: ignore[name-defined,misc]
+    """Who may use the service. `credential_version` grows whenever what proves the user changes."""
+
+    __tablename__ = "users"
+    __table_args__ = (sa.Index("one_user_of_a_name", sa.text("lower(name)"), unique=True),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    password_hash: Mapped[str] = mapped_column(sa.String(256))
+    is_admin: Mapped[bool] = mapped_column(default=False)
+    is_active: Mapped[bool] = mapped_column(default=True)
+    is_confirmed: Mapped[bool] = mapped_column(default=True)
+    credential_version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
+class Token(db.Model):  # type: ignore[name-defined,misc]
+    """A secret that stands for a user; only its digest is kept."""
+
+    __tablename__ = "tokens"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(sa.String(100))
+    digest: Mapped[str] = mapped_column(sa.String(64), unique=True)
+    scopes: Mapped[list[str]] = mapped_column(sa.JSON)
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+    expires_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    last_used_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+
+
+class Run(db.Model):  # type: ignore[name-defined,misc]
+    """The work that makes one identity. `join_key` is what requests must share to share the run while it is active."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        sa.Index("one_active_run", "join_key", unique=True, sqlite_where=sa.text(IS_ACTIVE),
+                 postgresql_where=sa.text(IS_ACTIVE)),
+        sa.Index("runs_by_state", "state", "created_at"),
+        sa.Index("runs_by_identity", "identity", "ended_at"),
+    )
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True)
+    join_key: Mapped[str] = mapped_column(sa.String(100))
+    identity: Mapped[str | None] = mapped_column(sa.String(100))
+    user_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id", ondelete="SET NULL"))
+    platform: Mapped[str] = mapped_column(sa.String(40))
+    force: Mapped[bool] = mapped_column(default=False)
+    state: Mapped[BuildState] = mapped_column(State)
+    stage: Mapped[str | None] = mapped_column(sa.String(40))
+    message: Mapped[str | None] = mapped_column(sa.Text)
+    hint: Mapped[str | None] = mapped_column(sa.Text)
+    error_code: Mapped[str | None] = mapped_column(sa.String(40))
+    progress_done: Mapped[int | None]
+    progress_total: Mapped[int | None]
+    progress_what: Mapped[str | None] = mapped_column(sa.String(200))
+    worker: Mapped[str | None] = mapped_column(sa.String(100), index=True)
+    heartbeat_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    attempts: Mapped[int] = mapped_column(default=0)
+    retries: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime.datetime | None] = mapped_column(Time)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+    started_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    building_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    converting_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    ended_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    audit: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
+
+
+class Build(db.Model):  # type: ignore[name-defined,misc]
+    """What one user asked for, under which names, and which file came of it."""
+
+    __tablename__ = "builds"
+    __table_args__ = (sa.Index("builds_by_user", "user_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(sa.String(36), primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
+    run_id: Mapped[str] = mapped_column(sa.ForeignKey("runs.id"), index=True)
+    request: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    inputs: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    image_id: Mapped[str] = mapped_column(sa.String(500))
+    filename: Mapped[str | None] = mapped_column(sa.String(255))
+    engine: Mapped[str] = mapped_column(sa.String(20))
+    push: Mapped[bool] = mapped_column(default=False)
+    warnings: Mapped[list[str]] = mapped_column(sa.JSON)
+    state: Mapped[BuildState | None] = mapped_column(State)
+    message: Mapped[str | None] = mapped_column(sa.Text)
+    hint: Mapped[str | None] = mapped_column(sa.Text)
+    error_code: Mapped[str | None] = mapped_column(sa.String(40))
+    sha256: Mapped[str | None] = mapped_column(sa.String(64), index=True)
+    size_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
+    pushed_digest: Mapped[str | None] = mapped_column(sa.String(100))
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+    ended_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    deleted_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+
+
+class FailedLogin(db.Model):  # type: ignore[name-defined,misc]
+    """How often somebody failed to log in of late; `key` says who, from where."""
+
+    __tablename__ = "failed_logins"
+
+    key: Mapped[str] = mapped_column(sa.String(200), primary_key=True)
+    count: Mapped[int] = mapped_column(default=0)
+    until: Mapped[datetime.datetime] = mapped_column(Time)
+
+
+class AuditEvent(db.Model):  # type: ignore[name-defined,misc]
+    """Who did what, when. The user's name stays when the user goes."""
+
+    __tablename__ = "audit_events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime.datetime] = mapped_column(Time, default=now, index=True)
+    user: Mapped[str | None] = mapped_column(sa.String(64))
+    action: Mapped[str] = mapped_column(sa.String(40))
+    subject: Mapped[str | None] = mapped_column(sa.String(300))
+    address: Mapped[str | None] = mapped_column(sa.String(64))

@@ -1,0 +1,459 @@
+"""Builds and runs in the database: the only writer of a state.
+
+Every move is `UPDATE … WHERE id AND state`, for a worker also `AND worker`: when no row changed, somebody else was
+there first, and the caller stops. Works on plain connections, with or without an application.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, Row
+
+from image_builder.errors import CicError, ErrorCode, LimitReached
+from image_builder.state import ACTIVE, TERMINAL, BuildState, may_move
+from service.database import now, reading, writing
+from service.models import AuditEvent, Build, Run, User
+
+RUNS: sa.Table = Run.__table__
+BUILDS: sa.Table = Build.__table__
+USERS: sa.Table = User.__table__
+AUDIT: sa.Table = AuditEvent.__table__
+
+RUNNING = ACTIVE - {BuildState.PENDING}
+STATUS = sa.func.coalesce(BUILDS.c.state, RUNS.c.state)
+"""Where a build stands: its own end, else its run's state."""
+
+_SHOWN = (
+    BUILDS.c.id, BUILDS.c.user_id, BUILDS.c.run_id, BUILDS.c.request, BUILDS.c.image_id, BUILDS.c.filename,
+    BUILDS.c.push, BUILDS.c.warnings, BUILDS.c.state.label("own_state"), BUILDS.c.message, BUILDS.c.hint,
+    BUILDS.c.error_code, BUILDS.c.sha256, BUILDS.c.size_bytes, BUILDS.c.pushed_digest, BUILDS.c.created_at,
+    BUILDS.c.ended_at, RUNS.c.identity, RUNS.c.state.label("run_state"), RUNS.c.stage,
+    RUNS.c.message.label("run_message"), RUNS.c.progress_done, RUNS.c.progress_total, RUNS.c.progress_what,
+    RUNS.c.started_at, RUNS.c.building_at, RUNS.c.converting_at, RUNS.c.audit)
+SHOWN = sa.select(*_SHOWN).join_from(BUILDS, RUNS, BUILDS.c.run_id == RUNS.c.id)
+_SHOW_ONE = SHOWN.where(BUILDS.c.id == sa.bindparam("build_id"), BUILDS.c.deleted_at.is_(None))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NewBuild:
+    """An accepted request, as it is written down. `request` and `inputs` are JSON objects."""
+
+    user_id: int
+    request: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    join_key: str
+    identity: str | None
+    platform: str
+    force: bool
+    image_id: str
+    filename: str | None
+    engine: str
+    push: bool
+    warnings: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """What some builds of one run get: the same names, and pushed or not. `request` and `inputs` are one of theirs."""
+
+    build_ids: tuple[str, ...]
+    request: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a build was given."""
+
+    identity: str
+    filename: str | None
+    sha256: str | None
+    size_bytes: int | None
+    pushed_digest: str | None
+    audit: Mapping[str, Any] | None
+    warnings: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one user may have at a time."""
+
+    active_builds: int
+    queued_builds: int
+    stored_bytes: int | None = None
+
+
+class ClaimLost(Exception):
+    """The run is no longer this worker's: somebody else has it, or it has ended."""
+
+
+def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> str:
+    """Write a build down and return its id; it joins the active run that makes the same thing, if there is one.
+
+    Raises `LimitReached` (`QUOTA_EXCEEDED`) when the user has too much already.
+    """
+    for _ in range(5):
+        try:
+            with writing(engine) as connection:
+                _check_limits(connection, new.user_id, limits)
+                run_id = _active_run(connection, new) or _insert_run(connection, new)
+                return _insert_build(connection, new, run_id)
+        except sa.exc.IntegrityError:  # another writer made the run meanwhile (not on SQLite, where writers queue)
+            continue
+    raise LimitReached("Too many requests for the same image at once.", hint="Try again.")
+
+
+def create_finished(engine: Engine, new: NewBuild, limits: Limits, outcome: Outcome) -> str:
+    """Write down a build of something that exists already: FINISHED from the beginning."""
+    with writing(engine) as connection:
+        _check_limits(connection, new.user_id, limits)
+        run_id = _finished_run(connection, outcome.identity)
+        if run_id is None:
+            run_id = _insert_run(connection, new, state=BuildState.FINISHED, started_at=now(), ended_at=now())
+        return _insert_build(connection, new, run_id, state=BuildState.FINISHED, ended_at=now(),
+                             sha256=outcome.sha256, size_bytes=outcome.size_bytes,
+                             pushed_digest=outcome.pushed_digest)
+
+
+def build(engine: Engine, build_id: str) -> Row[Any] | None:
+    """A build with its run, as `SHOWN` has them."""
+    with reading(engine) as connection:
+        return connection.execute(_SHOW_ONE, {"build_id": build_id}).first()
+
+
+def builds_of(engine: Engine, user_id: int, *, status: BuildState | None = None, page: int = 1,
+              per_page: int = 20) -> tuple[list[Row[Any]], int]:
+    """A page of a user's builds, newest first, and how many there are."""
+    chosen = [BUILDS.c.user_id == user_id, BUILDS.c.deleted_at.is_(None)]
+    if status is not None:
+        chosen.append(STATUS == status)
+    counted = sa.select(sa.func.count()).select_from(BUILDS.join(RUNS, BUILDS.c.run_id == RUNS.c.id)).where(*chosen)
+    rows = SHOWN.where(*chosen).order_by(BUILDS.c.created_at.desc(), BUILDS.c.id).limit(per_page).offset(
+        (page - 1) * per_page)
+    with reading(engine) as connection:
+        return list(connection.execute(rows)), connection.scalar(counted) or 0
+
+
+def withdraw(engine: Engine, build_id: str, reason: str) -> str | None:
+    """End a build as cancelled. Returns the id of its run if that is to stop, as nobody wants it any more.
+
+    A build that has ended stays as it is.
+    """
+    with writing(engine) as connection:
+        run_id = connection.scalar(sa.select(BUILDS.c.run_id).where(BUILDS.c.id == build_id))
+        ended = connection.execute(BUILDS.update().where(
+            BUILDS.c.id == build_id, BUILDS.c.state.is_(None),
+            sa.exists().where(RUNS.c.id == BUILDS.c.run_id, RUNS.c.state.in_(ACTIVE))).values(
+                state=BuildState.FAILED, error_code=ErrorCode.CANCELLED.value, message=reason, ended_at=now()))
+        if run_id is None or not ended.rowcount or _wanted(connection, run_id):
+            return None
+        connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(cancel_requested=True))
+        connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state == BuildState.PENDING).values(
+            state=BuildState.FAILED, error_code=ErrorCode.CANCELLED.value, message=reason, ended_at=now()))
+        return str(run_id)
+
+
+def delete_build(engine: Engine, build_id: str) -> bool:
+    """Hide an ended build from its user. False while it has not ended."""
+    with writing(engine) as connection:
+        return bool(connection.execute(BUILDS.update().where(
+            BUILDS.c.id == build_id, BUILDS.c.state.is_not(None)).values(deleted_at=now())).rowcount)
+
+
+def claim(engine: Engine, worker: str, *, max_active_per_user: int,
+          platforms: Collection[str] | None = None) -> str | None:
+    """Take the next pending run for `worker` and return its id; None when there is nothing to do.
+
+    Users take turns: first who has the fewest runs going on, then who was served longest ago, then whose run waits
+    longest. `platforms` are those that the worker can build for; None: all.
+    """
+    with writing(engine) as connection:
+        run_id = connection.scalar(_next_run(max_active_per_user, platforms))
+        if run_id is None:
+            return None
+        taken = connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state == BuildState.PENDING).values(
+            state=BuildState.STARTED, worker=worker, heartbeat_at=now(), attempts=RUNS.c.attempts + 1,
+            started_at=now(), building_at=None, converting_at=None, not_before=None, stage="prepare", message=None,
+            progress_done=None, progress_total=None, progress_what=None))
+        return str(run_id) if taken.rowcount else None
+
+
+def next_delivery(engine: Engine, run_id: str, worker: str) -> Delivery | None:
+    """What to make next for those who still want something of the run; None when all have what they asked for."""
+    with reading(engine) as connection:
+        _check_claim(connection, run_id, worker)
+        rows = connection.execute(_wanting(run_id, BUILDS.c.id, BUILDS.c.request, BUILDS.c.inputs, BUILDS.c.image_id,
+                                           BUILDS.c.filename, BUILDS.c.push)).all()
+    if not rows:
+        return None
+    first = rows[0]
+    same = [row.id for row in rows if (row.image_id, row.filename, row.push) == (
+        first.image_id, first.filename, first.push)]
+    return Delivery(build_ids=tuple(same), request=first.request, inputs=first.inputs)
+
+
+def deliver(engine: Engine, run_id: str, worker: str, delivery: Delivery, outcome: Outcome) -> None:
+    """End the builds of a delivery as FINISHED. Raises `ClaimLost`."""
+    with writing(engine) as connection:
+        _check_claim(connection, run_id, worker)
+        connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(
+            identity=outcome.identity, audit=dict(outcome.audit) if outcome.audit is not None else None))
+        connection.execute(BUILDS.update().where(BUILDS.c.id.in_(delivery.build_ids), BUILDS.c.state.is_(None)).values(
+            state=BuildState.FINISHED, filename=outcome.filename, sha256=outcome.sha256,
+            size_bytes=outcome.size_bytes, pushed_digest=outcome.pushed_digest, warnings=list(outcome.warnings),
+            ended_at=now()))
+
+
+def fail_delivery(engine: Engine, run_id: str, worker: str, delivery: Delivery, error: CicError) -> None:
+    """End the builds of one delivery as FAILED; those of the others go on. Raises `ClaimLost`."""
+    with writing(engine) as connection:
+        _check_claim(connection, run_id, worker)
+        connection.execute(BUILDS.update().where(BUILDS.c.id.in_(delivery.build_ids), BUILDS.c.state.is_(None)).values(
+            **_failure(error), ended_at=now()))
+
+
+def finish(engine: Engine, run_id: str, worker: str) -> bool:
+    """End a run whose builds have all ended. False when somebody joined meanwhile. Raises `ClaimLost`."""
+    with writing(engine) as connection:
+        state = _check_claim(connection, run_id, worker)
+        if _wanted(connection, run_id):
+            return False
+        finished = connection.scalar(sa.select(sa.exists().where(
+            BUILDS.c.run_id == run_id, BUILDS.c.state == BuildState.FINISHED)))
+        values: dict[str, Any] = {"state": BuildState.FINISHED, "ended_at": now()}
+        if not finished:
+            last = connection.execute(sa.select(BUILDS.c.message, BUILDS.c.hint, BUILDS.c.error_code).where(
+                BUILDS.c.run_id == run_id).order_by(BUILDS.c.ended_at.desc()).limit(1)).first()
+            values |= {"state": BuildState.FAILED} | (dict(last._mapping) if last else {})
+        connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state == state).values(**values))
+        return True
+
+
+def fail(engine: Engine, run_id: str, worker: str | None, error: CicError) -> None:
+    """End a run, and every build that waits for it, as FAILED. `worker` None: whoever has it. Raises `ClaimLost`."""
+    with writing(engine) as connection:
+        if worker is not None:
+            _check_claim(connection, run_id, worker)
+        _fail(connection, run_id, error)
+
+
+def hand_back(engine: Engine, run_id: str, worker: str) -> None:
+    """Queue a run again that a stopping worker could not finish; the attempt does not count. Raises `ClaimLost`."""
+    with writing(engine) as connection:
+        _check_claim(connection, run_id, worker)
+        _queue_again(connection, run_id, attempts=RUNS.c.attempts - 1)
+
+
+def retry_later(engine: Engine, run_id: str, worker: str, error: CicError, *, delay_s: float, max_retries: int) -> bool:
+    """Queue a run again that failed for a passing reason. False when that was done often enough. Raises `ClaimLost`."""
+    with writing(engine) as connection:
+        _check_claim(connection, run_id, worker)
+        retries = connection.scalar(sa.select(RUNS.c.retries).where(RUNS.c.id == run_id)) or 0
+        if retries >= max_retries:
+            return False
+        later = now() + datetime.timedelta(seconds=delay_s * 3**retries)
+        _queue_again(connection, run_id, attempts=RUNS.c.attempts - 1, retries=retries + 1, not_before=later,
+                     message=f"{error} It is tried again.")
+        return True
+
+
+def move(engine: Engine, run_id: str, worker: str, state: BuildState, stage: str) -> None:
+    """A run enters a state; a move that the life of a build does not have is none. Raises `ClaimLost`."""
+    times = {BuildState.BUILDING: {"building_at": now()}, BuildState.CONVERTING: {"converting_at": now()}}
+    with writing(engine) as connection:
+        current = _check_claim(connection, run_id, worker)
+        values: dict[str, Any] = {"stage": stage, "heartbeat_at": now()}
+        if may_move(current, state) and state not in (BuildState.PENDING, *TERMINAL):
+            values |= {"state": state} | times.get(state, {})
+        connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state == current).values(**values))
+
+
+def progress(engine: Engine, run_id: str, worker: str, done: int, total: int, what: str) -> None:
+    """How far a run's install is."""
+    with writing(engine) as connection:
+        connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.worker == worker).values(
+            progress_done=done, progress_total=total, progress_what=what[:200], stage="install"))
+
+
+def heartbeat(engine: Engine, worker: str) -> dict[str, bool]:
+    """Say that `worker` lives; returns its runs, each with whether it is to be cancelled."""
+    with writing(engine) as connection:
+        mine = (RUNS.c.worker == worker, RUNS.c.state.in_(RUNNING))
+        connection.execute(RUNS.update().where(*mine).values(heartbeat_at=now()))
+        rows = connection.execute(sa.select(RUNS.c.id, RUNS.c.cancel_requested).where(*mine))
+        return {row.id: row.cancel_requested for row in rows}
+
+
+def cancel_requests(engine: Engine, worker: str) -> dict[str, bool]:
+    """The worker's runs, each with whether it is to be cancelled, without writing anything."""
+    with reading(engine) as connection:
+        rows = connection.execute(sa.select(RUNS.c.id, RUNS.c.cancel_requested).where(
+            RUNS.c.worker == worker, RUNS.c.state.in_(RUNNING)))
+        return {row.id: row.cancel_requested for row in rows}
+
+
+def reconcile(engine: Engine, *, host: str, worker: str, lost_after_s: float, max_attempts: int) -> int:
+    """Take runs from workers that are gone: queue them again, or fail them after `max_attempts`; returns how many.
+
+    Gone is every other worker of this `host` (there is one at a time), and one elsewhere without a heartbeat.
+    """
+    silent_since = now() - datetime.timedelta(seconds=lost_after_s)
+    gone = sa.and_(RUNS.c.state.in_(RUNNING), RUNS.c.worker != worker, sa.or_(
+        RUNS.c.worker.startswith(f"{host}:", autoescape=True), RUNS.c.heartbeat_at < silent_since))
+    with reading(engine) as connection:
+        if not connection.scalar(sa.select(sa.exists().where(gone))):
+            return 0
+    with writing(engine) as connection:
+        rows = connection.execute(sa.select(RUNS.c.id, RUNS.c.attempts).where(gone)).all()
+        for row in rows:
+            if not _wanted(connection, row.id):
+                _fail(connection, row.id, LimitReached("The build was cancelled.", code=ErrorCode.CANCELLED))
+            elif row.attempts < max_attempts:
+                _queue_again(connection, row.id)
+            else:
+                _fail(connection, row.id, LimitReached(
+                    f"The build's worker died {row.attempts} times, most recently without a word.",
+                    hint="Ask the operator to look into the service's log.", code=ErrorCode.LOST_WORKER))
+        return len(rows)
+
+
+def is_idle(engine: Engine) -> bool:
+    """Whether no run is pending or going on."""
+    with reading(engine) as connection:
+        return not connection.scalar(sa.select(sa.exists().where(RUNS.c.state.in_(ACTIVE))))
+
+
+def finished_build(engine: Engine, identity: str, image_id: str) -> Row[Any] | None:
+    """The newest build of this identity under this name that ended well."""
+    with reading(engine) as connection:
+        return connection.execute(SHOWN.where(
+            RUNS.c.identity == identity, BUILDS.c.image_id == image_id,
+            BUILDS.c.state == BuildState.FINISHED).order_by(BUILDS.c.ended_at.desc()).limit(1)).first()
+
+
+def note(engine: Engine, *, user: str | None, action: str, subject: str | None = None,
+         address: str | None = None) -> None:
+    """Write down who did what."""
+    with writing(engine) as connection:
+        connection.execute(AUDIT.insert().values(at=now(), user=user, action=action, subject=(subject or "")[:300] or None,
+                                                 address=address))
+
+
+def _check_limits(connection: Connection, user_id: int, limits: Limits) -> None:
+    queued = connection.scalar(sa.select(sa.func.count()).select_from(BUILDS).where(
+        BUILDS.c.user_id == user_id, BUILDS.c.state.is_(None))) or 0
+    if queued >= limits.queued_builds:
+        raise LimitReached(f"You have {queued} builds that have not ended, and may have {limits.queued_builds}.",
+                           hint="Wait until some have ended, or cancel some.", code=ErrorCode.QUOTA_EXCEEDED)
+    if limits.stored_bytes is None:
+        return
+    files = sa.select(BUILDS.c.sha256, sa.func.max(BUILDS.c.size_bytes).label("size_bytes")).where(
+        BUILDS.c.user_id == user_id, BUILDS.c.sha256.is_not(None), BUILDS.c.deleted_at.is_(None)).group_by(
+            BUILDS.c.sha256).subquery()
+    stored_bytes = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(files.c.size_bytes), 0))) or 0
+    if stored_bytes >= limits.stored_bytes:
+        raise LimitReached(f"Your images take {stored_bytes} bytes, and may take {limits.stored_bytes}.",
+                           hint="Delete builds that you do not need any more.", code=ErrorCode.QUOTA_EXCEEDED)
+
+
+def _active_run(connection: Connection, new: NewBuild) -> str | None:
+    """The run to join. A run that is being cancelled is joined by nobody; a forced one serves everybody."""
+    keys = (new.join_key,) if new.force else (new.join_key, forced(new.join_key))
+    found: str | None = connection.scalar(sa.select(RUNS.c.id).where(
+        RUNS.c.join_key.in_(keys), RUNS.c.state.in_(ACTIVE), RUNS.c.cancel_requested.is_(False)).order_by(
+            RUNS.c.force).limit(1))
+    return found
+
+
+def forced(join_key: str) -> str:
+    """The join key of a run that uses nothing made before."""
+    return f"{join_key}:force"
+
+
+def _finished_run(connection: Connection, identity: str) -> str | None:
+    found: str | None = connection.scalar(sa.select(RUNS.c.id).where(
+        RUNS.c.identity == identity, RUNS.c.state == BuildState.FINISHED).order_by(RUNS.c.ended_at.desc()).limit(1))
+    return found
+
+
+def _insert_run(connection: Connection, new: NewBuild, *, state: BuildState = BuildState.PENDING, **more: Any) -> str:
+    run_id = str(uuid.uuid4())
+    connection.execute(RUNS.update().where(  # what is being cancelled gives its place away
+        RUNS.c.join_key == new.join_key, RUNS.c.state.in_(ACTIVE), RUNS.c.cancel_requested).values(
+            join_key=f"{new.join_key[:60]}:{run_id}"))
+    connection.execute(RUNS.insert().values(
+        id=run_id, join_key=new.join_key, identity=new.identity, user_id=new.user_id, platform=new.platform,
+        force=new.force, state=state, attempts=0, retries=0, cancel_requested=False, created_at=now(), **more))
+    return run_id
+
+
+def _insert_build(connection: Connection, new: NewBuild, run_id: str, **more: Any) -> str:
+    build_id = str(uuid.uuid4())
+    connection.execute(BUILDS.insert().values(
+        id=build_id, user_id=new.user_id, run_id=run_id, request=dict(new.request), inputs=dict(new.inputs),
+        image_id=new.image_id, filename=new.filename, engine=new.engine, push=new.push, warnings=list(new.warnings),
+        created_at=now(), **more))
+    return build_id
+
+
+def _next_run(max_active_per_user: int, platforms: Collection[str] | None) -> sa.Select[Any]:
+    other = RUNS.alias("other")
+    load = sa.select(
+        other.c.user_id, sa.func.sum(sa.case((other.c.state.in_(RUNNING), 1), else_=0)).label("running"),
+        sa.func.max(other.c.started_at).label("served_at")).group_by(other.c.user_id).subquery()
+    running = sa.func.coalesce(load.c.running, 0)
+    chosen = [RUNS.c.state == BuildState.PENDING, running < max_active_per_user,
+              sa.or_(RUNS.c.not_before.is_(None), RUNS.c.not_before <= now())]
+    if platforms is not None:
+        chosen.append(RUNS.c.platform.in_(platforms))
+    return sa.select(RUNS.c.id).select_from(RUNS.outerjoin(load, load.c.user_id == RUNS.c.user_id)).where(
+        *chosen).order_by(running, load.c.served_at.asc().nulls_first(), RUNS.c.created_at, RUNS.c.id).limit(1)
+
+
+def _wanting(run_id: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """The builds that wait for something of a run, the oldest first."""
+    return sa.select(*columns).where(BUILDS.c.run_id == run_id, BUILDS.c.state.is_(None)).order_by(
+        BUILDS.c.created_at, BUILDS.c.id)
+
+
+def _wanted(connection: Connection, run_id: str) -> bool:
+    return connection.execute(_wanting(run_id, BUILDS.c.id).limit(1)).first() is not None
+
+
+def _check_claim(connection: Connection, run_id: str, worker: str) -> BuildState:
+    """The run's state, if it is this worker's and has not ended; else `ClaimLost`."""
+    row = connection.execute(sa.select(RUNS.c.state, RUNS.c.worker).where(RUNS.c.id == run_id)).first()
+    if row is None or row.worker != worker or row.state not in RUNNING:
+        raise ClaimLost(run_id)
+    state: BuildState = row.state
+    return state
+
+
+def _queue_again(connection: Connection, run_id: str, **values: Any) -> None:
+    connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state.in_(RUNNING)).values(**{
+        "state": BuildState.PENDING, "worker": None, "heartbeat_at": None, "stage": None, "progress_done": None,
+        "progress_total": None, "progress_what": None} | values))
+
+
+def _fail(connection: Connection, run_id: str, error: CicError) -> None:
+    values = _failure(error) | {"ended_at": now()}
+    connection.execute(BUILDS.update().where(BUILDS.c.run_id == run_id, BUILDS.c.state.is_(None)).values(**values))
+    connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state.in_(ACTIVE)).values(**values))
+
+
+def _failure(error: CicError) -> dict[str, Any]:
+    excerpt = "\n".join(getattr(error, "excerpt", ()))
+    return {"state": BuildState.FAILED, "error_code": error.code.value, "hint": error.hint or None,
+            "message": f"{error.message}\n{excerpt}" if excerpt else error.message}
+
+
+def anything_pending() -> bool:
+    """Whether some run waits to be claimed. Takes no lock."""
+    with reading() as session:
+        return session.scalar(select(Run.id).where(Run.state == BuildState.PENDING.value).limit(1)) is not None
