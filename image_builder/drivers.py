@@ -1,0 +1,51 @@
+"""Which GPU drivers can run what a GPU runtime made. Pure; the facts are in `data/drivers.yaml`."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import yaml
+
+Version = tuple[int, ...]
+
+
+@functools.cache
+def facts() -> Mapping[str, Any]:
+    """The data file: `cuda`, `cuda_family`, `rocm_releases`, `rocm_distance`."""
+    text = resources.files("image_builder").joinpath("data/drivers.yaml").read_text("utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def version(text: str) -> Version:
+    """The numbers of a version, to compare: `570.26` -> (570, 26)."""
+    return tuple(map(int, re.findall(r"\d+", text)))
+
+
+def toolkit_driver(cuda: str) -> str | None:
+    """The driver that came with a CUDA release (`12.8.1`), or None where the table has none."""
+    found: str | None = facts()["cuda"].get(_release(cuda))
+    return found
+
+
+def minimal_driver(cuda: str) -> str | None:
+    """The oldest driver that runs programs of a CUDA release: its family's oldest, before CUDA 11 its own."""
+    family: str | None = facts()["cuda_family"].get(cuda.split(".")[0])
+    return family or toolkit_driver(cuda)
+
+
+def rocm_fits(image: str, host: str) -> bool | None:
+    """Whether ROCm `image` (user space) is supported on a host with the driver of ROCm `host`; None: nobody said."""
+    releases: list[str] = facts()["rocm_releases"]
+    if _release(image) not in releases or _release(host) not in releases:
+        return None
+    distance = abs(releases.index(_release(image)) - releases.index(_release(host)))
+    return bool(distance <= facts()["rocm_distance"])
+
+
+def _release(text: str) -> str:
+    return ".".join(text.split(".")[:2])
