@@ -32,6 +32,7 @@ _URL_SHAPE = re.compile(r"[!-~]+\Z")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _SCP_LIKE = re.compile(rf"(?:{_USER}@)?[A-Za-z0-9][A-Za-z0-9.-]*:[^:].*\Z")
+_SCHEME_NAMES = frozenset({"http", "https", "ssh", "git", "file", "ftp", "ftps", "ext", "fd"})
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _SYSTEM_CA_FOLDER = Path("/etc/ssl/certs")
 
@@ -97,7 +98,7 @@ def parse_url(text: str, schemes: Sequence[str] = DEFAULT_SCHEMES) -> GitUrl:
         if host not in ("", "localhost") or not parts.path.startswith("/"):
             raise BadGitUrl("a file URL begins with file:/// and names a folder of this machine")
         return GitUrl(text="file://" + parts.path, scheme=scheme)
-    if not re.match(r"[A-Za-z0-9\[]", host) or not parts.path.strip("/"):
+    if not re.match(r"[A-Za-z0-9:]", host) or not parts.path.strip("/"):
         raise BadGitUrl("it names no host or no repository")
     netloc = f"[{host}]" if ":" in host else host
     netloc += f":{port}" if port else ""
@@ -190,7 +191,7 @@ class RemoteCommits:
 
 
 def _parse_scp_like(text: str, schemes: Sequence[str]) -> GitUrl:
-    if not _SCP_LIKE.match(text):
+    if not _SCP_LIKE.match(text) or text.partition(":")[0].lower() in _SCHEME_NAMES:  # https:/host: a typing error
         raise BadGitUrl("it is not a git URL")
     _check_scheme("ssh", schemes)
     return GitUrl(text=text, scheme="ssh")

@@ -13,8 +13,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-IDENTITY = {"GIT_AUTHOR_NAME": "tester", "GIT_AUTHOR_EMAIL": "tester@example.org", "GIT_COMMITTER_NAME": "tester",
-            "GIT_COMMITTER_EMAIL": "tester@example.org", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "tester",
+    "GIT_AUTHOR_EMAIL": "tester@example.org",
+    "GIT_COMMITTER_NAME": "tester",
+    "GIT_COMMITTER_EMAIL": "tester@example.org",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+}
 MINIMAL = "spack:\n  specs:\n  - openmpi\n"
 
 
@@ -31,8 +37,13 @@ class GitRepository:
         return f"file://{self.folder}"
 
     def git(self, *arguments: str, stdin: bytes | None = None) -> str:
-        done = subprocess.run(["git", "-C", str(self.folder), *arguments], input=stdin, capture_output=True,
-                              env={**os.environ, **IDENTITY}, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(self.folder), *arguments],
+            input=stdin,
+            capture_output=True,
+            env={**os.environ, **IDENTITY},
+            check=False,
+        )
         assert done.returncode == 0, (arguments, done.stderr)
         return done.stdout.decode().strip()
 
@@ -71,9 +82,22 @@ def git_daemon(base: Path) -> Iterator[str]:
     """Serve the repositories below `base`; gives the URL that they begin with."""
     port = _free_port()
     process = subprocess.Popen(
-        ["git", "daemon", "--listen=127.0.0.1", f"--port={port}", f"--base-path={base}", "--export-all",
-         "--reuseaddr", str(base)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True, env={**os.environ, **IDENTITY})
+        [
+            "git",
+            "daemon",
+            "--listen=127.0.0.1",
+            f"--port={port}",
+            f"--base-path={base}",
+            "--export-all",
+            "--reuseaddr",
+            str(base),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, **IDENTITY},
+    )
     try:
         _wait_for(port)
         yield f"git://127.0.0.1:{port}"
@@ -116,13 +140,21 @@ class _GitHttpHandler(http.server.BaseHTTPRequestHandler):
             return
         path, _, query = self.path.partition("?")
         length = int(self.headers.get("Content-Length") or 0)
-        environment = {**os.environ, **IDENTITY, "GIT_PROJECT_ROOT": str(self.server.base), "GIT_HTTP_EXPORT_ALL": "1",
-                       "PATH_INFO": path, "QUERY_STRING": query, "REQUEST_METHOD": self.command,
-                       "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-                       "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-                       "GIT_PROTOCOL": self.headers.get("Git-Protocol", "")}
-        done = subprocess.run(["git", "http-backend"], input=self.rfile.read(length), capture_output=True,
-                              env=environment, check=False)
+        environment = {
+            **os.environ,
+            **IDENTITY,
+            "GIT_PROJECT_ROOT": str(self.server.base),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "REQUEST_METHOD": self.command,
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+        }
+        done = subprocess.run(
+            ["git", "http-backend"], input=self.rfile.read(length), capture_output=True, env=environment, check=False
+        )
         head, _, body = done.stdout.partition(b"\r\n\r\n")
         self.send_response(200)
         for line in head.decode().split("\r\n"):

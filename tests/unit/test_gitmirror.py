@@ -31,10 +31,14 @@ def upstream(tmp_path: Path) -> GitRepository:
     return repository
 
 
-def mirror_of(url: str, mirrors: Path, **network: object) -> Mirror:
-    return Mirror(Repository(url=parse_url(url), name="workflow registry", key="workflow_repository",
-                             code=ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE), mirrors,
-                  Network(**network))  # type: ignore[arg-type]
+def mirror_of(url: str, mirrors: Path, *, timeout_s: float = 300) -> Mirror:
+    repository = Repository(
+        url=parse_url(url),
+        name="workflow registry",
+        key="workflow_repository",
+        code=ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
+    )
+    return Mirror(repository, mirrors, Network(timeout_s=timeout_s))
 
 
 @pytest.fixture
@@ -99,8 +103,20 @@ def become_a_file(folder: Path) -> None:
     folder.write_text("not a folder")
 
 
-DAMAGES = [remove_objects, empty_objects, cut_packs, spoil_packs, remove_indexes, remove_state, spoil_state, other_state,
-           remove_head, leave_locks, become_a_file, shutil.rmtree]
+DAMAGES = [
+    remove_objects,
+    empty_objects,
+    cut_packs,
+    spoil_packs,
+    remove_indexes,
+    remove_state,
+    spoil_state,
+    other_state,
+    remove_head,
+    leave_locks,
+    become_a_file,
+    shutil.rmtree,
+]
 
 
 def read_all(mirror: Mirror, *, not_before: float, out: Path) -> str:
@@ -114,8 +130,9 @@ def read_all(mirror: Mirror, *, not_before: float, out: Path) -> str:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("moment", ["before a fetch", "before it is read", "while it is open"])
-def test_a_damaged_mirror_is_made_anew(upstream: GitRepository, mirror: Mirror, tmp_path: Path, damage: object,
-                                       moment: str) -> None:
+def test_a_damaged_mirror_is_made_anew(
+    upstream: GitRepository, mirror: Mirror, tmp_path: Path, damage: object, moment: str
+) -> None:
     first = read_all(mirror, not_before=0, out=tmp_path / "first")
     if moment != "while it is open":
         mirror.close()
@@ -131,8 +148,9 @@ def test_a_damaged_mirror_is_made_anew(upstream: GitRepository, mirror: Mirror, 
     mirror.close()
 
 
-def test_a_damaged_mirror_of_a_registry_that_is_gone_is_unavailable(upstream: GitRepository, mirror: Mirror,
-                                                                    tmp_path: Path) -> None:
+def test_a_damaged_mirror_of_a_registry_that_is_gone_is_unavailable(
+    upstream: GitRepository, mirror: Mirror, tmp_path: Path
+) -> None:
     read_all(mirror, not_before=0, out=tmp_path / "first")
     spoil_packs(mirror.folder)
     shutil.rmtree(upstream.folder)
@@ -152,8 +170,12 @@ def test_what_a_killed_process_left_is_cleared(upstream: GitRepository, mirror: 
 
 def test_a_clock_that_was_set_back_does_not_freeze_the_mirror(upstream: GitRepository, tmp_path: Path) -> None:
     now = [2_000_000.0]
-    mirror = Mirror(Repository(url=parse_url(upstream.url), name="r", key="k", code=ErrorCode.CATALOGUE_UNAVAILABLE),
-                    tmp_path / "mirrors", Network(), clock=lambda: now[0])
+    mirror = Mirror(
+        Repository(url=parse_url(upstream.url), name="r", key="k", code=ErrorCode.CATALOGUE_UNAVAILABLE),
+        tmp_path / "mirrors",
+        Network(),
+        clock=lambda: now[0],
+    )
     before = mirror.recent(30).head
     upstream.commit()
     assert mirror.recent(30).head == before
@@ -186,8 +208,15 @@ def test_processes_and_threads_share_one_clone(upstream: GitRepository, tmp_path
     commit = upstream.commit()
     with GitHttpServer(tmp_path, "u", "p").running() as server:
         url = f"http://u:p@127.0.0.1:{server.server_port}/upstream/.git"
-        workers = [subprocess.Popen([sys.executable, "-c", WORKER, url, str(tmp_path / "mirrors")], text=True,
-                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+        workers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WORKER, url, str(tmp_path / "mirrors")],
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            for _ in range(3)
+        ]
         for worker in workers:
             assert worker.stdin is not None
             worker.stdin.close()
@@ -199,7 +228,9 @@ def test_processes_and_threads_share_one_clone(upstream: GitRepository, tmp_path
 
 def test_threads_read_one_mirror_while_it_is_replaced(upstream: GitRepository, mirror: Mirror, tmp_path: Path) -> None:
     first = read_all(mirror, not_before=0, out=tmp_path / "first")
-    trees = {commit: upstream.git("rev-parse", f"{commit}^{{tree}}") for commit in upstream.git("rev-list", "HEAD").split()}
+    trees = {
+        commit: upstream.git("rev-parse", f"{commit}^{{tree}}") for commit in upstream.git("rev-list", "HEAD").split()
+    }
 
     def read(number: int) -> bool:
         other = mirror_of(upstream.url, tmp_path / "mirrors")
@@ -264,7 +295,9 @@ def git_processes(port: int) -> list[str]:
     return found
 
 
-def test_a_cancelled_fetch_ends_with_its_processes(silent: tuple[SilentServer, threading.Event], tmp_path: Path) -> None:
+def test_a_cancelled_fetch_ends_with_its_processes(
+    silent: tuple[SilentServer, threading.Event], tmp_path: Path
+) -> None:
     server, connected = silent
     cancel = CancelToken()
 
@@ -288,13 +321,19 @@ def test_a_registry_that_hangs_is_unavailable(silent: tuple[SilentServer, thread
     assert git_processes(server.port) == []
 
 
-def test_those_who_asked_before_a_fetch_failed_share_its_failure(silent: tuple[SilentServer, threading.Event],
-                                                                 tmp_path: Path) -> None:
+def test_those_who_asked_before_a_fetch_failed_share_its_failure(
+    silent: tuple[SilentServer, threading.Event], tmp_path: Path
+) -> None:
     server, connected = silent
     now = [5.0]
-    mirror = Mirror(Repository(url=parse_url(f"git://127.0.0.1:{server.port}/r"), name="r", key="k",
-                               code=ErrorCode.CATALOGUE_UNAVAILABLE), tmp_path / "mirrors", Network(),
-                    clock=lambda: now[0])
+    mirror = Mirror(
+        Repository(
+            url=parse_url(f"git://127.0.0.1:{server.port}/r"), name="r", key="k", code=ErrorCode.CATALOGUE_UNAVAILABLE
+        ),
+        tmp_path / "mirrors",
+        Network(),
+        clock=lambda: now[0],
+    )
 
     def ask(_: int) -> Unavailable:
         with pytest.raises(Unavailable) as failure:
@@ -330,7 +369,9 @@ def test_cancelling_while_somebody_else_fetches(silent: tuple[SilentServer, thre
     thread.join()
 
 
-def test_a_warm_question_starts_no_process(upstream: GitRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warm_question_starts_no_process(
+    upstream: GitRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def answer() -> tuple[object, ...]:
         resolved = mirror.resolve("main", mirror.recent(3600))
         assert resolved is not None

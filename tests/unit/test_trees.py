@@ -67,34 +67,50 @@ def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert entries_of(tmp_path / "copy") == entries_of(source)
-    modes = {path: (tmp_path / "copy" / path).lstat().st_mode & 0o777 for path in ("plain", "deep/er/tool", "deep", ".")}
+    modes = {
+        path: (tmp_path / "copy" / path).lstat().st_mode & 0o777 for path in ("plain", "deep/er/tool", "deep", ".")
+    }
     assert modes == {"plain": 0o644, "deep/er/tool": 0o755, "deep": 0o755, ".": 0o755}
     times = {path.lstat().st_mtime for path in ((tmp_path / "copy"), *(tmp_path / "copy").rglob("*"))}
     assert times == {trees.MTIME_S}
 
 
-@pytest.mark.parametrize("target", ["file", "./file", "../file", "../deep/../deep/../file", "down/../../file",
-                                    "dangling/x", "self/../file", "a//b/./c"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "file",
+        "./file",
+        "../file",
+        "../deep/../deep/../file",
+        "down/../../file",
+        "dangling/x",
+        "self/../file",
+        "a//b/./c",
+    ],
+)
 def test_a_link_inside_the_folder_is_taken(target: str) -> None:
     trees.check([link("deep/link", target), link("deep/self", "."), entry("file")], PLENTY)
 
 
-@pytest.mark.parametrize(("links", "problem"), [
-    ({"a": "/etc/passwd"}, "leaves the folder"),
-    ({"a": ".."}, "leaves the folder"),
-    ({"a": "../x"}, "leaves the folder"),
-    ({"deep/a": "../../x"}, "leaves the folder"),
-    ({"a": "b/../../x"}, "leaves the folder"),
-    ({"deep/er/up": "../..", "a": "deep/er/up/../x"}, "leaves the folder"),
-    ({"deep/up": "..", "deep/er/up": "../up", "a": "deep/er/up/../x"}, "leaves the folder"),
-    ({"a": "b", "b": "c/d", "c": "../x"}, "leaves the folder"),
-    ({"a": "b", "b": "a"}, "in a circle"),
-    ({"a": "a"}, "in a circle"),
-    ({"a": "a/a/a/a"}, "in a circle"),
-    ({"a": ""}, "nowhere"),
-    ({"a": "x\0y"}, "nowhere"),
-    ({"a": "x" * 5000}, "nowhere"),
-])
+@pytest.mark.parametrize(
+    ("links", "problem"),
+    [
+        ({"a": "/etc/passwd"}, "leaves the folder"),
+        ({"a": ".."}, "leaves the folder"),
+        ({"a": "../x"}, "leaves the folder"),
+        ({"deep/a": "../../x"}, "leaves the folder"),
+        ({"a": "b/../../x"}, "leaves the folder"),
+        ({"deep/er/up": "../..", "a": "deep/er/up/../x"}, "leaves the folder"),
+        ({"deep/up": "..", "deep/er/up": "../up", "a": "deep/er/up/../x"}, "leaves the folder"),
+        ({"a": "b", "b": "c/d", "c": "../x"}, "leaves the folder"),
+        ({"a": "b", "b": "a"}, "in a circle"),
+        ({"a": "a"}, "in a circle"),
+        ({"a": "a/a/a/a"}, "in a circle"),
+        ({"a": ""}, "nowhere"),
+        ({"a": "x\0y"}, "nowhere"),
+        ({"a": "x" * 5000}, "nowhere"),
+    ],
+)
 def test_a_link_out_of_the_folder_is_refused(links: dict[str, str], problem: str) -> None:
     with pytest.raises(BadTree, match=problem):
         trees.check([link(path, target) for path, target in links.items()], PLENTY)
@@ -106,21 +122,48 @@ def test_links_that_multiply_are_refused_quickly() -> None:
         trees.check([link(path, target) for path, target in bomb.items()], PLENTY)
 
 
-@pytest.mark.parametrize("path", [
-    "", "/etc/passwd", "a//b", "a/", "../a", "a/../b", ".", "a/.", "..", ".git", "a/.git/config", ".GIT/x", ".git ", ".git.",
-    "git~1", "new\nline", "tab\there", "nul\0", "\x7f", "n" * 256, "d/" * 100 + "f", "p/" * 90 + "n" * 200 + "/" + "n" * 2000])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        "../a",
+        "a/../b",
+        ".",
+        "a/.",
+        "..",
+        ".git",
+        "a/.git/config",
+        ".GIT/x",
+        ".git ",
+        ".git.",
+        "git~1",
+        "new\nline",
+        "tab\there",
+        "nul\0",
+        "\x7f",
+        "n" * 256,
+        "d/" * 100 + "f",
+        "p/" * 90 + "n" * 200 + "/" + "n" * 2000,
+    ],
+)
 def test_names_that_are_not_taken(path: str) -> None:
     with pytest.raises(BadTree):
         trees.check([entry(path)], PLENTY)
 
 
-@pytest.mark.parametrize(("entries", "problem"), [
-    ([entry("a"), entry("a")], "twice"),
-    ([entry("a", mode=trees.LINK, target="b"), entry("a/file")], "a file and a folder"),
-    ([entry("a"), entry("a/b/c/d")], "a file and a folder"),
-    ([entry("a", mode=trees.SUBMODULE)], "submodule"),
-    ([entry("a", mode=0o100666)], "unknown mode 100666"),
-])
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        ([entry("a"), entry("a")], "twice"),
+        ([entry("a", mode=trees.LINK, target="b"), entry("a/file")], "a file and a folder"),
+        ([entry("a"), entry("a/b/c/d")], "a file and a folder"),
+        ([entry("a", mode=trees.SUBMODULE)], "submodule"),
+        ([entry("a", mode=0o100666)], "unknown mode 100666"),
+    ],
+)
 def test_things_that_are_no_files_are_refused(entries: list[Entry], problem: str) -> None:
     with pytest.raises(BadTree, match=problem):
         trees.check(entries, PLENTY)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,9 +42,14 @@ class Site:
         self.mirrors = mirrors
         self.opened: list[WorkflowRegistry] = []
 
-    def open(self, url: str, *, max_age_s: float = 0, network: Network | None = None, **settings: object) -> WorkflowRegistry:
-        registry = WorkflowRegistry(RepositorySettings.model_validate(
-            {"workflow_repository": url, "mirror_max_age_s": max_age_s, **settings}), self.mirrors, network=network)
+    def open(
+        self, url: str, *, max_age_s: float = 0, network: Network | None = None, **settings: object
+    ) -> WorkflowRegistry:
+        registry = WorkflowRegistry(
+            RepositorySettings.model_validate({"workflow_repository": url, "mirror_max_age_s": max_age_s, **settings}),
+            self.mirrors,
+            network=network,
+        )
         self.opened.append(registry)
         return registry
 
@@ -61,12 +68,30 @@ def wordcount(registry: WorkflowRegistry, version: str = "latest") -> StepRef:
 
 def test_latest_is_the_default_branch(upstream: GitRepository, site: Site) -> None:
     found = wordcount(site.open(upstream.url))
-    assert found == StepRef(workflow="minimal_workflow", step_id="wordcount", version="latest",
-                            commit=upstream.git("rev-parse", "HEAD"), tree=upstream.tree("minimal_workflow/wordcount"))
+    assert found == StepRef(
+        workflow="minimal_workflow",
+        step_id="wordcount",
+        version="latest",
+        commit=upstream.git("rev-parse", "HEAD"),
+        tree=upstream.tree("minimal_workflow/wordcount"),
+    )
 
 
-@pytest.mark.parametrize("version", ["main", "side", "feature/deep/name", "v1", "v2-annotated", "v3-nested",
-                                     "refs/heads/side", "heads/side", "tags/v1", "refs/tags/v1"])
+@pytest.mark.parametrize(
+    "version",
+    [
+        "main",
+        "side",
+        "feature/deep/name",
+        "v1",
+        "v2-annotated",
+        "v3-nested",
+        "refs/heads/side",
+        "heads/side",
+        "tags/v1",
+        "refs/tags/v1",
+    ],
+)
 def test_a_version_is_a_branch_or_a_tag(upstream: GitRepository, site: Site, version: str) -> None:
     upstream.git("tag", "v1")
     upstream.git("tag", "-a", "-m", "annotated", "v2-annotated")
@@ -101,11 +126,17 @@ def test_a_commit_on_no_branch_is_taken_with_a_warning(upstream: GitRepository, 
     assert wordcount(registry, lost[:9]).commit == lost
 
 
-def test_an_abbreviation_that_several_commits_share_is_refused(upstream: GitRepository, site: Site,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_abbreviation_that_several_commits_share_is_refused(
+    upstream: GitRepository, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("image_builder.gitmirror.MIN_ABBREVIATION", 4)  # two that share seven are hard to make
-    upstream.git("fast-import", "--quiet", stdin=b"".join(
-        b"commit refs/heads/many\ncommitter a <a@b> %d +0000\ndata 0\n\n" % second for second in range(2000)))
+    upstream.git(
+        "fast-import",
+        "--quiet",
+        stdin=b"".join(
+            b"commit refs/heads/many\ncommitter a <a@b> %d +0000\ndata 0\n\n" % second for second in range(2000)
+        ),
+    )
     beginnings = [commit[:4] for commit in upstream.git("rev-list", "many").split()]
     shared = next(first for first in beginnings if beginnings.count(first) > 1)
     with pytest.raises(NotFound, match="Several commits") as refusal:
@@ -163,19 +194,23 @@ def test_a_tag_of_a_file_is_no_version(upstream: GitRepository, site: Site) -> N
     assert refusal.value.field == "version"
 
 
-@pytest.mark.parametrize(("workflow", "step", "version", "field", "hint"), [
-    ("minimal_workflw", "wordcount", "latest", "workflow", "Did you mean minimal_workflow?"),
-    ("zzz", "wordcount", "latest", "workflow", "It has minimal_workflow, tutorial."),
-    ("minimal_workflow", "word_count", "latest", "step_id", "Did you mean wordcount?"),
-    ("minimal_workflow", "zzz", "latest", "step_id", "It has wordcount."),
-    ("docs", "index.md", "latest", "step_id", "It has none."),
-    ("minimal_workflow", "wordcount", "mian", "version", "Did you mean main?"),
-    ("minimal_workflow", "wordcount", "zzz", "version", "It has latest, main."),
-    ("minimal_workflow", "wordcount", "0" * 40, "version", "It has latest, main."),
-    ("minimal_workflow", "wordcount", "deadbeef", "version", "It has latest, main."),
-])
-def test_what_does_not_exist_is_named_with_the_nearest(upstream: GitRepository, site: Site, workflow: str, step: str,
-                                                       version: str, field: str, hint: str) -> None:
+@pytest.mark.parametrize(
+    ("workflow", "step", "version", "field", "hint"),
+    [
+        ("minimal_workflw", "wordcount", "latest", "workflow", "Did you mean minimal_workflow?"),
+        ("zzz", "wordcount", "latest", "workflow", "It has minimal_workflow, tutorial."),
+        ("minimal_workflow", "word_count", "latest", "step_id", "Did you mean wordcount?"),
+        ("minimal_workflow", "zzz", "latest", "step_id", "It has wordcount."),
+        ("docs", "index.md", "latest", "step_id", "It has none."),
+        ("minimal_workflow", "wordcount", "mian", "version", "Did you mean main?"),
+        ("minimal_workflow", "wordcount", "zzz", "version", "It has latest, main."),
+        ("minimal_workflow", "wordcount", "0" * 40, "version", "It has latest, main."),
+        ("minimal_workflow", "wordcount", "deadbeef", "version", "It has latest, main."),
+    ],
+)
+def test_what_does_not_exist_is_named_with_the_nearest(
+    upstream: GitRepository, site: Site, workflow: str, step: str, version: str, field: str, hint: str
+) -> None:
     registry = site.open(upstream.url, max_age_s=HOUR_S)
     wordcount(registry)
     with pytest.raises(NotFound) as refusal:
@@ -295,10 +330,24 @@ def test_a_folder_with_a_repository_is_a_registry(upstream: GitRepository, site:
     assert wordcount(site.open(str(spaced.folder)), spaced.commit()).tree == spaced.tree("minimal_workflow/wordcount")
 
 
-@pytest.mark.parametrize("url", ["ext::sh -c true", "ext::true", "--upload-pack=true", "-oProxyCommand=true",
-                                 "ftp://host/registry", "https://", "https://host", "file://other/registry",
-                                 "ssh://user:word@host/registry", "http://host:port/registry",
-                                 "git@-host:registry", "https://host/regis\ntry", "https://host/r#main:folder"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ext::sh -c true",
+        "ext::true",
+        "--upload-pack=true",
+        "-oProxyCommand=true",
+        "ftp://host/registry",
+        "https://",
+        "https://host",
+        "file://other/registry",
+        "ssh://user:word@host/registry",
+        "http://host:port/registry",
+        "git@-host:registry",
+        "https://host/regis\ntry",
+        "https://host/r#main:folder",
+    ],
+)
 def test_a_setting_that_is_no_allowed_url_is_refused_with_its_key(site: Site, url: str) -> None:
     with pytest.raises((Misconfigured, Unavailable)) as failure:
         wordcount(site.open(url))
@@ -328,9 +377,14 @@ def test_a_step_is_a_folder(upstream: GitRepository, site: Site) -> None:
     os.symlink("wordcount", upstream.folder / "minimal_workflow/a_link")
     upstream.commit()
     registry = site.open(upstream.url)
-    for workflow, step, field in (("a_file", "x", "workflow"), ("minimal_workflow", "a_file", "step_id"),
-                                  ("minimal_workflow", "a_link", "step_id"), ("..", "x", "workflow"),
-                                  ("minimal_workflow", "../tutorial", "step_id"), (".", "wordcount", "workflow")):
+    for workflow, step, field in (
+        ("a_file", "x", "workflow"),
+        ("minimal_workflow", "a_file", "step_id"),
+        ("minimal_workflow", "a_link", "step_id"),
+        ("..", "x", "workflow"),
+        ("minimal_workflow", "../tutorial", "step_id"),
+        (".", "wordcount", "workflow"),
+    ):
         with pytest.raises(NotFound) as refusal:
             registry.locate(workflow, step)
         assert refusal.value.field == field
@@ -361,8 +415,9 @@ def test_through_a_git_daemon(upstream: GitRepository, site: Site, tmp_path: Pat
     assert registry.read(found).description == MINIMAL
 
 
-def test_credentials_log_in_and_are_nowhere_else(upstream: GitRepository, site: Site, tmp_path: Path,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_log_in_and_are_nowhere_else(
+    upstream: GitRepository, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started: list[str] = []
     _record_commands(monkeypatch, started)
     with GitHttpServer(tmp_path, "robot", "s3cret:canary/1").running() as server:
@@ -385,12 +440,11 @@ def test_credentials_log_in_and_are_nowhere_else(upstream: GitRepository, site: 
 
 def _record_commands(monkeypatch: pytest.MonkeyPatch, started: list[str]) -> None:
     """Notes the arguments of every process that Python starts, and goes on as before."""
-    import subprocess
-    begin = subprocess.Popen.__init__
+    begin: Any = subprocess.Popen.__init__
 
-    def noted(self: subprocess.Popen[bytes], args: object, *rest: object, **options: object) -> None:
+    def noted(self: object, args: object, *rest: object, **options: object) -> None:
         started.append(repr(args))
-        begin(self, args, *rest, **options)  # type: ignore[arg-type]
+        begin(self, args, *rest, **options)
 
     monkeypatch.setattr(subprocess.Popen, "__init__", noted)
 

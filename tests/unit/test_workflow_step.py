@@ -29,8 +29,14 @@ def open_registry(tmp_path: Path, upstream: GitRepository) -> Iterator[Callable[
     opened: list[WorkflowRegistry] = []
 
     def open_it(**settings: object) -> WorkflowRegistry:
-        opened.append(WorkflowRegistry(RepositorySettings.model_validate(
-            {"workflow_repository": upstream.url, "mirror_max_age_s": 3600, **settings}), tmp_path / "mirrors"))
+        opened.append(
+            WorkflowRegistry(
+                RepositorySettings.model_validate(
+                    {"workflow_repository": upstream.url, "mirror_max_age_s": 3600, **settings}
+                ),
+                tmp_path / "mirrors",
+            )
+        )
         return opened[-1]
 
     yield open_it
@@ -58,13 +64,22 @@ def test_only_the_steps_folder_is_taken(upstream: GitRepository, registry: Workf
     upstream.commit()
     ref = registry.locate("flow", "step")
     registry.extract(ref, tmp_path / "out")
-    assert files_below(tmp_path / "out") == {"eflows4hpc.yaml", "bin/run", ".hidden", ".gitattributes", "data.txt", "bin/link"}
+    assert files_below(tmp_path / "out") == {
+        "eflows4hpc.yaml",
+        "bin/run",
+        ".hidden",
+        ".gitattributes",
+        "data.txt",
+        "bin/link",
+    }
     assert (tmp_path / "out/data.txt").read_bytes() == b"$Format:%H$\nsecond\n", "git's filters are not applied"
     assert os.access(tmp_path / "out/bin/run", os.X_OK) and not os.access(tmp_path / "out/data.txt", os.X_OK)
     assert local_step(tmp_path / "out", workflow="flow", step_id="step").tree == ref.tree == upstream.tree("flow/step")
 
 
-def test_what_changes_elsewhere_leaves_the_tree_alone(upstream: GitRepository, open_registry: Callable[..., WorkflowRegistry]) -> None:
+def test_what_changes_elsewhere_leaves_the_tree_alone(
+    upstream: GitRepository, open_registry: Callable[..., WorkflowRegistry]
+) -> None:
     upstream.write("flow/step/eflows4hpc.yaml")
     upstream.commit()
     registry = open_registry(mirror_max_age_s=0)
@@ -98,8 +113,10 @@ def hostile_steps(repository: GitRepository) -> dict[str, tuple[str, str]]:
     return {
         "absolute link": (make(description, ("120000", to(b"/etc/passwd"), b"l")), "leaves the folder"),
         "link upwards": (make(description, ("120000", to(b"../other/secret"), b"l")), "leaves the folder"),
-        "link by way of a link": (make(("120000", to(b"up/.."), b"a"), description, ("120000", to(b"."), b"up")),
-                                  "leaves the folder"),
+        "link by way of a link": (
+            make(("120000", to(b"up/.."), b"a"), description, ("120000", to(b"."), b"up")),
+            "leaves the folder",
+        ),
         "empty link": (make(description, ("120000", to(b""), b"l")), "nowhere"),
         "huge link": (make(description, ("120000", to(b"x" * 100_000), b"l")), "nowhere"),
         "submodule": (make(description, ("160000", commit, b"module")), "submodule"),
@@ -109,8 +126,10 @@ def hostile_steps(repository: GitRepository) -> dict[str, tuple[str, str]]:
         "slash": (make(("100644", blob, b"../../escaped"), description), "not allowed"),
         "absolute name": (make(("100644", blob, b"/tmp/escaped"), description), "not allowed"),
         "newline": (make(("100644", blob, b"a\nb"), description), "not allowed"),
-        "link and folder of one name": (make(("120000", to(b"."), b"a"), ("40000", make(("100644", blob, b"f")), b"a"),
-                                             description), "a file and a folder"),
+        "link and folder of one name": (
+            make(("120000", to(b"."), b"a"), ("40000", make(("100644", blob, b"f")), b"a"), description),
+            "a file and a folder",
+        ),
         "the same file twice": (make(description, description), "twice"),
         "tree bomb": (make(("40000", bomb, b"bomb"), description), "holds more than"),
         "hollow tree bomb": (make(description, ("40000", hollow, b"hollow")), "holds more than"),
@@ -118,8 +137,9 @@ def hostile_steps(repository: GitRepository) -> dict[str, tuple[str, str]]:
     }
 
 
-def test_hostile_steps_are_refused_and_leave_nothing(upstream: GitRepository, tmp_path: Path,
-                                                     open_registry: Callable[..., WorkflowRegistry]) -> None:
+def test_hostile_steps_are_refused_and_leave_nothing(
+    upstream: GitRepository, tmp_path: Path, open_registry: Callable[..., WorkflowRegistry]
+) -> None:
     registry = open_registry(mirror_max_age_s=0, step_max_files=1000)
     outside = tmp_path / "builds"
     outside.mkdir()
@@ -131,10 +151,17 @@ def test_hostile_steps_are_refused_and_leave_nothing(upstream: GitRepository, tm
         assert list(outside.iterdir()) == [], name
 
 
-@pytest.mark.parametrize(("settings", "problem"), [({"step_max_files": 3}, "more than 3 files"),
-                                                   ({"step_max_bytes": 2 * 1024**2}, "more than 2 MiB")])
-def test_a_step_that_is_too_large_is_refused(upstream: GitRepository, open_registry: Callable[..., WorkflowRegistry],
-                                             tmp_path: Path, settings: dict[str, int], problem: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [({"step_max_files": 3}, "more than 3 files"), ({"step_max_bytes": 2 * 1024**2}, "more than 2 MiB")],
+)
+def test_a_step_that_is_too_large_is_refused(
+    upstream: GitRepository,
+    open_registry: Callable[..., WorkflowRegistry],
+    tmp_path: Path,
+    settings: dict[str, int],
+    problem: str,
+) -> None:
     upstream.write("flow/step/eflows4hpc.yaml")
     for number in range(3):
         upstream.write(f"flow/step/f{number}", "x" * 1024**2)
@@ -145,14 +172,18 @@ def test_a_step_that_is_too_large_is_refused(upstream: GitRepository, open_regis
     assert not (tmp_path / "out").exists()
 
 
-def test_old_file_modes_are_taken_as_git_takes_them(upstream: GitRepository, registry: WorkflowRegistry, tmp_path: Path) -> None:
+def test_old_file_modes_are_taken_as_git_takes_them(
+    upstream: GitRepository, registry: WorkflowRegistry, tmp_path: Path
+) -> None:
     blob = upstream.blob(MINIMAL.encode())
     upstream.commit_step(upstream.make_tree(("100664", blob, b"eflows4hpc.yaml"), ("100775", blob, b"run")))
     registry.extract(registry.locate("hostile", "step"), tmp_path / "out")
     assert [os.access(tmp_path / "out" / name, os.X_OK) for name in ("eflows4hpc.yaml", "run")] == [False, True]
 
 
-def test_a_cancelled_extraction_leaves_nothing(upstream: GitRepository, registry: WorkflowRegistry, tmp_path: Path) -> None:
+def test_a_cancelled_extraction_leaves_nothing(
+    upstream: GitRepository, registry: WorkflowRegistry, tmp_path: Path
+) -> None:
     upstream.write("flow/step/eflows4hpc.yaml")
     upstream.commit()
     ref = registry.locate("flow", "step")
@@ -164,8 +195,9 @@ def test_a_cancelled_extraction_leaves_nothing(upstream: GitRepository, registry
     registry.extract(ref, tmp_path / "out")
 
 
-def test_a_pinned_step_is_extracted_though_everything_moved_on(upstream: GitRepository, tmp_path: Path,
-                                                               open_registry: Callable[..., WorkflowRegistry]) -> None:
+def test_a_pinned_step_is_extracted_though_everything_moved_on(
+    upstream: GitRepository, tmp_path: Path, open_registry: Callable[..., WorkflowRegistry]
+) -> None:
     upstream.write("flow/step/eflows4hpc.yaml", "apt: [old]\n")
     upstream.commit()
     ref = open_registry().locate("flow", "step")
@@ -177,8 +209,9 @@ def test_a_pinned_step_is_extracted_though_everything_moved_on(upstream: GitRepo
     elsewhere.close()
 
 
-def test_a_pinned_step_that_is_gone_is_told(upstream: GitRepository, tmp_path: Path,
-                                            open_registry: Callable[..., WorkflowRegistry]) -> None:
+def test_a_pinned_step_that_is_gone_is_told(
+    upstream: GitRepository, tmp_path: Path, open_registry: Callable[..., WorkflowRegistry]
+) -> None:
     upstream.write("flow/step/eflows4hpc.yaml")
     upstream.commit()
     ref = open_registry().locate("flow", "step")
@@ -195,9 +228,11 @@ def test_a_pinned_step_that_is_gone_is_told(upstream: GitRepository, tmp_path: P
 
 
 @pytest.fixture(params=["registry", "folder"])
-def read_step(request: pytest.FixtureRequest, upstream: GitRepository,
-              open_registry: Callable[..., WorkflowRegistry]) -> Callable[[], StepFiles]:
+def read_step(
+    request: pytest.FixtureRequest, upstream: GitRepository, open_registry: Callable[..., WorkflowRegistry]
+) -> Callable[[], StepFiles]:
     """Reads the step `flow/step` as it lies in the work tree."""
+
     def from_registry() -> StepFiles:
         upstream.commit()
         registry = open_registry(mirror_max_age_s=0)
@@ -214,8 +249,13 @@ def test_the_files_of_a_step(upstream: GitRepository, read_step: Callable[[], St
     assert read_step() == StepFiles(description_file="eflows4hpc.yml", description="apt: [é]\n")
     upstream.write("flow/step/requirements.txt", "numpy\n")
     upstream.write("flow/step/post_inst.sh", "#! /bin/bash -e\r\necho\n")
-    assert read_step() == StepFiles(description_file="eflows4hpc.yml", description="apt: [é]\n", requirements="numpy\n",
-                                    has_post_install=True, shebang="/bin/bash -e")
+    assert read_step() == StepFiles(
+        description_file="eflows4hpc.yml",
+        description="apt: [é]\n",
+        requirements="numpy\n",
+        has_post_install=True,
+        shebang="/bin/bash -e",
+    )
     upstream.write("flow/step/post_inst.sh", "echo\n")
     assert (read_step().has_post_install, read_step().shebang) == (True, None)
 
@@ -228,17 +268,21 @@ def test_of_two_descriptions_the_yaml_is_used(upstream: GitRepository, read_step
     assert "eflows4hpc.yaml is used" in files.warnings[0]
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("README.md", b"text", "eflows4hpc.yaml: is missing in the step's folder"),
-    ("eflows4hpc.yaml", b"apt:\n- a\n- \xff\n", "eflows4hpc.yaml, line 3: is not UTF-8 text"),
-    ("eflows4hpc.yaml", b"#" * (256 * 1024 + 1), "eflows4hpc.yaml: is larger than 256 KiB"),
-    ("requirements.txt", b"numpy\n\xff", "requirements.txt, line 2: is not UTF-8 text"),
-    ("requirements.txt", b"#" * (256 * 1024 + 1), "requirements.txt: is larger than 256 KiB"),
-    ("eflows4hpc.yaml/file", b"", "eflows4hpc.yaml: is not a regular file"),
-    ("post_inst.sh/file", b"", "post_inst.sh: is not a regular file"),
-])
-def test_files_that_cannot_be_read(upstream: GitRepository, read_step: Callable[[], StepFiles], name: str, content: bytes,
-                                   message: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("README.md", b"text", "eflows4hpc.yaml: is missing in the step's folder"),
+        ("eflows4hpc.yaml", b"apt:\n- a\n- \xff\n", "eflows4hpc.yaml, line 3: is not UTF-8 text"),
+        ("eflows4hpc.yaml", b"#" * (256 * 1024 + 1), "eflows4hpc.yaml: is larger than 256 KiB"),
+        ("requirements.txt", b"numpy\n\xff", "requirements.txt, line 2: is not UTF-8 text"),
+        ("requirements.txt", b"#" * (256 * 1024 + 1), "requirements.txt: is larger than 256 KiB"),
+        ("eflows4hpc.yaml/file", b"", "eflows4hpc.yaml: is not a regular file"),
+        ("post_inst.sh/file", b"", "post_inst.sh: is not a regular file"),
+    ],
+)
+def test_files_that_cannot_be_read(
+    upstream: GitRepository, read_step: Callable[[], StepFiles], name: str, content: bytes, message: str
+) -> None:
     if not name.startswith(("README", "eflows4hpc")):
         upstream.write("flow/step/eflows4hpc.yaml")
     upstream.write(f"flow/step/{name}")
@@ -251,8 +295,9 @@ def test_files_that_cannot_be_read(upstream: GitRepository, read_step: Callable[
 
 @pytest.mark.parametrize("name", ["eflows4hpc.yaml", "requirements.txt", "post_inst.sh"])
 @pytest.mark.parametrize("target", ["/etc/hostname", "other", "nowhere"])
-def test_a_file_that_decides_is_no_link(upstream: GitRepository, read_step: Callable[[], StepFiles], name: str,
-                                        target: str) -> None:
+def test_a_file_that_decides_is_no_link(
+    upstream: GitRepository, read_step: Callable[[], StepFiles], name: str, target: str
+) -> None:
     upstream.write("flow/step/eflows4hpc.yml")
     upstream.write("flow/step/other")
     os.symlink(target, upstream.folder / "flow/step" / name)

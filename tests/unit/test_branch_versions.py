@@ -1,0 +1,131 @@
+"""Reading a package's versions without running it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from image_builder.branch_versions import BranchRef, branch_refs, parse_package
+
+CATALOGUE = {
+    "exa": '''
+from spack.package import *
+
+class Exa(CMakePackage):
+    """A package with "version('no')" in its text."""
+    git      = "https://example.org/exa.git"
+    # version('comment', branch='comment')
+    version('master', branch='Spack-changes', submodules=True)
+    version("fork", branch="main", git="https://example.org/fork.git")
+    version('default')
+    version("1.0", tag="v1.0")
+    version("0.9", commit="0123456789012345678901234567890123456789")
+    version("0.8", sha256="0" * 64)
+    with when("+x"):
+        version("inside", branch="inside")
+    if True:
+        version("under-if", branch="under-if")
+    depends_on("lib@develop", when="+x")
+    depends_on("mpi")
+    depends_on("released")
+    depends_on(f"not-{plain}@main")
+''',
+    "lib": """
+class Lib(Package):
+    git = "https://example.org/lib"
+    version("develop", branch="dev")
+    depends_on("exa@default")
+""",
+    "only-branch": """
+class OnlyBranch(Package):
+    git = "https://example.org/only"
+    version("main", branch="main")
+""",
+    "released": """
+class Released(Package):
+    git = "https://example.org/r"
+    version("eflows4hpc", sha256="00")
+    version("main", branch="main")
+""",
+    "computed": """
+class Computed(Package):
+    git = BASE + "/c"
+    version("main", branch="main")
+    version("b", branch=NAME, git="https://example.org/b")
+""",
+    "broken": "class Broken(:\n",
+}
+EXA, FORK, LIB = "https://example.org/exa.git", "https://example.org/fork.git", "https://example.org/lib"
+LIB_REF = ("lib", "develop", "dev", LIB)
+DEFAULT_REF = ("exa", "default", "HEAD", EXA)
+
+
+def found(*specs: object) -> list[tuple[str, str, str, str | None]]:
+    return [(ref.package, ref.version, ref.branch, ref.url) for ref in branch_refs(specs, CATALOGUE.get)]
+
+
+@pytest.mark.parametrize(
+    ("specs", "expected"),
+    [
+        (["lib@develop"], [DEFAULT_REF, LIB_REF]),
+        (["exa@master"], [DEFAULT_REF, ("exa", "master", "Spack-changes", EXA), LIB_REF]),
+        (
+            ["exa@=master+x~y cuda_arch=80 %gcc@12 target=zen2"],
+            [DEFAULT_REF, ("exa", "master", "Spack-changes", EXA), LIB_REF],
+        ),
+        (["eflows4HPC.exa@fork"], [DEFAULT_REF, ("exa", "fork", "main", FORK), LIB_REF]),
+        (
+            ["exa@inside", "exa@under-if"],
+            [DEFAULT_REF, ("exa", "inside", "inside", EXA), ("exa", "under-if", "under-if", EXA), LIB_REF],
+        ),
+        (["exa@1.0"], [DEFAULT_REF, LIB_REF]),
+        (["only-branch"], [("only-branch", "main", "main", "https://example.org/only")]),
+        (["hdf5 ^only-branch@main"], [("only-branch", "main", "main", "https://example.org/only")]),
+        (
+            [{"matrix": [["only-branch@main"], ["%gcc@12", "%clang"]]}],
+            [("only-branch", "main", "main", "https://example.org/only")],
+        ),
+        (["released"], []),
+        (["released@eflows4hpc"], []),
+        (["released@main,2:"], [("released", "main", "main", "https://example.org/r")]),
+        (["released@git.topic=1.0"], [("released", "git.topic=1.0", "topic", "https://example.org/r")]),
+        (["released@git." + "a" * 40 + "=1.0"], []),
+        (["computed@main"], [("computed", "main", "main", None)]),
+        (["computed@b"], [("computed", "b", "HEAD", None)]),
+        (["broken@main", "unknown@main", "hdf5", "nlopt python=False", "compss==3.1"], []),
+        ([None, 7, ["only-branch"], ()], [("only-branch", "main", "main", "https://example.org/only")]),
+    ],
+)
+def test_which_versions_are_branches(specs: list[object], expected: list[tuple[str, str, str, str | None]]) -> None:
+    assert found(*specs) == expected
+
+
+def test_a_reference_prints_as_its_spec() -> None:
+    assert str(BranchRef(package="exa", version="master", branch="b", url=None)) == "exa@master"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\0",
+        "class",
+        "(" * 100_000,
+        "x = " + "-" * 100_000 + "1",
+        "version()",
+        "#" * 2_000_000,
+        "class A(B):\n    version(*x, **y)\n    version(1, branch='b')\n    git = 7\n",
+    ],
+)
+def test_nonsense_has_no_versions(text: str) -> None:
+    assert not parse_package(text).branches
+
+
+def test_a_package_is_never_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    parsed = parse_package(
+        f"open({str(mark)!r}, 'w')\nclass A(open({str(mark)!r}, 'w')):\n    version('m', branch='b')\n"
+    )
+    assert dict(parsed.branches) == {"m": ("b", None)}
+    assert not mark.exists()
