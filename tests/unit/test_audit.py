@@ -13,11 +13,11 @@ from image_builder.audit import Verdict, audit
 from image_builder.lockfile import UnreadableLock
 
 LOCKS = Path(__file__).parent.parent / "data" / "locks"
-OPENMPI = {"target": "haswell", "mpi": "openmpi@4", "gpu": None, "gpu_arch": None,
+OPENMPI: dict[str, Any] = {"target": "haswell", "mpi": "openmpi@4", "gpu": None, "gpu_arch": None,
            "roots": ("mpi-hello", "lz4", "openmpi@4")}
-CUDA = {"target": "zen2", "mpi": None, "gpu": "cuda@12", "gpu_arch": "80",
+CUDA: dict[str, Any] = {"target": "zen2", "mpi": None, "gpu": "cuda@12", "gpu_arch": "80",
         "roots": ("kokkos +cuda cuda_arch=80", "cuda@12")}
-ROCM = {"target": "zen3", "mpi": None, "gpu": "hip@6", "gpu_arch": "gfx90a", "roots": ("kokkos@4.2+rocm", "hip@6")}
+ROCM: dict[str, Any] = {"target": "zen3", "mpi": None, "gpu": "hip@6", "gpu_arch": "gfx90a", "roots": ("kokkos@4.2+rocm", "hip@6")}
 BOTH = pytest.mark.parametrize("release", ["0.23", "1.1"])
 
 
@@ -48,7 +48,7 @@ def test_a_lock_that_is_as_asked_for_passes(name: str, asked: dict[str, Any]) ->
     assert verdict.problems == ()
     assert verdict.ok
     assert all(check.ok for check in verdict.checks)
-    assert [check.name for check in verdict.checks][0] == "target"
+    assert verdict.checks[0].name == "target"
 
 
 @BOTH
