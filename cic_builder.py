@@ -7,6 +7,7 @@ Needs `requirements-library.txt` alone. Ends with 0 when the image is there, 2 f
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import tempfile
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         request = parse_request(_read(options.request), allow_path=True)
         if options.plan:
             return _print_plan(request, settings)
-        return _build(request, settings, console)
+        return _build(request, settings, console, options.output)
     except CicError as error:
         return _explain(error, console)
 
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="JSON file with the request; - reads standard input")
     parser.add_argument("--plan", action="store_true", help="print what would be built, and build nothing")
     parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file instead of config/configuration.py")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="copy the SIF there, under its own name")
     return parser
 
 
@@ -99,7 +101,7 @@ def _print_plan(request: BuildRequest, settings: LibrarySettings) -> int:
     return EXIT_OK
 
 
-def _build(request: BuildRequest, settings: LibrarySettings, console: Console) -> int:
+def _build(request: BuildRequest, settings: LibrarySettings, console: Console, output: Path | None) -> int:
     cancel = CancelToken()
 
     def interrupted(number: int, _: FrameType | None) -> None:
@@ -112,12 +114,22 @@ def _build(request: BuildRequest, settings: LibrarySettings, console: Console) -
     with tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder, ConsoleObserver(console) as observer:
         result = pipeline.build_image(request, settings=settings, workspace=Path(folder) / "build", observer=observer,
                                       cancel=cancel)
-    for warning in result.warnings:
-        console.print(f"Warning: {warning}", markup=False, highlight=False)
     print(f"image_id: {result.image_id}")
-    if result.sif_path is not None:
-        print(f"sif: {result.sif_path}")
+    if result.sif_path is not None and result.filename is not None:
+        print(f"sif: {_put(result.sif_path, output / result.filename) if output else result.sif_path}")
     return EXIT_OK
+
+
+def _put(sif: Path, destination: Path) -> Path:
+    """Copy the SIF to where the user wants it; the file appears whole or not at all."""
+    aside = destination.with_name(f".{destination.name}.part")
+    try:
+        shutil.copyfile(sif, aside)
+        aside.replace(destination)
+    except OSError as error:
+        raise UserError(f"The SIF cannot be written to {destination}: {error.strerror}.",
+                        hint=f"It lies at {sif}.") from None
+    return destination
 
 
 def _explain(error: CicError, console: Console) -> int:

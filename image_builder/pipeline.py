@@ -13,14 +13,15 @@ from typing import Any
 
 from image_builder import docker, failures, resolve, singularity
 from image_builder.audit import Verdict, audit
-from image_builder.environment import Description, Environment, compose, parse_description
+from image_builder.description import Description, parse_description
+from image_builder.environment import Environment, compose
 from image_builder.errors import BuildFailed, ErrorCode, LimitReached
 from image_builder.labels import image_labels
 from image_builder.observer import Observer
 from image_builder.process import CancelToken, ProcessFailed, Runner, run
 from image_builder.progress import InstallProgress, packages_to_install
-from image_builder.recipe import (CA_BUNDLE_SECRET, FINAL_STAGE, LOCK_STAGE, SITE_SECRET, Recipe, RecipeOptions, render,
-                                  site_secret)
+from image_builder.recipe import (CA_BUNDLE_SECRET, FINAL_STAGE, LOCK_STAGE, SITE_SECRET, SOURCES_CONTEXT, Recipe, RecipeOptions,
+                                  render, site_secret)
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
 from image_builder.settings import BuildSettings, LibrarySettings
@@ -85,7 +86,8 @@ def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySetti
                           has_post_install=files.has_post_install)
     recipe = render(environment, request=request, description=description, base=inputs.base, options=RecipeOptions(
         has_catalogue=inputs.catalogue.packages_tree is not None,
-        has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install))
+        has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,
+        sources_folder=settings.build.spack_mirror_folder is not None))
     return Rendered(description=description, environment=environment, recipe=recipe)
 
 
@@ -102,15 +104,24 @@ def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: 
         observer.line(f"Warning: {warning}")
     with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
         job = _Job(request, pinned, settings, space, observer, cancel, runner)
+        if (stored := job.stored_sif()) is not None:
+            return _result(pinned, job, stored)
         built = job.existing_image() or job.build()
         docker.tag_image(built.image, pinned.image_id)
         pushed_digest = job.push() if pinned.push else None
         record = job.store_image(built)
+        return _result(pinned, job, record, built=built, pushed_digest=pushed_digest)
+
+
+def _result(inputs: Inputs, job: _Job, record: ImageRecord, *, built: _Built | None = None,
+            pushed_digest: str | None = None) -> BuildResult:
+    has_sif = record.sha256 is not None and inputs.filename is not None
     return BuildResult(
-        image_id=pinned.image_id, identity=job.identity, filename=pinned.filename,
-        sif_path=job.store.path_of(record.sha256) if record.sha256 and pinned.filename else None,
-        sha256=record.sha256, size_bytes=record.size_bytes, pushed_digest=pushed_digest, reused=built.reused,
-        audit=built.audit, warnings=pinned.warnings + built.warnings)
+        image_id=inputs.image_id, identity=job.identity, filename=inputs.filename,
+        sif_path=job.store.path_of(record.sha256) if has_sif and record.sha256 else None,
+        sha256=record.sha256 if has_sif else None, size_bytes=record.size_bytes if has_sif else None,
+        pushed_digest=pushed_digest, reused=built is None or built.reused, audit=record.details.get("audit"),
+        warnings=inputs.warnings + (built.warnings if built else ()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +145,17 @@ class _Job:
         self.identity = inputs.identity
         self.store = ImageStore(settings.build.tmp_folder / "store")
         self.log = _BuildLog(observer, settings.build.log_max_bytes)
+
+    def stored_sif(self) -> ImageRecord | None:
+        """The SIF that answers everything: it is stored, and nothing has to be pushed. It gets this request's name."""
+        if self.request.force or self.inputs.push or self.inputs.filename is None:
+            return None
+        earlier = self.store.by_identity(self.identity)
+        if earlier is None or earlier.sha256 is None:
+            return None
+        self.observer.line("This image exists already: nothing is built.")
+        return self.store.point(earlier.model_copy(update={"filename": self.inputs.filename,
+                                                           "image_id": self.inputs.image_id}))
 
     def existing_image(self) -> _Built | None:
         """The image that an earlier build made of the same inputs, here or in the image registry."""
@@ -164,8 +186,10 @@ class _Job:
         self.log.follow_install(packages_to_install(lock))
         image_id_file = self.workspace.scratch / "image-id"
         self._buildx(FINAL_STAGE, "type=docker", image_id_file=image_id_file,
-                     labels=image_labels(self.request, identity=self.identity, commit=self.inputs.step.commit,
-                                         recipe_version=self.inputs.recipe_version, lock=lock or None))
+                     labels=image_labels(self.request, environment=rendered.environment, identity=self.identity,
+                                         recipe=self.inputs.recipe_version, lock=lock,
+                                         workflow_commit=self.inputs.step.commit,
+                                         workflow_source=self.settings.repositories.workflow_repository))
         return _Built(image=image_id_file.read_text("utf-8").strip(), reused=False,
                       audit=verdict.as_dict() if verdict else None, warnings=rendered.environment.warnings)
 
@@ -233,7 +257,7 @@ class _Job:
         command = docker.build_command(
             context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
             environment=docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry),
-            labels=labels or {}, secrets=self._secrets(), output=output, image_id_file=image_id_file,
+            labels=labels or {}, secrets=self._secrets(), build_contexts=self._build_contexts(), output=output, image_id_file=image_id_file,
             nonce=self.workspace.root.name if self.request.force else "")
         self.log.begin(str(command))
         try:
@@ -243,11 +267,16 @@ class _Job:
             raise BuildFailed(cause.message, code=cause.code, step=cause.step, package=cause.package,
                               excerpt=cause.excerpt) from error
 
+    def _build_contexts(self) -> dict[str, Path]:
+        """Folders beside the build context: a Spack source mirror of this machine."""
+        folder = self.settings.build.spack_mirror_folder
+        return {} if folder is None else {SOURCES_CONTEXT: folder}
+
     def _secrets(self) -> dict[str, Path]:
         """What the build may mount and no layer keeps: the site's CA bundle, mirrors and number of jobs."""
         build = self.settings.build
         site = site_secret(build_jobs=build.jobs_per_build(), pip_index_url=build.pip_index_url,
-                           spack_mirror=build.spack_mirror)
+                           spack_mirror=None if build.spack_mirror_folder else build.spack_mirror)
         secrets = {SITE_SECRET: self.workspace.write_secret(SITE_SECRET, site.encode())}
         if build.ca_bundle is not None:
             secrets[CA_BUNDLE_SECRET] = build.ca_bundle

@@ -99,6 +99,11 @@ class BuildSettings(Section):
             raise ValueError("must name an image, or map platforms to images")
         return value
 
+    @property
+    def spack_mirror_folder(self) -> Path | None:
+        """The Spack source mirror, if it is a folder of this machine."""
+        return Path(self.spack_mirror) if self.spack_mirror and self.spack_mirror.startswith("/") else None
+
     def jobs_per_build(self) -> int:
         """Compile jobs of one build: what was set, else this machine's share of it."""
         return self.build_jobs or max(1, (os.cpu_count() or 1) // self.max_concurrent_builds)
