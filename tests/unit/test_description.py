@@ -1,0 +1,241 @@
+"""Descriptions: what is read from them, and what every kind of bad one gets."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image_builder.description import parse_description
+from image_builder.errors import BadDescription, ErrorCode
+from tests.unit.planning import CORPUS, FILE, corpus, described
+
+
+def refusal(text: str) -> BadDescription:
+    with pytest.raises(BadDescription) as caught:
+        described(text)
+    assert caught.value.code is ErrorCode.BAD_DESCRIPTION
+    assert caught.value.file == FILE
+    return caught.value
+
+
+@pytest.mark.parametrize("step", corpus())
+def test_the_corpus_is_read(step: str) -> None:
+    description = described(corpus()[step])
+    assert description.spack is not None and description.spack["specs"]
+
+
+def test_there_is_a_corpus() -> None:
+    assert len(corpus()) == 10, CORPUS
+
+
+def test_parts_of_a_description() -> None:
+    description = described("""
+apt:
+  - g++-8
+  - libssl-dev:arm64
+  - grace=1:5.1.25-7
+pip:
+  - rocrate   # a comment
+  - obspy==1.2.2
+  - dask[array] >= 2023.1, <2025; python_version > "3.8"
+spack:
+  specs:
+    - proj@7.2.0 curl=False tiff=False
+    - gromacs@2022.3~mpi^fftw~mpi
+    - kratos@9.4 apps=A,B,C
+smoke: [python3, -c, import obspy]
+slim: true
+""")
+    assert description.apt == ("g++-8", "libssl-dev:arm64", "grace=1:5.1.25-7")
+    assert description.pip == ("rocrate", "obspy==1.2.2", 'dask[array] >= 2023.1, <2025; python_version > "3.8"')
+    assert description.spack == {"specs": ["proj@7.2.0 curl=False tiff=False", "gromacs@2022.3~mpi^fftw~mpi",
+                                           "kratos@9.4 apps=A,B,C"]}
+    assert description.smoke == ("python3", "-c", "import obspy")
+    assert description.slim is True
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "apt:\npip:\nspack:\n", "apt: []\n"])
+def test_an_empty_description_needs_nothing(text: str) -> None:
+    description = described(text)
+    assert (description.apt, description.pip, description.spack) == ((), None, None)
+
+
+def test_an_empty_pip_list_is_not_the_same_as_none() -> None:
+    """A list, even an empty one, says that the requirements.txt beside it does not count."""
+    assert described("pip: []").pip == ()
+    assert described("apt: []").pip is None
+
+
+def test_a_key_that_nobody_knows_is_told_and_left() -> None:
+    description = described("maintainer: somebody\napt: [jq]\n")
+    assert description.apt == ("jq",)
+    assert any("line 1" in warning and "'maintainer'" in warning for warning in description.warnings)
+
+
+@pytest.mark.parametrize(("text", "line", "word"), [
+    ("apt:\n\t- jq\n", 2, "tab"),
+    ("spack:\n  specs: [a, b\n", 3, "YAML"),
+    ("apt: jq\n", 1, "list"),
+    ("spack: [a]\n", 1, "mapping"),
+    ("- jq\n", 1, "mapping"),
+    ("apt:\n  - jq\n  - 12\n", 3, "number"),
+    ("apt:\n  - jq\n  -\n", 3, "nothing"),
+    ("apt:\n  - {a: b}\n", 2, "mapping"),
+    ("slim: maybe\n", 1, "true or false"),
+    ("Spack:\n  specs: [a]\n", 1, "spack"),
+    ("apt: [jq]\npip: [six]\napt: [bc]\n", 3, "twice"),
+    ("apt: [jq]\n---\napt: [bc]\n", 2, "second document"),
+    ("apt: !!python/object/apply:os.system [id]\n", 1, "tag"),
+    ("apt:\n- !!python/name:os.system x\n", 2, "tag"),
+    ("apt: !secret jq\n", 1, "tag"),
+    ("apt: !!set {a}\n", 1, "tag"),
+    ("apt: &a [*a]\n", 1, "alias"),
+    ("x: &x {a: b}\ny:\n  <<: *x\n", 3, "merge"),
+    ("? [a, b]\n: c\n", 1, "key"),
+    ("apt: [jq\0]\n", 1, "control character"),
+    ("apt:\n- 'jq\x1b'\n", 2, "control character"),
+    ("\n\napt: " + "[" * 200 + "]" * 200, 3, "nested"),
+])
+def test_malformed_texts_are_refused_with_their_line(text: str, line: int, word: str) -> None:
+    error = refusal(text)
+    assert error.line == line
+    assert word in str(error)
+    assert error.hint
+
+
+def test_aliases_that_multiply_are_refused() -> None:
+    rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    assert "values" in refusal("\n".join(rows)).message
+
+
+def test_a_plain_alias_is_fine() -> None:
+    assert described("x-common: &names [jq, bc]\napt: *names\n").apt == ("jq", "bc")
+
+
+def test_a_giant_text_is_refused() -> None:
+    assert "KiB" in refusal("apt:\n" + "- jq\n" * 100_000).message
+    assert "entries" in refusal("apt:\n" + "- jq\n" * 1_001).message
+
+
+@pytest.mark.parametrize("entry", ["-oDPkg::Pre-Invoke::=id", "jq;id", "$(id)", "jq bc", "../x.deb", "/tmp/x.deb", "jq-",
+                                   "JQ", "jq=`id`", "jq\\n", "a" * 500 + "!", "jq/testing"])
+def test_apt_entries_that_are_no_packages(entry: str) -> None:
+    assert "apt[0]" in refusal(f"apt:\n- {entry!r}\n").message
+
+
+@pytest.mark.parametrize("entry", ["-r other.txt", "--index-url=x", "git+https://host.test/x", "./wheel.whl", "six @ file:///x",
+                                   "https://host.test/x.whl", "six; $(id)", "six==", "six = 1", "a b", "six==1 --hash=x",
+                                   "/tmp/x"])
+def test_pip_entries_that_are_no_requirements(entry: str) -> None:
+    assert "pip[0]" in refusal(f"pip:\n- {entry!r}\n").message
+
+
+@pytest.mark.parametrize("spec", ["a;b", "$(id)", "a`id`", "a b'c'", "a | b", "a > b", "a\\nb", "./spack.yaml", "/abcdefg",
+                                  "hdf5 /abcdefg", "x.json", "compss==3.1", "a dev_path=/x", "a cflags=-wrapper",
+                                  "a cflags=-fplugin=/x", "a ldflags=-B/x", "", "+mpi", "@1.2", "%gcc"])
+def test_specs_that_are_none(spec: str) -> None:
+    assert "spack.specs[0]" in refusal(f"spack:\n  specs:\n  - \"{spec}\"\n").message
+
+
+def test_a_version_written_as_for_pip_tells_the_right_one() -> None:
+    assert "compss@3.1" in str(refusal("spack:\n  specs: [compss==3.1]\n"))
+
+
+@pytest.mark.parametrize("key", ["repos", "mirrors", "include", "develop", "config", "bootstrap", "compilers", "modules",
+                                 "upstreams", "env_vars", "ci", "toolchains", "include_concrete"])
+def test_keys_that_would_run_code_or_change_sources(key: str) -> None:
+    error = refusal(f"spack:\n  specs: [zlib]\n  {key}: {{}}\n")
+    assert f"spack.{key}" in error.message
+    assert error.line == 3
+    assert error.hint
+
+
+@pytest.mark.parametrize("fields", [
+    "package_attributes: {git: 'https://host.test/x'}", "permissions: {read: world}", "foo: 1", "require: ['a;b']",
+    "require: [{one_of: ['$(id)']}]", "require: [{when: 'a;b', spec: '@1'}]", "require: {a: b}", "buildable: perhaps",
+    "externals: [{spec: x, prefix: ../x}]", "externals: [{spec: x, prefix: relative}]", "externals: [{spec: x}]",
+    "externals: [{spec: x, prefix: /usr, modules: [x]}]", "version: ['1;2']", "target: zen2", "variants: '+x;y'",
+    "externals: [{spec: x, prefix: /usr, extra_attributes: {environment: {set: {LD_PRELOAD: /x}}}}]",
+    "externals: [{spec: x, prefix: /usr, extra_attributes: {compilers: {c: 'gcc;id'}}}]", "providers: {mpi: mpich}",
+])
+def test_package_settings_that_are_refused(fields: str) -> None:
+    assert "spack.packages.hdf5" in refusal(f"spack:\n  specs: [zlib]\n  packages:\n    hdf5:\n      {fields}\n").message
+
+
+def test_package_settings_that_are_kept() -> None:
+    body = described("""
+spack:
+  definitions:
+  - compilers: ['%gcc@12']
+  - libs: [zlib, {matrix: [[hdf5, netcdf-c], [$compilers]], exclude: [hdf5%gcc@12]}]
+  specs: [$libs]
+  packages:
+    all: {compiler: [gcc@12], variants: [+shared], providers: {blas: [openblas]}}
+    hdf5: {version: [1.10, 1.14.3], require: '+fortran', buildable: true}
+    zlib: {require: [{any_of: ['@1.3', '%gcc'], when: '+shared', message: because}], prefer: ['@1.3'], conflict: [~pic]}
+    cmake: {externals: [{spec: cmake@3.25.1, prefix: /usr}], buildable: false}
+    gcc: {externals: [{spec: gcc@12 languages=c, prefix: /usr, extra_attributes: {compilers: {c: /usr/bin/gcc}}}]}
+  concretizer: {unify: when_possible}
+  view: true
+""").spack
+    assert body is not None
+    assert body["packages"]["hdf5"]["version"] == ["1.10", "1.14.3"], "1.10 is not 1.1"
+    assert set(body) == {"definitions", "specs", "packages", "concretizer", "view"}
+
+
+def test_conditions_that_spack_would_evaluate_are_refused() -> None:
+    error = refusal("spack:\n  definitions:\n  - a: [zlib]\n    when: __import__('os').system('id')\n  specs: [$a]\n")
+    assert error.line == 4
+
+
+def test_all_wrong_entries_are_told_at_once() -> None:
+    error = refusal("apt: [JQ]\npip: ['-r x']\nspack:\n  specs: ['a;b']\n  repos: []\n")
+    for place in ("apt[0]", "line 2: pip[0]", "line 4: spack.specs[0]", "line 5: spack.repos"):
+        assert place in error.message
+    assert error.line == 1
+
+
+YAML_PARTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(
+        st.sampled_from(["apt", "pip", "spack", "smoke", "slim", "specs", "packages", "all", "require", "externals",
+                         "definitions", "matrix", "concretizer", "view"]), children, max_size=4), max_leaves=20)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=string.printable + "\t\0\x85\ud800é", max_size=200))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        parse_description(text, FILE)
+    except BadDescription as error:
+        assert error.message.startswith(FILE)
+
+
+@settings(max_examples=300, deadline=None)
+@given(YAML_PARTS)
+def test_any_structure_is_read_or_refused(value: object) -> None:
+    import yaml
+
+    try:
+        description = parse_description(yaml.safe_dump(value), FILE)
+    except BadDescription as error:
+        assert error.line is None or error.line >= 1
+    else:
+        assert all(isinstance(entry, str) for entry in description.apt + (description.pip or ()))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=string.printable, min_size=1, max_size=60))
+def test_a_spec_that_is_accepted_holds_nothing_for_a_shell(spec: str) -> None:
+    import yaml
+
+    try:
+        body = described(yaml.safe_dump({"spack": {"specs": [spec]}})).spack
+    except BadDescription:
+        return
+    assert body is not None
+    assert not set(str(body["specs"][0]).strip()) & set(";&|<>`'\"\\\n\r(){}!?#")
