@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -89,8 +89,11 @@ class BuildSettings(Section):
     min_free_bytes: int = Field(default=1024**3, ge=0)
     """Free disk under `tmp_folder` below which no stage begins."""
 
-    sif_compressor: str = "gzip"
-    sif_compression_level: int | None = None
+    sif_compressor: Literal["zstd", "gzip", "xz", "lzo", "lz4"] = "zstd"
+    """How a SIF's files are compressed. zstd takes a third of gzip's time and is read by Linux 4.14 and later; a site
+    whose kernels were built without it sets gzip, which every kernel reads."""
+    sif_compression_level: int | None = Field(default=None, ge=1, le=22)
+    """None: 3 for zstd, 6 for gzip. The other compressors have none."""
 
     @field_validator("base_image", mode="after")
     @classmethod

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
+import os
 import struct
+import time
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +32,12 @@ _PARTITION = struct.Struct("<2i3s")
 _SQUASHFS_SUPERBLOCK = struct.Struct("<5I6H8Q")
 _SQUASHFS_MAGIC = 0x73717368
 _MAX_DESCRIPTORS = 4096
+
+_TABLE_OFFSET = 4096
+_TABLE_SLOTS = 48
+_PARTITION_ALIGNMENT = 4096
+_CHUNK_BYTES = 1024**2
+_LAUNCH = b"#!/usr/bin/env run-singularity\n"
 
 
 class BadSif(ValueError):
@@ -108,6 +119,71 @@ def verify(path: Path, *, platform: str | None = None) -> Sif:
         superblock = file.read(_SQUASHFS_SUPERBLOCK.size)
     _check_squashfs(superblock, primary.size_bytes)
     return sif
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Object:
+    """Something to be written into a SIF; `extra` as it stands in a descriptor."""
+
+    data_type: int
+    content: bytes
+    name: str = ""
+    group: int = 0
+    link: int = 0
+    extra: bytes = b""
+
+
+def objects(path: Path) -> list[Object]:
+    """The small objects of a SIF, all but its partitions, in their order."""
+    with open(path, "rb") as file:
+        found = []
+        for descriptor in read(path).descriptors:
+            if descriptor.data_type != DataType.PARTITION:
+                file.seek(descriptor.offset)
+                found.append(Object(data_type=descriptor.data_type, content=file.read(descriptor.size_bytes),
+                                    name=descriptor.name, group=descriptor.group, link=descriptor.link,
+                                    extra=descriptor.extra))
+    return found
+
+
+def write(path: Path, *, architecture: str, small: Sequence[Object], squashfs: Path, group: int) -> str:
+    """Write a SIF of small objects and a primary partition, in one pass; returns its sha256.
+
+    The objects get the numbers from 1 on, the partition the last one.
+    """
+    code, now = ARCHITECTURES[architecture], int(time.time())
+    squashfs_bytes = squashfs.stat().st_size
+    begin = offset = _TABLE_OFFSET + _TABLE_SLOTS * _DESCRIPTOR.size
+    table, bodies = [], bytearray()
+    for number, item in enumerate(small, 1):
+        table.append(_DESCRIPTOR.pack(item.data_type, True, number, item.group, item.link, offset, len(item.content),
+                                      len(item.content), now, now, 0, 0, item.name.encode(), item.extra))
+        bodies += item.content
+        offset += len(item.content)
+    partition_offset = -(-offset // _PARTITION_ALIGNMENT) * _PARTITION_ALIGNMENT
+    end = partition_offset + squashfs_bytes
+    table.append(_DESCRIPTOR.pack(DataType.PARTITION, True, len(small) + 1, group, 0, partition_offset, squashfs_bytes,
+                                  end - offset, now, now, 0, 0, b"", _PARTITION.pack(SQUASHFS, PRIMARY_SYSTEM, code)))
+    header = _HEADER.pack(_LAUNCH, MAGIC, VERSION, code, uuid.uuid4().bytes, now, now, _TABLE_SLOTS - len(table),
+                          _TABLE_SLOTS, _TABLE_OFFSET, _TABLE_SLOTS * _DESCRIPTOR.size, begin, end - begin)
+    head = header.ljust(_TABLE_OFFSET, b"\0") + b"".join(table).ljust(_TABLE_SLOTS * _DESCRIPTOR.size, b"\0") + bodies
+    digest = hashlib.sha256()
+    with open(path, "xb") as target, open(squashfs, "rb", buffering=0) as source:
+        for chunk in (head.ljust(partition_offset, b"\0"), *iter(lambda: source.read(_CHUNK_BYTES), b"")):
+            digest.update(chunk)
+            target.write(chunk)
+        target.flush()
+        if os.fstat(target.fileno()).st_size != end:
+            raise BadSif("its squashfs changed while it was copied")
+    return digest.hexdigest()
+
+
+def squashfs_inodes(path: Path) -> int:
+    """How many inodes a squashfs file has. Raises `BadSif` when it is not whole."""
+    with open(path, "rb") as file:
+        superblock = file.read(_SQUASHFS_SUPERBLOCK.size)
+    _check_squashfs(superblock, path.stat().st_size)
+    return int(_SQUASHFS_SUPERBLOCK.unpack(superblock)[1])
 
 
 def _read(file: BinaryIO, file_bytes: int) -> Sif:

@@ -1,4 +1,6 @@
-"""From an image in the Docker daemon to a SIF: made by Singularity or Apptainer, checked, and only then offered.
+"""From an image in the Docker daemon to a SIF: made, checked, and only then offered.
+
+The image is streamed (`streaming.py`) where that can be done, and else converted by Singularity's own `build`.
 
 The caller's destination appears in one step, when everything was checked. What becomes of it is written beside it,
 and what conversion needs meanwhile lies in a scratch folder.
@@ -12,11 +14,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from image_builder import sif
+from image_builder import sif, streaming
 from image_builder.errors import ErrorCode, ServiceError, ToolMissing
+from image_builder.export import NotStreamable
 from image_builder.process import CancelToken, Command, LineSink, ProcessFailed, Runner, run
 from image_builder.settings import BuildSettings
 from image_builder.storage import sha256_of
@@ -24,7 +27,13 @@ from image_builder.storage import sha256_of
 PROGRAMS = ("apptainer", "singularity")
 """What converts, in the order of preference; Apptainer answers to both names."""
 
-BUILD = "build"
+STREAM, BUILD = "stream", "build"
+
+DEFAULT_LEVELS = {"zstd": 3, "gzip": 6}
+"""Where more effort takes much time and saves little room."""
+
+STREAMED_COMPRESSORS = ("zstd", "gzip", "xz")
+"""Those whose squashfs, made by tar2sqfs, other tools read: its lz4 is not read by unsquashfs."""
 
 
 class ConversionFailed(ServiceError):
@@ -47,19 +56,18 @@ def convert(image: str, destination: Path, *, platform: str, settings: BuildSett
             runner: Runner = run, cancel: CancelToken | None = None, on_line: LineSink | None = None) -> Conversion:
     """Make a SIF for `platform` of an image in the daemon (its id, or a reference) at `destination`.
 
-    `scratch` is a folder for temporary files; without it they lie beside the destination. Raises `ToolMissing`, `ConversionFailed`, `LimitReached` or `Cancelled`; then there is no file at `destination`.
+    `scratch` is a folder for temporary files; without it they lie beside the destination. Raises `ToolMissing`,
+    `ServiceError`, `LimitReached` or `Cancelled`; then there is no file at `destination`.
     """
     begin = time.monotonic()
+    job = _Conversion(image, platform, settings, runner, cancel, on_line or _ignore)
     with _folder(destination.parent) as beside, _folder(scratch or destination.parent) as work:
         made = beside / "made.sif"
-        build(image, made, scratch=work, platform=platform, settings=settings, runner=runner, cancel=cancel,
-              on_line=on_line)
+        method, sha256 = job.stream_or_build(made, work)
         verify(made, platform=platform)
-        with open(made, "rb") as file:
-            sha256 = sha256_of(file)
         size_bytes = made.stat().st_size
         os.replace(made, destination)
-    return Conversion(sha256=sha256, size_bytes=size_bytes, method=BUILD, duration_s=time.monotonic() - begin)
+    return Conversion(sha256=sha256, size_bytes=size_bytes, method=method, duration_s=time.monotonic() - begin)
 
 
 def verify(path: Path, *, platform: str) -> None:
@@ -79,23 +87,64 @@ def program() -> str:
     return found
 
 
-def build(image: str, made: Path, *, scratch: Path, platform: str, settings: BuildSettings, runner: Runner = run,
-          cancel: CancelToken | None = None, on_line: LineSink | None = None) -> None:
-    """Let Singularity's own `build` make the SIF. Slower than streaming, and it takes every image."""
-    source = f"docker-daemon:{image}"
-    if not _daemon_is_local(os.environ):
-        archive = scratch / "image.tar"
-        _run(Command(name="docker save", argv=("docker", "save", f"--output={archive}", image),
-                     timeout_s=settings.convert_timeout_s), runner, cancel, on_line)
-        source = f"docker-archive:{archive}"
-    command = build_command(program(), source, made, scratch=scratch, platform=platform, settings=settings,
-                            sudo=needs_sudo(settings))
-    try:
-        _run(command, runner, cancel, on_line)
-    finally:
-        if needs_sudo(settings):
-            _own(scratch, runner)
-            _own(made.parent, runner)
+@dataclasses.dataclass(frozen=True)
+class _Conversion:
+    """One image on its way; both ways share what they need."""
+
+    image: str
+    platform: str
+    settings: BuildSettings
+    runner: Runner
+    cancel: CancelToken | None
+    on_line: LineSink
+
+    def stream_or_build(self, made: Path, scratch: Path) -> tuple[str, str]:
+        """Make the SIF, quickly if that can be done; returns the method and the SIF's sha256."""
+        try:
+            return STREAM, self.stream(made, scratch)
+        except NotStreamable as reason:
+            self.on_line(f"Converting with {Path(program()).name} build, which takes longer: {reason.message}")
+        return BUILD, self.build(made, scratch)
+
+    def stream(self, made: Path, scratch: Path) -> str:
+        if self.settings.sif_compressor not in STREAMED_COMPRESSORS:
+            raise NotStreamable(f"streaming cannot make {self.settings.sif_compressor}")
+        self.on_line(f"Streaming the image into squashfs ({self.settings.sif_compressor})")
+        return streaming.stream(self.image, made, source=self.image, build_empty=self._build_empty, scratch=scratch,
+                                platform=self.platform, level=level(self.settings), settings=self.settings,
+                                runner=self.runner, cancel=self.cancel)
+
+    def build(self, made: Path, scratch: Path) -> str:
+        """Let Singularity's own `build` make the SIF: it takes every image."""
+        source = f"docker-daemon:{self.image}"
+        if not _daemon_is_local(os.environ):
+            archive = scratch / "image.tar"
+            self._run(Command(name="docker save", argv=("docker", "save", f"--output={archive}", self.image),
+                              timeout_s=self.settings.convert_timeout_s))
+            source = f"docker-archive:{archive.name}"
+        sudo = needs_sudo(self.settings)
+        try:
+            self._run(build_command(program(), source, made, scratch=scratch, platform=self.platform,
+                                    settings=self.settings, sudo=sudo))
+        finally:
+            if sudo:
+                _own((scratch, made.parent), self.runner)
+        with open(made, "rb") as file:
+            return sha256_of(file)
+
+    def _build_empty(self, archive: Path, made: Path) -> None:
+        command = build_command(program(), f"docker-archive:{archive.name}", made, scratch=archive.parent,
+                                platform=self.platform, settings=self.settings, sudo=False)
+        try:
+            self.runner(command, cancel=self.cancel)
+        except ProcessFailed as error:
+            raise NotStreamable(f"an image without files does not convert: {error.message}") from error
+
+    def _run(self, command: Command) -> None:
+        try:
+            self.runner(command, on_line=self.on_line, cancel=self.cancel)
+        except ProcessFailed as error:
+            raise ConversionFailed(f"The image could not be converted: {error.message}", hint=_hint(error)) from error
 
 
 def build_command(singularity: str, source: str, made: Path, *, scratch: Path, platform: str, settings: BuildSettings,
@@ -112,11 +161,17 @@ def build_command(singularity: str, source: str, made: Path, *, scratch: Path, p
                    timeout_s=settings.convert_timeout_s)
 
 
+def level(settings: BuildSettings) -> int | None:
+    """The compression level, for those compressors that have one."""
+    if settings.sif_compressor not in DEFAULT_LEVELS:
+        return None
+    return settings.sif_compression_level or DEFAULT_LEVELS[settings.sif_compressor]
+
+
 def mksquashfs_arguments(settings: BuildSettings) -> str:
-    """The compressor and level of the settings, in mksquashfs's notation. xz and lz4 have no level."""
-    level = settings.sif_compression_level
-    arguments = f"-comp {settings.sif_compressor}"
-    return arguments if level is None else f"{arguments} -Xcompression-level {level}"
+    """The compressor and level of the settings, in mksquashfs's notation."""
+    chosen = level(settings)
+    return f"-comp {settings.sif_compressor}" + ("" if chosen is None else f" -Xcompression-level {chosen}")
 
 
 def needs_sudo(settings: BuildSettings) -> bool:
@@ -129,18 +184,15 @@ def _daemon_is_local(environ: Mapping[str, str]) -> bool:
     return environ.get("DOCKER_HOST", "unix://").startswith("unix://") and "DOCKER_CONTEXT" not in environ
 
 
-def _own(folder: Path, runner: Runner) -> None:
-    """Take over what root made in a folder."""
+def _own(folders: Sequence[Path], runner: Runner) -> None:
+    """Take over what root made in some folders."""
     owner = f"{os.geteuid()}:{os.getegid()}"
-    argv = ("sudo", "-n", "chown", "--recursive", "--no-dereference", owner, "--", str(folder))
+    argv = ("sudo", "-n", "chown", "--recursive", "--no-dereference", owner, "--", *map(str, folders))
     runner(Command(name="chown", argv=argv, timeout_s=600))
 
 
-def _run(command: Command, runner: Runner, cancel: CancelToken | None, on_line: LineSink | None) -> None:
-    try:
-        runner(command, on_line=on_line, cancel=cancel)
-    except ProcessFailed as error:
-        raise ConversionFailed(f"The image could not be converted: {error.message}", hint=_hint(error)) from error
+def _ignore(line: str) -> None:
+    pass
 
 
 def _hint(error: ProcessFailed) -> str:

@@ -1,0 +1,184 @@
+"""What the Docker daemon tells of an image for its conversion: its configuration, its files as one stream, and the
+few files that this stream does not show as they are.
+
+The stream is that of a container which is never started. Docker prepares such a container for its start: it puts
+files into `/dev` and `/etc` and hides the image's own behind them. Those are read through BuildKit, which shows the
+image as it is, is slower, and is stopped as soon as it has passed `/etc`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import secrets
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+
+from image_builder.docker import daemon
+from image_builder.errors import CicError, ErrorCode, ServiceError
+from image_builder.process import CancelToken, Command, started
+
+REPOSITORY = "cic-conversion"
+"""Names of images while they are converted, and the label of their containers: what a killed conversion leaves."""
+
+HIDDEN = frozenset({".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/hostname", "etc/mtab"})
+"""What `apptainer build` takes from the image, and the stream does not show as the image has it."""
+
+HIDDEN_IF_LINK = frozenset({"etc/hosts", "etc/resolv.conf"})
+"""What `apptainer build` replaces by an empty file, unless it is a symbolic link."""
+
+MAX_HIDDEN_BYTES = 1024**2
+
+_CONFIG_KEYS = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal",
+                "ArgsEscaped")
+
+
+class NotStreamable(CicError):
+    """This image, or this machine, needs another way of conversion; the message says why."""
+
+    code = ErrorCode.CONVERSION_FAILED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedImage:
+    """An image that is being exported. `config` is the part of its configuration that a run heeds."""
+
+    id: str
+    architecture: str
+    config: Mapping[str, Any]
+    container: str
+    reference: str
+
+
+@contextlib.contextmanager
+def exported(image: str) -> Iterator[ExportedImage]:
+    """An image with a container and a name of its own, both of which are gone at the end."""
+    with daemon() as client, contextlib.ExitStack() as stack:
+        try:
+            found = client.images.get(image)
+            tag = secrets.token_hex(8)
+            found.tag(REPOSITORY, tag=tag)
+            stack.callback(_untag, client, found.id, f"{REPOSITORY}:{tag}")
+            container = client.api.create_container(
+                found.id, command=["/never-started"], labels={REPOSITORY: ""}, platform=_platform(found.attrs),
+                network_disabled=True)["Id"]
+            stack.callback(_remove_container, client, container)
+        except docker.errors.ImageNotFound:
+            raise ServiceError(f"The image {image} is not in the Docker daemon.",
+                               code=ErrorCode.CONVERSION_FAILED) from None
+        except docker.errors.APIError as error:
+            raise NotStreamable(f"docker does not export the image: {error.explanation or error}") from error
+        attributes = found.attrs
+        config = {key: attributes["Config"][key] for key in _CONFIG_KEYS if attributes["Config"].get(key)}
+        yield ExportedImage(id=found.id, architecture=attributes["Architecture"], config=config, container=container,
+                            reference=f"{REPOSITORY}:{tag}")
+
+
+def _platform(attributes: Mapping[str, Any]) -> str:
+    variant = attributes.get("Variant")
+    return f"{attributes['Os']}/{attributes['Architecture']}" + (f"/{variant}" if variant else "")
+
+
+def _untag(client: docker.DockerClient, image_id: str, reference: str) -> None:
+    """Remove our name, unless it is the only one left: then the image would go with it."""
+    with contextlib.suppress(docker.errors.APIError):
+        if len(client.images.get(image_id).tags) > 1:
+            client.images.remove(reference, noprune=True)
+
+
+def _remove_container(client: docker.DockerClient, container: str) -> None:
+    with contextlib.suppress(docker.errors.APIError):
+        client.api.remove_container(container, v=True, force=True)
+
+
+def export_command(image: ExportedImage, *, timeout_s: float) -> Command:
+    """What writes the image's files to standard output as a tar."""
+    return Command(name="docker export", argv=("docker", "export", image.container), timeout_s=timeout_s)
+
+
+def originals_command(image: ExportedImage, *, platform: str, timeout_s: float) -> Command:
+    """What writes them as the image has them; more slowly, sorted by path."""
+    return Command(name="docker buildx build", timeout_s=timeout_s, stdin=f"FROM {image.reference}\n".encode(),
+                   argv=("docker", "buildx", "build", "--builder=default", "--progress=plain", "--provenance=false",
+                         f"--platform={platform}", "--output=type=tar,dest=-", "-"))
+
+
+def originals(image: ExportedImage, *, platform: str, timeout_s: float, log: Path,
+              cancel: CancelToken | None = None) -> list[tuple[tarfile.TarInfo, bytes]]:
+    """The members of the image that the exported stream hides, folders before what is in them.
+
+    Raises `NotStreamable` when they cannot be read, or when `/dev` or `/etc` is not a folder: then the stream shows
+    another tree than the image has.
+    """
+    found: list[tuple[tarfile.TarInfo, bytes]] = []
+    command = originals_command(image, platform=platform, timeout_s=timeout_s)
+    try:
+        with log.open("wb") as errors, started(command, stdout=-1, stderr=errors) as process:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as stream:
+                for member in stream:
+                    if cancel is not None:
+                        cancel.check()
+                    if _is_past_etc(member.name):
+                        return found
+                    if (read := _original(stream, member)) is not None:
+                        found.append(read)
+            if process.wait() != 0:
+                raise NotStreamable("docker buildx does not show the image's files")
+    except tarfile.TarError as error:
+        raise NotStreamable(f"docker buildx does not show the image's files: {_last_line(log)}") from error
+    return found
+
+
+def _is_past_etc(name: str) -> bool:
+    """The stream is sorted. Singularity's own folder and the like begin with a dot, and lie before."""
+    return name.split("/")[0] > "etc"
+
+
+def _original(stream: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[tarfile.TarInfo, bytes] | None:
+    name = member.name.rstrip("/")
+    if name in ("dev", "etc") and not member.isdir():
+        raise NotStreamable(f"the image's /{name} is not a folder")
+    if name not in HIDDEN and not (name in HIDDEN_IF_LINK and member.issym()):
+        return None
+    if member.islnk() or member.size > MAX_HIDDEN_BYTES:
+        raise NotStreamable(f"the image's /{name} is a hard link or very large")
+    body = stream.extractfile(member) if member.isreg() else None
+    return member, body.read() if body is not None else b""
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it wrote nothing"
+
+
+def empty_archive(image: ExportedImage, *, architecture: str) -> bytes:
+    """An archive as `docker save` makes it, of an image with this one's configuration and no files."""
+    layer = _tar([])
+    digest = _sha256(layer)
+    config = json.dumps({"architecture": architecture, "os": "linux", "config": dict(image.config),
+                         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}}).encode()
+    manifest = [{"Config": f"{_sha256(config)}.json", "RepoTags": [f"{REPOSITORY}:empty"], "Layers": ["layer.tar"]}]
+    return _tar([(f"{_sha256(config)}.json", config), ("layer.tar", layer),
+                 ("manifest.json", json.dumps(manifest).encode())])
+
+
+def _tar(files: list[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

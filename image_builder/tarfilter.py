@@ -1,0 +1,402 @@
+"""A program: reads an image's files as a tar stream, checks them, and writes the stream that goes into squashfs.
+
+    python3 tarfilter.py --additions FILE --report FILE < export.tar > filtered.tar
+
+What `docker export` puts in by itself is left out; the members of the additions (a tar file, awaited at the end: it
+appears by a rename) follow, each unless its name was there already. The report tells what was written.
+
+It stands alone, imports nothing of ours, and never holds more of the stream than a window. Whatever it does not know
+for certain, it refuses: an entry of an unknown type, a name twice, a child before its folder, a stream without its
+end. It ends with 0 only after it has seen the end of the archive and nothing but padding behind it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+
+EXIT_UNFIT, EXIT_BROKEN = 3, 4
+
+LEFT_OUT = frozenset({b".dockerenv", b"dev/console", b"dev/pts", b"dev/shm", b"etc/hostname", b"etc/hosts",
+                      b"etc/mtab", b"etc/resolv.conf"})
+"""What `docker export` makes, empties or replaces. The additions bring back what the image itself has there."""
+
+RESERVED = frozenset({b".singularity.d", b".run", b".exec", b".test", b".shell", b"singularity", b"environment"})
+"""What Singularity puts in the root. An image that has one of them already is not for us."""
+
+BLOCK = 512
+WINDOW_BYTES = 1024**2
+MAX_EXTENSION_BYTES = 1024**2
+END = bytes(BLOCK)
+
+_FILE_TYPES = b"0\0S"
+_EMPTY_TYPES = b"123456"
+_PAX_KEYS = frozenset({b"path", b"linkpath", b"size", b"uid", b"gid", b"uname", b"gname", b"mtime", b"atime", b"ctime"})
+
+
+class Unfit(Exception):
+    """A whole stream that holds something which is not for us: the image has to be converted in another way."""
+
+
+class Broken(Exception):
+    """The stream is cut, or is no tar."""
+
+
+@dataclasses.dataclass
+class Report:
+    """What was written: `inodes` without further hard links, and the lines that listing all paths takes."""
+
+    entries: int = 0
+    inodes: int = 0
+    listed_lines: int = 0
+    body_bytes: int = 0
+    added: int = 0
+    left_out: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Member:
+    """One entry: `body_bytes` includes the padding. `extent` counts all its blocks before the body."""
+
+    name: bytes
+    kind: int
+    link: bytes
+    extent: int
+    body_bytes: int
+
+
+class Window:
+    """The part of the input that is looked at. What is behind `position` may be sent on or dropped."""
+
+    def __init__(self, source: int, target: int | None) -> None:
+        self._source, self._target = source, target
+        self._data = b""
+        self._kept_from = 0
+        self.position = 0
+
+    def need(self, count: int) -> bool:
+        """Have `count` bytes from `position` on; False when the input ends before that."""
+        while len(self._data) - self.position < count:
+            chunk = os.read(self._source, WINDOW_BYTES)
+            if not chunk:
+                return False
+            self.flush()
+            self._data = self._data[self.position:] + chunk
+            self._kept_from = self.position = 0
+        return True
+
+    def peek(self, count: int, offset: int = 0) -> bytes:
+        begin = self.position + offset
+        return self._data[begin:begin + count]
+
+    def keep(self, count: int) -> None:
+        """Send the next `count` bytes on, with or without having them in the window."""
+        at_hand = len(self._data) - self.position
+        if count <= at_hand:
+            self.position += count
+            return
+        self.position = len(self._data)
+        self.flush()
+        self._pass_on(count - at_hand, self._target)
+
+    def drop(self, count: int) -> None:
+        """Do not send the next `count` bytes on."""
+        self.flush()
+        at_hand = len(self._data) - self.position
+        self.position += min(count, at_hand)
+        if count > at_hand:
+            self._pass_on(count - at_hand, None)
+        self._kept_from = self.position
+
+    def flush(self) -> None:
+        if self._target is not None and self.position > self._kept_from:
+            write_all(self._target, memoryview(self._data)[self._kept_from:self.position])
+        self._kept_from = self.position
+
+    def at_padding_only(self) -> bool:
+        """Whether nothing but zero bytes is left."""
+        rest = self._data[self.position:]
+        while not any(rest):
+            rest = os.read(self._source, WINDOW_BYTES)
+            if not rest:
+                return True
+        return False
+
+    def _pass_on(self, count: int, target: int | None) -> None:
+        """Move bytes that need no look; between pipes, without copying them."""
+        self._data, self.position, self._kept_from = b"", 0, 0
+        while count:
+            if target is not None and count >= WINDOW_BYTES:
+                moved = _splice(self._source, target, count)
+                if moved:
+                    count -= moved
+                    continue
+            chunk = os.read(self._source, min(count, WINDOW_BYTES))
+            if not chunk:
+                raise Broken("the stream ends in the middle of a file")
+            if target is not None:
+                write_all(target, chunk)
+            count -= len(chunk)
+
+
+def write_all(target: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(target, view):]
+
+
+def _splice(source: int, target: int, count: int) -> int:
+    try:
+        return os.splice(source, target, min(count, 16 * WINDOW_BYTES))
+    except (OSError, AttributeError):
+        return 0
+
+
+def next_member(window: Window) -> Member | None:
+    """The member at the window's position, which stays there; None at the end of the archive."""
+    extent, path, link, size, real_name = 0, None, None, None, None
+    while True:
+        if not window.need(extent + BLOCK):
+            raise Broken("the stream ends before the archive does")
+        header = window.peek(BLOCK, extent)
+        if header == END:
+            if extent:
+                raise Broken("the archive ends behind an extension header")
+            return None
+        _check(header)
+        kind, own_size = header[156], number(header[124:136])
+        extent += BLOCK
+        if kind not in b"xLK":
+            break
+        if own_size > MAX_EXTENSION_BYTES:
+            raise Unfit("an extension header is larger than 1 MB")
+        if not window.need(extent + padded(own_size)):
+            raise Broken("the stream ends in an extension header")
+        body = window.peek(own_size, extent)
+        extent += padded(own_size)
+        if kind == ord("L"):
+            path = body.rstrip(b"\0")
+        elif kind == ord("K"):
+            link = body.rstrip(b"\0")
+        else:
+            records = pax_records(body)
+            path = records.get(b"path", path)
+            link = records.get(b"linkpath", link)
+            real_name = records.get(b"GNU.sparse.name", real_name)
+            size = int(records[b"size"]) if b"size" in records else size
+    if size is None:
+        size = own_size
+    if kind == ord("S"):
+        extent += _sparse_blocks(window, extent, header)
+    name = real_name or (_name(header) if path is None else path)
+    if kind not in _FILE_TYPES and kind not in _EMPTY_TYPES:
+        raise Unfit(f"{printable(name)} is of an unknown type {chr(kind)!r}")
+    if kind in _EMPTY_TYPES and size:
+        raise Unfit(f"{printable(name)} has a body and should not")
+    return Member(name=canonical(name), kind=kind, extent=extent, body_bytes=padded(size),
+                  link=header[157:257].split(b"\0", 1)[0] if link is None else link)
+
+
+def padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def number(field: bytes) -> int:
+    """A numeric field, octal or binary. Raises `Broken`."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big") - (0x80 << 8 * (len(field) - 1))
+        if field[0] & 0x40:
+            raise Broken("a header holds a negative size")
+        return value
+    digits = field.strip(b" \0")
+    try:
+        return int(digits, 8) if digits else 0
+    except ValueError:
+        raise Broken("a header holds a number that is none") from None
+
+
+def pax_records(body: bytes) -> dict[bytes, bytes]:
+    """The records of an extension header. Raises `Unfit` for one whose meaning we do not know."""
+    records = {}
+    while body:
+        length, space, rest = body.partition(b" ")
+        if not space or not length.isdigit() or not len(length) + 3 <= int(length) <= len(body):
+            raise Broken("an extension header makes no sense")
+        record = rest[:int(length) - len(length) - 1]
+        key, equals, value = record[:-1].partition(b"=")
+        if not equals or record[-1:] != b"\n":
+            raise Broken("an extension header makes no sense")
+        if key not in _PAX_KEYS and not key.startswith((b"SCHILY.xattr.", b"GNU.sparse.")):
+            raise Unfit(f"an extension header holds the unknown key {printable(key)}")
+        if key == b"size" and not value.isdigit():
+            raise Broken("an extension header holds a size that is none")
+        records[key] = value
+        body = body[int(length):]
+    return records
+
+
+def canonical(name: bytes) -> bytes:
+    """A name without `./` before it and `/` behind it; empty for the root. Raises `Unfit` for one that climbs."""
+    stripped = name.rstrip(b"/")
+    while stripped.startswith(b"./"):
+        stripped = stripped[2:]
+    if stripped in (b".", b""):
+        return b""
+    framed = b"/" + stripped + b"/"
+    if b"//" in framed or b"/./" in framed or b"/../" in framed or b"\0" in stripped:
+        raise Unfit(f"the name {printable(name)} is not a plain path")
+    return stripped
+
+
+def printable(name: bytes) -> str:
+    return ascii(name[:200].decode("utf-8", "replace"))
+
+
+def _check(header: bytes) -> None:
+    if header[257:262] != b"ustar":
+        raise Broken("the stream is no tar of a known form")
+    if number(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * 32:
+        raise Broken("a header's checksum is wrong")
+
+
+def _name(header: bytes) -> bytes:
+    name = header[:100].split(b"\0", 1)[0]
+    if header[257:263] == b"ustar\0" and header[345]:
+        return header[345:500].split(b"\0", 1)[0] + b"/" + name
+    return name
+
+
+def _sparse_blocks(window: Window, extent: int, header: bytes) -> int:
+    """How many bytes of further sparse maps follow an old GNU sparse header."""
+    more, bytes_seen = header[482], 0
+    while more:
+        if not window.need(extent + bytes_seen + BLOCK):
+            raise Broken("the stream ends in a sparse map")
+        more = window.peek(BLOCK, extent + bytes_seen)[504]
+        bytes_seen += BLOCK
+        if bytes_seen > MAX_EXTENSION_BYTES:
+            raise Unfit("a sparse map is larger than 1 MB")
+    return bytes_seen
+
+
+class Filter:
+    """Decides of each member whether it goes on. Remembers 64-bit hashes of names: a false double is refused."""
+
+    def __init__(self, source: int, target: int, report: Report) -> None:
+        self._window, self._target, self.report = Window(source, target), target, report
+        self._names: set[int] = set()
+        self._folders: set[int] = {hash(b"")}
+        self._held: dict[bytes, bytes] = {}
+
+    def copy_image(self) -> None:
+        """Everything up to the end of the archive, without that end."""
+        window = self._window
+        while (member := next_member(window)) is not None:
+            if member.name.partition(b"/")[0] in RESERVED:
+                raise Unfit(f"the image already has {printable(member.name)}")
+            if member.name in LEFT_OUT:
+                self._leave_out(member)
+                continue
+            if self._held:
+                self._release_parent(member.name)
+            self._count(member)
+            window.keep(member.extent + member.body_bytes)
+        window.keep(0)
+        window.flush()
+        if not window.need(2 * BLOCK) or window.peek(2 * BLOCK) != 2 * END or not window.at_padding_only():
+            raise Broken("the archive has no proper end")
+        if not self.report.entries:
+            raise Broken("the archive is empty")
+
+    def add(self, additions: int) -> None:
+        """The members of another archive whose names are not there yet."""
+        window = Window(additions, self._target)
+        while (member := next_member(window)) is not None:
+            total = member.extent + member.body_bytes
+            if hash(member.name) in self._names:
+                window.drop(total)
+                continue
+            self._count(member)
+            self.report.added += 1
+            window.keep(total)
+        window.flush()
+        write_all(self._target, 2 * END)
+
+    def _leave_out(self, member: Member) -> None:
+        """A folder is held: if something is in it, it is the image's own after all."""
+        if member.kind == ord("5"):
+            self._held[member.name] = self._window.peek(member.extent)
+        self.report.left_out.append(member.name.decode("utf-8", "replace"))
+        self._window.drop(member.extent + member.body_bytes)
+
+    def _release_parent(self, name: bytes) -> None:
+        parent = name.rpartition(b"/")[0]
+        header = self._held.pop(parent, None)
+        if header is not None:
+            self._window.flush()
+            write_all(self._target, header)
+            self._count(Member(name=parent, kind=ord("5"), link=b"", extent=len(header), body_bytes=0))
+            self.report.left_out.remove(parent.decode())
+
+    def _count(self, member: Member) -> None:
+        name, report = member.name, self.report
+        if not name:
+            if member.kind != ord("5"):
+                raise Unfit("the root is not a folder")
+            return
+        key = hash(name)
+        if key in self._names:
+            raise Unfit(f"{printable(name)} is there twice")
+        if hash(name.rpartition(b"/")[0]) not in self._folders:
+            raise Unfit(f"{printable(name)} is not in a folder that came before it")
+        if member.kind == ord("1"):
+            target = hash(canonical(member.link))
+            if target not in self._names or target in self._folders:
+                raise Unfit(f"{printable(name)} links to {printable(member.link)}, which did not come before it")
+        else:
+            report.inodes += 1
+        if member.kind == ord("5"):
+            self._folders.add(key)
+        self._names.add(key)
+        report.entries += 1
+        report.listed_lines += 1 + name.count(b"\n")
+        report.body_bytes += member.body_bytes
+
+
+def await_file(path: str) -> int:
+    """Open a file as soon as it is there. Whoever was to make it ends us if it never will be."""
+    while True:
+        try:
+            return os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            time.sleep(0.005)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--additions", required=True)
+    parser.add_argument("--report", required=True)
+    options = parser.parse_args()
+    report = Report()
+    try:
+        job = Filter(0, 1, report)
+        job.copy_image()
+        job.add(await_file(options.additions))
+        os.close(1)
+    except Unfit as error:
+        print(error, file=sys.stderr)
+        return EXIT_UNFIT
+    except Broken as error:
+        print(error, file=sys.stderr)
+        return EXIT_BROKEN
+    with open(options.report, "w", encoding="utf-8") as file:
+        json.dump(dataclasses.asdict(report), file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
