@@ -80,9 +80,12 @@ def compose(description: Description, machine: Machine, *, base: BaseFacts, requ
         return dataclasses.replace(plain, warnings=(*plain.warnings, *_unused(description, machine)))
     conflicts.refuse(description, machine, mpi, gpu)
     named = compilers.named(conflicts.compilers_named(description.spack or {}))
-    compilers.check_target(machine.target, named or compilers.available(base.compilers, description.apt))
+    compilers.check_target(machine.target, named + compilers.available(base.compilers, description.apt))
     merge = _Merge(description, machine, mpi, gpu, base.spack_version or NEWEST_TESTED, site_packages or {})
     body = merge.body()
+    if named and not any(compilers.can_make(machine.target.name, *compiler) for compiler in named):
+        merge.warnings.append(f"{description.file}: the compiler that it prefers cannot make code for "
+                              f"{machine.target.name}; Spack takes another.")
     if base.spack_version is None:
         merge.warnings.append("Which Spack the base image has is not known; the environment is written for "
                               f"{'.'.join(map(str, NEWEST_TESTED))}.")

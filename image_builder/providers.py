@@ -106,7 +106,7 @@ def _gpu_arch(asked: str | None, runtime: str, facts: Mapping[str, str]) -> str 
     if not re.fullmatch(facts["pattern"], name):
         products = [product for product, arch in gpu_facts()["products"].items()
                     if re.fullmatch(facts["pattern"], arch)]
-        close = nearest(asked, products, 2) or (facts["example"], products[-1])
+        close = (*(nearest(asked, products, 2) or products[-1:]), facts["example"])
         raise _refused("machine.gpu_arch", f"{asked!r} is not an architecture of {runtime}",
                        f"write {' or '.join(close)}")
     return name

@@ -37,7 +37,7 @@ _TAKEN_FOLDERS = frozenset({"bin", "boot", "dev", "etc", "home", "lib", "lib32",
                             "var"})
 _TEMPLATE = "Dockerfile.j2"
 _SCRIPTS = ("lib.sh", "entrypoint")
-_SPACK_SCRIPTS = ("tools.sh", "concretize.sh", "install.sh", "stages.py", "activation.py")
+_SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "stages.py", "activation.py")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

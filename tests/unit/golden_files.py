@@ -1,0 +1,17 @@
+"""Golden files: whole texts that a test compares with. `CIC_WRITE_GOLDEN=1` writes them anew, to be read in the diff."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+def assert_golden(name: str, text: str) -> None:
+    """Compare with the golden file, or write it when asked to."""
+    path = FOLDER / name
+    if os.environ.get("CIC_WRITE_GOLDEN"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    assert path.read_text("utf-8") == text, f"{path} differs; CIC_WRITE_GOLDEN=1 writes it anew"

@@ -1,0 +1,287 @@
+"""A description and a machine becoming an environment: what is kept, what is added, what cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from image_builder.environment import Environment, compose
+from image_builder.errors import BadDescription, ErrorCode, InvalidRequest, UserError
+from tests.unit.golden_files import assert_golden
+from tests.unit.planning import base, composed, corpus, described, machine
+
+RELEASES = [(0, 19, 2), (0, 23, 1), (1, 1, 0)]
+MACHINES: dict[str, dict[str, Any]] = {
+    "amd64": {"architecture": "zen2", "mpi": "openmpi@4", "gpu": "cuda@12", "gpu_arch": "a100"},
+    "arm64": {"platform": "linux/arm64", "architecture": "neoverse_n1", "mpi": "mpich@4"},
+    "ppc64le": {"platform": "linux/ppc64le", "architecture": "power9le", "mpi": "spectrum-mpi"},
+}
+
+
+def packages(environment: Environment) -> dict[str, Any]:
+    assert environment.spack is not None
+    return dict(environment.spack["packages"])
+
+
+def required(environment: Environment, package: str) -> list[str]:
+    """The plain requirements on a package, whatever form the release wants."""
+    rules = packages(environment)[package]["require"]
+    return [rule if isinstance(rule, str) else rule["one_of"][0] for rule in rules]
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("step", corpus())
+def test_the_corpus_plans_for_every_platform(step: str, name: str, release: tuple[int, ...]) -> None:
+    environment = compose(described(corpus()[step]), machine(**MACHINES[name]), base=base(release))
+    assert f"target={environment.target}" in required(environment, "all")
+    assert environment.spack_yaml is not None
+    assert yaml.safe_load(environment.spack_yaml) == {"spack": environment.spack}
+    user = described(corpus()[step]).spack
+    assert user is not None and environment.spack is not None
+    assert environment.spack["specs"][:len(user["specs"])] == user["specs"]
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
+@pytest.mark.parametrize("step", ["kaust/exageostat", "tutorial/lysozyme"])
+def test_golden_spack_yaml(step: str, release: tuple[int, ...]) -> None:
+    environment = compose(described(corpus()[step]), machine(**MACHINES["amd64"]), base=base(release))
+    assert_golden(f"{step.replace('/', '-')}-{'.'.join(map(str, release))}.yaml", environment.spack_yaml or "")
+
+
+def test_nothing_for_spack_when_nothing_needs_it() -> None:
+    environment = composed("apt: [jq]\npip: [six]\n")
+    assert environment.spack is None and environment.spack_yaml is None
+    assert environment.apt == ("jq",) and environment.requirements == "six\n"
+
+
+@pytest.mark.parametrize("text", ["", "spack: {}\n", "spack:\n  specs: []\n", "spack:\n  packages: {}\n", "apt: [jq]\n"])
+def test_the_mpi_is_there_when_nothing_else_is(text: str) -> None:
+    environment = composed(text, mpi="openmpi@4")
+    assert environment.roots == ("openmpi@4",)
+    assert required(environment, "mpi") == ["openmpi@4"]
+    assert required(environment, "all") == ["target=haswell"]
+
+
+def test_a_spack_section_without_specs_and_machine_needs_installs_nothing_and_says_so() -> None:
+    environment = composed("spack:\n  packages: {all: {variants: [+shared]}}\n")
+    assert environment.spack is None
+    assert any("no specs" in warning for warning in environment.warnings)
+
+
+def test_what_the_user_wrote_is_kept() -> None:
+    environment = composed("""
+spack:
+  specs: [hdf5@1.14, netcdf-c]
+  packages:
+    all: {variants: [+shared], require: ['%gcc'], providers: {blas: [openblas]}}
+    hdf5: {require: '@1.14.3', variants: [+fortran]}
+    netcdf-c: {version: [4.9.2]}
+    blas: {require: openblas}
+  concretizer: {unify: when_possible}
+""", mpi="openmpi@4")
+    kept = packages(environment)
+    assert kept["all"]["variants"] == ["+shared"]
+    assert kept["all"]["providers"] == {"blas": ["openblas"], "mpi": ["openmpi"]}
+    assert kept["netcdf-c"] == {"version": ["4.9.2"]}
+    assert kept["hdf5"] == {"require": ["@1.14.3", "target=haswell"], "variants": ["+fortran"]}
+    assert kept["blas"] == {"require": "openblas"}, "a virtual package has no target"
+    assert required(environment, "all") == ["%gcc", "target=haswell"]
+    assert environment.spack is not None
+    assert environment.spack["concretizer"]["unify"] == "when_possible"
+    assert environment.roots == ("hdf5@1.14", "netcdf-c", "openmpi@4")
+
+
+def test_requirements_of_the_site_hide_those_of_all_too() -> None:
+    environment = composed("spack:\n  specs: [hdf5]\n", site_packages={
+        "hdf5": {"require": [{"any_of": ["@1.14"]}]}, "blas": {"require": ["openblas"]}, "zlib": {"buildable": False}})
+    assert required(environment, "hdf5") == ["target=haswell"]
+    assert set(packages(environment)) == {"all", "hdf5"}
+
+
+def test_before_spack_0_20_requirements_are_groups() -> None:
+    environment = composed("spack:\n  specs: [hdf5]\n  packages:\n    hdf5: {require: '@1.14'}\n", spack=(0, 19, 2),
+                           mpi="openmpi@4")
+    assert packages(environment)["hdf5"]["require"] == [{"one_of": ["@1.14"]}, {"one_of": ["target=haswell"]}]
+    assert packages(environment)["mpi"]["require"] == [{"one_of": ["openmpi@4"]}]
+
+
+def test_compilers_are_translated_for_releases_in_which_they_are_packages() -> None:
+    text = "spack:\n  specs: [zlib]\n  packages:\n    all: {compiler: [gcc@11, clang]}\n    hdf5: {compiler: [clang@15]}\n"
+    before, after = packages(composed(text)), packages(composed(text, spack=(1, 0, 0)))
+    assert before["all"]["compiler"] == ["gcc@11", "clang"] and before["hdf5"] == {"compiler": ["clang@15"]}
+    assert "compiler" not in after["all"]
+    assert [after[language] for language in ("c", "cxx", "fortran")] == [{"prefer": ["gcc@11", "llvm"]}] * 3
+    assert after["hdf5"] == {"prefer": ["%llvm@15"]}
+
+
+def test_what_the_site_decides_in_the_concretizer() -> None:
+    environment = composed("spack:\n  specs: [zlib]\n  concretizer: {reuse: true, targets: {granularity: generic}}\n"
+                           "  view: /somewhere\n")
+    assert environment.spack is not None
+    assert environment.spack["concretizer"] == {
+        "unify": True, "reuse": False, "targets": {"granularity": "microarchitectures", "host_compatible": False}}
+    assert environment.spack["view"] == "/opt/view"
+    assert len(environment.warnings) == 3
+
+
+def test_named_views_stay_beside_ours() -> None:
+    environment = composed("spack:\n  specs: [zlib]\n  view: {default: {root: /x, link: run}, tools: {root: /opt/t}}\n")
+    assert environment.spack is not None
+    assert environment.spack["view"] == {"tools": {"root": "/opt/t"}, "default": {"root": "/opt/view", "link": "run"}}
+
+
+@pytest.mark.parametrize(("asked", "spec"), [
+    ("mpich@4", "mpich@4"), ("impi@2021", "intel-oneapi-mpi@2021"), ("cray-mpich@8.1", "cray-mpich@8.1"),
+    ("mvapich2", "mvapich2"), ("OpenMPI@4.1", "openmpi@4.1"), ("intel-mpi@2018", "intel-mpi@2018"),
+    ("openmpi@4 +pmi fabrics=ucx", "openmpi@4 +pmi fabrics=ucx"),
+])
+def test_mpi_as_people_write_it(asked: str, spec: str) -> None:
+    environment = composed("", mpi=asked)
+    assert environment.mpi == spec
+    assert environment.roots == (spec,)
+
+
+@pytest.mark.parametrize(("fields", "field", "word"), [
+    ({"mpi": "openmpy@4"}, "machine.mpi", "openmpi"),
+    ({"mpi": "openmpi@4 %gcc cflags=-wrapper"}, "machine.mpi", "openmpi@4"),
+    ({"gpu": "opencl"}, "machine.gpu", "cuda"),
+    ({"gpu": "cuda@12", "gpu_arch": "gfx90a"}, "machine.gpu_arch", "sm_90"),
+    ({"gpu": "hip@6", "gpu_arch": "a100"}, "machine.gpu_arch", "gfx90a"),
+    ({"gpu": "cuda@12", "gpu_arch": "h1000"}, "machine.gpu_arch", "h100"),
+])
+def test_machine_parts_that_nobody_knows(fields: dict[str, str], field: str, word: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        composed("", **fields)
+    assert caught.value.problems[0].field == field
+    assert word in caught.value.problems[0].hint
+
+
+def test_an_mpi_that_this_spack_no_longer_has() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        composed("", mpi="intel-mpi@2018", spack=(1, 1, 0))
+    assert "intel-oneapi-mpi" in caught.value.problems[0].hint
+
+
+@pytest.mark.parametrize(("gpu", "asked", "arch"), [
+    ("cuda@12", "80", "80"), ("cuda@12", "sm_90", "90"), ("cuda@12", "A100", "80"), ("cuda", "8.6", "86"),
+    ("cuda@12", "h100", "90"), ("hip@6", "mi250x", "gfx90a"), ("rocm@6", "gfx942", "gfx942"), ("cuda@12", None, None),
+])
+def test_gpu_architectures_as_people_write_them(gpu: str, asked: str | None, arch: str | None) -> None:
+    assert composed("", gpu=gpu, gpu_arch=asked).gpu_arch == arch
+
+
+def test_packages_are_built_for_the_gpu() -> None:
+    environment = composed("spack:\n  specs: [gromacs]\n", gpu="rocm@6", gpu_arch="mi250x")
+    assert environment.roots == ("gromacs", "hip@6")
+    assert required(environment, "all") == ["target=haswell", "+rocm", "+rocm amdgpu_target=gfx90a"]
+
+
+def test_before_spack_0_21_gpu_variants_are_preferred() -> None:
+    """There, a requirement on all packages fails for every package that has no such variant."""
+    environment = composed("spack:\n  specs: [gromacs]\n", gpu="cuda@12", gpu_arch="80", spack=(0, 19, 2))
+    assert required(environment, "all") == ["target=haswell"]
+    assert packages(environment)["all"]["variants"] == ["+cuda cuda_arch=80"]
+
+
+def test_a_package_without_the_gpu_and_externals_stay_so() -> None:
+    environment = composed("spack:\n  specs: [hdf5~cuda]\n", gpu="cuda@12", mpi="openmpi@4",
+                           site_packages={"openmpi": {"externals": [{"spec": "openmpi@4.1.4", "prefix": "/usr"}]}})
+    assert required(environment, "hdf5") == ["target=haswell", "~cuda"]
+    assert required(environment, "openmpi") == ["target=haswell"]
+    assert any("hdf5" in warning and "without cuda" in warning for warning in environment.warnings)
+
+
+@pytest.mark.parametrize(("text", "line", "words"), [
+    ("spack:\n  specs:\n  - hdf5 ^mpich@4\n", 3, ("mpich", "openmpi@4")),
+    ("spack:\n  specs: [zlib, mpich]\n", 2, ("mpich", "openmpi@4")),
+    ("spack:\n  specs: [openmpi@3.1]\n", 2, ("openmpi@3.1", "openmpi@4")),
+    ("spack:\n  specs: [a]\n  packages:\n    mpi: {require: mvapich2}\n", 4, ("mvapich2", "openmpi@4")),
+    ("spack:\n  specs: [a]\n  packages:\n    mpi: {require: [{one_of: [cray-mpich]}]}\n", 4, ("cray-mpich",)),
+    ("spack:\n  specs: [a]\n  packages:\n    all: {providers: {mpi: [mpich, openmpi]}}\n", 4, ("mpich", "openmpi@4")),
+    ("spack:\n  specs: [a]\n  packages:\n    hdf5: {require: ['^[virtuals=mpi] mpich']}\n", 4, ("mpich",)),
+    ("spack:\n  definitions:\n  - x: [hdf5^mpich]\n  specs: [$x]\n", 3, ("mpich", "openmpi@4")),
+    ("spack:\n  specs: [{matrix: [[hdf5], [^mpich]]}]\n", 2, ("mpich", "openmpi@4")),
+    ("spack:\n  specs: [zlib target=zen2]\n", 2, ("zen2", "haswell")),
+    ("spack:\n  specs: [zlib arch=linux-debian12-zen2]\n", 2, ("zen2", "haswell")),
+    ("spack:\n  specs: ['zlib target=x86_64_v4:']\n", 2, ("x86_64_v4:", "haswell")),
+    ("spack:\n  specs: [a]\n  packages:\n    all:\n      target: [zen2, skylake]\n", 5, ("zen2", "haswell")),
+    ("spack:\n  specs: [a]\n  packages:\n    hdf5: {require: target=zen2}\n", 4, ("zen2", "haswell")),
+    ("spack:\n  specs: [cuda@11]\n", 2, ("cuda@11", "cuda@12")),
+])
+def test_what_workflow_and_machine_cannot_both_have(text: str, line: int, words: tuple[str, ...]) -> None:
+    with pytest.raises(BadDescription) as caught:
+        composed(text, mpi="openmpi@4", gpu="cuda@12")
+    assert caught.value.code is ErrorCode.CONFLICT
+    assert caught.value.line == line
+    assert all(word in caught.value.message for word in words)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("text", [
+    "spack:\n  specs: [openmpi@4.1, hdf5 ^openmpi]\n",
+    "spack:\n  specs: ['openmpi@3:5']\n",
+    "spack:\n  specs: [zlib target=haswell, 'hdf5 target=x86_64_v2:', 'lz4 target=:haswell']\n",
+    "spack:\n  specs: [a]\n  packages:\n    all: {target: [zen2, haswell], providers: {mpi: [openmpi, mpich]}}\n",
+    "spack:\n  specs: [a]\n  packages:\n    all: {conflict: [^mpich]}\n    mpi: {buildable: false}\n",
+])
+def test_what_workflow_and_machine_can_both_have(text: str) -> None:
+    assert required(composed(text, mpi="openmpi@4"), "mpi") == ["openmpi@4"]
+
+
+def test_a_workflow_may_name_its_mpi_when_the_machine_does_not() -> None:
+    assert composed("spack:\n  specs: [hdf5 ^mpich]\n").roots == ("hdf5 ^mpich",)
+
+
+def test_a_compiler_that_cannot_make_the_target() -> None:
+    with pytest.raises(UserError) as caught:
+        composed("spack:\n  specs: [zlib]\n", architecture="genoa")
+    assert caught.value.code is ErrorCode.COMPILER_TOO_OLD
+    assert "zen4" in caught.value.message and "gcc 12.2.0" in caught.value.message
+    assert '"zen3"' in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["apt: [jq]\n", "apt: [gcc-13, g++-13]\nspack:\n  specs: [zlib]\n"])
+def test_other_compilers_or_none_are_fine(text: str) -> None:
+    assert composed(text, architecture="genoa").target == "zen4"
+
+
+def test_a_preferred_compiler_that_cannot_make_the_target() -> None:
+    """Spack then takes another: the preference is no reason to refuse, but to say so."""
+    environment = composed(corpus()["kaust/exageostat"], architecture="milan")
+    assert any("zen3" in warning and "takes another" in warning for warning in environment.warnings)
+    with pytest.raises(UserError) as caught:
+        composed(corpus()["kaust/exageostat"], architecture="milan", apt_base=base(compilers={"gcc": "8.3.0"}))
+    assert caught.value.code is ErrorCode.COMPILER_TOO_OLD
+
+
+def test_without_a_known_base_there_is_a_warning() -> None:
+    environment = composed("spack:\n  specs: [zlib]\n", spack=None)
+    assert any("not known" in warning for warning in environment.warnings)
+
+
+@pytest.mark.parametrize(("text", "requirements", "expected"), [
+    ("", "six\n", ("six\n", False)),
+    ("pip: [bc]\n", "six\n", ("bc\n", False)),
+    ("pip: []\n", "six\n", (None, False)),
+    ("", " \n", (None, False)),
+    ("", "six\n-r other.txt\n", ("six\n-r other.txt\n", True)),
+    ("", "-e .\n", ("-e .\n", True)),
+    ("", "./wheels/x-1-py3-none-any.whl\n", ("./wheels/x-1-py3-none-any.whl\n", True)),
+    ("", "--extra-index-url https://host.test/simple\nsix\n", ("--extra-index-url https://host.test/simple\nsix\n", False)),
+])
+def test_requirements_beside_the_description(text: str, requirements: str, expected: tuple[str | None, bool]) -> None:
+    environment = composed(text, requirements=requirements)
+    assert (environment.requirements, environment.requirements_in_step) == expected
+
+
+def test_a_post_install_script_wants_sources_built() -> None:
+    assert composed("spack:\n  specs: [zlib]\n", has_post_install=True).from_source
+    assert not composed("spack:\n  specs: [zlib]\n").from_source
+
+
+def test_the_same_input_gives_the_same_text() -> None:
+    text = corpus()["permedcoe/covid19"]
+    assert composed(text, mpi="openmpi@4") == composed(text, mpi="openmpi@4")
