@@ -1,0 +1,172 @@
+"""Recipes: whole Dockerfiles against golden files, and what must never get into one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image_builder.environment import compose
+from image_builder.errors import BadDescription, InvalidRequest, Misconfigured
+from image_builder.recipe import LATEST_RECIPE, Recipe, RecipeOptions, render, site_secret
+from image_builder.request import parse_request
+from tests.unit.golden_files import assert_golden
+from tests.unit.planning import base, corpus, described, request
+
+RECIPES = Path(__file__).resolve().parents[2] / "image_builder" / "recipes"
+
+
+def rendered(text: str, *, step_id: str = "solver", options: RecipeOptions | None = None, requirements: str | None = None,
+             reference: str = "registry.test/spack_base@sha256:" + "a" * 64, **machine: str) -> Recipe:
+    asked, description = request(step_id, **machine), described(text)
+    facts = base(reference=reference)
+    options = options or RecipeOptions()
+    environment = compose(description, asked.machine, base=facts, requirements=requirements,
+                          has_post_install=options.has_post_install)
+    return render(environment, request=asked, description=description, base=facts, options=options)
+
+
+FULL = "apt: [grace, graphviz]\npip: [pillow, rocrate]\nspack:\n  specs: [compss@3.3, gromacs@2022.3~mpi^fftw~mpi]\n"
+
+
+@pytest.mark.parametrize(("name", "text", "options", "machine"), [
+    ("full", FULL, RecipeOptions(has_catalogue=True, has_spack_config=True), {"mpi": "openmpi@4"}),
+    ("post-install", FULL, RecipeOptions(has_catalogue=True, has_post_install=True), {}),
+    ("apt-and-pip", "apt: [jq]\npip: [six]\n", RecipeOptions(has_catalogue=True, has_spack_config=True), {}),
+    ("sources-only", "", RecipeOptions(), {}),
+    ("mpi-only", "", RecipeOptions(sources_folder=True), {"mpi": "openmpi@4"}),
+])
+def test_golden_dockerfiles(name: str, text: str, options: RecipeOptions, machine: dict[str, str]) -> None:
+    assert_golden(f"Dockerfile-{name}", rendered(text, options=options, **machine).dockerfile)
+
+
+def instructions(recipe: Recipe) -> list[str]:
+    joined = recipe.dockerfile.replace("\\\n", " ")
+    return [" ".join(line.split()) for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_step_comes_last() -> None:
+    """What changes most often is copied last: a changed source runs neither Spack nor apt nor pip."""
+    lines = instructions(rendered(FULL))
+    assert not any(line.startswith("RUN") for line in lines[lines.index("COPY step/ /solver/"):])
+
+
+def test_with_a_post_install_script_pip_comes_after_it() -> None:
+    lines = instructions(rendered(FULL, options=RecipeOptions(has_post_install=True)))
+    at = [next(index for index, line in enumerate(lines) if word in line)
+          for word in ("install.sh\", \"keep-stages\"]", "COPY step/", "post_install.sh\", \"/solver\"]", "pip.sh\"]")]
+    assert at == sorted(at)
+
+
+def test_requirements_that_name_files_of_the_step_come_after_its_sources() -> None:
+    lines = instructions(rendered("", requirements="-e .\n"))
+    assert lines.index("COPY step/ /solver/") < next(at for at, line in enumerate(lines)
+                                                     if line.endswith('["sh", "/run/cic/pip.sh", "/solver"]'))
+
+
+def test_without_a_need_for_spack_there_is_no_spack() -> None:
+    recipe = rendered("apt: [jq]\npip: [six]\n", options=RecipeOptions(has_catalogue=True, has_spack_config=True))
+    assert not recipe.has_spack
+    assert "spack" not in "\n".join(instructions(recipe)).replace("/spack_base@", "")
+    assert not any("spack" in name for name in recipe.files)
+
+
+def test_no_frontend_is_fetched() -> None:
+    """`# syntax=` would fetch an image from a registry that a site may not reach."""
+    assert "syntax" not in rendered(FULL).dockerfile
+
+
+def test_every_file_that_the_dockerfile_takes_is_there() -> None:
+    for recipe in (rendered(FULL, options=RecipeOptions(has_catalogue=True, has_post_install=True)), rendered("")):
+        taken = re.findall(r"source=(cic/[\w./]+)|COPY (?:--chmod=\d+ )?(cic/[\w./]+)", recipe.dockerfile)
+        for name in filter(None, sum(taken, ())):
+            assert any(path == name or path.startswith(name) and name.endswith("/") for path in recipe.files), name
+
+
+def test_the_image_says_what_it_was_made_of() -> None:
+    recipe = rendered(FULL)
+    assert recipe.version == LATEST_RECIPE
+    assert recipe.files["cic/record/description.yaml"] == FULL
+    told = json.loads(recipe.files["cic/record/request.json"])
+    assert told["workflow"] == "demo" and told["machine"]["architecture"] == "haswell"
+
+
+def test_the_request_in_the_image_does_not_tell_the_operators_paths() -> None:
+    asked = parse_request({"machine": {"platform": "linux/amd64", "container_engine": "docker"}, "workflow": "demo",
+                           "step_id": "solver", "path": "/home/somebody", "force": True, "push": False}, allow_path=True)
+    description = described("")
+    recipe = render(compose(description, asked.machine, base=base()), request=asked, description=description,
+                    base=base(), options=RecipeOptions())
+    assert not {"path", "force", "push"} & set(json.loads(recipe.files["cic/record/request.json"]))
+
+
+@pytest.mark.parametrize("step_id", ["etc", "usr", "opt", "software-catalog", "proc"])
+def test_a_step_never_lies_over_a_folder_of_the_system(step_id: str) -> None:
+    with pytest.raises(InvalidRequest):
+        rendered("", step_id=step_id)
+
+
+@pytest.mark.parametrize("reference", ["x\nRUN id", "x AS y", "-x", "", "x;y", "x$y"])
+def test_a_base_that_is_no_reference(reference: str) -> None:
+    with pytest.raises(Misconfigured):
+        rendered("", reference=reference)
+
+
+CANARY = "canary7f3a"
+
+
+@pytest.mark.parametrize("text", [f"apt: [{CANARY}]", f"pip: [{CANARY}==1]", f"spack:\n  specs: [{CANARY}@1]",
+                                  f"spack:\n  specs: [a]\n  packages: {{{CANARY}: {{version: ['1']}}}}",
+                                  f"smoke: [{CANARY}]"])
+def test_no_value_of_a_description_gets_into_the_dockerfile(text: str) -> None:
+    recipe = rendered(text)
+    assert CANARY not in recipe.dockerfile
+    assert any(CANARY in content for content in recipe.files.values())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text(max_size=30), max_size=3), st.lists(st.text(max_size=30), max_size=3), st.text(max_size=60))
+def test_whatever_is_written_the_dockerfile_has_the_same_lines(apt: list[str], pip: list[str], spec: str) -> None:
+    import yaml
+
+    text = yaml.safe_dump({"apt": ["jq", *apt], "pip": ["six", *pip], "spack": {"specs": ["zlib", spec]}})
+    try:
+        recipe = rendered(text)
+    except BadDescription:
+        return
+    assert recipe.dockerfile == rendered("apt: [jq]\npip: [six]\nspack:\n  specs: [zlib]\n").dockerfile
+
+
+def test_rendering_is_a_function() -> None:
+    for text in corpus().values():
+        assert rendered(text) == rendered(text)
+
+
+def test_what_the_site_lends() -> None:
+    assert site_secret(build_jobs=4) == "build_jobs=4\n"
+    assert site_secret(build_jobs=2, pip_index_url="https://u:p@index.test/simple", spack_mirror="https://mirror.test") == (
+        "build_jobs=2\npip_index_url=https://u:p@index.test/simple\nspack_mirror=https://mirror.test\n")
+    with pytest.raises(Misconfigured):
+        site_secret(build_jobs=1, spack_mirror="https://x\npip_index_url=y")
+
+
+@pytest.mark.parametrize("script", sorted((RECIPES / LATEST_RECIPE).glob("*.sh")), ids=lambda path: path.name)
+def test_scripts_are_sh(script: Path) -> None:
+    subprocess.run(["sh", "-n", str(script)], check=True)
+    first = next(line for line in script.read_text("utf-8").splitlines() if not line.startswith("#"))
+    assert first == "set -eu" or first == ". /run/cic/lib.sh", "a script stops at the first failing command"
+
+
+def test_scripts_pass_shellcheck() -> None:
+    checker = shutil.which("shellcheck")
+    if checker is None:
+        pytest.skip("shellcheck is not installed")
+    scripts = [str(path) for path in sorted((RECIPES / LATEST_RECIPE).glob("*.sh"))]
+    # SC1091: lib.sh lies elsewhere here; SC2164: it says set -e
+    subprocess.run([checker, "--shell=sh", "--exclude=SC1091,SC2164", *scripts], check=True)
