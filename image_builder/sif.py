@@ -14,6 +14,7 @@ import struct
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -167,15 +168,29 @@ def write(path: Path, *, architecture: str, small: Sequence[Object], squashfs: P
     header = _HEADER.pack(_LAUNCH, MAGIC, VERSION, code, uuid.uuid4().bytes, now, now, _TABLE_SLOTS - len(table),
                           _TABLE_SLOTS, _TABLE_OFFSET, _TABLE_SLOTS * _DESCRIPTOR.size, begin, end - begin)
     head = header.ljust(_TABLE_OFFSET, b"\0") + b"".join(table).ljust(_TABLE_SLOTS * _DESCRIPTOR.size, b"\0") + bodies
-    digest = hashlib.sha256()
-    with open(path, "xb") as target, open(squashfs, "rb", buffering=0) as source:
-        for chunk in (head.ljust(partition_offset, b"\0"), *iter(lambda: source.read(_CHUNK_BYTES), b"")):
-            digest.update(chunk)
-            target.write(chunk)
+    with open(path, "xb") as target, ThreadPoolExecutor(1) as executor:
+        target.write(head.ljust(partition_offset, b"\0"))
         target.flush()
+        digest = executor.submit(_sha256, head.ljust(partition_offset, b"\0"), squashfs)
+        _copy(squashfs, target)
         if os.fstat(target.fileno()).st_size != end:
             raise BadSif("its squashfs changed while it was copied")
+        return digest.result()
+
+
+def _sha256(head: bytes, rest: Path) -> str:
+    digest = hashlib.sha256(head)
+    with open(rest, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
     return digest.hexdigest()
+
+
+def _copy(source: Path, target: BinaryIO) -> None:
+    """Append a file to an open one, without taking it through our memory."""
+    with open(source, "rb") as file:
+        while os.sendfile(target.fileno(), file.fileno(), None, 64 * _CHUNK_BYTES):
+            pass
 
 
 def squashfs_inodes(path: Path) -> int:
