@@ -10,6 +10,7 @@ show is that the service itself answers like this: tests/system runs the same ve
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -102,12 +103,13 @@ class FakeService:
         self.after_record: Callable[[], None] | None = None
 
         class Handler(BaseHTTPRequestHandler):
-            def handle_any(handler) -> None:  # noqa: N805
-                self._handle(handler)
+            def handle_any(handler) -> None:
+                with contextlib.suppress(ConnectionError):  # clients are interrupted on purpose
+                    self._handle(handler)
 
             do_GET = do_POST = do_HEAD = handle_any
 
-            def log_message(handler, *_: Any) -> None:  # noqa: N805
+            def log_message(handler, *_: Any) -> None:
                 pass
 
         self.server = ThreadingHTTPServer((address, 0), Handler)
@@ -341,7 +343,9 @@ def test_root_is_added_once(service: FakeService, cic: Client, url_path: str, ro
     assert service.targets() == [expected]
 
 
-@pytest.mark.parametrize("name", ["a b", "a'b\"c", "$(touch pwned)`touch pwned`", "-o", "{a,b}[1-3]", "a?b=1#c&d", "é%2e"])
+@pytest.mark.parametrize(
+    "name", ["a b", "a'b\"c", "$(touch pwned)`touch pwned`", "-o", "{a,b}[1-3]", "a?b=1#c&d", "é%2e"]
+)
 def test_ids_are_one_segment_of_the_path(service: FakeService, cic: Client, name: str) -> None:
     assert cic("status", name).returncode == 1
     (asked,) = service.asked
@@ -364,7 +368,7 @@ def test_ids_that_would_change_the_path_are_refused(service: FakeService, cic: C
 
 @pytest.mark.parametrize(
     "password",
-    ['a"b', "back\\slash\\", "\\n\\t", " spaces  ", "'single'", "$(id)`id`", "größe€", "a:b", "-x", "#c", "tab\tbed", "&", ""],
+    ['a"b', "back\\slash\\", "\\n\\t", " spaces  ", "'q'", "$(id)`id`", "größe€", "a:b", "-x", "#", "t\tb", "&", ""],
 )
 def test_any_password_arrives_unchanged(service: FakeService, cic: Client, password: str) -> None:
     service.login = ("üser", password)
@@ -495,8 +499,8 @@ def test_help_names_every_verb(cic: Client) -> None:
 
 def test_a_refusal_is_shown_and_explained(service: FakeService, cic: Client) -> None:
     errors = [
-        {"field": "machine.architecture", "message": "'romee' is unknown", "suggestion": 'write "rome"'},
-        {"message": "unknown field", "field": "wrokflow"},
+        {"field": "machine.architecture", "problem": "'romee' is unknown", "hint": 'write "rome"'},
+        {"problem": "unknown field", "hint": "", "field": "wrokflow"},
     ]
     service.at("/build/", problem(400, "Bad request", detail="Two fields are wrong.\nSee below.", errors=errors))
     (cic.folder / "r.json").write_bytes(b"{}")
@@ -509,7 +513,7 @@ def test_a_refusal_is_shown_and_explained(service: FakeService, cic: Client) -> 
         "cic_cli: Bad request (HTTP 400)",
         "Two fields are wrong.",
         "See below.",
-        "  machine.architecture: 'romee' is unknown; write \"rome\"",
+        "  machine.architecture: 'romee' is unknown (write \"rome\")",
         "  wrokflow: unknown field",
     ]
 
@@ -553,12 +557,9 @@ def test_an_unreachable_service(service: FakeService, cic: Client, arguments: li
 @pytest.fixture
 def tls_service(tmp_path: Path) -> Iterator[FakeService]:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=fake", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True,
-        capture_output=True,
-    )
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=fake"
+    make += " -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     fake = FakeService(tls=context)
@@ -763,7 +764,9 @@ def test_download(service: FakeService, cic: Client) -> None:
     assert (cic.folder / IMAGE).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("name", ["a b's \"c\".sif", "$(touch pwned)`touch pwned`;.sif", "-o.sif", "é[1-2]{a}?*#%41.sif"])
+@pytest.mark.parametrize(
+    "name", ['a b\'s "c".sif', "$(touch pwned)`touch pwned`;.sif", "-o.sif", "é[1-2]{a}?*#%41.sif"]
+)
 def test_download_of_an_odd_name(service: FakeService, cic: Client, name: str) -> None:
     service.images[name] = CONTENT
     service.cuts = [1000]
