@@ -10,10 +10,18 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import (AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError,
-                      field_validator, model_validator)
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from image_builder import targets
@@ -35,8 +43,12 @@ def _problem(problem: str, hint: str) -> PydanticCustomError:
     return PydanticCustomError("request", "{problem}", {"problem": problem, "hint": hint})
 
 
-def _short(value: str) -> str:
-    return repr(value if len(value) <= 60 else value[:57] + "...")
+def _short(value: Any) -> str:
+    """How a message shows a value: texts quoted and cut, anything else by its kind, however large or deep it is."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    kinds = {bool: "a truth value", int: "a number", float: "a number", type(None): "null", list: "a list"}
+    return kinds.get(type(value), "an object")
 
 
 def _checked(value: str, shape: re.Pattern[str], hint: str) -> str:
@@ -60,7 +72,7 @@ def _version_name(value: str) -> str:
 
 
 def _spec(value: str) -> str:
-    return _checked(" ".join(value.split(" ")).strip(), _SPEC, "write a Spack spec such as openmpi@4 or cuda@12")
+    return _checked(" ".join(part for part in value.split(" ") if part), _SPEC, "write a Spack spec such as openmpi@4 or cuda@12")
 
 
 def _absent_or_text(value: Any) -> Any:
@@ -73,7 +85,7 @@ def _lenient_bool(value: Any) -> Any:
         return value.strip().lower() in _TRUE
     if isinstance(value, bool) or value is None:
         return value
-    raise _problem(f"{_short(str(value))} is neither true nor false", "write true or false")
+    raise _problem(f"{_short(value)} is neither true nor false", "write true or false")
 
 
 FolderName = Annotated[str, AfterValidator(_folder_name)]
@@ -107,24 +119,36 @@ class Machine(Strict):
     @field_validator("platform", mode="after")
     @classmethod
     def _known_platform(cls, value: str) -> str:
+        if len(value) > MAX_TEXT:
+            raise _problem(f"is longer than {MAX_TEXT} characters", "write a platform such as linux/amd64")
         try:
-            return targets.parse_platform(value[:MAX_TEXT])
+            return targets.parse_platform(value)
         except targets.UnknownName as error:
             raise _problem(error.problem, error.hint) from None
 
     @field_validator("architecture", mode="after")
     @classmethod
-    def _architecture_text(cls, value: str | None) -> str | None:
-        if value is None or value.strip().lower() in targets.GENERIC_NAMES:
+    def _known_architecture(cls, value: str | None, info: ValidationInfo) -> str | None:
+        name = (value or "").strip(" ").lower()
+        if name in targets.GENERIC_NAMES:
             return None
-        return _checked(value.strip().lower(), _NAME, "write an archspec target such as zen2, or a product such as rome")
+        _checked(name, _NAME, "write an archspec target such as zen2, or a product such as rome")
+        try:
+            if "platform" in info.data:
+                targets.resolve(name, info.data["platform"])
+            else:  # the platform was wrong: still say what else is
+                targets.require_known(name)
+        except targets.UnknownName as error:
+            raise _problem(error.problem, error.hint) from None
+        return name
 
     @field_validator("container_engine", mode="before")
     @classmethod
     def _known_engine(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        name = {"apptainer": "singularity"}.get(value.strip().lower(), value.strip().lower())
+        name = value.strip(" ").lower()
+        name = {"apptainer": "singularity"}.get(name, name)
         if name not in ("docker", "singularity"):
             raise _problem(f"unknown container engine {_short(value)}", "write docker or singularity")
         return name
@@ -133,15 +157,6 @@ class Machine(Strict):
     @classmethod
     def _gpu_arch_text(cls, value: str | None) -> str | None:
         return value if value is None else _checked(value, _NAME, "write an architecture such as sm_90 or gfx90a")
-
-    @model_validator(mode="after")
-    def _target_fits(self) -> Machine:
-        try:
-            self.target  # noqa: B018
-        except targets.UnknownName as error:
-            raise PydanticCustomError("request", "{problem}", {
-                "problem": error.problem, "hint": error.hint, "field": "architecture"}) from None
-        return self
 
     @property
     def target(self) -> targets.Target:
@@ -187,13 +202,53 @@ class BuildRequest(Strict):
         return self.workflow == BASE and self.step_id == BASE
 
 
-def parse_request(raw: bytes | str | Mapping[str, Any], *, allow_path: bool = False) -> BuildRequest:
+class NamedMachine(Protocol):
+    """A machine of the catalogue (`machines.MachineEntry`)."""
+
+    def request_fields(self) -> dict[str, Any]:
+        """The `machine` of a request that names it."""
+
+
+def expand(fields: Mapping[str, Any], machines: Mapping[str, NamedMachine]) -> dict[str, Any]:
+    """The fields of a request, with a machine that is only named (`"lumi-c"`, `{"name": "lumi-c"}`) spelled out.
+
+    What is written beside the name goes before what the catalogue says; another GPU, or none, drops its architecture.
+    Raises `InvalidRequest` for a name that the catalogue does not hold.
+    """
+    machine = fields.get("machine")
+    own = {"name": machine} if isinstance(machine, str) else machine
+    if not isinstance(own, Mapping) or "name" not in own:
+        return dict(fields)
+    name = own["name"]
+    entry = machines.get(name.strip().lower()) if isinstance(name, str) else None
+    if entry is None:
+        close = targets.nearest(name if isinstance(name, str) else "", machines) or tuple(machines)[:3]
+        raise InvalidRequest([FieldProblem(
+            "machine" if isinstance(machine, str) else "machine.name",
+            f"{_short(name)} is not a machine of the catalogue",
+            (f"did you mean {' or '.join(close)}? " if close else "") + "GET /machine/ lists them")])
+    known = entry.request_fields()
+    if "gpu" in own:
+        known.pop("gpu_arch", None)
+    return {**fields, "machine": {**known, **{key: value for key, value in own.items() if key != "name"}}}
+
+
+def parse_request(raw: bytes | str | Mapping[str, Any], *, allow_path: bool = False,
+                  machines: Mapping[str, NamedMachine] | None = None) -> BuildRequest:
     """A request from a JSON text or from the mapping it holds.
 
-    `allow_path` is for the library; over REST, `path` is refused. Raises `InvalidRequest` with every problem.
+    `allow_path` is for the library; over REST, `path` is refused. With the catalogue `machines`, a machine may be
+    named. Raises `InvalidRequest` with every problem.
     """
     fields = dict(raw) if isinstance(raw, Mapping) else load_json(raw)
-    problems = []
+    problems: list[FieldProblem] = []
+    unknown_machine = False
+    if machines is not None:
+        try:
+            fields = expand(fields, machines)
+        except InvalidRequest as error:
+            problems += error.problems
+            unknown_machine = True
     if not allow_path and fields.get("path") is not None:
         problems.append(FieldProblem("path", "is for the library mode only",
                                      "leave it out and name a workflow of the registry"))
@@ -201,7 +256,8 @@ def parse_request(raw: bytes | str | Mapping[str, Any], *, allow_path: bool = Fa
     try:
         request = BuildRequest.model_validate(fields)
     except ValidationError as error:
-        problems += field_problems(error, BuildRequest)
+        problems += [problem for problem in field_problems(error, BuildRequest)
+                     if not (unknown_machine and problem.field.split(".")[0] == "machine")]
     if problems:
         raise InvalidRequest(problems)
     return request
@@ -236,7 +292,8 @@ def field_problems(error: ValidationError, model: type[BaseModel]) -> list[Field
     return [_field_problem(dict(detail), model) for detail in error.errors(include_url=False)]
 
 
-_STRING_OR_WORD = re.compile(r'"(?:[^"\\]|\\.)*"|\b(?:True|False|None)\b')
+# An unclosed string is one, too: with nothing to go back for, the time stays linear in the text's length.
+_STRING_OR_WORD = re.compile(r'"(?:[^"\\]+|\\.)*"?|\b(?:True|False|None)\b', re.DOTALL)
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
@@ -260,9 +317,7 @@ _TYPE_HINTS = {"string_type": "write a text in double quotes", "model_type": "wr
 def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProblem:
     context = detail.get("ctx") or {}
     path = [str(part) for part in detail["loc"]]
-    if context.get("field"):
-        path.append(context["field"])
-    field = ".".join(part if len(part) <= 60 else part[:57] + "..." for part in path)
+    field = ".".join(_shown_name(part) for part in path)
     kind = detail["type"]
     if kind == "request":
         return FieldProblem(field, context["problem"], context["hint"])
@@ -270,10 +325,15 @@ def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProbl
         return FieldProblem(field, "is missing", _example_hint(model, path))
     if kind == "extra_forbidden":
         known = list(_model_at(model, path[:-1]).model_fields)
-        close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(path[-1][:MAX_TEXT], known, n=1, cutoff=0.5)
         return FieldProblem(field, "is not a known field",
                             f"did you mean {close[0]}?" if close else f"known fields: {', '.join(known)}")
     return FieldProblem(field, detail["msg"][0].lower() + detail["msg"][1:], _TYPE_HINTS.get(kind, ""))
+
+
+def _shown_name(name: str) -> str:
+    """A field's name as messages show it: cut, and without what would break a line or a terminal."""
+    return (name if len(name) <= 60 else name[:57] + "...").encode("unicode_escape").decode("ascii")
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
