@@ -21,8 +21,9 @@ from pathlib import Path
 from image_builder import trees
 from image_builder.branch_versions import branch_commits, branch_refs
 from image_builder.errors import ErrorCode, Misconfigured, Unavailable
-from image_builder.gitmirror import LATEST, Ambiguous, Mirror, Repository
+from image_builder.gitmirror import Mirror, Repository
 from image_builder.gitremote import BadGitUrl, Network, RemoteCommits, Source, folder_url, parse_source
+from image_builder.gitversions import LATEST, Ambiguous, Versions
 from image_builder.process import CancelToken
 from image_builder.settings import RepositorySettings
 from image_builder.trees import BadTree, Entry, Found, Limits
@@ -67,8 +68,8 @@ class Catalogue:
                  network: Network | None = None) -> None:
         network = network or Network(schemes=settings.allowed_git_schemes, timeout_s=settings.git_timeout_s)
         max_age_s = settings.mirror_max_age_s
-        self._packages = _shelf(settings.software_repository, PACKAGES, mirrors, network, max_age_s)
-        self._config = _shelf(spack_cfg, CONFIG, mirrors, network, max_age_s)
+        self._packages = open_shelf(settings.software_repository, PACKAGES, mirrors, network, max_age_s)
+        self._config = open_shelf(spack_cfg, CONFIG, mirrors, network, max_age_s)
         self._remote = RemoteCommits(network, max_age_s=max_age_s)
 
     def close(self) -> None:
@@ -98,7 +99,7 @@ class Catalogue:
             if tree is None:
                 destination.mkdir(parents=True, exist_ok=True)
             else:
-                _named(shelf).copy(_Pin(tree=tree, commit=commit), destination, cancel)
+                _named(shelf).copy(ShelfPin(tree=tree, commit=commit), destination, cancel)
 
     def config_text(self, pinned: PinnedCatalogue, name: str = "packages.yaml") -> str | None:
         """A file of the pinned configuration, or None if there is none."""
@@ -122,12 +123,14 @@ class Catalogue:
     def _text(shelf: Shelf | None, tree: str | None, commit: str | None, names: Sequence[str]) -> str | None:
         if tree is None:
             return None
-        raw = _named(shelf).file(_Pin(tree=tree, commit=commit), names)
+        raw = _named(shelf).file(ShelfPin(tree=tree, commit=commit), names)
         return raw.decode("utf-8", "replace") if raw is not None else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Pin:
+class ShelfPin:
+    """What a shelf holds at one time: the tree, and the commit if it came from git."""
+
     tree: str
     commit: str | None
 
@@ -171,7 +174,7 @@ class FolderShelf:
         self._lock = threading.Lock()
         self._known: tuple[list[Found] | None, str] | None = None
 
-    def pin(self, cancel: CancelToken | None = None) -> _Pin:
+    def pin(self, cancel: CancelToken | None = None) -> ShelfPin:
         found = self._walk()
         with self._lock:
             if self._known is None or self._known[0] != found or not (self._kept / self._known[1]).is_dir():
@@ -182,14 +185,14 @@ class FolderShelf:
             tree = self._known[1]
         with contextlib.suppress(OSError):
             os.utime(self._kept / tree)
-        return _Pin(tree=tree, commit=None)
+        return ShelfPin(tree=tree, commit=None)
 
-    def copy(self, pin: _Pin, destination: Path, cancel: CancelToken | None) -> None:
+    def copy(self, pin: ShelfPin, destination: Path, cancel: CancelToken | None) -> None:
         kept = self._require(pin.tree)
         entries = trees.read_entries(kept, trees.walk(kept, limits=LIMITS))
         trees.write(entries, destination, lambda entry: trees.read_file(kept / entry.path), cancel)
 
-    def file(self, pin: _Pin, names: Sequence[str]) -> bytes | None:
+    def file(self, pin: ShelfPin, names: Sequence[str]) -> bytes | None:
         kept = self._require(pin.tree)
         for name in names:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -255,15 +258,16 @@ class GitShelf:
 
     def __init__(self, mirror: Mirror, source: Source, holding: Holding, max_age_s: float) -> None:
         self._mirror = mirror
+        self._versions = Versions(mirror)
         self._ref = source.ref or LATEST
         self._inside = source.inside
         self._holding = holding
         self._max_age_s = max_age_s
         self._trees: dict[str, str] = {}
 
-    def pin(self, cancel: CancelToken | None = None) -> _Pin:
+    def pin(self, cancel: CancelToken | None = None) -> ShelfPin:
         try:
-            resolved = self._mirror.resolve(self._ref, self._mirror.recent(self._max_age_s, cancel))
+            resolved = self._versions.resolve(self._ref, self._mirror.recent(self._max_age_s, cancel))
         except Ambiguous:
             resolved = None
         if resolved is None:
@@ -271,12 +275,12 @@ class GitShelf:
         commit = resolved.commit
         if commit not in self._trees:
             self._trees[commit] = trees.tree_digest(self._entries(commit, cancel))
-        return _Pin(tree=self._trees[commit], commit=commit)
+        return ShelfPin(tree=self._trees[commit], commit=commit)
 
-    def copy(self, pin: _Pin, destination: Path, cancel: CancelToken | None) -> None:
+    def copy(self, pin: ShelfPin, destination: Path, cancel: CancelToken | None) -> None:
         self._mirror.write(self._entries(self._require(pin, cancel), cancel), destination, cancel)
 
-    def file(self, pin: _Pin, names: Sequence[str]) -> bytes | None:
+    def file(self, pin: ShelfPin, names: Sequence[str]) -> bytes | None:
         root = self._folder(self._require(pin, None))
         for name in names:
             *folders, last = name.split("/")
@@ -314,7 +318,7 @@ class GitShelf:
             tree = item.digest
         return tree
 
-    def _require(self, pin: _Pin, cancel: CancelToken | None) -> str:
+    def _require(self, pin: ShelfPin, cancel: CancelToken | None) -> str:
         """The pinned commit, fetched again if the mirror lost it."""
         assert pin.commit is not None
         if not self._mirror.holds(pin.commit):
@@ -328,7 +332,8 @@ class GitShelf:
 Shelf = FolderShelf | GitShelf
 
 
-def _shelf(text: str | None, holding: Holding, mirrors: Path, network: Network, max_age_s: float) -> Shelf | None:
+def open_shelf(text: str | None, holding: Holding, mirrors: Path, network: Network, max_age_s: float) -> Shelf | None:
+    """What a setting names: a folder of this machine or a git URL; None for None. Raises `Misconfigured`."""
     if not text:
         return None
     try:

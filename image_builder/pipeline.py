@@ -13,7 +13,8 @@ from typing import Any
 
 from image_builder import docker, failures, resolve, singularity
 from image_builder.audit import Verdict, audit
-from image_builder.description import Description, parse_description
+from image_builder.base_recipe import SpackSource, render_base
+from image_builder.description import parse_description
 from image_builder.environment import Environment, compose
 from image_builder.errors import BuildFailed, ErrorCode, LimitReached
 from image_builder.labels import image_labels
@@ -62,9 +63,8 @@ class BuildResult:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """A step's description, the environment that it becomes for the machine, and the recipe of that."""
+    """The environment that a step's description becomes for the machine, and the recipe of that."""
 
-    description: Description
     environment: Environment
     recipe: Recipe
 
@@ -80,6 +80,12 @@ def plan(request: BuildRequest, settings: LibrarySettings, *, inputs: Inputs | N
 
 def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) -> Rendered:
     """The recipe for pinned inputs. Raises `BadDescription` when the description cannot be used for this machine."""
+    if request.is_base:
+        dockerfile, context_files = render_base(inputs.base.reference,
+                                                has_packages=inputs.catalogue.packages_tree is not None)
+        return Rendered(environment=Environment(target=request.machine.target.name),
+                        recipe=Recipe(version=inputs.recipe_version, dockerfile=dockerfile, files=context_files,
+                                      has_spack=False))
     files = resolve.read_step(inputs.step, settings)
     description = parse_description(files.description, files.description_file)
     environment = compose(description, request.machine, base=inputs.base, requirements=files.requirements,
@@ -88,7 +94,7 @@ def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySetti
         has_catalogue=inputs.catalogue.packages_tree is not None,
         has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,
         sources_folder=settings.build.spack_mirror_folder is not None))
-    return Rendered(description=description, environment=environment, recipe=recipe)
+    return Rendered(environment=environment, recipe=recipe)
 
 
 def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
@@ -227,9 +233,12 @@ class _Job:
 
     def _fill_context(self, rendered: Rendered) -> None:
         context = self.workspace.context
-        resolve.extract_step(self.inputs.step, self.settings, context / "step", self.cancel)
-        resolve.open_catalogue(self.settings).copy(self.inputs.catalogue, context / "catalogue",
-                                                   context / "spack-config")
+        if self.request.is_base:
+            SpackSource(self.settings).copy(resolve.pinned_spack(self.inputs), context, self.cancel)
+        else:
+            resolve.extract_step(self.inputs.step, self.settings, context / "step", self.cancel)
+            resolve.open_catalogue(self.settings).copy(self.inputs.catalogue, context / "catalogue",
+                                                       context / "spack-config", cancel=self.cancel)
         self.workspace.write_context({**rendered.recipe.files, "Dockerfile": rendered.recipe.dockerfile})
 
     def _concretize(self) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from image_builder import docker, probe
 from image_builder.base import BaseFacts
-from image_builder.catalogue import Catalogue, PinnedCatalogue
+from image_builder.base_recipe import BASE_RECIPE, PinnedSpack, SpackSource
+from image_builder.catalogue import Catalogue, PinnedCatalogue, ShelfPin
 from image_builder.environment import parse_description
 from image_builder.errors import BadDescription, CicError, FieldProblem, InvalidRequest, Misconfigured
 from image_builder.gitremote import Network
@@ -51,14 +52,20 @@ def resolve(request: BuildRequest, settings: LibrarySettings, *, cancel: CancelT
     warning here, and ends the build when it begins.
     """
     push, push_warnings = _push_wanted(request, settings)
-    step = locate_step(request, settings, cancel)
-    catalogue = open_catalogue(settings).pin(cancel=cancel)
     base, base_warnings = _pin_base(request, settings)
-    branches, branch_warnings = _pin_branches(request, step, catalogue, settings)
+    branches: dict[str, str] = {}
+    branch_warnings: list[str] = []
+    if request.is_base:
+        step, catalogue = _pin_spack(request, settings, cancel)
+    else:
+        step = locate_step(request, settings, cancel)
+        catalogue = open_catalogue(settings).pin(cancel=cancel)
+        branches, branch_warnings = _pin_branches(request, step, catalogue, settings)
     identity = _identity(request, step, catalogue, base, branches) if base.digest is not None else None
     name = image_name(request, prefix=settings.registry.images_prefix)
-    return Inputs(step=step, catalogue=catalogue, base=base, branch_commits=branches, recipe_version=LATEST_RECIPE,
-                  image_id=name.image_id, identity=identity, push=push,
+    return Inputs(step=step, catalogue=catalogue, base=base, branch_commits=branches, identity=identity, push=push,
+                  recipe_version=_recipe_version(request),
+                  image_id=_base_name(request, settings) if request.is_base else name.image_id,
                   filename=name.filename if request.machine.container_engine == "singularity" else None,
                   warnings=(*push_warnings, *step.warnings, *base_warnings, *branch_warnings))
 
@@ -118,6 +125,37 @@ def reachable(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) 
                                                                          inputs.branch_commits)})
 
 
+def pinned_spack(inputs: Inputs) -> PinnedSpack:
+    """Which Spack a base image gets: it stands where a step's folder and the catalogue's packages do."""
+    packages = inputs.catalogue.packages_tree
+    return PinnedSpack(spack=ShelfPin(tree=inputs.step.tree, commit=inputs.step.commit), packages=None if packages is None
+                       else ShelfPin(tree=packages, commit=inputs.catalogue.packages_commit))
+
+
+def _pin_spack(request: BuildRequest, settings: LibrarySettings,
+               cancel: CancelToken | None) -> tuple[StepRef, PinnedCatalogue]:
+    pinned = SpackSource(settings).pin(cancel)
+    step = StepRef(workflow=request.workflow, step_id=request.step_id, version=request.version, tree=pinned.spack.tree,
+                   commit=pinned.spack.commit)
+    if pinned.packages is None:
+        return step, PinnedCatalogue()
+    return step, PinnedCatalogue(packages_tree=pinned.packages.tree, packages_commit=pinned.packages.commit)
+
+
+def _base_name(request: BuildRequest, settings: LibrarySettings) -> str:
+    """The base image's own name, which the images of its platform are built on."""
+    platform = request.machine.platform
+    name = settings.build.base_image_for(platform)
+    if name is None or "@" in name:
+        raise Misconfigured(f"build_cfg['base_image'] names no image for {platform} that could be built.",
+                            hint="Write a name with a tag.")
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def _recipe_version(request: BuildRequest) -> str:
+    return BASE_RECIPE if request.is_base else LATEST_RECIPE
+
+
 def _push_wanted(request: BuildRequest, settings: LibrarySettings) -> tuple[bool, list[str]]:
     if settings.registry.url:
         return request.push is not False, []
@@ -132,20 +170,26 @@ def _pin_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFac
     try:
         return _reach_base(request, settings)
     except CicError as error:
-        reference = settings.build.base_image_for(platform) or ""
+        reference = _from_image(request, settings) or ""
         return probe.unprobed_base(reference, None, platform), [str(error)]
 
 
 def _reach_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFacts, list[str]]:
     platform = request.machine.platform
-    reference = settings.build.base_image_for(platform)
+    reference = _from_image(request, settings)
     if reference is None:
-        raise Misconfigured(f"No base image is configured for {platform}.",
-                            hint=f"Add {platform} to build_cfg['base_image'].")
+        key = "os_image" if request.is_base else "base_image"
+        raise Misconfigured(f"No {key} is configured for {platform}.", hint=f"Add {platform} to build_cfg['{key}'].")
     pinned, digest = docker.resolve_base(reference, platform, settings.registry,
                                          local=docker.sees_local_images(settings.build, run))
     facts, warning = probe.facts_or_guess(pinned, digest, platform, settings.build.tmp_folder / "cache" / "bases")
     return facts, [warning] if warning else []
+
+
+def _from_image(request: BuildRequest, settings: LibrarySettings) -> str | None:
+    """The image that the request's image is built on."""
+    platform = request.machine.platform
+    return settings.build.os_image_for(platform) if request.is_base else settings.build.base_image_for(platform)
 
 
 def _pin_branches(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue,
@@ -167,4 +211,4 @@ def _identity(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue, 
               branch_commits: Mapping[str, str]) -> str:
     assert base.digest is not None
     return identity_of(request, step_tree=step.tree, base_digest=base.digest, packages_tree=catalogue.packages_tree,
-                       config_tree=catalogue.config_tree, recipe_version=LATEST_RECIPE, branch_commits=branch_commits)
+                       config_tree=catalogue.config_tree, recipe_version=_recipe_version(request), branch_commits=branch_commits)

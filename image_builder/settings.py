@@ -63,6 +63,12 @@ class BuildSettings(Section):
     tmp_folder: Path
     builder_home: Path
     base_image: str | Mapping[str, str]
+    os_image: str | Mapping[str, str] = "debian:12"
+    """What `BASE`/`BASE` builds the base image on: an image, or a mapping from platform to image."""
+    spack_repository: str | None = "https://github.com/spack/spack.git#v0.23.1"
+    """The Spack in the base image that `BASE`/`BASE` builds: a git URL or a folder, with an optional `#ref`."""
+    spack_packages_repository: str | None = None
+    """The packages that go with a Spack from 1.0 on; before, they are part of Spack."""
     dockerfile: str = BUILTIN_DOCKERFILE
     spack_cfg: str | None = None
     max_concurrent_builds: int = Field(default=3, ge=1)
@@ -116,9 +122,15 @@ class BuildSettings(Section):
 
         `{platform}` in a plain value becomes `linux-arm64`: a reference cannot hold a second slash there.
         """
-        if isinstance(self.base_image, str):
-            return self.base_image.replace("{platform}", platform.replace("/", "-"))
-        return self.base_image.get(platform)
+        return _for_platform(self.base_image, platform)
+
+    def os_image_for(self, platform: str) -> str | None:
+        """The operating system's image for a platform, in the same notation."""
+        return _for_platform(self.os_image, platform)
+
+
+def _for_platform(images: str | Mapping[str, str], platform: str) -> str | None:
+    return images.replace("{platform}", platform.replace("/", "-")) if isinstance(images, str) else images.get(platform)
 
 
 class LibrarySettings(Section):
