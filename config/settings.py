@@ -56,6 +56,10 @@ class ServiceSettings(Section):
     """How long a stopping service waits for running builds before it hands them back to the queue."""
     max_attempts: int = Field(default=3, ge=1)
     """How often a run whose worker was lost is begun before it is failed."""
+    max_retries: int = Field(default=2, ge=0)
+    """How often a run is tried again that failed because docker or a git registry did not answer."""
+    retry_delay_s: float = Field(default=5.0, ge=0)
+    """How long the first of these waits; each further one waits three times as long."""
 
     @field_validator("application_root", "download_links", mode="after")
     @classmethod

@@ -126,22 +126,26 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(WRITING, True)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    """A writer takes its place at once, a reader of single rows needs no transaction, others begin as ever."""
+    writes = connection.get_execution_options().get(WRITING)
+    if writes is not False:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 @contextlib.contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that may write. It is committed when the block ends, and rolled back when it fails."""
-    with _translated(), engine.execution_options(**{WRITING: True}).begin() as connection:
-        yield connection
+    with _translated(), engine.connect() as plain:
+        connection = plain.execution_options(**{WRITING: True})
+        with connection.begin():
+            yield connection
 
 
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection for single questions; each sees what was committed last."""
     with _translated(), engine.connect() as plain:
-        yield plain.execution_options(isolation_level="AUTOCOMMIT")
+        yield plain.execution_options(**{WRITING: False})
 
 
 @contextlib.contextmanager

@@ -1,22 +1,182 @@
-"""The seam behind which runs are worked on. It passes a run's id and nothing else.
+"""The seam between accepting work and doing it: a run's id goes through, and nothing else.
 
-The database is the only truth: a run is claimed there, its heartbeat and its cancel flag lie there. An executor
-merely wakes somebody who looks.
+The database is the truth: which runs wait, whose they are, which are to stop. An executor only wakes whoever works,
+so a call that is lost costs a second, and no run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
+
+import filelock
+
+from service.database import PROJECT
+
+WAKE, STOP = b"wake", b"stop"
+WATCH_EVERY_S = 3.0
+START_TIMEOUT_S = 20.0
+
+_log = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
-    """Somebody who sees to it that pending runs are worked on."""
+    """Whoever gets runs worked on."""
 
     def submit(self, run_id: str) -> None:
-        """A run was put into the queue."""
+        """There is a new run."""
 
     def cancel(self, run_id: str) -> None:
-        """A run's cancel flag was set."""
+        """A run is to stop; the database says so already."""
 
     def shutdown(self) -> None:
-        """The service ends."""
+        """Nobody will submit anything any more."""
+
+
+class RunFolder:
+    """Where the processes of one machine's service meet: locks, and the pool's socket.
+
+    The path of a Unix socket may have 107 characters only, so it is reached through an open folder.
+    """
+
+    def __init__(self, tmp_folder: Path) -> None:
+        self.path = tmp_folder / "run"
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @contextlib.contextmanager
+    def _short(self) -> Iterator[str]:
+        descriptor = os.open(self.path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            yield f"/proc/self/fd/{descriptor}/pool.sock"
+        finally:
+            os.close(descriptor)
+
+    def tell_pool(self, message: bytes) -> bool:
+        """Send the pool a message. False when there is none that listens."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, self._short() as address:
+            sender.setblocking(False)
+            try:
+                sender.sendto(message, address)
+            except BlockingIOError:  # it has many unread already
+                return True
+            except OSError:
+                return False
+        return True
+
+    def listen(self) -> socket.socket:
+        """The pool's end of it. Only who holds the pool's lock may call this."""
+        (self.path / "pool.sock").unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with self._short() as address:
+            listener.bind(address)
+        return listener
+
+    def pool_lock(self) -> filelock.FileLock:
+        """Held by the one pool of this machine."""
+        return filelock.FileLock(self.path / "pool.lock", mode=0o600)
+
+    def hold_web_lock(self) -> int:
+        """Say that a web process is there, until the descriptor is closed."""
+        descriptor = os.open(self.path / "web.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        return descriptor
+
+    def has_web_process(self) -> bool:
+        """Whether any web process is there."""
+        descriptor = os.open(self.path / "web.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+
+class PoolProcess:
+    """The machine's pool in a process of its own (`service.pool`), started by whichever web process misses it.
+
+    It outlives a web process that is replaced or killed. `start` before the first request.
+    """
+
+    def __init__(self, tmp_folder: Path) -> None:
+        self._folder = RunFolder(tmp_folder)
+        self._web_lock: int | None = None
+        self._stopped = threading.Event()
+        self._missing = threading.Event()
+
+    def start(self) -> None:
+        """Say that this web process is there, and see to it that a pool is there as well."""
+        self._web_lock = self._folder.hold_web_lock()
+        self._missing.set()
+        threading.Thread(target=self._watch, name="pool-watch", daemon=True).start()
+
+    def submit(self, run_id: str) -> None:
+        self._wake()
+
+    def cancel(self, run_id: str) -> None:
+        self._wake()
+
+    def shutdown(self) -> None:
+        """Stop watching. The pool ends by itself when nobody is left."""
+        self._stopped.set()
+        self._missing.set()
+        if self._web_lock is not None:
+            os.close(self._web_lock)
+            self._web_lock = None
+
+    def _wake(self) -> None:
+        if not self._folder.tell_pool(WAKE):
+            self._missing.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.is_set():
+            if not self._folder.tell_pool(WAKE):
+                try:
+                    start_pool(self._folder)
+                except OSError:
+                    _log.exception("the build pool does not start")
+            self._missing.clear()
+            self._missing.wait(WATCH_EVERY_S)
+
+
+def start_pool(folder: RunFolder) -> None:
+    """Start the pool's process unless somebody else is doing so; returns when it listens, or after a while."""
+    try:
+        with filelock.FileLock(folder.path / "start.lock", timeout=0, mode=0o600):
+            deadline = time.monotonic() + START_TIMEOUT_S
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run([_python(), "-m", "service.pool", "--detach"], cwd=PROJECT, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, start_new_session=True, timeout=START_TIMEOUT_S)
+            while not folder.tell_pool(WAKE) and time.monotonic() < deadline:
+                time.sleep(0.1)
+    except filelock.Timeout:
+        pass
+
+
+def stop_pool_if_last(tmp_folder: Path, timeout_s: float) -> bool:
+    """Tell the pool to stop, unless another web process still needs it; True when it has gone."""
+    folder = RunFolder(tmp_folder)
+    if folder.has_web_process() or not folder.tell_pool(STOP):
+        return False
+    try:
+        with folder.pool_lock().acquire(timeout=timeout_s):
+            return True
+    except filelock.Timeout:
+        return False
+
+
+def _python() -> str:
+    """This environment's interpreter; inside Apache, `sys.executable` is not one."""
+    own = Path(sys.prefix) / "bin" / "python3"
+    return str(own) if own.exists() else sys.executable

@@ -1,70 +1,114 @@
-"""The log of a run: one file, appended by its worker and read from an offset by anybody.
-
-A reader in another process sees a line as soon as it was written. Offsets are bytes.
-"""
+"""Build logs: one file for each run, appended line by line, read from any byte on by any process."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from image_builder.process import Secret, redactor
 
-_RUN_ID = re.compile(r"[0-9a-f-]{36}\Z")
+CHUNK_BYTES = 1024**2
+MAX_LINE_BYTES = 16 * 1024
 
 
-class RunLogs:
-    """The logs below one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, run_id: str) -> Path:
-        """Where a run's log lies, written or not."""
-        if not _RUN_ID.match(run_id):
-            raise ValueError(f"{run_id[:50]!r} is not a run's id")
-        return self.folder / f"{run_id}.log"
-
-    def writer(self, run_id: str, secrets: tuple[Secret, ...] = ()) -> LogWriter:
-        """Append to a run's log; the secrets are blotted out of every line, whoever wrote it."""
-        return LogWriter(self.path(run_id), secrets)
-
-    def read(self, run_id: str, offset: int, limit: int = 1024**2) -> bytes:
-        """At most `limit` bytes from `offset` on, cut behind the last line that fits; empty at the end."""
-        try:
-            with open(self.path(run_id), "rb") as file:
-                file.seek(offset)
-                chunk = file.read(limit)
-        except FileNotFoundError:
-            return b""
-        if len(chunk) == limit and (end := chunk.rfind(b"\n")) >= 0:
-            return chunk[:end + 1]
-        return chunk
-
-    def size(self, run_id: str) -> int:
-        try:
-            return self.path(run_id).stat().st_size
-        except FileNotFoundError:
-            return 0
+def log_path(tmp_folder: Path, run_id: str) -> Path:
+    """Where the log of a run lies."""
+    return tmp_folder / "logs" / f"{run_id}.log"
 
 
-class LogWriter:
-    """Appends whole lines; a context manager."""
+class RunLog:
+    """A run's log, open for appending. Every line is there for readers when `line` returns.
 
-    def __init__(self, path: Path, secrets: tuple[Secret, ...]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    What would make the file longer than `max_bytes` is left out, and a last line says so. A disk that is full does
+    not end the build for its log's sake.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int, secrets: Sequence[Secret] = ()) -> None:
+        self._path, self._max_bytes = path, max_bytes
         self._redact = redactor(secrets)
+        self._descriptor = -1
+        self._left_bytes = 0
 
-    def line(self, text: str) -> None:
-        """Append one line, in one write."""
-        os.write(self._descriptor, self._redact(text).encode("utf-8", "replace") + b"\n")
-
-    def __enter__(self) -> LogWriter:
+    def __enter__(self) -> RunLog:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._left_bytes = self._max_bytes - os.fstat(self._descriptor).st_size
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+                 trace: TracebackType | None) -> None:
         os.close(self._descriptor)
+        self._descriptor = -1
+
+    def line(self, text: str) -> None:
+        """Append one line, without any secret."""
+        raw = self._redact(text).encode("utf-8", "replace")[:MAX_LINE_BYTES].replace(b"\n", b" ") + b"\n"
+        if self._left_bytes <= 0:
+            return
+        if len(raw) > self._left_bytes:
+            raw = b"[the log is full; what follows is not kept]\n"
+            self._left_bytes = len(raw)
+        self._left_bytes -= len(raw)
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, raw)
+
+
+def read_from(path: Path, offset: int, limit_bytes: int = CHUNK_BYTES) -> bytes:
+    """Up to `limit_bytes` of a log from a byte on; nothing where there is nothing, or no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(limit_bytes)
+    except OSError:
+        return b""
+
+
+def size_of(path: Path) -> int:
+    """How long a log is at present."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def follow(path: Path, offset: int, *, has_ended: Callable[[], bool], seconds: float, keep_alive_s: float = 10.0,
+           tick_s: float = 0.5) -> Iterator[str]:
+    """Server-sent events for a log from a byte on, for so many seconds at the most.
+
+    Each event holds whole lines, and its id is the byte after them: whoever comes back with it misses nothing and
+    hears nothing twice. When the build has ended and all was sent, the last event is `end`.
+    """
+    deadline = time.monotonic() + seconds
+    heard = time.monotonic()
+    while True:
+        ended = has_ended()  # asked before the file is read: what is read then is all there is
+        while chunk := _whole_lines(read_from(path, offset), ended):
+            offset += len(chunk)
+            heard = time.monotonic()
+            yield _event(chunk, offset)
+        if ended:
+            yield f"event: end\nid: {offset}\ndata: {offset}\n\n"
+            return
+        if time.monotonic() >= deadline:
+            return
+        if time.monotonic() - heard >= keep_alive_s:
+            heard = time.monotonic()
+            yield ": still here\n\n"
+        time.sleep(tick_s)
+
+
+def _whole_lines(chunk: bytes, ended: bool) -> bytes:
+    """The part of a chunk that ends with a line's end; all of it when nothing follows, or no line ends in it."""
+    end = chunk.rfind(b"\n") + 1
+    return chunk[:end] if end and not (ended and len(chunk) < CHUNK_BYTES) else chunk if ended or len(
+        chunk) >= CHUNK_BYTES else b""
+
+
+def _event(chunk: bytes, offset: int) -> str:
+    text = chunk.decode("utf-8", "replace").replace("\r", " ").removesuffix("\n")
+    lines = "".join(f"data: {line}\n" for line in text.split("\n"))
+    return f"id: {offset}\n{lines}\n"

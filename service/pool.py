@@ -1,291 +1,299 @@
-"""The build pool: one process of its own for each machine, with a bounded number of builds at once.
+"""The build pool: takes pending runs and works on them, so many at a time. One for each machine.
 
-Whoever holds `<tmp_folder>/pool.lock` is the pool. Web processes start it and look after it (`PoolKeeper`), and hold
-`<tmp_folder>/web.lock` together: the pool ends when none of them is left and nothing is to be done. So a restart of the
-web server never reaches a build, and the bound holds however many web processes there are.
+`python -m service.pool` is that process. It is in a session of its own, so that what becomes of a web server never
+reaches a build, and ends when no web process is left and nothing is queued. SIGTERM: no new work, running builds
+have `stop_timeout_s` to end and go back to the queue then. A second SIGTERM: at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import fcntl
-import hashlib
-import json
 import logging
 import os
+import platform
+import re
+import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from types import FrameType
 
-from filelock import FileLock, Timeout
+import filelock
+from sqlalchemy.engine import Engine
 
+from config import load_settings
 from config.settings import Settings
-from service import store
-from service.models import utc_now
-from service.worker import RunCancel, Worker
+from image_builder.errors import CicError
+from image_builder.process import CancelToken
+from image_builder.storage import ImageStore
+from service import downloads, store
+from service.database import make_engine
+from service.executors import STOP, RunFolder
+from service.worker import HAND_BACK, BuildImage, Worker
 
-logger = logging.getLogger(__name__)
-
-POLL_S = 0.25
-HEARTBEAT_S = 1.0
+TICK_S = 1.0
+HEARTBEAT_EVERY_S = 3.0
+RECONCILE_EVERY_S = 15.0
+SWEEP_EVERY_S = 60.0
 LOST_AFTER_S = 60.0
-IDLE_EXIT_S = 20.0
-KEEPER_S = 2.0
-SHORT_PATIENCE_S, LONG_PATIENCE_S = 2.0, 24 * 3600.0
+"""A worker of another host that has said nothing for so long is gone."""
+HAND_BACK_S = 10.0
+"""How long builds that were told to end may take for it."""
+IDLE_S = 5.0
+"""How long nobody may be there before the pool ends."""
+
+_RUN_FOLDER = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
+_log = logging.getLogger(__name__)
+
+
+def host_name(tmp_folder: Path) -> str:
+    """What this machine's workers are called; services with folders of their own are machines of their own."""
+    return f"{platform.node()[:40]}/{zlib.crc32(str(tmp_folder.resolve()).encode()):08x}"
 
 
 class BuildPool:
-    """Claims runs and works on them, at most `max_concurrent_builds` at once."""
+    """A bounded pool of threads, each working on one run; the database says on which."""
 
-    def __init__(self, settings: Settings, worker: Worker) -> None:
-        self._settings = settings
-        self._worker = worker
-        self._slots = settings.library.build.max_concurrent_builds
-        self._threads = ThreadPoolExecutor(self._slots, thread_name_prefix="build")
-        self._running: dict[str, tuple[RunCancel, Future[None]]] = {}
-        self._stop = threading.Event()
+    def __init__(self, engine: Engine, settings: Settings, *, build_image: BuildImage | None = None) -> None:
+        self._engine, self._settings = engine, settings
+        self._build = settings.library.build
+        self.host = host_name(self._build.tmp_folder)
+        self.name = f"{self.host}:{os.getpid()}-{secrets.token_hex(4)}"
+        more = {} if build_image is None else {"build_image": build_image}
+        self._worker = Worker(name=self.name, engine=engine, settings=settings, **more)
+        self._running: dict[str, CancelToken] = {}
         self._lock = threading.Lock()
+        self._wakened = threading.Event()
+        self._accepting = True
+        self._ended = threading.Event()
+        self._threads = ThreadPoolExecutor(self._build.max_concurrent_builds, thread_name_prefix="build")
+        self._loop = threading.Thread(target=self._work, name="pool", daemon=True)
 
-    def stop(self) -> None:
-        """Ask `run` to end: no new work, and what runs gets `stop_timeout_s`."""
-        self._stop.set()
+    def start(self) -> None:
+        """Begin to work; what earlier workers of this machine left is taken up first."""
+        self._loop.start()
 
-    @property
-    def busy(self) -> int:
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._wakened.set()
+
+    def submit(self, run_id: str) -> None:
+        self.wake()
+
+    def cancel(self, run_id: str) -> None:
         with self._lock:
-            return len(self._running)
+            token = self._running.get(run_id)
+        if token is not None:
+            token.cancel("The build was cancelled.")
+        self.wake()
 
-    def run(self, *, keep_going: Callable[[], bool] = lambda: True) -> None:
-        """Work until `stop` is called or `keep_going` says no. Then running builds finish, or go back to the queue."""
-        self._take_over()
-        beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        beat.start()
-        while not self._stop.is_set() and keep_going():
-            if not self._claim():
-                self._stop.wait(POLL_S)
-        self._stop.set()
-        self._drain()
-        beat.join()
+    def is_idle(self) -> bool:
+        """Whether nothing is going on here."""
+        with self._lock:
+            return not self._running
 
-    def _take_over(self) -> None:
-        """Runs of this machine's earlier pools have no worker any more: only one pool holds the lock."""
-        machine = self._worker.name.rsplit(":", 1)[0] + ":"
-        touched = store.reconcile(dead=store.of_other_workers(machine, self._worker.name),
-                                  max_attempts=self._settings.service.max_attempts)
-        for run_id in touched:
-            logger.warning("run of an earlier pool taken over", extra={"run": run_id})
-            shutil.rmtree(self._settings.library.build.tmp_folder / "builds" / run_id, ignore_errors=True)
+    def shutdown(self, timeout_s: float = 0.0) -> None:
+        """Take no new work, wait `timeout_s` for what is going on, and hand the rest back to the queue."""
+        self._accepting = False
+        self._wait_idle(timeout_s)
+        self.hand_back()
+        self._wait_idle(HAND_BACK_S)
+        self._ended.set()
+        self.wake()
+        self._loop.join(HAND_BACK_S)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _claim(self) -> bool:
-        if self.busy >= self._slots:
-            return False
+    def hand_back(self) -> None:
+        """Tell what is going on to end and go back to the queue."""
+        with self._lock:
+            for token in self._running.values():
+                token.cancel(HAND_BACK)
+
+    def _wait_idle(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not self.is_idle() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _work(self) -> None:
+        """The loop of the pool's own thread. A database that does not answer is waited for."""
+        due = {self._reconcile: 0.0, self._heartbeat: 0.0, self._sweep: 0.0}
+        every = {self._reconcile: RECONCILE_EVERY_S, self._heartbeat: HEARTBEAT_EVERY_S, self._sweep: SWEEP_EVERY_S}
+        while not self._ended.is_set():
+            for job, at in due.items():
+                if time.monotonic() >= at and self._tried(job):
+                    due[job] = time.monotonic() + every[job]
+            self._tried(self._hear_cancels)
+            self._tried(self._claim_all)
+            self._wakened.wait(TICK_S)
+            self._wakened.clear()
+
+    def _tried(self, job: Callable[[], None]) -> bool:
         try:
-            run_id = store.claim_next(self._worker.name, max_active_per_user=self._settings.service
-                                      .max_active_builds_per_user) if store.anything_pending() else None
+            job()
+        except CicError as error:
+            _log.warning("%s: %s", job.__name__.strip("_"), error)
+            return False
         except Exception:
-            logger.exception("the queue cannot be read; trying again")
-            self._stop.wait(HEARTBEAT_S)
+            _log.exception("%s failed", job.__name__.strip("_"))
             return False
-        if run_id is None:
-            return False
-        cancel = RunCancel()
-        with self._lock:
-            future = self._threads.submit(self._work, run_id, cancel)
-            self._running[run_id] = (cancel, future)
         return True
 
-    def _work(self, run_id: str, cancel: RunCancel) -> None:
+    def _claim_all(self) -> None:
+        while self._accepting and len(self._running) < self._build.max_concurrent_builds:
+            run_id = store.claim(self._engine, self.name,
+                                 max_active_per_user=self._settings.service.max_active_builds_per_user)
+            if run_id is None:
+                return
+            token = CancelToken()
+            with self._lock:
+                self._running[run_id] = token
+            self._threads.submit(self._run, run_id, token)
+
+    def _run(self, run_id: str, token: CancelToken) -> None:
+        _log.info("run %s begins", run_id)
         try:
-            self._worker.run_build(run_id, cancel)
+            self._worker.run_build(run_id, token)
         except Exception:
-            logger.exception("a run could not be brought to its end", extra={"run": run_id})
+            _log.exception("run %s was left by its worker", run_id)
         finally:
             with self._lock:
-                self._running.pop(run_id, None)
+                del self._running[run_id]
+            _log.info("run %s is done with", run_id)
+            self.wake()
 
-    def _beat(self) -> None:
-        """Say that we live, hear of cancels, and find runs of workers elsewhere that do not live."""
-        while not self._stop.is_set() or self.busy:
-            with self._lock:
-                running = {run_id: cancel for run_id, (cancel, _) in self._running.items()}
-            try:
-                for run_id in store.heartbeat(self._worker.name, list(running)):
-                    running[run_id].cancel()
-                store.reconcile(dead=store.lost_before(utc_now() - datetime.timedelta(seconds=LOST_AFTER_S)),
-                                max_attempts=self._settings.service.max_attempts)
-            except Exception:
-                logger.exception("the heartbeat could not be written; trying again")
-            time.sleep(HEARTBEAT_S)
+    def _hear_cancels(self) -> None:
+        if self._running:
+            self._obey(store.cancel_requests(self._engine, self.name))
 
-    def _drain(self) -> None:
-        end = time.monotonic() + self._settings.service.stop_timeout_s
-        while self.busy and time.monotonic() < end:
-            time.sleep(POLL_S)
+    def _heartbeat(self) -> None:
         with self._lock:
-            for cancel, _ in self._running.values():
-                cancel.hand_back()
-        self._threads.shutdown(wait=True)
+            before = set(self._running)
+        mine = store.heartbeat(self._engine, self.name)
+        self._obey(mine)
+        with self._lock:
+            left = [run_id for run_id in mine if run_id not in self._running and run_id not in before]
+            lost = [self._running[run_id] for run_id in before & set(self._running) if run_id not in mine]
+        for run_id in left:  # its thread ended without a word, as when the database was away
+            store.release(self._engine, run_id, self.name, max_attempts=self._settings.service.max_attempts)
+        for token in lost:
+            token.cancel("The build is not this worker's any more.")
+
+    def _obey(self, mine: dict[str, bool]) -> None:
+        for run_id, is_cancelled in mine.items():
+            if is_cancelled:
+                with self._lock:
+                    token = self._running.get(run_id)
+                if token is not None:
+                    token.cancel("The build was cancelled.")
+
+    def _reconcile(self) -> None:
+        taken = store.reconcile(self._engine, host=self.host, worker=self.name, lost_after_s=LOST_AFTER_S,
+                                max_attempts=self._settings.service.max_attempts)
+        if taken:
+            _log.warning("%d runs were taken from workers that are gone", taken)
+
+    def _sweep(self) -> None:
+        """Remove what nobody needs: expired links, and folders of builds that are not going on."""
+        downloads.sweep_links(self._build.tmp_folder / "images")
+        ImageStore(self._build.tmp_folder / "store").sweep()
+        builds = self._build.tmp_folder / "builds"
+        for folder in builds.iterdir() if builds.is_dir() else ():
+            with self._lock:
+                is_ours = folder.name in self._running
+            if not is_ours and _RUN_FOLDER.fullmatch(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def worker_name() -> str:
-    """This process's name among workers: the machine, then the process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def serve(settings: Settings, worker: Worker) -> int:
-    """Be the pool, if nobody else is. Returns the exit code of the pool's process."""
-    tmp = settings.library.build.tmp_folder
-    tmp.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(tmp / "pool.lock", timeout=_patience_s(tmp, settings)):
-            _pid_file(tmp).write_text(json.dumps({"pid": os.getpid(), "stamp": _stamp(settings)}), "utf-8")
-            pool = BuildPool(settings, worker)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: pool.stop())
-            logger.info("the build pool begins", extra={"worker": worker.name})
-            pool.run(keep_going=_while_wanted(tmp, pool))
-            _pid_file(tmp).unlink(missing_ok=True)
-            logger.info("the build pool ends", extra={"worker": worker.name})
-    except Timeout:
-        logger.info("another build pool runs already")
-    return 0
-
-
-def _patience_s(tmp: Path, settings: Settings) -> float:
-    """How long to wait for the lock: a pool with other settings is draining, one with ours will stay."""
-    running = _running_pool(tmp)
-    return SHORT_PATIENCE_S if running is None or running["stamp"] == _stamp(settings) else LONG_PATIENCE_S
-
-
-def _while_wanted(tmp: Path, pool: BuildPool) -> Callable[[], bool]:
-    """True while there is a web process, or work; asked often, so it looks at the locks once a second."""
-    state = {"checked": 0.0, "unwanted_since": None}
-
-    def wanted() -> bool:
-        now = time.monotonic()
-        if now - state["checked"] < 1.0:
-            return True
-        state["checked"] = now
-        if pool.busy or _web_process_lives(tmp) or store.anything_pending():
-            state["unwanted_since"] = None
-            return True
-        state["unwanted_since"] = state["unwanted_since"] or now
-        return now - state["unwanted_since"] < IDLE_EXIT_S
-
-    return wanted
-
-
-def hold_web_lock(settings: Settings) -> IO[str]:
-    """Say that this web process lives, until the returned file is closed or the process ends."""
-    path = settings.library.build.tmp_folder / "web.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, "a")  # noqa: SIM115 - held for the life of the process
-    fcntl.flock(file, fcntl.LOCK_SH)
-    return file
-
-
-def _web_process_lives(tmp: Path) -> bool:
-    with open(tmp / "web.lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def is_running(settings: Settings) -> bool:
-    """Whether this machine has a pool."""
-    lock = FileLock(settings.library.build.tmp_folder / "pool.lock", timeout=0)
-    try:
-        with lock:
-            return False
-    except Timeout:
-        return True
-
-
-def ensure_running(settings: Settings) -> None:
-    """Start the pool if there is none, in a session of its own."""
-    if is_running(settings):
-        return
-    log_folder = settings.library.build.tmp_folder / "logs"
-    log_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    program = Path(__file__).resolve().parent.parent / "builder_service.py"
-    with open(log_folder / "pool.log", "ab") as log:
-        subprocess.Popen([sys.executable, str(program), "--pool"], cwd=program.parent, stdin=subprocess.DEVNULL,
-                         stdout=log, stderr=log, start_new_session=True)
-
-
-def stop(settings: Settings) -> None:
-    """Ask this machine's pool to end, and wait until it has."""
-    running = _running_pool(settings.library.build.tmp_folder)
-    if running is None or not is_running(settings):
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(running["pid"], signal.SIGTERM)
-    end = time.monotonic() + settings.service.stop_timeout_s + 15
-    while is_running(settings) and time.monotonic() < end:
-        time.sleep(0.1)
-
-
-class PoolKeeper:
-    """A thread of a web process that sees to it that there is a pool with our settings."""
+class PoolMain:
+    """The pool's process: its lock, its socket, its signals."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._ended = threading.Event()
-        self._web_lock = hold_web_lock(settings)
-        self._retire_stale_pool()
-        threading.Thread(target=self._keep, name="pool-keeper", daemon=True).start()
+        self._folder = RunFolder(settings.library.build.tmp_folder)
+        self._stops = 0
 
-    def submit(self, run_id: str) -> None:
-        """The pool looks for runs by itself; there only has to be one."""
+    def run(self) -> int:
+        """Work until nobody is left, or until told to stop. Ends at once when another pool is there."""
+        try:
+            with self._folder.pool_lock().acquire(timeout=0):
+                self._serve()
+        except filelock.Timeout:
+            _log.info("another pool is there")
+        return 0
 
-    def cancel(self, run_id: str) -> None:
-        """The pool sees the flag with its next heartbeat."""
+    def _serve(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+        pool = BuildPool(make_engine(self._settings.service.database), self._settings)
+        _log.info("pool %s begins", pool.name)
+        with self._folder.listen() as listener:
+            listener.settimeout(TICK_S)
+            pool.start()
+            self._listen(listener, pool)
+        self._stop(pool)
+        _log.info("pool %s ends", pool.name)
 
-    def shutdown(self) -> None:
-        """Stop looking after the pool. It ends by itself, when nobody needs it."""
-        self._ended.set()
-        self._web_lock.close()
-
-    def _keep(self) -> None:
-        while not self._ended.is_set():
+    def _listen(self, listener: socket.socket, pool: BuildPool) -> None:
+        alone_since = None
+        while not self._stops:
             try:
-                ensure_running(self._settings)
-            except OSError:
-                logger.exception("the build pool cannot be started")
-            self._ended.wait(KEEPER_S)
+                message = listener.recv(64)
+            except TimeoutError:
+                message = b""
+            if message == STOP:
+                self._stops += 1
+            elif message:
+                pool.wake()
+            if self._folder.has_web_process() or not pool.is_idle():
+                alone_since = None
+            elif alone_since is None:
+                alone_since = time.monotonic()
+            elif time.monotonic() - alone_since > IDLE_S and self._nothing_queued(pool):
+                return
 
-    def _retire_stale_pool(self) -> None:
-        """A pool that was started with other settings finishes what it runs, and makes room for ours."""
-        running = _running_pool(self._settings.library.build.tmp_folder)
-        if running is not None and running["stamp"] != _stamp(self._settings) and is_running(self._settings):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(running["pid"], signal.SIGTERM)
+    def _nothing_queued(self, pool: BuildPool) -> bool:
+        try:
+            return store.is_idle(pool._engine)
+        except CicError:
+            return False
+
+    def _stop(self, pool: BuildPool) -> None:
+        stopping = threading.Thread(target=pool.shutdown, args=(self._settings.service.stop_timeout_s,), daemon=True)
+        stopping.start()
+        while stopping.is_alive():
+            if self._stops > 1:
+                pool.hand_back()
+            stopping.join(0.1)
+
+    def _signalled(self, number: int, _: FrameType | None) -> None:
+        self._stops += 1
 
 
-def _pid_file(tmp: Path) -> Path:
-    return tmp / "pool.json"
+def main() -> int:
+    """`python -m service.pool [--detach]`: with `--detach`, return as soon as a child of nobody goes on."""
+    settings = load_settings()
+    logs = settings.library.build.tmp_folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if "--detach" in sys.argv[1:]:
+        if os.fork():
+            return 0
+        _redirect_output(logs / "pool.log")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return PoolMain(settings).run()
 
 
-def _running_pool(tmp: Path) -> dict[str, Any] | None:
-    try:
-        loaded: dict[str, Any] = json.loads(_pid_file(tmp).read_text("utf-8"))
-        return loaded
-    except (OSError, ValueError):
-        return None
+def _redirect_output(path: Path) -> None:
+    """Standard output and error go to a file: the terminal or pipe that we inherited is somebody else's."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
 
 
-def _stamp(settings: Settings) -> str:
-    """What the pool's work depends on; two web servers that differ in their ports share a pool."""
-    text = f"{settings.library!r} {settings.service.database}"
-    return hashlib.sha256(text.encode()).hexdigest()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, Row
 
-from image_builder.errors import CicError, ErrorCode, LimitReached
+from image_builder.errors import Cancelled, CicError, ErrorCode, LimitReached, ServiceError
 from image_builder.state import ACTIVE, TERMINAL, BuildState, may_move
 from service.database import now, reading, writing
 from service.models import AuditEvent, Build, Run, User
@@ -84,7 +84,6 @@ class Outcome:
 class Limits:
     """What one user may have at a time."""
 
-    active_builds: int
     queued_builds: int
     stored_bytes: int | None = None
 
@@ -93,8 +92,10 @@ class ClaimLost(Exception):
     """The run is no longer this worker's: somebody else has it, or it has ended."""
 
 
-def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> str:
-    """Write a build down and return its id; it joins the active run that makes the same thing, if there is one.
+def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> tuple[str, str]:
+    """Write a build down and return its id and its run's.
+
+    It joins the active run that makes the same thing, if there is one.
 
     Raises `LimitReached` (`QUOTA_EXCEEDED`) when the user has too much already.
     """
@@ -103,7 +104,7 @@ def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> str:
             with writing(engine) as connection:
                 _check_limits(connection, new.user_id, limits)
                 run_id = _active_run(connection, new) or _insert_run(connection, new)
-                return _insert_build(connection, new, run_id)
+                return _insert_build(connection, new, run_id), run_id
         except sa.exc.IntegrityError:  # another writer made the run meanwhile (not on SQLite, where writers queue)
             continue
     raise LimitReached("Too many requests for the same image at once.", hint="Try again.")
@@ -132,7 +133,7 @@ def builds_of(engine: Engine, user_id: int, *, status: BuildState | None = None,
     """A page of a user's builds, newest first, and how many there are."""
     chosen = [BUILDS.c.user_id == user_id, BUILDS.c.deleted_at.is_(None)]
     if status is not None:
-        chosen.append(STATUS == status)
+        chosen.append(status == STATUS)
     counted = sa.select(sa.func.count()).select_from(BUILDS.join(RUNS, BUILDS.c.run_id == RUNS.c.id)).where(*chosen)
     rows = SHOWN.where(*chosen).order_by(BUILDS.c.created_at.desc(), BUILDS.c.id).limit(per_page).offset(
         (page - 1) * per_page)
@@ -224,14 +225,7 @@ def finish(engine: Engine, run_id: str, worker: str) -> bool:
         state = _check_claim(connection, run_id, worker)
         if _wanted(connection, run_id):
             return False
-        finished = connection.scalar(sa.select(sa.exists().where(
-            BUILDS.c.run_id == run_id, BUILDS.c.state == BuildState.FINISHED)))
-        values: dict[str, Any] = {"state": BuildState.FINISHED, "ended_at": now()}
-        if not finished:
-            last = connection.execute(sa.select(BUILDS.c.message, BUILDS.c.hint, BUILDS.c.error_code).where(
-                BUILDS.c.run_id == run_id).order_by(BUILDS.c.ended_at.desc()).limit(1)).first()
-            values |= {"state": BuildState.FAILED} | (dict(last._mapping) if last else {})
-        connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state == state).values(**values))
+        _close(connection, run_id, state)
         return True
 
 
@@ -312,15 +306,17 @@ def reconcile(engine: Engine, *, host: str, worker: str, lost_after_s: float, ma
     with writing(engine) as connection:
         rows = connection.execute(sa.select(RUNS.c.id, RUNS.c.attempts).where(gone)).all()
         for row in rows:
-            if not _wanted(connection, row.id):
-                _fail(connection, row.id, LimitReached("The build was cancelled.", code=ErrorCode.CANCELLED))
-            elif row.attempts < max_attempts:
-                _queue_again(connection, row.id)
-            else:
-                _fail(connection, row.id, LimitReached(
-                    f"The build's worker died {row.attempts} times, most recently without a word.",
-                    hint="Ask the operator to look into the service's log.", code=ErrorCode.LOST_WORKER))
+            _take_up(connection, row.id, row.attempts, max_attempts)
         return len(rows)
+
+
+def release(engine: Engine, run_id: str, worker: str, *, max_attempts: int) -> None:
+    """As `reconcile`, for one run of a worker that lives and knows nothing of it any more."""
+    with writing(engine) as connection:
+        attempts = connection.scalar(sa.select(RUNS.c.attempts).where(
+            RUNS.c.id == run_id, RUNS.c.worker == worker, RUNS.c.state.in_(RUNNING)))
+        if attempts is not None:
+            _take_up(connection, run_id, attempts, max_attempts)
 
 
 def is_idle(engine: Engine) -> bool:
@@ -341,8 +337,8 @@ def note(engine: Engine, *, user: str | None, action: str, subject: str | None =
          address: str | None = None) -> None:
     """Write down who did what."""
     with writing(engine) as connection:
-        connection.execute(AUDIT.insert().values(at=now(), user=user, action=action, subject=(subject or "")[:300] or None,
-                                                 address=address))
+        connection.execute(AUDIT.insert().values(at=now(), user=user, action=action,
+                                                 subject=subject[:300] if subject else None, address=address))
 
 
 def _check_limits(connection: Connection, user_id: int, limits: Limits) -> None:
@@ -406,7 +402,8 @@ def _next_run(max_active_per_user: int, platforms: Collection[str] | None) -> sa
     other = RUNS.alias("other")
     load = sa.select(
         other.c.user_id, sa.func.sum(sa.case((other.c.state.in_(RUNNING), 1), else_=0)).label("running"),
-        sa.func.max(other.c.started_at).label("served_at")).group_by(other.c.user_id).subquery()
+        sa.func.max(other.c.started_at).label("served_at")).where(
+            other.c.created_at > now() - datetime.timedelta(days=2)).group_by(other.c.user_id).subquery()
     running = sa.func.coalesce(load.c.running, 0)
     chosen = [RUNS.c.state == BuildState.PENDING, running < max_active_per_user,
               sa.or_(RUNS.c.not_before.is_(None), RUNS.c.not_before <= now())]
@@ -435,6 +432,27 @@ def _check_claim(connection: Connection, run_id: str, worker: str) -> BuildState
     return state
 
 
+def _close(connection: Connection, run_id: str, *expected: BuildState) -> None:
+    """End a run whose builds have all ended: as they did, the best of them."""
+    builds = connection.execute(sa.select(BUILDS.c.state, BUILDS.c.message, BUILDS.c.hint, BUILDS.c.error_code).where(
+        BUILDS.c.run_id == run_id).order_by(BUILDS.c.state != BuildState.FINISHED, BUILDS.c.ended_at.desc())).first()
+    values = dict(builds._mapping) if builds is not None else _failure(Cancelled("Nobody wants this any more."))
+    connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state.in_(expected)).values(
+        **values, ended_at=now()))
+
+
+def _take_up(connection: Connection, run_id: str, attempts: int, max_attempts: int) -> None:
+    """A run whose worker is gone: queued again, or ended."""
+    if not _wanted(connection, run_id):
+        _close(connection, run_id, *RUNNING)
+    elif attempts < max_attempts:
+        _queue_again(connection, run_id)
+    else:
+        _fail(connection, run_id, ServiceError(
+            f"The build was begun {attempts} times, and each time its worker died.",
+            hint="Ask the operator to look into the service's log.", code=ErrorCode.LOST_WORKER))
+
+
 def _queue_again(connection: Connection, run_id: str, **values: Any) -> None:
     connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state.in_(RUNNING)).values(**{
         "state": BuildState.PENDING, "worker": None, "heartbeat_at": None, "stage": None, "progress_done": None,
@@ -451,9 +469,3 @@ def _failure(error: CicError) -> dict[str, Any]:
     excerpt = "\n".join(getattr(error, "excerpt", ()))
     return {"state": BuildState.FAILED, "error_code": error.code.value, "hint": error.hint or None,
             "message": f"{error.message}\n{excerpt}" if excerpt else error.message}
-
-
-def anything_pending() -> bool:
-    """Whether some run waits to be claimed. Takes no lock."""
-    with reading() as session:
-        return session.scalar(select(Run.id).where(Run.state == BuildState.PENDING.value).limit(1)) is not None

@@ -1,74 +1,118 @@
-"""From a user's request to a build on disk."""
+"""From a user's request to a build: pin what it names, see whether it exists, else queue it."""
 
 from __future__ import annotations
 
-import logging
+import dataclasses
+import hashlib
+import json
+from typing import Any
 
+from sqlalchemy.engine import Engine
+
+from config.settings import Settings
+from image_builder import docker, pipeline, resolve
+from image_builder.errors import CicError
 from image_builder.request import BuildRequest
-from image_builder.resolve import Inputs, resolve
-from image_builder.storage import ImageRecord
+from image_builder.resolve import Inputs
+from image_builder.storage import ImageStore
 from service import store
-from service.errors import Forbidden, QuotaExceeded
-from service.models import Run, User
-from service.services import Services
-
-logger = logging.getLogger(__name__)
+from service.errors import Forbidden
+from service.executors import Executor
+from service.store import Limits, NewBuild, Outcome
 
 
-def submit(request: BuildRequest, user: User, services: Services) -> str:
-    """Accept a request and return its build's id. What was accepted is on disk, and ends FINISHED or FAILED.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Submission:
+    """Accepts requests for one service."""
 
-    Raises `Forbidden`, `QuotaExceeded`, and what `resolve` raises: then nothing was accepted.
-    """
-    if request.is_base and not user.is_admin:
-        raise Forbidden("Only administrators may build the base image.")
-    _require_room(user, services)
-    inputs = resolve(request, services.settings.library)
-    new = _new_build(request, inputs, user)
-    if (answer := _already_built(request, inputs, services)) is not None:
-        run, record = answer
-        build_id = store.create_finished(new, run.id, sha256=record.sha256, size_bytes=record.size_bytes)
-        logger.info("build answered by an earlier one", extra={"build": build_id, "user": user.name})
+    engine: Engine
+    settings: Settings
+    images: ImageStore
+    executor: Executor
+
+    def submit(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> str:
+        """Accept a request and return its build's id; from here on nothing is lost.
+
+        Raises `InvalidRequest`, `NotFound`, `Forbidden`, `LimitReached` (a quota) or `Unavailable`.
+        """
+        require_right(request, is_admin)
+        inputs = resolve.resolve(request, self.settings.library)
+        new = new_build(request, inputs, user_id)
+        made = None if request.force or inputs.push else self._existing(inputs)
+        if made is not None:
+            return store.create_finished(self.engine, new, self._limits, made)
+        build_id, run_id = store.create_or_join(self.engine, new, self._limits)
+        self.executor.submit(run_id)
         return build_id
-    build_id, run_id, joined = store.create_or_join(new)
-    logger.info("build joined" if joined else "build queued",
-                extra={"build": build_id, "run": run_id, "user": user.name})
-    if not joined:
-        services.executor.submit(run_id)
-    return build_id
+
+    def plan(self, request: BuildRequest, *, is_admin: bool) -> pipeline.Plan:
+        """What would be built; nothing is built or written down."""
+        require_right(request, is_admin)
+        return pipeline.plan(request, self.settings.library)
+
+    def withdraw(self, build_id: str) -> None:
+        """End a build for its user; its run stops when nobody wants it any more."""
+        run_id = store.withdraw(self.engine, build_id, "The build was cancelled.")
+        if run_id is not None:
+            self.executor.cancel(run_id)
+
+    @property
+    def _limits(self) -> Limits:
+        service = self.settings.service
+        return Limits(queued_builds=service.max_queued_builds_per_user,
+                      stored_bytes=service.max_stored_bytes_per_user)
+
+    def _existing(self, inputs: Inputs) -> Outcome | None:
+        """What was asked for, if all of it exists: the SIF, or the image in the daemon under its name."""
+        if inputs.identity is None:
+            return None
+        if inputs.filename is None:
+            return _outcome(inputs) if _has_image(inputs.image_id, inputs.identity) else None
+        record = self.images.by_identity(inputs.identity)
+        if record is None or record.sha256 is None:
+            return None
+        if self.images.by_name(inputs.filename) != record:
+            record = self.images.point(record.model_copy(update={"filename": inputs.filename,
+                                                                 "image_id": inputs.image_id}))
+        return _outcome(inputs, sha256=record.sha256, size_bytes=record.size_bytes,
+                        audit=record.details.get("audit"))
 
 
-def _require_room(user: User, services: Services) -> None:
-    limit = services.settings.service.max_queued_builds_per_user
-    queued, _ = store.count_builds(user.id)
-    if queued >= limit:
-        raise QuotaExceeded(f"You have {queued} builds in the queue, and {limit} is the limit.",
-                            hint="Wait for some of them, or cancel some.")
+def require_right(request: BuildRequest, is_admin: bool) -> None:
+    """Base images are for administrators. Raises `Forbidden`."""
+    if request.is_base and not is_admin:
+        raise Forbidden("Only administrators may build base images.",
+                        hint="Name a workflow and a step of the workflow registry.")
 
 
-def _new_build(request: BuildRequest, inputs: Inputs, user: User) -> store.NewBuild:
-    share_key = None
-    if inputs.identity is not None:
-        share_key = inputs.identity + ("+force" if request.force else "")
-    return store.NewBuild(user_id=user.id, request=request.model_dump(mode="json"),
-                          inputs=inputs.model_dump(mode="json"), identity=inputs.identity, share_key=share_key,
-                          image_id=inputs.image_id, filename=inputs.filename, push=inputs.push,
-                          warnings=inputs.warnings)
+def new_build(request: BuildRequest, inputs: Inputs, user_id: int) -> NewBuild:
+    """An accepted request as it is written down."""
+    key = inputs.identity or _unresolved_key(request, inputs)
+    return NewBuild(
+        user_id=user_id, request=request.model_dump(mode="json"), inputs=inputs.model_dump(mode="json"),
+        join_key=store.forced(key) if request.force else key, identity=inputs.identity,
+        platform=request.machine.platform, force=request.force, image_id=inputs.image_id, filename=inputs.filename,
+        engine=request.machine.container_engine, push=inputs.push, warnings=inputs.warnings)
 
 
-def _already_built(request: BuildRequest, inputs: Inputs, services: Services) -> tuple[Run, ImageRecord] | None:
-    """The finished run that answers a request without any work: its SIF is stored, and its push done, if any."""
-    if request.force or inputs.identity is None or inputs.filename is None:
-        return None
-    record = services.store.by_identity(inputs.identity)
-    run = store.finished_run(inputs.identity)
-    if run is None or record is None or record.sha256 is None:
-        return None
-    result = run.result or {}
-    if inputs.push and not (result.get("pushed_digest") and result.get("image_id") == inputs.image_id):
-        return None
-    named = services.store.by_name(inputs.filename)
-    if named is None or named.sha256 != record.sha256:
-        record = services.store.point(record.model_copy(update={"filename": inputs.filename,
-                                                                "image_id": inputs.image_id}))
-    return run, record
+def _unresolved_key(request: BuildRequest, inputs: Inputs) -> str:
+    """What identical requests share while the base image, and with it the identity, is not known."""
+    fields: dict[str, Any] = request.model_dump(mode="json", include={"machine", "workflow", "step_id", "slim"})
+    fields["machine"].pop("container_engine")
+    text = json.dumps([fields, inputs.step.tree, inputs.base.reference, inputs.branch_commits], sort_keys=True)
+    return "unresolved:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _has_image(image_id: str, identity: str) -> bool:
+    """Whether the daemon has this image under this name; a daemon that does not answer has nothing."""
+    try:
+        return docker.image_labels(image_id).get(docker.IDENTITY_LABEL) == identity
+    except CicError:
+        return False
+
+
+def _outcome(inputs: Inputs, *, sha256: str | None = None, size_bytes: int | None = None,
+             audit: Any = None) -> Outcome:
+    assert inputs.identity is not None
+    return Outcome(identity=inputs.identity, filename=inputs.filename, sha256=sha256, size_bytes=size_bytes,
+                   pushed_digest=None, audit=audit, warnings=inputs.warnings)

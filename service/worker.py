@@ -1,170 +1,179 @@
-"""Works on one claimed run: loads it, calls the library, and writes down how it ended."""
+"""One run, from its claim to its end: load it, call the library, write down what came of it."""
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+from sqlalchemy.engine import Engine
+
+from config.settings import Settings
 from image_builder import pipeline
-from image_builder.errors import BuildFailed, Cancelled, CicError, ErrorCode, Unavailable
+from image_builder.errors import Cancelled, CicError, ErrorCode, NoSpace, ServiceError
 from image_builder.process import CancelToken
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
-from image_builder.state import BuildState, may_move
-from service import store
-from service.logs import LogWriter, RunLogs
-from service.models import Build, Run
+from image_builder.state import BuildState
+from service import downloads, store
+from service.database import now
+from service.logs import RunLog, log_path
+from service.store import ClaimLost, Delivery, Outcome
 
-logger = logging.getLogger(__name__)
+HAND_BACK = "The service stops; the build goes back to the queue."
+"""The reason of a cancellation that nobody asked for: the run is queued again."""
+
+PROGRESS_EVERY_S = 1.0
+STAGES = {BuildState.STARTED: "prepare", BuildState.BUILDING: "build", BuildState.CONVERTING: "convert"}
+PASSING = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
+                     ErrorCode.CATALOGUE_UNAVAILABLE})
+"""Causes that may be gone in a while: the run is tried again."""
+OWN_STEP = frozenset({ErrorCode.PUSH_FAILED, ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.CONVERSION_FAILED})
+"""Failures of what one build wanted beyond the shared image: the others may still get what they want."""
 
 BuildImage = Callable[..., pipeline.BuildResult]
-RETRY_DELAYS_S = (2.0, 8.0, 30.0)
-WORTH_A_RETRY = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
-                           ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.CATALOGUE_UNAVAILABLE})
-PROGRESS_INTERVAL_S = 0.5
+"""`pipeline.build_image`, or what a test has in its place."""
+
+_log = logging.getLogger(__name__)
 
 
-class RunCancel(CancelToken):
-    """A cancel token that knows whether its run is over or goes back to the queue."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.goes_back = False
-
-    def hand_back(self) -> None:
-        """End the work on a run that is to be queued again."""
-        self.goes_back = True
-        self.cancel("The service is stopping: the build goes back to the queue.")
-
-
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Worker:
-    """What working on a run needs. `build_image` is the library's, or a test's."""
+    """Works on runs that were claimed in the name of `name`."""
 
-    def __init__(self, name: str, settings: Any, logs: RunLogs, *,
-                 build_image: BuildImage = pipeline.build_image) -> None:
-        self.name = name
-        self.library = settings.library
-        self.logs = logs
-        self._build_image = build_image
+    name: str
+    engine: Engine
+    settings: Settings
+    build_image: BuildImage = pipeline.build_image
 
-    def run_build(self, run_id: str, cancel: RunCancel) -> None:
-        """Bring a claimed run to its end. Never raises: what went wrong is the run's end."""
-        run = store.get_run(run_id)
-        assert run is not None, "a claimed run exists"
-        token = self.library.registry.token
-        with self.logs.writer(run_id, (token,) if token else ()) as log:
-            observer = _RunObserver(run_id, self.name, log, cancel)
-            if run.attempts > 1:
-                log.line(f"--- attempt {run.attempts}")
-            try:
-                self._work(run, observer, cancel)
-            except Cancelled as error:
-                self._ended_early(run_id, cancel, error, log)
-            except CicError as error:
-                self._failed(run_id, error.code, _explain(error), log)
-            except Exception:
-                logger.exception("a run failed inside the service", extra={"run": run_id})
-                self._failed(run_id, ErrorCode.INTERNAL,
-                             f"The service itself failed; its log tells why (run {run_id}).", log)
+    def run_build(self, run_id: str, cancel: CancelToken) -> None:
+        """Work on a claimed run until it has ended, was handed back, or turns out to be somebody else's."""
+        library = self.settings.library
+        token = library.registry.token
+        try:
+            with RunLog(log_path(library.build.tmp_folder, run_id), max_bytes=library.build.log_max_bytes,
+                        secrets=[token] if token else []) as log:
+                self._deliver_all(run_id, cancel, log)
+        except ClaimLost:
+            _log.warning("run %s is not ours any more", run_id)
+        except OSError as error:
+            self._fail(run_id, _from_os(error))
 
-    def _work(self, run: Run, observer: _RunObserver, cancel: RunCancel) -> None:
-        """Build for whoever asked first, then answer everybody who joined; who joins meanwhile is answered, too."""
-        first: pipeline.BuildResult | None = None
-        answered: dict[tuple[str, str | None, bool], pipeline.BuildResult] = {}
+    def _deliver_all(self, run_id: str, cancel: CancelToken, log: RunLog) -> None:
+        """Give every build of the run what it wants; those who join meanwhile, too."""
+        shared_part_done = False
         while True:
-            waiting = store.waiting_builds(run.id)
-            for build in waiting:
-                key = (build.image_id, build.filename, build.push)
-                if key not in answered:
-                    answered[key] = self._build(run, build, observer, cancel, reuse=first is not None)
-                    first = first or answered[key]
-                self._answer(build, answered[key])
-            if first is None:  # everybody withdrew before the work began
-                raise Cancelled("Nobody waits for this build any more.")
-            if store.finish_run(run.id, observer.state, self.name, _result_row(first)):
-                observer.line("--- FINISHED")
-                return
-            if not store.waiting_builds(run.id):
-                cancel.check()
-                raise Cancelled("The run is another worker's.")
-
-    def _build(self, run: Run, build: Build, observer: _RunObserver, cancel: RunCancel, *,
-               reuse: bool) -> pipeline.BuildResult:
-        request = BuildRequest.model_validate(build.request)
-        if reuse:  # the image is made: what is left are this build's own name, push and SIF
-            request = request.model_copy(update={"force": False})
-        own = {"image_id": build.image_id, "filename": build.filename, "push": build.push}
-        inputs = Inputs.model_validate(run.inputs).model_copy(update=own)
-        workspace = Path(self.library.build.tmp_folder) / "builds" / run.id
-        for delay_s in (*RETRY_DELAYS_S, None):
+            delivery = store.next_delivery(self.engine, run_id, self.name)
+            if delivery is None:
+                if store.finish(self.engine, run_id, self.name):
+                    return
+                continue
             try:
-                return self._build_image(request, settings=self.library, inputs=inputs, workspace=workspace,
-                                         observer=observer, cancel=cancel)
-            except Unavailable as error:
-                if delay_s is None or error.code not in WORTH_A_RETRY:
-                    raise
-                observer.line(f"{error} Trying again in {delay_s:.0f} s.")
-                cancel.wait(delay_s)
                 cancel.check()
-        raise AssertionError("the last try returns or raises")
+                outcome = self._make(run_id, delivery, cancel, log, reuse=shared_part_done)
+            except Cancelled as error:
+                self._end_cancelled(run_id, error, log)
+                return
+            except CicError as error:
+                log.line(f"{error.code.value}: {error}")
+                if error.code not in OWN_STEP:
+                    self._end_failed(run_id, error)
+                    return
+                store.fail_delivery(self.engine, run_id, self.name, delivery, error)
+            else:
+                store.deliver(self.engine, run_id, self.name, delivery, outcome)
+            shared_part_done = True
 
-    @staticmethod
-    def _answer(build: Build, result: pipeline.BuildResult) -> None:
-        store.end_builds([build.id], BuildState.FINISHED, sha256=result.sha256, size_bytes=result.size_bytes,
-                         warnings=list(dict.fromkeys([*build.warnings, *result.warnings])))
+    def _make(self, run_id: str, delivery: Delivery, cancel: CancelToken, log: RunLog, *, reuse: bool) -> Outcome:
+        """Build, or reuse, and name one image. Whatever goes wrong comes out as a `CicError`."""
+        request = BuildRequest.model_validate(delivery.request)
+        if reuse:
+            request = request.model_copy(update={"force": False})
+        observer = _RunObserver(self, run_id, log)
+        log.line(f"--- {now():%Y-%m-%d %H:%M:%S} UTC, {self.name.split(':')[0]}: {request.workflow}/{request.step_id}")
+        try:
+            result = self.build_image(
+                request, settings=self.settings.library, inputs=pinned_inputs(delivery.inputs), observer=observer,
+                workspace=self.settings.library.build.tmp_folder / "builds" / run_id, cancel=cancel)
+        except (CicError, ClaimLost):
+            raise
+        except OSError as error:
+            raise _from_os(error) from error
+        except Exception as error:
+            _log.exception("run %s failed in the service", run_id)
+            raise ServiceError(f"The service failed at this build ({type(error).__name__}).",
+                               hint="Ask the operator to look into the service's log.") from error
+        self._offer(result)
+        return Outcome(identity=result.identity, filename=result.filename, sha256=result.sha256,
+                       size_bytes=result.size_bytes, pushed_digest=result.pushed_digest, audit=result.audit,
+                       warnings=result.warnings)
 
-    def _ended_early(self, run_id: str, cancel: RunCancel, error: Cancelled, log: LogWriter) -> None:
-        if cancel.goes_back:
-            log.line(f"--- {error.message}")
-            store.hand_back(run_id, self.name)
+    def _offer(self, result: pipeline.BuildResult) -> None:
+        """Where the operator wants it, a SIF also lies under its plain name for everybody."""
+        if self.settings.service.public_downloads and result.sif_path is not None and result.filename is not None:
+            downloads.offer_publicly(result.sif_path, self._images / result.filename)
+
+    @property
+    def _images(self) -> Path:
+        return self.settings.library.build.tmp_folder / "images"
+
+    def _end_cancelled(self, run_id: str, error: Cancelled, log: RunLog) -> None:
+        log.line(error.message)
+        if error.message == HAND_BACK:
+            store.hand_back(self.engine, run_id, self.name)
         else:
-            self._failed(run_id, ErrorCode.CANCELLED, error.message, log)
+            store.fail(self.engine, run_id, self.name, error)
 
-    def _failed(self, run_id: str, code: ErrorCode, message: str, log: LogWriter) -> None:
-        log.line(f"--- FAILED: {code.value}: {message}")
-        store.fail_run(run_id, self.name, code, message)
-        logger.info("run failed", extra={"run": run_id, "code": code.value})
+    def _end_failed(self, run_id: str, error: CicError) -> None:
+        service = self.settings.service
+        if error.code in PASSING and store.retry_later(self.engine, run_id, self.name, error,
+                                                       delay_s=service.retry_delay_s, max_retries=service.max_retries):
+            return
+        store.fail(self.engine, run_id, self.name, error)
+
+    def _fail(self, run_id: str, error: CicError) -> None:
+        try:
+            store.fail(self.engine, run_id, self.name, error)
+        except ClaimLost:
+            _log.warning("run %s is not ours any more", run_id)
 
 
 class _RunObserver:
-    """Writes what the library tells into the run's log and row."""
+    """Writes down what the library tells: states and progress to the database, lines to the log."""
 
-    def __init__(self, run_id: str, worker: str, log: LogWriter, cancel: CancelToken) -> None:
-        self.state = BuildState.STARTED
-        self._run_id, self._worker, self._log, self._cancel = run_id, worker, log, cancel
-        self._next_progress = 0.0
+    def __init__(self, worker: Worker, run_id: str, log: RunLog) -> None:
+        self._worker, self._run_id, self._log = worker, run_id, log
+        self._told_at = 0.0
 
     def entered(self, state: BuildState) -> None:
-        """Move the run on. Work for a second build of a run that got further leaves it where it is."""
-        if not may_move(self.state, state) or state is BuildState.PENDING:
-            return
-        if not store.transition(self._run_id, self.state, state, worker=self._worker):
-            self._cancel.cancel("The run is another worker's.")
-            return
-        self.state = state
         self._log.line(f"--- {state.value}")
+        store.move(self._worker.engine, self._run_id, self._worker.name, state, STAGES.get(state, ""))
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """Note how far the run is, a few times a second at the most."""
-        now = time.monotonic()
-        if now >= self._next_progress or done == total:
-            self._next_progress = now + PROGRESS_INTERVAL_S
-            store.set_progress(self._run_id, self._worker, done, total, what)
+        """Not more often than once a second, the end aside: Spack may say a hundred lines at once."""
+        if done >= total or time.monotonic() - self._told_at >= PROGRESS_EVERY_S:
+            self._told_at = time.monotonic()
+            store.progress(self._worker.engine, self._run_id, self._worker.name, done, total, what)
 
     def line(self, text: str) -> None:
         self._log.line(text)
 
 
-def _result_row(result: pipeline.BuildResult) -> Mapping[str, Any]:
-    return {"image_id": result.image_id, "filename": result.filename, "sha256": result.sha256,
-            "size_bytes": result.size_bytes, "identity": result.identity, "pushed_digest": result.pushed_digest,
-            "reused": result.reused, "audit": result.audit, "warnings": list(result.warnings)}
+def pinned_inputs(stored: Mapping[str, Any]) -> Inputs | None:
+    """The inputs that were pinned at submit; None when an older version of the service wrote them in another form."""
+    try:
+        return Inputs.model_validate(dict(stored))
+    except ValidationError:
+        return None
 
 
-def _explain(error: CicError) -> str:
-    """The message for the user: what happened, what to do, and the lines that matter."""
-    excerpt = error.excerpt if isinstance(error, BuildFailed) else ()
-    return "\n".join([str(error), *excerpt])
+def _from_os(error: OSError) -> CicError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace("A disk is full.", hint="Ask the operator to free some room.")
+    return ServiceError(f"The service could not use its disk: {error.strerror or error}.",
+                        hint="Ask the operator to look into the service's log.")

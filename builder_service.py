@@ -1,0 +1,30 @@
+"""The service. `python3 builder_service.py` serves; `flask --app builder_service users add NAME` makes a user.
+
+Importing this module makes nothing but `db`, `create_app` and `main`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from service.app import create_app
+from service.database import db
+
+__all__ = ["create_app", "db", "main"]
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    from config import ConfigError, load_settings
+    from service.server import serve
+
+    try:
+        settings = load_settings()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return serve(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Users and their tokens in the database: the only writer of both."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine, Row
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from image_builder.errors import FieldProblem, InvalidRequest
+from image_builder.state import ACTIVE
+from service import store
+from service.database import now, reading, writing
+from service.models import FailedLogin, Token, User
+
+USERS: sa.Table = User.__table__
+TOKENS: sa.Table = Token.__table__
+FAILED: sa.Table = FailedLogin.__table__
+
+TOKEN_PREFIX = "cic_"
+READ, WRITE = "read", "build"
+SCOPES = (READ, WRITE)
+MIN_PASSWORD, MAX_PASSWORD = 8, 256
+HASH_METHOD = "scrypt"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_WHO = (USERS.c.id, USERS.c.name, USERS.c.password_hash, USERS.c.is_admin, USERS.c.is_active, USERS.c.is_confirmed,
+        USERS.c.credential_version)
+_BY_NAME = sa.select(*_WHO).where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
+_BY_TOKEN = sa.select(*_WHO, TOKENS.c.id.label("token_id"), TOKENS.c.scopes, TOKENS.c.expires_at,
+                      TOKENS.c.last_used_at).join_from(TOKENS, USERS).where(TOKENS.c.digest == sa.bindparam("digest"))
+
+
+def add_user(engine: Engine, name: str, password: str, *, is_admin: bool = False, is_confirmed: bool = True) -> None:
+    """Make a user. Raises `InvalidRequest` for a name or password that cannot be one, or a name that is taken."""
+    problems = [*_name_problems(name), *password_problems(password)]
+    if problems:
+        raise InvalidRequest(problems)
+    try:
+        with writing(engine) as connection:
+            connection.execute(USERS.insert().values(
+                name=name, password_hash=hash_password(password), is_admin=is_admin, is_active=True,
+                is_confirmed=is_confirmed, credential_version=1, created_at=now()))
+    except sa.exc.IntegrityError:
+        raise InvalidRequest([FieldProblem("name", f"there is a user {name} already", "choose another")]) from None
+
+
+def set_password(engine: Engine, name: str, password: str) -> None:
+    """Give a user another password; what proved the user before does so no more, but for tokens."""
+    if problems := password_problems(password):
+        raise InvalidRequest(problems)
+    change_user(engine, name, password_hash=hash_password(password))
+
+
+def change_user(engine: Engine, name: str, **values: Any) -> None:
+    """Change a user's columns; every server process hears of it with its next question."""
+    with writing(engine) as connection:
+        changed = connection.execute(USERS.update().where(sa.func.lower(USERS.c.name) == name.lower()).values(
+            **values, credential_version=USERS.c.credential_version + 1))
+    if not changed.rowcount:
+        raise _unknown(name)
+
+
+def remove_user(engine: Engine, name: str) -> None:
+    """Remove a user with all builds and tokens; runs that nobody else wants stop."""
+    row = by_name(engine, name)
+    if row is None:
+        raise _unknown(name)
+    change_user(engine, name, is_active=False)
+    with reading(engine) as connection:
+        going_on = connection.scalars(sa.select(store.BUILDS.c.id).join(
+            store.RUNS, store.RUNS.c.id == store.BUILDS.c.run_id).where(
+                store.BUILDS.c.user_id == row.id, store.BUILDS.c.state.is_(None), store.RUNS.c.state.in_(ACTIVE))).all()
+    for build_id in going_on:
+        store.withdraw(engine, build_id, "The user was removed.")
+    with writing(engine) as connection:
+        connection.execute(USERS.delete().where(USERS.c.id == row.id))
+
+
+def users(engine: Engine) -> Sequence[Row[Any]]:
+    """Every user, by name."""
+    with reading(engine) as connection:
+        return connection.execute(sa.select(*_WHO, USERS.c.created_at).order_by(sa.func.lower(USERS.c.name))).all()
+
+
+def by_name(engine: Engine, name: str) -> Row[Any] | None:
+    """The user of this name, whatever its case."""
+    with reading(engine) as connection:
+        return connection.execute(_BY_NAME, {"name": name.lower()}).first()
+
+
+def by_token(engine: Engine, token: str) -> Row[Any] | None:
+    """The user for whom a token stands, with the token's scopes; None for one that has expired, too."""
+    with reading(engine) as connection:
+        row = connection.execute(_BY_TOKEN, {"digest": token_digest(token)}).first()
+    return None if row is None or (row.expires_at is not None and row.expires_at <= now()) else row
+
+
+def add_token(engine: Engine, user_id: int, name: str, *, scopes: Sequence[str] = SCOPES,
+              expires_at: datetime.datetime | None = None) -> str:
+    """Make a token and return it: this is the only time that anybody sees it."""
+    if not 1 <= len(name.strip()) <= 100 or not name.isprintable():
+        raise InvalidRequest([FieldProblem("name", "is not a name for a token", "write 1 to 100 characters")])
+    if not scopes or set(scopes) - set(SCOPES):
+        raise InvalidRequest([FieldProblem("scopes", "are not known", f"choose from {', '.join(SCOPES)}")])
+    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    with writing(engine) as connection:
+        connection.execute(TOKENS.insert().values(
+            user_id=user_id, name=name.strip(), digest=token_digest(token), scopes=list(scopes), created_at=now(),
+            expires_at=expires_at))
+    return token
+
+
+def tokens_of(engine: Engine, user_id: int) -> Sequence[Row[Any]]:
+    """A user's tokens, without what they are."""
+    columns = (TOKENS.c.id, TOKENS.c.name, TOKENS.c.scopes, TOKENS.c.created_at, TOKENS.c.expires_at,
+               TOKENS.c.last_used_at)
+    with reading(engine) as connection:
+        return connection.execute(sa.select(*columns).where(TOKENS.c.user_id == user_id).order_by(TOKENS.c.id)).all()
+
+
+def revoke_token(engine: Engine, user_id: int, token_id: int) -> bool:
+    """Remove one of a user's tokens; False when it is none of theirs."""
+    with writing(engine) as connection:
+        return bool(connection.execute(TOKENS.delete().where(
+            TOKENS.c.id == token_id, TOKENS.c.user_id == user_id)).rowcount)
+
+
+def note_token_use(engine: Engine, token_id: int) -> None:
+    """Remember when a token was last used."""
+    with writing(engine) as connection:
+        connection.execute(TOKENS.update().where(TOKENS.c.id == token_id).values(last_used_at=now()))
+
+
+def failed_logins(engine: Engine, key: str) -> int:
+    """How often logging in failed of late, for this key."""
+    with reading(engine) as connection:
+        return connection.scalar(sa.select(FAILED.c.count).where(FAILED.c.key == key, FAILED.c.until > now())) or 0
+
+
+def note_failed_login(engine: Engine, key: str, window_s: float) -> None:
+    """Count one more; the count begins anew when `window_s` have passed since its first."""
+    moment = now()
+    with writing(engine) as connection:
+        connection.execute(FAILED.delete().where(FAILED.c.until <= moment))
+        if not connection.execute(FAILED.update().where(FAILED.c.key == key).values(count=FAILED.c.count + 1)).rowcount:
+            connection.execute(FAILED.insert().values(key=key, count=1,
+                                                      until=moment + datetime.timedelta(seconds=window_s)))
+
+
+def hash_password(password: str) -> str:
+    return generate_password_hash(password, HASH_METHOD)
+
+
+def is_password(password_hash: str, password: str) -> bool:
+    return check_password_hash(password_hash, password)
+
+
+def token_digest(token: str) -> str:
+    """What is kept of a token: it is long and random, so a plain digest gives nothing away."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def password_problems(password: str) -> list[FieldProblem]:
+    """What keeps a text from being a password."""
+    if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
+        return [FieldProblem("password", f"must have {MIN_PASSWORD} to {MAX_PASSWORD} characters", "choose another")]
+    return []
+
+
+def _name_problems(name: str) -> list[FieldProblem]:
+    if not _NAME.fullmatch(name) or name.lower().startswith(TOKEN_PREFIX):
+        return [FieldProblem("name", "cannot be the name of a user",
+                             "write letters, digits, '.', '_', '@' and '-', beginning with a letter or digit")]
+    return []
+
+
+def _unknown(name: str) -> InvalidRequest:
+    return InvalidRequest([FieldProblem("name", f"there is no user {name[:64]}", "see users list")])

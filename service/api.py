@@ -1,0 +1,257 @@
+"""The REST calls: parse, ask whoever knows, answer. Everything but health, metrics and the API's description needs a
+login; a call of this blueprint that forgets so is not reachable without one."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Blueprint, Response, current_app, jsonify, redirect, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from image_builder import targets
+from image_builder.errors import CicError, FieldProblem, InvalidRequest
+from image_builder.request import parse_request
+from image_builder.state import BuildState
+from image_builder.storage import is_filename
+from service import accounts, downloads, logs, store
+from service.answers import build_answer, image_answer
+from service.auth import Principal, auth
+from service.context import Service
+from service.errors import Forbidden, Missing
+from service.metrics import exposition
+from service.openapi import document
+
+PUBLIC = frozenset({"api.live", "api.ready", "api.metrics", "api.openapi"})
+MAX_PER_PAGE = 100
+MAX_OFFSET = 2**62
+RETRY_MS = 3000
+
+api = Blueprint("api", __name__)
+_log = logging.getLogger(__name__)
+
+
+def service() -> Service:
+    """What the present application is made of."""
+    found: Service = current_app.extensions["cic"]
+    return found
+
+
+def principal() -> Principal:
+    """Who asks."""
+    found: Principal = auth.current_user()
+    return found
+
+
+@api.before_request
+def _require_login() -> Any:
+    """No call without a login but the public ones; one that changes something needs a token that may."""
+    if request.endpoint in PUBLIC:
+        return None
+    refused = auth.login_required(lambda: None)()
+    if refused is not None:
+        return refused
+    scope = accounts.READ if request.method in ("GET", "HEAD", "OPTIONS") else accounts.WRITE
+    if scope not in principal().scopes:
+        raise Forbidden(f"This token is not good for that: it lacks the scope {scope}.", hint="Make another token.")
+    return None
+
+
+@api.post("/build/")
+def submit() -> Response:
+    asked = parse_request(request.get_data(cache=False))
+    who = principal()
+    build_id = service().submission.submit(asked, user_id=who.id, is_admin=who.is_admin)
+    _note("build", build_id)
+    return jsonify({"id": build_id})
+
+
+@api.post("/build/plan")
+def plan() -> Response:
+    asked = parse_request(request.get_data(cache=False))
+    made = service().submission.plan(asked, is_admin=principal().is_admin)
+    return jsonify({"image_id": made.image_id, "filename": made.filename, "identity": made.identity,
+                    "spack_yaml": made.spack_yaml, "dockerfile": made.dockerfile, "warnings": list(made.warnings)})
+
+
+@api.get("/build/")
+def list_builds() -> Response:
+    page, per_page, status = _paging()
+    rows, total = store.builds_of(service().engine, principal().id, status=status, page=page, per_page=per_page)
+    return jsonify({"builds": [build_answer(row) for row in rows], "page": page, "per_page": per_page, "total": total,
+                    "pages": -(-total // per_page)})
+
+
+@api.get("/build/<build_id>")
+def status(build_id: str) -> Response:
+    return jsonify(build_answer(_own_build(build_id)))
+
+
+@api.post("/build/<build_id>/cancel")
+def cancel(build_id: str) -> Response:
+    _own_build(build_id)
+    service().submission.withdraw(build_id)
+    _note("cancel", build_id)
+    return jsonify(build_answer(_own_build(build_id)))
+
+
+@api.delete("/build/<build_id>")
+def delete(build_id: str) -> Response:
+    _own_build(build_id)
+    if not store.delete_build(service().engine, build_id):
+        raise InvalidRequest([FieldProblem("id", "the build has not ended", "cancel it first")])
+    _note("delete", build_id)
+    return Response(status=204)
+
+
+@api.get("/build/<build_id>/log")
+def log(build_id: str) -> Response:
+    row = _own_build(build_id)
+    path = logs.log_path(service().settings.library.build.tmp_folder, row.run_id)
+    if request.accept_mimetypes.best_match(["text/plain", "text/event-stream"]) == "text/event-stream":
+        return _log_events(build_id, path)
+    offset = _offset(request.args.get("offset", "0"))
+    chunk = logs.read_from(path, offset)
+    next_offset = offset + len(chunk)
+    is_complete = _has_ended(row) and next_offset >= logs.size_of(path)
+    return Response(chunk, content_type="text/plain; charset=utf-8", headers={
+        "X-Log-Offset": str(next_offset), "X-Log-Complete": str(is_complete).lower(), "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff"})
+
+
+def _log_events(build_id: str, path: Any) -> Response:
+    """Followed for a while, or, when too many do so already, told what there is and asked to come back."""
+    offset = _offset(request.headers.get("Last-Event-ID") or request.args.get("offset", "0"))
+    parts = service()
+    streams = parts.streams
+
+    def has_ended() -> bool:
+        found = store.build(parts.engine, build_id)
+        return found is None or _has_ended(found)
+
+    may_stay = streams.acquire(blocking=False)
+
+    def events() -> Any:
+        yield f"retry: {RETRY_MS}\n\n"
+        yield from logs.follow(path, offset, has_ended=has_ended, seconds=parts.stream_s if may_stay else 0.0)
+
+    response = Response(events(), content_type="text/event-stream; charset=utf-8",
+                        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    if may_stay:
+        response.call_on_close(streams.release)
+    return response
+
+
+@api.get("/image/")
+def list_images() -> Response:
+    """Finished images come from workflows that everybody may read, so every user may see and fetch them."""
+    names = service().images.names()
+    found = sorted(names.items(), key=lambda item: (item[1].created, item[0]), reverse=True)
+    return jsonify({"images": [image_answer(name, record) for name, record in found]})
+
+
+@api.get("/image/<filename>")
+def image(filename: str) -> Response:
+    record = service().images.by_name(filename)
+    if record is None:
+        raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
+    return jsonify(image_answer(filename, record))
+
+
+@api.get("/images/download/<filename>")
+def download(filename: str) -> AnyResponse:
+    """The SIF of this name; `?sha256=` chooses an earlier one."""
+    images, settings = service().images, service().settings
+    asked = request.args.get("sha256")
+    record = images.by_sha256(asked) if asked and is_filename(filename) else images.by_name(filename)
+    if record is None or record.sha256 is None:
+        raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
+    try:
+        if settings.service.download_links is None:
+            answer: AnyResponse = downloads.send_sif(images, record.sha256, filename)
+        else:
+            folder = settings.library.build.tmp_folder / "images"
+            link = downloads.make_link(images.path_of(record.sha256), filename, folder)
+            answer = redirect(f"{request.root_path}/{settings.service.download_links}/{link}", 302)
+            answer.headers["Cache-Control"] = "no-store"
+    except FileNotFoundError:
+        raise Missing(f"The image {filename} was removed.", hint="Build it again.") from None
+    if request.method == "GET" and "Content-Range" not in answer.headers:
+        _note("download", f"{filename} {record.sha256}")
+    return answer
+
+
+@api.get("/architecture/")
+def architectures() -> Response:
+    return jsonify({"architectures": targets.known_targets(), "platforms": list(targets.platforms())})
+
+
+@api.get("/machine/")
+def machines() -> Response:
+    """The machine catalogue."""
+    return jsonify({"machines": []})
+
+
+@api.get("/health/live")
+def live() -> Response:
+    return jsonify({"status": "alive"})
+
+
+@api.get("/health/ready")
+def ready() -> Response:
+    return service().readiness.answer()
+
+
+@api.get("/metrics")
+def metrics() -> Response:
+    return exposition(service().engine)
+
+
+@api.get("/openapi.json")
+def openapi() -> Response:
+    return jsonify(document(request.root_path))
+
+
+def _own_build(build_id: str) -> Any:
+    """The caller's build of this id; for everybody else there is none."""
+    row = store.build(service().engine, build_id) if len(build_id) == 36 else None
+    if row is None or row.user_id != principal().id:
+        raise Missing("There is no such build.", hint="GET /build/ lists your builds.")
+    return row
+
+
+def _has_ended(row: Any) -> bool:
+    return row.own_state is not None
+
+
+def _paging() -> tuple[int, int, BuildState | None]:
+    problems = []
+    numbers = {}
+    for name, default, limit in (("page", 1, 10**9), ("per_page", 20, MAX_PER_PAGE)):
+        text = request.args.get(name, str(default))
+        if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= limit:
+            numbers[name] = int(text)
+        else:
+            problems.append(FieldProblem(name, "is not a number that fits", f"write 1 to {limit}"))
+    state = request.args.get("status") or None
+    if state is not None and state.upper() not in BuildState.__members__:
+        problems.append(FieldProblem("status", "is no status", f"write one of {', '.join(BuildState.__members__)}"))
+    if problems:
+        raise InvalidRequest(problems)
+    return numbers["page"], numbers["per_page"], BuildState(state.upper()) if state else None
+
+
+def _offset(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) < MAX_OFFSET):
+        raise InvalidRequest([FieldProblem("offset", "is not a number of bytes", "write 0, or the X-Log-Offset of the "
+                                                                                 "last answer")])
+    return int(text)
+
+
+def _note(action: str, subject: str) -> None:
+    """Who did what. What is done already does not fail because it cannot be noted."""
+    try:
+        store.note(service().engine, user=principal().name, action=action, subject=subject,
+                   address=request.remote_addr)
+    except CicError as error:
+        _log.error("%s of %s by %s is not noted: %s", action, subject, principal().name, error)

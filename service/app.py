@@ -1,0 +1,110 @@
+"""The application: made from settings, with everything it is made of handed in or made here."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from config import load_settings
+from config.settings import Settings
+from image_builder import pipeline
+from image_builder.process import Runner
+from image_builder.storage import ImageStore
+from service import commands, errors, health
+from service.api import api
+from service.auth import Authenticator
+from service.context import Service
+from service.database import PROJECT, bring_up_to_date, db, init_database
+from service.executors import Executor, PoolProcess
+from service.pool import BuildPool
+from service.submission import Submission
+
+MAX_BODY_BYTES = 1024**2
+
+
+def create_app(settings: Settings | None = None, executor: Executor | None = None,
+               runner: Runner | None = None) -> Flask:
+    """An application for these settings (None: the configured ones), whose database is up to date.
+
+    `executor` has runs worked on; without one it is the machine's pool process, which the caller starts with
+    `start_service`. With a `runner` instead, commands are started by it in threads of this process.
+    """
+    settings = settings or load_settings()
+    app = Flask("builder_service", root_path=str(PROJECT), instance_path=str(PROJECT))
+    app.config.update(_flask_config(settings))
+    init_database(app, settings.service.database)
+    tmp_folder = settings.library.build.tmp_folder
+    (tmp_folder / "images").mkdir(parents=True, exist_ok=True)
+    bring_up_to_date(app, tmp_folder / "run" / "migration.lock")
+    with app.app_context():
+        engine = db.engine
+    executor = executor or _default_executor(settings, engine, runner)
+    images = ImageStore(tmp_folder / "store")
+    app.extensions["cic"] = Service(
+        settings=settings, engine=engine, images=images, executor=executor,
+        submission=Submission(engine=engine, settings=settings, images=images, executor=executor),
+        authenticator=Authenticator(engine), readiness=health.Readiness(health.checks_of(settings, engine)),
+        streams=threading.BoundedSemaphore(max(1, settings.service.web_threads // 2)))
+    errors.install(app)
+    commands.install(app)
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.register_blueprint(api)
+    app.wsgi_app = _mounted(app.wsgi_app, settings.service)  # type: ignore[method-assign]
+    return app
+
+
+def start_service(app: Flask) -> None:
+    """Let an application that serves requests see to its workers."""
+    executor = app.extensions["cic"].executor
+    if isinstance(executor, (PoolProcess, BuildPool)):
+        executor.start()
+
+
+def _flask_config(settings: Settings) -> dict[str, Any]:
+    service = settings.service
+    return {
+        "SECRET_KEY": service.secret_key.get_secret_value(),
+        "SECRET_KEY_FALLBACKS": [key.get_secret_value() for key in service.old_secret_keys],
+        "MAX_CONTENT_LENGTH": MAX_BODY_BYTES,
+        "MAX_FORM_MEMORY_SIZE": MAX_BODY_BYTES,
+        "APPLICATION_ROOT": f"/{service.application_root}",
+        "SESSION_COOKIE_NAME": "cic_session",
+        "SESSION_COOKIE_HTTPONLY": True,
+        "SESSION_COOKIE_SAMESITE": "Lax",
+        "SESSION_COOKIE_SECURE": service.tls_certificate is not None,
+        "JSON_SORT_KEYS": False,
+    }
+
+
+def _default_executor(settings: Settings, engine: Any, runner: Runner | None) -> Executor:
+    if runner is None:
+        return PoolProcess(settings.library.build.tmp_folder)
+    return BuildPool(engine, settings, build_image=functools.partial(pipeline.build_image, runner=runner))
+
+
+def _mounted(application: Callable[..., Iterable[bytes]], service: Any) -> Callable[..., Iterable[bytes]]:
+    """The application under `/<application_root>`, seen through the proxies that are trusted."""
+    root = f"/{service.application_root}" if service.application_root else ""
+
+    def mount(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path: str = environ.get("PATH_INFO", "")
+        if path == root or path.startswith(f"{root}/"):
+            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + root
+            environ["PATH_INFO"] = path[len(root):] or "/"
+            return application(environ, start_response)
+        if path == "/" and environ.get("REQUEST_METHOD") in ("GET", "HEAD"):
+            start_response("302 Found", [("Location", f"{root}/"), ("Content-Length", "0")])
+            return []
+        body = b'{"type": "about:blank", "title": "Not Found", "status": 404, "code": "NOT_FOUND", "detail": ' \
+               b'"The service is at ' + root.encode() + b'/."}'
+        start_response("404 Not Found", [("Content-Type", errors.PROBLEM_TYPE), ("Content-Length", str(len(body)))])
+        return [body]
+
+    trusted = service.behind_proxy
+    return ProxyFix(mount, x_for=trusted, x_proto=trusted, x_host=trusted) if trusted else mount

@@ -1,0 +1,155 @@
+"""Who asks: Basic with user and password or with a token as the user name, Bearer with a token.
+
+Checking a password takes long on purpose. A password that was right is remembered for a minute, in this process's
+memory, under a key that holds the version of the user's credentials: that version comes with the user's row at each
+request, so a change or a removal takes effect at once and everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import hmac
+import logging
+import secrets
+import threading
+import time
+from typing import Any
+
+from flask import Response, current_app, request
+from flask_httpauth import HTTPBasicAuth, HTTPTokenAuth, MultiAuth
+from sqlalchemy.engine import Engine, Row
+
+from service import accounts
+from service.database import now
+from service.errors import TooManyFailures, problem
+
+REMEMBER_S = 60.0
+MAX_REMEMBERED = 10_000
+CONCURRENT_HASHES = 2
+"""Each takes a core for a while, and 32 MB."""
+TOKEN_USE_EVERY = datetime.timedelta(minutes=10)
+
+FAILURE_WINDOW_S = 300.0
+MAX_FAILURES = 20
+"""Of one user from one address in that time."""
+MAX_FAILURES_OF_ADDRESS = 200
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who is logged in, and what the credentials are good for."""
+
+    id: int
+    name: str
+    is_admin: bool
+    scopes: frozenset[str]
+
+
+class Authenticator:
+    """Answers who somebody is. One for each application; safe among threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._key = secrets.token_bytes(32)
+        self._remembered: dict[bytes, float] = {}
+        self._hashing = threading.BoundedSemaphore(CONCURRENT_HASHES)
+        self._nobody = accounts.hash_password(secrets.token_hex())
+
+    def by_credentials(self, name: str, password: str, address: str) -> Principal | None:
+        """The user of this name and password, or of the token that stands for the name. May raise `TooManyFailures`.
+
+        Takes as long for a name that nobody has as for a wrong password.
+        """
+        if name.startswith(accounts.TOKEN_PREFIX):
+            return self.by_token(name, address)
+        row = accounts.by_name(self._engine, name[:200])
+        key = self._cache_key(row, password)
+        is_remembered = row is not None and self._remembered.get(key, 0.0) >= time.monotonic()
+        if not is_remembered and not self._is_right(row, name, password, address, key):
+            return None
+        assert row is not None
+        return _principal(row, accounts.SCOPES) if row.is_active and row.is_confirmed else None
+
+    def by_token(self, token: str, address: str) -> Principal | None:
+        """The user for whom a token stands."""
+        row = accounts.by_token(self._engine, token)
+        if row is None:
+            self._check_failures(f"address {address}", MAX_FAILURES_OF_ADDRESS)
+            accounts.note_failed_login(self._engine, f"address {address}", FAILURE_WINDOW_S)
+            return None
+        if row.last_used_at is None or now() - row.last_used_at > TOKEN_USE_EVERY:
+            accounts.note_token_use(self._engine, row.token_id)
+        return _principal(row, row.scopes) if row.is_active and row.is_confirmed else None
+
+    def _is_right(self, row: Row[Any] | None, name: str, password: str, address: str, key: bytes) -> bool:
+        """The slow check. Of many who ask the same at once, the first pays for all."""
+        who = f"user {name[:64].lower()} from {address}"
+        with self._hashing:
+            if row is not None and self._remembered.get(key, 0.0) >= time.monotonic():
+                return True
+            self._check_failures(who, MAX_FAILURES)
+            self._check_failures(f"address {address}", MAX_FAILURES_OF_ADDRESS)
+            is_right = accounts.is_password(row.password_hash if row is not None else self._nobody,
+                                            password[:accounts.MAX_PASSWORD + 1])
+        if row is not None and is_right:
+            self._remember(key)
+            return True
+        for failed in (who, f"address {address}"):
+            accounts.note_failed_login(self._engine, failed, FAILURE_WINDOW_S)
+        _log.warning("a log-in as %.64r from %s failed", name, address)
+        return False
+
+    def _check_failures(self, who: str, limit: int) -> None:
+        if accounts.failed_logins(self._engine, who) >= limit:
+            raise TooManyFailures
+
+    def _cache_key(self, row: Row[Any] | None, password: str) -> bytes:
+        version = (row.id, row.credential_version) if row is not None else (0, 0)
+        text = f"{version[0]}:{version[1]}:{password}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, text, hashlib.sha256)
+
+    def _remember(self, key: bytes) -> None:
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[key] = time.monotonic() + REMEMBER_S
+
+
+_basic = HTTPBasicAuth(realm="container images")
+_bearer = HTTPTokenAuth("Bearer", realm="container images")
+auth = MultiAuth(_basic, _bearer)
+"""Flask-HTTPAuth's front of it: `auth.current_user()` is the `Principal`."""
+
+
+@_basic.verify_password
+def _verify_password(name: str, password: str) -> Principal | None:
+    if not name:
+        return None
+    return authenticator().by_credentials(name, password or "", request.remote_addr or "")
+
+
+@_bearer.verify_token
+def _verify_token(token: str) -> Principal | None:
+    return authenticator().by_token(token, request.remote_addr or "") if token else None
+
+
+def _refuse(status: int) -> Response:
+    return problem(401, "UNAUTHORIZED", "User and password, or a token, are needed, and these are not right.",
+                   hint="Send them with HTTP Basic, or the token with Bearer.")
+
+
+_basic.error_handler(_refuse)
+_bearer.error_handler(_refuse)
+
+
+def authenticator() -> Authenticator:
+    """The present application's."""
+    found: Authenticator = current_app.extensions["cic"].authenticator
+    return found
+
+
+def _principal(row: Row[Any], scopes: Any) -> Principal:
+    return Principal(id=row.id, name=row.name, is_admin=row.is_admin, scopes=frozenset(scopes))

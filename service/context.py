@@ -1,0 +1,37 @@
+"""What an application is made of; it hangs at `app.extensions["cic"]`."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import Engine
+
+from config.settings import Settings
+from image_builder.storage import ImageStore
+from service.executors import Executor
+from service.health import Readiness
+from service.submission import Submission
+
+if TYPE_CHECKING:
+    from service.auth import Authenticator
+
+STREAM_S = 25.0
+"""How long one answer follows a log: below the 30 s after which front servers lose patience."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Service:
+    """The parts of one application, made once by `create_app`."""
+
+    settings: Settings
+    engine: Engine
+    images: ImageStore
+    executor: Executor
+    submission: Submission
+    authenticator: Authenticator
+    readiness: Readiness
+    streams: threading.BoundedSemaphore
+    """Taken by every followed log: threads are left for those who ask short questions."""
+    stream_s: float = STREAM_S

@@ -1,0 +1,129 @@
+"""How a finished SIF reaches its user: sent by the service, or by a front server through a link."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from flask import Response, request
+
+from image_builder.storage import ImageStore
+
+LINK_LIFE_S = 6 * 3600.0
+"""How long a download may begin through a link. One that has begun goes on."""
+
+CONTENT_TYPE = "application/octet-stream"
+BLOCK_BYTES = 256 * 1024
+_LINK = re.compile(r"[0-9a-f]{48}")
+
+
+def send_sif(images: ImageStore, sha256: str, filename: str) -> Response:
+    """The answer that sends a stored SIF, or the range of it that was asked for. Raises `FileNotFoundError`."""
+    etag = f'"{sha256}"'
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
+    if request.if_none_match.contains(sha256):
+        return Response(status=304, headers=headers)
+    body = _Body(images, sha256)
+    wanted = _wanted_range(sha256, body.size_bytes)
+    if wanted is None:
+        body.close()
+        return Response(status=416, headers=headers | {"Content-Range": f"bytes */{body.size_bytes}"})
+    begin, end, is_part = wanted
+    headers |= {"Content-Type": CONTENT_TYPE, "Content-Length": str(end - begin), "X-Content-Type-Options": "nosniff",
+                "Content-Disposition": f'attachment; filename="{filename}"'}
+    if is_part:
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{body.size_bytes}"
+    status = 206 if is_part else 200
+    if request.method == "HEAD":
+        body.close()
+        return Response(status=status, headers=headers)
+    body.limit(begin, end)
+    wrap = request.environ.get("wsgi.file_wrapper")  # lets the server hand the file to the kernel
+    return Response(wrap(body, BLOCK_BYTES) if wrap else body, status=status, headers=headers, direct_passthrough=True)
+
+
+def _wanted_range(sha256: str, size_bytes: int) -> tuple[int, int, bool] | None:
+    """First byte, the one after the last, and whether that is a part; None for a range that the file does not have.
+
+    Several ranges at once, or a range of another file than ours (If-Range), get the whole file.
+    """
+    asked, condition = request.range, request.if_range
+    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1 or size_bytes == 0:
+        return 0, size_bytes, False
+    if (condition.etag is not None or condition.date is not None) and condition.etag != sha256:
+        return 0, size_bytes, False
+    found = asked.range_for_length(size_bytes)
+    return None if found is None else (found[0], found[1], True)
+
+
+class _Body:
+    """A stored SIF on its way: it is held open, so that clean-up leaves it alone, until it is closed.
+
+    A file to the server (for sendfile), and an iterable of blocks where the server has no better way.
+    """
+
+    def __init__(self, images: ImageStore, sha256: str) -> None:
+        self._stack = contextlib.ExitStack()
+        self._file: BinaryIO = self._stack.enter_context(images.opened(sha256))
+        self.size_bytes = os.fstat(self._file.fileno()).st_size
+        self._left_bytes = self.size_bytes
+
+    def limit(self, begin: int, end: int) -> None:
+        """Send the bytes from `begin` until before `end`."""
+        self._file.seek(begin)
+        self._left_bytes = end - begin
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(self._left_bytes if size < 0 else min(size, self._left_bytes))
+        self._left_bytes -= len(block)
+        return block
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def __iter__(self) -> Iterator[bytes]:
+        while block := self.read(BLOCK_BYTES):
+            yield block
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def make_link(sif: Path, filename: str, folder: Path) -> str:
+    """A second, unguessable name for a SIF below `folder`, which a front server serves; returns its path there."""
+    token = secrets.token_hex(24)
+    (folder / token).mkdir(parents=True)
+    os.link(sif, folder / token / filename)
+    return f"{token}/{filename}"
+
+
+def offer_publicly(sif: Path, public: Path) -> None:
+    """Let a SIF also lie under its plain name, in one step: who downloads the earlier one keeps it."""
+    public.parent.mkdir(parents=True, exist_ok=True)
+    fresh = public.with_name(f".{secrets.token_hex(8)}.new")
+    os.link(sif, fresh)
+    os.replace(fresh, public)
+
+
+def sweep_links(folder: Path, life_s: float = LINK_LIFE_S) -> int:
+    """Remove the links that have expired; returns how many."""
+    removed = 0
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            if _LINK.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > life_s:
+                shutil.rmtree(entry.path, ignore_errors=True)
+                removed += 1
+    return removed

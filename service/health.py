@@ -1,0 +1,122 @@
+"""Whether the service can do its work, and which part of it cannot: asked in the background, answered from memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from flask import Response, jsonify
+from sqlalchemy.engine import Engine
+
+from config.settings import Settings
+from image_builder import docker, resolve
+from image_builder.errors import CicError, Misconfigured, ServiceError, ToolMissing
+from image_builder.process import Command, run
+from image_builder.workspace import require_free_space
+from service import store
+from service.errors import problem
+
+FRESH_S = 10.0
+SLOW_S = 120.0
+FIRST_ANSWER_S = 8.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """One part: `ask` raises what is wrong with it. It is asked every `every_s` at the most."""
+
+    ask: Callable[[], object]
+    every_s: float = FRESH_S
+
+
+class Readiness:
+    """Remembers what its checks found. A call that finds old answers gets them, and has new ones made meanwhile."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = dict(checks)
+        self._found: dict[str, tuple[float, CicError | None]] = {}
+        self._lock = threading.Lock()
+        self._first = threading.Event()
+
+    def answer(self) -> Response:
+        """200 when everything is there, else 503 with what is missing and what to do."""
+        self._refresh()
+        self._first.wait(FIRST_ANSWER_S)
+        errors = {name: error for name, (_, error) in list(self._found.items())}
+        checks = {name: "ok" if error is None else str(error) for name, error in errors.items()}
+        missing = [name for name, error in errors.items() if error is not None]
+        if not missing and self._first.is_set():
+            return jsonify({"status": "ready", "checks": checks})
+        detail = f"Not ready: {', '.join(missing)}." if missing else "Not all checks have answered yet."
+        return problem(503, "NOT_READY", detail, more={"checks": checks}, headers={"Retry-After": str(int(FRESH_S))})
+
+    def _refresh(self) -> None:
+        due = {name: check for name, check in self._checks.items()
+               if time.monotonic() - self._found.get(name, (-check.every_s, None))[0] >= check.every_s}
+        if due and self._lock.acquire(blocking=False):
+            threading.Thread(target=self._ask, args=(due,), name="readiness", daemon=True).start()
+
+    def _ask(self, due: Mapping[str, Check]) -> None:
+        try:
+            for name, check in due.items():
+                self._found[name] = (time.monotonic(), _outcome(name, check))
+            self._first.set()
+        finally:
+            self._lock.release()
+
+
+def _outcome(name: str, check: Check) -> CicError | None:
+    try:
+        check.ask()
+    except CicError as error:
+        return error
+    except Exception as error:
+        _log.exception("the check of %s failed", name)
+        return ServiceError(f"The check itself failed: {type(error).__name__}.")
+    return None
+
+
+def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
+    """What a service on this machine needs."""
+    library = settings.library
+    build = library.build
+
+    def base_image() -> None:
+        platforms = ["linux/amd64"] if isinstance(build.base_image, str) else list(build.base_image)
+        for platform in platforms:
+            reference = build.base_image_for(platform)
+            if reference is None:
+                raise Misconfigured(f"No base image is configured for {platform}.")
+            docker.resolve_base(reference, platform, library.registry)
+
+    def daemon() -> None:
+        with docker.daemon(5) as client:
+            client.ping()
+
+    return {
+        "database": Check(ask=lambda: store.is_idle(engine)),
+        "disk": Check(ask=lambda: require_free_space(build.tmp_folder, build.min_free_bytes)),
+        "docker": Check(ask=daemon),
+        "singularity": Check(ask=_singularity),
+        "git": Check(ask=lambda: _program("git")),
+        "buildx": Check(ask=lambda: run(Command(name="docker buildx", argv=("docker", "buildx", "version"),
+                                                timeout_s=30)), every_s=SLOW_S),
+        "base_image": Check(ask=base_image, every_s=SLOW_S),
+        "workflow_registry": Check(ask=lambda: resolve.open_registry(library).versions(), every_s=SLOW_S),
+    }
+
+
+def _singularity() -> None:
+    if shutil.which("apptainer") is None:
+        _program("singularity")
+
+
+def _program(name: str) -> None:
+    if shutil.which(name) is None:
+        raise ToolMissing(f"The program {name} is not installed.", hint="Install it.")

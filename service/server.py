@@ -1,0 +1,72 @@
+"""The production server under `python3 builder_service.py`: gunicorn with threads, started from here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from config.settings import Settings
+from service.app import create_app, start_service
+from service.executors import stop_pool_if_last
+
+MARGIN_S = 20.0
+"""What the pool may need beyond `stop_timeout_s` to hand builds back."""
+
+
+class _Server(BaseApplication):
+    """Gunicorn, told what to do by our settings alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        for key, value in server_options(self._settings).items():
+            self.cfg.set(key, value)
+
+    def load(self) -> Callable[..., Any]:
+        """The application of one worker process."""
+        app = create_app(self._settings)
+        start_service(app)
+        return app
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """Gunicorn's options."""
+    service = settings.service
+    host = f"[{service.host}]" if ":" in service.host else service.host
+    options: dict[str, Any] = {
+        "bind": f"{host}:{service.port}",
+        "workers": service.web_processes,
+        "worker_class": "gthread",
+        "threads": service.web_threads,
+        "timeout": 120,
+        "graceful_timeout": 10,
+        "keepalive": 15,
+        "proc_name": "cic",
+        "control_socket_disable": True,
+        "on_exit": lambda _: _stop_pool(settings),
+    }
+    if service.tls_certificate is not None:
+        options["certfile"] = str(service.tls_certificate)
+        options["keyfile"] = str(service.tls_key or service.tls_certificate)
+    return options
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or Ctrl-C; then running builds end, or go back to the queue."""
+    create_app(settings)  # what cannot work says so here, once, before any worker begins
+    try:
+        _Server(settings).run()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def _stop_pool(settings: Settings) -> None:
+    timeout_s = settings.service.stop_timeout_s + MARGIN_S
+    if not stop_pool_if_last(settings.library.build.tmp_folder, timeout_s):
+        print("The build pool goes on: it serves others, or takes its time.", file=sys.stderr)
