@@ -35,7 +35,6 @@ test-endurance: setup-test
 
 lint: setup-test
 	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	@! command -v shellcheck >/dev/null || shellcheck scripts/* .ci/run cic_cli
 
