@@ -28,6 +28,7 @@ from image_builder import targets
 from image_builder.errors import FieldProblem, InvalidRequest
 
 MAX_TEXT = 200
+MAX_PATH = 4096
 LATEST = "latest"
 BASE = "BASE"
 Engine = Literal["docker", "singularity"]
@@ -72,17 +73,18 @@ def _version_name(value: str) -> str:
 
 
 def _spec(value: str) -> str:
-    return _checked(" ".join(part for part in value.split(" ") if part), _SPEC, "write a Spack spec such as openmpi@4 or cuda@12")
+    one_blank = " ".join(part for part in value.split(" ") if part)
+    return _checked(one_blank, _SPEC, "write a Spack spec such as openmpi@4 or cuda@12")
 
 
 def _absent_or_text(value: Any) -> Any:
     """None, "" and "none" all say that something is not wanted."""
-    return None if isinstance(value, str) and value.strip().lower() in _ABSENT else value
+    return None if isinstance(value, str) and value.strip(" ").lower() in _ABSENT else value
 
 
 def _lenient_bool(value: Any) -> Any:
-    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
-        return value.strip().lower() in _TRUE
+    if isinstance(value, str) and value.strip(" ").lower() in _TRUE | _FALSE:
+        return value.strip(" ").lower() in _TRUE
     if isinstance(value, bool) or value is None:
         return value
     raise _problem(f"{_short(value)} is neither true nor false", "write true or false")
@@ -99,6 +101,14 @@ class Strict(BaseModel):
     """A part of a request: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_endless_text(cls, value: Any) -> Any:
+        """Before anything else looks at it: not even blanks may go on for ever."""
+        if isinstance(value, str) and len(value) > MAX_PATH:
+            raise _problem(f"is longer than {MAX_PATH} characters", "write a shorter value")
+        return value
 
 
 class Machine(Strict):
@@ -119,8 +129,6 @@ class Machine(Strict):
     @field_validator("platform", mode="after")
     @classmethod
     def _known_platform(cls, value: str) -> str:
-        if len(value) > MAX_TEXT:
-            raise _problem(f"is longer than {MAX_TEXT} characters", "write a platform such as linux/amd64")
         try:
             return targets.parse_platform(value)
         except targets.UnknownName as error:
@@ -192,7 +200,7 @@ class BuildRequest(Strict):
     @field_validator("path", mode="after")
     @classmethod
     def _path_text(cls, value: str | None) -> str | None:
-        if value is not None and ("\0" in value or "\n" in value or len(value) > 4096):
+        if value is not None and ("\0" in value or "\n" in value):
             raise _problem("is not a path", "write the path of a folder on this machine")
         return value or None
 

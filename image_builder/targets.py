@@ -60,11 +60,11 @@ def platforms() -> tuple[str, ...]:
 
 def parse_platform(text: str) -> str:
     """`linux/arm64/v8` -> `linux/arm64`. Raises `UnknownName`."""
-    name = text.strip().lower()
+    name = text.strip(" ").lower()
     name = facts()["platform_aliases"].get(name, name)
     if name not in facts()["families"]:
         close = nearest(name, platforms()) or platforms()
-        raise UnknownName(f"unknown platform {text!r}", f"write {' or '.join(close)}")
+        raise UnknownName(f"unknown platform {text[:60]!r}", f"write {' or '.join(close)}")
     return name
 
 
@@ -78,18 +78,27 @@ def resolve(architecture: str | None, platform: str) -> Target:
     asked = (architecture or "").strip().lower()
     if asked in GENERIC_NAMES:
         return Target(name=family, family=family, platform=platform)
-    microarchitecture = archspec.cpu.TARGETS.get(canonical_name(asked))
-    if microarchitecture is None:
-        close = nearest(asked, _known_names(family)) or nearest(asked, _known_names(None))
-        raise UnknownName(f"unknown architecture {architecture!r}",
-                          f"did you mean {' or '.join(close)}? " if close else ""
-                          f"GET /architecture/ lists the known ones for {platform}")
+    microarchitecture = _microarchitecture(asked, family)
     own_family = microarchitecture.family.name
     if own_family != family:
         fitting = platform_of_family(own_family)
         raise UnknownName(f"architecture {architecture!r} is {own_family} and does not run on {platform}",
                           f"write \"platform\": \"{fitting}\"" if fitting else f"choose a {family} architecture")
     return Target(name=microarchitecture.name, family=family, platform=platform)
+
+
+def require_known(architecture: str) -> None:
+    """Raise `UnknownName` for an architecture that no platform has."""
+    _microarchitecture(architecture, None)
+
+
+def _microarchitecture(asked: str, family: str | None) -> archspec.cpu.Microarchitecture:
+    found = archspec.cpu.TARGETS.get(canonical_name(asked))
+    if found is None:
+        close = nearest(asked, _known_names(family)) or nearest(asked, _known_names(None))
+        raise UnknownName(f"unknown architecture {asked!r}", (f"did you mean {' or '.join(close)}? " if close else "")
+                          + "GET /architecture/ lists the known ones")
+    return found
 
 
 def canonical_name(architecture: str) -> str:
