@@ -1,0 +1,178 @@
+"""Conversion's arguments, its way back to `build`, and what its failures say."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_builder import singularity, streaming
+from image_builder.errors import ErrorCode, ToolMissing
+from image_builder.export import NotStreamable
+from image_builder.process import CancelToken, Command, Completed, LineSink, ProcessFailed
+from image_builder.settings import BuildSettings
+from image_builder.singularity import ConversionFailed
+
+
+def site(**keys: Any) -> BuildSettings:
+    return BuildSettings(tmp_folder=Path("/tmp/site"), builder_home=Path("/opt/cic"), base_image="base", **keys)
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the whole PATH, with programs that do nothing."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def install(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+
+
+def test_the_build_is_one_list_of_arguments() -> None:
+    command = singularity.build_command("/usr/bin/apptainer", "docker-daemon:sha256:abc", Path("/s/made.sif"),
+                                        scratch=Path("/work/b"), platform="linux/arm64", settings=site(), sudo=False)
+    assert command.argv == ("/usr/bin/apptainer", "build", "--force", "--arch", "arm64", "--mksquashfs-args",
+                            "-comp zstd -Xcompression-level 3", "/s/made.sif", "docker-daemon:sha256:abc")
+    assert command.env == {"APPTAINER_TMPDIR": "/work/b", "APPTAINER_CACHEDIR": "/work/b",
+                           "SINGULARITY_TMPDIR": "/work/b", "SINGULARITY_CACHEDIR": "/work/b"}
+    assert command.timeout_s == site().convert_timeout_s
+
+
+def test_sudo_hands_the_folders_on_and_asks_for_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/other.sock")
+    command = singularity.build_command("/usr/bin/singularity", "docker-daemon:x:1", Path("/s/made.sif"),
+                                        scratch=Path("/w"), platform="linux/amd64", settings=site(), sudo=True)
+    assert command.argv[:6] == ("sudo", "-n", "env", "APPTAINER_CACHEDIR=/w", "APPTAINER_TMPDIR=/w",
+                                "DOCKER_HOST=unix:///run/other.sock")
+    assert command.argv[6:8] == ("SINGULARITY_CACHEDIR=/w", "SINGULARITY_TMPDIR=/w")
+    assert command.argv[8:10] == ("/usr/bin/singularity", "build")
+
+
+@pytest.mark.parametrize(("user", "asked", "sudo"), [(0, True, False), (0, False, False), (1000, True, True),
+                                                     (1000, False, False)])
+def test_sudo_is_nothing_when_already_root(user: int, asked: bool, sudo: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert singularity.needs_sudo(site(singularity_sudo=asked)) is sudo
+
+
+@pytest.mark.parametrize(("keys", "mksquashfs", "tar2sqfs"), [
+    ({}, "-comp zstd -Xcompression-level 3", ("--compressor", "zstd", "--comp-extra", "level=3")),
+    ({"sif_compression_level": 15}, "-comp zstd -Xcompression-level 15",
+     ("--compressor", "zstd", "--comp-extra", "level=15")),
+    ({"sif_compressor": "gzip"}, "-comp gzip -Xcompression-level 6",
+     ("--compressor", "gzip", "--comp-extra", "level=6")),
+    ({"sif_compressor": "xz", "sif_compression_level": 3}, "-comp xz", ("--compressor", "xz")),
+])
+def test_both_ways_compress_alike(keys: dict[str, Any], mksquashfs: str, tar2sqfs: tuple[str, ...]) -> None:
+    assert singularity.mksquashfs_arguments(site(**keys)) == mksquashfs
+    command = streaming.squashfs_command(Path("/s/x.squashfs"), singularity.level(site(**keys)), site(**keys))
+    assert command.argv == ("tar2sqfs", "--quiet", "--force", "--no-skip", *tar2sqfs, "/s/x.squashfs")
+
+
+def test_either_name_of_the_program_will_do(installed: Path) -> None:
+    with pytest.raises(ToolMissing, match="Neither apptainer nor singularity"):
+        singularity.program()
+    install(installed, "singularity")
+    assert singularity.program() == str(installed / "singularity")
+    install(installed, "apptainer")
+    assert singularity.program() == str(installed / "apptainer")
+
+
+def test_missing_programs_for_streaming_are_named(installed: Path) -> None:
+    install(installed, "docker", "tar2sqfs", "sqfs2tar")
+    with pytest.raises(NotStreamable, match="unsquashfs is not installed"):
+        streaming.require_programs()
+    install(installed, "unsquashfs")
+    streaming.require_programs()
+
+
+class FakeSingularity:
+    """A runner that stands for `singularity build`: it writes what it is given, or fails."""
+
+    def __init__(self, content: bytes | None, *output: str) -> None:
+        self.content, self.output = content, output
+        self.commands: list[Command] = []
+
+    def __call__(self, command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
+                 capture_stdout: bool = False) -> Completed:
+        self.commands.append(command)
+        if self.content is None:
+            raise ProcessFailed(command, 255, self.output)
+        if "build" in command.argv:
+            Path(command.argv[-2]).write_bytes(self.content)
+        return Completed(duration_s=0.0, tail=self.output)
+
+
+def test_without_the_tools_it_says_so_and_builds(installed: Path, tmp_path: Path) -> None:
+    install(installed, "apptainer")
+    lines: list[str] = []
+    runner = FakeSingularity(b"no SIF at all")
+    with pytest.raises(ConversionFailed, match="shorter than a header") as failure:
+        singularity.convert("sha256:abc", tmp_path / "out.sif", platform="linux/amd64", settings=site(), runner=runner,
+                            on_line=lines.append)
+    assert failure.value.code == ErrorCode.CONVERSION_FAILED
+    assert "takes longer: docker, tar2sqfs, sqfs2tar, unsquashfs is not installed" in lines[-1]
+    assert runner.commands[0].argv[-1] == "docker-daemon:sha256:abc"
+    assert {path.name for path in tmp_path.iterdir()} == {"bin"}
+
+
+@pytest.mark.parametrize("compressor", ["lz4", "lzo"])
+def test_what_streaming_cannot_compress_is_built(compressor: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with pytest.raises(ConversionFailed):
+        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64", on_line=lines.append,
+                            settings=site(sif_compressor=compressor), runner=FakeSingularity(b""))
+    assert f"streaming cannot make {compressor}" in lines[-1]
+
+
+@pytest.mark.parametrize(("output", "hint"), [
+    ("FATAL: write: no space left on device", "tmp_folder is full"),
+    ("sudo: a password is required", "without a password"),
+    ("FATAL: something else", ""),
+])
+def test_a_failed_build_tells_its_last_line_and_what_to_do(output: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(ConversionFailed) as failure:
+        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64",
+                            settings=site(sif_compressor="lz4"), runner=FakeSingularity(None, output))
+    assert output in failure.value.message and hint in failure.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_daemon_that_is_not_on_a_socket_is_asked_for_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                  ) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://build-host:2376")
+    runner = FakeSingularity(b"")
+    with pytest.raises(ConversionFailed):
+        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64", settings=site(sif_compressor="lz4"),
+                            runner=runner)
+    save, build = runner.commands
+    assert save.argv[:2] == ("docker", "save") and save.argv[-1] == "x:1"
+    assert build.argv[-1] == "docker-archive:image.tar"
+
+
+def test_the_origin_in_a_sif_is_the_image_and_not_the_empty_archive() -> None:
+    renamed = streaming.Renamed("empty.tar", "demo:1")
+    assert renamed.in_file(".singularity.d/Singularity", b"bootstrap: docker-archive\nfrom: empty.tar\n\n") == (
+        b"bootstrap: docker-daemon\nfrom: demo:1\n\n")
+    labels = renamed.in_file(".singularity.d/labels.json",
+                             '{"a": "ü & <b>", "org.label-schema.usage.singularity.deffile.from": "x"}'.encode())
+    assert '"a": "ü & <b>"'.encode() in labels and b"deffile.from\": \"demo:1\"" in labels
+    assert renamed.in_file("etc/hosts", b"docker-archive") == b"docker-archive"
+
+
+@pytest.fixture(autouse=True)
+def an_apptainer_to_find(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
+                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is installed here, the tests find a program of this name."""
+    if "installed" not in request.fixturenames and shutil.which("apptainer") is None:
+        folder = tmp_path_factory.mktemp("programs")
+        install(folder, "apptainer")
+        monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{folder}")

@@ -1,0 +1,233 @@
+"""The store of finished images: whole files, names that always mean one, and nothing lost to a neighbour."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from image_builder.storage import ImageRecord, ImageStore, is_filename
+
+IDENTITY = "sha256:" + "a" * 64
+OTHER_IDENTITY = "sha256:" + "b" * 64
+NAME = "demo_hello_zen2_nompi_nogpu_v_latest.sif"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ImageStore:
+    return ImageStore(tmp_path / "store")
+
+
+def record(identity: str = IDENTITY, filename: str | None = NAME, **details: object) -> ImageRecord:
+    return ImageRecord(identity=identity, image_id="demo:latest", platform="linux/amd64", filename=filename,
+                       details=details)
+
+
+def publish(store: ImageStore, content: bytes, what: ImageRecord | None = None) -> ImageRecord:
+    with store.temporary_path() as temporary:
+        temporary.write_bytes(content)
+        return store.publish(temporary, what or record())
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def everything_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+def test_a_published_image_is_found_by_name_digest_and_identity(store: ImageStore) -> None:
+    published = publish(store, b"one", record(audit={"ok": True}))
+    assert (published.sha256, published.size_bytes) == (sha256(b"one"), 3)
+    assert store.path_of(sha256(b"one")).read_bytes() == b"one"
+    for found in (store.by_name(NAME), store.by_sha256(sha256(b"one")), store.by_identity(IDENTITY)):
+        assert found == published and found.details == {"audit": {"ok": True}}
+    assert store.images() == [published] and store.names() == {NAME: published}
+
+
+def test_a_digest_that_the_writer_computed_is_taken(store: ImageStore) -> None:
+    with store.temporary_path() as temporary:
+        temporary.write_bytes(b"one")
+        assert store.publish(temporary, record(), sha256=sha256(b"one")).sha256 == sha256(b"one")
+    with store.temporary_path() as temporary:
+        temporary.write_bytes(b"one")
+        with pytest.raises(ValueError, match="not a sha256"):
+            store.publish(temporary, record(), sha256="../../one")
+
+
+def test_nothing_else_is_readable_for_others(store: ImageStore) -> None:
+    publish(store, b"one")
+    assert stat.S_IMODE(store.root.stat().st_mode) == 0o700
+    assert stat.S_IMODE(store.path_of(sha256(b"one")).stat().st_mode) == 0o640
+
+
+def test_a_name_that_moves_on_leaves_the_old_file_to_who_was_given_it(store: ImageStore) -> None:
+    first, second = publish(store, b"one"), publish(store, b"two", record(OTHER_IDENTITY))
+    assert store.by_name(NAME) == second
+    assert store.by_sha256(sha256(b"one")) == first and store.by_identity(IDENTITY) == first
+
+
+def test_a_name_can_be_given_to_a_stored_sif_without_making_it_again(store: ImageStore) -> None:
+    published = publish(store, b"one")
+    other = published.model_copy(update={"filename": "other.sif"})
+    store.point(other)
+    assert store.by_name("other.sif") == other and store.by_name(NAME) == published
+    gone = published.model_copy(update={"sha256": sha256(b"never")})
+    with pytest.raises(LookupError):
+        store.point(gone)
+
+
+def test_an_image_without_a_sif_has_a_record_and_takes_no_sif_away(store: ImageStore) -> None:
+    alone = store.record(record(OTHER_IDENTITY, filename=None))
+    assert store.by_identity(OTHER_IDENTITY) == alone and store.images() == []
+    published = publish(store, b"one")
+    store.record(record(filename=None, later=True))
+    found = store.by_identity(IDENTITY)
+    assert found is not None and found.sha256 == published.sha256 and found.details == {"later": True}
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_a_sif_that_is_gone_or_cut_is_not_offered(store: ImageStore, damage: str) -> None:
+    path = store.path_of(publish(store, b"one").sha256 or "")
+    path.unlink() if damage == "gone" else path.write_bytes(b"on")
+    assert store.by_name(NAME) is store.by_identity(IDENTITY) is store.by_sha256(sha256(b"one")) is None
+    assert store.images() == [] and store.names() == {}
+
+
+def test_a_record_that_is_none_counts_as_none(store: ImageStore) -> None:
+    publish(store, b"one")
+    for path in (store.root / "names" / NAME, store.root / "records" / ("a" * 64 + ".json")):
+        path.write_text('{"identity": "half')
+    assert store.by_name(NAME) is store.by_identity(IDENTITY) is None
+    assert publish(store, b"one") == store.by_name(NAME)
+
+
+@pytest.mark.parametrize("name", ["", ".sif", "../x.sif", "a/b.sif", "a\0.sif", "-a.sif", "a.sif\n", "x.sif/", "x",
+                                  ".hidden.sif", "é.sif", "a" * 252 + ".sif"])
+def test_what_is_no_name_is_neither_stored_nor_found(store: ImageStore, name: str) -> None:
+    assert not is_filename(name) and store.by_name(name) is None
+    before = everything_in(store.root)
+    with pytest.raises(ValueError, match="cannot be the name"):
+        publish(store, b"one", record(filename=name))
+    assert everything_in(store.root) == before
+
+
+@pytest.mark.parametrize("text", ["", "../" + "a" * 61, "A" * 64, "a" * 63, "a" * 64 + "\n"])
+def test_what_is_no_digest_is_not_looked_up(store: ImageStore, text: str) -> None:
+    assert store.by_sha256(text) is None and store.by_identity(text) is None
+    with pytest.raises(ValueError, match="not a sha256"):
+        store.path_of(text)
+
+
+def test_what_was_not_published_leaves_nothing(store: ImageStore) -> None:
+    with contextlib.suppress(RuntimeError), store.temporary_path() as temporary:
+        temporary.write_bytes(b"half")
+        (temporary.parent / "helper").write_bytes(b"x")
+        assert len(everything_in(store.root)) == 2
+        raise RuntimeError
+    assert everything_in(store.root) == set()
+
+
+def test_removing_takes_what_points_there_and_leaves_the_rest(store: ImageStore) -> None:
+    publish(store, b"one")
+    second = publish(store, b"two", record(OTHER_IDENTITY, "second.sif"))
+    assert store.remove(sha256(b"one"))
+    assert store.by_name(NAME) is store.by_identity(IDENTITY) is None
+    assert store.images() == [second] and store.names() == {"second.sif": second}
+    assert store.remove(sha256(b"one"))
+
+
+def test_a_pinned_sif_stays(store: ImageStore) -> None:
+    published = publish(store, b"one")
+    store.pin(sha256(b"one"))
+    assert not ImageStore(store.root).remove(sha256(b"one")) and store.by_name(NAME) == published
+    store.unpin(sha256(b"one"))
+    assert store.remove(sha256(b"one")) and store.by_name(NAME) is None
+
+
+def test_a_sif_that_is_read_stays_and_an_open_one_survives_its_name(store: ImageStore) -> None:
+    publish(store, b"one")
+    with store.opened(sha256(b"one")) as first, store.opened(sha256(b"one")):
+        assert not store.remove(sha256(b"one"))
+        publish(store, b"two")
+        assert first.read() == b"one"
+    with store.path_of(sha256(b"one")).open("rb") as unlocked:
+        assert store.remove(sha256(b"one"))
+        assert unlocked.read() == b"one"
+    with pytest.raises(FileNotFoundError), store.opened(sha256(b"one")):
+        pass
+
+
+def test_a_sweep_takes_what_a_killed_writer_left_and_nothing_of_a_living_one(store: ImageStore) -> None:
+    code = ("import sys, time; from pathlib import Path; from image_builder.storage import ImageStore\n"
+            "with ImageStore(Path(sys.argv[1])).temporary_path() as path:\n"
+            "    path.write_bytes(b'x' * 1000); print('ready', flush=True); time.sleep(600)\n")
+    writer = subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    try:
+        assert writer.stdout.readline() == "ready\n"
+        assert store.sweep() == 0
+    finally:
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+    published = publish(store, b"one")
+    (store.root / "sif" / ("c" * 64 + ".sif")).write_bytes(b"killed before its record")
+    (store.root / "names" / ".0.new").write_bytes(b"half a record")
+    with store.temporary_path() as mine:
+        mine.write_bytes(b"mine")
+        assert store.sweep() == 1000 + len(b"killed before its record") + len(b"half a record")
+        assert mine.read_bytes() == b"mine"
+    assert store.sweep() == 0 and store.images() == [published]
+
+
+def _publish_often(root: Path, number: int, rounds: int) -> None:
+    store = ImageStore(root)
+    for turn in range(rounds):
+        publish(store, f"{number} {turn}".encode() * 1000)
+
+
+def test_a_name_always_means_a_whole_file_while_many_processes_replace_it(store: ImageStore) -> None:
+    publish(store, b"first")
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_publish_often, args=(store.root, number, 25)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    looked = 0
+    while any(writer.is_alive() for writer in writers):
+        found = store.by_name(NAME)
+        assert found is not None and found.sha256 is not None
+        assert sha256(store.path_of(found.sha256).read_bytes()) == found.sha256
+        looked += 1
+    for writer in writers:
+        writer.join()
+    assert looked and [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert len(store.images()) == 76 and store.sweep() == 0
+
+
+def test_a_publisher_that_is_killed_anywhere_leaves_no_broken_name(store: ImageStore) -> None:
+    code = ("import sys; from pathlib import Path; from tests.unit.test_storage import _publish_often\n"
+            "print('ready', flush=True); _publish_often(Path(sys.argv[1]), int(sys.argv[2]), 10**6)\n")
+    for number in range(8):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(store.root), str(number)], stdout=subprocess.PIPE,
+                                  cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": "."})
+        assert writer.stdout is not None and writer.stdout.readline()
+        time.sleep(0.05 + number * 0.013)
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        store.sweep()
+        for name, found in store.names().items():
+            assert found.sha256 and sha256(store.path_of(found.sha256).read_bytes()) == found.sha256, name
+        assert not list((store.root / "incoming").iterdir())
+    assert publish(store, b"after") == store.by_name(NAME)
