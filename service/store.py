@@ -60,9 +60,14 @@ class NewBuild:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What some builds of one run get: the same names, and pushed or not. `request` and `inputs` are one of theirs."""
+    """What builds of one run get that want the same names, pushed or not. `request` and `inputs` are one of theirs.
 
-    build_ids: tuple[str, ...]
+    Whoever joins and wants the same while it is made gets it, too.
+    """
+
+    image_id: str
+    filename: str | None
+    push: bool
     request: Mapping[str, Any]
     inputs: Mapping[str, Any]
 
@@ -189,14 +194,9 @@ def next_delivery(engine: Engine, run_id: str, worker: str) -> Delivery | None:
     """What to make next for those who still want something of the run; None when all have what they asked for."""
     with reading(engine) as connection:
         _check_claim(connection, run_id, worker)
-        rows = connection.execute(_wanting(run_id, BUILDS.c.id, BUILDS.c.request, BUILDS.c.inputs, BUILDS.c.image_id,
-                                           BUILDS.c.filename, BUILDS.c.push)).all()
-    if not rows:
-        return None
-    first = rows[0]
-    same = [row.id for row in rows if (row.image_id, row.filename, row.push) == (
-        first.image_id, first.filename, first.push)]
-    return Delivery(build_ids=tuple(same), request=first.request, inputs=first.inputs)
+        first = connection.execute(_wanting(run_id, BUILDS.c.image_id, BUILDS.c.filename, BUILDS.c.push,
+                                            BUILDS.c.request, BUILDS.c.inputs).limit(1)).first()
+    return None if first is None else Delivery(**first._mapping)
 
 
 def deliver(engine: Engine, run_id: str, worker: str, delivery: Delivery, outcome: Outcome) -> None:
@@ -205,7 +205,7 @@ def deliver(engine: Engine, run_id: str, worker: str, delivery: Delivery, outcom
         _check_claim(connection, run_id, worker)
         connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(
             identity=outcome.identity, audit=dict(outcome.audit) if outcome.audit is not None else None))
-        connection.execute(BUILDS.update().where(BUILDS.c.id.in_(delivery.build_ids), BUILDS.c.state.is_(None)).values(
+        connection.execute(BUILDS.update().where(*_waiting_for(run_id, delivery)).values(
             state=BuildState.FINISHED, filename=outcome.filename, sha256=outcome.sha256,
             size_bytes=outcome.size_bytes, pushed_digest=outcome.pushed_digest, warnings=list(outcome.warnings),
             ended_at=now()))
@@ -215,7 +215,7 @@ def fail_delivery(engine: Engine, run_id: str, worker: str, delivery: Delivery, 
     """End the builds of one delivery as FAILED; those of the others go on. Raises `ClaimLost`."""
     with writing(engine) as connection:
         _check_claim(connection, run_id, worker)
-        connection.execute(BUILDS.update().where(BUILDS.c.id.in_(delivery.build_ids), BUILDS.c.state.is_(None)).values(
+        connection.execute(BUILDS.update().where(*_waiting_for(run_id, delivery)).values(
             **_failure(error), ended_at=now()))
 
 
@@ -417,6 +417,11 @@ def _wanting(run_id: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """The builds that wait for something of a run, the oldest first."""
     return sa.select(*columns).where(BUILDS.c.run_id == run_id, BUILDS.c.state.is_(None)).order_by(
         BUILDS.c.created_at, BUILDS.c.id)
+
+
+def _waiting_for(run_id: str, delivery: Delivery) -> tuple[sa.ColumnElement[bool], ...]:
+    return (BUILDS.c.run_id == run_id, BUILDS.c.state.is_(None), BUILDS.c.image_id == delivery.image_id,
+            BUILDS.c.filename.is_not_distinct_from(delivery.filename), BUILDS.c.push.is_(delivery.push))
 
 
 def _wanted(connection: Connection, run_id: str) -> bool:
