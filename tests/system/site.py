@@ -167,7 +167,7 @@ def wait_until_alive(url: str, process: subprocess.Popen[bytes], log: Path, time
     """Wait until `url` answers with 200, or fail with what the process wrote."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.RequestException):
             if requests.get(url, timeout=5).status_code == 200:
                 return
         time.sleep(0.1)
