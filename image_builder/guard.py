@@ -19,7 +19,7 @@ def main() -> None:
         else:
             groups.discard(group)
     for group in groups:
-        try:
+        try:  # noqa: SIM105 - contextlib would cost a good part of the start
             os.killpg(group, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass

@@ -8,6 +8,7 @@ without a word, the guard ends the groups it left behind.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import os
@@ -36,6 +37,8 @@ MASK = "[hidden]"
 TAIL_LINES = 60
 MAX_LINE_BYTES = 16 * 1024
 GRACE_S = 2.0
+ORPHAN_S = 10.0
+MIN_SECRET_LINE = 8
 TICK_S = 0.1
 
 
@@ -146,6 +149,8 @@ def started(command: Command, *, stdin: int | IO[bytes] | None = None, stdout: i
             stdin=subprocess.PIPE if given is not None else (stdin if stdin is not None else subprocess.DEVNULL),
             stdout=stdout, stderr=stderr, start_new_session=True)
     except FileNotFoundError as error:
+        if command.cwd is not None and not command.cwd.is_dir():
+            raise
         raise ToolMissing(f"The program {command.argv[0]} is not installed.",
                           hint="Install it, or see docs/operate.md for what the service needs.") from error
     except PermissionError as error:
@@ -169,8 +174,11 @@ def child_environment(own: Mapping[str, str], added: Mapping[str, str]) -> dict[
 
 
 def redactor(secrets: Sequence[Secret]) -> Callable[[str], str]:
-    """A function that blots the secrets out of a line; the longest first, as one may hold another."""
-    values = sorted({value for secret in secrets if (value := secret.get_secret_value())}, key=len, reverse=True)
+    """A function that blots the secrets out of a line; the longest first, as one may hold another.
+
+    Of a secret with several lines, each line that is not too short to mean anything is one.
+    """
+    values = _blotted(secrets)
 
     def redact(line: str) -> str:
         for value in values:
@@ -178,6 +186,12 @@ def redactor(secrets: Sequence[Secret]) -> Callable[[str], str]:
         return line
 
     return redact
+
+
+def _blotted(secrets: Sequence[Secret]) -> list[str]:
+    whole = {value for secret in secrets if (value := secret.get_secret_value())}
+    lines = {line for value in whole for line in value.splitlines() if len(line) >= MIN_SECRET_LINE}
+    return sorted(whole | lines, key=len, reverse=True)
 
 
 class _Watch:
@@ -189,7 +203,10 @@ class _Watch:
         self._on_line = on_line
         self._cancel = cancel
         self._redact = redactor(command.secrets)
+        self._longest_secret = max(map(len, _blotted(command.secrets)), default=0)
+        self._after_return = False
         self._begin = self._last_output = time.monotonic()
+        self._exit_seen: float | None = None
 
     @property
     def elapsed_s(self) -> float:
@@ -223,17 +240,33 @@ class _Watch:
         return bytes(captured)
 
     def _orphaned(self, process: subprocess.Popen[bytes]) -> bool:
-        """The process ended, yet something it left behind still holds its output open: not worth waiting for."""
-        return process.poll() is not None and time.monotonic() - self._last_output > GRACE_S
+        """The process ended, yet something it left behind still holds its output open: not worth waiting for.
+
+        What that writes now and then, or without an end, does not keep us either.
+        """
+        if process.poll() is None:
+            return False
+        now = time.monotonic()
+        self._exit_seen = self._exit_seen or now
+        return now - self._last_output > GRACE_S or now - self._exit_seen > ORPHAN_S
 
     def _take(self, partial: bytearray, chunk: bytes) -> None:
+        if self._after_return:  # the other half of a line end that two reads tore apart
+            chunk = chunk.removeprefix(b"\n")
+        self._after_return = chunk.endswith(b"\r")
         partial += chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         while (end := partial.find(b"\n")) >= 0:
             self._emit(bytes(partial[:end]))
             del partial[:end + 1]
-        if len(partial) > MAX_LINE_BYTES:
-            self._emit(bytes(partial))
-            partial.clear()
+        if len(partial) > MAX_LINE_BYTES + self._longest_secret:
+            self._emit_begin(partial)
+
+    def _emit_begin(self, partial: bytearray) -> None:
+        """Emit an endless line in pieces, and keep as much of its end as could be the begin of a secret."""
+        text = self._redact(partial.decode("utf-8", "surrogateescape"))
+        cut = len(text) - max(self._longest_secret - 1, 0)
+        self._emit(text[:cut].encode("utf-8", "surrogateescape"))
+        partial[:] = text[cut:].encode("utf-8", "surrogateescape")
 
     def _emit(self, raw: bytes) -> None:
         line = self._redact(raw.decode("utf-8", "replace"))
@@ -289,33 +322,69 @@ class _Guard:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._groups: set[int] = set()
 
     def watch(self, group: int) -> None:
-        self._tell(f"+{group}\n")
+        with self._lock:
+            self._leave_parents()
+            self._groups.add(group)
+            self._tell(f"+{group}\n")
 
     def forget(self, group: int) -> None:
-        self._tell(f"-{group}\n")
+        with self._lock:
+            self._leave_parents()
+            self._groups.discard(group)
+            self._tell(f"-{group}\n")
+
+    def close(self) -> None:
+        """Let the guard end; it ends what is still running."""
+        with self._lock:
+            guard, self._process = self._process, None
+            if guard is not None and self._owner == os.getpid():
+                assert guard.stdin is not None
+                with contextlib.suppress(OSError):
+                    guard.stdin.close()
+                guard.wait()
+
+    def _leave_parents(self) -> None:
+        """In a process that was forked off: its parent's guard and groups are not its own."""
+        if self._owner != os.getpid():
+            self._drop()
+            self._groups.clear()
+            self._owner = os.getpid()
 
     def _tell(self, message: str) -> None:
-        with self._lock:
-            for _ in range(2):  # a guard that was killed is replaced
-                guard = self._running()
-                assert guard.stdin is not None
-                try:
-                    guard.stdin.write(message.encode())
-                    guard.stdin.flush()
-                    return
-                except OSError:
-                    self._process = None
+        for _ in range(2):  # a guard that was killed is replaced, and told of every group
+            try:
+                if self._process is None or self._process.poll() is not None:
+                    self._start()
+                    message = "".join(f"+{group}\n" for group in self._groups)
+                self._write(message)
+                return
+            except OSError:
+                self._drop()
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            script = Path(__file__).with_name("guard.py")
-            self._process = subprocess.Popen([sys.executable, "-I", "-S", str(script)], stdin=subprocess.PIPE,
-                                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                             start_new_session=True, env={})
-            self._owner = os.getpid()
-        return self._process
+    def _start(self) -> None:
+        self._drop()
+        script = Path(__file__).with_name("guard.py")
+        self._process = subprocess.Popen([sys.executable, "-I", "-S", str(script)], stdin=subprocess.PIPE,
+                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                         start_new_session=True, env={})
+
+    def _write(self, message: str) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(message.encode())
+        self._process.stdin.flush()
+
+    def _drop(self) -> None:
+        """Let go of a guard that is gone, or not ours."""
+        if self._process is not None:
+            assert self._process.stdin is not None
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            self._process.poll()
+            self._process = None
 
 
 _guard = _Guard()
+atexit.register(_guard.close)
