@@ -16,8 +16,10 @@ from typing import TypeVar
 
 from image_builder import trees
 from image_builder.errors import BadDescription, ErrorCode, Misconfigured, NotFound, Unavailable
-from image_builder.gitmirror import LATEST, Ambiguous, Mirror, Repository, Resolved, Snapshot, TreeItem
+from image_builder.gitmirror import Mirror, Repository, Snapshot
+from image_builder.gitobjects import TreeItem
 from image_builder.gitremote import BadGitUrl, Network, folder_url, parse_source
+from image_builder.gitversions import LATEST, Ambiguous, Resolved, Versions
 from image_builder.process import CancelToken
 from image_builder.settings import RepositorySettings
 from image_builder.targets import nearest
@@ -28,6 +30,8 @@ DESCRIPTIONS = ("eflows4hpc.yaml", "eflows4hpc.yml")
 REQUIREMENTS = "requirements.txt"
 POST_INSTALL = "post_inst.sh"
 MAX_TEXT_BYTES = 256 * 1024
+NO_REFERENCES = Snapshot(fetched_at=0, head=None, branches={}, tags={})
+"""Enough for a version that is a commit."""
 MAX_SHEBANG_BYTES = 200
 MAX_LISTED = 12
 
@@ -79,6 +83,7 @@ class WorkflowRegistry:
         url = source.url or folder_url(source.folder or Path())
         self._mirror = Mirror(Repository(url=url, name="workflow registry", key=KEY,
                                          code=ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE), mirrors, network)
+        self._versions = Versions(self._mirror)
         self._files: dict[str, StepFiles] = {}
 
     def close(self) -> None:
@@ -145,7 +150,7 @@ class WorkflowRegistry:
 
     def _snapshot_for(self, version: str, cancel: CancelToken | None) -> Snapshot:
         if _is_full_commit(version) and self._mirror.holds(version.lower()):
-            return Snapshot(fetched_at=0, head=None, branches={}, tags={})
+            return NO_REFERENCES
         return self._mirror.recent(self._settings.mirror_max_age_s, cancel)
 
     def _commit(self, version: str) -> str:
@@ -153,7 +158,7 @@ class WorkflowRegistry:
 
     def _resolve(self, version: str, snapshot: Snapshot) -> Resolved:
         try:
-            resolved = self._mirror.resolve(self._latest if version == LATEST else version, snapshot)
+            resolved = self._versions.resolve(self._latest if version == LATEST else version, snapshot)
         except Ambiguous as error:
             raise NotFound(f"Several commits of the workflow registry begin with {version!r}.", field="version",
                            hint=f"Write more of it: {error}") from None

@@ -1,4 +1,4 @@
-"""Real git repositories for tests, and two ways to serve them on this machine: `git daemon` and HTTP with a password."""
+"""Real git repositories for tests, and two ways to serve them here: `git daemon` and HTTP with a password."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import pytest
 from image_builder.errors import Cancelled, ErrorCode, Unavailable
 from image_builder.gitmirror import STATE_FILE, Mirror, Repository
 from image_builder.gitremote import Network, parse_url
+from image_builder.gitversions import Versions
 from image_builder.process import CancelToken
 from image_builder.trees import Limits
 from tests.git_repository import GitHttpServer, GitRepository
@@ -121,7 +122,7 @@ DAMAGES = [
 
 def read_all(mirror: Mirror, *, not_before: float, out: Path) -> str:
     snapshot = mirror.snapshot(not_before=not_before)
-    resolved = mirror.resolve("latest", snapshot)
+    resolved = Versions(mirror).resolve("latest", snapshot)
     assert resolved is not None
     tree = mirror.tree_of(resolved.commit)
     mirror.write(mirror.entries(tree, Limits()), out)
@@ -197,7 +198,6 @@ def locate(_):
     ref = registry.locate("flow", "step")
     registry.read(ref)
     return ref.commit
-sys.stdin.read()
 with ThreadPoolExecutor(4) as pool:
     print(" ".join(sorted(set(pool.map(locate, range(8))))))
 """
@@ -208,21 +208,11 @@ def test_processes_and_threads_share_one_clone(upstream: GitRepository, tmp_path
     commit = upstream.commit()
     with GitHttpServer(tmp_path, "u", "p").running() as server:
         url = f"http://u:p@127.0.0.1:{server.server_port}/upstream/.git"
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-c", WORKER, url, str(tmp_path / "mirrors")],
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            for _ in range(3)
-        ]
-        for worker in workers:
-            assert worker.stdin is not None
-            worker.stdin.close()
-        answers = [worker.stdout.read().split() for worker in workers if worker.stdout is not None]
-        assert [worker.wait() for worker in workers] == [0, 0, 0]
-    assert answers == [[commit]] * 3
+        command = [sys.executable, "-c", WORKER, url, str(tmp_path / "mirrors")]
+        with ThreadPoolExecutor(3) as pool:
+            workers = [pool.submit(subprocess.run, command, capture_output=True, text=True) for _ in range(3)]
+        answers = [(worker.result().stdout.split(), worker.result().stderr) for worker in workers]
+    assert answers == [([commit], "")] * 3
     assert len([path for path in server.paths if "/info/refs" in path]) == 1
 
 
@@ -239,7 +229,7 @@ def test_threads_read_one_mirror_while_it_is_replaced(upstream: GitRepository, m
             other.snapshot(not_before=other.now())
         if number % 7 == 0:
             spoil_state(mirror.folder)
-        resolved = fresh.resolve("latest", fresh.snapshot(not_before=0))
+        resolved = Versions(fresh).resolve("latest", fresh.snapshot(not_before=0))
         known = all(fresh.tree_of(commit) == tree for commit, tree in trees.items())
         fresh.write(fresh.entries(fresh.tree_of(first), Limits()), tmp_path / f"out{number}")
         other.close()
@@ -373,7 +363,7 @@ def test_a_warm_question_starts_no_process(
     upstream: GitRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer() -> tuple[object, ...]:
-        resolved = mirror.resolve("main", mirror.recent(3600))
+        resolved = Versions(mirror).resolve("main", mirror.recent(3600))
         assert resolved is not None
         tree = mirror.item(mirror.tree_of(resolved.commit), "folder")
         assert tree is not None

@@ -129,7 +129,7 @@ def test_a_commit_on_no_branch_is_taken_with_a_warning(upstream: GitRepository, 
 def test_an_abbreviation_that_several_commits_share_is_refused(
     upstream: GitRepository, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("image_builder.gitmirror.MIN_ABBREVIATION", 4)  # two that share seven are hard to make
+    monkeypatch.setattr("image_builder.gitversions.MIN_ABBREVIATION", 4)  # two that share seven are hard to make
     upstream.git(
         "fast-import",
         "--quiet",
