@@ -245,7 +245,7 @@ class _Check:
         for at, entry in enumerate(self._list(path, value) if value is not None else ()):
             for name, entries in self.mapping((*path, at), entry).items():
                 if name == "when":
-                    self.wrong((*path, at, name), "is not allowed here", "It would run code: name the specs themselves.")
+                    self.wrong((*path, at, name), "is not allowed here", "It would run code: name the specs.")
                 elif not re.fullmatch(r"[A-Za-z_]\w*", name):
                     self.wrong((*path, at, name), "is not a name", "Write letters, digits and '_'.")
                 else:

@@ -31,8 +31,8 @@ NEWEST_TESTED = (1, 1)
 
 _COMPILER_PACKAGES = {"clang": "llvm", "oneapi": "intel-oneapi-compilers", "intel": "intel-oneapi-compilers-classic"}
 """What compilers are called as packages, from Spack 1.0 on."""
-_LOCAL_REQUIREMENT = re.compile(r"\s*(?:-(?:r|c|e|f)\b|--(?:requirement|constraint|editable|find-links)\b|\.{0,2}/|\.\s*$"
-                                r"|\.\[|[^#;]*@\s*file:|[^#;\s]+\.(?:whl|tar\.gz|zip)\s*$)")
+_LOCAL_REQUIREMENT = re.compile(r"\s*(?:-(?:r|c|e|f)\b|--(?:requirement|constraint|editable|find-links)\b|\.{0,2}/|"
+                                r"\.\s*$|\.\[|[^#;]*@\s*file:|[^#;\s]+\.(?:whl|tar\.gz|zip)\s*$)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ class _Merge:
             for node in specs.nodes(root):
                 if node.name and node.variants.get(self.gpu.variant, "").lower() == "false":
                     self._require(node.name, f"target={self.target}", f"~{self.gpu.variant}")
-                    self.warnings.append(f"{self.file}: {node.name} is built without {self.gpu.name}, as {root!r} says.")
+                    self.warnings.append(f"{self.file}: {node.name} is built without {self.gpu.name}: {root} says so.")
 
     def _require_mpi(self) -> None:
         if self.mpi is None:
@@ -267,8 +267,11 @@ def _texts(rules: Any) -> list[str]:
         return [rules]
     found: list[str] = []
     for rule in rules or ():
-        groups = [rule] if isinstance(rule, str) else [*rule.get("one_of", ()), *rule.get("any_of", ()), rule.get("spec")]
-        found += [text for text in groups if isinstance(text, str)]
+        if isinstance(rule, str):
+            found.append(rule)
+            continue
+        group = [*rule.get("one_of", ()), *rule.get("any_of", ()), rule.get("spec")]
+        found += [text for text in group if isinstance(text, str)]
     return found
 
 

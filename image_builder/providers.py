@@ -115,7 +115,7 @@ def _gpu_arch(asked: str | None, runtime: str, facts: Mapping[str, str]) -> str 
 def _name_and_rest(spec: str, field: str, example: str) -> tuple[str, str]:
     problem = specs.problem(spec)
     found = specs.nodes(spec)
-    if problem or len(found) > 1 and any(node.sigil == "^" for node in found):
+    if problem or (len(found) > 1 and any(node.sigil == "^" for node in found)):
         raise _refused(field, problem[0] if problem else "names dependencies", f"write a Spack spec such as {example}")
     name = found[0].name
     return name.lower(), spec[len(name):]

@@ -32,9 +32,9 @@ SOURCES_CONTEXT = "spack-sources"
 
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")
 _STEP_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
-_TAKEN_FOLDERS = frozenset({"bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt",
-                            "proc", "root", "run", "sbin", "software-catalog", "spack", "srv", "sys", "tmp", "usr",
-                            "var"})
+_TAKEN_FOLDERS = frozenset({
+    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt", "proc", "root",
+    "run", "sbin", "software-catalog", "spack", "srv", "sys", "tmp", "usr", "var"})
 _TEMPLATE = "Dockerfile.j2"
 _SCRIPTS = ("lib.sh", "entrypoint")
 _SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "stages.py", "activation.py")
@@ -66,7 +66,10 @@ class Recipe:
 
 def render(environment: Environment, *, request: BuildRequest, description: Description, base: BaseFacts,
            options: RecipeOptions) -> Recipe:
-    """The recipe of `environment` for `request`, built on `base.reference`. Raises `InvalidRequest`, `Misconfigured`."""
+    """The recipe of `environment` for `request`, built on `base.reference`.
+
+    Raises `InvalidRequest` and `Misconfigured` for names that cannot be.
+    """
     _check_names(base, request)
     has_spack = environment.spack_yaml is not None
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,

@@ -58,7 +58,8 @@ def load(text: str, file: str) -> Document:
 
 def _check_text(text: str, file: str) -> None:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise BadDescription(f"is larger than {MAX_BYTES // 1024} KiB", file=file, hint="Keep only what the step needs.")
+        raise BadDescription(f"is larger than {MAX_BYTES // 1024} KiB", file=file,
+                             hint="Keep only what the step needs.")
     odd = _CONTROL.search(text)
     if odd:
         raise BadDescription(f"holds the control character U+{ord(odd.group()):04X}", file=file,
@@ -103,7 +104,7 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.tag is not None:
-            raise self._bad(event, f"the tag {event.tag[:60]!r} is not allowed", "Write the plain value, without a tag.")
+            raise self._bad(event, f"the tag {event.tag[:60]!r} is not allowed", "Write the value without a tag.")
         if isinstance(event, yaml.ScalarEvent):
             value = _scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -144,8 +145,9 @@ class _Builder:
             key = self._key(event)
             if key in fields:
                 raise self._bad(event, f"{key[:60]!r} stands twice in the same mapping", "Keep one of the two.")
-            self.lines[(*path, key)] = event.start_mark.line + 1
-            fields[key] = self._value(next(events), events, (*path, key))
+            here = (*path, key)
+            self.lines[here] = event.start_mark.line + 1
+            fields[key] = self._value(next(events), events, here)
         return fields
 
     def _key(self, event: Any) -> str:

@@ -121,22 +121,22 @@ def test_a_giant_text_is_refused() -> None:
     assert "entries" in refusal("apt:\n" + "- jq\n" * 1_001).message
 
 
-@pytest.mark.parametrize("entry", ["-oDPkg::Pre-Invoke::=id", "jq;id", "$(id)", "jq bc", "../x.deb", "/tmp/x.deb", "jq-",
-                                   "JQ", "jq=`id`", "jq\\n", "a" * 500 + "!", "jq/testing"])
+@pytest.mark.parametrize("entry", ["-oDPkg::Pre-Invoke::=id", "jq;id", "$(id)", "jq bc", "../x.deb", "/tmp/x.deb",
+                                   "jq-", "JQ", "jq=`id`", "jq\\n", "a" * 500 + "!", "jq/testing"])
 def test_apt_entries_that_are_no_packages(entry: str) -> None:
     assert "apt[0]" in refusal(f"apt:\n- {entry!r}\n").message
 
 
 @pytest.mark.parametrize("entry", ["-r other.txt", "--index-url=x", "git+https://host.test/x", "./wheel.whl", "six @ file:///x",
-                                   "https://host.test/x.whl", "six; $(id)", "six==", "six = 1", "a b", "six==1 --hash=x",
-                                   "/tmp/x"])
+                                   "https://host.test/x.whl", "six; $(id)", "six==", "six = 1", "a b",
+                                   "six==1 --hash=x", "/tmp/x"])
 def test_pip_entries_that_are_no_requirements(entry: str) -> None:
     assert "pip[0]" in refusal(f"pip:\n- {entry!r}\n").message
 
 
-@pytest.mark.parametrize("spec", ["a;b", "$(id)", "a`id`", "a b'c'", "a | b", "a > b", "a\\nb", "./spack.yaml", "/abcdefg",
-                                  "hdf5 /abcdefg", "x.json", "compss==3.1", "a dev_path=/x", "a cflags=-wrapper",
-                                  "a cflags=-fplugin=/x", "a ldflags=-B/x", "", "+mpi", "@1.2", "%gcc"])
+@pytest.mark.parametrize("spec", ["a;b", "$(id)", "a`id`", "a b'c'", "a | b", "a > b", "a\\nb", "./spack.yaml",
+                                  "/abcdefg", "hdf5 /abcdefg", "x.json", "compss==3.1", "a dev_path=/x",
+                                  "a cflags=-wrapper", "a cflags=-fplugin=/x", "a ldflags=-B/x", "", "+mpi", "@1.2", "%gcc"])
 def test_specs_that_are_none(spec: str) -> None:
     assert "spack.specs[0]" in refusal(f"spack:\n  specs:\n  - \"{spec}\"\n").message
 
@@ -145,8 +145,8 @@ def test_a_version_written_as_for_pip_tells_the_right_one() -> None:
     assert "compss@3.1" in str(refusal("spack:\n  specs: [compss==3.1]\n"))
 
 
-@pytest.mark.parametrize("key", ["repos", "mirrors", "include", "develop", "config", "bootstrap", "compilers", "modules",
-                                 "upstreams", "env_vars", "ci", "toolchains", "include_concrete"])
+@pytest.mark.parametrize("key", ["repos", "mirrors", "include", "develop", "config", "bootstrap", "compilers",
+                                 "modules", "upstreams", "env_vars", "ci", "toolchains", "include_concrete"])
 def test_keys_that_would_run_code_or_change_sources(key: str) -> None:
     error = refusal(f"spack:\n  specs: [zlib]\n  {key}: {{}}\n")
     assert f"spack.{key}" in error.message
@@ -163,7 +163,8 @@ def test_keys_that_would_run_code_or_change_sources(key: str) -> None:
     "externals: [{spec: x, prefix: /usr, extra_attributes: {compilers: {c: 'gcc;id'}}}]", "providers: {mpi: mpich}",
 ])
 def test_package_settings_that_are_refused(fields: str) -> None:
-    assert "spack.packages.hdf5" in refusal(f"spack:\n  specs: [zlib]\n  packages:\n    hdf5:\n      {fields}\n").message
+    text = f"spack:\n  specs: [zlib]\n  packages:\n    hdf5:\n      {fields}\n"
+    assert "spack.packages.hdf5" in refusal(text).message
 
 
 def test_package_settings_that_are_kept() -> None:

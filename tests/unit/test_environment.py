@@ -57,7 +57,7 @@ def test_nothing_for_spack_when_nothing_needs_it() -> None:
     assert environment.apt == ("jq",) and environment.requirements == "six\n"
 
 
-@pytest.mark.parametrize("text", ["", "spack: {}\n", "spack:\n  specs: []\n", "spack:\n  packages: {}\n", "apt: [jq]\n"])
+@pytest.mark.parametrize("text", ["", "spack: {}\n", "spack: {specs: []}\n", "spack: {packages: {}}\n", "apt: [jq]\n"])
 def test_the_mpi_is_there_when_nothing_else_is(text: str) -> None:
     environment = composed(text, mpi="openmpi@4")
     assert environment.roots == ("openmpi@4",)
@@ -109,7 +109,8 @@ def test_before_spack_0_20_requirements_are_groups() -> None:
 
 
 def test_compilers_are_translated_for_releases_in_which_they_are_packages() -> None:
-    text = "spack:\n  specs: [zlib]\n  packages:\n    all: {compiler: [gcc@11, clang]}\n    hdf5: {compiler: [clang@15]}\n"
+    text = ("spack:\n  specs: [zlib]\n"
+            "  packages: {all: {compiler: [gcc@11, clang]}, hdf5: {compiler: [clang@15]}}\n")
     before, after = packages(composed(text)), packages(composed(text, spack=(1, 0, 0)))
     assert before["all"]["compiler"] == ["gcc@11", "clang"] and before["hdf5"] == {"compiler": ["clang@15"]}
     assert "compiler" not in after["all"]
@@ -270,7 +271,7 @@ def test_without_a_known_base_there_is_a_warning() -> None:
     ("", "six\n-r other.txt\n", ("six\n-r other.txt\n", True)),
     ("", "-e .\n", ("-e .\n", True)),
     ("", "./wheels/x-1-py3-none-any.whl\n", ("./wheels/x-1-py3-none-any.whl\n", True)),
-    ("", "--extra-index-url https://host.test/simple\nsix\n", ("--extra-index-url https://host.test/simple\nsix\n", False)),
+    ("", "--extra-index-url https://host.test/\nsix\n", ("--extra-index-url https://host.test/\nsix\n", False)),
 ])
 def test_requirements_beside_the_description(text: str, requirements: str, expected: tuple[str | None, bool]) -> None:
     environment = composed(text, requirements=requirements)

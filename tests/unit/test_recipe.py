@@ -22,7 +22,8 @@ from tests.unit.planning import base, corpus, described, request
 RECIPES = Path(__file__).resolve().parents[2] / "image_builder" / "recipes"
 
 
-def rendered(text: str, *, step_id: str = "solver", options: RecipeOptions | None = None, requirements: str | None = None,
+def rendered(text: str, *, step_id: str = "solver", options: RecipeOptions | None = None,
+             requirements: str | None = None,
              reference: str = "registry.test/spack_base@sha256:" + "a" * 64, **machine: str) -> Recipe:
     asked, description = request(step_id, **machine), described(text)
     facts = base(reference=reference)
@@ -86,7 +87,7 @@ def test_every_file_that_the_dockerfile_takes_is_there() -> None:
     for recipe in (rendered(FULL, options=RecipeOptions(has_catalogue=True, has_post_install=True)), rendered("")):
         taken = re.findall(r"source=(cic/[\w./]+)|COPY (?:--chmod=\d+ )?(cic/[\w./]+)", recipe.dockerfile)
         for name in filter(None, sum(taken, ())):
-            assert any(path == name or path.startswith(name) and name.endswith("/") for path in recipe.files), name
+            assert any(path == name or (path.startswith(name) and name.endswith("/")) for path in recipe.files), name
 
 
 def test_the_image_says_what_it_was_made_of() -> None:
@@ -99,7 +100,8 @@ def test_the_image_says_what_it_was_made_of() -> None:
 
 def test_the_request_in_the_image_does_not_tell_the_operators_paths() -> None:
     asked = parse_request({"machine": {"platform": "linux/amd64", "container_engine": "docker"}, "workflow": "demo",
-                           "step_id": "solver", "path": "/home/somebody", "force": True, "push": False}, allow_path=True)
+                           "step_id": "solver", "path": "/home/somebody", "force": True, "push": False},
+                          allow_path=True)
     description = described("")
     recipe = render(compose(description, asked.machine, base=base()), request=asked, description=description,
                     base=base(), options=RecipeOptions())
@@ -150,8 +152,8 @@ def test_rendering_is_a_function() -> None:
 
 def test_what_the_site_lends() -> None:
     assert site_secret(build_jobs=4) == "build_jobs=4\n"
-    assert site_secret(build_jobs=2, pip_index_url="https://u:p@index.test/simple", spack_mirror="https://mirror.test") == (
-        "build_jobs=2\npip_index_url=https://u:p@index.test/simple\nspack_mirror=https://mirror.test\n")
+    text = site_secret(build_jobs=2, pip_index_url="https://u:p@index.test/simple", spack_mirror="https://mirror.test")
+    assert text == "build_jobs=2\npip_index_url=https://u:p@index.test/simple\nspack_mirror=https://mirror.test\n"
     with pytest.raises(Misconfigured):
         site_secret(build_jobs=1, spack_mirror="https://x\npip_index_url=y")
 

@@ -1,4 +1,4 @@
-"""From `spack env activate --sh` on standard input to /opt/cic/activate.sh, which login shells and the entry point read.
+"""From `spack env activate --sh` on standard input to /opt/cic/activate.sh, for login shells and the entry point.
 
 Spack prints whole values, made of this build step's own variables. Here a list of paths becomes what is put before the
 value of the day. Nobody needs to start Spack to activate, and twice is the same as once.
