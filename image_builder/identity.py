@@ -21,7 +21,8 @@ def identity_of(request: BuildRequest, *, step_tree: str, base_digest: str, pack
 
     `step_tree`, `packages_tree` and `config_tree` are git tree digests, `branch_commits` the commits behind branch
     versions of specs. The step's name is part of it, since it is a folder in the image; the version that was asked
-    for is not, nor are the container engine, `force` and `push`: they do not change what is built.
+    for is not, nor are the container engine, `force` and `push`, nor by which of its names (`rome`, `zen2`) the
+    target was asked for: they do not change what is built.
     """
     machine = request.machine
     parts = {
@@ -36,7 +37,6 @@ def identity_of(request: BuildRequest, *, step_tree: str, base_digest: str, pack
         "branch_commits": dict(branch_commits),
         "platform": machine.platform,
         "target": machine.target.name,
-        "architecture": machine.architecture,
         "mpi": machine.mpi,
         "gpu": machine.gpu,
         "gpu_arch": machine.gpu_arch,

@@ -87,6 +87,11 @@ def resolve(architecture: str | None, platform: str) -> Target:
     return Target(name=microarchitecture.name, family=family, platform=platform)
 
 
+def is_known(architecture: str) -> bool:
+    """Whether some platform has an architecture of this name."""
+    return canonical_name(architecture) in archspec.cpu.TARGETS
+
+
 def require_known(architecture: str) -> None:
     """Raise `UnknownName` for an architecture that no platform has."""
     _microarchitecture(architecture, None)
