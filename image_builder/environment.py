@@ -40,7 +40,8 @@ class Environment:
     """What goes into one image, for one machine.
 
     `spack` is the body of `spack.yaml` and `spack_yaml` its text; both None when nothing needs Spack. `from_source`
-    says that the roots are built from source and their stages kept, for a post-install script. `requirements` is a
+    says that the roots are built from source and their stages kept, for a post-install script; `find_externals` that
+    Spack looks for build tools in the base image, since the site's configuration names none. `requirements` is a
     pip requirements file, and `requirements_in_step` says that it names files of the step's folder. `mpi`, `gpu` and
     `gpu_arch` are what the request means, as Spack calls it (`openmpi@4`, `cuda@12`, `90`).
     """
@@ -56,6 +57,7 @@ class Environment:
     gpu: str | None = None
     gpu_arch: str | None = None
     from_source: bool = False
+    find_externals: bool = True
     smoke: tuple[str, ...] | None = None
     slim: bool | None = None
     warnings: tuple[str, ...] = ()
@@ -91,7 +93,8 @@ def compose(description: Description, machine: Machine, *, base: BaseFacts, requ
                               f"{'.'.join(map(str, NEWEST_TESTED))}.")
     return dataclasses.replace(
         plain, spack=body, spack_yaml=dump({"spack": body}), roots=tuple(roots_of(body)),
-        from_source=has_post_install, warnings=(*plain.warnings, *merge.warnings))
+        from_source=has_post_install, find_externals=not _has_externals(site_packages or {}),
+        warnings=(*plain.warnings, *merge.warnings))
 
 
 def dump(value: Any) -> str:
@@ -112,6 +115,10 @@ def _requirements(description: Description, beside: str | None) -> tuple[str | N
     if "\0" in beside:
         raise BadDescription("holds a NUL character", file="requirements.txt", hint="Save the file as plain text.")
     return beside, any(map(_LOCAL_REQUIREMENT.match, beside.splitlines()))
+
+
+def _has_externals(packages: Mapping[str, Any]) -> bool:
+    return any(fields.get("externals") for fields in packages.values())
 
 
 def _unused(description: Description, machine: Machine) -> Iterator[str]:

@@ -26,6 +26,7 @@ from image_builder.recipe import (CA_BUNDLE_SECRET, FINAL_STAGE, LOCK_STAGE, SIT
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
 from image_builder.settings import BuildSettings, LibrarySettings
+from image_builder.site_config import packages_of
 from image_builder.state import BuildState
 from image_builder.storage import ImageRecord, ImageStore
 from image_builder.workspace import Workspace, made_workspace, require_free_space
@@ -88,8 +89,9 @@ def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySetti
                                       has_spack=False))
     files = resolve.read_step(inputs.step, settings)
     description = parse_description(files.description, files.description_file)
+    site_packages = packages_of(resolve.open_catalogue(settings).config_text(inputs.catalogue))
     environment = compose(description, request.machine, base=inputs.base, requirements=files.requirements,
-                          has_post_install=files.has_post_install)
+                          has_post_install=files.has_post_install, site_packages=site_packages)
     recipe = render(environment, request=request, description=description, base=inputs.base, options=RecipeOptions(
         has_catalogue=inputs.catalogue.packages_tree is not None,
         has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,

@@ -78,7 +78,8 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
         base=base.reference, step_id=request.step_id, recipe_version=LATEST_RECIPE, view=VIEW,
         sources_context=SOURCES_CONTEXT, has_spack=has_spack, has_apt=bool(environment.apt),
         has_requirements=environment.requirements is not None, has_catalogue=options.has_catalogue,
-        has_spack_config=options.has_spack_config, sources_folder=options.sources_folder,
+        has_spack_config=options.has_spack_config, find_externals=environment.find_externals,
+        sources_folder=options.sources_folder,
         from_source=environment.from_source, has_post_install=options.has_post_install,
         requirements_in_step=environment.requirements_in_step,
         sources_before_pip=options.has_post_install or environment.requirements_in_step)

@@ -192,6 +192,7 @@ def test_a_package_without_the_gpu_and_externals_stay_so() -> None:
                            site_packages={"openmpi": {"externals": [{"spec": "openmpi@4.1.4", "prefix": "/usr"}]}})
     assert required(environment, "hdf5") == ["target=haswell", "~cuda"]
     assert required(environment, "openmpi") == ["target=haswell"]
+    assert not environment.find_externals, "the site says itself what the base image has"
     assert any("hdf5" in warning and "without cuda" in warning for warning in environment.warnings)
 
 
