@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import tempfile
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from image_builder import sif, streaming
-from image_builder.errors import ErrorCode, ServiceError, ToolMissing
+from image_builder.errors import ErrorCode, NoSpace, ServiceError, ToolMissing
 from image_builder.export import NotStreamable
 from image_builder.process import CancelToken, Command, LineSink, ProcessFailed, Runner, run
 from image_builder.settings import BuildSettings
@@ -63,7 +64,12 @@ def convert(image: str, destination: Path, *, platform: str, settings: BuildSett
     job = _Conversion(image, platform, settings, runner, cancel, on_line or _ignore)
     with _folder(destination.parent) as beside, _folder(scratch or destination.parent) as work:
         made = beside / "made.sif"
-        method, sha256 = job.stream_or_build(made, work)
+        try:
+            method, sha256 = job.stream_or_build(made, work)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise _no_space(error) from error
         verify(made, platform=platform)
         size_bytes = made.stat().st_size
         os.replace(made, destination)
@@ -144,6 +150,8 @@ class _Conversion:
         try:
             self.runner(command, on_line=self.on_line, cancel=self.cancel)
         except ProcessFailed as error:
+            if "no space left" in "\n".join(error.tail).lower():
+                raise _no_space(error) from error
             raise ConversionFailed(f"The image could not be converted: {error.message}", hint=_hint(error)) from error
 
 
@@ -195,10 +203,12 @@ def _ignore(line: str) -> None:
     pass
 
 
+def _no_space(error: Exception) -> NoSpace:
+    return NoSpace(f"The disk is full: the SIF could not be written. {error}", hint="Free some room in tmp_folder.")
+
+
 def _hint(error: ProcessFailed) -> str:
     text = "\n".join(error.tail).lower()
-    if "no space left" in text:
-        return "The disk of tmp_folder is full."
     if "password is required" in text or "no tty present" in text:
         return "singularity_sudo is set: allow this user to run it with sudo without a password, or unset it."
     return ""

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from image_builder import export, sif, tarfilter
-from image_builder.errors import ErrorCode, LimitReached, ServiceError
+from image_builder.errors import ErrorCode, LimitReached, NoSpace, ServiceError
 from image_builder.export import ExportedImage, NotStreamable
 from image_builder.process import CancelToken, Command, ProcessFailed, Runner, run, started
 from image_builder.settings import BuildSettings
@@ -35,6 +35,8 @@ from image_builder.settings import BuildSettings
 PROGRAMS = ("docker", "tar2sqfs", "sqfs2tar", "unsquashfs")
 PIPE_BYTES = 1024**2
 TICK_S = 0.02
+FULL_BYTES = 64 * 1024**2
+"""A write that failed while the disk had less than this failed for want of room."""
 
 class StreamFailed(ServiceError):
     """A part of the conversion failed: no SIF was made."""
@@ -231,12 +233,14 @@ class _Pipeline:
     def _wait(self, commands: Sequence[Command], processes: Sequence[subprocess.Popen[bytes]],
               stencil: Future[Stencil]) -> None:
         deadline = time.monotonic() + self.settings.convert_timeout_s
+        least_free_bytes = shutil.disk_usage(self.squashfs.parent).free
         while True:
+            least_free_bytes = min(least_free_bytes, shutil.disk_usage(self.squashfs.parent).free)
             states = [process.poll() for process in processes]
             if stencil.done():
                 stencil.result()
             if any(states):
-                self._raise(commands, processes)
+                self._raise(commands, processes, least_free_bytes)
             if all(state == 0 for state in states) and stencil.done():
                 return
             if time.monotonic() > deadline:
@@ -246,7 +250,8 @@ class _Pipeline:
             elif self.cancel.wait(TICK_S):
                 self.cancel.check()
 
-    def _raise(self, commands: Sequence[Command], processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    def _raise(self, commands: Sequence[Command], processes: Sequence[subprocess.Popen[bytes]],
+               least_free_bytes: int) -> None:
         """Tell the first cause. A writer whose reader went away is a consequence: the reader speaks."""
         time.sleep(TICK_S)
         failed = {index for index, process in enumerate(processes) if process.poll()}
@@ -254,9 +259,8 @@ class _Pipeline:
         text = _tail(self._log(index))
         if index == 1 and processes[index].returncode == tarfilter.EXIT_UNFIT:
             raise NotStreamable(text)
-        if "No space left" in text:
-            raise StreamFailed("The SIF could not be written: no space left.", hint="Free some room in tmp_folder.",
-                               code=ErrorCode.NO_SPACE)
+        if "I/O error" in text and least_free_bytes < FULL_BYTES:  # tar2sqfs says no more than that, and cleans up
+            raise NoSpace("The disk is full: the SIF could not be written.", hint="Free some room in tmp_folder.")
         raise StreamFailed(f"The image could not be converted: {commands[index].name} ended with exit code "
                            f"{processes[index].returncode}: {text}")
 
@@ -274,7 +278,7 @@ def _check_counts(squashfs: Path, report: tarfilter.Report, settings: BuildSetti
     """Whether everything that went in is there: as many inodes, and as many paths."""
     try:
         inodes = sif.squashfs_inodes(squashfs)
-    except sif.BadSif as error:
+    except (sif.BadSif, FileNotFoundError) as error:
         raise StreamFailed(f"What tar2sqfs made is not usable: {error}.") from error
     lines = _Counter()
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from image_builder import singularity, streaming
-from image_builder.errors import ErrorCode, ToolMissing
+from image_builder.errors import ErrorCode, NoSpace, ToolMissing
 from image_builder.export import NotStreamable
 from image_builder.process import CancelToken, Command, Completed, LineSink, ProcessFailed
 from image_builder.settings import BuildSettings
@@ -134,7 +134,6 @@ def test_what_streaming_cannot_compress_is_built(compressor: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(("output", "hint"), [
-    ("FATAL: write: no space left on device", "tmp_folder is full"),
     ("sudo: a password is required", "without a password"),
     ("FATAL: something else", ""),
 ])
@@ -144,6 +143,14 @@ def test_a_failed_build_tells_its_last_line_and_what_to_do(output: str, hint: st
                             settings=site(sif_compressor="lz4"), runner=FakeSingularity(None, output))
     assert output in failure.value.message and hint in failure.value.hint
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    runner = FakeSingularity(None, "FATAL: write /x: no space left on device")
+    with pytest.raises(NoSpace) as failure:
+        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64", settings=site(sif_compressor="lz4"),
+                            runner=runner)
+    assert failure.value.code == ErrorCode.NO_SPACE
 
 
 def test_a_daemon_that_is_not_on_a_socket_is_asked_for_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
