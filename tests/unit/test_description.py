@@ -128,8 +128,8 @@ def test_apt_entries_that_are_no_packages(entry: str) -> None:
 
 
 @pytest.mark.parametrize("entry", ["-r other.txt", "--index-url=x", "git+https://host.test/x",
-                                   "./wheel.whl", "six @ file:///x", "https://host.test/x.whl", "six; $(id)", "six==", "six = 1", "a b",
-                                   "six==1 --hash=x", "/tmp/x"])
+                                   "./wheel.whl", "six @ file:///x", "https://host.test/x.whl", "six; $(id)", "six==",
+                                   "six = 1", "a b", "six==1 --hash=x", "/tmp/x"])
 def test_pip_entries_that_are_no_requirements(entry: str) -> None:
     assert "pip[0]" in refusal(f"pip:\n- {entry!r}\n").message
 
