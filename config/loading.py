@@ -12,7 +12,7 @@ import re
 import runpy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -149,9 +149,11 @@ def _unused(section: str, values: Mapping[str, Any]) -> bool:
 
 
 def _parsed(text: str, field: FieldInfo) -> Any:
-    """A value from the environment: empty is None where None is allowed, and a JSON object is a mapping."""
+    """A value from the environment: empty is None where None is allowed, commas part a list, JSON is a mapping."""
     if text == "" and type(None) in get_args(field.annotation):
         return None
+    if get_origin(field.annotation) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text)
@@ -161,7 +163,8 @@ def _parsed(text: str, field: FieldInfo) -> Any:
 
 
 _HINTS = {
-    "secret_key": "write a long random text, for example from: python3 -c 'import secrets; print(secrets.token_hex(32))'",
+    "secret_key": "write a long random text, for example from: "
+                  "python3 -c 'import secrets; print(secrets.token_hex(32))'",
     "tmp_folder": "write the folder in which images are made and kept, for example /var/lib/cic",
     "software_repository": "write the folder or git URL of the software catalogue, or None",
     "spack_cfg": "write the folder or git URL of the site's Spack configuration, or None",
