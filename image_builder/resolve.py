@@ -194,7 +194,7 @@ def _from_image(request: BuildRequest, settings: LibrarySettings) -> str | None:
 
 def _pin_branches(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue,
                   settings: LibrarySettings) -> tuple[dict[str, str], list[str]]:
-    """The commits behind specs whose version is a branch, as far as the catalogue tells where they live.
+    """The commits behind specs whose version is a branch, as far as the catalogue tells where they live; warnings.
 
     A description that cannot be read has none: the build says what is wrong with it.
     """
@@ -204,7 +204,9 @@ def _pin_branches(request: BuildRequest, step: StepRef, catalogue: PinnedCatalog
     except BadDescription:
         return {}, []
     machine = [spec for spec in (request.machine.mpi, request.machine.gpu) if spec is not None]
-    return open_catalogue(settings).branch_commits(catalogue, [(description.spack or {}).get("specs"), machine])
+    commits, warnings = open_catalogue(settings).branch_commits(
+        catalogue, [(description.spack or {}).get("specs"), machine])
+    return commits, [*files.warnings, *warnings]
 
 
 def _identity(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue, base: BaseFacts,

@@ -17,6 +17,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from image_builder.errors import NoSpace
 from image_builder.process import CancelToken
@@ -31,6 +32,8 @@ MAX_PATH_BYTES = 2000
 MAX_LINK_HOPS = 40
 MAX_DEPTH = 100
 CHUNK_BYTES = 1024**2
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}/){0,10}[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}\Z")
+"""Nearly every path: not worth a closer look."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _GIT_NAMES = frozenset({".git", "git~1"})
 
@@ -68,8 +71,7 @@ class Changed(Exception):
     """A file's content is not what its digest says: it changed meanwhile, or a store is damaged."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
+class Found(NamedTuple):
     """A file on this machine's disk, not read yet. Equal values mean unchanged files."""
 
     path: str
@@ -146,6 +148,8 @@ def check(entries: Sequence[Entry], limits: Limits) -> None:
 
 def check_name(path: str) -> None:
     """Raise `BadTree` if a part of `path` cannot be a file's name here."""
+    if _PLAIN.match(path):
+        return
     parts = path.split("/")
     if len(parts) > MAX_DEPTH:
         raise BadTree(printable(path[:60]) + "...", f"lies more than {MAX_DEPTH} folders deep", "use fewer folders")
@@ -265,7 +269,7 @@ def _check_kind(entry: Entry) -> None:
 
 def _scan(folder: Path, prefix: str) -> Iterator[os.DirEntry[str]]:
     try:
-        with os.scandir(folder / prefix if prefix else folder) as items:
+        with os.scandir(f"{folder}/{prefix}") as items:
             yield from items
     except PermissionError as error:
         raise BadTree(printable(prefix.rstrip("/")), "cannot be read by this user", "change its permissions") from error

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from image_builder.errors import Cancelled, ErrorCode, Unavailable
+from image_builder.errors import Cancelled, ErrorCode, Misconfigured, NoSpace, Unavailable
 from image_builder.gitmirror import STATE_FILE, Mirror, Repository
 from image_builder.gitremote import Network, parse_url
 from image_builder.gitversions import Versions
@@ -190,6 +191,7 @@ WORKER = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from image_builder.settings import RepositorySettings
 from image_builder.workflow import WorkflowRegistry
 url, mirrors = sys.argv[1:]
@@ -377,3 +379,17 @@ def test_a_warm_question_starts_no_process(
 
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
     assert answer() == cold
+
+
+@pytest.mark.parametrize("free", [0, 1024**4])
+def test_a_disk_that_takes_no_mirror_is_told(
+    upstream: GitRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    mirror = mirror_of(upstream.url, tmp_path / "mirrors")
+    (tmp_path / "mirrors").mkdir()
+    mirror.folder.with_suffix(".lock").mkdir()  # nobody can open it as a file, not even root
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(NoSpace if free == 0 else Misconfigured) as failure:
+        mirror.snapshot(not_before=0)
+    assert str(tmp_path / "mirrors") in failure.value.message
+    assert "tmp_folder" in failure.value.hint
