@@ -1,0 +1,143 @@
+"""Imports point down only, and what is dangerous is used in one place."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+
+PACKAGES = ("image_builder", "config", "service")
+ENTRY_POINTS = ("builder_service", "wsgi", "cic_builder")
+IN_THE_IMAGE = PROJECT / "image_builder" / "recipes"
+"""Scripts that run in the image, where nothing of ours is."""
+
+MAY_IMPORT = {
+    "image_builder": {"image_builder"},
+    "config": {"config", "image_builder"},
+    "service": {"service", "config", "image_builder"},
+    "cic_builder": {"config", "image_builder"},
+    "builder_service": {"service", "config", "image_builder"},
+    "wsgi": {"builder_service", "service", "config", "image_builder"},
+}
+"""What of ours each part may know."""
+
+NO_WEB = ("flask", "flask_sqlalchemy", "flask_migrate", "sqlalchemy", "alembic", "werkzeug")
+
+ALONE_IN = {
+    "docker": {"image_builder/docker.py", "image_builder/export.py"},
+    "git": {"image_builder/gitobjects.py"},
+    "multiprocessing": set(),
+    "pty": set(),
+}
+"""Who may import what."""
+
+STARTS_PROCESSES = {"image_builder/process.py", "service/executors.py", "service/server.py"}
+"""The library starts programs in one place; the service starts its own processes beside that."""
+
+OS_CALLS = {"system", "popen", "execl", "execle", "execlp", "execlpe", "execv", "execve", "execvp", "execvpe",
+               "posix_spawn", "posix_spawnp", "spawnl", "spawnle", "spawnlp", "spawnlpe", "spawnv", "spawnve", "spawnvp",
+            "spawnvpe", "forkpty"}
+
+
+def modules() -> list[Path]:
+    """Every module of ours that runs on the host."""
+    found = [path for package in PACKAGES for path in sorted((PROJECT / package).rglob("*.py"))
+             if IN_THE_IMAGE not in path.parents]
+    return found + [path for name in ENTRY_POINTS if (path := PROJECT / f"{name}.py").exists()]
+
+
+def label(path: Path) -> str:
+    return str(path.relative_to(PROJECT))
+
+
+def part(path: Path) -> str:
+    """The package or entry point that a module belongs to."""
+    return path.relative_to(PROJECT).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The full names of the modules that a module imports, anywhere in it."""
+    package = ".".join(path.relative_to(PROJECT).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = (f"{package}." if node.level else "") + (node.module or "")
+            yield from (f"{base}.{alias.name}".strip(".") for alias in node.names)
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def calls(path: Path) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
+
+
+def call_name(call: ast.Call) -> tuple[str, str]:
+    """`os.system(...)` -> `os`, `system`; the first is empty for a bare name."""
+    function = call.func
+    if isinstance(function, ast.Attribute):
+        return (function.value.id if isinstance(function.value, ast.Name) else "?"), function.attr
+    return "", getattr(function, "id", "?")
+
+
+every_module = pytest.mark.parametrize("path", modules(), ids=label)
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert {part(path) for path in modules()} >= {*PACKAGES, "cic_builder"}
+
+
+@every_module
+def test_imports_point_down(path: Path) -> None:
+    ours = roots(path) & {*PACKAGES, *ENTRY_POINTS}
+    assert ours <= MAY_IMPORT[part(path)]
+
+
+@every_module
+def test_the_library_knows_no_web_and_no_database(path: Path) -> None:
+    if part(path) != "service" and part(path) not in ("builder_service", "wsgi"):
+        assert not roots(path) & {*NO_WEB, "sqlite3", "flask_login", "flask_wtf", "flask_httpauth", "gunicorn"}
+
+
+@pytest.mark.parametrize("name", ALONE_IN)
+def test_some_libraries_are_used_in_one_place(name: str) -> None:
+    users = {label(path) for path in modules() if name in roots(path)}
+    assert users <= ALONE_IN[name]
+
+
+@every_module
+def test_processes_are_started_in_few_places(path: Path) -> None:
+    """Others may name what the module holds (`subprocess.PIPE`), and call nothing in it."""
+    if label(path) not in STARTS_PROCESSES:
+        for call in calls(path):
+            assert call_name(call)[0] != "subprocess", f"line {call.lineno}"
+
+
+@every_module
+def test_nothing_passes_a_shell_or_runs_text(path: Path) -> None:
+    for call in calls(path):
+        owner, name = call_name(call)
+        where = f"{owner}.{name} in line {call.lineno}"
+        assert not (owner == "os" and name in OS_CALLS), where
+        assert not (owner == "" and name in ("eval", "exec")), where
+        assert not (owner == "yaml" and name in ("load", "load_all", "unsafe_load", "full_load")), where
+        assert owner not in ("pickle", "marshal", "shelve"), where
+        assert not any(keyword.arg == "shell" for keyword in call.keywords), where
+
+
+def test_the_library_is_imported_without_the_service() -> None:
+    """In an interpreter of its own: `cic_builder.py` brings neither Flask nor a database with it."""
+    code = "import json, sys, cic_builder; print(json.dumps(sorted(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, capture_output=True)
+    loaded = json.loads(ended.stdout)
+    assert "image_builder.pipeline" in loaded
+    assert not {name.split(".")[0] for name in loaded} & {*NO_WEB, "service", "builder_service"}
