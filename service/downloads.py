@@ -118,6 +118,20 @@ def offer_publicly(sif: Path, public: Path) -> None:
     os.replace(fresh, public)
 
 
+def offer_all_publicly(images: ImageStore, folder: Path, *, is_wanted: bool) -> None:
+    """Let every SIF that has a name lie under it in `folder`, and nothing else; without `is_wanted` nothing at all."""
+    names = images.names() if is_wanted else {}
+    for entry in list(os.scandir(folder)) if folder.is_dir() else ():
+        if entry.is_file(follow_symlinks=False) and entry.name not in names:
+            os.unlink(entry.path)
+    for name, record in names.items():
+        if record.sha256 is not None:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                sif = images.path_of(record.sha256)
+                if not (folder / name).exists() or not (folder / name).samefile(sif):
+                    offer_publicly(sif, folder / name)
+
+
 def sweep_links(folder: Path, life_s: float = LINK_LIFE_S) -> int:
     """Remove the links that have expired; returns how many."""
     removed = 0

@@ -199,9 +199,15 @@ class BuildPool:
             _log.warning("%d runs were taken from workers that are gone", taken)
 
     def _sweep(self) -> None:
-        """Remove what nobody needs: expired links, and folders of builds that are not going on."""
+        """Remove what nobody needs: expired links, and folders of builds that are not going on.
+
+        What front servers offer is brought in line with the store.
+        """
+        images = ImageStore(self._build.tmp_folder / "store")
+        images.sweep()
         downloads.sweep_links(self._build.tmp_folder / "images")
-        ImageStore(self._build.tmp_folder / "store").sweep()
+        downloads.offer_all_publicly(images, self._build.tmp_folder / "images",
+                                     is_wanted=self._settings.service.public_downloads)
         builds = self._build.tmp_folder / "builds"
         for folder in builds.iterdir() if builds.is_dir() else ():
             with self._lock:
@@ -284,8 +290,19 @@ def main() -> int:
         if os.fork():
             return 0
         _redirect_output(logs / "pool.log")
+    _let_buildx_write(settings.library.build.tmp_folder / "run" / "buildx")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     return PoolMain(settings).run()
+
+
+def _let_buildx_write(own: Path) -> None:
+    """Buildx keeps its state in the home folder, which users that services run as often may not write."""
+    docker_config = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
+    usual = Path(os.environ.get("BUILDX_CONFIG") or f"{docker_config}/buildx")
+    try:
+        usual.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        os.environ["BUILDX_CONFIG"] = str(own)
 
 
 def _redirect_output(path: Path) -> None:
