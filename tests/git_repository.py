@@ -7,11 +7,13 @@ import contextlib
 import http.server
 import os
 import socket
+import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 IDENTITY = {
     "GIT_AUTHOR_NAME": "tester",
@@ -116,6 +118,17 @@ class GitHttpServer(http.server.ThreadingHTTPServer):
         self.seen: list[str | None] = []
         self.paths: list[str] = []
 
+    def use_tls(self, folder: Path) -> Path:
+        """Speak TLS from now on; gives the file of the certificate, which nobody trusts by itself."""
+        certificate, key = folder / "certificate.pem", folder / "key.pem"
+        options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test", "-addext"]
+        names = ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(["openssl", "req", "-x509", *options, *names], check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        return certificate
+
     @contextlib.contextmanager
     def running(self) -> Iterator[GitHttpServer]:
         thread = threading.Thread(target=self.serve_forever, daemon=True)
@@ -129,6 +142,7 @@ class GitHttpServer(http.server.ThreadingHTTPServer):
 
 class _GitHttpHandler(http.server.BaseHTTPRequestHandler):
     server: GitHttpServer
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         self.server.seen.append(self.headers.get("Authorization"))
@@ -136,9 +150,11 @@ class _GitHttpHandler(http.server.BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != self.server.expected:
             self.send_response(401)
             self.send_header("WWW-Authenticate", "Basic")
+            self.send_header("Content-Length", "0")
             self.end_headers()
             return
         path, _, query = self.path.partition("?")
+        path = urlsplit(path).path  # as a proxy it is asked for whole URLs
         length = int(self.headers.get("Content-Length") or 0)
         environment = {
             **os.environ,
@@ -160,6 +176,7 @@ class _GitHttpHandler(http.server.BaseHTTPRequestHandler):
         for line in head.decode().split("\r\n"):
             name, _, value = line.partition(": ")
             self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 

@@ -438,6 +438,25 @@ def test_credentials_log_in_and_are_nowhere_else(
     assert "credentials" in failure.value.hint
 
 
+def test_a_site_s_own_ca_is_trusted_when_it_is_named(upstream: GitRepository, site: Site, tmp_path: Path) -> None:
+    server = GitHttpServer(tmp_path, "robot", "word")
+    certificate = server.use_tls(tmp_path)
+    with server.running():
+        url = f"https://robot:word@127.0.0.1:{server.server_port}/registry/.git"
+        with pytest.raises(Unavailable, match="certificate"):
+            wordcount(site.open(url))
+        assert server.seen == []
+        assert wordcount(site.open(url, network=Network(ca_bundle=certificate))).commit
+
+
+def test_the_site_s_proxy_is_used(upstream: GitRepository, site: Site, tmp_path: Path) -> None:
+    with GitHttpServer(tmp_path, "robot", "word").running() as proxy:
+        network = Network(http_proxy=f"http://127.0.0.1:{proxy.server_port}")
+        registry = site.open("http://robot:word@registry.invalid/registry/.git", network=network)
+        assert wordcount(registry).commit == upstream.git("rev-parse", "HEAD")
+    assert proxy.paths and all(path.startswith("http://registry.invalid/registry/") for path in proxy.paths)
+
+
 def _record_commands(monkeypatch: pytest.MonkeyPatch, started: list[str]) -> None:
     """Notes the arguments of every process that Python starts, and goes on as before."""
     begin: Any = subprocess.Popen.__init__
