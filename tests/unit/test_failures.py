@@ -1,0 +1,123 @@
+"""Logs of builds that really failed, and what is to be read from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from image_builder.buildlog import failed_step
+from image_builder.errors import ErrorCode
+from image_builder.excerpts import MAX_LINES
+from image_builder.failures import CONVERT, PUSH, Cause, classify
+
+CORPUS = Path(__file__).parent.parent / "data" / "failures"
+NAMES = sorted(path.stem for path in CORPUS.glob("*.log"))
+
+
+def log_of(name: str) -> list[str]:
+    return (CORPUS / f"{name}.log").read_text("utf-8").splitlines()
+
+
+def about(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((CORPUS / f"{name}.yaml").read_text("utf-8"))
+    return content
+
+
+def cause_of(name: str) -> Cause:
+    return classify(log_of(name), step=about(name)["step"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_log_tells_its_cause(name: str) -> None:
+    cause, expected = cause_of(name), about(name)["expected"]
+    assert (cause.code.value, cause.step) == (expected["code"], expected["step"])
+    assert cause.package == expected.get("package", cause.package)
+    assert cause.message and about(name)["how"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "excerpt_has" in about(name)["expected"]])
+def test_the_excerpt_holds_the_line_that_matters(name: str) -> None:
+    cause = cause_of(name)
+    assert any(about(name)["expected"]["excerpt_has"] in line for line in cause.excerpt), cause.excerpt
+    assert len(cause.excerpt) <= MAX_LINES
+    assert not any(line.startswith(("#", "------")) for line in cause.excerpt)
+
+
+def test_the_corpus_is_large_and_covers_the_causes_that_a_log_can_have() -> None:
+    codes = {about(name)["expected"]["code"] for name in NAMES}
+    assert len(NAMES) >= 30
+    assert {"APT_FAILED", "PIP_FAILED", "BAD_DESCRIPTION", "CONCRETIZATION_FAILED", "COMPILER_TOO_OLD", "FETCH_FAILED",
+            "COMPILE_FAILED", "OUT_OF_MEMORY", "NO_SPACE", "TARGET_NOT_EXECUTABLE", "POST_INSTALL_FAILED", "TIMEOUT",
+            "BASE_IMAGE_UNAVAILABLE", "DOCKER_UNAVAILABLE", "CANCELLED", "PUSH_FAILED", "IMAGE_REGISTRY_UNAVAILABLE",
+            "CONVERSION_FAILED", "BUILD_STEP_FAILED"} == codes
+
+
+def test_the_end_of_a_log_is_nearly_always_enough() -> None:
+    """Only the last lines of a long log are kept: at least nine in ten causes are found in 60 of them."""
+    long = [name for name in NAMES if len(log_of(name)) > 60]
+    right = [name for name in long if classify(log_of(name)[-60:], step=about(name)["step"]).code.value
+             == about(name)["expected"]["code"]]
+    assert len(long) >= 20
+    assert len(right) >= 0.9 * len(long), sorted(set(long) - set(right))
+
+
+def test_noise_after_the_failure_does_not_hide_it() -> None:
+    log = log_of("spack-0.23-compile-error")
+    place = next(n for n, line in enumerate(log) if "Terminating after first install failure" in line)
+    noise = ["#13 3.000 cleaning up: error: a harmless word"] * 300
+    cause = classify([*log[:place], *noise, *log[place:]], step="final")
+    assert (cause.code, cause.package) == (ErrorCode.COMPILE_FAILED, "badcode")
+    assert any("mesh_types.h" in line for line in cause.excerpt)
+
+
+def test_words_of_a_package_that_was_built_are_not_the_cause() -> None:
+    log = log_of("spack-0.23-compile-error")
+    place = next(n for n, line in enumerate(log) if "Installing badcode" in line)
+    said = ["#13 1.0 tests of allocation: Cannot allocate memory, as expected",
+            "#13 1.1 checking what happens: No space left on device"]
+    assert classify([*log[:place], *said, *log[place:]], step="final").code is ErrorCode.COMPILE_FAILED
+
+
+def test_colours_and_line_ends_make_no_difference() -> None:
+    log = [f"\x1b[1;31m{line}\x1b[0m\r\n" for line in log_of("apt-unknown-package")]
+    assert classify(log, step="final") == cause_of("apt-unknown-package")
+
+
+def test_the_scripts_of_the_recipe_are_known_by_their_names() -> None:
+    for script, step in [("apt.sh", "apt"), ("pip.sh", "pip"), ("concretize.sh", "spack concretize"),
+                         ("install.sh", "spack install"), ("post_install.sh", "post_inst.sh"), ("tools.sh", "tools")]:
+        log = [f'#9 [final 1/1] RUN --mount=type=bind,source=cic/lib.sh ["sh", "/run/cic/{script}"]', "#9 0.1 nothing",
+               f'#9 ERROR: process "sh /run/cic/{script}" did not complete successfully: exit code: 1']
+        assert classify(log, step="final").step == step
+
+
+def test_the_recipes_own_words_are_the_message() -> None:
+    log = ['#9 [base 2/2] RUN ["sh", "/run/cic/tools.sh"]',
+           "#9 0.1 cic: error: the base image has no spack, neither on the PATH nor in /opt/spack or /spack",
+           '#9 ERROR: process "sh /run/cic/tools.sh" did not complete successfully: exit code: 1']
+    cause = classify(log, step="final")
+    assert cause.code is ErrorCode.BUILD_STEP_FAILED and cause.message.startswith("the base image has no spack")
+
+
+def test_a_failed_step_is_taken_out_of_the_log() -> None:
+    failed = failed_step(log_of("apt-unknown-package"))
+    assert failed.exit_code == 123 and failed.command == "/bin/sh -c /cic/apt.sh"
+    assert failed.lines[-1] == "E: Unable to locate package libhdf5-parallel-dev"
+    assert "RUN" in failed.name
+
+
+@given(st.lists(st.one_of(st.text(max_size=80), st.sampled_from([
+    "#5 [1/2] RUN x", "#5 1.2 ==> Error: ", "#5 ERROR: ", "#5 0.1 ==> Error: FetchError: ", "ERROR: failed to solve: ",
+    '#5 ERROR: process "sh /run/cic/install.sh" did not complete successfully: exit code: 1', "#5 0.1   >> 3 x",
+    '#5 ERROR: process "sh /run/cic/pip.sh" did not complete successfully: exit code: 137', "#5 2.0 Collecting x[y]",
+])), max_size=12), st.sampled_from(["final", "lock", PUSH, CONVERT, ""]))
+def test_no_log_is_too_odd(lines: list[str], step: str) -> None:
+    cause = classify(lines, step=step)
+    assert isinstance(cause.code, ErrorCode) and cause.message
+    assert dataclasses.replace(cause) == cause and len(cause.excerpt) <= MAX_LINES
