@@ -63,7 +63,7 @@ class Verdict:
         rows = [("check", "expected", "found", "")]
         rows += [(check.name, check.expected, check.found, "ok" if check.ok else "WRONG") for check in self.checks]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[3]]).rstrip() for row in rows]
+        lines = ["  ".join([*(text.ljust(width) for text, width in zip(row[:3], widths, strict=True)), row[3]]).rstrip() for row in rows]
         return "\n".join(lines + [f"- {problem}" for problem in self.problems])
 
 
@@ -143,7 +143,8 @@ def _provider_problems(graph: Graph, wanted: _Wanted) -> list[Problem]:
     """Nodes whose MPI is another one. Without virtuals in the lock, an edge to a package known as an MPI is taken."""
     return [_problem("mpi", user, f"{user} gets its MPI from {provider}, not from {wanted.text}")
             for user, edge, provider in graph.edges()
-            if ("mpi" in edge.virtuals or (not edge.virtuals and is_mpi(provider.name))) and provider.name != wanted.name]
+            if provider.name != wanted.name
+            and ("mpi" in edge.virtuals or (not edge.virtuals and is_mpi(provider.name)))]
 
 
 def _one_runtime(graph: Graph, wanted: _Wanted) -> _Finding:
@@ -237,4 +238,5 @@ def _root_problem(graph: Graph, text: str) -> Problem | None:
 
 
 def _names(nodes: Sequence[Node]) -> str:
-    return ", ".join(f"{node.name}@{node.version}" + (" (external)" if node.external else "") for node in nodes) or "none"
+    return ", ".join(f"{node.name}@{node.version}" + (" (external)" if node.external else "")
+                     for node in nodes) or "none"

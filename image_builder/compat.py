@@ -187,8 +187,9 @@ def _cuda(version: str, machine: MachineFacts, host: providers.Gpu | None) -> It
     if driver is None and host is not None and host.version:
         driver = drivers.toolkit_driver(_with_minor(host.version.lstrip("="))) or drivers.minimal_driver(host.version)
     if driver is None or minimal is None:
-        yield Finding(level=WARNING, subject="gpu", message=f"CUDA {version} needs NVIDIA driver {minimal or 'unknown'};"
-                                                            f" the driver of {machine.name} is not known.")
+        yield Finding(level=WARNING, subject="gpu",
+                      message=f"CUDA {version} needs NVIDIA driver {minimal or 'unknown'}; "
+                              f"the driver of {machine.name} is not known.")
         return
     known = f"has {driver}" if machine.driver else f"is known to serve {host.spec if host else 'none'}"
     if drivers.version(driver) < drivers.version(minimal):
@@ -223,8 +224,9 @@ def _gpu_arch(image: Mapping[str, str], machine: MachineFacts, host: providers.G
         if ours[:-1] == theirs[:-1] and int(ours) < int(theirs):
             return
         if int(ours) < int(theirs):
-            yield Finding(level=WARNING, subject="gpu", message=f"The image is built for sm_{ours}: on sm_{theirs} only "
-                                                                "programs that carry PTX code run.")
+            yield Finding(level=WARNING, subject="gpu",
+                          message=f"The image is built for sm_{ours}: on sm_{theirs} only programs that carry PTX "
+                                  "code run.")
             return
     yield Finding(level=ERROR, subject="gpu",
                   message=f"The image is built for GPU architecture {ours}, and {machine.name} has {theirs}.",

@@ -50,7 +50,7 @@ def read_header(start: bytes) -> Header | None:
 
 
 def misfits(files: Iterable[tuple[str, bytes]], platform: str) -> Iterator[Misfit]:
-    """The files that `platform` cannot run, of `(path, first bytes)` pairs. Other files and GPU code are passed over."""
+    """The files, given as `(path, first bytes)`, that `platform` cannot run. GPU code is passed over."""
     wanted = _PLATFORMS[platform]
     for path, start in files:
         header = read_header(start)

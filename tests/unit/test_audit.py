@@ -14,10 +14,11 @@ from image_builder.lockfile import UnreadableLock
 
 LOCKS = Path(__file__).parent.parent / "data" / "locks"
 OPENMPI: dict[str, Any] = {"target": "haswell", "mpi": "openmpi@4", "gpu": None, "gpu_arch": None,
-           "roots": ("mpi-hello", "lz4", "openmpi@4")}
+                           "roots": ("mpi-hello", "lz4", "openmpi@4")}
 CUDA: dict[str, Any] = {"target": "zen2", "mpi": None, "gpu": "cuda@12", "gpu_arch": "80",
-        "roots": ("kokkos +cuda cuda_arch=80", "cuda@12")}
-ROCM: dict[str, Any] = {"target": "zen3", "mpi": None, "gpu": "hip@6", "gpu_arch": "gfx90a", "roots": ("kokkos@4.2+rocm", "hip@6")}
+                        "roots": ("kokkos +cuda cuda_arch=80", "cuda@12")}
+ROCM: dict[str, Any] = {"target": "zen3", "mpi": None, "gpu": "hip@6", "gpu_arch": "gfx90a",
+                        "roots": ("kokkos@4.2+rocm", "hip@6")}
 BOTH = pytest.mark.parametrize("release", ["0.23", "1.1"])
 
 

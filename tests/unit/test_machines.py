@@ -81,8 +81,8 @@ def test_a_described_machine_is_left_alone() -> None:
     assert expand({"workflow": "w"}, SHIPPED) == {"workflow": "w"}
 
 
-@pytest.mark.parametrize(("machine", "field"), [("lumi", "machine"), ({"name": "lumig", "mpi": "mpich"}, "machine.name"),
-                                                ({"name": 7}, "machine.name")])
+@pytest.mark.parametrize(("machine", "field"), [
+    ("lumi", "machine"), ({"name": "lumig", "mpi": "mpich"}, "machine.name"), ({"name": 7}, "machine.name")])
 def test_an_unknown_machine_is_told_with_every_other_problem(machine: object, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_request(request_for(machine, step_id="../up"), machines=SHIPPED)
