@@ -73,6 +73,8 @@ def stream(image: str, made: Path, *, source: str, build_empty: Callable[[Path, 
             report = _Pipeline(exported, squashfs, prepare.additions, scratch, level, settings, cancel).run(stencil)
     _check_counts(squashfs, report, settings, runner, cancel)
     made_of = stencil.result()
+    for path in scratch.iterdir():  # from here on, the squashfs and the SIF need the room
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     sha256 = sif.write(made, architecture=architecture, small=made_of.objects, squashfs=squashfs, group=made_of.group)
     squashfs.unlink()
     return sha256

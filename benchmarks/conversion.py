@@ -1,0 +1,287 @@
+"""How fast an image becomes a SIF, side by side in one run: `python3 -m benchmarks.conversion`.
+
+Against `apptainer build` with its defaults, against the same with our compressor and level, and against the bare
+stream `docker export | tar2sqfs`, which checks nothing and makes no SIF. The image is made of this machine's own
+programs and libraries, so no network is needed. Our time includes every check, the hash, and publishing in a store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tarfile
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from image_builder import singularity, streaming
+from image_builder.settings import BuildSettings
+from image_builder.storage import ImageRecord, ImageStore
+
+SOURCES = ("/usr/bin", "/usr/sbin", "/usr/libexec", "/usr/lib", "/usr/share", "/usr/include", "/opt")
+"""Where the image's files come from, until it is large enough."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One figure against its goal; `value` None means that it was not measured."""
+
+    what: str
+    value: float | None
+    goal: float
+    unit: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.value is None:
+            return "not measured"
+        return "met" if self.value <= self.goal else "missed"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="cic-benchmark-", dir=options.folder) as folder, \
+            _image(int(options.size_gb * 1e9)) as (image, image_bytes):
+        result = measure(image, Path(folder), rounds=options.rounds, builds=options.builds,
+                         settings=_settings(options.compressor, options.level))
+    result["image_bytes"] = image_bytes
+    rows = goals(result)
+    _print(result, rows)
+    if options.json:
+        options.json.write_text(json.dumps({**result, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
+    return 0 if all(row.verdict != "missed" for row in rows) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Measure the conversion of an image to a SIF.")
+    parser.add_argument("--size-gb", type=float, default=1.2, help="size of the image (default: 1.2)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often ours and the bare stream run (default: 3)")
+    parser.add_argument("--builds", type=int, default=1, help="how often each `build` runs (default: 1)")
+    parser.add_argument("--compressor", default="zstd")
+    parser.add_argument("--level", type=int, default=None)
+    parser.add_argument("--folder", type=Path, default=None, help="where to write; the store's disk is what counts")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures there too")
+    return parser
+
+
+def _settings(compressor: str, level: int | None) -> BuildSettings:
+    return BuildSettings.model_validate({"tmp_folder": "/nonexistent", "builder_home": "/nonexistent",
+                                         "base_image": "none", "sif_compressor": compressor,
+                                         "sif_compression_level": level})
+
+
+def measure(image: str, folder: Path, *, rounds: int, builds: int, settings: BuildSettings) -> dict[str, Any]:
+    """The times of all four ways in seconds, and our peaks in bytes. The quick ones take turns."""
+    ours, bare = [], []
+    peaks = Peaks()
+    sif_bytes = 0
+    for turn in range(rounds):
+        bare.append(_timed(lambda: _bare(image, folder / "bare", settings)))
+        watched = _Watch(folder / "store") if turn == 0 else contextlib.nullcontext(peaks)
+        with watched as peaks:
+            seconds, sif_bytes = _convert(image, folder / "store", settings)
+        ours.append(seconds)
+    same = [_timed(lambda: _build(image, folder / "same", singularity.mksquashfs_arguments(settings)))
+            for _ in range(builds)]
+    default = [_timed(lambda: _build(image, folder / "default", None)) for _ in range(builds)]
+    return {"compression": singularity.mksquashfs_arguments(settings), "sif_bytes": sif_bytes, "ours_s": ours,
+            "bare_s": bare, "build_same_s": same, "build_default_s": default, "cores": os.cpu_count(),
+            "peak_memory_bytes": peaks.memory_bytes, "peak_disk_bytes": peaks.disk_bytes}
+
+
+def goals(result: dict[str, Any]) -> list[Row]:
+    ours = statistics.median(result["ours_s"])
+
+    def against(name: str) -> float | None:
+        return ours / statistics.median(result[name]) if result[name] else None
+
+    return [Row("time against `apptainer build`, default settings", against("build_default_s"), 0.15),
+            Row("time against `apptainer build`, same compressor and level", against("build_same_s"), 0.3),
+            Row("time against bare `docker export | tar2sqfs`, same level", against("bare_s"), 1.3),
+            Row("peak memory of all processes", result["peak_memory_bytes"] / 1024**2, 512, " MB"),
+            Row("temporary disk against the SIF's size", result["peak_disk_bytes"] / result["sif_bytes"] - 1, 1.0)]
+
+
+def _print(result: dict[str, Any], rows: Sequence[Row]) -> None:
+    print(f"Image of {result['image_bytes'] / 1e9:.2f} GB, SIF of {result['sif_bytes'] / 1e9:.2f} GB, "
+          f"{result['compression']}, {result['cores']} cores\n")
+    for name, title in (("build_default_s", "apptainer build, default settings"),
+                        ("build_same_s", "apptainer build, same compressor and level"),
+                        ("bare_s", "docker export | tar2sqfs"), ("ours_s", "ours")):
+        times = result[name]
+        print(f"{title:45} {statistics.median(times):7.1f} s" if times else f"{title:45} not measured",
+              f"  ({', '.join(f'{value:.1f}' for value in times)})" if len(times) > 1 else "")
+    print(f"\n{'goal':60} {'measured':>9}    {'goal':>6}")
+    for row in rows:
+        value = "-" if row.value is None else f"{row.value:.3g}{row.unit}"
+        print(f"{row.what:60} {value:>9} <= {row.goal:>5g}{row.unit}  {row.verdict}")
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begin = time.monotonic()
+    work()
+    return time.monotonic() - begin
+
+
+def _convert(image: str, root: Path, settings: BuildSettings) -> tuple[float, int]:
+    """Our way, from the image in the daemon to the SIF in a store."""
+    store = ImageStore(root)
+    begin = time.monotonic()
+    with store.temporary_path() as temporary:
+        made = singularity.convert(image, temporary, platform=_platform(image), settings=settings)
+        record = store.publish(temporary, ImageRecord(identity="0" * 64, image_id=image, platform="-",
+                                                      filename="benchmark.sif"), sha256=made.sha256)
+    seconds = time.monotonic() - begin
+    if made.method != singularity.STREAM:
+        raise SystemExit("the image was not streamed: are tar2sqfs, sqfs2tar and unsquashfs installed?")
+    assert record.sha256 is not None
+    store.remove(record.sha256)
+    return seconds, made.size_bytes
+
+
+def _platform(image: str) -> str:
+    return subprocess.run(["docker", "inspect", "--format={{.Os}}/{{.Architecture}}", image], check=True,
+                          capture_output=True, text=True).stdout.strip()
+
+
+def _bare(image: str, target: Path, settings: BuildSettings) -> None:
+    container = subprocess.run(["docker", "create", image, "none"], check=True, capture_output=True,
+                               text=True).stdout.strip()
+    command = streaming.squashfs_command(target, singularity.level(settings), settings)
+    try:
+        with subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export:
+            subprocess.run(command.argv, check=True, stdin=export.stdout, stdout=subprocess.DEVNULL)
+    finally:
+        subprocess.run(["docker", "rm", container], check=True, capture_output=True)
+        target.unlink(missing_ok=True)
+
+
+def _build(image: str, folder: Path, mksquashfs_arguments: str | None) -> None:
+    """Apptainer's own way, with a cache and temporary files of its own."""
+    folder.mkdir()
+    options = ["--mksquashfs-args", mksquashfs_arguments] if mksquashfs_arguments else []
+    environment = {f"{prefix}_{name}": str(folder) for prefix in ("APPTAINER", "SINGULARITY")
+                   for name in ("TMPDIR", "CACHEDIR")}
+    try:
+        subprocess.run([singularity.program(), "build", *options, str(folder / "made.sif"), f"docker-daemon:{image}"],
+                       check=True, capture_output=True, env=os.environ | environment)
+    finally:
+        shutil.rmtree(folder)
+
+
+@dataclasses.dataclass
+class Peaks:
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+
+
+class _Watch:
+    """Samples what our process and its children take, and what lies in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._done, self.peaks = folder, threading.Event(), Peaks()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Peaks:
+        self._thread.start()
+        return self.peaks
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(0.05):
+            self.peaks.memory_bytes = max(self.peaks.memory_bytes, _tree_memory_bytes(os.getpid()))
+            self.peaks.disk_bytes = max(self.peaks.disk_bytes, _disk_bytes(self._folder))
+
+
+def _tree_memory_bytes(pid: int) -> int:
+    try:
+        total = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        children = [child for task in Path(f"/proc/{pid}/task").iterdir()
+                    for child in (task / "children").read_text().split()]
+    except (OSError, IndexError):
+        return 0
+    return total + sum(_tree_memory_bytes(int(child)) for child in children)
+
+
+def _disk_bytes(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_blocks * 512
+    return total
+
+
+@contextlib.contextmanager
+def _image(size_bytes: int) -> Iterator[tuple[str, int]]:
+    """An image of this machine's own files, of about `size_bytes`; removed at the end."""
+    name = f"cic-benchmark:{uuid.uuid4().hex}"
+    importer = subprocess.Popen(["docker", "import", "--change=CMD /bin/true", "-", name], stdin=subprocess.PIPE,
+                                stdout=subprocess.DEVNULL)
+    assert importer.stdin is not None
+    written = 0
+    with tarfile.open(fileobj=importer.stdin, mode="w|") as archive:
+        for member, path in _members():
+            if written > size_bytes:
+                break
+            if member.isreg():
+                with path.open("rb") as file:
+                    archive.addfile(member, file)
+            else:
+                archive.addfile(member)
+            written += member.size
+    importer.stdin.close()
+    if importer.wait() != 0:
+        raise SystemExit("docker import failed")
+    try:
+        yield name, written
+    finally:
+        subprocess.run(["docker", "rmi", "--force", name], capture_output=True)
+
+
+def _members() -> Iterator[tuple[tarfile.TarInfo, Path]]:
+    """Folders, files and links of this machine, folders first, as they are when they are looked at."""
+    made: set[str] = set()
+    with tarfile.open(os.devnull, "w") as archive:  # only for its gettarinfo
+        for parent, folders, names in (step for source in SOURCES for step in os.walk(source)):
+            folders.sort()
+            for name in _parents(parent, made):
+                yield archive.gettarinfo(name), Path(name)
+            links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+            for name in sorted(names) + links:
+                path = Path(parent, name)
+                with contextlib.suppress(OSError):
+                    member = archive.gettarinfo(str(path))
+                    if member.islnk():
+                        member = _unlinked(member, path)
+                    if member.issym() or (member.isreg() and os.access(path, os.R_OK)):
+                        yield member, path
+
+
+def _unlinked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
+    member.type, member.linkname, member.size = tarfile.REGTYPE, "", path.stat().st_size
+    return member
+
+
+def _parents(folder: str, made: set[str]) -> Iterator[str]:
+    for path in (*reversed(Path(folder).parents), Path(folder)):
+        if path != Path("/") and str(path) not in made:
+            made.add(str(path))
+            yield str(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
