@@ -63,7 +63,8 @@ class Verdict:
         rows = [("check", "expected", "found", "")]
         rows += [(check.name, check.expected, check.found, "ok" if check.ok else "WRONG") for check in self.checks]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join([*(text.ljust(width) for text, width in zip(row[:3], widths, strict=True)), row[3]]).rstrip() for row in rows]
+        lines = ["  ".join([row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].ljust(widths[2]), row[3]]).rstrip()
+                 for row in rows]
         return "\n".join(lines + [f"- {problem}" for problem in self.problems])
 
 

@@ -221,8 +221,8 @@ def _post_install(failed: FailedStep) -> Finding:
 
 def _other(failed: FailedStep) -> Finding:
     own = next((line for line in reversed(failed.lines) if line.startswith("cic: error: ")), "")
-    return found(ErrorCode.BUILD_STEP_FAILED, own.removeprefix("cic: error: ") or failed.message,
-                 excerpt=tail(failed.lines))
+    return found(ErrorCode.BUILD_STEP_FAILED, excerpt=tail(failed.lines),
+                 message=own.removeprefix("cic: error: ") or failed.message or "A step failed without saying why.")
 
 
 def _push(lines: Sequence[str]) -> Cause:
