@@ -19,7 +19,16 @@ from rich.console import Console
 
 from config.loading import load_library_settings
 from image_builder import pipeline
-from image_builder.errors import BuildFailed, Cancelled, CicError, InvalidRequest, Misconfigured, ServiceError, UserError
+from image_builder.errors import (
+    BuildFailed,
+    Cancelled,
+    CicError,
+    InvalidRequest,
+    Misconfigured,
+    ServiceError,
+    UserError,
+)
+from image_builder.machines import load_machines
 from image_builder.process import CancelToken
 from image_builder.request import BuildRequest, parse_request
 from image_builder.settings import LibrarySettings
@@ -65,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         settings = load_library_settings(options.config)
-        request = parse_request(_read(options.request), allow_path=True)
+        request = parse_request(_read(options.request), allow_path=True,
+                                machines=load_machines(settings.build.machines))
         if options.plan:
             return _print_plan(request, settings)
         return _build(request, settings, console, options.output)

@@ -67,10 +67,11 @@ class SpackSource:
 
 def render_base(base_reference: str, *, has_packages: bool) -> tuple[str, dict[str, str]]:
     """The Dockerfile of the base image, and the files beside it. Pure."""
-    folder = resources.files("image_builder").joinpath("recipes")
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
-                                  autoescape=False).from_string(
-                                      folder.joinpath(BASE_RECIPE, "Dockerfile.j2").read_text("utf-8"))
-    files = {f"cic/{name}": folder.joinpath(BASE_RECIPE, name).read_text("utf-8") for name in ("tools.sh", "spack.sh")}
-    files["cic/lib.sh"] = folder.joinpath("1", "lib.sh").read_text("utf-8")
-    return template.render(base=base_reference, has_packages=has_packages), files
+                                  autoescape=False).from_string(_read(f"{BASE_RECIPE}/Dockerfile.j2"))
+    files = {f"cic/{name}": _read(f"{BASE_RECIPE}/{name}") for name in ("tools.sh", "spack.sh")}
+    return template.render(base=base_reference, has_packages=has_packages), {**files, "cic/lib.sh": _read("1/lib.sh")}
+
+
+def _read(name: str) -> str:
+    return resources.files("image_builder").joinpath(f"recipes/{name}").read_text("utf-8")

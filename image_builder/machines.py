@@ -5,6 +5,7 @@ The library ships public systems (`data/machines.yaml`); an operator's file of t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from image_builder import targets
 from image_builder.compat import MachineFacts
-from image_builder.errors import FieldProblem, Misconfigured
+from image_builder.errors import FieldProblem, InvalidRequest, Misconfigured
 from image_builder.request import Engine, Machine, OptionalSpec, expand, field_problems
 
-__all__ = ["MachineEntry", "expand", "load_machines"]
+__all__ = ["MachineEntry", "expand", "load_machines", "machine_facts"]
 
 
 class MachineEntry(BaseModel):
@@ -75,6 +77,38 @@ def load_machines(path: Path | None = None) -> Mapping[str, MachineEntry]:
                             hint="Set `machines` to a YAML file, or leave it out.") from error
     own = _entries(text, str(path))
     return _present(own if _content(text, str(path)).get("shipped") is False else {**shipped, **own})
+
+
+FACTS = ("platform", "architecture", "mpi", "gpu", "gpu_arch", "driver", "launcher")
+"""What may be said of a machine beside, or in place of, its name."""
+
+
+def machine_facts(given: Mapping[str, str], machines: Mapping[str, MachineEntry]) -> MachineFacts:
+    """The machine that `given` names (`machine`) or describes (`FACTS`); what is described wins over the catalogue.
+
+    Raises `InvalidRequest` with every problem.
+    """
+    problems = [FieldProblem(key[:60], "is not a known field", f"known fields: machine, {', '.join(FACTS)}")
+                for key in given if key not in (*FACTS, "machine")]
+    name = given.get("machine", "").strip().lower()
+    entry = machines.get(name)
+    if name and entry is None:
+        close = targets.nearest(name, machines) or tuple(machines)[:3]
+        problems.append(FieldProblem("machine", f"unknown machine {name[:60]!r}", f"known are {', '.join(close)}, …"))
+    fields = {key: given[key] for key in FACTS if given.get(key)}
+    if entry is None and not problems and "platform" not in fields:
+        problems.append(FieldProblem("machine", "is missing", "name a machine, or say its platform, architecture, mpi …"))
+    if problems:
+        raise InvalidRequest(problems)
+    facts = entry.facts(name) if entry is not None else MachineFacts(platform=fields["platform"])
+    described = {**dataclasses.asdict(facts), **fields}
+    asked = {key: described[key] for key in ("platform", "architecture", "mpi", "gpu", "gpu_arch")}
+    try:
+        known = Machine.model_validate({**asked, "container_engine": facts.engine})
+    except ValidationError as error:
+        raise InvalidRequest(field_problems(error, Machine)) from None
+    fields["platform"] = known.platform
+    return dataclasses.replace(facts, **fields)  # type: ignore[arg-type]
 
 
 def _present(entries: Mapping[str, MachineEntry | None]) -> dict[str, MachineEntry]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,20 @@ from image_builder.labels import image_labels
 from image_builder.observer import Observer
 from image_builder.process import CancelToken, ProcessFailed, Runner, run
 from image_builder.progress import InstallProgress, packages_to_install
-from image_builder.recipe import (CA_BUNDLE_SECRET, FINAL_STAGE, LOCK_STAGE, SITE_SECRET, SOURCES_CONTEXT, Recipe, RecipeOptions,
-                                  render, site_secret)
+from image_builder.recipe import (
+    CA_BUNDLE_SECRET,
+    FINAL_STAGE,
+    LOCK_STAGE,
+    SITE_SECRET,
+    SOURCES_CONTEXT,
+    Recipe,
+    RecipeOptions,
+    render,
+    site_secret,
+)
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
-from image_builder.settings import BuildSettings, LibrarySettings
+from image_builder.settings import LibrarySettings
 from image_builder.site_config import packages_of
 from image_builder.state import BuildState
 from image_builder.storage import ImageRecord, ImageStore
@@ -138,6 +148,7 @@ class _Built:
 
     image: str
     reused: bool
+    labels: dict[str, str]
     audit: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
 
@@ -177,7 +188,7 @@ class _Job:
             return None
         self.observer.line("This image exists already: nothing is built.")
         earlier = self.store.by_identity(self.identity)
-        return _Built(image=image, reused=True, audit=earlier.details.get("audit") if earlier else None)
+        return _Built(image=image, reused=True, labels=docker.image_labels(image), audit=earlier.details.get("audit") if earlier else None)
 
     def build(self) -> _Built:
         """Concretize, hold the result against the request, then install. The image has no name yet."""
@@ -193,12 +204,12 @@ class _Job:
             verdict = self._audit(rendered.environment, lock)
         self.log.follow_install(packages_to_install(lock))
         image_id_file = self.workspace.scratch / "image-id"
-        self._buildx(FINAL_STAGE, "type=docker", image_id_file=image_id_file,
-                     labels=image_labels(self.request, environment=rendered.environment, identity=self.identity,
-                                         recipe=self.inputs.recipe_version, lock=lock,
-                                         workflow_commit=self.inputs.step.commit,
-                                         workflow_source=self.settings.repositories.workflow_repository))
-        return _Built(image=image_id_file.read_text("utf-8").strip(), reused=False,
+        labels = image_labels(self.request, environment=rendered.environment, identity=self.identity,
+                              recipe=self.inputs.recipe_version, lock=lock, workflow_commit=self.inputs.step.commit,
+                              workflow_source=self.settings.repositories.workflow_repository)
+        self._buildx(FINAL_STAGE, "type=docker", image_id_file=image_id_file, labels=labels)
+        self.store.keep_documents(self.identity, _documents(rendered, lock))
+        return _Built(image=image_id_file.read_text("utf-8").strip(), reused=False, labels=labels,
                       audit=verdict.as_dict() if verdict else None, warnings=rendered.environment.warnings)
 
     def push(self) -> str | None:
@@ -214,7 +225,7 @@ class _Job:
             identity=self.identity, image_id=self.inputs.image_id, platform=self.request.machine.platform,
             filename=self.inputs.filename, details={
                 "request": self.request.model_dump(mode="json"), "recipe": self.inputs.recipe_version,
-                "commit": self.inputs.step.commit, "audit": built.audit})
+                "commit": self.inputs.step.commit, "audit": built.audit, "labels": built.labels})
         if self.inputs.filename is None:
             return self.store.record(record)
         earlier = self.store.by_identity(self.identity)
@@ -292,6 +303,18 @@ class _Job:
         if build.ca_bundle is not None:
             secrets[CA_BUNDLE_SECRET] = build.ca_bundle
         return secrets
+
+
+def _documents(rendered: Rendered, lock: Mapping[str, Any]) -> dict[str, str]:
+    """What the image was made from, as it also lies in the image below `/opt/cic`."""
+    record = "cic/record/"
+    files = {name.removeprefix(record): text for name, text in rendered.recipe.files.items() if name.startswith(record)}
+    files["Dockerfile"] = rendered.recipe.dockerfile
+    if rendered.environment.spack_yaml is not None:
+        files["spack.yaml"] = rendered.environment.spack_yaml
+    if lock:
+        files["spack.lock"] = json.dumps(lock, indent=1)
+    return files
 
 
 class _BuildLog:

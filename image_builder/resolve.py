@@ -24,7 +24,7 @@ from image_builder.process import CancelToken, run
 from image_builder.recipe import LATEST_RECIPE
 from image_builder.request import BuildRequest
 from image_builder.settings import LibrarySettings, RepositorySettings
-from image_builder.workflow import (StepFiles, StepRef, WorkflowRegistry, copy_local, limits_of, local_step, read_local)
+from image_builder.workflow import StepFiles, StepRef, WorkflowRegistry, copy_local, limits_of, local_step, read_local
 
 
 class Inputs(BaseModel):
@@ -213,4 +213,5 @@ def _identity(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue, 
               branch_commits: Mapping[str, str]) -> str:
     assert base.digest is not None
     return identity_of(request, step_tree=step.tree, base_digest=base.digest, packages_tree=catalogue.packages_tree,
-                       config_tree=catalogue.config_tree, recipe_version=_recipe_version(request), branch_commits=branch_commits)
+                       config_tree=catalogue.config_tree, recipe_version=_recipe_version(request),
+                       branch_commits=branch_commits)

@@ -87,6 +87,9 @@ class BuildSettings(Section):
     spack_mirror: str | None = None
     """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs."""
 
+    machines: Path | None = None
+    """YAML file with the site's own machines, added to the catalogue that is shipped."""
+
     build_timeout_s: float = Field(default=24 * 3600.0, gt=0)
     quiet_timeout_s: float = Field(default=4 * 3600.0, gt=0)
     convert_timeout_s: float = Field(default=2 * 3600.0, gt=0)

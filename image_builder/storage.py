@@ -5,6 +5,7 @@
       sif/<sha256>.json         the record it was stored with
       records/<identity>.json   the newest image of an identity
       names/<filename>          what a name means at present
+      documents/<identity>/     spack.lock and the like: what an image was made from, to be read without opening it
       pins/<sha256>             clean-up leaves this SIF alone
       incoming/<token>/         one SIF being written; swept when its writer is gone
 
@@ -24,7 +25,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,8 +64,8 @@ class ImageStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._sifs, self._records, self._names = root / "sif", root / "records", root / "names"
-        self._pins, self._incoming = root / "pins", root / "incoming"
-        for folder in (root, self._sifs, self._records, self._names, self._pins, self._incoming):
+        self._pins, self._incoming, self._documents = root / "pins", root / "incoming", root / "documents"
+        for folder in (root, self._sifs, self._records, self._names, self._pins, self._incoming, self._documents):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextlib.contextmanager
@@ -121,6 +122,28 @@ class ImageStore:
                 record = record.model_copy(update=kept)
             _write(self._records / f"{_identity_digest(record.identity)}.json", record)
         return record
+
+    def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
+        """Keep texts about an identity's image; those of an earlier image of it are replaced."""
+        folder = self._documents / _identity_digest(identity)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for name, text in documents.items():
+            fresh = folder / f".{secrets.token_hex(8)}.new"
+            fresh.write_text(text, "utf-8")
+            fresh.replace(folder / name)
+
+    def documents(self, identity: str) -> tuple[str, ...]:
+        """The names of the texts that are kept about an identity's image."""
+        match = _IDENTITY.fullmatch(identity)
+        folder = self._documents / match[1] if match else None
+        return tuple(sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+                     ) if folder is not None and folder.is_dir() else ()
+
+    def document(self, identity: str, name: str) -> str | None:
+        """One of those texts."""
+        if name not in self.documents(identity):
+            return None
+        return (self._documents / _identity_digest(identity) / name).read_text("utf-8")
 
     def by_name(self, filename: str) -> ImageRecord | None:
         """What a name means at present. None for an unknown name, and for one that cannot be a name."""

@@ -9,11 +9,12 @@ from typing import Any
 from flask import Blueprint, Response, current_app, jsonify, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from image_builder import targets
+from image_builder import compat, targets
 from image_builder.errors import CicError, FieldProblem, InvalidRequest
+from image_builder.machines import machine_facts
 from image_builder.request import parse_request
 from image_builder.state import BuildState
-from image_builder.storage import is_filename
+from image_builder.storage import ImageRecord, is_filename
 from service import accounts, downloads, logs, store
 from service.answers import build_answer, image_answer
 from service.auth import Principal, auth
@@ -59,7 +60,7 @@ def _require_login() -> Any:
 
 @api.post("/build/")
 def submit() -> Response:
-    asked = parse_request(request.get_data(cache=False))
+    asked = parse_request(request.get_data(cache=False), machines=service().machines)
     who = principal()
     build_id = service().submission.submit(asked, user_id=who.id, is_admin=who.is_admin)
     _note("build", build_id)
@@ -68,7 +69,7 @@ def submit() -> Response:
 
 @api.post("/build/plan")
 def plan() -> Response:
-    asked = parse_request(request.get_data(cache=False))
+    asked = parse_request(request.get_data(cache=False), machines=service().machines)
     made = service().submission.plan(asked, is_admin=principal().is_admin)
     return jsonify({"image_id": made.image_id, "filename": made.filename, "identity": made.identity,
                     "spack_yaml": made.spack_yaml, "dockerfile": made.dockerfile, "warnings": list(made.warnings)})
@@ -152,10 +153,29 @@ def list_images() -> Response:
 
 @api.get("/image/<filename>")
 def image(filename: str) -> Response:
-    record = service().images.by_name(filename)
-    if record is None:
-        raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
-    return jsonify(image_answer(filename, record))
+    record = _image(filename)
+    documents = service().images.documents(record.identity)
+    return jsonify({**image_answer(filename, record), "documents": list(documents)})
+
+
+@api.get("/image/<filename>/document/<name>")
+def document_of(filename: str, name: str) -> Response:
+    """A text that the image was made from: `spack.lock`, `spack.yaml`, `description.yaml`, `Dockerfile`."""
+    record = _image(filename)
+    text = service().images.document(record.identity, name)
+    if text is None:
+        known = ", ".join(service().images.documents(record.identity))
+        raise Missing(f"The image has no document {name[:100]}.", hint=f"It has {known}." if known else "It has none.")
+    return Response(text, mimetype="text/plain")
+
+
+@api.get("/image/<filename>/check")
+def check(filename: str) -> Response:
+    """Whether the image works on a machine: `?machine=<name of the catalogue>`, or its facts, or both."""
+    record = _image(filename)
+    facts = machine_facts(request.args, service().machines)
+    report = compat.check(record.details.get("labels") or {}, facts, file=filename)
+    return jsonify({"image": filename, "machine": facts.name, **report.as_dict()})
 
 
 @api.get("/images/download/<filename>")
@@ -188,8 +208,9 @@ def architectures() -> Response:
 
 @api.get("/machine/")
 def machines() -> Response:
-    """The machine catalogue."""
-    return jsonify({"machines": []})
+    """The machine catalogue: what a request may name as its `machine`."""
+    return jsonify({"machines": [{"name": name, **entry.model_dump(mode="json", exclude_none=True)}
+                                 for name, entry in sorted(service().machines.items())]})
 
 
 @api.get("/health/live")
@@ -218,6 +239,13 @@ def _own_build(build_id: str) -> Any:
     if row is None or row.user_id != principal().id:
         raise Missing("There is no such build.", hint="GET /build/ lists your builds.")
     return row
+
+
+def _image(filename: str) -> ImageRecord:
+    record = service().images.by_name(filename)
+    if record is None:
+        raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
+    return record
 
 
 def _has_ended(row: Any) -> bool:

@@ -13,6 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from config import load_settings
 from config.settings import Settings
 from image_builder import pipeline
+from image_builder.machines import load_machines
 from image_builder.process import Runner
 from image_builder.storage import ImageStore
 from service import commands, errors, health
@@ -49,6 +50,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         settings=settings, engine=engine, images=images, executor=executor,
         submission=Submission(engine=engine, settings=settings, images=images, executor=executor),
         authenticator=Authenticator(engine), readiness=health.Readiness(health.checks_of(settings, engine)),
+        machines=load_machines(settings.library.build.machines),
         streams=threading.BoundedSemaphore(max(1, settings.service.web_threads // 2)))
     errors.install(app)
     commands.install(app)
@@ -94,9 +96,12 @@ def _mounted(application: Callable[..., Iterable[bytes]], service: Any) -> Calla
 
     def mount(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path: str = environ.get("PATH_INFO", "")
+        outer: str = environ.get("SCRIPT_NAME", "")
         if path == root or path.startswith(f"{root}/"):
-            environ["SCRIPT_NAME"] = environ.get("SCRIPT_NAME", "") + root
+            environ["SCRIPT_NAME"] = outer.removesuffix(root) + root
             environ["PATH_INFO"] = path[len(root):] or "/"
+            return application(environ, start_response)
+        if outer.endswith(root):  # the server has mounted it there already
             return application(environ, start_response)
         if path == "/" and environ.get("REQUEST_METHOD") in ("GET", "HEAD"):
             start_response("302 Found", [("Location", f"{root}/"), ("Content-Length", "0")])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
+from image_builder.machines import MachineEntry
 from image_builder.storage import ImageStore
 from service.executors import Executor
 from service.health import Readiness
@@ -32,6 +34,8 @@ class Service:
     submission: Submission
     authenticator: Authenticator
     readiness: Readiness
+    machines: Mapping[str, MachineEntry]
+    """The machine catalogue, by name."""
     streams: threading.BoundedSemaphore
     """Taken by every followed log: threads are left for those who ask short questions."""
     stream_s: float = STREAM_S
