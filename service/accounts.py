@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine, Row
+from sqlalchemy.engine import Engine
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from image_builder.errors import FieldProblem, InvalidRequest
@@ -83,19 +83,19 @@ def remove_user(engine: Engine, name: str) -> None:
         connection.execute(USERS.delete().where(USERS.c.id == row.id))
 
 
-def users(engine: Engine) -> Sequence[Row[Any]]:
+def users(engine: Engine) -> Sequence[Any]:
     """Every user, by name."""
     with reading(engine) as connection:
         return connection.execute(sa.select(*_WHO, USERS.c.created_at).order_by(sa.func.lower(USERS.c.name))).all()
 
 
-def by_name(engine: Engine, name: str) -> Row[Any] | None:
+def by_name(engine: Engine, name: str) -> Any | None:
     """The user of this name, whatever its case."""
     with reading(engine) as connection:
         return connection.execute(_BY_NAME, {"name": name.lower()}).first()
 
 
-def by_token(engine: Engine, token: str) -> Row[Any] | None:
+def by_token(engine: Engine, token: str) -> Any | None:
     """The user for whom a token stands, with the token's scopes; None for one that has expired, too."""
     with reading(engine) as connection:
         row = connection.execute(_BY_TOKEN, {"digest": token_digest(token)}).first()
@@ -117,7 +117,7 @@ def add_token(engine: Engine, user_id: int, name: str, *, scopes: Sequence[str] 
     return token
 
 
-def tokens_of(engine: Engine, user_id: int) -> Sequence[Row[Any]]:
+def tokens_of(engine: Engine, user_id: int) -> Sequence[Any]:
     """A user's tokens, without what they are."""
     columns = (TOKENS.c.id, TOKENS.c.name, TOKENS.c.scopes, TOKENS.c.created_at, TOKENS.c.expires_at,
                TOKENS.c.last_used_at)

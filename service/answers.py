@@ -5,15 +5,13 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from sqlalchemy.engine import Row
-
 from image_builder.state import BuildState
 from image_builder.storage import ImageRecord
 
 _PENDING_STAGE = "queue"
 
 
-def build_answer(row: Row[Any]) -> dict[str, Any]:
+def build_answer(row: Any) -> dict[str, Any]:
     """A build's status. The first four fields are those of the first version of the API."""
     own = row.own_state
     state: BuildState = own or row.run_state

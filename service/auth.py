@@ -19,7 +19,7 @@ from typing import Any
 
 from flask import Response, current_app, request
 from flask_httpauth import HTTPBasicAuth, HTTPTokenAuth, MultiAuth
-from sqlalchemy.engine import Engine, Row
+from sqlalchemy.engine import Engine
 
 from service import accounts
 from service.database import now
@@ -85,7 +85,7 @@ class Authenticator:
             accounts.note_token_use(self._engine, row.token_id)
         return _principal(row, row.scopes) if row.is_active and row.is_confirmed else None
 
-    def _is_right(self, row: Row[Any] | None, name: str, password: str, address: str, key: bytes) -> bool:
+    def _is_right(self, row: Any | None, name: str, password: str, address: str, key: bytes) -> bool:
         """The slow check. Of many who ask the same at once, the first pays for all."""
         who = f"user {name[:64].lower()} from {address}"
         with self._hashing:
@@ -107,7 +107,7 @@ class Authenticator:
         if accounts.failed_logins(self._engine, who) >= limit:
             raise TooManyFailures
 
-    def _cache_key(self, row: Row[Any] | None, password: str) -> bytes:
+    def _cache_key(self, row: Any | None, password: str) -> bytes:
         version = (row.id, row.credential_version) if row is not None else (0, 0)
         text = f"{version[0]}:{version[1]}:{password}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._key, text, hashlib.sha256)
@@ -124,14 +124,12 @@ auth = MultiAuth(_basic, _bearer)
 """Flask-HTTPAuth's front of it: `auth.current_user()` is the `Principal`."""
 
 
-@_basic.verify_password
 def _verify_password(name: str, password: str) -> Principal | None:
     if not name:
         return None
     return authenticator().by_credentials(name, password or "", request.remote_addr or "")
 
 
-@_bearer.verify_token
 def _verify_token(token: str) -> Principal | None:
     return authenticator().by_token(token, request.remote_addr or "") if token else None
 
@@ -141,6 +139,8 @@ def _refuse(status: int) -> Response:
                    hint="Send them with HTTP Basic, or the token with Bearer.")
 
 
+_basic.verify_password(_verify_password)
+_bearer.verify_token(_verify_token)
 _basic.error_handler(_refuse)
 _bearer.error_handler(_refuse)
 
@@ -151,5 +151,5 @@ def authenticator() -> Authenticator:
     return found
 
 
-def _principal(row: Row[Any], scopes: Any) -> Principal:
+def _principal(row: Any, scopes: Any) -> Principal:
     return Principal(id=row.id, name=row.name, is_admin=row.is_admin, scopes=frozenset(scopes))

@@ -179,7 +179,8 @@ def _version(engine: Engine) -> str | None:
     with reading(engine) as connection:
         if not sa.inspect(connection).has_table(VERSION_TABLE):
             return None
-        return connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
+        found: str | None = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
+        return found
 
 
 @contextlib.contextmanager

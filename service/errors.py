@@ -93,7 +93,7 @@ def _from_http(error: HTTPException) -> Response:
             FieldProblem("body", "is too large", "send a JSON object with machine, workflow and step_id")])
     status = error.code or 500
     if error.response is not None and status < 400:  # a redirect
-        return Response(error.response.get_data(), status, dict(error.response.headers))
+        return Response(status=status, headers=dict(error.response.headers))
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
     return problem(status, HTTPStatus(status).name, error.description or "", headers=headers)
 

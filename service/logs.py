@@ -47,12 +47,11 @@ class RunLog:
     def line(self, text: str) -> None:
         """Append one line, without any secret."""
         raw = self._redact(text).encode("utf-8", "replace")[:MAX_LINE_BYTES].replace(b"\n", b" ") + b"\n"
-        if self._left_bytes <= 0:
+        if self._left_bytes < 0:
             return
-        if len(raw) > self._left_bytes:
-            raw = b"[the log is full; what follows is not kept]\n"
-            self._left_bytes = len(raw)
         self._left_bytes -= len(raw)
+        if self._left_bytes < 0:
+            raw = b"[the log is full; what follows is not kept]\n"
         with contextlib.suppress(OSError):
             os.write(self._descriptor, raw)
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from gunicorn.app.base import BaseApplication
+from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from config.settings import Settings
 from service.app import create_app, start_service
@@ -16,7 +16,7 @@ MARGIN_S = 20.0
 """What the pool may need beyond `stop_timeout_s` to hand builds back."""
 
 
-class _Server(BaseApplication):
+class _Server(BaseApplication):  # type: ignore[misc]
     """Gunicorn, told what to do by our settings alone."""
 
     def __init__(self, settings: Settings) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine, Row
+from sqlalchemy.engine import Connection, Engine
 
 from image_builder.errors import Cancelled, CicError, ErrorCode, LimitReached, ServiceError
 from image_builder.state import ACTIVE, TERMINAL, BuildState, may_move
@@ -127,18 +127,18 @@ def create_finished(engine: Engine, new: NewBuild, limits: Limits, outcome: Outc
                              pushed_digest=outcome.pushed_digest)
 
 
-def build(engine: Engine, build_id: str) -> Row[Any] | None:
+def build(engine: Engine, build_id: str) -> Any | None:
     """A build with its run, as `SHOWN` has them."""
     with reading(engine) as connection:
         return connection.execute(_SHOW_ONE, {"build_id": build_id}).first()
 
 
 def builds_of(engine: Engine, user_id: int, *, status: BuildState | None = None, page: int = 1,
-              per_page: int = 20) -> tuple[list[Row[Any]], int]:
+              per_page: int = 20) -> tuple[list[Any], int]:
     """A page of a user's builds, newest first, and how many there are."""
-    chosen = [BUILDS.c.user_id == user_id, BUILDS.c.deleted_at.is_(None)]
+    chosen: list[sa.ColumnElement[bool]] = [BUILDS.c.user_id == user_id, BUILDS.c.deleted_at.is_(None)]
     if status is not None:
-        chosen.append(status == STATUS)
+        chosen.append(STATUS.is_not_distinct_from(status))
     counted = sa.select(sa.func.count()).select_from(BUILDS.join(RUNS, BUILDS.c.run_id == RUNS.c.id)).where(*chosen)
     rows = SHOWN.where(*chosen).order_by(BUILDS.c.created_at.desc(), BUILDS.c.id).limit(per_page).offset(
         (page - 1) * per_page)
@@ -325,7 +325,7 @@ def is_idle(engine: Engine) -> bool:
         return not connection.scalar(sa.select(sa.exists().where(RUNS.c.state.in_(ACTIVE))))
 
 
-def finished_build(engine: Engine, identity: str, image_id: str) -> Row[Any] | None:
+def finished_build(engine: Engine, identity: str, image_id: str) -> Any | None:
     """The newest build of this identity under this name that ended well."""
     with reading(engine) as connection:
         return connection.execute(SHOWN.where(

@@ -29,6 +29,8 @@ from service.database import make_engine
 from service.pool import BuildPool
 from tests.system.site import MACHINE, Site, make_site
 
+accounts.HASH_METHOD = "scrypt:1024:8:1"  # as the real one, with less patience
+
 ROOT = "/image_creation"
 PASSWORD = "correct horse battery"
 REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "hello", "push": False}
@@ -151,7 +153,7 @@ def bob(app: Flask) -> Api:
     return Api(app, "bob")
 
 
-class running_app:  # noqa: N801  used as a function
+class running_app:
     """An application whose pool works until the block ends."""
 
     def __init__(self, settings: Settings, builder: Any) -> None:

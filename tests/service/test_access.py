@@ -63,7 +63,8 @@ def test_wrong_credentials_get_the_same_answer(app: Flask, ada: Api, name: str, 
     assert answer.get_json() == Api(app, "ada", "also wrong")("GET", "/build/").get_json()
 
 
-@pytest.mark.parametrize("header", ["Basic", "Basic !!!", "Bearer", "Bearer x y", "Digest x", "Basic " + "A" * 7000, "\x7f"])
+@pytest.mark.parametrize("header", [
+    "Basic", "Basic !!!", "Bearer", "Bearer x y", "Digest x", "Basic " + "A" * 7000, "\x7f"])
 def test_a_header_that_is_no_login_gets_401(app: Flask, header: str) -> None:
     assert app.test_client().get(f"{ROOT}/build/", headers={"Authorization": header}).status_code == 401
 

@@ -227,7 +227,8 @@ def test_the_list_is_paged_and_filtered(ada: Api, bob: Api) -> None:
     assert bob("GET", "/build/").get_json()["total"] == 0
 
 
-@pytest.mark.parametrize("query", ["page=0", "page=x", "per_page=1000", "status=DONE", "page=-1", "page=99999999999999"])
+@pytest.mark.parametrize("query", [
+    "page=0", "page=x", "per_page=1000", "status=DONE", "page=-1", "page=99999999999999"])
 def test_a_bad_page_is_refused(ada: Api, query: str) -> None:
     assert ada("GET", f"/build/?{query}").status_code == 400
 

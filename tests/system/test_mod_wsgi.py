@@ -22,8 +22,18 @@ import requests
 
 from image_builder.storage import ImageRecord, ImageStore
 from tests.system.conftest import remove_images
-from tests.system.site import (MACHINE, PASSWORD, PROJECT, USER, Service, Site, add_user, free_port, make_site,
-                               wait_until_alive)
+from tests.system.site import (
+    MACHINE,
+    PASSWORD,
+    PROJECT,
+    USER,
+    Service,
+    Site,
+    add_user,
+    free_port,
+    make_site,
+    wait_until_alive,
+)
 
 pytestmark = pytest.mark.system
 
@@ -34,7 +44,7 @@ SIF = b"the bytes of a SIF" * 10_000
 LINES = 30
 SLOW = {
     "eflows4hpc.yaml": "apt:\n  - bc\n",
-    "post_inst.sh": "#!/bin/sh\nfor i in $(seq 1 %d); do echo \"line $i of $CIC_NOTHING\"; sleep ${PAUSE:-0.5}; done\n" % LINES,
+    "post_inst.sh": f"#!/bin/sh\nfor i in $(seq 1 {LINES}); do echo \"line $i of many\"; sleep 0.5; done\n",
 }
 REQUEST = {"machine": MACHINE | {"container_engine": "docker"}, "workflow": "demo", "step_id": "slow", "push": False}
 
@@ -148,7 +158,7 @@ def test_a_build_survives_followers_and_a_reload(apache_site: Site) -> None:
 
 @pytest.mark.endurance
 def test_a_build_survives_a_follower_of_200_s(apache_site: Site) -> None:
-    apache_site.add_step("demo", "slow", {"post_inst.sh": SLOW["post_inst.sh"].replace(":-0.5", ":-8")})
+    apache_site.add_step("demo", "slow", {"post_inst.sh": SLOW["post_inst.sh"].replace("sleep 0.5", "sleep 8")})
     with running_apache(apache_site, DOWNLOADS) as apache:
         follow_through_reloads(apache, follow_s=200)
 

@@ -1,0 +1,145 @@
+"""Logs: appended by one process, read and followed by others without a gap or a repeat."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from image_builder.process import Secret
+from service import logs
+from service.logs import RunLog
+from tests.service.conftest import Api, FakeBuilder
+
+
+def events_of(text: str) -> list[dict[str, list[str]]]:
+    """Server-sent events, each as its fields."""
+    events = []
+    for block in text.split("\n\n"):
+        fields: dict[str, list[str]] = {}
+        for line in block.split("\n"):
+            name, _, value = line.partition(": ")
+            fields.setdefault(name, []).append(value)
+        events.append(fields)
+    return events
+
+
+def data_of(text: str) -> list[str]:
+    return [line for event in events_of(text) if "event" not in event for line in event.get("data", [])]
+
+
+def test_a_line_is_there_at_once_and_without_secrets(tmp_path: Path) -> None:
+    path = logs.log_path(tmp_path, "run")
+    with RunLog(path, max_bytes=1000, secrets=[Secret("hunter2")]) as log:
+        log.line("token hunter2 é")
+        assert logs.read_from(path, 0).decode() == "token [hidden] é\n"
+        log.line("two\nlines")
+    assert logs.read_from(path, 18).decode() == "two lines\n"
+    assert logs.size_of(path) == 28
+
+
+def test_a_log_is_bounded_and_says_so(tmp_path: Path) -> None:
+    path = logs.log_path(tmp_path, "run")
+    with RunLog(path, max_bytes=1000) as log:
+        for _ in range(100):
+            log.line("x" * 99)
+    text = logs.read_from(path, 0).decode()
+    assert len(text) < 1100
+    assert text.endswith("the log is full; what follows is not kept]\n")
+    with RunLog(path, max_bytes=1000) as log:
+        log.line("more")
+    assert logs.read_from(path, 0).decode() == text
+
+
+def test_a_follower_that_comes_back_sees_every_byte_once(tmp_path: Path) -> None:
+    path = logs.log_path(tmp_path, "run")
+    ended = threading.Event()
+    lines = [f"line {n} é \r<b>" for n in range(200)]
+
+    def write() -> None:
+        with RunLog(path, max_bytes=10**6) as log:
+            for line in lines:
+                log.line(line)
+                time.sleep(0.002)
+        ended.set()
+
+    threading.Thread(target=write).start()
+    seen: list[str] = []
+    offset = 0
+    for _ in itertools.count():
+        text = "".join(logs.follow(path, offset, has_ended=ended.is_set, seconds=0.1, tick_s=0.01))
+        seen += data_of(text)
+        ids = [int(event["id"][0]) for event in events_of(text) if "id" in event]
+        offset = ids[-1] if ids else offset
+        if "event: end" in text:
+            break
+    assert seen == [line.replace("\r", " ") for line in lines]
+    assert offset == logs.size_of(path)
+
+
+def test_a_follower_hears_that_somebody_is_there(tmp_path: Path) -> None:
+    text = "".join(logs.follow(tmp_path / "none", 0, has_ended=lambda: False, seconds=0.2, keep_alive_s=0.05,
+                               tick_s=0.02))
+    assert text.count(": still here\n\n") >= 2
+
+
+def test_a_last_line_without_an_end_is_kept_until_the_build_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"one\ntw")
+    def follow(ended: bool) -> list[str]:
+        return data_of("".join(logs.follow(path, 0, has_ended=lambda: ended, seconds=0)))
+    assert follow(False) == ["one"]
+    assert follow(True) == ["one", "tw"]
+
+
+def test_a_line_longer_than_a_piece_comes_through(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * (logs.CHUNK_BYTES + 10) + b"\nend\n")
+    text = "".join(logs.follow(path, 0, has_ended=lambda: True, seconds=0))
+    assert "".join(data_of(text)) == "x" * (logs.CHUNK_BYTES + 10) + "end"
+
+
+def test_the_log_in_pieces_is_the_log(ada: Api, builder: FakeBuilder) -> None:
+    builder.lines = [f"line {n}" for n in range(50)]
+    build_id = ada.submit()
+    text, offset, complete = "", 0, "false"
+    while complete != "true":
+        answer = ada("GET", f"/build/{build_id}/log?offset={offset}")
+        text += answer.text
+        offset, complete = int(answer.headers["X-Log-Offset"]), answer.headers["X-Log-Complete"]
+        assert offset == len(text.encode())
+    assert [line for line in text.splitlines() if line.startswith("line ")] == builder.lines
+    assert ada("GET", f"/build/{build_id}/log").text == text
+    assert ada("GET", f"/build/{build_id}/log?offset=99999999").text == ""
+    streamed = ada("GET", f"/build/{build_id}/log", headers={"Accept": "text/event-stream"})
+    assert streamed.content_type.startswith("text/event-stream")
+    assert "".join(f"{line}\n" for line in data_of(streamed.text)) == text
+    assert "event: end" in streamed.text
+    resumed = ada("GET", f"/build/{build_id}/log", headers={"Accept": "text/event-stream",
+                                                            "Last-Event-ID": str(offset)})
+    assert data_of(resumed.text) == []
+
+
+@pytest.mark.parametrize("offset", ["-1", "x", "9" * 30, "1.5", "٣"])
+def test_a_bad_offset_is_refused(ada: Api, offset: str) -> None:
+    build_id = ada.submit()
+    assert ada("GET", f"/build/{build_id}/log?offset={offset}").status_code == 400
+    assert ada("GET", f"/build/{build_id}/log", headers={
+        "Accept": "text/event-stream", "Last-Event-ID": offset.encode("ascii", "replace").decode()}).status_code == 400
+
+
+def test_followers_beyond_the_bound_are_told_what_there_is(ada: Api, builder: FakeBuilder) -> None:
+    builder.hold.clear()
+    build_id = ada.submit()
+    ada.wait(build_id, "BUILDING")
+    streams = ada.app.extensions["cic"].streams
+    while streams.acquire(blocking=False):
+        pass
+    answer = ada("GET", f"/build/{build_id}/log", headers={"Accept": "text/event-stream"})
+    assert answer.text.startswith("retry: ")
+    assert "building" in data_of(answer.text)
+    assert "event: end" not in answer.text
+    builder.hold.set()

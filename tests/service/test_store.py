@@ -1,0 +1,278 @@
+"""The store's promises on a real database: joining, claiming, ending, and what becomes of lost runs."""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from sqlalchemy.engine import Engine
+
+from image_builder.errors import Cancelled, ErrorCode, LimitReached, ServiceError, Unavailable
+from image_builder.state import BuildState
+from service import accounts, store
+from service.database import MIGRATIONS, bring_up_to_date, db, init_database, now, writing
+from service.store import ClaimLost, Limits, NewBuild, Outcome
+
+LIMITS = Limits(queued_builds=1000)
+ME, OTHER = "host:me", "host:other"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    app = Flask("test")
+    init_database(app, f"sqlite:///{tmp_path / 'db.sqlite'}")
+    bring_up_to_date(app, tmp_path / "lock")
+    with app.app_context():
+        for name in ("ada", "bob"):
+            with writing(db.engine) as connection:
+                connection.execute(accounts.USERS.insert().values(
+                    name=name, password_hash="", is_admin=False, is_active=True, is_confirmed=True,
+                    credential_version=1, created_at=now()))
+        yield db.engine
+        db.engine.dispose()
+
+
+def new(key: str = "one", *, user: int = 1, push: bool = False, force: bool = False, name: str = "image") -> NewBuild:
+    identity = f"sha256:{key}"
+    return NewBuild(user_id=user, request={"r": key}, inputs={}, join_key=store.forced(identity) if force else identity,
+                    identity=identity, platform="linux/amd64", force=force, image_id=f"{name}:1",
+                    filename=f"{name}.sif", engine="singularity", push=push, warnings=())
+
+
+def outcome(key: str = "one", **values: object) -> Outcome:
+    fields: dict = {"identity": f"sha256:{key}", "filename": "image.sif", "sha256": "a" * 64, "size_bytes": 10,
+                    "pushed_digest": None, "audit": {"ok": True}, "warnings": ["careful"]}
+    return Outcome(**fields | values)
+
+
+def claim(engine: Engine, worker: str = ME, active: int = 100) -> str | None:
+    return store.claim(engine, worker, max_active_per_user=active)
+
+
+def state(engine: Engine, build_id: str) -> BuildState:
+    row = store.build(engine, build_id)
+    assert row is not None
+    return row.own_state or row.run_state
+
+
+def finish(engine: Engine, run_id: str, worker: str = ME) -> None:
+    while (delivery := store.next_delivery(engine, run_id, worker)) is not None:
+        store.deliver(engine, run_id, worker, delivery, outcome())
+    assert store.finish(engine, run_id, worker)
+
+
+def test_builds_of_one_key_share_a_run_until_it_ends(engine: Engine) -> None:
+    first, run = store.create_or_join(engine, new(), LIMITS)
+    second, same = store.create_or_join(engine, new(user=2), LIMITS)
+    assert first != second and run == same
+    assert claim(engine) == run and claim(engine) is None
+    finish(engine, run)
+    assert state(engine, first) == state(engine, second) == BuildState.FINISHED
+    assert store.create_or_join(engine, new(), LIMITS)[1] != run
+
+
+def test_a_forced_build_joins_only_a_forced_run(engine: Engine) -> None:
+    _, plain = store.create_or_join(engine, new(), LIMITS)
+    _, forced = store.create_or_join(engine, new(force=True), LIMITS)
+    assert plain != forced
+    assert store.create_or_join(engine, new(force=True), LIMITS)[1] == forced
+    assert store.create_or_join(engine, new(), LIMITS)[1] == plain
+
+
+def test_a_plain_build_joins_a_forced_run(engine: Engine) -> None:
+    _, forced = store.create_or_join(engine, new(force=True), LIMITS)
+    assert store.create_or_join(engine, new(), LIMITS)[1] == forced
+
+
+def test_nobody_joins_a_run_that_is_being_cancelled(engine: Engine) -> None:
+    build, run = store.create_or_join(engine, new(), LIMITS)
+    claim(engine)
+    assert store.withdraw(engine, build, "no more") == run
+    _, other = store.create_or_join(engine, new(), LIMITS)
+    assert other != run
+    assert store.cancel_requests(engine, ME) == {run: True}
+
+
+def test_a_pending_run_that_nobody_wants_is_never_begun(engine: Engine) -> None:
+    build, run = store.create_or_join(engine, new(), LIMITS)
+    assert store.withdraw(engine, build, "no more") == run
+    assert claim(engine) is None
+    assert state(engine, build) == BuildState.FAILED
+
+
+def test_withdrawing_leaves_the_run_to_others(engine: Engine) -> None:
+    hers, run = store.create_or_join(engine, new(), LIMITS)
+    his, _ = store.create_or_join(engine, new(user=2), LIMITS)
+    claim(engine)
+    assert store.withdraw(engine, hers, "no more") is None
+    assert store.cancel_requests(engine, ME) == {run: False}
+    finish(engine, run)
+    assert (state(engine, hers), state(engine, his)) == (BuildState.FAILED, BuildState.FINISHED)
+
+
+def test_each_name_is_a_delivery_of_its_own(engine: Engine) -> None:
+    builds = [store.create_or_join(engine, new(name=name), LIMITS)[0] for name in ("a", "b", "a")]
+    run = claim(engine)
+    assert run
+    first = store.next_delivery(engine, run, ME)
+    assert first is not None and first.image_id == "a:1"
+    late, _ = store.create_or_join(engine, new(name="a"), LIMITS)
+    store.deliver(engine, run, ME, first, outcome(filename="a.sif"))
+    assert not store.finish(engine, run, ME)
+    assert [state(engine, build) for build in (*builds, late)] == [
+        BuildState.FINISHED, BuildState.STARTED, BuildState.FINISHED, BuildState.FINISHED]
+    second = store.next_delivery(engine, run, ME)
+    assert second is not None and second.image_id == "b:1"
+    store.fail_delivery(engine, run, ME, second, ServiceError("The registry said no.", code=ErrorCode.PUSH_FAILED))
+    assert store.finish(engine, run, ME)
+    row = store.build(engine, builds[1])
+    assert row is not None
+    assert (row.own_state, row.error_code, row.run_state) == (BuildState.FAILED, "PUSH_FAILED", BuildState.FINISHED)
+
+
+def test_a_run_whose_deliveries_all_failed_has_failed(engine: Engine) -> None:
+    build, run = store.create_or_join(engine, new(), LIMITS)
+    claim(engine)
+    delivery = store.next_delivery(engine, run, ME)
+    assert delivery is not None
+    store.fail_delivery(engine, run, ME, delivery, ServiceError("No.", code=ErrorCode.PUSH_FAILED))
+    assert store.finish(engine, run, ME)
+    row = store.build(engine, build)
+    assert row is not None and (row.run_state, row.run_message) == (BuildState.FAILED, "No.")
+
+
+def test_only_the_worker_that_claimed_a_run_may_move_it(engine: Engine) -> None:
+    _, run = store.create_or_join(engine, new(), LIMITS)
+    claim(engine)
+    delivery = store.next_delivery(engine, run, ME)
+    assert delivery is not None
+    for attempt in (lambda: store.move(engine, run, OTHER, BuildState.BUILDING, "build"),
+                    lambda: store.deliver(engine, run, OTHER, delivery, outcome()),
+                    lambda: store.finish(engine, run, OTHER), lambda: store.hand_back(engine, run, OTHER),
+                    lambda: store.fail(engine, run, OTHER, Cancelled("x"))):
+        with pytest.raises(ClaimLost):
+            attempt()
+    finish(engine, run)
+    with pytest.raises(ClaimLost):
+        store.move(engine, run, ME, BuildState.BUILDING, "build")
+
+
+def test_states_only_move_forwards(engine: Engine) -> None:
+    build, run = store.create_or_join(engine, new(), LIMITS)
+    claim(engine)
+    building, converting = BuildState.BUILDING, BuildState.CONVERTING
+    for entered, expected in ((building, building), (converting, converting), (building, converting),
+                              (BuildState.FINISHED, converting)):
+        store.move(engine, run, ME, entered, "x")
+        assert state(engine, build) == expected
+
+
+def test_users_take_turns(engine: Engine) -> None:
+    hers = [store.create_or_join(engine, new(f"a{n}"), LIMITS)[1] for n in range(5)]
+    his = store.create_or_join(engine, new("b", user=2), LIMITS)[1]
+    assert [claim(engine) for _ in range(3)] == [hers[0], his, hers[1]]
+
+
+def test_a_user_has_so_many_at_a_time(engine: Engine) -> None:
+    for n in range(3):
+        store.create_or_join(engine, new(f"a{n}"), LIMITS)
+    assert claim(engine, active=1) is not None
+    assert claim(engine, active=1) is None
+    assert claim(engine, active=2) is not None
+
+
+def test_quotas(engine: Engine) -> None:
+    for n in range(2):
+        store.create_or_join(engine, new(f"a{n}"), Limits(queued_builds=2))
+    with pytest.raises(LimitReached) as caught:
+        store.create_or_join(engine, new("c"), Limits(queued_builds=2))
+    assert caught.value.code is ErrorCode.QUOTA_EXCEEDED
+    store.create_or_join(engine, new("c", user=2), Limits(queued_builds=2))
+    build = store.create_finished(engine, new("d", user=2), LIMITS, outcome("d", size_bytes=100))
+    with pytest.raises(LimitReached):
+        store.create_or_join(engine, new("e", user=2), Limits(queued_builds=9, stored_bytes=100))
+    assert store.delete_build(engine, build)
+    store.create_or_join(engine, new("e", user=2), Limits(queued_builds=9, stored_bytes=100))
+
+
+def test_runs_of_workers_that_are_gone_are_begun_again_and_then_failed(engine: Engine) -> None:
+    build, run = store.create_or_join(engine, new(), LIMITS)
+    for attempt in range(3):
+        assert claim(engine, f"host:{attempt}") == run
+        assert store.reconcile(engine, host="host", worker="host:new", lost_after_s=60, max_attempts=3) == 1
+    row = store.build(engine, build)
+    assert row is not None
+    assert (row.own_state, row.error_code) == (BuildState.FAILED, "LOST_WORKER")
+    assert claim(engine) is None
+
+
+def test_workers_of_other_hosts_are_believed_while_they_speak(engine: Engine) -> None:
+    _, run = store.create_or_join(engine, new(), LIMITS)
+    claim(engine, "elsewhere:1")
+    def reconcile(silence_s: float) -> int:
+        return store.reconcile(engine, host="host", worker=ME, lost_after_s=silence_s, max_attempts=3)
+    assert reconcile(60) == 0
+    with writing(engine) as connection:
+        connection.execute(store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(seconds=61)))
+    assert reconcile(60) == 1
+    with pytest.raises(ClaimLost):  # it comes back, and finds that it has no run any more
+        store.move(engine, run, "elsewhere:1", BuildState.BUILDING, "build")
+
+
+def test_a_lost_run_that_was_delivered_has_finished(engine: Engine) -> None:
+    build, run = store.create_or_join(engine, new(), LIMITS)
+    claim(engine)
+    delivery = store.next_delivery(engine, run, ME)
+    assert delivery is not None
+    store.deliver(engine, run, ME, delivery, outcome())
+    store.reconcile(engine, host="host", worker="host:new", lost_after_s=60, max_attempts=3)
+    row = store.build(engine, build)
+    assert row is not None and row.run_state is BuildState.FINISHED
+
+
+def test_handing_back_costs_no_attempt(engine: Engine) -> None:
+    build, run = store.create_or_join(engine, new(), LIMITS)
+    for _ in range(5):
+        assert claim(engine) == run
+        store.hand_back(engine, run, ME)
+        assert state(engine, build) is BuildState.PENDING
+    assert claim(engine, OTHER) == run
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT attempts FROM runs").scalar() == 1
+
+
+def test_what_passes_is_tried_again_later_and_not_for_ever(engine: Engine) -> None:
+    build, run = store.create_or_join(engine, new(), LIMITS)
+    error = Unavailable("Docker is away.", code=ErrorCode.DOCKER_UNAVAILABLE)
+    for again in (True, True, False):
+        assert claim(engine) == run
+        assert store.retry_later(engine, run, ME, error, delay_s=0, max_retries=2) is again
+    store.fail(engine, run, ME, error)
+    row = store.build(engine, build)
+    assert row is not None and row.error_code == "DOCKER_UNAVAILABLE"
+    store.create_or_join(engine, new("two"), LIMITS)
+    second = claim(engine)
+    assert second
+    assert store.retry_later(engine, second, ME, error, delay_s=3600, max_retries=2)
+    assert claim(engine) is None
+
+
+def test_the_migrations_and_the_tables_are_the_same(engine: Engine) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    from service.database import HEAD
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+    with engine.connect() as connection, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*one_user_of_a_name")  # SQLite does not tell what it is over
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, db.metadata) == []
