@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--request", required=True, type=Path, metavar="FILE",
                         help="JSON file with the request; - reads standard input")
     parser.add_argument("--plan", action="store_true", help="print what would be built, and build nothing")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file instead of config/configuration.py")
+    parser.add_argument("--config", type=Path, metavar="FILE",
+                        help="configuration file instead of config/configuration.py")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="copy the SIF there, under its own name")
     return parser
 

@@ -97,7 +97,7 @@ def machine_facts(given: Mapping[str, str], machines: Mapping[str, MachineEntry]
         problems.append(FieldProblem("machine", f"unknown machine {name[:60]!r}", f"known are {', '.join(close)}, …"))
     fields = {key: given[key] for key in FACTS if given.get(key)}
     if entry is None and not problems and "platform" not in fields:
-        problems.append(FieldProblem("machine", "is missing", "name a machine, or say its platform, architecture, mpi …"))
+        problems.append(FieldProblem("machine", "is missing", "name a machine, or say its platform, mpi …"))
     if problems:
         raise InvalidRequest(problems)
     facts = entry.facts(name) if entry is not None else MachineFacts(platform=fields["platform"])

@@ -188,7 +188,8 @@ class _Job:
             return None
         self.observer.line("This image exists already: nothing is built.")
         earlier = self.store.by_identity(self.identity)
-        return _Built(image=image, reused=True, labels=docker.image_labels(image), audit=earlier.details.get("audit") if earlier else None)
+        return _Built(image=image, reused=True, labels=docker.image_labels(image),
+                      audit=earlier.details.get("audit") if earlier else None)
 
     def build(self) -> _Built:
         """Concretize, hold the result against the request, then install. The image has no name yet."""
@@ -279,8 +280,8 @@ class _Job:
         command = docker.build_command(
             context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
             environment=docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry),
-            labels=labels or {}, secrets=self._secrets(), build_contexts=self._build_contexts(), output=output, image_id_file=image_id_file,
-            nonce=self.workspace.root.name if self.request.force else "")
+            labels=labels or {}, secrets=self._secrets(), build_contexts=self._build_contexts(), output=output,
+            image_id_file=image_id_file, nonce=self.workspace.root.name if self.request.force else "")
         self.log.begin(str(command))
         try:
             self.runner(command, on_line=self.log.line, cancel=self.cancel)

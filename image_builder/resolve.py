@@ -127,9 +127,10 @@ def reachable(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) 
 
 def pinned_spack(inputs: Inputs) -> PinnedSpack:
     """Which Spack a base image gets: it stands where a step's folder and the catalogue's packages do."""
-    packages = inputs.catalogue.packages_tree
-    return PinnedSpack(spack=ShelfPin(tree=inputs.step.tree, commit=inputs.step.commit), packages=None if packages is None
-                       else ShelfPin(tree=packages, commit=inputs.catalogue.packages_commit))
+    spack, catalogue = ShelfPin(tree=inputs.step.tree, commit=inputs.step.commit), inputs.catalogue
+    if catalogue.packages_tree is None:
+        return PinnedSpack(spack=spack, packages=None)
+    return PinnedSpack(spack=spack, packages=ShelfPin(tree=catalogue.packages_tree, commit=catalogue.packages_commit))
 
 
 def _pin_spack(request: BuildRequest, settings: LibrarySettings,
