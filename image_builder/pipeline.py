@@ -281,7 +281,7 @@ class _Job:
             context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
             environment=docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry),
             labels=labels or {}, secrets=self._secrets(), build_contexts=self._build_contexts(), output=output,
-            image_id_file=image_id_file, nonce=self.workspace.root.name if self.request.force else "")
+            image_id_file=image_id_file, nonce=self._nonce())
         self.log.begin(str(command))
         try:
             self.runner(command, on_line=self.log.line, cancel=self.cancel)
@@ -289,6 +289,11 @@ class _Job:
             cause = failures.classify(self.log.recent, step=stage)
             raise BuildFailed(cause.message, code=cause.code, step=cause.step, package=cause.package,
                               excerpt=cause.excerpt) from error
+
+    def _nonce(self) -> str:
+        """What makes a forced build use no earlier layer, but for its own: the name of its workspace, which is unique."""
+        root = self.workspace.root
+        return f"{root.parent.name}-{root.name}" if self.request.force else ""
 
     def _build_contexts(self) -> dict[str, Path]:
         """Folders beside the build context: a Spack source mirror of this machine."""
