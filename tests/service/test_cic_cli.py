@@ -331,6 +331,7 @@ def test_other_calls(service: FakeService, cic: Client, arguments: list[str], me
         ("/image_creation/", None, "/image_creation/image/"),
         ("/site/a", None, "/site/a/image_creation/image/"),
         ("/site/image_creation", None, "/site/image_creation/image/"),
+        ("/{a,b}[1-2]", None, "/{a,b}[1-2]/image_creation/image/"),
         ("/not_image_creation", None, "/not_image_creation/image_creation/image/"),
         ("", "/cic/", "/cic/image/"),
         ("/cic", "cic", "/cic/image/"),
@@ -419,37 +420,56 @@ def test_credentials_that_cannot_be_right(
     assert service.asked == []
 
 
-def processes_of(root: int) -> Iterator[Path]:
-    """The process and all its descendants, as folders in /proc."""
-    yield Path(f"/proc/{root}")
+@pytest.fixture
+def curl_log(cic: Client, tmp_path: Path) -> Path:
+    """What every curl got as arguments and environment; curl itself blanks its arguments, but only once it runs."""
+    log = tmp_path / "curl.log"
+    shim = tmp_path / "tools" / "curl"
+    shim.write_text(f'#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ >>"{log}"\nexec {shutil.which("curl")} "$@"\n')
+    shim.chmod(0o755)
+    return log
+
+
+def descendants(root: int) -> Iterator[int]:
+    """The process and all below it."""
+    yield root
     for task in Path(f"/proc/{root}/task").iterdir():
         for child in (task / "children").read_text().split():
-            yield from processes_of(int(child))
+            yield from descendants(int(child))
 
 
 @pytest.mark.parametrize("by", ["arguments", "environment"])
-def test_the_password_stands_in_no_process_arguments(service: FakeService, cic: Client, by: str) -> None:
+def test_the_password_stands_in_no_process_arguments(
+    service: FakeService, cic: Client, curl_log: Path, by: str
+) -> None:
     release = threading.Event()
     service.at("/image/", Answer(200, b"[]", hold=release))
     if by == "arguments":
         client = cic.start(USER, PASSWORD, service.url, "images")
     else:
-        credentials = {"CIC_USER": USER, "CIC_PASSWORD": PASSWORD, "CIC_URL": service.url}
-        client = cic.start("images", environment=credentials)
+        client = cic.start("images", environment={"CIC_USER": USER, "CIC_PASSWORD": PASSWORD, "CIC_URL": service.url})
     try:
         assert service.arrived.acquire(timeout=60)
-        seen = list(processes_of(client.pid))
-        arguments = {path.name: (path / "cmdline").read_bytes() for path in seen}
-        curls = [name for name, line in arguments.items() if line.startswith(b"curl\0")]
-        assert curls, "the request runs, so curl does"
-        assert not [line for line in arguments.values() if PASSWORD.encode() in line or USER.encode() in line]
-        assert basic(USER, PASSWORD).encode() not in b"".join(arguments.values())
-        for name in curls:
-            assert PASSWORD.encode() not in Path(f"/proc/{name}/environ").read_bytes()
+        arguments = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(client.pid)]
     finally:
         release.set()
         client.communicate()
     assert client.returncode == 0
+    assert any(b"cic_cli" in each for each in arguments)
+    assert any(b"curl" in each for each in arguments)
+    for text in [*arguments, curl_log.read_bytes()]:
+        assert PASSWORD.encode() not in text
+        assert basic(USER, PASSWORD).encode() not in text
+
+
+def test_no_verb_hands_the_password_to_a_child(service: FakeService, cic: Client, curl_log: Path) -> None:
+    service.images[IMAGE] = CONTENT
+    service.at(f"/build/{BUILD_ID}", status("FINISHED"))
+    service.at(f"/build/{BUILD_ID}/log", Answer(200, b"", {"X-Log-Offset": "0", "X-Log-Complete": "true"}))
+    for verb, argument in [("wait", BUILD_ID), ("log", BUILD_ID), ("download", IMAGE)]:
+        assert cic(verb, argument).returncode == 0
+    assert b"/images/download/" in curl_log.read_bytes()
+    assert PASSWORD.encode() not in curl_log.read_bytes()
 
 
 def test_the_users_curlrc_does_not_count(service: FakeService, cic: Client) -> None:
@@ -611,12 +631,14 @@ def test_wait_on_a_failed_build(service: FakeService, cic: Client) -> None:
     service.at(
         f"/build/{BUILD_ID}",
         status("BUILDING"),
-        status("FAILED", error_code="SPACK_INSTALL", message='line 1\n"caf\u00e9" \u001b[31mred\tend\\'),
+        status(
+            "FAILED", error_code="COMPILE_FAILED", hint="Try\tthat.", message='line 1\n"caf\u00e9" \u001b[31mred\tend\\'
+        ),
     )
     result = cic("wait", BUILD_ID)
     assert result.returncode == 4
     assert shown(result)["status"] == "FAILED"
-    assert result.stderr.decode().endswith('cic_cli: SPACK_INSTALL: line 1\n"café" \\u001b[31mred\tend\\\n')
+    assert result.stderr.decode().endswith('cic_cli: COMPILE_FAILED: line 1\n"café" \\u001b[31mred\tend\\ Try\tthat.\n')
 
 
 def test_wait_is_not_misled_by_other_statuses(service: FakeService, cic: Client) -> None:
@@ -777,12 +799,13 @@ def test_download_of_an_odd_name(service: FakeService, cic: Client, name: str) -
 
 def test_a_cut_download_goes_on_where_it_was(service: FakeService, cic: Client) -> None:
     service.images[IMAGE] = CONTENT
-    service.cuts = [100_000, 50_000]
+    service.cuts = [100_000, 50_000, 20_000, 10_000, 5_000, 2_000, 1_000]
     assert cic("download", IMAGE).returncode == 0
     assert (cic.folder / IMAGE).read_bytes() == CONTENT
     gets = service.gets(f"/images/download/{IMAGE}")
-    assert [asked.headers["Range"] for asked in gets] == [None, "bytes=100000-", "bytes=150000-"]
-    assert [asked.headers["If-Range"] for asked in gets] == [None] + [f'"{sha256(CONTENT)}"'] * 2
+    begins = [100_000, 150_000, 170_000, 180_000, 185_000, 187_000, 188_000]
+    assert [asked.headers["Range"] for asked in gets] == [None] + [f"bytes={begin}-" for begin in begins]
+    assert [asked.headers["If-Range"] for asked in gets] == [None] + [f'"{sha256(CONTENT)}"'] * 7
 
 
 def test_a_killed_download_is_resumed_by_the_next(service: FakeService, cic: Client) -> None:
