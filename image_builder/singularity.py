@@ -11,15 +11,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from image_builder import sif, streaming
-from image_builder.errors import ErrorCode, NoSpace, ServiceError, ToolMissing
+from image_builder import sif, streaming, sudo
+from image_builder.errors import CicError, ErrorCode, NoSpace, ServiceError, ToolMissing
 from image_builder.export import NotStreamable
 from image_builder.process import CancelToken, Command, LineSink, ProcessFailed, Runner, run
 from image_builder.settings import BuildSettings
@@ -128,23 +129,35 @@ class _Conversion:
             self._run(Command(name="docker save", argv=("docker", "save", f"--output={archive}", self.image),
                               timeout_s=self.settings.convert_timeout_s))
             source = f"docker-archive:{archive.name}"
-        sudo = needs_sudo(self.settings)
-        try:
-            self._run(build_command(program(), source, made, scratch=scratch, platform=self.platform,
-                                    settings=self.settings, sudo=sudo))
-        finally:
-            if sudo:
-                _own((scratch, made.parent), self.runner)
+        command = build_command(program(), source, made, scratch=scratch, platform=self.platform,
+                                settings=self.settings)
+        if needs_sudo(self.settings):
+            self._run_as_root(command, scratch, made.parent)
+        else:
+            self._run(command)
         with open(made, "rb") as file:
             return sha256_of(file)
 
     def _build_empty(self, archive: Path, made: Path) -> None:
         command = build_command(program(), f"docker-archive:{archive.name}", made, scratch=archive.parent,
-                                platform=self.platform, settings=self.settings, sudo=False)
+                                platform=self.platform, settings=self.settings)
         try:
             self.runner(command, cancel=self.cancel)
         except ProcessFailed as error:
             raise NotStreamable(f"an image without files does not convert: {error.message}") from error
+
+    def _run_as_root(self, command: Command, scratch: Path, target: Path) -> None:
+        leave = scratch / "leave"
+        environment = {**command.env, **{name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ}}
+        elevated = dataclasses.replace(command, argv=sudo.arguments(command.argv, leave=leave, environment=environment))
+        try:
+            with sudo.leave_to_run(leave, cancel=self.cancel, timeout_s=self.settings.convert_timeout_s):
+                self._run(elevated)
+        except BaseException:
+            with contextlib.suppress(CicError):
+                sudo.take_over((scratch, target), self.runner)
+            raise
+        sudo.take_over((scratch, target), self.runner)
 
     def _run(self, command: Command) -> None:
         try:
@@ -155,18 +168,28 @@ class _Conversion:
             raise ConversionFailed(f"The image could not be converted: {error.message}", hint=_hint(error)) from error
 
 
-def build_command(singularity: str, source: str, made: Path, *, scratch: Path, platform: str, settings: BuildSettings,
-                  sudo: bool) -> Command:
-    """`singularity build`, with its temporary files and cache in `scratch`; `sudo` keeps no environment but this."""
+def build_command(singularity: str, source: str, made: Path, *, scratch: Path, platform: str,
+                  settings: BuildSettings) -> Command:
+    """`singularity build`, with its temporary files and cache in `scratch`."""
     environment = {f"{prefix}_{name}": str(scratch) for prefix in ("APPTAINER", "SINGULARITY")
                    for name in ("TMPDIR", "CACHEDIR")}
-    argv = [singularity, "build", "--force", "--arch", platform.split("/")[1],
-            "--mksquashfs-args", mksquashfs_arguments(settings), str(made), source]
-    if sudo:
-        handed_on = environment | {name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ}
-        argv = ["sudo", "-n", "env", *(f"{name}={value}" for name, value in sorted(handed_on.items())), *argv]
-    return Command(name=f"{Path(singularity).name} build", argv=tuple(argv), env=environment, cwd=scratch,
-                   timeout_s=settings.convert_timeout_s)
+    compression: tuple[str, ...] = ()
+    if takes_mksquashfs_arguments(singularity):
+        compression = ("--mksquashfs-args", mksquashfs_arguments(settings))
+    return Command(name=f"{Path(singularity).name} build", env=environment, cwd=scratch,
+                   timeout_s=settings.convert_timeout_s,
+                   argv=(singularity, "build", "--force", "--arch", platform.split("/")[1], *compression, str(made),
+                         source))
+
+
+@functools.cache
+def takes_mksquashfs_arguments(singularity: str) -> bool:
+    """Whether this Singularity lets us choose the compression; those before 4 and Apptainer 1.2 do not."""
+    asked = Command(name=f"{Path(singularity).name} build", argv=(singularity, "build", "--help"), timeout_s=60)
+    try:
+        return b"--mksquashfs-args" in run(asked, capture_stdout=True).stdout
+    except ProcessFailed:
+        return False
 
 
 def level(settings: BuildSettings) -> int | None:
@@ -190,13 +213,6 @@ def needs_sudo(settings: BuildSettings) -> bool:
 def _daemon_is_local(environ: Mapping[str, str]) -> bool:
     """Whether `docker-daemon:` reaches the daemon: Singularity knows sockets alone."""
     return environ.get("DOCKER_HOST", "unix://").startswith("unix://") and "DOCKER_CONTEXT" not in environ
-
-
-def _own(folders: Sequence[Path], runner: Runner) -> None:
-    """Take over what root made in some folders."""
-    owner = f"{os.geteuid()}:{os.getegid()}"
-    argv = ("sudo", "-n", "chown", "--recursive", "--no-dereference", owner, "--", *map(str, folders))
-    runner(Command(name="chown", argv=argv, timeout_s=600))
 
 
 def _ignore(line: str) -> None:

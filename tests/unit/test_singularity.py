@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from image_builder import singularity, streaming
-from image_builder.errors import ErrorCode, NoSpace, ToolMissing
+from image_builder import singularity, streaming, sudo
+from image_builder.errors import Cancelled, ErrorCode, LimitReached, NoSpace, ServiceError, ToolMissing
 from image_builder.export import NotStreamable
 from image_builder.process import CancelToken, Command, Completed, LineSink, ProcessFailed
 from image_builder.settings import BuildSettings
@@ -27,40 +29,95 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
+    singularity.takes_mksquashfs_arguments.cache_clear()
     return folder
 
 
-def install(folder: Path, *names: str) -> None:
+def install(folder: Path, *names: str, script: str = "") -> None:
     for name in names:
-        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
 
 
-def test_the_build_is_one_list_of_arguments() -> None:
-    command = singularity.build_command("/usr/bin/apptainer", "docker-daemon:sha256:abc", Path("/s/made.sif"),
-                                        scratch=Path("/work/b"), platform="linux/arm64", settings=site(), sudo=False)
-    assert command.argv == ("/usr/bin/apptainer", "build", "--force", "--arch", "arm64", "--mksquashfs-args",
+def test_the_build_is_one_list_of_arguments(installed: Path) -> None:
+    install(installed, "apptainer", script="echo '  --mksquashfs-args string   extra arguments'")
+    program = singularity.program()
+    command = singularity.build_command(program, "docker-daemon:sha256:abc", Path("/s/made.sif"),
+                                        scratch=Path("/work/b"), platform="linux/arm64", settings=site())
+    assert command.argv == (program, "build", "--force", "--arch", "arm64", "--mksquashfs-args",
                             "-comp zstd -Xcompression-level 3", "/s/made.sif", "docker-daemon:sha256:abc")
     assert command.env == {"APPTAINER_TMPDIR": "/work/b", "APPTAINER_CACHEDIR": "/work/b",
                            "SINGULARITY_TMPDIR": "/work/b", "SINGULARITY_CACHEDIR": "/work/b"}
     assert command.timeout_s == site().convert_timeout_s
 
 
-def test_sudo_hands_the_folders_on_and_asks_for_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "unix:///run/other.sock")
-    command = singularity.build_command("/usr/bin/singularity", "docker-daemon:x:1", Path("/s/made.sif"),
-                                        scratch=Path("/w"), platform="linux/amd64", settings=site(), sudo=True)
-    assert command.argv[:6] == ("sudo", "-n", "env", "APPTAINER_CACHEDIR=/w", "APPTAINER_TMPDIR=/w",
-                                "DOCKER_HOST=unix:///run/other.sock")
-    assert command.argv[6:8] == ("SINGULARITY_CACHEDIR=/w", "SINGULARITY_TMPDIR=/w")
-    assert command.argv[8:10] == ("/usr/bin/singularity", "build")
+def test_an_old_singularity_is_not_told_how_to_compress(installed: Path) -> None:
+    install(installed, "singularity")
+    command = singularity.build_command(singularity.program(), "docker-daemon:x", Path("/s/made.sif"),
+                                        scratch=Path("/w"), platform="linux/amd64", settings=site())
+    assert command.argv[1:] == ("build", "--force", "--arch", "amd64", "/s/made.sif", "docker-daemon:x")
 
 
-@pytest.mark.parametrize(("user", "asked", "sudo"), [(0, True, False), (0, False, False), (1000, True, True),
+def test_sudo_hands_the_environment_on_and_asks_for_no_password() -> None:
+    made = sudo.arguments(("/usr/bin/singularity", "build"), leave=Path("/w/leave"), environment={"B": "2", "A": "1"})
+    assert made[:7] == ("sudo", "-n", "env", "A=1", "B=2", "sh", "-c")
+    assert made[8:] == ("cic", "/w/leave", str(os.getpid()), "/usr/bin/singularity", "build")
+
+
+FAKE_SUDO = 'if [ "$2" = chown ]; then exit 0; fi; shift; exec setsid --wait "$@"'
+"""Stands for sudo: what it runs is in another session, where our signals do not reach it."""
+
+
+@pytest.fixture
+def fake_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    install(folder, "sudo", script=FAKE_SUDO)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    return folder
+
+
+def test_what_root_runs_ends_as_it_ends(fake_sudo: Path, tmp_path: Path) -> None:
+    install(fake_sudo, "apptainer", script="echo broken as root >&2; exit 7")
+    with pytest.raises(ServiceError, match="broken as root"):
+        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64",
+                            settings=site(sif_compressor="lz4", singularity_sudo=True))
+    assert {path.name for path in tmp_path.iterdir()} == {"programs"}
+
+
+@pytest.mark.parametrize("why", ["cancel", "timeout"])
+def test_what_root_runs_ends_when_we_want_it_to(fake_sudo: Path, tmp_path: Path, why: str) -> None:
+    note = tmp_path / "note"
+    install(fake_sudo, "apptainer", script=f'[ "$2" = --help ] && exit; echo $$ > {note}; exec sleep 600')
+    cancel = CancelToken()
+
+    def cancel_when_it_runs() -> None:
+        while not (note.exists() and note.read_text().strip()):
+            time.sleep(0.01)
+        cancel.cancel("enough")
+
+    thread = threading.Thread(target=cancel_when_it_runs if why == "cancel" else lambda: None)
+    thread.start()
+    limit_s = 600 if why == "cancel" else 1.5
+    with pytest.raises(Cancelled if why == "cancel" else LimitReached):
+        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64", cancel=cancel,
+                            settings=site(sif_compressor="lz4", singularity_sudo=True, convert_timeout_s=limit_s))
+    thread.join()
+    ended = Path("/proc", note.read_text().strip())
+    for _ in range(600):  # its end is root's own business: it follows ours by a moment
+        if not ended.exists():
+            break
+        time.sleep(0.1)
+    assert not ended.exists()
+
+
+@pytest.mark.parametrize(("user", "asked", "needed"), [(0, True, False), (0, False, False), (1000, True, True),
                                                      (1000, False, False)])
-def test_sudo_is_nothing_when_already_root(user: int, asked: bool, sudo: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sudo_is_nothing_when_already_root(user: int, asked: bool, needed: bool,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    assert singularity.needs_sudo(site(singularity_sudo=asked)) is sudo
+    assert singularity.needs_sudo(site(singularity_sudo=asked)) is needed
 
 
 @pytest.mark.parametrize(("keys", "mksquashfs", "tar2sqfs"), [
