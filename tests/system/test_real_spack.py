@@ -6,7 +6,6 @@ A base image with that Spack, Debian's compilers and Debian's Open MPI; our exam
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from image_builder.process import CancelToken
 from image_builder.request import parse_request
 from image_builder.state import BuildState
 from tests.system.conftest import remove_images
+from tests.system.recording import Heard
 from tests.system.site import PROJECT, Site, make_site
 from tests.system.test_main_job import run_sif
 
@@ -39,25 +39,6 @@ WITH_STAGES = {
                     "command -v heat || exit 1\n"
                     "cp /tmp/root/spack-stage/spack-stage-bzip2-*/spack-src/README /solver/from-the-stage\n",
 }
-
-
-@dataclasses.dataclass
-class Heard:
-    """An observer that remembers."""
-
-    lines: list[str] = dataclasses.field(default_factory=list)
-    states: list[BuildState] = dataclasses.field(default_factory=list)
-    done: list[tuple[int, int, str]] = dataclasses.field(default_factory=list)
-
-    def entered(self, state: BuildState) -> None:
-        self.states.append(state)
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        self.done.append((done, total, what))
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-        print(text)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,155 @@
+"""The whole way with a stand-in for Spack, where no real one is needed: what the recipe does around it.
+
+What Spack decides is tested in `test_real_spack.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from image_builder.errors import BuildFailed, UserError
+from image_builder.pipeline import BuildResult, build_image
+from image_builder.process import CancelToken
+from image_builder.request import parse_request
+from tests.system.conftest import remove_images
+from tests.system.recording import Heard
+from tests.system.site import BASE_IMAGE, PROJECT, Site, make_site
+
+pytestmark = pytest.mark.system
+
+POST_INSTALL = """set -u
+# no set -e: only the exit status at the end counts
+false
+pwd >where
+command -v heat >found
+cat /tmp/root/spack-stage/spack-stage-heat-1.0-*/spack-src/source.txt >stage
+ls /tmp/root/spack-stage >stages
+python3 -c 'import six' 2>/dev/null && echo early >pip-came-first
+exit 0
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site on the test base with the stand-in as its Spack."""
+    root = tmp_path_factory.mktemp("standin")
+    name = f"cic-test-standin-{secrets.token_hex(4)}:1"
+    (root / "base").mkdir()
+    dockerfile = f"FROM {BASE_IMAGE}\nCOPY --chmod=755 spack /usr/local/bin/spack\n"
+    (root / "base" / "Dockerfile").write_text(dockerfile, "utf-8")
+    (root / "base" / "spack").write_bytes((PROJECT / "tests" / "standin" / "spack").read_bytes())
+    subprocess.run(["docker", "buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", name,
+                    str(root / "base")], check=True, stdout=subprocess.DEVNULL)
+    made = make_site(root).with_environ(CIC_BUILD_BASE_IMAGE=name)
+    yield made
+    remove_images(made)
+    subprocess.run(["docker", "image", "rm", name], check=True, stdout=subprocess.DEVNULL)
+
+
+def build(site: Site, step: str, files: dict[str, str], *, heard: Heard | None = None, **machine: str) -> BuildResult:
+    site.add_step("spack", step, files)
+    request = parse_request({"machine": {"platform": "linux/amd64", "architecture": "haswell",
+                                         "container_engine": "docker", **machine},
+                             "workflow": "spack", "step_id": step, "push": False})
+    return build_image(request, settings=site.settings.library, workspace=site.root / "workspace",
+                       observer=heard or Heard(), cancel=CancelToken())
+
+
+def described(*specs: str, more: str = "") -> dict[str, str]:
+    return {"eflows4hpc.yaml": "spack:\n  specs:\n" + "".join(f"  - {spec}\n" for spec in specs) + more}
+
+
+def inside(image: str, *command: str, entrypoint: str | None = None) -> str:
+    """What a command prints in the image."""
+    options = ["--entrypoint", entrypoint] if entrypoint else []
+    return subprocess.run(["docker", "run", "--rm", "--network=none", *options, image, *command], check=True,
+                          capture_output=True, text=True).stdout
+
+
+def test_packages_the_mpi_and_the_step_are_where_they_are_promised(site: Site) -> None:
+    result = build(site, "solver", {**described("heat", "lz4@1.9~mpi", more="pip: [six]\n"), "run.txt": "one\n"},
+                   mpi="openmpi@4")
+    assert result.audit is not None and result.audit["ok"]
+    image = result.image_id
+    assert inside(image, "heat") == "heat 1.0 for haswell\n"
+    assert inside(image, "mpirun", "-n", "2", "heat") == "heat 1.0 for haswell\n" * 2
+    assert inside(image, "-c", "command -v heat", entrypoint="/bin/sh") == "/opt/view/bin/heat\n", "as exec sees it"
+    login = inside(image, "-lc", "command -v heat; echo $SPACK_ENV", entrypoint="/bin/bash")
+    assert login == "/opt/view/bin/heat\n/opt/cic\n"
+    assert inside(image, "cat", "/solver/run.txt") == "one\n"
+    lock = json.loads(inside(image, "cat", "/opt/cic/spack.lock"))
+    assert [root["spec"] for root in lock["roots"]] == ["heat", "lz4@1.9~mpi", "openmpi@4"]
+    assert "target=haswell" in inside(image, "cat", "/opt/cic/spack.yaml")
+    assert "lz4@1.9~mpi" in inside(image, "cat", "/opt/cic/description.yaml")
+    assert json.loads(inside(image, "cat", "/opt/cic/request.json"))["machine"]["mpi"] == "openmpi@4"
+    assert inside(image, "sh", "-c", "ls /tmp/root/spack-stage 2>/dev/null | wc -l").strip() == "0"
+
+
+def test_a_changed_source_runs_nothing_again(site: Site) -> None:
+    files = described("heat", more="apt: [bc]\npip: [six]\n")
+    build(site, "changing", {**files, "run.txt": "one\n"})
+    heard = Heard()
+    result = build(site, "changing", {**files, "run.txt": "two\n"}, heard=heard)
+    assert inside(result.image_id, "cat", "/changing/run.txt") == "two\n"
+    log = "\n".join(heard.lines)
+    assert "Installing heat" not in log and "Setting up" not in log and "Installing collected packages" not in log
+
+
+def test_a_post_install_script_finds_stages_and_comes_before_pip(site: Site) -> None:
+    result = build(site, "posted", {**described("heat", more="pip: [six]\n"), "post_inst.sh": POST_INSTALL},
+                   mpi="openmpi@4")
+    there = inside(result.image_id, "sh", "-c", "cd /posted && cat where found stage && ls")
+    assert there.splitlines()[:2] == ["/posted", "/opt/view/bin/heat"]
+    assert there.splitlines()[2].startswith("heat-1.0-")
+    assert "pip-came-first" not in there
+    assert inside(result.image_id, "python3", "-c", "import six; print(six.__name__)") == "six\n"
+
+
+def test_a_script_runs_under_its_own_first_line(site: Site) -> None:
+    script = "#!/usr/bin/env python3\nopen('by', 'w').write(__import__('sys').argv[0])\n"
+    result = build(site, "pythonic", {"eflows4hpc.yaml": "", "post_inst.sh": script})
+    assert inside(result.image_id, "cat", "/pythonic/by") == "./post_inst.sh"
+
+
+@pytest.mark.parametrize(("name", "files", "words"), [
+    ("broken", described("heat", "broken@2"), "broken"),
+    ("unfetchable", described("unfetchable"), "unfetchable"),
+    ("conflicting", described("conflicting"), "conflicting"),
+    ("noapt", {"eflows4hpc.yaml": "apt: [no-such-package-anywhere]\n"}, "no-such-package-anywhere"),
+    ("nopip", {"eflows4hpc.yaml": "pip: [no-such-package-of-anybody-7f3a]\n"}, "no-such-package-of-anybody-7f3a"),
+    ("badpost", {"eflows4hpc.yaml": "", "post_inst.sh": "echo it went wrong here\nexit 3\n"}, "it went wrong here"),
+])
+def test_a_failing_part_fails_the_build(site: Site, name: str, files: dict[str, str], words: str) -> None:
+    heard = Heard()
+    with pytest.raises(BuildFailed):
+        build(site, name, files, heard=heard)
+    assert any(words in line for line in heard.lines)
+    listed = subprocess.run(["docker", "image", "ls", "--quiet", "--filter", f"reference=*/spack_{name}_*"], check=True,
+                            capture_output=True, text=True)
+    assert not listed.stdout, "nothing is tagged"
+
+
+def test_the_ca_and_the_sites_secrets_stay_out_of_the_image(site: Site, tmp_path: Path) -> None:
+    canary = f"canary{secrets.token_hex(8)}"
+    files = described("heat", more="pip: []\n")
+    with_secret = site.with_environ(CIC_BUILD_SPACK_MIRROR=f"https://user:{canary}@mirror.test/")
+    heard = Heard()
+    result = build(with_secret, "secretive", files, heard=heard)
+    history = subprocess.run(["docker", "history", "--no-trunc", result.image_id], check=True, capture_output=True,
+                             text=True).stdout
+    assert canary not in history and canary not in "\n".join(heard.lines)
+    saved = tmp_path / "image.tar"
+    subprocess.run(["docker", "save", "--output", str(saved), result.image_id], check=True)
+    assert subprocess.run(["grep", "-qF", canary, str(saved)], check=False).returncode == 1
+    assert inside(result.image_id, "sh", "-c", "ls /run/cic 2>/dev/null; env | grep -i -e cert -e ca_bundle; true") == ""
+
+
+def test_a_workflow_that_names_another_mpi_is_refused(site: Site) -> None:
+    with pytest.raises(UserError, match=r"mpich.*openmpi@4"):
+        build(site, "otherwise", described("heat ^mpich"), mpi="openmpi@4")
