@@ -33,6 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _WHO = (USERS.c.id, USERS.c.name, USERS.c.password_hash, USERS.c.is_admin, USERS.c.is_active, USERS.c.is_confirmed,
         USERS.c.credential_version)
 _BY_NAME = sa.select(*_WHO).where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
+_BY_ID = sa.select(*_WHO).where(USERS.c.id == sa.bindparam("id"))
 _BY_TOKEN = sa.select(*_WHO, TOKENS.c.id.label("token_id"), TOKENS.c.scopes, TOKENS.c.expires_at,
                       TOKENS.c.last_used_at).join_from(TOKENS, USERS).where(TOKENS.c.digest == sa.bindparam("digest"))
 
@@ -93,6 +94,12 @@ def by_name(engine: Engine, name: str) -> Any | None:
     """The user of this name, whatever its case."""
     with reading(engine) as connection:
         return connection.execute(_BY_NAME, {"name": name.lower()}).first()
+
+
+def by_id(engine: Engine, user_id: int) -> Any | None:
+    """The user of this id."""
+    with reading(engine) as connection:
+        return connection.execute(_BY_ID, {"id": user_id}).first()
 
 
 def by_token(engine: Engine, token: str) -> Any | None:

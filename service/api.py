@@ -110,7 +110,7 @@ def log(build_id: str) -> Response:
     row = _own_build(build_id)
     path = logs.log_path(service().settings.library.build.tmp_folder, row.run_id)
     if request.accept_mimetypes.best_match(["text/plain", "text/event-stream"]) == "text/event-stream":
-        return _log_events(build_id, path)
+        return log_events(build_id, path)
     offset = _offset(request.args.get("offset", "0"))
     chunk = logs.read_from(path, offset)
     next_offset = offset + len(chunk)
@@ -120,7 +120,7 @@ def log(build_id: str) -> Response:
         "X-Content-Type-Options": "nosniff"})
 
 
-def _log_events(build_id: str, path: Any) -> Response:
+def log_events(build_id: str, path: Any) -> Response:
     """Followed for a while, or, when too many do so already, told what there is and asked to come back."""
     offset = _offset(request.headers.get("Last-Event-ID") or request.args.get("offset", "0"))
     parts = service()
@@ -181,6 +181,14 @@ def check(filename: str) -> Response:
 @api.get("/images/download/<filename>")
 def download(filename: str) -> AnyResponse:
     """The SIF of this name; `?sha256=` chooses an earlier one."""
+    answer, sha256 = sif_answer(filename)
+    if request.method == "GET" and "Content-Range" not in answer.headers:
+        _note("download", f"{filename} {sha256}")
+    return answer
+
+
+def sif_answer(filename: str) -> tuple[AnyResponse, str]:
+    """The answer that brings the asked-for SIF, sent or by a link, and its sha256. Raises `Missing`."""
     images, settings = service().images, service().settings
     asked = request.args.get("sha256")
     record = images.by_sha256(asked) if asked and is_filename(filename) else images.by_name(filename)
@@ -188,17 +196,14 @@ def download(filename: str) -> AnyResponse:
         raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
     try:
         if settings.service.download_links is None:
-            answer: AnyResponse = downloads.send_sif(images, record.sha256, filename)
-        else:
-            folder = settings.library.build.tmp_folder / "images"
-            link = downloads.make_link(images.path_of(record.sha256), filename, folder)
-            answer = redirect(f"{request.root_path}/{settings.service.download_links}/{link}", 302)
-            answer.headers["Cache-Control"] = "no-store"
+            return downloads.send_sif(images, record.sha256, filename), record.sha256
+        folder = settings.library.build.tmp_folder / "images"
+        link = downloads.make_link(images.path_of(record.sha256), filename, folder)
+        answer = redirect(f"{request.root_path}/{settings.service.download_links}/{link}", 302)
+        answer.headers["Cache-Control"] = "no-store"
+        return answer, record.sha256
     except FileNotFoundError:
         raise Missing(f"The image {filename} was removed.", hint="Build it again.") from None
-    if request.method == "GET" and "Content-Range" not in answer.headers:
-        _note("download", f"{filename} {record.sha256}")
-    return answer
 
 
 @api.get("/architecture/")

@@ -24,7 +24,7 @@ from image_builder.errors import ErrorCode, Misconfigured, Unavailable
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIGRATIONS = PROJECT / "migrations"
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration; a test holds it against the folder."""
 
 BUSY_TIMEOUT_S = 30.0

@@ -128,6 +128,18 @@ class FailedLogin(db.Model):  # type: ignore[name-defined,misc]
     until: Mapped[datetime.datetime] = mapped_column(Time)
 
 
+class Captcha(db.Model):  # type: ignore[name-defined,misc]
+    """A question to somebody who signs up. Its row goes with the first answer; `shown` counts pictures and sounds."""
+
+    __tablename__ = "captchas"
+
+    id: Mapped[str] = mapped_column(sa.String(43), primary_key=True)
+    answer: Mapped[str] = mapped_column(sa.String(16))
+    address: Mapped[str] = mapped_column(sa.String(64), index=True)
+    shown: Mapped[int] = mapped_column(default=0)
+    until: Mapped[datetime.datetime] = mapped_column(Time)
+
+
 class AuditEvent(db.Model):  # type: ignore[name-defined,misc]
     """Who did what, when. The user's name stays when the user goes."""
 
