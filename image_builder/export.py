@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import secrets
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -64,11 +65,11 @@ def exported(image: str) -> Iterator[ExportedImage]:
     with daemon() as client, contextlib.ExitStack() as stack:
         try:
             found = client.images.get(image)
-            tag = secrets.token_hex(8)
+            tag = f"{_owner(os.getpid())}-{secrets.token_hex(8)}"
             found.tag(REPOSITORY, tag=tag)
             stack.callback(_untag, client, found.id, f"{REPOSITORY}:{tag}")
             container = client.api.create_container(
-                found.id, command=["/never-started"], labels={REPOSITORY: ""}, platform=_platform(found.attrs),
+                found.id, command=["/never-started"], labels={REPOSITORY: tag}, platform=_platform(found.attrs),
                 network_disabled=True)["Id"]
             stack.callback(_remove_container, client, container)
         except docker.errors.ImageNotFound:
@@ -80,6 +81,42 @@ def exported(image: str) -> Iterator[ExportedImage]:
         config = {key: attributes["Config"][key] for key in _CONFIG_KEYS if attributes["Config"].get(key)}
         yield ExportedImage(id=found.id, architecture=attributes["Architecture"], config=config, container=container,
                             reference=f"{REPOSITORY}:{tag}")
+
+
+def sweep() -> int:
+    """Remove what conversions of this machine left that were killed; returns how many things that were."""
+    removed = 0
+    with daemon() as client:
+        for container in client.api.containers(all=True, filters={"label": REPOSITORY}):
+            if _is_dead(container["Labels"][REPOSITORY]):
+                _remove_container(client, container["Id"])
+                removed += 1
+        for image in client.images.list(REPOSITORY):
+            for reference in image.tags:
+                repository, _, tag = reference.partition(":")
+                if repository == REPOSITORY and _is_dead(tag):
+                    _untag(client, image.id, reference)
+                    removed += 1
+    return removed
+
+
+def _owner(pid: int) -> str:
+    """A process of this machine, told apart from a later one with the same number."""
+    try:
+        began = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+    except OSError:
+        began = "ended"
+    return f"{_this_boot()}-{pid}-{began}"
+
+
+def _this_boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
+
+
+def _is_dead(tag: str) -> bool:
+    """Whether the process that made this is gone. One of another machine, which shares the daemon, is not judged."""
+    boot, pid, began, _ = (*tag.split("-"), "", "", "", "")[:4]
+    return boot == _this_boot() and pid.isdigit() and _owner(int(pid)) != f"{boot}-{pid}-{began}"
 
 
 def _platform(attributes: Mapping[str, Any]) -> str:

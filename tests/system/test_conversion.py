@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -25,7 +26,7 @@ from image_builder import export, sif, singularity, storage
 from image_builder.errors import Cancelled, ErrorCode, ServiceError
 from image_builder.process import CancelToken
 from image_builder.settings import BuildSettings
-from tests.system.site import BASE_IMAGE, BASE_IMAGE_ARM64
+from tests.system.site import BASE_IMAGE, BASE_IMAGE_ARM64, PROJECT
 
 pytestmark = pytest.mark.system
 
@@ -207,13 +208,13 @@ def apptainer(*arguments: str) -> str:
                           stdin=subprocess.DEVNULL).stdout
 
 
-def left_behind() -> tuple[list[str], list[str]]:
-    """Containers and names of conversions that are still there."""
-    containers = subprocess.run(["docker", "ps", "--all", "--quiet", f"--filter=label={export.REPOSITORY}"],
-                                check=True, capture_output=True, text=True).stdout.split()
-    images = subprocess.run(["docker", "images", "--quiet", export.REPOSITORY], check=True, capture_output=True,
-                            text=True).stdout.split()
-    return containers, images
+def left_behind(image: str) -> tuple[list[str], list[str]]:
+    """Containers and names of an image's conversions that are still there."""
+    containers = subprocess.run(["docker", "ps", "--all", "--quiet", f"--filter=label={export.REPOSITORY}",
+                                 f"--filter=ancestor={image}"], check=True, capture_output=True, text=True)
+    names = subprocess.run(["docker", "inspect", "--format={{range .RepoTags}}{{println .}}{{end}}", image], check=True,
+                           capture_output=True, text=True).stdout.split()
+    return containers.stdout.split(), [name for name in names if name.startswith(export.REPOSITORY)]
 
 
 # --- the same as Apptainer's own
@@ -339,7 +340,7 @@ def test_an_image_that_was_a_sif_before_is_built_instead(odd_image: str, tmp_pat
     assert made.method == singularity.BUILD
     assert any("takes longer: the image already has" in line for line in lines)
     assert ".singularity.d/runscript" in tree(tmp_path / "out.sif")
-    assert left_behind() == ([], [])
+    assert left_behind(odd_image) == ([], [])
 
 
 def test_an_image_for_another_platform_than_asked_is_refused(odd_image: str, tmp_path: Path) -> None:
@@ -400,7 +401,7 @@ def test_no_failure_on_the_way_gives_a_sif(odd_image: str, tmp_path: Path, shims
     with pytest.raises(ServiceError) as failure:
         singularity.convert(odd_image, tmp_path / "out" / "out.sif", platform="linux/amd64", settings=site())
     assert failure.value.code == ErrorCode.CONVERSION_FAILED
-    assert not list((tmp_path / "out").iterdir()) and left_behind() == ([], [])
+    assert not list((tmp_path / "out").iterdir()) and left_behind(odd_image) == ([], [])
 
 
 def test_a_buildx_that_does_not_show_the_image_means_a_build(odd_image: str, tmp_path: Path, shims: Path) -> None:
@@ -445,7 +446,29 @@ def test_a_cancel_ends_it_and_leaves_nothing(odd_image: str, tmp_path: Path, shi
                             cancel=cancel)
     thread.join()
     assert not Path("/proc", note.read_text().strip()).exists()
-    assert not list((tmp_path / "out").iterdir()) and left_behind() == ([], [])
+    assert not list((tmp_path / "out").iterdir()) and left_behind(odd_image) == ([], [])
+
+
+def test_what_a_killed_conversion_leaves_is_swept_and_nothing_of_a_living_one(odd_image: str, tmp_path: Path,
+                                                                             shims: Path) -> None:
+    note = tmp_path / "note"
+    shim(shims, "docker", f'[ "$1" = export ] || exec "$real" "$@"; echo $$ > {note}; exec sleep 600')
+    script = ("import sys; from pathlib import Path; from image_builder import singularity\n"
+              "from tests.system.test_conversion import site\n"
+              "singularity.convert(sys.argv[1], Path(sys.argv[2]), platform='linux/amd64', settings=site())\n")
+    with export.exported(odd_image) as mine:
+        process = subprocess.Popen([sys.executable, "-c", script, odd_image, str(tmp_path / "out.sif")], cwd=PROJECT)
+        while not (note.exists() and note.read_text().strip()):
+            time.sleep(0.01)
+        export.sweep()
+        assert len(left_behind(odd_image)[0]) == 2
+        process.kill()
+        process.wait()
+        assert export.sweep() >= 2
+        assert left_behind(odd_image)[0] == [mine.container[:12]] and len(left_behind(odd_image)[1]) == 1
+    assert left_behind(odd_image) == ([], [])
+    while Path("/proc", note.read_text().strip()).exists():  # the guard ends what the killed one had started
+        time.sleep(0.01)
 
 
 def test_room_and_memory_are_bounded(runnable_image: str, tmp_path: Path) -> None:
