@@ -335,12 +335,12 @@ def test_an_image_that_was_a_sif_before_is_built_instead(odd_image: str, tmp_pat
     try:
         made = singularity.convert(name, tmp_path / "out.sif", platform="linux/amd64", settings=site(),
                                    on_line=lines.append)
+        assert left_behind(name) == ([], [])
     finally:
         subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
     assert made.method == singularity.BUILD
     assert any("takes longer: the image already has" in line for line in lines)
     assert ".singularity.d/runscript" in tree(tmp_path / "out.sif")
-    assert left_behind(odd_image) == ([], [])
 
 
 def test_an_image_for_another_platform_than_asked_is_refused(odd_image: str, tmp_path: Path) -> None:
