@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ IDENTITY_LABEL = "cic.identity"
 NONCE_ARGUMENT = "CIC_NONCE"
 DAEMON_TIMEOUT_S = 60
 PROBE_TIMEOUT_S = 120
+TAR_MARGIN_BYTES = 64 * 1024
 
 
 class BaseImageUnavailable(Unavailable):
@@ -116,18 +119,18 @@ def _pinned_tag(image: Any, reference: str) -> str:
     return pinned
 
 
-def run_probe(reference: str, platform: str, script: str) -> str:
-    """What `script` prints in a container of the image, which has no network and little memory.
+def run_probe(reference: str, platform: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
+    """What a program prints in a container of the image, which has no network, no rights and little memory.
 
-    Raises `BaseImageUnavailable` when the image cannot run here.
+    Raises `BaseImageUnavailable` when the image cannot run it here.
     """
-    with daemon(PROBE_TIMEOUT_S) as client:
+    with daemon(timeout_s) as client:
         try:
             output: bytes = client.containers.run(
-                reference, ["-c", script], entrypoint="/bin/sh", platform=platform, network_mode="none", remove=True,
-                mem_limit="1g", pids_limit=256, cap_drop=["ALL"], stdout=True, stderr=False)
+                reference, list(program[1:]), entrypoint=program[0], platform=platform, network_mode="none",
+                remove=True, mem_limit="1g", pids_limit=256, cap_drop=["ALL"], stdout=True, stderr=False)
         except docker.errors.DockerException as error:
-            raise BaseImageUnavailable(f"The base image {reference} does not run here: {_first_line(error)}") from error
+            raise BaseImageUnavailable(f"The image {reference} does not run here: {_first_line(error)}") from error
     return output.decode("utf-8", "replace")
 
 
@@ -211,6 +214,28 @@ def image_labels(image: str) -> dict[str, str]:
             return dict(client.images.get(image).labels or {})
         except docker.errors.ImageNotFound:
             return {}
+
+
+def read_file(image: str, path: str, max_bytes: int) -> str | None:
+    """A text file of an image; None when it is not there, no plain file, or larger than `max_bytes`."""
+    with daemon() as client:
+        container = client.api.create_container(image, command=["true"], entrypoint=[])
+        try:
+            chunks, _ = client.api.get_archive(container["Id"], path)
+            packed = io.BytesIO()
+            for chunk in chunks:
+                packed.write(chunk)
+                if packed.tell() > max_bytes + TAR_MARGIN_BYTES:
+                    return None
+        except docker.errors.NotFound:
+            return None
+        finally:
+            client.api.remove_container(container["Id"], force=True)
+    packed.seek(0)
+    with tarfile.open(fileobj=packed) as archive:
+        member = archive.next()
+        file = archive.extractfile(member) if member is not None and member.isreg() else None
+        return file.read().decode("utf-8", "replace") if file is not None else None
 
 
 def tag_image(image: str, image_id: str) -> None:

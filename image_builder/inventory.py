@@ -20,6 +20,15 @@ import yaml
 from image_builder import elf
 from image_builder.audit import Check, Problem, Verdict
 
+INSTALL_TREES = ("/opt/spack/opt/spack", "/spack/opt/spack")
+"""Where what Spack built lies in an image; externals lie elsewhere."""
+
+
+def inventory_program(recipe_version: str) -> tuple[str, ...]:
+    """What is run in an image to list what was built there: it prints what `audit_files` reads."""
+    script = resources.files("image_builder").joinpath(f"recipes/{recipe_version}/inventory.py").read_text("utf-8")
+    return ("python3", "-c", script, *INSTALL_TREES)
+
 
 class UnreadableInventory(ValueError):
     """The text is not what the recipe's `inventory.py` prints."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource, render_base
 from image_builder.description import parse_description
 from image_builder.environment import Environment, compose
-from image_builder.errors import BuildFailed, ErrorCode, LimitReached
+from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached
+from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
 from image_builder.labels import image_labels
 from image_builder.observer import Observer
 from image_builder.process import CancelToken, ProcessFailed, Runner, run
@@ -42,6 +42,9 @@ from image_builder.storage import ImageRecord, ImageStore
 from image_builder.workspace import Workspace, made_workspace, require_free_space
 
 RECENT_LINES = 20_000
+RECORD_FOLDER = "/opt/cic"
+MAX_LOCK_BYTES = 32 * 1024**2
+INVENTORY_TIMEOUT_S = 600
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -187,9 +190,17 @@ class _Job:
         if image is None:
             return None
         self.observer.line("This image exists already: nothing is built.")
+        self._keep_documents_of(image)
         earlier = self.store.by_identity(self.identity)
         return _Built(image=image, reused=True, labels=docker.image_labels(image),
                       audit=earlier.details.get("audit") if earlier else None)
+
+    def _keep_documents_of(self, image: str) -> None:
+        """What an image from elsewhere was made from: equal inputs render equally, and the lock lies in the image."""
+        if not self.store.documents(self.identity):
+            rendered = render_request(self.request, self.inputs, self.settings)
+            lock = docker.read_file(image, f"{RECORD_FOLDER}/spack.lock", MAX_LOCK_BYTES)
+            self.store.keep_documents(self.identity, _documents(rendered, lock))
 
     def build(self) -> _Built:
         """Concretize, hold the result against the request, then install. The image has no name yet."""
@@ -209,9 +220,12 @@ class _Job:
                               recipe=self.inputs.recipe_version, lock=lock, workflow_commit=self.inputs.step.commit,
                               workflow_source=self.settings.repositories.workflow_repository)
         self._buildx(FINAL_STAGE, "type=docker", image_id_file=image_id_file, labels=labels)
-        self.store.keep_documents(self.identity, _documents(rendered, lock))
-        return _Built(image=image_id_file.read_text("utf-8").strip(), reused=False, labels=labels,
-                      audit=verdict.as_dict() if verdict else None, warnings=rendered.environment.warnings)
+        image = image_id_file.read_text("utf-8").strip()
+        if verdict is not None:
+            verdict = self._audit_files(image, verdict, rendered.environment.target)
+        self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
+        return _Built(image=image, reused=False, labels=labels, audit=verdict.as_dict() if verdict else None,
+                      warnings=rendered.environment.warnings)
 
     def push(self) -> str | None:
         """Push the named image; returns its digest in the registry."""
@@ -263,14 +277,32 @@ class _Job:
         return lock
 
     def _audit(self, environment: Environment, lock: dict[str, Any]) -> Verdict:
-        verdict = audit(lock, target=environment.target, mpi=environment.mpi, gpu=environment.gpu,
-                        gpu_arch=environment.gpu_arch, roots=environment.roots)
-        for problem in verdict.problems:
-            self.observer.line(f"Audit: {problem}")
+        return self._passed(audit(lock, target=environment.target, mpi=environment.mpi, gpu=environment.gpu,
+                                  gpu_arch=environment.gpu_arch, roots=environment.roots))
+
+    def _audit_files(self, image: str, verdict: Verdict, target: str) -> Verdict:
+        """Look at the programs and libraries themselves. An image without Python cannot be looked at: that is told."""
+        try:
+            listing = docker.run_probe(image, self.request.machine.platform,
+                                       inventory_program(self.inputs.recipe_version), timeout_s=INVENTORY_TIMEOUT_S)
+            whole = audit_files(verdict, listing, platform=self.request.machine.platform, target=target)
+        except (CicError, UnreadableInventory) as error:
+            self.observer.line(f"Warning: what was built was not looked at: {error}")
+            return verdict
+        try:
+            return self._passed(whole)
+        except BuildFailed:
+            docker.remove_image(image)
+            raise
+
+    def _passed(self, verdict: Verdict) -> Verdict:
+        self.observer.line("Audit of the image against the request:")
+        for line in verdict.table().splitlines():
+            self.observer.line(f"  {line}")
         if not verdict.ok:
-            raise BuildFailed("What Spack would install is not what was asked for: "
+            raise BuildFailed("What Spack made of the request is not what was asked for: "
                               + "; ".join(map(str, verdict.problems[:5])), code=ErrorCode.TARGET_MISMATCH,
-                              step="audit", hint="Nothing was built or published.")
+                              step="audit", hint="Nothing was published.")
         return verdict
 
     def _buildx(self, stage: str, output: str, *, image_id_file: Path | None = None,
@@ -287,11 +319,11 @@ class _Job:
             self.runner(command, on_line=self.log.line, cancel=self.cancel)
         except ProcessFailed as error:
             cause = failures.classify(self.log.recent, step=stage)
-            raise BuildFailed(cause.message, code=cause.code, step=cause.step, package=cause.package,
+            raise BuildFailed(cause.message, code=cause.code, hint=cause.hint, step=cause.step, package=cause.package,
                               excerpt=cause.excerpt) from error
 
     def _nonce(self) -> str:
-        """What makes a forced build use no earlier layer, but for its own: the name of its workspace, which is unique."""
+        """What keeps a forced build from earlier layers other than its own: its workspace's name, which is unique."""
         root = self.workspace.root
         return f"{root.parent.name}-{root.name}" if self.request.force else ""
 
@@ -311,7 +343,7 @@ class _Job:
         return secrets
 
 
-def _documents(rendered: Rendered, lock: Mapping[str, Any]) -> dict[str, str]:
+def _documents(rendered: Rendered, lock: str | None) -> dict[str, str]:
     """What the image was made from, as it also lies in the image below `/opt/cic`."""
     record = "cic/record/"
     files = {name.removeprefix(record): text for name, text in rendered.recipe.files.items() if name.startswith(record)}
@@ -319,7 +351,7 @@ def _documents(rendered: Rendered, lock: Mapping[str, Any]) -> dict[str, str]:
     if rendered.environment.spack_yaml is not None:
         files["spack.yaml"] = rendered.environment.spack_yaml
     if lock:
-        files["spack.lock"] = json.dumps(lock, indent=1)
+        files["spack.lock"] = lock
     return files
 
 

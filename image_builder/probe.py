@@ -28,7 +28,7 @@ def probe_base(reference: str, digest: str | None, platform: str, cache: Path) -
     if digest and remembered.is_file():
         output = json.loads(remembered.read_text("utf-8"))
     else:
-        output = docker.run_probe(reference, platform, _SCRIPT)
+        output = docker.run_probe(reference, platform, ("/bin/sh", "-c", _SCRIPT))
         if digest:
             cache.mkdir(parents=True, exist_ok=True)
             aside = remembered.with_suffix(f".{id(output)}.tmp")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -17,8 +16,17 @@ import pytest
 
 from image_builder import docker
 from tests.system.conftest import HELLO, remove_images
-from tests.system.site import (MACHINE, PASSWORD, PROJECT, USER, ImageRegistry, Service, Site, git, make_site,
-                               running_image_registry, running_service)
+from tests.system.site import (
+    MACHINE,
+    PASSWORD,
+    PROJECT,
+    USER,
+    ImageRegistry,
+    Service,
+    Site,
+    make_site,
+    running_service,
+)
 
 REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "hello", "push": False}
 SEED_REQUEST = """{
@@ -281,3 +289,40 @@ def test_an_arm64_image_is_built_through_emulation_and_runs(site: Site) -> None:
     listed = subprocess.run(["singularity", "sif", "header", str(site.root / "arm.sif")], capture_output=True, text=True)
     assert "arm64" in listed.stdout.lower(), listed
     assert run_sif(site.root / "arm.sif", "/arm/which.sh") == "aarch64\n"
+
+
+def test_an_image_is_checked_against_machines_before_it_runs(service: Service, tmp_path: Path) -> None:
+    haswell = service.build({**REQUEST, "machine": {**MACHINE, "architecture": "haswell"}})
+    assert haswell["status"] == "FINISHED", haswell
+    name = haswell["filename"]
+
+    fits = cic_cli(service, "check", name, "marenostrum5-gpp", folder=tmp_path)
+    too_old = cic_cli(service, "check", name, "platform=linux/amd64", "architecture=sandybridge", folder=tmp_path)
+    unknown = cic_cli(service, "check", name, "marenostrm5", folder=tmp_path)
+
+    assert response(fits)["ok"] is True
+    assert "singularity" in response(fits)["run_command"]
+    assert too_old.returncode == 1
+    assert "sandybridge" in too_old.stdout
+    assert unknown.returncode == 1
+    assert "marenostrum5" in unknown.stderr
+
+
+def test_a_request_may_name_a_machine_of_the_catalogue(service: Service) -> None:
+    planned = service.call("POST", "/build/plan", json={**REQUEST, "machine": "marenostrum5-gpp"})
+    named = {entry["name"] for entry in service.call("GET", "/machine/").json()["machines"]}
+
+    assert planned.status_code == 200, planned.text
+    assert "sapphirerapids" in planned.json()["image_id"]
+    assert len(named) >= 12
+    assert "marenostrum5-gpp" in named
+
+
+def test_what_an_image_was_made_from_can_be_fetched(service: Service) -> None:
+    status = service.build(REQUEST)
+    shown = service.call("GET", f"/image/{status['filename']}").json()
+
+    assert {"description.yaml", "request.json", "Dockerfile"} <= set(shown["documents"])
+    text = service.call("GET", f"/image/{status['filename']}/document/description.yaml").text
+    assert text == HELLO["eflows4hpc.yaml"]
+    assert service.call("GET", f"/image/{status['filename']}/document/..%2f..%2flock").status_code == 404
