@@ -7,6 +7,10 @@
 
 Whatever Singularity puts into an image depends on the image's configuration alone. So it converts an image with this
 configuration and no files, and what it put there is merged into the stream.
+
+The result is what `singularity build` makes, but for three things that Docker's export does not tell: the root folder
+is root's with mode 755, as it is in every container of Docker; of the extended attributes, only file capabilities are
+there; and hard links to symbolic links are still links, where `build` makes copies.
 """
 
 from __future__ import annotations
