@@ -16,6 +16,7 @@ def _split(value: Any) -> Any:
 
 
 SecretList = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
+TextList = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class ServiceSettings(Section):
@@ -32,6 +33,9 @@ class ServiceSettings(Section):
     captcha_web_site_key: str | None = None
     captcha_site_key: SecretStr | None = None
     captcha_verify_url: str = "https://www.google.com/recaptcha/api/siteverify"
+    captcha_script_url: str = "https://www.google.com/recaptcha/api.js"
+    captcha_hosts: TextList = ("https://www.google.com", "https://www.gstatic.com")
+    """Where the provider's script comes from and what it talks to: the sign-up page lets it."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None

@@ -16,7 +16,7 @@ from image_builder import pipeline
 from image_builder.machines import load_machines
 from image_builder.process import Runner
 from image_builder.storage import ImageStore
-from service import commands, errors, health
+from service import commands, errors, health, web
 from service.api import api
 from service.auth import Authenticator
 from service.context import Service
@@ -57,6 +57,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.register_blueprint(api)
+    web.install(app)
     app.wsgi_app = _mounted(app.wsgi_app, settings.service)  # type: ignore[method-assign]
     return app
 

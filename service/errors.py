@@ -44,14 +44,14 @@ class Missing(NotFound):
 class TooManyFailures(LimitReached):
     """Somebody fails to log in again and again, and has to wait."""
 
-    def __init__(self) -> None:
-        super().__init__("Logging in failed too often.", hint="Wait some minutes, then try again.")
+    def __init__(self, message: str = "Logging in failed too often.") -> None:
+        super().__init__(message, hint="Wait some minutes, then try again.")
 
 
 def install(app: Flask) -> None:
     """Let the application answer every exception with a problem document."""
     app.register_error_handler(CicError, _from_error)
-    app.register_error_handler(HTTPException, _from_http)
+    app.register_error_handler(HTTPException, from_http)
     app.register_error_handler(Exception, _from_surprise)
 
 
@@ -86,7 +86,8 @@ def _from_error(error: CicError) -> Response:
     return problem(503, error.code.value, error.message, hint=error.hint, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def _from_http(error: HTTPException) -> Response:
+def from_http(error: HTTPException) -> Response:
+    """A problem document for what went wrong between the request and any call."""
     if isinstance(error, RequestEntityTooLarge):
         _drain()
         return problem(413, "TOO_LARGE", "The body is too large.", hint="A request is a small JSON object.", errors=[

@@ -1,0 +1,153 @@
+"""A user's builds: the list, one build with its log as it grows, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, flash, jsonify, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from image_builder.errors import InvalidRequest
+from image_builder.request import parse_request
+from image_builder.state import ACTIVE, BuildState
+from service import logs, store
+from service.answers import build_answer
+from service.api import log_events
+from service.database import now
+from service.errors import Missing
+from service.web.login import service, user
+from service.web.parts import note, page_number
+
+PER_PAGE = 20
+STAGES = {"queue": "waits for its turn", "prepare": "prepares", "install": "installs packages"}
+_STEPS = (BuildState.PENDING, BuildState.STARTED, BuildState.BUILDING, BuildState.CONVERTING, BuildState.FINISHED)
+_STEP_NAMES = {BuildState.PENDING: "Queue", BuildState.STARTED: "Prepare", BuildState.BUILDING: "Build",
+               BuildState.CONVERTING: "Convert", BuildState.FINISHED: "Finished", BuildState.FAILED: "Failed"}
+
+
+def add_pages(web: Blueprint) -> None:
+    web.add_url_rule("/builds", "builds", builds)
+    web.add_url_rule("/builds/<build_id>", "build", build)
+    web.add_url_rule("/builds/<build_id>/state", "build_state", build_state)
+    web.add_url_rule("/builds/<build_id>/log", "build_log", build_log)
+    for action in (cancel, retry, delete):
+        web.add_url_rule(f"/builds/<build_id>/{action.__name__}", action.__name__, action, methods=["POST"])
+
+
+def builds() -> str:
+    page = page_number()
+    asked = request.args.get("status", "").upper()
+    status = BuildState(asked) if asked in BuildState.__members__ else None
+    rows, total = store.builds_of(service().engine, user().id, status=status, page=page, per_page=PER_PAGE)
+    return render_template("builds.html", builds=[_summary(row) for row in rows], page=page, total=total, status=status,
+                           states=list(BuildState), pages=-(-total // PER_PAGE),
+                           is_going_on=any(_state(row) in ACTIVE for row in rows))
+
+
+def build(build_id: str) -> str:
+    row = own_build(build_id)
+    return render_template("build.html", build=row, stage=STAGES.get(row.stage, row.stage), **_summary(row),
+                           steps=_steps(row), can_build=_parsed(row) is not None)
+
+
+def build_state(build_id: str) -> Response:
+    """What changes while a build goes on: the script on its page asks for it, and shows the fragment."""
+    row = own_build(build_id)
+    summary = _summary(row)
+    fragment = render_template("build_progress.html", build=row, stage=STAGES.get(row.stage, row.stage), **summary,
+                               steps=_steps(row))
+    return jsonify({"status": summary["state"].value, "ended": row.own_state is not None, "html": fragment})
+
+
+def build_log(build_id: str) -> Response:
+    """The log: as it grows for an EventSource, else the whole as a file."""
+    row = own_build(build_id)
+    path = logs.log_path(service().settings.library.build.tmp_folder, row.run_id)
+    if "text/event-stream" in request.headers.get("Accept", ""):
+        return log_events(build_id, path)
+    response = Response(_blocks(path, logs.size_of(path)), content_type="text/plain; charset=utf-8")
+    response.headers["Content-Disposition"] = f'attachment; filename="{build_id}.log"'
+    return response
+
+
+def cancel(build_id: str) -> AnyResponse:
+    own_build(build_id)
+    service().submission.withdraw(build_id)
+    note("cancel", build_id)
+    return redirect(url_for("web.build", build_id=build_id))
+
+
+def retry(build_id: str) -> AnyResponse:
+    """Ask for the same once more."""
+    asked = _parsed(own_build(build_id))
+    if asked is None:
+        return redirect(f"{url_for('web.new_build')}?from={build_id}")
+    made = service().submission.submit(asked, user_id=user().id, is_admin=user().is_admin)
+    note("build", made)
+    return redirect(url_for("web.build", build_id=made))
+
+
+def delete(build_id: str) -> AnyResponse:
+    own_build(build_id)
+    if not store.delete_build(service().engine, build_id):
+        flash("The build has not ended: cancel it first.", "warning")
+        return redirect(url_for("web.build", build_id=build_id))
+    note("delete", build_id)
+    flash("The build was deleted.", "success")
+    return redirect(url_for("web.builds"))
+
+
+def own_build(build_id: str) -> Any:
+    """The user's build of this id; for everybody else there is none."""
+    row = store.build(service().engine, build_id) if len(build_id) == 36 else None
+    if row is None or row.user_id != user().id:
+        raise Missing("There is no such build.", hint="Your builds are in the list.")
+    return row
+
+
+def _state(row: Any) -> BuildState:
+    state: BuildState = row.own_state or row.run_state
+    return state
+
+
+def _summary(row: Any) -> dict[str, Any]:
+    """What the list and the page of a build show of it."""
+    answer = build_answer(row)
+    started = row.started_at if row.started_at and row.started_at >= row.created_at else row.created_at
+    return {"row": row, "state": _state(row), "title": f"{row.request['workflow']} / {row.request['step_id']}",
+            "machine": row.request["machine"], "version": row.request.get("version"), "progress": answer["progress"],
+            "message": answer["message"], "duration": (row.ended_at or now()) - started if row.started_at else None}
+
+
+def _steps(row: Any) -> list[dict[str, Any]]:
+    """The stages of a build in their order, each with when it began and how it looks."""
+    state = _state(row)
+    begun = {BuildState.PENDING: row.created_at, BuildState.STARTED: row.started_at, BuildState.CONVERTING:
+             row.converting_at, BuildState.BUILDING: row.building_at, BuildState.FINISHED: row.ended_at}
+    if state is BuildState.FAILED:
+        seen = [step for step in _STEPS[:-1] if begun[step] is not None]
+        return [{"name": _STEP_NAMES[step], "at": begun[step], "look": "done"} for step in seen] + [
+            {"name": _STEP_NAMES[state], "at": row.ended_at, "look": "failed"}]
+    place = _STEPS.index(state)
+    looks = ["done" if index < place or state is BuildState.FINISHED else "now" if index == place else ""
+             for index in range(len(_STEPS))]
+    shown = [step for step in _STEPS if step is not BuildState.CONVERTING or row.filename is not None]
+    return [{"name": _STEP_NAMES[step], "look": looks[_STEPS.index(step)],
+             "at": begun[step] if looks[_STEPS.index(step)] else None} for step in shown]
+
+
+def _parsed(row: Any) -> Any:
+    """The request of a build; None where this version would refuse it."""
+    try:
+        return parse_request(row.request)
+    except InvalidRequest:
+        return None
+
+
+def _blocks(path: Path, size_bytes: int) -> Iterator[bytes]:
+    offset = 0
+    while offset < size_bytes and (block := logs.read_from(path, offset, min(logs.CHUNK_BYTES, size_bytes - offset))):
+        offset += len(block)
+        yield block

@@ -1,0 +1,65 @@
+"""Small things that several pages share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from flask import request
+from flask_login import current_user
+from flask_wtf import FlaskForm
+
+from image_builder.errors import CicError, FieldProblem
+from service import store
+from service.web.login import service
+
+_log = logging.getLogger(__name__)
+
+
+class EmptyForm(FlaskForm):  # type: ignore[misc]
+    """A form of nothing but a button."""
+
+
+def note(action: str, subject: str = "", name: str | None = None) -> None:
+    """Who did what. What is done already does not fail because it cannot be noted."""
+    who = name or (current_user.name if current_user.is_authenticated else None)
+    try:
+        store.note(service().engine, user=who, action=action, subject=subject, address=request.remote_addr)
+    except CicError as error:
+        _log.error("%s of %s by %s is not noted: %s", action, subject, who, error)
+
+
+def add_problems(form: Any, problems: Iterable[FieldProblem], names: Any = None) -> list[FieldProblem]:
+    """Put problems beside the fields of a form that they are about; returns those about none of them.
+
+    `names` maps a problem's field to the form's, where they differ.
+    """
+    left = []
+    for problem in problems:
+        name = (names or {}).get(problem.field, problem.field)
+        if name in form and name != "csrf_token":
+            text = problem.problem[:1].upper() + problem.problem[1:]
+            form[name].errors = [*form[name].errors, f"{text}: {problem.hint}." if problem.hint else f"{text}."]
+        else:
+            left.append(problem)
+    return left
+
+
+def page_number() -> int:
+    """Which page of a list is asked for."""
+    text = request.args.get("page", "1")
+    return int(text) if text.isascii() and text.isdigit() and 0 < len(text) < 8 and int(text) else 1
+
+
+def recaptcha_keys() -> tuple[str, str] | None:
+    """The site's keys of a captcha provider; None where the service asks its own questions."""
+    settings = service().settings.service
+    if settings.captcha_web_site_key and settings.captcha_site_key is not None:
+        return settings.captcha_web_site_key, settings.captcha_site_key.get_secret_value()
+    return None
+
+
+def captcha_hosts() -> tuple[str, ...]:
+    """The hosts that the captcha provider's script comes from and talks to; none without a provider."""
+    return service().settings.service.captcha_hosts if recaptcha_keys() else ()

@@ -1,0 +1,78 @@
+"""How values look on pages: times, sizes, spans, states."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from flask import Flask
+from markupsafe import Markup, escape
+
+from image_builder.state import BuildState
+from service.database import now
+
+STATE_COLOURS = {BuildState.PENDING: "secondary", BuildState.STARTED: "info", BuildState.BUILDING: "info",
+                 BuildState.CONVERTING: "info", BuildState.FINISHED: "success", BuildState.FAILED: "danger"}
+
+
+def install(app: Flask) -> None:
+    """Make these known to templates."""
+    app.jinja_env.filters.update(moment=moment, age=age, size=size, span=span, state_colour=state_colour)
+    app.jinja_env.globals.update(now=now)
+    app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}
+
+
+def moment(value: datetime.datetime | None) -> Markup:
+    """A time; a script shows it in the reader's zone, with UTC on hover."""
+    if value is None:
+        return Markup("–")
+    utc = value.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(value.isoformat(), utc, utc[:16] + " UTC")
+
+
+def age(value: datetime.datetime | None) -> Markup:
+    """How long ago a time is, with the time on hover."""
+    if value is None:
+        return Markup("–")
+    utc = value.strftime("%Y-%m-%d %H:%M:%S UTC")
+    text = "just now" if (now() - value).total_seconds() < 10 else f"{span(now() - value)} ago"
+    return Markup('<time datetime="{}" title="{}" data-age>{}</time>').format(value.isoformat(), utc, text)
+
+
+def span(value: datetime.timedelta | float | None) -> str:
+    """A span of time in its two largest units at the most: `1 h 5 min`."""
+    if value is None:
+        return "–"
+    seconds = int(max(0, value.total_seconds() if isinstance(value, datetime.timedelta) else value))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min" + (f" {seconds % 60} s" if seconds < 600 and seconds % 60 else "")
+    if seconds < 86400:
+        return f"{seconds // 3600} h" + (f" {seconds % 3600 // 60} min" if seconds % 3600 >= 60 else "")
+    days = seconds // 86400
+    return f"{days} day" + ("s" if days > 1 else "")
+
+
+def size(value: int | None) -> str:
+    """A number of bytes."""
+    if value is None:
+        return "–"
+    if value < 1000:
+        return f"{value} B"
+    number = float(value)
+    for unit in ("kB", "MB", "GB", "TB"):
+        number /= 1000
+        if number < 1000 or unit == "TB":
+            break
+    return f"{number:.1f} {unit}"
+
+
+def state_colour(state: Any) -> str:
+    """Bootstrap's colour of a build's state."""
+    return STATE_COLOURS.get(BuildState(state), "secondary") if state in BuildState.__members__ else "secondary"
+
+
+def lines(text: str) -> Markup:
+    """A text whose line breaks are kept."""
+    return Markup("<br>").join(escape(line) for line in text.splitlines())

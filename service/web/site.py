@@ -1,0 +1,118 @@
+"""The blueprint of the pages: who may see them, with which headers, and what an error looks like."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Flask, Response, render_template, request
+from flask.sessions import SecureCookieSessionInterface
+from flask_bootstrap import Bootstrap5
+from flask_wtf.csrf import CSRFError, CSRFProtect
+from werkzeug.exceptions import HTTPException, Unauthorized
+from werkzeug.wrappers import Response as AnyResponse
+
+from image_builder.errors import CicError, LimitReached, NotFound, ServiceError, UserError
+from service import errors
+from service.api import api
+from service.web import account, admin, builds, entry, images, machines, new_build, showing
+from service.web.login import login_manager, require_login
+from service.web.parts import captcha_hosts
+
+SESSION_S = 7 * 24 * 3600
+
+_log = logging.getLogger(__name__)
+
+
+class _Sessions(SecureCookieSessionInterface):
+    """Flask's sessions, whose cookie belongs to where the service is mounted and to the scheme of the request."""
+
+    def get_cookie_path(self, app: Flask) -> str:
+        return request.root_path or "/"
+
+    def get_cookie_secure(self, app: Flask) -> bool:
+        return request.is_secure or super().get_cookie_secure(app)
+
+
+def install(app: Flask) -> None:
+    """Add the pages to an application."""
+    app.config.update(BOOTSTRAP_SERVE_LOCAL=True, WTF_CSRF_TIME_LIMIT=None, PERMANENT_SESSION_LIFETIME=SESSION_S)
+    app.session_interface = _Sessions()
+    Bootstrap5(app)
+    CSRFProtect(app).exempt(api)
+    login_manager.init_app(app)
+    showing.install(app)
+    web = Blueprint("web", __name__)
+    web.before_request(require_login)
+    web.after_request(_with_headers)
+    for part in (entry, builds, new_build, images, machines, account, admin):
+        part.add_pages(web)
+    web.register_error_handler(CicError, _from_error)
+    web.register_error_handler(HTTPException, _from_http)
+    web.register_error_handler(Exception, _from_surprise)
+    app.register_error_handler(404, _no_such_page)
+    app.register_blueprint(web)
+
+
+def _with_headers(response: Response) -> Response:
+    hosts = " ".join(captcha_hosts()) if request.endpoint == "web.signup" else ""
+    own = f"'self' {hosts}".strip()
+    response.headers["Content-Security-Policy"] = "; ".join((
+        "default-src 'none'", f"script-src {own}", f"style-src {own}", f"connect-src {own}", "img-src 'self' data:",
+        "media-src 'self'", "font-src 'self'", f"frame-src {hosts or chr(39) + 'none' + chr(39)}", "form-action 'self'",
+        "base-uri 'none'", "frame-ancestors 'none'"))
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["X-Frame-Options"] = "DENY"
+    response.headers["Referrer-Policy"] = "same-origin"
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def _from_error(error: CicError) -> AnyResponse:
+    status = _status(error)
+    if status >= 500 and not isinstance(error, ServiceError):
+        _log.error("%s %s: %s", request.method, request.path, error, exc_info=error)
+    return _page(status, error.message, error.hint)
+
+
+def _status(error: CicError) -> int:
+    kinds = ((NotFound, 404), (errors.Forbidden, 403), (LimitReached, 429), (UserError, 400))
+    return next((status for kind, status in kinds if isinstance(error, kind)), 503)
+
+
+def _from_http(error: HTTPException) -> AnyResponse:
+    if isinstance(error, CSRFError):
+        return _page(400, "This form is out of date.", "Go back, load the page again and send the form once more.")
+    if isinstance(error, Unauthorized):
+        return errors.problem(401, "UNAUTHORIZED", "You are not logged in any more.", hint="Log in again.")
+    status = error.code or 500
+    if error.response is not None and status < 400:
+        return error.response  # type: ignore[return-value]
+    return _page(status, error.description or "", "")
+
+
+def _from_surprise(error: Exception) -> AnyResponse:
+    _log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return _page(500, "The service failed at this request.", "Ask the operator to look into the service's log.")
+
+
+def _no_such_page(error: HTTPException) -> Any:
+    """An address that is nobody's: a page for browsers, a problem document for programs."""
+    if wants_page():
+        return _with_headers(Response(*_rendered(404, "There is no such page.", "")))
+    return errors.from_http(error)
+
+
+def wants_page() -> bool:
+    """Whether a browser asks, which wants HTML most."""
+    return request.accept_mimetypes.best_match([errors.PROBLEM_TYPE, "text/html"]) == "text/html"
+
+
+def _page(status: int, message: str, hint: str) -> AnyResponse:
+    return Response(*_rendered(status, message, hint))
+
+
+def _rendered(status: int, message: str, hint: str) -> tuple[str, int]:
+    title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
+    return render_template("error.html", title=title, status=status, message=message, hint=hint), status
