@@ -7,11 +7,13 @@ Needs `requirements-library.txt` alone. Ends with 0 when the image is there, 2 f
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                 machines=load_machines(settings.build.machines))
         if options.plan:
             return _print_plan(request, settings)
+        if options.shell:
+            return _open_shell(request, settings, console)
         return _build(request, settings, console, options.output)
     except CicError as error:
         return _explain(error, console)
@@ -88,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--request", required=True, type=Path, metavar="FILE",
                         help="JSON file with the request; - reads standard input")
     parser.add_argument("--plan", action="store_true", help="print what would be built, and build nothing")
+    parser.add_argument("--shell", action="store_true",
+                        help="open a shell in the environment in which Spack would work on the request")
     parser.add_argument("--config", type=Path, metavar="FILE",
                         help="configuration file instead of config/configuration.py")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="copy the SIF there, under its own name")
@@ -113,6 +119,30 @@ def _print_plan(request: BuildRequest, settings: LibrarySettings) -> int:
 
 
 def _build(request: BuildRequest, settings: LibrarySettings, console: Console, output: Path | None) -> int:
+    with _folder(settings) as folder, ConsoleObserver(console) as observer:
+        result = pipeline.build_image(request, settings=settings, workspace=folder / "build", observer=observer,
+                                      cancel=_cancel_on_signals())
+    print(f"image_id: {result.image_id}")
+    if result.sif_path is not None and result.filename is not None:
+        print(f"sif: {_put(result.sif_path, output / result.filename) if output else result.sif_path}")
+    return EXIT_OK
+
+
+def _open_shell(request: BuildRequest, settings: LibrarySettings, console: Console) -> int:
+    """Become `docker run` of the environment; `spack` is there as the build sees it."""
+    with _folder(settings) as folder, ConsoleObserver(console) as observer:
+        image = pipeline.build_debug_image(request, settings=settings, workspace=folder / "debug", observer=observer,
+                                           cancel=_cancel_on_signals())
+    console.print("The request's environment is /opt/cic/spack.yaml: try `spack -e /opt/cic concretize`, or "
+                  "`spack install -v <your package>`.", markup=False, highlight=False)
+    terminal = ["--tty"] if sys.stdin.isatty() else []
+    sys.stdout.flush()
+    os.execvp("docker", ["docker", "run", "--rm", "--interactive", *terminal, "--platform", request.machine.platform,
+                         image])
+
+
+def _cancel_on_signals() -> CancelToken:
+    """A token that Ctrl-C and SIGTERM set."""
     cancel = CancelToken()
 
     def interrupted(number: int, _: FrameType | None) -> None:
@@ -120,15 +150,16 @@ def _build(request: BuildRequest, settings: LibrarySettings, console: Console, o
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupted)
+    return cancel
+
+
+@contextlib.contextmanager
+def _folder(settings: LibrarySettings) -> Iterator[Path]:
+    """A folder of our own among the builds, removed at the end."""
     builds = settings.build.tmp_folder / "builds"
     builds.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder, ConsoleObserver(console) as observer:
-        result = pipeline.build_image(request, settings=settings, workspace=Path(folder) / "build", observer=observer,
-                                      cancel=cancel)
-    print(f"image_id: {result.image_id}")
-    if result.sif_path is not None and result.filename is not None:
-        print(f"sif: {_put(result.sif_path, output / result.filename) if output else result.sif_path}")
-    return EXIT_OK
+    with tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder:
+        yield Path(folder)
 
 
 def _put(sif: Path, destination: Path) -> Path:

@@ -16,7 +16,7 @@ from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource, render_base
 from image_builder.description import parse_description
 from image_builder.environment import Environment, compose
-from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached
+from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached, UserError
 from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
 from image_builder.labels import image_labels
 from image_builder.observer import Observer
@@ -24,6 +24,7 @@ from image_builder.process import CancelToken, ProcessFailed, Runner, run
 from image_builder.progress import InstallProgress, packages_to_install
 from image_builder.recipe import (
     CA_BUNDLE_SECRET,
+    DEBUG_STAGE,
     FINAL_STAGE,
     LOCK_STAGE,
     SITE_SECRET,
@@ -134,6 +135,18 @@ def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: 
         return _result(pinned, job, record, built=built, pushed_digest=pushed_digest)
 
 
+def build_debug_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
+                      cancel: CancelToken) -> str:
+    """The id of an image of the environment in which Spack would work on `request`: nothing is concretized yet.
+
+    Raises `UserError` for a request that needs no Spack.
+    """
+    pinned = resolve.reachable(request, resolve.resolve(request, settings, cancel=cancel), settings)
+    with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
+        job = _Job(request, pinned, settings, space, observer, cancel, run)
+        return job.build_debug_image()
+
+
 def _result(inputs: Inputs, job: _Job, record: ImageRecord, *, built: _Built | None = None,
             pushed_digest: str | None = None) -> BuildResult:
     has_sif = record.sha256 is not None and inputs.filename is not None
@@ -226,6 +239,16 @@ class _Job:
         self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
         return _Built(image=image, reused=False, labels=labels, audit=verdict.as_dict() if verdict else None,
                       warnings=rendered.environment.warnings)
+
+    def build_debug_image(self) -> str:
+        """The stage before concretization, with the recipe's files in it."""
+        rendered = render_request(self.request, self.inputs, self.settings)
+        if not rendered.recipe.has_spack:
+            raise UserError("This request needs no Spack: there is nothing to debug.")
+        self._fill_context(rendered)
+        image_id_file = self.workspace.scratch / "image-id"
+        self._buildx(DEBUG_STAGE, "type=docker", image_id_file=image_id_file)
+        return image_id_file.read_text("utf-8").strip()
 
     def push(self) -> str | None:
         """Push the named image; returns its digest in the registry."""

@@ -15,8 +15,17 @@ from image_builder import docker, probe
 from image_builder.base import BaseFacts
 from image_builder.base_recipe import BASE_RECIPE, PinnedSpack, SpackSource
 from image_builder.catalogue import Catalogue, PinnedCatalogue, ShelfPin
-from image_builder.environment import parse_description
-from image_builder.errors import BadDescription, CicError, FieldProblem, InvalidRequest, Misconfigured
+from image_builder.compilers import host_warning
+from image_builder.description import Description, parse_description
+from image_builder.errors import (
+    BadDescription,
+    CicError,
+    ErrorCode,
+    FieldProblem,
+    InvalidRequest,
+    Misconfigured,
+    UserError,
+)
 from image_builder.gitremote import Network
 from image_builder.identity import identity_of
 from image_builder.naming import image_name
@@ -54,20 +63,22 @@ def resolve(request: BuildRequest, settings: LibrarySettings, *, cancel: CancelT
     push, push_warnings = _push_wanted(request, settings)
     base, base_warnings = _pin_base(request, settings)
     branches: dict[str, str] = {}
-    branch_warnings: list[str] = []
+    more_warnings: list[str] = []
     if request.is_base:
         step, catalogue = _pin_spack(request, settings, cancel)
     else:
         step = locate_step(request, settings, cancel)
         catalogue = open_catalogue(settings).pin(cancel=cancel)
-        branches, branch_warnings = _pin_branches(request, step, catalogue, settings)
+        description = _read_description(step, settings)
+        branches, more_warnings = _pin_branches(request, description, catalogue, settings)
+        more_warnings += _held_against_host(request, description, settings)
     identity = _identity(request, step, catalogue, base, branches) if base.digest is not None else None
     name = image_name(request, prefix=settings.registry.images_prefix)
     return Inputs(step=step, catalogue=catalogue, base=base, branch_commits=branches, identity=identity, push=push,
                   recipe_version=_recipe_version(request),
                   image_id=_base_name(request, settings) if request.is_base else name.image_id,
                   filename=name.filename if request.machine.container_engine == "singularity" else None,
-                  warnings=(*push_warnings, *step.warnings, *base_warnings, *branch_warnings))
+                  warnings=(*push_warnings, *step.warnings, *base_warnings, *more_warnings))
 
 
 def open_registry(settings: LibrarySettings) -> WorkflowRegistry:
@@ -193,21 +204,39 @@ def _from_image(request: BuildRequest, settings: LibrarySettings) -> str | None:
     return settings.build.os_image_for(platform) if request.is_base else settings.build.base_image_for(platform)
 
 
-def _pin_branches(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue,
-                  settings: LibrarySettings) -> tuple[dict[str, str], list[str]]:
-    """The commits behind specs whose version is a branch, as far as the catalogue tells where they live; warnings.
-
-    A description that cannot be read has none: the build says what is wrong with it.
-    """
+def _read_description(step: StepRef, settings: LibrarySettings) -> Description | None:
+    """The step's description, or None if it cannot be used: the build says what is wrong with it."""
     try:
         files = read_step(step, settings)
-        description = parse_description(files.description, files.description_file)
+        return parse_description(files.description, files.description_file)
     except BadDescription:
+        return None
+
+
+def _pin_branches(request: BuildRequest, description: Description | None, catalogue: PinnedCatalogue,
+                  settings: LibrarySettings) -> tuple[dict[str, str], list[str]]:
+    """The commits behind specs whose version is a branch, as far as the catalogue tells where they live."""
+    if description is None:
         return {}, []
     machine = [spec for spec in (request.machine.mpi, request.machine.gpu) if spec is not None]
-    commits, warnings = open_catalogue(settings).branch_commits(
-        catalogue, [(description.spack or {}).get("specs"), machine])
-    return commits, [*files.warnings, *warnings]
+    return open_catalogue(settings).branch_commits(catalogue, [(description.spack or {}).get("specs"), machine])
+
+
+def _held_against_host(request: BuildRequest, description: Description | None, settings: LibrarySettings) -> list[str]:
+    """A warning when this host cannot execute what Spack would build: its build tools are for the target, too.
+
+    Raises `UserError` where the site refuses such requests.
+    """
+    machine = request.machine
+    if not ((description is not None and description.spack) or machine.mpi or machine.gpu):
+        return []
+    warning = host_warning(machine.target)
+    if warning is None:
+        return []
+    if settings.build.unexecutable_targets == "refuse":
+        raise UserError(warning, hint="Ask for an older target, or use a service on a newer host.",
+                        code=ErrorCode.TARGET_NOT_EXECUTABLE)
+    return [warning]
 
 
 def _identity(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue, base: BaseFacts,

@@ -87,6 +87,8 @@ class BuildSettings(Section):
     spack_mirror: str | None = None
     """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs."""
 
+    unexecutable_targets: Literal["warn", "refuse"] = "warn"
+    """What a request gets whose target this host's CPU cannot execute, when Spack has to build for it."""
     machines: Path | None = None
     """YAML file with the site's own machines, added to the catalogue that is shipped."""
 

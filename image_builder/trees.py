@@ -24,7 +24,11 @@ from image_builder.process import CancelToken
 
 FILE, EXECUTABLE, LINK, FOLDER, SUBMODULE = 0o100644, 0o100755, 0o120000, 0o040000, 0o160000
 MTIME_S = 315_619_200
-"""The time of every file that is written (1980-01-02 UTC): the same files are the same bytes in an image."""
+"""The second in which every file is written (1980-01-02 UTC): the same files are the same bytes in an image.
+
+The fraction of it comes from the content. BuildKit keeps the last build's copy of a file whose size and time are what
+they were: with one time for all, a change that keeps a file's size would build the old content.
+"""
 
 MAX_LINK_BYTES = 4095
 MAX_NAME_BYTES = 255
@@ -313,7 +317,8 @@ def _write_entry(entry: Entry, destination: Path, read: Callable[[Entry], Iterab
         os.symlink(entry.target, path)
     else:
         _write_file(path, entry, read(entry), cancel)
-    os.utime(path, (MTIME_S, MTIME_S), follow_symlinks=False)
+    moment_ns = MTIME_S * 10**9 + int(entry.digest[:7], 16)
+    os.utime(path, ns=(moment_ns, moment_ns), follow_symlinks=False)
 
 
 def _make_folder(folder: Path, folders: set[Path]) -> None:
