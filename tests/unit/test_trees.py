@@ -71,8 +71,19 @@ def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
         path: (tmp_path / "copy" / path).lstat().st_mode & 0o777 for path in ("plain", "deep/er/tool", "deep", ".")
     }
     assert modes == {"plain": 0o644, "deep/er/tool": 0o755, "deep": 0o755, ".": 0o755}
-    times = {path.lstat().st_mtime for path in ((tmp_path / "copy"), *(tmp_path / "copy").rglob("*"))}
-    assert times == {trees.MTIME_S}
+    times = {path.lstat().st_mtime_ns for path in ((tmp_path / "copy"), *(tmp_path / "copy").rglob("*"))}
+    assert {time_ns // 10**9 for time_ns in times} == {trees.MTIME_S}
+
+
+def test_another_content_of_the_same_size_has_another_time(tmp_path: Path) -> None:
+    times = set()
+    for name, content in (("one", b"a"), ("two", b"b"), ("three", b"a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(content)
+        source, copy = tmp_path / name, tmp_path / f"{name}-copy"
+        trees.write(entries_of(source), copy, lambda one, source=source: trees.read_file(source / one.path))
+        times.add((content, (copy / "file").stat().st_mtime_ns))
+    assert len(times) == 2
 
 
 @pytest.mark.parametrize(
