@@ -7,6 +7,7 @@ have `stop_timeout_s` to end and go back to the queue then. A second SIGTERM: at
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -29,6 +30,7 @@ from sqlalchemy.engine import Engine
 
 from config import load_settings
 from config.settings import Settings
+from image_builder import export
 from image_builder.errors import CicError
 from image_builder.process import CancelToken
 from image_builder.storage import ImageStore
@@ -205,6 +207,8 @@ class BuildPool:
         """
         images = ImageStore(self._build.tmp_folder / "store")
         images.sweep()
+        with contextlib.suppress(CicError):  # a daemon that is away is swept another time
+            export.sweep()
         downloads.sweep_links(self._build.tmp_folder / "images")
         downloads.offer_all_publicly(images, self._build.tmp_folder / "images",
                                      is_wanted=self._settings.service.public_downloads)
