@@ -26,6 +26,7 @@ from image_builder.process import CancelToken, Command, LineSink, Runner, redact
 from image_builder.settings import BuildSettings, RegistrySettings
 
 IDENTITY_LABEL = "cic.identity"
+DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 NONCE_ARGUMENT = "CIC_NONCE"
 DAEMON_TIMEOUT_S = 60
 PROBE_TIMEOUT_S = 120
@@ -149,13 +150,18 @@ def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, s
     auths = {}
     if registry.url and registry.user and registry.token:
         pair = f"{registry.user}:{registry.token.get_secret_value()}".encode()
-        auths[registry.url.split("/")[0]] = {"auth": base64.b64encode(pair).decode()}
+        auths[_client_key(registry.url.split("/")[0])] = {"auth": base64.b64encode(pair).decode()}
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / "config.json"
     file.touch(mode=0o600)
     file.write_text(json.dumps({"auths": auths}), "utf-8")
     own = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
     return {"DOCKER_CONFIG": str(folder), "BUILDX_CONFIG": os.environ.get("BUILDX_CONFIG", f"{own}/buildx")}
+
+
+def _client_key(host: str) -> str:
+    """What Docker's client calls a registry in its configuration: for one, that is no host."""
+    return DOCKER_HUB_KEY if host in ("docker.io", "index.docker.io", "registry-1.docker.io") else host
 
 
 def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],

@@ -1,0 +1,120 @@
+"""The arguments of buildx, and where credentials lie. What needs a daemon is in the system tests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from image_builder import docker
+from image_builder.errors import ErrorCode, Unavailable
+from image_builder.process import Command, Completed, ProcessFailed
+from image_builder.settings import BuildSettings, LibrarySettings, RegistrySettings
+
+CANARY = "canary-token"
+REGISTRY = RegistrySettings.model_validate({"url": "https://registry.example:5000/", "user": "ada", "token": CANARY})
+
+
+def command(settings: BuildSettings, **more: object) -> Command:
+    options: dict[str, object] = {
+        "context": Path("/b/context"), "platform": "linux/arm64", "settings": settings, "target": "final",
+        "environment": {"DOCKER_CONFIG": "/b/secrets/docker"}, "labels": {}, "secrets": {}, "build_contexts": {},
+        "output": "type=docker", "nonce": ""}
+    return docker.build_command(**{**options, **more})  # type: ignore[arg-type]
+
+
+def test_a_plain_build(library_settings: LibrarySettings) -> None:
+    build = library_settings.build
+    made = command(build)
+    assert made.argv == (
+        "docker", "buildx", "build", "--progress=plain", "--provenance=false", "--platform=linux/arm64",
+        "--target=final", "--file=/b/context/Dockerfile", "--output=type=docker", "/b/context")
+    assert (made.timeout_s, made.quiet_timeout_s) == (build.build_timeout_s, build.quiet_timeout_s)
+    assert made.env == {"DOCKER_CONFIG": "/b/secrets/docker"}
+
+
+def test_everything_that_can_be_asked_for(library_settings: LibrarySettings) -> None:
+    build = library_settings.build.model_copy(update={"buildx_builder": "far", "https_proxy": "http://proxy:3128"})
+    made = command(build, labels={"b": "2; --push", "a": "--x"}, secrets={"site": Path("/b/secrets/site")},
+                   build_contexts={"sources": Path("/srv/mirror")}, nonce="again", image_id_file=Path("/b/scratch/id"))
+    assert made.argv[8:] == (
+        "--builder=far", "--label=a=--x", "--label=b=2; --push", "--secret=id=site,src=/b/secrets/site",
+        "--build-context=sources=/srv/mirror", "--build-arg=https_proxy=http://proxy:3128",
+        "--build-arg=HTTPS_PROXY=http://proxy:3128", "--build-arg=CIC_NONCE=again", "--iidfile=/b/scratch/id",
+        "--output=type=docker", "/b/context")
+
+
+def test_credentials_lie_in_a_file_of_ours_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "docker"
+    environment = docker.write_docker_config(folder, REGISTRY)
+    file = folder / "config.json"
+    assert environment["DOCKER_CONFIG"] == str(folder)
+    assert CANARY not in str(environment)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, file)] == [0o700, 0o600]
+    auths = json.loads(file.read_text())["auths"]
+    assert list(auths) == ["registry.example:5000"]
+    assert base64.b64decode(auths["registry.example:5000"]["auth"]) == f"ada:{CANARY}".encode()
+    assert docker.write_docker_config(folder, REGISTRY) == environment, "a second stage writes it again"
+
+
+@pytest.mark.parametrize("host", ["docker.io", "https://index.docker.io/", "docker.io/group"])
+def test_docker_hub_has_a_key_of_its_own(tmp_path: Path, host: str) -> None:
+    docker.write_docker_config(tmp_path / "docker", REGISTRY.model_copy(update={"url": host.removeprefix("https://")}))
+    assert list(json.loads((tmp_path / "docker/config.json").read_text())["auths"]) == ["https://index.docker.io/v1/"]
+
+
+@pytest.mark.parametrize("missing", ["url", "user", "token"])
+def test_without_credentials_there_are_none(tmp_path: Path, missing: str) -> None:
+    registry = REGISTRY.model_copy(update={missing: None})
+    docker.write_docker_config(tmp_path / "docker", registry)
+    assert json.loads((tmp_path / "docker/config.json").read_text()) == {"auths": {}}
+    assert docker.auth_config("registry.example:5000/a:1", registry) is None
+
+
+@pytest.mark.parametrize(("reference", "is_ours"), [
+    ("registry.example:5000/group/a:1", True), ("registry.example/group/a:1", False), ("a:1", False),
+    ("registry.example:5000.evil.example/a:1", False), ("evil.example/registry.example:5000/a", False),
+])
+def test_credentials_go_to_their_own_registry_alone(reference: str, is_ours: bool) -> None:
+    expected = {"username": "ada", "password": CANARY} if is_ours else None
+    assert docker.auth_config(reference, REGISTRY) == expected
+
+
+def test_proxies_are_told_in_both_spellings(library_settings: LibrarySettings) -> None:
+    build = library_settings.build.model_copy(update={"http_proxy": "http://p", "no_proxy": "a,b"})
+    assert docker.proxy_arguments(build) == {"http_proxy": "http://p", "HTTP_PROXY": "http://p", "no_proxy": "a,b",
+                                             "NO_PROXY": "a,b"}
+
+
+@pytest.mark.parametrize(("driver", "sees"), [("docker", True), ("docker-container", False), ("kubernetes", False)])
+def test_which_builders_see_the_daemons_images(library_settings: LibrarySettings, driver: str, sees: bool) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def fake_inspect(command: Command, **_: object) -> Completed:
+        asked.append(command.argv)
+        return Completed(duration_s=0.0, tail=(), stdout=f"Name: far\nDriver: {driver}\nNodes:\n".encode())
+
+    far = library_settings.build.model_copy(update={"buildx_builder": "--help"})
+    assert docker.sees_local_images(far, fake_inspect) is sees
+    assert asked == [("docker", "buildx", "inspect", "--", "--help")]
+    assert docker.sees_local_images(library_settings.build, fake_inspect)
+    assert len(asked) == 1, "the default builder is not asked for"
+
+
+def test_a_builder_that_is_not_there(library_settings: LibrarySettings) -> None:
+    def fake_inspect(command: Command, **_: object) -> Completed:
+        raise ProcessFailed(command, 1, ["ERROR: no builder"])
+
+    with pytest.raises(ProcessFailed, match="no builder"):
+        docker.sees_local_images(library_settings.build.model_copy(update={"buildx_builder": "far"}), fake_inspect)
+
+
+@pytest.mark.parametrize("address", ["unix:///nowhere/docker.sock", "tcp://127.0.0.1:1", "nonsense://"])
+def test_a_daemon_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    with pytest.raises(Unavailable, match="Docker daemon does not answer") as caught:
+        docker.find_by_identity("sha256:0")
+    assert (caught.value.code, caught.value.hint != "") == (ErrorCode.DOCKER_UNAVAILABLE, True)
