@@ -41,9 +41,13 @@ ALONE_IN = {
 STARTS_PROCESSES = {"image_builder/process.py", "service/executors.py", "service/server.py"}
 """The library starts programs in one place; the service starts its own processes beside that."""
 
-OS_CALLS = {"system", "popen", "execl", "execle", "execlp", "execlpe", "execv", "execve", "execvp", "execvpe",
-               "posix_spawn", "posix_spawnp", "spawnl", "spawnle", "spawnlp", "spawnlpe", "spawnv", "spawnve", "spawnvp",
-            "spawnvpe", "forkpty"}
+BECOMES_DOCKER = ("cic_builder.py", "execvp")
+"""`cic_builder.py --shell` ends as an interactive `docker run`: there is nothing left to look after it."""
+
+OS_CALLS = {
+    "system", "popen", "execl", "execle", "execlp", "execlpe", "execv", "execve", "execvp", "execvpe", "posix_spawn",
+    "posix_spawnp", "spawnl", "spawnle", "spawnlp", "spawnlpe", "spawnv", "spawnve", "spawnvp", "spawnvpe", "forkpty",
+}
 
 
 def modules() -> list[Path]:
@@ -127,7 +131,7 @@ def test_nothing_passes_a_shell_or_runs_text(path: Path) -> None:
     for call in calls(path):
         owner, name = call_name(call)
         where = f"{owner}.{name} in line {call.lineno}"
-        assert not (owner == "os" and name in OS_CALLS), where
+        assert not (owner == "os" and name in OS_CALLS) or (label(path), name) == BECOMES_DOCKER, where
         assert not (owner == "" and name in ("eval", "exec")), where
         assert not (owner == "yaml" and name in ("load", "load_all", "unsafe_load", "full_load")), where
         assert owner not in ("pickle", "marshal", "shelve"), where
