@@ -1,0 +1,113 @@
+"""A real browser without a screen: Chromium, driven through its driver."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service as Driver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+         "--force-device-scale-factor=1")
+_OWN_SCHEMES = re.compile(r"(data|blob|chrome|about|devtools):")
+
+
+def programs() -> tuple[str, str]:
+    """Where Chromium and its driver are."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    assert chromium and driver, "chromium and chromium-driver are not installed: scripts/setup --tests installs them"
+    return chromium, driver
+
+
+class Browser:
+    """One browser with cookies of its own; `root` is the address of the service's first page."""
+
+    def __init__(self, driver: webdriver.Chrome, root: str) -> None:
+        self.driver = driver
+        self.root = root
+
+    def open(self, path: str) -> None:
+        """Open a page of the service; an address with a scheme is opened as it is."""
+        self.driver.get(path if "://" in path else self.root + path)
+
+    @property
+    def path(self) -> str:
+        """Where the browser is, behind the service's root."""
+        return str(self.driver.current_url).removeprefix(self.root)
+
+    def find(self, css: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, css)
+
+    def all(self, css: str) -> list[WebElement]:
+        return list(self.driver.find_elements(By.CSS_SELECTOR, css))
+
+    def text(self, css: str = "body") -> str:
+        """The text of an element as it stands in the page, seen or not."""
+        return str(self.find(css).get_property("textContent"))
+
+    def fill(self, **fields: str) -> None:
+        """Type into the fields of these names, or choose there."""
+        for name, text in fields.items():
+            element = self.find(f"[name={name}]")
+            if element.tag_name == "select":
+                Select(element).select_by_value(text)
+            else:
+                element.clear()
+                element.send_keys(text)
+
+    def click(self, css: str) -> None:
+        element = self.find(css)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+        element.click()
+
+    def wait(self, condition: Any, timeout_s: float = 60) -> Any:
+        """Wait until `condition()` is true, and return what it gave."""
+        return WebDriverWait(self.driver, timeout_s, poll_frequency=0.1).until(lambda _: condition())
+
+    def log_in(self, name: str, password: str) -> None:
+        self.open("/login")
+        self.fill(name=name, password=password)
+        self.click("main form button")
+        self.wait(lambda: "/login" not in self.path)
+
+    def asked_addresses(self) -> set[str]:
+        """Every address that the browser asked for since this was called last, in all pages."""
+        events = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
+        asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+        return {address for address in asked if not _OWN_SCHEMES.match(address)}
+
+    def complaints(self) -> list[str]:
+        """What the browser's console says is wrong since this was asked last, CSP violations among it."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@contextlib.contextmanager
+def browser(root: str, profile: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> Iterator[Browser]:
+    """A fresh browser whose profile and downloads lie below `profile`."""
+    chromium, driver_path = programs()
+    options = Options()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
+        options.add_argument(flag)
+    if dark:
+        options.add_argument("--force-dark-mode")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(profile / "downloads"),
+                                              "credentials_enable_service": False})
+    driver = webdriver.Chrome(options=options, service=Driver(executable_path=driver_path))
+    driver.set_page_load_timeout(60)
+    try:
+        yield Browser(driver, root)
+    finally:
+        driver.quit()
