@@ -571,7 +571,7 @@ def test_an_unreachable_service(service: FakeService, cic: Client, arguments: li
     result = cic(*arguments)
     assert (result.returncode, result.stdout) == (3, b"")
     assert b"cannot reach the service" in result.stderr
-    assert cic.files() == []
+    assert (cic.files(), cic.pauses()) == ([], []), "an address that never answered is probably wrong"
 
 
 @pytest.fixture
@@ -741,6 +741,17 @@ def test_log_rests_while_nothing_is_new(service: FakeService, cic: Client) -> No
     assert cic.pauses() == [1, 2, 4, 1, 2]
 
 
+def test_log_goes_on_where_the_service_says(service: FakeService, cic: Client) -> None:
+    service.at(
+        f"/build/{BUILD_ID}/log",
+        Answer(200, b"some\n", {"x-log-offset": "1000", "x-log-complete": "false"}),
+        Answer(200, b"more\n", {"X-LOG-OFFSET": "1005", "X-LOG-COMPLETE": "true"}),
+    )
+    result = cic("log", BUILD_ID)
+    assert (result.returncode, result.stdout) == (0, b"some\nmore\n")
+    assert [urlsplit(target).query for target in service.targets()] == ["offset=0", "offset=1000"]
+
+
 @pytest.mark.parametrize("headers", [{}, {"X-Log-Offset": "x[$(touch pwned)]"}, {"X-Log-Offset": "-1"}])
 def test_log_without_a_usable_offset(service: FakeService, cic: Client, headers: dict[str, str]) -> None:
     service.at(f"/build/{BUILD_ID}/log", Answer(200, b"text\n", headers))
@@ -815,6 +826,13 @@ def test_a_killed_download_is_resumed_by_the_next(service: FakeService, cic: Cli
     assert cic.files() == [IMAGE]
     (asked,) = service.gets(f"/images/download/{IMAGE}")
     assert asked.headers["Range"] == "bytes=120000-"
+
+
+def test_a_download_goes_on_as_long_as_there_is_some_progress(service: FakeService, cic: Client) -> None:
+    service.images[IMAGE] = CONTENT
+    service.cuts = [100_000, 0, 0, 1, 0, 0, 1, 0, 0, 1]
+    assert cic("download", IMAGE).returncode == 0
+    assert (cic.folder / IMAGE).read_bytes() == CONTENT
 
 
 def test_a_download_that_never_goes_on_ends_and_keeps_its_part(service: FakeService, cic: Client) -> None:
