@@ -7,7 +7,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
@@ -29,10 +29,27 @@ SCOPES = (READ, WRITE)
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
 HASH_METHOD = "scrypt"
 
+class Who(NamedTuple):
+    """A user, as far as letting in is concerned."""
+
+    id: int
+    name: str
+    password_hash: str
+    is_admin: bool
+    is_active: bool
+    is_confirmed: bool
+    credential_version: int
+
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _WHO = (USERS.c.id, USERS.c.name, USERS.c.password_hash, USERS.c.is_admin, USERS.c.is_active, USERS.c.is_confirmed,
         USERS.c.credential_version)
 _BY_NAME = sa.select(*_WHO).where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
+_BY_NAME_WITH_BUILD = sa.select(*(column.label(f"who_{column.name}") for column in _WHO), *store.SHOWN_COLUMNS).select_from(
+    USERS.outerjoin(store.BUILDS, sa.and_(store.BUILDS.c.id == sa.bindparam("build_id"),
+                                          store.BUILDS.c.user_id == USERS.c.id, store.BUILDS.c.deleted_at.is_(None)))
+    .outerjoin(store.RUNS, store.RUNS.c.id == store.BUILDS.c.run_id)).where(
+        sa.func.lower(USERS.c.name) == sa.bindparam("name"))
 _BY_ID = sa.select(*_WHO).where(USERS.c.id == sa.bindparam("id"))
 _BY_TOKEN = sa.select(*_WHO, TOKENS.c.id.label("token_id"), TOKENS.c.scopes, TOKENS.c.expires_at,
                       TOKENS.c.last_used_at).join_from(TOKENS, USERS).where(TOKENS.c.digest == sa.bindparam("digest"))
@@ -94,6 +111,15 @@ def by_name(engine: Engine, name: str) -> Any | None:
     """The user of this name, whatever its case."""
     with reading(engine) as connection:
         return connection.execute(_BY_NAME, {"name": name.lower()}).first()
+
+
+def by_name_with_build(engine: Engine, name: str, build_id: str) -> tuple[Who | None, Any | None]:
+    """The user of this name and, if it is theirs, the build: one question for those who ask again and again."""
+    with reading(engine) as connection:
+        row = connection.execute(_BY_NAME_WITH_BUILD, {"name": name.lower(), "build_id": build_id}).first()
+    if row is None:
+        return None, None
+    return Who(*row[:len(_WHO)]), row if row.id is not None else None
 
 
 def by_id(engine: Engine, user_id: int) -> Any | None:

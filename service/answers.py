@@ -56,4 +56,4 @@ def image_answer(filename: str, record: ImageRecord) -> dict[str, Any]:
 
 
 def _time(value: datetime.datetime | None) -> str | None:
-    return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return None if value is None else value.isoformat(timespec="milliseconds")[:-6] + "Z"

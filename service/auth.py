@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any
 
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 from flask_httpauth import HTTPBasicAuth, HTTPTokenAuth, MultiAuth
 from sqlalchemy.engine import Engine
 
@@ -66,7 +66,17 @@ class Authenticator:
         """
         if name.startswith(accounts.TOKEN_PREFIX):
             return self.by_token(name, address)
-        row = accounts.by_name(self._engine, name[:200])
+        return self._let_in(accounts.by_name(self._engine, name[:200]), name, password, address)
+
+    def with_build(self, name: str, password: str, address: str, build_id: str) -> tuple[Principal | None, Any | None]:
+        """As `by_credentials`, and the user's build of this id, from one question to the database."""
+        if name.startswith(accounts.TOKEN_PREFIX):
+            return self.by_token(name, address), None
+        row, build = accounts.by_name_with_build(self._engine, name[:200], build_id)
+        principal = self._let_in(row, name, password, address)
+        return principal, build if principal is not None else None
+
+    def _let_in(self, row: Any | None, name: str, password: str, address: str) -> Principal | None:
         key = self._cache_key(row, password)
         is_remembered = row is not None and self._remembered.get(key, 0.0) >= time.monotonic()
         if not is_remembered and not self._is_right(row, name, password, address, key):
@@ -127,7 +137,12 @@ auth = MultiAuth(_basic, _bearer)
 def _verify_password(name: str, password: str) -> Principal | None:
     if not name:
         return None
-    return authenticator().by_credentials(name, password or "", request.remote_addr or "")
+    asked = request._get_current_object()  # type: ignore[attr-defined]
+    build_id = (asked.view_args or {}).get("build_id")
+    if build_id is None:
+        return authenticator().by_credentials(name, password or "", asked.remote_addr or "")
+    principal, g.cic_build = authenticator().with_build(name, password or "", asked.remote_addr or "", build_id)
+    return principal
 
 
 def _verify_token(token: str) -> Principal | None:

@@ -29,14 +29,14 @@ RUNNING = ACTIVE - {BuildState.PENDING}
 STATUS = sa.func.coalesce(BUILDS.c.state, RUNS.c.state)
 """Where a build stands: its own end, else its run's state."""
 
-_SHOWN = (
+SHOWN_COLUMNS = (
     BUILDS.c.id, BUILDS.c.user_id, BUILDS.c.run_id, BUILDS.c.request, BUILDS.c.image_id, BUILDS.c.filename,
     BUILDS.c.push, BUILDS.c.warnings, BUILDS.c.state.label("own_state"), BUILDS.c.message, BUILDS.c.hint,
     BUILDS.c.error_code, BUILDS.c.sha256, BUILDS.c.size_bytes, BUILDS.c.pushed_digest, BUILDS.c.created_at,
     BUILDS.c.ended_at, RUNS.c.identity, RUNS.c.state.label("run_state"), RUNS.c.stage,
     RUNS.c.message.label("run_message"), RUNS.c.progress_done, RUNS.c.progress_total, RUNS.c.progress_what,
     RUNS.c.started_at, RUNS.c.building_at, RUNS.c.converting_at, RUNS.c.audit)
-SHOWN = sa.select(*_SHOWN).join_from(BUILDS, RUNS, BUILDS.c.run_id == RUNS.c.id)
+SHOWN = sa.select(*SHOWN_COLUMNS).join_from(BUILDS, RUNS, BUILDS.c.run_id == RUNS.c.id)
 _SHOW_ONE = SHOWN.where(BUILDS.c.id == sa.bindparam("build_id"), BUILDS.c.deleted_at.is_(None))
 
 

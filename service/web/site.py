@@ -6,8 +6,8 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Flask, Response, render_template, request
-from flask.sessions import SecureCookieSessionInterface
+from flask import Blueprint, Flask, Request, Response, render_template, request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_bootstrap import Bootstrap5
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException, Unauthorized
@@ -20,13 +20,21 @@ from service.web import account, admin, builds, entry, images, machines, new_bui
 from service.web.login import login_manager, require_login
 from service.web.parts import captcha_hosts
 
+PROGRAMS = frozenset({"build", "image", "architecture", "machine", "health", "metrics", "openapi.json"})
+"""Where the API's calls begin."""
 SESSION_S = 7 * 24 * 3600
 
 _log = logging.getLogger(__name__)
 
 
 class _Sessions(SecureCookieSessionInterface):
-    """Flask's sessions, whose cookie belongs to where the service is mounted and to the scheme of the request."""
+    """Flask's sessions, whose cookie belongs to where the service is mounted and to the scheme of the request.
+
+    The calls of programs have none: they log in each time, and some of them come a thousand times a second.
+    """
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        return None if request.path.split("/", 2)[1] in PROGRAMS else super().open_session(app, request)
 
     def get_cookie_path(self, app: Flask) -> str:
         return request.root_path or "/"
