@@ -16,9 +16,10 @@ from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource, render_base
 from image_builder.description import parse_description
 from image_builder.environment import Environment, compose
-from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached, UserError
+from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached, ServiceError, Unavailable, UserError
 from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
 from image_builder.labels import image_labels
+from image_builder.lockfile import UnreadableLock
 from image_builder.observer import Observer
 from image_builder.process import CancelToken, ProcessFailed, Runner, run
 from image_builder.progress import InstallProgress, packages_to_install
@@ -46,6 +47,8 @@ RECENT_LINES = 20_000
 RECORD_FOLDER = "/opt/cic"
 MAX_LOCK_BYTES = 32 * 1024**2
 INVENTORY_TIMEOUT_S = 600
+NOT_THE_USERS_FAULT = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.BASE_IMAGE_UNAVAILABLE})
+"""Causes of a failed buildx that may be gone on another try."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,8 +257,10 @@ class _Job:
         """Push the named image; returns its digest in the registry."""
         self.cancel.check()
         self.observer.line(f"Pushing {self.inputs.image_id}")
-        return docker.push_image(self.inputs.image_id, self.settings.registry, on_line=self.observer.line,
-                                 cancel=self.cancel)
+        environment = docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry)
+        command = docker.push_command(self.inputs.image_id, self.settings.registry, environment=environment,
+                                      timeout_s=self.settings.build.push_timeout_s)
+        return docker.push_image(command, self.runner, on_line=self.observer.line, cancel=self.cancel)
 
     def store_image(self, built: _Built) -> ImageRecord:
         """Keep the image's record, and its SIF if one was asked for: a stored one, or a new one."""
@@ -300,8 +305,13 @@ class _Job:
         return lock
 
     def _audit(self, environment: Environment, lock: dict[str, Any]) -> Verdict:
-        return self._passed(audit(lock, target=environment.target, mpi=environment.mpi, gpu=environment.gpu,
-                                  gpu_arch=environment.gpu_arch, roots=environment.roots))
+        try:
+            verdict = audit(lock, target=environment.target, mpi=environment.mpi, gpu=environment.gpu,
+                            gpu_arch=environment.gpu_arch, roots=environment.roots)
+        except UnreadableLock as error:
+            raise ServiceError(f"Spack's lock file cannot be read: {error}.",
+                               hint="The base image's Spack may be newer than this service knows.") from error
+        return self._passed(verdict)
 
     def _audit_files(self, image: str, verdict: Verdict, target: str) -> Verdict:
         """Look at the programs and libraries themselves. An image without Python cannot be looked at: that is told."""
@@ -342,6 +352,8 @@ class _Job:
             self.runner(command, on_line=self.log.line, cancel=self.cancel)
         except ProcessFailed as error:
             cause = failures.classify(self.log.recent, step=stage)
+            if cause.code in NOT_THE_USERS_FAULT:
+                raise Unavailable(cause.message, hint=cause.hint, code=cause.code) from error
             raise BuildFailed(cause.message, code=cause.code, hint=cause.hint, step=cause.step, package=cause.package,
                               excerpt=cause.excerpt) from error
 
