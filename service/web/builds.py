@@ -21,7 +21,8 @@ from service.web.login import service, user
 from service.web.parts import note, page_number
 
 PER_PAGE = 20
-STAGES = {"queue": "waits for its turn", "prepare": "prepares", "install": "installs packages"}
+STAGES = {"queue": "It waits for its turn.", "prepare": "It is prepared.", "build": "It is being built.",
+          "install": "Packages are being installed.", "convert": "The image becomes a SIF file."}
 _STEPS = (BuildState.PENDING, BuildState.STARTED, BuildState.BUILDING, BuildState.CONVERTING, BuildState.FINISHED)
 _STEP_NAMES = {BuildState.PENDING: "Queue", BuildState.STARTED: "Prepare", BuildState.BUILDING: "Build",
                BuildState.CONVERTING: "Convert", BuildState.FINISHED: "Finished", BuildState.FAILED: "Failed"}
@@ -48,17 +49,14 @@ def builds() -> str:
 
 def build(build_id: str) -> str:
     row = own_build(build_id)
-    return render_template("build.html", build=row, stage=STAGES.get(row.stage, row.stage), **_summary(row),
-                           steps=_steps(row), can_build=_parsed(row) is not None)
+    return render_template("build.html", **_progress(row))
 
 
 def build_state(build_id: str) -> Response:
     """What changes while a build goes on: the script on its page asks for it, and shows the fragment."""
     row = own_build(build_id)
-    summary = _summary(row)
-    fragment = render_template("build_progress.html", build=row, stage=STAGES.get(row.stage, row.stage), **summary,
-                               steps=_steps(row))
-    return jsonify({"status": summary["state"].value, "ended": row.own_state is not None, "html": fragment})
+    return jsonify({"status": _state(row).value, "ended": row.own_state is not None,
+                    "html": render_template("build_progress.html", **_progress(row))})
 
 
 def build_log(build_id: str) -> Response:
@@ -119,6 +117,12 @@ def _summary(row: Any) -> dict[str, Any]:
     return {"row": row, "state": _state(row), "title": f"{row.request['workflow']} / {row.request['step_id']}",
             "machine": row.request["machine"], "version": row.request.get("version"), "progress": answer["progress"],
             "message": answer["message"], "duration": (row.ended_at or now()) - started if row.started_at else None}
+
+
+def _progress(row: Any) -> dict[str, Any]:
+    """What a build's page shows of how far it is."""
+    stage = STAGES.get(row.stage or "queue", row.stage)
+    return {**_summary(row), "build": row, "stage": stage, "steps": _steps(row)}
 
 
 def _steps(row: Any) -> list[dict[str, Any]]:

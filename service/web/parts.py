@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,9 @@ from flask_wtf import FlaskForm
 from image_builder.errors import CicError, FieldProblem
 from service import store
 from service.web.login import service
+
+_REST_HINT = re.compile(r"\s*GET /\S* lists [^.]*")
+"""What a program would ask; on pages there are lists."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,13 +41,17 @@ def add_problems(form: Any, problems: Iterable[FieldProblem], names: Any = None)
     """
     left = []
     for problem in problems:
+        hint = _REST_HINT.sub("", problem.hint).rstrip(". ")
         name = (names or {}).get(problem.field, problem.field)
         if name in form and name != "csrf_token":
-            text = problem.problem[:1].upper() + problem.problem[1:]
-            form[name].errors = [*form[name].errors, f"{text}: {problem.hint}." if problem.hint else f"{text}."]
+            form[name].errors = [*form[name].errors, " ".join(map(_sentence, filter(None, (problem.problem, hint))))]
         else:
             left.append(problem)
     return left
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
 
 
 def page_number() -> int:

@@ -84,7 +84,8 @@ class Browser:
     def asked_addresses(self) -> set[str]:
         """Every address that the browser asked for since this was called last, in all pages."""
         events = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
-        asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+        sent = (event["params"] for event in events if event["method"] == "Network.requestWillBeSent")
+        asked = {parameters["request"]["url"] for parameters in sent}
         return {address for address in asked if not _OWN_SCHEMES.match(address)}
 
     def complaints(self) -> list[str]:
