@@ -1,7 +1,8 @@
 """Questions to the Docker daemon and the image registry, and the buildx calls.
 
-Questions go through the Docker SDK; images are built with `docker buildx`. Every command's arguments are made in one
-function and run in another. Credentials pass to the daemon over its socket, or lie in a build's own DOCKER_CONFIG.
+Questions go through the Docker SDK; images are built with `docker buildx`, and pushed with `docker push`. Every
+command's arguments are made in one function and run in another. Credentials pass to the daemon over its socket, or lie
+in a build's own DOCKER_CONFIG.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ import requests
 from docker.utils import parse_repository_tag
 
 from image_builder.errors import CicError, ErrorCode, ServiceError, Unavailable
-from image_builder.process import CancelToken, Command, LineSink, Runner, redactor
+from image_builder.process import CancelToken, Command, LineSink, ProcessFailed, Runner
 from image_builder.settings import BuildSettings, RegistrySettings
 
 IDENTITY_LABEL = "cic.identity"
@@ -30,6 +32,8 @@ DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 NONCE_ARGUMENT = "CIC_NONCE"
 DAEMON_TIMEOUT_S = 60
 PROBE_TIMEOUT_S = 120
+
+_PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 TAR_MARGIN_BYTES = 64 * 1024
 
 
@@ -251,24 +255,33 @@ def tag_image(image: str, image_id: str) -> None:
         client.images.get(image).tag(repository, tag=tag)
 
 
-def push_image(image_id: str, registry: RegistrySettings, *, on_line: LineSink, cancel: CancelToken) -> str | None:
-    """Push a named image and return the digest that the registry gave it. Raises `PushFailed` or `Cancelled`."""
-    redact = redactor([registry.token] if registry.token else [])
-    repository, tag = parse_repository_tag(image_id)
-    digest = None
-    with daemon() as client:
-        try:
-            for message in client.api.push(repository, tag=tag, stream=True, decode=True,
-                                           auth_config=auth_config(image_id, registry)):
-                cancel.check()
-                if "error" in message:
-                    raise _push_failed(image_id, redact(str(message["error"])))
-                digest = (message.get("aux") or {}).get("Digest") or digest
-                if message.get("status") and not message.get("progressDetail"):
-                    on_line(redact(": ".join(filter(None, (message.get("id"), message["status"])))))
-        except docker.errors.APIError as error:
-            raise _push_failed(image_id, redact(_first_line(error))) from error
-    return digest
+def push_command(image_id: str, registry: RegistrySettings, *, environment: Mapping[str, str],
+                 timeout_s: float) -> Command:
+    """The `docker push` of a named image; `environment` names the client configuration with the credentials.
+
+    A process of its own: it can be ended in the middle of a silence, and the daemon stops pushing with it.
+    """
+    return Command(name="docker push", argv=("docker", "push", "--", image_id), env=environment, timeout_s=timeout_s,
+                   secrets=(registry.token,) if registry.token else ())
+
+
+def push_image(command: Command, run: Runner, *, on_line: LineSink, cancel: CancelToken) -> str | None:
+    """Push a named image and return the digest that the registry gave it.
+
+    Raises `PushFailed`, `LimitReached` or `Cancelled`.
+    """
+    digests: list[str] = []
+
+    def hear(line: str) -> None:
+        digests.extend(_PUSHED.findall(line))
+        on_line(line)
+
+    try:
+        run(command, on_line=hear, cancel=cancel)
+    except ProcessFailed as error:
+        reason = next((line for line in reversed(error.tail) if line.strip()), str(error))
+        raise _push_failed(command.argv[-1], reason) from error
+    return digests[-1] if digests else None
 
 
 def _push_failed(image_id: str, reason: str) -> CicError:
