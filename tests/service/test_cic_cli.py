@@ -313,6 +313,7 @@ def test_status_prints_what_the_server_sent(service: FakeService, cic: Client) -
         (["list"], "GET", "/build/"),
         (["list", "FAILED"], "GET", "/build/?status=FAILED"),
         (["images"], "GET", "/image/"),
+        (["machines"], "GET", "/machine/"),
     ],
 )
 def test_other_calls(service: FakeService, cic: Client, arguments: list[str], method: str, target: str) -> None:
@@ -321,6 +322,27 @@ def test_other_calls(service: FakeService, cic: Client, arguments: list[str], me
     result = cic(*arguments)
     assert (result.returncode, result.stderr, shown(result)) == (0, b"", {"some": ["thing"]})
     assert [(asked.method, asked.target) for asked in service.asked] == [(method, ROOT + target)]
+
+
+CHECK = ["check", "a b.sif", "mn5", "gpu=cuda@12&x", "driver=5 3"]
+
+
+@pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize("by", ["arguments", "environment"])
+def test_check_asks_about_a_machine_and_facts(service: FakeService, cic: Client, by: str, ok: bool, code: int) -> None:
+    service.at("/image/a%20b.sif/check", json_answer({"ok": ok, "problems": [{"ok": not ok}]}))
+    environment = {"CIC_USER": USER, "CIC_PASSWORD": PASSWORD, "CIC_URL": service.url}
+    result = cic(*CHECK) if by == "arguments" else cic.run(*CHECK, environment=environment)
+    assert (result.returncode, result.stderr) == (code, b"")
+    assert shown(result)["ok"] is ok
+    assert urlsplit(service.targets()[0]).query == "machine=mn5&gpu=cuda%4012%26x&driver=5%203"
+
+
+def test_a_user_may_be_called_like_a_verb(service: FakeService, cic: Client) -> None:
+    service.login = ("check", PASSWORD)
+    service.at("/image/", json_answer([]))
+    environment = {"CIC_USER": USER, "CIC_PASSWORD": PASSWORD, "CIC_URL": service.url}
+    assert cic.run("check", PASSWORD, service.url, "images", environment=environment).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -493,6 +515,8 @@ def test_the_users_curlrc_does_not_count(service: FakeService, cic: Client) -> N
         [USER, PASSWORD, "{url}", "build"],
         [USER, PASSWORD, "{url}", "status", "a", "b"],
         [USER, PASSWORD, "{url}", "images; touch pwned"],
+        [USER, PASSWORD, "{url}", "check", "a.sif"],
+        [USER, PASSWORD, "{url}", "check", "a.sif", "&x=1"],
         [USER, PASSWORD, "{url}", "build", "missing.json"],
         [USER, PASSWORD, "{url}", "plan", "."],
     ],
