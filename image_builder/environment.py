@@ -177,15 +177,25 @@ class _Merge:
         """A hard requirement. Before 0.20 only groups are read; from 1.0 on only a plain one reaches externals."""
         return spec if self.release >= (0, 20) else {"one_of": [spec]}
 
-    def _rules(self, existing: Any) -> list[Any]:
-        rules = existing if isinstance(existing, list) else [existing] if existing else []
-        return [self._rule(rule) if isinstance(rule, str) else rule for rule in rules]
+    def _rules(self, name: str) -> list[Any]:
+        """A package's own requirements, without the targets in plain ones: `conflicts` has found that they allow ours,
+        and from 1.0 on externals get the required target only where it stands once.
+
+        Spack joins a list with the site's own list; the site's plain text would be lost, and is repeated here.
+        """
+        existing = (self.packages.get(name) or {}).get("require")
+        if not existing:
+            site = (self.site.get(name) or {}).get("require")
+            existing = site if isinstance(site, str) else []
+        rules = [existing] if isinstance(existing, str) else existing
+        plain = [_without_target(rule) if isinstance(rule, str) else rule for rule in rules]
+        return [self._rule(rule) if isinstance(rule, str) else rule for rule in plain if rule]
 
     def _require_everywhere(self) -> None:
         """The target, for all packages and again where a package's own requirements would hide those of `all`."""
         wanted = [f"target={self.target}"]
         everywhere = self.packages.setdefault("all", {})
-        everywhere["require"] = [*self._rules(everywhere.get("require")), *map(self._rule, wanted)]
+        everywhere["require"] = [*self._rules("all"), *map(self._rule, wanted)]
         if self.gpu is not None:
             self._prefer_gpu(everywhere)
         for name in dict.fromkeys([*self.packages, *self.site]):
@@ -195,9 +205,9 @@ class _Merge:
                 self._require(name, *wanted)
 
     def _require(self, name: str, *wanted: str) -> None:
-        fields = self.packages.setdefault(name, {})
-        rules = self._rules(fields.get("require"))
-        fields["require"] = rules + [rule for rule in map(self._rule, wanted) if rule not in rules]
+        rules = self._rules(name)
+        self.packages.setdefault(name, {})["require"] = rules + [rule for rule in map(self._rule, wanted)
+                                                                 if rule not in rules]
 
     def _prefer_gpu(self, everywhere: dict[str, Any]) -> None:
         """GPU variants: required where the release passes over packages without them, else preferred."""
@@ -227,9 +237,7 @@ class _Merge:
             return
         everywhere = self.packages["all"]
         everywhere["providers"] = {**(everywhere.get("providers") or {}), "mpi": [self.mpi.name]}
-        virtual = self.packages.setdefault("mpi", {})
-        rules = self._rules(virtual.get("require"))
-        virtual["require"] = rules + [rule for rule in [self._rule(self.mpi.spec)] if rule not in rules]
+        self._require("mpi", self.mpi.spec)
 
     def _translate_compilers(self) -> None:
         """`compiler: [gcc@8]` is not read from Spack 1.0 on, where compilers are packages that provide languages."""
@@ -280,6 +288,10 @@ def _texts(rules: Any) -> list[str]:
         group = [*rule.get("one_of", ()), *rule.get("any_of", ()), rule.get("spec")]
         found += [text for text in group if isinstance(text, str)]
     return found
+
+
+def _without_target(rule: str) -> str:
+    return " ".join(word for word in rule.split() if not word.startswith("target="))
 
 
 def _is_virtual(name: str, required: list[str]) -> bool:

@@ -101,6 +101,28 @@ def test_requirements_of_the_site_hide_those_of_all_too() -> None:
     assert set(packages(environment)) == {"all", "hdf5"}
 
 
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
+def test_the_required_target_stands_once(release: tuple[int, ...]) -> None:
+    """From 1.0 on, externals get the required target only if there is exactly one."""
+    environment = composed("""
+spack:
+  specs: [hdf5]
+  packages:
+    all: {require: ['target=haswell', 'target=x86_64_v2: %gcc']}
+    hdf5: {require: 'target=:haswell'}
+""", spack=release, gpu="cuda@12", site_packages={"openmpi": {"externals": [{"spec": "openmpi@4.1.4"}]}})
+    assert [rule for rule in required(environment, "all") if "target" in rule] == ["target=haswell"]
+    assert "%gcc" in required(environment, "all")
+    assert required(environment, "hdf5") == required(environment, "openmpi") == ["target=haswell"]
+
+
+def test_a_plain_requirement_of_the_site_is_not_lost() -> None:
+    environment = composed("spack:\n  specs: [hdf5]\n", site_packages={"hdf5": {"require": "@1.14"},
+                                                                      "all": {"require": "%gcc"}})
+    assert required(environment, "hdf5") == ["@1.14", "target=haswell"]
+    assert required(environment, "all") == ["%gcc", "target=haswell"]
+
+
 def test_before_spack_0_20_requirements_are_groups() -> None:
     environment = composed("spack:\n  specs: [hdf5]\n  packages:\n    hdf5: {require: '@1.14'}\n", spack=(0, 19, 2),
                            mpi="openmpi@4")
