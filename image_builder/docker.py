@@ -199,11 +199,12 @@ def proxy_arguments(settings: BuildSettings) -> dict[str, str]:
     return {name: value for key, value in values.items() if value for name in (key, key.upper())}
 
 
-def find_by_identity(identity: str) -> str | None:
-    """The id of an image in the daemon that was built with this identity."""
+def find_by_identity(identity: str, *, named: bool = False) -> str | None:
+    """The id of an image in the daemon that was built with this identity; with `named` one that has a name, too."""
     with daemon() as client:
         found = client.images.list(filters={"label": f"{IDENTITY_LABEL}={identity}"})
-    return str(found[0].id) if found else None
+    passed = sorted((image for image in found if image.tags or not named), key=lambda image: not image.tags)
+    return str(passed[0].id) if passed else None
 
 
 def pull_by_identity(image_id: str, identity: str, platform: str, registry: RegistrySettings) -> str | None:

@@ -196,10 +196,14 @@ class _Job:
                                                            "image_id": self.inputs.image_id}))
 
     def existing_image(self) -> _Built | None:
-        """The image that an earlier build made of the same inputs, here or in the image registry."""
+        """The image that an earlier build made of the same inputs, here or in the image registry.
+
+        Only what passed its checks has documents here, or a name: a build that was killed may have left an image that
+        never was checked.
+        """
         if self.request.force:
             return None
-        image = docker.find_by_identity(self.identity)
+        image = docker.find_by_identity(self.identity, named=not self.store.documents(self.identity))
         if image is None and self.settings.registry.url:
             image = docker.pull_by_identity(self.inputs.image_id, self.identity, self.request.machine.platform,
                                             self.settings.registry)

@@ -1,0 +1,56 @@
+"""Which images count as built already."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from image_builder import docker, pipeline, resolve
+from image_builder.observer import SilentObserver
+from image_builder.pipeline import BuildResult
+from image_builder.process import CancelToken
+from image_builder.request import BuildRequest, parse_request
+from tests.system.site import BASE_IMAGE, MACHINE, Site
+
+pytestmark = pytest.mark.system
+
+REQUEST = {"machine": MACHINE | {"container_engine": "docker"}, "workflow": "demo", "step_id": "plain", "push": False}
+
+
+@pytest.fixture
+def request_(site: Site) -> BuildRequest:
+    site.add_step("demo", "plain", {"eflows4hpc.yaml": "apt: []\n", "text": "hello\n"})
+    return parse_request(REQUEST)
+
+
+def build(request: BuildRequest, site: Site) -> BuildResult:
+    return pipeline.build_image(request, settings=site.settings.library, workspace=site.root / "workspace",
+                                observer=SilentObserver(), cancel=CancelToken())
+
+
+def left_over_image(identity: str, folder: Path) -> str:
+    """What a build leaves that was killed between the end of buildx and the checks: labelled, and without a name."""
+    (folder / "Dockerfile").write_text(f"FROM {BASE_IMAGE}\n")
+    subprocess.run(["docker", "buildx", "build", "--quiet", f"--label={docker.IDENTITY_LABEL}={identity}",
+                    f"--iidfile={folder / 'id'}", "--output=type=docker", str(folder)], check=True, capture_output=True)
+    return (folder / "id").read_text().strip()
+
+
+def test_an_image_that_was_never_checked_does_not_count(site: Site, request_: BuildRequest, tmp_path: Path) -> None:
+    identity = resolve.resolve(request_, site.settings.library).identity
+    assert identity is not None
+    folder = tmp_path / "left-over"
+    folder.mkdir()
+    left_over = left_over_image(identity, folder)
+    try:
+        assert docker.find_by_identity(identity) == left_over
+        assert docker.find_by_identity(identity, named=True) is None
+        result = build(request_, site)
+        assert not result.reused
+        assert docker.image_labels(result.image_id)[docker.IDENTITY_LABEL] == identity
+        assert docker.find_by_identity(identity, named=True) not in (None, left_over)
+        assert build(request_, site).reused, "what passed its checks is used again"
+    finally:
+        docker.remove_image(left_over)
