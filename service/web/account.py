@@ -16,7 +16,7 @@ from service import accounts
 from service.database import now
 from service.errors import Missing
 from service.web.login import begin_session, service, user
-from service.web.parts import add_problems, note
+from service.web.parts import add_problems, note, options
 
 LIVES = {"7": "A week", "30": "30 days", "90": "90 days", "365": "A year", "": "For ever"}
 SCOPES = {"read build": "See and build", "read": "See only"}
@@ -35,8 +35,8 @@ class PasswordForm(FlaskForm):  # type: ignore[misc]
 
 class TokenForm(FlaskForm):  # type: ignore[misc]
     name = StringField("What it is for", render_kw={"maxlength": 100, "autocomplete": "off"})
-    life = SelectField("How long it works", choices=list(LIVES.items()), default="90")
-    scopes = SelectField("What it may do", choices=list(SCOPES.items()))
+    life = SelectField("How long it works", choices=options(LIVES), default="90")
+    scopes = SelectField("What it may do", choices=options(SCOPES))
 
 
 def add_pages(web: Blueprint) -> None:

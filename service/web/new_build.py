@@ -14,7 +14,7 @@ from image_builder.providers import gpu_facts, mpi_facts
 from image_builder.request import LATEST, parse_request
 from service.web.builds import own_build
 from service.web.login import service, user
-from service.web.parts import add_problems, note
+from service.web.parts import add_problems, note, options
 
 MACHINE_FIELDS = ("platform", "architecture", "container_engine", "mpi", "gpu", "gpu_arch")
 _PUSH = {"": None, "yes": True, "no": False}
@@ -37,14 +37,14 @@ class BuildForm(FlaskForm):  # type: ignore[misc]
     platform = SelectField("Platform", validate_choice=False)
     architecture = StringField("Architecture", render_kw=_listed("architecture"),
                                description="Such as zen2 or rome; empty: any machine of the platform.")
-    container_engine = SelectField("Container engine", choices=[
-        ("singularity", "Singularity or Apptainer (SIF)"), ("docker", "Docker (an image)")], validate_choice=False)
+    container_engine = SelectField("Container engine", choices=options({
+        "singularity": "Singularity or Apptainer (SIF)", "docker": "Docker (an image)"}), validate_choice=False)
     mpi = StringField("MPI", render_kw=_listed("mpi"),
                       description="What the machine has, such as openmpi@4. Empty: none.")
     gpu = StringField("GPU runtime", render_kw=_listed("gpu"), description="Such as cuda@12. Empty: none.")
     gpu_arch = StringField("GPU architecture", render_kw=_listed("gpu_arch"), description="Such as a100 or gfx90a.")
-    push = SelectField("Push to the image registry", choices=[
-        ("", "If the service has one"), ("yes", "Yes"), ("no", "No")], validate_choice=False)
+    push = SelectField("Push to the image registry", choices=options({
+        "": "If the service has one", "yes": "Yes", "no": "No"}), validate_choice=False)
     force = BooleanField("Build anew, even if the same image exists")
     slim = BooleanField("Leave out what is only needed to build")
 
@@ -58,8 +58,9 @@ def add_pages(web: Blueprint) -> None:
 def new_build() -> Any:
     form = BuildForm(data=_initial()) if request.method == "GET" else BuildForm()
     titles = {name: entry.title or name for name, entry in service().machines.items()}
-    form.machine.choices = [("", "Described below"), *sorted(titles.items(), key=lambda item: item[1].lower())]
-    form.platform.choices = [(name, name) for name in targets.platforms()]
+    by_title = dict(sorted(titles.items(), key=lambda item: item[1].lower()))
+    form.machine.choices = options({"": "Described below"} | by_title)
+    form.platform.choices = list(targets.platforms())
     plan, others, status = None, [], 200
     if form.is_submitted():
         form.validate()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flask import request
 from flask_login import current_user
-from flask_wtf import FlaskForm
+from wtforms import SelectChoice
 
 from image_builder.errors import CicError, FieldProblem
 from service import store
@@ -21,8 +21,9 @@ _REST_HINT = re.compile(r"\s*GET /\S* lists [^.]*")
 _log = logging.getLogger(__name__)
 
 
-class EmptyForm(FlaskForm):  # type: ignore[misc]
-    """A form of nothing but a button."""
+def options(names: Mapping[str, str]) -> list[SelectChoice]:
+    """The choices of a select field: value to what is shown."""
+    return [SelectChoice(value, label) for value, label in names.items()]
 
 
 def note(action: str, subject: str = "", name: str | None = None) -> None:
