@@ -64,6 +64,30 @@ def confirm(name: str) -> None:
     click.echo(f"{name} may log in.")
 
 
+@users.command("promote")
+@click.argument("name")
+def promote(name: str) -> None:
+    """Make a user an administrator."""
+    _do(lambda: accounts.change_user(_service().engine, name, is_admin=True))
+    click.echo(f"{name} is an administrator.")
+
+
+@users.command("demote")
+@click.argument("name")
+def demote(name: str) -> None:
+    """Make an administrator a user as all others."""
+    _do(lambda: accounts.change_user(_service().engine, name, is_admin=False))
+    click.echo(f"{name} is no administrator any more.")
+
+
+@users.command("block")
+@click.argument("name")
+def block(name: str) -> None:
+    """Keep a user out; `confirm` lets them in again. Builds and images stay."""
+    _do(lambda: accounts.change_user(_service().engine, name, is_active=False))
+    click.echo(f"{name} may not log in any more.")
+
+
 def _password() -> str:
     if sys.stdin.isatty():
         typed: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)

@@ -45,7 +45,8 @@ class _Sessions(SecureCookieSessionInterface):
 
 def install(app: Flask) -> None:
     """Add the pages to an application."""
-    app.config.update(BOOTSTRAP_SERVE_LOCAL=True, WTF_CSRF_TIME_LIMIT=None, PERMANENT_SESSION_LIFETIME=SESSION_S)
+    app.config.update(BOOTSTRAP_SERVE_LOCAL=True, WTF_CSRF_TIME_LIMIT=None, PERMANENT_SESSION_LIFETIME=SESSION_S,
+                      SESSION_REFRESH_EACH_REQUEST=False)  # an answer on its way must not undo a log-out
     app.session_interface = _Sessions()
     Bootstrap5(app)
     CSRFProtect(app).exempt(api)

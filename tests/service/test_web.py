@@ -518,6 +518,25 @@ def test_an_administrator_sees_to_users(app: Flask) -> None:
     assert ("user remove", "bob") in [tuple(row) for row in noted]
 
 
+def test_the_command_line_does_the_same(app: Flask) -> None:
+    def user(command: str) -> Any:
+        ended = app.test_cli_runner().invoke(args=["users", command, "ada"])
+        assert ended.exit_code == 0, ended.output
+        return accounts.by_name(app.extensions["cic"].engine, "ada")
+
+    ada = Visitor(app, "ada")
+    assert user("promote").is_admin and not user("demote").is_admin
+    assert not user("block").is_active
+    assert not is_logged_in(ada)
+    assert user("confirm").is_active
+    assert Visitor(app).log_in("ada").status_code == 302
+
+
+def test_an_answer_on_its_way_does_not_undo_a_log_out(app: Flask) -> None:
+    ada = Visitor(app, "ada")
+    assert "Set-Cookie" not in ada.get("/builds/new/choices").headers
+
+
 def test_no_page_names_another_host(app: Flask, ada: Api) -> None:
     status, visitor = ada.wait(ada.submit()), Visitor(app, "ada")
     for path in (*PRIVATE_PAGES[1:-1], f"/builds/{status['id']}", f"/images/{status['filename']}"):
