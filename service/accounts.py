@@ -45,7 +45,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _WHO = (USERS.c.id, USERS.c.name, USERS.c.password_hash, USERS.c.is_admin, USERS.c.is_active, USERS.c.is_confirmed,
         USERS.c.credential_version)
 _BY_NAME = sa.select(*_WHO).where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
-_BY_NAME_WITH_BUILD = sa.select(*(column.label(f"who_{column.name}") for column in _WHO), *store.SHOWN_COLUMNS).select_from(
+_BY_NAME_WITH_BUILD = sa.select(
+    *(column.label(f"who_{column.name}") for column in _WHO), *store.SHOWN_COLUMNS).select_from(
     USERS.outerjoin(store.BUILDS, sa.and_(store.BUILDS.c.id == sa.bindparam("build_id"),
                                           store.BUILDS.c.user_id == USERS.c.id, store.BUILDS.c.deleted_at.is_(None)))
     .outerjoin(store.RUNS, store.RUNS.c.id == store.BUILDS.c.run_id)).where(

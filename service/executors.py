@@ -26,6 +26,8 @@ from service.database import PROJECT
 WAKE, STOP = b"wake", b"stop"
 WATCH_EVERY_S = 3.0
 START_TIMEOUT_S = 20.0
+BEGINNING_S = 5.0
+"""How long a pool may take to listen that is to be stopped."""
 
 _log = logging.getLogger(__name__)
 
@@ -167,8 +169,11 @@ def start_pool(folder: RunFolder) -> None:
 def stop_pool_if_last(tmp_folder: Path, timeout_s: float) -> bool:
     """Tell the pool to stop, unless another web process still needs it; True when it has gone."""
     folder = RunFolder(tmp_folder)
-    if folder.has_web_process() or not folder.tell_pool(STOP):
-        return False
+    deadline = time.monotonic() + BEGINNING_S
+    while folder.has_web_process() or not folder.tell_pool(STOP):
+        if folder.has_web_process() or time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)  # it may be just beginning
     try:
         with folder.pool_lock().acquire(timeout=timeout_s):
             return True

@@ -1,0 +1,203 @@
+"""How the service comes to life: imports, databases, commands, and the server itself."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from config.settings import Settings
+from service.database import PROJECT, database_url
+from service.executors import WAKE, RunFolder
+from service.server import server_options
+from tests.system.site import Site, add_user, free_port
+
+
+def python(site: Site, code: str, *, cwd: Path = PROJECT, **more: Any) -> subprocess.CompletedProcess[str]:
+    environ = {**site.environ, "PYTHONPATH": str(PROJECT)}
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environ, capture_output=True, text=True,
+                          timeout=60, check=False, **more)
+
+
+def users(site: Site, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "flask", "--app", "builder_service", "users", *arguments], cwd=PROJECT,
+                          env=dict(site.environ), input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+def database_file(site: Site) -> Path:
+    return Path(site.environ["CIC_DATABASE"].removeprefix("sqlite:///"))
+
+
+def test_the_seeds_three_lines_work_in_a_bare_interpreter(site: Site) -> None:
+    made = python(site, "from builder_service import db\ndb.drop_all()\ndb.create_all()\n")
+    assert (made.returncode, made.stdout) == (0, ""), made.stderr
+
+    assert users(site, "add", "ada", stdin="correct horse\n").returncode == 0  # the migrations accept it
+
+    assert users(site, "list").stdout == "ada\n"
+    again = python(site, "from builder_service import db\ndb.drop_all()\ndb.create_all()\n")
+    assert again.returncode == 0, again.stderr
+    assert users(site, "list").stdout == ""
+
+
+def test_a_database_made_either_way_is_the_same(site: Site, tmp_path: Path) -> None:
+    def shape(path: Path) -> dict[str, list[str]]:
+        connection = sqlite3.connect(path)
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")]
+        found = {name: [row[1] for row in connection.execute(f"PRAGMA table_info({name})")] for name in names}
+        found["its version"] = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        connection.close()
+        return found
+
+    assert python(site, "from builder_service import db\ndb.create_all()\n").returncode == 0
+    other = site.with_environ(CIC_DATABASE=f"sqlite:///{tmp_path / 'migrated.sqlite'}")
+    assert users(other, "list").returncode == 0
+    assert shape(database_file(site)) == shape(database_file(other))
+
+
+def test_importing_makes_nothing(site: Site) -> None:
+    done = python(site, "import builder_service, threading\nprint(threading.active_count())")
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert not database_file(site).exists()
+    assert not site.tmp_folder.exists()
+
+
+def test_a_relative_database_lies_beside_the_service() -> None:
+    assert database_url("sqlite:///db.sqlite").database == str(PROJECT / "db.sqlite")
+    assert database_url("sqlite:////var/lib/cic/db.sqlite").database == "/var/lib/cic/db.sqlite"
+    assert database_url("postgresql+psycopg://u:p@h/d").database == "d"
+
+
+def test_processes_that_start_together_make_one_database(site: Site) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: python(site, "import builder_service; builder_service.create_app()"),
+                                range(4)))
+    assert [one.returncode for one in made] == [0] * 4, [one.stderr[-500:] for one in made]
+
+
+def test_a_database_of_another_program_is_left_alone(site: Site) -> None:
+    connection = sqlite3.connect(database_file(site))
+    connection.execute("CREATE TABLE users (x)")
+    connection.commit()
+    connection.close()
+    refused = users(site, "list")
+    assert refused.returncode != 0
+    assert "another program" in refused.stderr
+
+
+def test_commands_for_users(site: Site) -> None:
+    assert users(site, "add", "ada", stdin="correct horse\n").returncode == 0
+    assert users(site, "add", "root", "--admin", stdin="correct horse").returncode == 0
+    taken = users(site, "add", "Ada", stdin="correct horse\n")
+    assert (taken.returncode, "already" in taken.stderr) == (1, True)
+    short = users(site, "add", "bob", stdin="short\n")
+    assert (short.returncode, "8 to 256" in short.stderr) == (1, True)
+    assert users(site, "list").stdout == "ada\nroot\tadmin\n"
+    assert users(site, "password", "ada", stdin="another horse\n").returncode == 0
+    assert users(site, "password", "nobody", stdin="another horse\n").returncode == 1
+    assert users(site, "remove", "ada").returncode == 0
+    assert users(site, "remove", "ada").returncode == 1
+    assert users(site, "list").stdout == "root\tadmin\n"
+
+
+def test_a_missing_secret_stops_the_start_with_its_name(site: Site) -> None:
+    without = {key: value for key, value in site.environ.items() if key != "CIC_SECRET_KEY"}
+    ended = subprocess.run([sys.executable, "builder_service.py"], cwd=PROJECT, env=without, capture_output=True,
+                           text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "secret_key" in ended.stderr and "CIC_SECRET_KEY" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_servers_options_follow_the_settings(settings: Settings) -> None:
+    service = settings.service.model_copy(update={"host": "::1", "port": 8443, "web_processes": 3, "web_threads": 7,
+                                                  "tls_certificate": Path("/c.pem"), "tls_key": Path("/k.pem")})
+    options = server_options(settings.model_copy(update={"service": service}))
+    assert (options["bind"], options["workers"], options["threads"]) == ("[::1]:8443", 3, 7)
+    assert (options["certfile"], options["keyfile"], options["worker_class"]) == ("/c.pem", "/k.pem", "gthread")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_over_tls_and_stops_when_told(site: Site, tmp_path: Path, number: signal.Signals) -> None:
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out",
+                    "cert.pem", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+                   cwd=tmp_path, check=True, capture_output=True)
+    port = free_port()
+    served = site.with_environ(CIC_TLS_CERTIFICATE=str(tmp_path / "cert.pem"), CIC_TLS_KEY=str(tmp_path / "key.pem"),
+                               CIC_PORT=str(port), CIC_STOP_TIMEOUT_S="0")
+    add_user(served, "ada", "correct horse")
+    log = tmp_path / "service.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "builder_service.py"], cwd=PROJECT, env=dict(served.environ),
+                                   stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        url = f"https://127.0.0.1:{port}/image_creation"
+        wait_until(lambda: listens(port))
+        answer = requests.get(f"{url}/build/", auth=("ada", "correct horse"), verify=str(tmp_path / "cert.pem"),
+                              timeout=30)
+        assert (answer.status_code, answer.json()["total"]) == (200, 0)
+        assert "Werkzeug" not in answer.headers.get("Server", "")
+    finally:
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    wait_until(lambda: not RunFolder(served.tmp_folder).tell_pool(WAKE))
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_proxys_word_counts_only_when_it_is_trusted(site: Site) -> None:
+    for trusted, expected in (("0", "127.0.0.1"), ("1", "10.1.2.3")):
+        behind = site.with_environ(CIC_BEHIND_PROXY=trusted)
+        seen = python(behind, """
+from builder_service import create_app
+from flask import request
+app = create_app()
+@app.get("/who")
+def who(): return request.remote_addr
+print(app.test_client().get("/image_creation/who", headers={"X-Forwarded-For": "10.1.2.3"}).text)
+""")
+        assert seen.stdout == f"{expected}\n", seen.stderr
+
+
+def test_health(site: Site) -> None:
+    code = """
+from builder_service import create_app
+client = create_app().test_client()
+print(client.get("/image_creation/health/live").status_code)
+answer = client.get("/image_creation/health/ready")
+print(answer.status_code, answer.get_json().get("checks", {}).get("base_image"))
+"""
+    fine = python(site, code)
+    assert fine.stdout.splitlines() == ["200", "200 ok"], fine.stdout + fine.stderr
+    missing = python(site.with_environ(CIC_BUILD_BASE_IMAGE="localhost:1/no-such-base:1"), code)
+    assert missing.stdout.startswith("200\n503 "), missing.stdout + missing.stderr
+    assert "no-such-base" in missing.stdout
+
+
+def test_metrics(site: Site) -> None:
+    seen = python(site, "from builder_service import create_app\n"
+                        "print(create_app().test_client().get('/image_creation/metrics').text)")
+    assert 'cic_runs{state="PENDING"} 0.0' in seen.stdout, seen.stderr
+    assert "cic_queue_length 0.0" in seen.stdout
+
+
