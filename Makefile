@@ -36,7 +36,7 @@ test-endurance: setup-test
 lint: setup-test
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	@! command -v shellcheck >/dev/null || shellcheck scripts/* .ci/run cic_cli
+	@! command -v shellcheck >/dev/null || shellcheck $$(grep -lE '^#!.*(bash|sh)$$' scripts/*) scripts/lib.sh .ci/run cic_cli
 
 clean:
 	@scripts/demo --stop

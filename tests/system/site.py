@@ -113,7 +113,8 @@ class Service:
     log: Path
     process: subprocess.Popen[bytes]
 
-    def call(self, method: str, path: str, *, user: str = USER, password: str = PASSWORD, **more: Any) -> requests.Response:
+    def call(self, method: str, path: str, *, user: str = USER, password: str = PASSWORD,
+             **more: Any) -> requests.Response:
         """One REST call; `path` begins behind the application root."""
         return requests.request(method, f"{self.url}/image_creation{path}", auth=(user, password), timeout=60, **more)
 
@@ -125,7 +126,8 @@ class Service:
             if status["status"] in ("FINISHED", "FAILED"):
                 return status
             time.sleep(0.3)
-        raise AssertionError(f"build {build_id} did not end: {status}\n{self.log.read_text('utf-8', 'replace')[-3000:]}")
+        log = self.log.read_text("utf-8", "replace")[-3000:]
+        raise AssertionError(f"build {build_id} did not end: {status}\n{log}")
 
     def build(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Submit a request and wait for its end."""
@@ -160,7 +162,8 @@ def running_service(site: Site, *, name: str = "service") -> Iterator[Service]:
 def add_user(site: Site, name: str, password: str, *options: str) -> None:
     """Make a user from the command line; one who exists already stays."""
     subprocess.run([sys.executable, "-m", "flask", "--app", "builder_service", "users", "add", name, *options],
-                   cwd=PROJECT, env=dict(site.environ), input=password.encode() + b"\n", capture_output=True, timeout=60)
+                   cwd=PROJECT, env=dict(site.environ), input=password.encode() + b"\n", capture_output=True,
+                   timeout=60)
 
 
 def wait_until_alive(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 30) -> None:
@@ -183,7 +186,8 @@ class ImageRegistry:
     password: str
 
     def tags(self, repository: str) -> list[str]:
-        answer = requests.get(f"http://{self.host}/v2/{repository}/tags/list", auth=(self.user, self.password), timeout=10)
+        url = f"http://{self.host}/v2/{repository}/tags/list"
+        answer = requests.get(url, auth=(self.user, self.password), timeout=10)
         return answer.json()["tags"] if answer.status_code == 200 else []
 
 

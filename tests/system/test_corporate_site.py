@@ -92,7 +92,7 @@ def test_proxy_and_ca_reach_the_steps_and_stay_out_of_the_image(site: Site) -> N
     history = subprocess.run(["docker", "history", "--no-trunc", image_id], check=True, capture_output=True,
                              text=True).stdout
     assert url not in inspected + history
-    found = subprocess.run(["docker", "run", "--rm", "--entrypoint", "/bin/sh", image_id, "-c",
-                            f"env | grep -ci -e proxy -e CERT; ls /run/cic; grep -rlsF {url} /etc /opt /root /tmp /var/lib"],
+    script = f"env | grep -ci -e proxy -e CERT; ls /run/cic; grep -rlsF {url} /etc /opt /root /tmp /var/lib"
+    found = subprocess.run(["docker", "run", "--rm", "--entrypoint", "/bin/sh", image_id, "-c", script],
                            capture_output=True, text=True).stdout
     assert found.split() == ["0"], found

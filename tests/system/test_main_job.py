@@ -54,13 +54,14 @@ def run_sif(sif: Path, *command: str) -> str:
     """What a command prints inside a SIF."""
     may_raise_limits = int(re.search(r"CapEff:\s*(\w+)", Path("/proc/self/status").read_text()).group(1), 16) >> 24 & 1
     options = () if os.geteuid() or may_raise_limits else ("--userns",)
-    return subprocess.run(["singularity", "--quiet", "exec", *options, "--cleanenv", "--no-home", "--pwd", "/", str(sif),
-                           *command], check=True, capture_output=True, text=True, cwd="/").stdout
+    return subprocess.run(["singularity", "--quiet", "exec", *options, "--cleanenv", "--no-home", "--pwd", "/",
+                           str(sif), *command], check=True, capture_output=True, text=True, cwd="/").stdout
 
 
 def cic_cli(service: Service, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(PROJECT / "cic_cli"), USER, PASSWORD, service.url, *arguments], cwd=folder,
-                          capture_output=True, text=True, timeout=300, env={"PATH": os.environ["PATH"], "HOME": str(folder)})
+                          capture_output=True, text=True, timeout=300,
+                          env={"PATH": os.environ["PATH"], "HOME": str(folder)})
 
 
 def response(completed: subprocess.CompletedProcess[str]) -> dict:
@@ -94,8 +95,8 @@ def test_an_interrupted_download_resumes(service: Service, tmp_path: Path) -> No
 
     assert file.read_bytes() == whole
     file.write_bytes(whole[:200_000])
-    subprocess.run(["wget", "-q", "-c", "--auth-no-challenge", f"--user={USER}", f"--password={PASSWORD}", "-O", str(file),
-                    url], check=True)
+    subprocess.run(["wget", "-q", "-c", "--auth-no-challenge", f"--user={USER}", f"--password={PASSWORD}", "-O",
+                    str(file), url], check=True)
     assert file.read_bytes() == whole
 
 
@@ -286,7 +287,8 @@ def test_an_arm64_image_is_built_through_emulation_and_runs(site: Site) -> None:
         assert status["status"] == "FINISHED", status
         (site.root / "arm.sif").write_bytes(service.call("GET", f"/images/download/{status['filename']}").content)
 
-    listed = subprocess.run(["singularity", "sif", "header", str(site.root / "arm.sif")], capture_output=True, text=True)
+    header = ["singularity", "sif", "header", str(site.root / "arm.sif")]
+    listed = subprocess.run(header, capture_output=True, text=True)
     assert "arm64" in listed.stdout.lower(), listed
     assert run_sif(site.root / "arm.sif", "/arm/which.sh") == "aarch64\n"
 

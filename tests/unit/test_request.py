@@ -172,10 +172,10 @@ class TestWhatIsRefused:
 
 
 HOSTILE = [
-    "../", "..", "a/../b", ";reboot", "$(reboot)", "`reboot`", "a\nb", "a\n", "\n", "a\rb", "a\0b", "-rf", "--help", "a'b",
-    'a"b', "a\\b", "a|b", "a&b", "a>b", "a<b", "*", "?", "a{b}", "%s%n\x07", "\x1b[2J", "\xe4", "\uff0e\uff0e\uff0f",
-    "\u202e", "\ud800", "A" * 201, "x" * 10_000, " " * 10_000, "a" + " " * 10_000, "{{7*7}}", "#", "!x", "http://[",
-    "~root",
+    "../", "..", "a/../b", ";reboot", "$(reboot)", "`reboot`", "a\nb", "a\n", "\n", "a\rb", "a\0b", "-rf", "--help",
+    "a'b", 'a"b', "a\\b", "a|b", "a&b", "a>b", "a<b", "*", "?", "a{b}", "%s%n\x07", "\x1b[2J", "\xe4",
+    "\uff0e\uff0e\uff0f", "\u202e", "\ud800", "A" * 201, "x" * 10_000, " " * 10_000, "a" + " " * 10_000, "{{7*7}}",
+    "#", "!x", "http://[", "~root",
 ]
 
 
