@@ -45,7 +45,8 @@ LINES = 30
 SLOW = {
     "eflows4hpc.yaml": "apt:\n  - bc\n",
     # New each time, or BuildKit would remember the step from an earlier run of the tests, and be done at once.
-    "post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\nfor i in $(seq 1 {LINES}); do echo \"line $i of many\"; sleep 0.5; done\n",
+    "post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\nfor i in $(seq 1 {LINES}); do echo \"line $i of many\"; "
+                    "sleep 0.5; done\n",
 }
 REQUEST = {"machine": MACHINE | {"container_engine": "docker"}, "workflow": "demo", "step_id": "slow", "push": False}
 
