@@ -53,7 +53,7 @@ def test_the_seeds_three_lines_work_in_a_bare_interpreter(site: Site) -> None:
 def test_a_database_made_either_way_is_the_same(site: Site, tmp_path: Path) -> None:
     def shape(path: Path) -> dict[str, list[str]]:
         connection = sqlite3.connect(path)
-        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")]
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")]
         found = {name: [row[1] for row in connection.execute(f"PRAGMA table_info({name})")] for name in names}
         found["its version"] = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.close()
