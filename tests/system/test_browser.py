@@ -24,7 +24,7 @@ pytestmark = pytest.mark.system
 TALKS = {"eflows4hpc.yaml": "apt: []\n",
          "post_inst.sh": f"# {secrets.token_hex()}\n"
                          "for i in $(seq 1 60); do echo \"line $i <b>&amp;</b>\"; sleep 0.2; done\n"}
-"""A step that says something for a while, and tries to write HTML; never the same, so that docker has no layer of it."""
+"""A step that talks for a while, and tries to write HTML; never the same, so that docker has no layer of it."""
 NEVER_ENDS = {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "while :; do echo still here; sleep 1; done\n"}
 REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "hello"}
 AXE = PROJECT / "build" / "axe"
