@@ -71,7 +71,7 @@ def resolve(request: BuildRequest, settings: LibrarySettings, *, cancel: CancelT
         catalogue = open_catalogue(settings).pin(cancel=cancel)
         description = _read_description(step, settings)
         branches, more_warnings = _pin_branches(request, description, catalogue, settings)
-        more_warnings += _held_against_host(request, description, settings)
+        more_warnings += _held_against_host(request, description, settings) + _not_done_yet(request, description)
     identity = _identity(request, step, catalogue, base, branches) if base.digest is not None else None
     name = image_name(request, prefix=settings.registry.images_prefix)
     return Inputs(step=step, catalogue=catalogue, base=base, branch_commits=branches, identity=identity, push=push,
@@ -237,6 +237,16 @@ def _held_against_host(request: BuildRequest, description: Description | None, s
         raise UserError(warning, hint="Ask for an older target, or use a service on a newer host.",
                         code=ErrorCode.TARGET_NOT_EXECUTABLE)
     return [warning]
+
+
+def _not_done_yet(request: BuildRequest, description: Description | None) -> list[str]:
+    """What may be asked for and this version does not do: told rather than passed over."""
+    warnings = []
+    if request.slim or (description is not None and description.slim):
+        warnings.append("Slim images are not made yet: the full image is built.")
+    if description is not None and description.smoke:
+        warnings.append("The description's smoke command is not run yet.")
+    return warnings
 
 
 def _identity(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue, base: BaseFacts,

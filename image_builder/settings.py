@@ -106,6 +106,13 @@ class BuildSettings(Section):
     sif_compression_level: int | None = Field(default=None, ge=1, le=22)
     """None: 3 for zstd, 6 for gzip. The other compressors have none."""
 
+    @field_validator("dockerfile", mode="after")
+    @classmethod
+    def _the_recipe(cls, value: str) -> str:
+        if Path(value).name != BUILTIN_DOCKERFILE:
+            raise ValueError(f"only {BUILTIN_DOCKERFILE}, the recipe that comes with the service, can be used")
+        return value
+
     @field_validator("base_image", mode="after")
     @classmethod
     def _some_base(cls, value: str | Mapping[str, str]) -> str | Mapping[str, str]:

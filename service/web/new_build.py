@@ -46,7 +46,6 @@ class BuildForm(FlaskForm):  # type: ignore[misc]
     push = SelectField("Push to the image registry", choices=options({
         "": "If the service has one", "yes": "Yes", "no": "No"}), validate_choice=False)
     force = BooleanField("Build anew, even if the same image exists")
-    slim = BooleanField("Leave out what is only needed to build")
 
 
 def add_pages(web: Blueprint) -> None:
@@ -106,7 +105,7 @@ def _initial() -> dict[str, Any]:
     start: dict[str, Any] = {"version": LATEST, "platform": targets.platforms()[0], "container_engine": "singularity"}
     if earlier := request.args.get("from"):
         asked = own_build(earlier).request
-        start |= {key: asked.get(key) for key in ("workflow", "step_id", "version", "slim")}
+        start |= {key: asked.get(key) for key in ("workflow", "step_id", "version")}
         start |= {key: asked["machine"].get(key) for key in MACHINE_FIELDS}
         start["push"] = next(name for name, value in _PUSH.items() if value is asked.get("push"))
     for key in ("workflow", "step_id", "version"):
@@ -127,7 +126,7 @@ def _fields(form: BuildForm) -> dict[str, Any]:
             "platform", "container_engine")}}
     asked: dict[str, Any] = {"machine": machine, "push": _PUSH.get(form.push.data or "")}
     asked |= {name: text for name in ("workflow", "step_id", "version") if (text := (form[name].data or "").strip())}
-    return asked | {name: True for name in ("force", "slim") if form[name].data}
+    return asked | ({"force": True} if form.force.data else {})
 
 
 def _show(error: CicError, form: BuildForm) -> list[FieldProblem]:
