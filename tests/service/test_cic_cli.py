@@ -975,8 +975,17 @@ def test_a_missing_image(service: FakeService, cic: Client) -> None:
 def test_a_download_refused_after_its_record(service: FakeService, cic: Client) -> None:
     service.images[IMAGE] = CONTENT
     service.at(f"/images/download/{IMAGE}", problem(403, "Forbidden"))
-    assert cic("download", IMAGE).returncode == 1
+    result = cic("download", IMAGE)
+    assert result.returncode == 1
+    assert b"HTTP 403" in result.stderr
     assert cic.files() == []
+
+
+def test_a_download_outlasts_a_short_absence_of_the_service(service: FakeService, cic: Client) -> None:
+    service.images[IMAGE] = CONTENT
+    service.at(f"/images/download/{IMAGE}", problem(503, "Restarting"), Answer(502, b""), Answer(200, CONTENT))
+    assert cic("download", IMAGE).returncode == 0
+    assert (cic.folder / IMAGE).read_bytes() == CONTENT
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
