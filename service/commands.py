@@ -1,23 +1,34 @@
-"""Commands for operators: `flask --app builder_service users …`."""
+"""Commands for operators: `flask --app builder_service users …`, `tokens …` and `backup`."""
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import os
+import secrets
+import sqlite3
 import sys
+from pathlib import Path
+from urllib.parse import quote
 
 import click
 from flask import Flask, current_app
-from flask.cli import AppGroup
+from flask.cli import AppGroup, with_appcontext
 
 from image_builder.errors import CicError
 from service import accounts
 from service.context import Service
+from service.database import now
 
 users = AppGroup("users", help="Who may use the service.")
+tokens = AppGroup("tokens", help="What programs log in with instead of a password.")
 
 
 def install(app: Flask) -> None:
     """Add the commands to an application."""
     app.cli.add_command(users)
+    app.cli.add_command(tokens)
+    app.cli.add_command(backup)
 
 
 @users.command("add")
@@ -86,6 +97,73 @@ def block(name: str) -> None:
     """Keep a user out; `confirm` lets them in again. Builds and images stay."""
     _do(lambda: accounts.change_user(_service().engine, name, is_active=False))
     click.echo(f"{name} may not log in any more.")
+
+
+@tokens.command("add")
+@click.argument("user")
+@click.argument("name")
+@click.option("--days", type=click.IntRange(1, 3650), help="How long it is good for; without this, until revoked.")
+@click.option("--scope", "scopes", type=click.Choice(accounts.SCOPES), multiple=True, default=accounts.SCOPES,
+              help="What it is good for; may be given more than once. Without this, everything.")
+def add_token(user: str, name: str, days: int | None, scopes: tuple[str, ...]) -> None:
+    """Make a token for USER, called NAME, and print it: nobody sees it again."""
+    expires_at = None if days is None else now() + datetime.timedelta(days=days)
+    user_id = _user_id(user)
+    _do(lambda: click.echo(accounts.add_token(_service().engine, user_id, name, scopes=sorted(set(scopes)),
+                                              expires_at=expires_at)))
+
+
+@tokens.command("list")
+@click.argument("user")
+def list_tokens(user: str) -> None:
+    """List a user's tokens: number, name, scopes, and when they expire and were last used."""
+    for row in accounts.tokens_of(_service().engine, _user_id(user)):
+        click.echo("\t".join([str(row.id), row.name, ",".join(row.scopes), f"expires {_day(row.expires_at)}",
+                              f"used {_day(row.last_used_at)}"]))
+
+
+@tokens.command("revoke")
+@click.argument("user")
+@click.argument("number", type=int)
+def revoke_token(user: str, number: int) -> None:
+    """Revoke the token of that number (see `tokens list`), at once."""
+    if not accounts.revoke_token(_service().engine, _user_id(user), number):
+        raise click.ClickException(f"{user} has no token of the number {number}.")
+    click.echo(f"Revoked token {number} of {user}.")
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@with_appcontext
+def backup(file: Path) -> None:
+    """Copy the database to FILE while the service runs. An earlier FILE is replaced in one step."""
+    url = _service().engine.url
+    if url.get_backend_name() != "sqlite" or not url.database:
+        raise click.ClickException("Only an SQLite database is copied; use your database's own tool.")
+    fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # it holds password hashes
+        with contextlib.closing(sqlite3.connect(f"file:{quote(url.database)}?mode=ro", uri=True)) as live, \
+                contextlib.closing(sqlite3.connect(fresh)) as copy:
+            live.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE").close()  # one file, whole by itself
+        os.replace(fresh, file)
+    except (OSError, sqlite3.Error) as error:
+        raise click.ClickException(f"The database was not copied: {error}.") from None
+    finally:
+        fresh.unlink(missing_ok=True)
+    click.echo(f"Copied the database to {file}.")
+
+
+def _user_id(name: str) -> int:
+    row = accounts.by_name(_service().engine, name)
+    if row is None:
+        raise click.ClickException(f"There is no user {name[:64]}.")
+    return int(row.id)
+
+
+def _day(moment: datetime.datetime | None) -> str:
+    return "never" if moment is None else f"{moment:%Y-%m-%d}"
 
 
 def _password() -> str:

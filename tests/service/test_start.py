@@ -17,7 +17,8 @@ import pytest
 import requests
 
 from config.settings import Settings
-from service.database import PROJECT, database_url
+from service import accounts
+from service.database import PROJECT, database_url, make_engine, writing
 from service.executors import WAKE, RunFolder
 from service.server import server_options
 from tests.system.site import Site, add_user, free_port
@@ -29,9 +30,13 @@ def python(site: Site, code: str, *, cwd: Path = PROJECT, **more: Any) -> subpro
                           timeout=60, check=False, **more)
 
 
-def users(site: Site, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "flask", "--app", "builder_service", "users", *arguments], cwd=PROJECT,
+def flask(site: Site, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "flask", "--app", "builder_service", *arguments], cwd=PROJECT,
                           env=dict(site.environ), input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+def users(site: Site, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return flask(site, "users", *arguments, stdin=stdin)
 
 
 def database_file(site: Site) -> Path:
@@ -108,6 +113,37 @@ def test_commands_for_users(site: Site) -> None:
     assert users(site, "remove", "ada").returncode == 0
     assert users(site, "remove", "ada").returncode == 1
     assert users(site, "list").stdout == "root\tadmin\n"
+
+
+def test_commands_for_tokens(site: Site) -> None:
+    assert users(site, "add", "ada", stdin="correct horse\n").returncode == 0
+    made = flask(site, "tokens", "add", "ada", "laptop", "--days", "30", "--scope", "read")
+    token = made.stdout.strip()
+    assert token.startswith("cic_"), made.stderr
+    number, name, scopes, expires, used = flask(site, "tokens", "list", "ada").stdout.strip().split("\t")
+    assert (name, scopes, used) == ("laptop", "read", "used never")
+    assert expires.startswith("expires 2")
+    engine = make_engine(site.environ["CIC_DATABASE"])
+    assert accounts.by_token(engine, token).name == "ada"
+    assert flask(site, "tokens", "revoke", "ada", "4711").returncode == 1
+    assert flask(site, "tokens", "revoke", "ada", number).returncode == 0
+    assert accounts.by_token(engine, token) is None
+    engine.dispose()
+    assert flask(site, "tokens", "list", "nobody").returncode == 1
+
+
+def test_a_backup_is_whole_while_the_database_is_written_to(site: Site, tmp_path: Path) -> None:
+    assert users(site, "add", "ada", stdin="correct horse\n").returncode == 0
+    engine = make_engine(site.environ["CIC_DATABASE"])
+    copy = tmp_path / "copy.sqlite"
+    with writing(engine) as connection:
+        connection.exec_driver_sql("UPDATE users SET name = 'eve'")  # not committed: no part of the copy
+        done = flask(site, "backup", str(copy))
+    engine.dispose()
+    assert done.returncode == 0, done.stderr
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert users(site.with_environ(CIC_DATABASE=f"sqlite:///{copy}"), "list").stdout == "ada\n"
+    assert flask(site, "backup", str(tmp_path / "none" / "copy.sqlite")).returncode == 1
 
 
 def test_a_missing_secret_stops_the_start_with_its_name(site: Site) -> None:
