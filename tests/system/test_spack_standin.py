@@ -6,8 +6,10 @@ What Spack decides is tested in `test_real_spack.py`.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from image_builder.process import CancelToken
 from image_builder.request import parse_request
 from tests.system.conftest import remove_images
 from tests.system.recording import Heard
-from tests.system.site import BASE_IMAGE, PROJECT, Site, make_site
+from tests.system.site import BASE_IMAGE, PASSWORD, PROJECT, USER, Site, make_site, running_service
 
 pytestmark = pytest.mark.system
 
@@ -154,3 +156,33 @@ def test_the_ca_and_the_sites_secrets_stay_out_of_the_image(site: Site, tmp_path
 def test_a_workflow_that_names_another_mpi_is_refused(site: Site) -> None:
     with pytest.raises(UserError, match=r"mpich.*openmpi@4"):
         build(site, "otherwise", described("heat ^mpich"), mpi="openmpi@4")
+
+
+def test_the_seeds_own_example_goes_both_ways_as_it_stands(site: Site, tmp_path: Path) -> None:
+    """`rome`, `openmpi@4` and a bare `False`: through `cic_builder.py` with its `path`, and through `cic_cli`."""
+    description = (PROJECT / "tests/data/corpus/tutorial/lysozyme/eflows4hpc.yaml").read_text("utf-8")
+    folder = tmp_path / "description"
+    folder.mkdir()
+    small = description.replace("compss@3.3", "zlib").replace("gromacs@2022.3~mpi^fftw~mpi", "fftw~mpi")
+    (folder / "eflows4hpc.yaml").write_text(small.replace("- grace\n", "- bc\n"), "utf-8")
+    example = (PROJECT / "tests/data/seed/library_request.json").read_text("utf-8")
+    (tmp_path / "library.json").write_text(example.replace("/path/to/description/", str(folder)), "utf-8")
+    (tmp_path / "service.json").write_text(re.sub(r'\s*"path" : "[^"]*",', "", example), "utf-8")
+    site.add_step("tutorial", "lysozyme", {"eflows4hpc.yaml": (folder / "eflows4hpc.yaml").read_text("utf-8")})
+
+    built = subprocess.run([sys.executable, "cic_builder.py", "--request", str(tmp_path / "library.json")],
+                           cwd=PROJECT, env=dict(site.environ), capture_output=True, text=True, timeout=600)
+    with running_service(site) as service:
+        submitted = subprocess.run([str(PROJECT / "cic_cli"), USER, PASSWORD, service.url, "build", "service.json"],
+                                   cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        status = service.wait_for(json.loads(submitted.stdout.removeprefix("Response:\n"))["id"])
+        lock = service.call("GET", f"/image/{status['filename']}/document/spack.lock").json()
+
+    assert built.returncode == 0, built.stderr[-3000:]
+    assert "tutorial_lysozyme_rome_openmpi-4_nogpu" in built.stdout
+    assert status["status"] == "FINISHED", status
+    assert status["filename"] == "tutorial_lysozyme_rome_openmpi-4_nogpu_v_latest.sif"
+    targets = {node["arch"]["target"] if isinstance(node["arch"]["target"], str) else node["arch"]["target"]["name"]
+               for node in lock["concrete_specs"].values() if not node.get("external")}
+    assert targets == {"zen2"}
+    assert "openmpi" in {node["name"] for node in lock["concrete_specs"].values()}
