@@ -38,6 +38,8 @@ from tests.system.site import (
 pytestmark = pytest.mark.system
 
 PROCESSES = 4
+THREADS_OF_APACHE = 5
+"""What mod_wsgi-express gives to each process when nothing is said."""
 DOWNLOADS = "/image_creation/images/download"
 LINKS = "/image_creation/images/files"
 SIF = b"the bytes of a SIF" * 10_000
@@ -156,6 +158,20 @@ def test_an_authorised_download_is_sent_by_apache(apache_site: Site) -> None:
 def test_a_build_survives_followers_and_a_reload(apache_site: Site) -> None:
     with running_apache(apache_site, DOWNLOADS) as apache:
         follow_through_reloads(apache, follow_s=0)
+
+
+def test_followers_leave_threads_to_others(apache_site: Site) -> None:
+    apache_site.add_step("demo", "slow", {"post_inst.sh": "#!/bin/sh\nsleep 600\n"})
+    with running_apache(apache_site, DOWNLOADS) as apache:
+        build_id = apache.call("POST", "/build/", json=REQUEST).json()["id"]
+        with contextlib.ExitStack() as stack:
+            streams = [stack.enter_context(contextlib.closing(apache.call(
+                "GET", f"/build/{build_id}/log", stream=True, headers={"Accept": "text/event-stream"})))
+                for _ in range(PROCESSES * THREADS_OF_APACHE * 2)]
+            assert {stream.status_code for stream in streams} == {200}
+            for _ in range(PROCESSES * 2):
+                assert apache.call("GET", f"/build/{build_id}").status_code == 200
+            assert apache.call("POST", f"/build/{build_id}/cancel").json()["error_code"] == "CANCELLED"
 
 
 @pytest.mark.endurance
