@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
@@ -20,6 +21,9 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
          "--force-device-scale-factor=1")
+REPLACED = (NoSuchElementException, StaleElementReferenceException)
+"""What happens to somebody who looks while a page changes."""
+
 _OWN_SCHEMES = re.compile(r"(data|blob|chrome|about|devtools):")
 
 
@@ -54,7 +58,8 @@ class Browser:
 
     def text(self, css: str = "body") -> str:
         """The text of an element as it stands in the page, seen or not."""
-        return str(self.find(css).get_property("textContent"))
+        found = self.driver.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", css)
+        return str(found)
 
     def fill(self, **fields: str) -> None:
         """Type into the fields of these names, or choose there."""
@@ -67,13 +72,19 @@ class Browser:
                 element.send_keys(text)
 
     def click(self, css: str) -> None:
-        element = self.find(css)
-        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
-        element.click()
+        """Click as soon as the element is there; one that the page replaces at that moment is looked up again."""
+        def clicked() -> bool:
+            element = self.find(css)
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+            element.click()
+            return True
+
+        self.wait(clicked)
 
     def wait(self, condition: Any, timeout_s: float = 60) -> Any:
         """Wait until `condition()` is true, and return what it gave."""
-        return WebDriverWait(self.driver, timeout_s, poll_frequency=0.1).until(lambda _: condition())
+        waiting = WebDriverWait(self.driver, timeout_s, poll_frequency=0.1, ignored_exceptions=REPLACED)
+        return waiting.until(lambda _: condition())
 
     def log_in(self, name: str, password: str) -> None:
         self.open("/login")

@@ -221,7 +221,7 @@ def test_a_token_is_shown_once_and_works(service: Service, open_browser: Callabl
     page.open("/account")
     page.find("form[action$='/account/tokens'] [name=name]").send_keys("laptop")
     page.click("form[action$='/account/tokens'] button")
-    token = page.text("#new-token code")
+    token = page.wait(lambda: page.text("#new-token code"))
     assert service.call("GET", "/build/", user=token, password="").status_code == 200
     page.open("/account")
     assert token not in page.driver.page_source
