@@ -208,7 +208,15 @@ def sif_answer(filename: str) -> tuple[AnyResponse, str]:
 
 @api.get("/architecture/")
 def architectures() -> Response:
-    return jsonify({"architectures": targets.known_targets(), "platforms": list(targets.platforms())})
+    """The targets that can be asked for; `?platform=` chooses those of one platform."""
+    found, asked = targets.known_targets(), request.args.get("platform")
+    if asked is not None:
+        try:
+            platform = targets.parse_platform(asked)
+        except targets.UnknownName as error:
+            raise InvalidRequest([FieldProblem("platform", str(error), error.hint)]) from None
+        found = [target for target in found if target["platform"] == platform]
+    return jsonify({"architectures": found, "platforms": list(targets.platforms())})
 
 
 @api.get("/machine/")

@@ -19,6 +19,7 @@ from image_builder.storage import ImageStore
 from service import commands, errors, health, web
 from service.api import api
 from service.auth import Authenticator
+from service.console import log_to_stderr
 from service.context import Service
 from service.database import PROJECT, bring_up_to_date, db, init_database
 from service.executors import Executor, PoolProcess
@@ -63,10 +64,13 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
 
 
 def start_service(app: Flask) -> None:
-    """Let an application that serves requests see to its workers."""
+    """Let an application that serves requests see to its workers, and tell the operator what happens."""
+    log_to_stderr()
     executor = app.extensions["cic"].executor
     if isinstance(executor, (PoolProcess, BuildPool)):
         executor.start()
+    if isinstance(executor, PoolProcess):
+        app.extensions["cic"].readiness.add("pool", health.Check(ask=executor.require_pool))
 
 
 def _flask_config(settings: Settings) -> dict[str, Any]:

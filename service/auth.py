@@ -25,6 +25,7 @@ from service import accounts
 from service.database import now
 from service.errors import TooManyFailures, problem
 
+REALM = "container images"
 REMEMBER_S = 60.0
 MAX_REMEMBERED = 10_000
 CONCURRENT_HASHES = 2
@@ -128,8 +129,8 @@ class Authenticator:
         self._remembered[key] = time.monotonic() + REMEMBER_S
 
 
-_basic = HTTPBasicAuth(realm="container images")
-_bearer = HTTPTokenAuth("Bearer", realm="container images")
+_basic = HTTPBasicAuth(realm=REALM)
+_bearer = HTTPTokenAuth("Bearer", realm=REALM)
 auth = MultiAuth(_basic, _bearer)
 """Flask-HTTPAuth's front of it: `auth.current_user()` is the `Principal`."""
 
@@ -150,8 +151,11 @@ def _verify_token(token: str) -> Principal | None:
 
 
 def _refuse(status: int) -> Response:
-    return problem(401, "UNAUTHORIZED", "User and password, or a token, are needed, and these are not right.",
-                   hint="Send them with HTTP Basic, or the token with Bearer.")
+    answer = problem(401, "UNAUTHORIZED", "User and password, or a token, are needed, and these are not right.",
+                     hint="Send them with HTTP Basic, or the token with Bearer.")
+    for scheme in ("Basic", "Bearer"):
+        answer.headers.add("WWW-Authenticate", f'{scheme} realm="{REALM}"')
+    return answer
 
 
 _basic.verify_password(_verify_password)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -100,9 +101,10 @@ def from_http(error: HTTPException) -> Response:
 
 
 def _from_surprise(error: Exception) -> Response:
-    _log.error("%s %s failed", request.method, request.path, exc_info=error)
+    number = secrets.token_hex(6)  # joins the user's answer and the operator's log
+    _log.error("error=%s %s %s failed", number, request.method, request.path, exc_info=error)
     return problem(500, ErrorCode.INTERNAL.value, "The service failed at this request.",
-                   hint="Ask the operator to look into the service's log.")
+                   hint=f"Ask the operator to look for {number} in the service's log.", more={"error_id": number})
 
 
 def _drain() -> None:

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import filelock
 
+from image_builder.errors import ServiceError
 from service.database import PROJECT
 
 WAKE, STOP = b"wake", b"stop"
@@ -128,6 +129,16 @@ class PoolProcess:
 
     def cancel(self, run_id: str) -> None:
         self._wake()
+
+    def require_pool(self, patience_s: float = BEGINNING_S) -> None:
+        """Raise `ServiceError` when no pool listens; one that is just beginning is waited for."""
+        deadline = time.monotonic() + patience_s
+        while not self._folder.tell_pool(WAKE):
+            self._missing.set()
+            if time.monotonic() > deadline:
+                raise ServiceError("No build pool is at work.",
+                                   hint="It is started by itself; pool.log in the logs folder says why it ended.")
+            time.sleep(0.1)
 
     def shutdown(self) -> None:
         """Stop watching. The pool ends by itself when nobody is left."""

@@ -44,6 +44,10 @@ class Readiness:
         self._lock = threading.Lock()
         self._first = threading.Event()
 
+    def add(self, name: str, check: Check) -> None:
+        """One more part that is needed. Before the first answer."""
+        self._checks[name] = check
+
     def answer(self) -> Response:
         """200 when everything is there, else 503 with what is missing and what to do."""
         self._refresh()

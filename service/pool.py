@@ -35,6 +35,7 @@ from image_builder.errors import CicError
 from image_builder.process import CancelToken
 from image_builder.storage import ImageStore
 from service import downloads, store
+from service.console import log_to_stderr
 from service.database import make_engine
 from service.executors import STOP, RunFolder
 from service.worker import HAND_BACK, BuildImage, Worker
@@ -295,7 +296,7 @@ def main() -> int:
             return 0
         _redirect_output(logs / "pool.log")
     _let_buildx_write(settings.library.build.tmp_folder / "run" / "buildx")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     return PoolMain(settings).run()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import logging
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,8 @@ from image_builder.errors import Cancelled, CicError, ErrorCode, LimitReached, S
 from image_builder.state import ACTIVE, TERMINAL, BuildState, may_move
 from service.database import now, reading, writing
 from service.models import AuditEvent, Build, Run, User
+
+_log = logging.getLogger(__name__)
 
 RUNS: sa.Table = Run.__table__
 BUILDS: sa.Table = Build.__table__
@@ -335,7 +338,8 @@ def finished_build(engine: Engine, identity: str, image_id: str) -> Any | None:
 
 def note(engine: Engine, *, user: str | None, action: str, subject: str | None = None,
          address: str | None = None) -> None:
-    """Write down who did what."""
+    """Write down who did what, and tell the log."""
+    _log.info("action=%s subject=%r user=%s address=%s", action, subject[:300] if subject else None, user, address)
     with writing(engine) as connection:
         connection.execute(AUDIT.insert().values(at=now(), user=user, action=action,
                                                  subject=subject[:300] if subject else None, address=address))
@@ -414,9 +418,12 @@ def _next_run(max_active_per_user: int, platforms: Collection[str] | None) -> sa
 
 
 def _wanting(run_id: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """The builds that wait for something of a run, the oldest first."""
+    """The builds that wait for something of a run, the oldest first.
+
+    Those that are to be pushed come last: the shared part is done then, and who has withdrawn meanwhile gets no push.
+    """
     return sa.select(*columns).where(BUILDS.c.run_id == run_id, BUILDS.c.state.is_(None)).order_by(
-        BUILDS.c.created_at, BUILDS.c.id)
+        BUILDS.c.push, BUILDS.c.created_at, BUILDS.c.id)
 
 
 def _waiting_for(run_id: str, delivery: Delivery) -> tuple[sa.ColumnElement[bool], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from typing import Any
 
 from sqlalchemy.engine import Engine
@@ -19,6 +20,8 @@ from service import store
 from service.errors import Forbidden
 from service.executors import Executor
 from service.store import Limits, NewBuild, Outcome
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class Submission:
         if made is not None:
             return store.create_finished(self.engine, new, self._limits, made)
         build_id, run_id = store.create_or_join(self.engine, new, self._limits)
+        _log.info("build=%s run=%s user_id=%d", build_id, run_id, user_id)
         self.executor.submit(run_id)
         return build_id
 

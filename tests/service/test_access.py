@@ -37,7 +37,8 @@ def test_no_call_works_without_a_login_but_the_public_ones(app: Flask) -> None:
             assert answer.status_code in (200, 503), rule
         else:
             assert answer.status_code == 401, rule
-            assert answer.headers["WWW-Authenticate"].startswith("Basic"), rule
+            schemes = [value.split()[0] for value in answer.headers.getlist("WWW-Authenticate")]
+            assert schemes == ["Basic", "Bearer"], rule
             assert method == "HEAD" or answer.get_json()["code"] == "UNAUTHORIZED"
 
 

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from image_builder.errors import BuildFailed, ErrorCode
-from tests.service.conftest import REQUEST, ROOT, Api, FakeBuilder
+from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder
 
 
 def test_a_request_becomes_a_finished_build(ada: Api) -> None:
@@ -241,6 +241,11 @@ def test_images_and_architectures(ada: Api, bob: Api) -> None:
     assert bob("GET", "/image/nope.sif").status_code == 404
     architectures = ada("GET", "/architecture/").get_json()["architectures"]
     assert next(one for one in architectures if one["name"] == "zen2")["aliases"] == ["rome"]
+    arm = ada("GET", "/architecture/?platform=linux/arm64/v8").get_json()["architectures"]
+    assert {one["platform"] for one in arm} == {"linux/arm64"}
+    assert {one["name"] for one in arm} < {one["name"] for one in architectures}
+    unknown = ada("GET", "/architecture/?platform=linux/arm46")
+    assert (unknown.status_code, unknown.get_json()["errors"][0]["field"]) == (400, "platform")
     assert ada("GET", "/machine").status_code == 200
 
 
@@ -258,3 +263,25 @@ def test_wrong_calls_are_problems(ada: Api) -> None:
     assert "POST" in ada("PUT", "/build/").headers["Allow"]
     assert ada.client.get("/elsewhere").status_code == 404
     assert ada.client.get(ROOT + "x/build/").status_code == 404
+
+
+def test_the_log_says_who_did_what_and_no_secret(ada: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="service")
+    build_id = ada.submit()
+    ada.wait(build_id)
+    assert any(f"action=build subject='{build_id}' user=ada" in message for message in caplog.messages)
+    assert any(f"build={build_id} run=" in message for message in caplog.messages)
+    assert PASSWORD not in caplog.text and ada.headers["Authorization"].split()[1] not in caplog.text
+
+
+def test_what_nobody_foresaw_is_answered_with_a_number_that_the_log_has(app: Flask, ada: Api,
+                                                                       monkeypatch: pytest.MonkeyPatch,
+                                                                       caplog: pytest.LogCaptureFixture) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("the inside of the service")
+
+    monkeypatch.setattr("service.store.builds_of", breaks)
+    answer = ada("GET", "/build/")
+    assert (answer.status_code, answer.content_type) == (500, "application/problem+json")
+    assert "inside" not in answer.text
+    assert answer.get_json()["error_id"] in caplog.text

@@ -17,9 +17,10 @@ import pytest
 import requests
 
 from config.settings import Settings
+from image_builder.errors import ServiceError
 from service import accounts
 from service.database import PROJECT, database_url, make_engine, writing
-from service.executors import WAKE, RunFolder
+from service.executors import WAKE, PoolProcess, RunFolder
 from service.server import server_options
 from tests.system.site import Site, add_user, free_port
 
@@ -228,6 +229,15 @@ print(answer.status_code, answer.get_json().get("checks", {}).get("base_image"))
     missing = python(site.with_environ(CIC_BUILD_BASE_IMAGE="localhost:1/no-such-base:1"), code)
     assert missing.stdout.startswith("200\n503 "), missing.stdout + missing.stderr
     assert "no-such-base" in missing.stdout
+
+
+def test_no_pool_is_told_and_a_pool_is_enough(tmp_path: Path) -> None:
+    executor = PoolProcess(tmp_path)
+    with pytest.raises(ServiceError, match="No build pool"):
+        executor.require_pool(patience_s=0)
+    listener = RunFolder(tmp_path).listen()
+    executor.require_pool(patience_s=0)
+    listener.close()
 
 
 def test_metrics(site: Site) -> None:
