@@ -134,6 +134,18 @@ def test_each_name_is_a_delivery_of_its_own(engine: Engine) -> None:
     assert (row.own_state, row.error_code, row.run_state) == (BuildState.FAILED, "PUSH_FAILED", BuildState.FINISHED)
 
 
+def test_pushes_come_after_the_shared_part(engine: Engine) -> None:
+    store.create_or_join(engine, new(push=True), LIMITS)
+    store.create_or_join(engine, new(), LIMITS)
+    run = claim(engine)
+    assert run
+    first = store.next_delivery(engine, run, ME)
+    assert first is not None and not first.push
+    store.deliver(engine, run, ME, first, outcome())
+    second = store.next_delivery(engine, run, ME)
+    assert second is not None and second.push
+
+
 def test_a_run_whose_deliveries_all_failed_has_failed(engine: Engine) -> None:
     build, run = store.create_or_join(engine, new(), LIMITS)
     claim(engine)

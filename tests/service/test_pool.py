@@ -1,0 +1,154 @@
+"""The pool in threads: its bound, what passes and is tried again, stopping, and runs that are taken from it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import Engine
+
+from config.settings import Settings
+from image_builder.errors import ErrorCode, Unavailable
+from image_builder.process import CancelToken
+from service import store
+from service.database import make_engine, writing
+from service.executors import RunFolder
+from service.pool import BuildPool
+from tests.service.conftest import REQUEST, Api, FakeBuilder, running_app
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Engine:
+    return make_engine(settings.service.database)
+
+
+def changed(settings: Settings, **service: object) -> Settings:
+    return settings.model_copy(update={"service": settings.service.model_copy(update=service)})
+
+
+class CountingBuilder(FakeBuilder):
+    """Knows how many builds were going on at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self.now = self.most = 0
+
+    def __call__(self, *arguments: object, **more: object) -> object:  # type: ignore[override]
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            return super().__call__(*arguments, **more)  # type: ignore[arg-type]
+        finally:
+            with self._lock:
+                self.now -= 1
+
+
+def test_no_more_builds_at_once_than_allowed(settings: Settings) -> None:
+    builder = CountingBuilder()
+    builder.hold.clear()
+    with running_app(settings, builder) as app:
+        ada = Api(app)
+        targets = ("zen", "zen2", "zen3", "haswell", "skylake")
+        ids = [ada.submit(machine=REQUEST["machine"] | {"architecture": target}) for target in targets]
+        ada.wait(ids[1], "BUILDING")
+        builder.hold.set()
+        assert {ada.wait(build_id)["status"] for build_id in ids} == {"FINISHED"}
+    assert builder.most == settings.library.build.max_concurrent_builds == 2
+
+
+def test_what_passes_is_tried_again(settings: Settings, builder: FakeBuilder) -> None:
+    builder.error = Unavailable("The Docker daemon does not answer.", code=ErrorCode.DOCKER_UNAVAILABLE)
+    with running_app(changed(settings, retry_delay_s=0.0, max_retries=2), builder) as app:
+        ada = Api(app)
+        status = ada.wait(ada.submit())
+        assert (status["error_code"], len(builder.calls)) == ("DOCKER_UNAVAILABLE", 3)
+        builder.error = Unavailable("The base image cannot be had.", code=ErrorCode.BASE_IMAGE_UNAVAILABLE)
+        assert ada.wait(ada.submit())["error_code"] == "BASE_IMAGE_UNAVAILABLE"
+        assert len(builder.calls) == 4
+
+
+def test_a_stopped_pool_hands_back_and_another_goes_on(settings: Settings, builder: FakeBuilder,
+                                                      engine: Engine) -> None:
+    builder.hold.clear()
+    running = running_app(settings, builder)
+    with running as app:
+        ada = Api(app)
+        build_id = ada.submit()
+        ada.wait(build_id, "BUILDING")
+        running.pool.shutdown()
+        assert ada.status(build_id)["status"] == "PENDING"
+        builder.hold.set()
+        another = BuildPool(engine, settings, build_image=builder)
+        another.start()
+        assert ada.wait(build_id)["status"] == "FINISHED"
+        assert "goes back to the queue" in ada("GET", f"/build/{build_id}/log").text
+        another.shutdown()
+
+
+def test_a_stopping_pool_lets_builds_end_that_do_so_in_time(settings: Settings, builder: FakeBuilder) -> None:
+    builder.hold.clear()
+    running = running_app(settings, builder)
+    with running as app:
+        ada = Api(app)
+        build_id = ada.submit()
+        ada.wait(build_id, "BUILDING")
+        stopping = threading.Thread(target=running.pool.shutdown, args=(60.0,))
+        stopping.start()
+        later = ada.submit(step_id="other")
+        builder.hold.set()
+        stopping.join()
+        assert (ada.status(build_id)["status"], ada.status(later)["status"]) == ("FINISHED", "PENDING")
+
+
+def test_a_run_that_was_taken_away_is_left_alone(settings: Settings, builder: FakeBuilder, engine: Engine) -> None:
+    builder.hold.clear()
+    with running_app(settings, builder) as app:
+        ada = Api(app)
+        build_id = ada.submit()
+        ada.wait(build_id, "BUILDING")
+        with writing(engine) as connection:
+            connection.execute(store.RUNS.update().values(worker="elsewhere:1"))
+        running = app.extensions["cic"].executor
+        while not running.is_idle():  # its heartbeat finds out
+            threading.Event().wait(0.05)
+        assert ada.status(build_id)["status"] == "BUILDING"
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT worker FROM runs").scalar() == "elsewhere:1"
+
+
+def test_a_run_whose_thread_died_is_begun_again(settings: Settings, builder: FakeBuilder,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    from service.worker import Worker
+
+    whole = Worker.run_build
+    died: list[str] = []
+
+    def run_build(self: Worker, run_id: str, cancel: CancelToken) -> None:
+        if not died:
+            died.append(run_id)
+            raise RuntimeError("the database was away")
+        whole(self, run_id, cancel)
+
+    monkeypatch.setattr(Worker, "run_build", run_build)
+    with running_app(settings, builder) as app:
+        ada = Api(app)
+        assert ada.wait(ada.submit())["status"] == "FINISHED"
+    assert died
+
+
+def test_messages_reach_the_pool_and_locks_tell_who_is_there(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / ("long" * 25))
+    assert not folder.tell_pool(b"wake")
+    with folder.listen() as listener:
+        assert folder.tell_pool(b"wake")
+        assert listener.recv(64) == b"wake"
+    assert not folder.tell_pool(b"wake")
+    assert not folder.has_web_process()
+    held = folder.hold_web_lock()
+    assert folder.has_web_process()
+    os.close(held)
+    assert not folder.has_web_process()
