@@ -39,6 +39,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     settings = settings or load_settings()
     app = Flask("builder_service", root_path=str(PROJECT), instance_path=str(PROJECT))
     app.config.update(_flask_config(settings))
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     init_database(app, settings.service.database)
     tmp_folder = settings.library.build.tmp_folder
     (tmp_folder / "images").mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,6 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
         "SESSION_COOKIE_HTTPONLY": True,
         "SESSION_COOKIE_SAMESITE": "Lax",
         "SESSION_COOKIE_SECURE": service.tls_certificate is not None,
-        "JSON_SORT_KEYS": False,
     }
 
 

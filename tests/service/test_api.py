@@ -62,6 +62,11 @@ def test_another_name_of_the_same_thing_is_finished_at_once_too(ada: Api, builde
     assert len(builder.calls) == 1
 
 
+def test_a_status_begins_with_the_four_fields_that_clients_have_always_read(ada: Api) -> None:
+    answer = ada("GET", f"/build/{ada.submit()}")
+    assert list(answer.get_json())[:4] == ["status", "message", "image_id", "filename"]
+
+
 def test_force_builds_again(ada: Api, builder: FakeBuilder) -> None:
     ada.wait(ada.submit())
     ada.wait(ada.submit(force=True))
