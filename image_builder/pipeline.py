@@ -234,13 +234,16 @@ class _Job:
         if rendered.recipe.has_spack:
             lock = self._concretize()
             verdict = self._audit(rendered.environment, lock)
-        self.log.follow_install(packages_to_install(lock))
+        to_install = packages_to_install(lock)
+        self.log.follow_install(to_install)
         image_id_file = self.workspace.scratch / "image-id"
         labels = image_labels(self.request, environment=rendered.environment, identity=self.identity,
                               recipe=self.inputs.recipe_version, lock=lock, workflow_commit=self.inputs.step.commit,
                               workflow_source=self.settings.repositories.workflow_repository)
         self._buildx(FINAL_STAGE, "type=docker", image_id_file=image_id_file, labels=labels)
         image = image_id_file.read_text("utf-8").strip()
+        if to_install:  # layers that were there already said nothing of their packages
+            self.observer.progress(to_install, to_install, "installed")
         if verdict is not None:
             verdict = self._audit_files(image, verdict, rendered.environment.target)
         self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
