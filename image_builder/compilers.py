@@ -69,10 +69,16 @@ def host_warning(target: Target, host: str | None = None) -> str | None:
     """
     cpu = archspec.cpu.TARGETS[host] if host else archspec.cpu.host()
     wanted = archspec.cpu.TARGETS[target.name]
-    if cpu.family != wanted.family:
+    if is_emulated(target, cpu.name):
         return (f"This host's CPU ({cpu.name}) is not {wanted.family.name}: the build is emulated, which is slow, "
                 "and the emulator may lack instructions of the target.")
     if wanted == cpu or wanted in cpu.ancestors or set(wanted.features) <= set(cpu.features):
         return None
     return (f"This host's CPU ({cpu.name}) cannot execute code for {target.name}: a build tool made for it may stop "
             "with an illegal instruction.")
+
+
+def is_emulated(target: Target, host: str | None = None) -> bool:
+    """Whether programs for `target` need an emulator on the building `host`, as that is of another family."""
+    cpu = archspec.cpu.TARGETS[host] if host else archspec.cpu.host()
+    return bool(cpu.family != archspec.cpu.TARGETS[target.name].family)

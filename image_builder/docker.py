@@ -296,6 +296,12 @@ def remove_image(image: str) -> None:
         client.images.remove(image)
 
 
+def remove_container(name: str) -> None:
+    """End and remove a container; one that is gone is no matter."""
+    with contextlib.suppress(CicError, docker.errors.APIError), daemon() as client:
+        client.api.remove_container(name, force=True)
+
+
 def sees_local_images(settings: BuildSettings, run: Runner) -> bool:
     """Whether the builder uses the daemon's own images: the default builder, and others of the docker driver."""
     if settings.buildx_builder is None:

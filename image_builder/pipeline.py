@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections import deque
 from pathlib import Path
 from typing import Any
 
-from image_builder import docker, failures, resolve, singularity
+from image_builder import docker, failures, resolve, singularity, smoke
 from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource, render_base
 from image_builder.description import parse_description
@@ -246,9 +247,10 @@ class _Job:
             self.observer.progress(to_install, to_install, "installed")
         if verdict is not None:
             verdict = self._audit_files(image, verdict, rendered.environment.target)
+        warnings = (*rendered.environment.warnings, *self._smoke(image, rendered.environment))
         self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
         return _Built(image=image, reused=False, labels=labels, audit=verdict.as_dict() if verdict else None,
-                      warnings=rendered.environment.warnings)
+                      warnings=warnings)
 
     def build_debug_image(self) -> str:
         """The stage before concretization, with the recipe's files in it."""
@@ -334,6 +336,24 @@ class _Job:
         except BuildFailed:
             docker.remove_image(image)
             raise
+
+    def _smoke(self, image: str, environment: Environment) -> tuple[str, ...]:
+        """Run the description's smoke command, if it has one; returns what there is to warn of."""
+        if not environment.smoke:
+            return ()
+        if reason := smoke.why_not_here(image, self.request.machine):
+            warning = f"The smoke command was not run: {reason}"
+            self.observer.line(f"Warning: {warning}")
+            return (warning,)
+        self.observer.line(f"Smoke command: {shlex.join(environment.smoke)}")
+        try:
+            smoke.run_smoke(image, environment.smoke, machine=self.request.machine, step_id=self.request.step_id,
+                            timeout_s=self.settings.build.smoke_timeout_s, runner=self.runner, on_line=self.log.line,
+                            cancel=self.cancel)
+        except CicError:
+            docker.remove_image(image)
+            raise
+        return ()
 
     def _passed(self, verdict: Verdict) -> Verdict:
         self.observer.line("Audit of the image against the request:")

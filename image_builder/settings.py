@@ -96,6 +96,7 @@ class BuildSettings(Section):
     quiet_timeout_s: float = Field(default=4 * 3600.0, gt=0)
     convert_timeout_s: float = Field(default=2 * 3600.0, gt=0)
     push_timeout_s: float = Field(default=2 * 3600.0, gt=0)
+    smoke_timeout_s: float = Field(default=300.0, gt=0)
     log_max_bytes: int = Field(default=64 * 1024**2, gt=0)
     min_free_bytes: int = Field(default=1024**3, ge=0)
     """Free disk under `tmp_folder` below which no stage begins."""

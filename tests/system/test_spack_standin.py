@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from image_builder.errors import BuildFailed, UserError
+from image_builder.errors import BuildFailed, ErrorCode, UserError
 from image_builder.pipeline import BuildResult, build_image
 from image_builder.process import CancelToken
 from image_builder.request import parse_request
@@ -135,6 +135,29 @@ def test_a_failing_part_fails_the_build(site: Site, name: str, files: dict[str, 
     listed = subprocess.run(["docker", "image", "ls", "--quiet", "--filter", f"reference=*/spack_{name}_*"], check=True,
                             capture_output=True, text=True)
     assert not listed.stdout, "nothing is tagged"
+
+
+SMOKE = "test $PWD = /smoking && test $(id -u) != 0 && heat && ! touch here 2>/dev/null && touch /tmp/there"
+
+
+def test_a_smoke_command_is_run_as_a_user_would(site: Site) -> None:
+    heard = Heard()
+    files = {**described("heat"), "check.sh": SMOKE}
+    files["eflows4hpc.yaml"] += "smoke: [sh, -e, check.sh]\n"
+    build(site, "smoking", files, heard=heard, architecture="x86_64")
+    assert "heat 1.0 for x86_64" in heard.lines
+    assert "Smoke command: sh -e check.sh" in heard.lines
+
+
+def test_a_failing_smoke_command_fails_the_build(site: Site) -> None:
+    heard = Heard()
+    with pytest.raises(BuildFailed) as caught:
+        build(site, "fuming", {"eflows4hpc.yaml": "smoke: [sh, -c, 'echo it does not work; exit 7']\n"}, heard=heard)
+    assert caught.value.code is ErrorCode.SMOKE_FAILED
+    assert "it does not work" in caught.value.excerpt
+    listed = subprocess.run(["docker", "image", "ls", "--quiet", "--filter", "reference=*/spack_fuming_*"], check=True,
+                            capture_output=True, text=True)
+    assert not listed.stdout
 
 
 def test_the_ca_and_the_sites_secrets_stay_out_of_the_image(site: Site, tmp_path: Path) -> None:

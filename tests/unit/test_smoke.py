@@ -1,0 +1,82 @@
+"""The smoke command: how it is started, and what becomes of its end. The daemon and its containers are not used."""
+
+from __future__ import annotations
+
+import pytest
+
+from image_builder import docker, smoke
+from image_builder.errors import CicError, ErrorCode, LimitReached
+from image_builder.process import CancelToken, Command, Completed, LineSink, ProcessFailed
+from image_builder.smoke import run_smoke, smoke_command
+from tests.unit.planning import machine
+
+WORDS = ("python3", "--version")
+
+
+def test_it_is_started_as_a_user_would_and_with_no_rights() -> None:
+    command = smoke_command("sha256:abc", ("-x", "a b"), name="n", platform="linux/arm64", step_id="solver",
+                            timeout_s=7)
+    assert command.argv == (
+        "docker", "run", "--name=n", "--platform=linux/arm64", "--network=none", "--user=1000:1000",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges", "--memory=4294967296", "--pids-limit=1024", "--read-only",
+        "--tmpfs=/tmp:rw,exec,mode=1777", "--env=HOME=/tmp", "--workdir=/solver", "sha256:abc", "-x", "a b")
+    assert command.timeout_s == 7
+
+
+class FakeRunner:
+    """Says some lines, and ends as it is told."""
+
+    def __init__(self, end: CicError | int) -> None:
+        self.end = end
+
+    def __call__(self, command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
+                 capture_stdout: bool = False) -> Completed:
+        assert on_line is not None
+        for number in range(50):
+            on_line(f"line {number}")
+        if isinstance(self.end, CicError):
+            raise self.end
+        if self.end:
+            raise ProcessFailed(command, self.end, ["line 49"])
+        return Completed(duration_s=0.1, tail=())
+
+
+def run(end: CicError | int) -> list[str]:
+    heard: list[str] = []
+    run_smoke("sha256:abc", WORDS, machine=machine(), step_id="solver", timeout_s=5, runner=FakeRunner(end),
+              on_line=heard.append, cancel=CancelToken())
+    return heard
+
+
+@pytest.fixture(autouse=True)
+def removed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The containers that were removed, in place of a daemon."""
+    names: list[str] = []
+    monkeypatch.setattr(docker, "remove_container", names.append)
+    return names
+
+
+def test_a_command_that_works_says_what_it_says(removed: list[str]) -> None:
+    assert len(run(0)) == 50
+    assert len(removed) == 1 and removed[0].startswith("cic-smoke-")
+
+
+@pytest.mark.parametrize(("end", "code"), [
+    (3, ErrorCode.SMOKE_FAILED), (-9, ErrorCode.SMOKE_FAILED), (LimitReached("too long"), ErrorCode.SMOKE_FAILED),
+    (LimitReached("too much", code=ErrorCode.LOG_TOO_LARGE), ErrorCode.LOG_TOO_LARGE),
+    (smoke.DOCKERS_OWN_FAILURE, ErrorCode.DOCKER_UNAVAILABLE),
+])
+def test_how_it_ends(end: CicError | int, code: ErrorCode, removed: list[str]) -> None:
+    with pytest.raises(CicError) as caught:
+        run(end)
+    assert caught.value.code is code
+    assert len(removed) == 1
+    if code is ErrorCode.SMOKE_FAILED:
+        assert getattr(caught.value, "excerpt", ())[-1] == "line 49"
+
+
+def test_what_this_host_cannot_execute_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smoke.compilers, "host_warning", lambda target: "too new")
+    monkeypatch.setattr(smoke.compilers, "is_emulated", lambda target: False)
+    assert smoke.why_not_here("sha256:abc", machine()) == "too new"
