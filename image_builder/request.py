@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -90,11 +91,18 @@ def _lenient_bool(value: Any) -> Any:
     raise _problem(f"{_short(value)} is neither true nor false", "write true or false")
 
 
-FolderName = Annotated[str, AfterValidator(_folder_name)]
-Version = Annotated[str, AfterValidator(_version_name)]
-SpecText = Annotated[str, AfterValidator(_spec)]
-OptionalSpec = Annotated[SpecText | None, BeforeValidator(_absent_or_text)]
-Flag = Annotated[bool, BeforeValidator(_lenient_bool)]
+def _text_like(shape: re.Pattern[str]) -> WithJsonSchema:
+    """How the API's description tells the shape of a text."""
+    pattern = "^" + shape.pattern.replace(r"\Z", "$")
+    return WithJsonSchema({"type": "string", "maxLength": MAX_TEXT, "pattern": pattern})
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name), _text_like(_NAME)]
+Version = Annotated[str, AfterValidator(_version_name), _text_like(_VERSION)]
+SpecText = Annotated[str, AfterValidator(_spec), _text_like(_SPEC)]
+OptionalSpec = Annotated[SpecText | None, BeforeValidator(_absent_or_text, json_schema_input_type=str | None)]
+Flag = Annotated[bool, BeforeValidator(
+    _lenient_bool, json_schema_input_type=bool | Literal["true", "True", "false", "False"])]
 
 
 class Strict(BaseModel):
@@ -150,7 +158,7 @@ class Machine(Strict):
             raise _problem(error.problem, error.hint) from None
         return name
 
-    @field_validator("container_engine", mode="before")
+    @field_validator("container_engine", mode="before", json_schema_input_type=Engine | Literal["apptainer"])
     @classmethod
     def _known_engine(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -187,12 +195,12 @@ class BuildRequest(Strict):
     push: Flag | None = None
     slim: Flag | None = None
 
-    @field_validator("version", mode="before")
+    @field_validator("version", mode="before", json_schema_input_type=Version | Literal[""] | None)
     @classmethod
     def _no_version_is_latest(cls, value: Any) -> Any:
         return LATEST if value is None or value == "" else value
 
-    @field_validator("force", mode="before")
+    @field_validator("force", mode="before", json_schema_input_type=Flag | None)
     @classmethod
     def _no_force_is_false(cls, value: Any) -> Any:
         return False if value is None else value

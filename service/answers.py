@@ -1,27 +1,229 @@
-"""What the API says of builds and images: rows and records become JSON objects. Pure."""
+"""What the API answers: rows and records become JSON objects. Pure.
+
+The classes are the answers' models. mypy holds what is made here against them, and the API's description is made from
+them (`openapi`).
+"""
 
 from __future__ import annotations
 
 import datetime
-from typing import Any
+from typing import Annotated, Any, Literal, cast
 
+from pydantic import Field, GetPydanticSchema
+from typing_extensions import TypedDict
+
+from image_builder.errors import ErrorCode
+from image_builder.machines import MachineEntry
+from image_builder.request import BuildRequest
 from image_builder.state import BuildState
 from image_builder.storage import ImageRecord
 
 _PENDING_STAGE = "queue"
 
 
-def build_answer(row: Any) -> dict[str, Any]:
-    """A build's status. The first four fields are those of the first version of the API."""
+def _shaped_by(model: type) -> GetPydanticSchema:
+    """A JSON object, described as the model that it was dumped from."""
+    return GetPydanticSchema(lambda _, handler: handler(model))
+
+
+Time = Annotated[str, Field(json_schema_extra={
+    "format": "date-time", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"})]
+Sha256 = Annotated[str, Field(json_schema_extra={"pattern": "^[0-9a-f]{64}$"})]
+StoredRequest = Annotated[dict[str, Any], _shaped_by(BuildRequest)]
+
+
+class Accepted(TypedDict):
+    """A request that was taken."""
+
+    id: str
+
+
+class Progress(TypedDict):
+    """How far the install of packages is."""
+
+    done: int
+    total: int
+    what: str | None
+
+
+class BuildAnswer(TypedDict):
+    """A build. The first four fields are those of the first version of the API."""
+
+    status: BuildState
+    message: Annotated[str | None, Field(description="why it failed, or what it waits for")]
+    image_id: str
+    filename: Annotated[str | None, Field(description="the SIF's name; null for the engine docker")]
+    id: str
+    created_at: Time
+    started_at: Time | None
+    building_at: Time | None
+    converting_at: Time | None
+    ended_at: Time | None
+    stage: Annotated[str | None, Field(description="what is done at present")]
+    progress: Progress | None
+    error_code: ErrorCode | None
+    hint: Annotated[str | None, Field(description="what to do about the failure")]
+    identity: Annotated[str | None, Field(description="what makes two builds the same")]
+    sha256: Sha256 | None
+    size_bytes: int | None
+    pushed_digest: str | None
+    push: bool
+    warnings: list[str]
+    request: StoredRequest
+
+
+class BuildList(TypedDict):
+    """A page of the caller's builds, newest first."""
+
+    builds: list[BuildAnswer]
+    page: int
+    per_page: int
+    total: int
+    pages: int
+
+
+class PlanAnswer(TypedDict):
+    """What would be built."""
+
+    image_id: str
+    filename: str | None
+    identity: Annotated[str | None, Field(description="null while the base image cannot be reached")]
+    spack_yaml: str | None
+    dockerfile: str
+    warnings: list[str]
+
+
+class AuditCheck(TypedDict):
+    """One thing that the image was held against."""
+
+    name: str
+    expected: str
+    found: str
+    ok: bool
+
+
+class AuditProblem(TypedDict):
+    """One thing that is not as asked for."""
+
+    check: str
+    message: str
+    node: str
+    hash: str
+
+
+class AuditAnswer(TypedDict):
+    """What Spack built, held against what was asked for."""
+
+    ok: bool
+    checks: list[AuditCheck]
+    problems: list[AuditProblem]
+
+
+class _Image(TypedDict):
+    filename: str
+    image_id: str
+    identity: str
+    platform: str
+    sha256: Sha256 | None
+    size_bytes: int | None
+    created_at: Time
+
+
+class ImageAnswer(_Image, total=False):
+    """A finished image, and what is known of how it was made."""
+
+    request: StoredRequest
+    recipe: Annotated[str, Field(description="the version of the recipe")]
+    commit: Annotated[str | None, Field(description="the workflow registry's commit")]
+    audit: AuditAnswer | None
+    labels: dict[str, str]
+
+
+class OneImageAnswer(ImageAnswer):
+    """A finished image with the names of the texts that it was made from."""
+
+    documents: list[str]
+
+
+class ImageList(TypedDict):
+    """The finished images, newest first."""
+
+    images: list[ImageAnswer]
+
+
+class FindingAnswer(TypedDict):
+    """Something to know before the image is used."""
+
+    level: Literal["error", "warning"]
+    subject: str
+    message: str
+    hint: str
+
+
+class CheckAnswer(TypedDict):
+    """Whether an image works on a machine, and the line that runs it there."""
+
+    image: str
+    machine: str
+    ok: bool
+    findings: list[FindingAnswer]
+    run_command: str
+
+
+class ArchitectureAnswer(TypedDict):
+    """A target that can be asked for."""
+
+    name: str
+    family: str
+    platform: str
+    vendor: str
+    aliases: list[str]
+    parents: list[str]
+
+
+class ArchitectureList(TypedDict):
+    """The known targets."""
+
+    architectures: list[ArchitectureAnswer]
+    platforms: list[str]
+
+
+class MachineAnswer(MachineEntry):
+    """A machine of the catalogue. What is not known is left out."""
+
+    name: str
+
+
+class MachineList(TypedDict):
+    """The machine catalogue."""
+
+    machines: list[Annotated[dict[str, Any], _shaped_by(MachineAnswer)]]
+
+
+class Alive(TypedDict):
+    """The server answers."""
+
+    status: Literal["alive"]
+
+
+class Ready(TypedDict):
+    """The service can build."""
+
+    status: Literal["ready"]
+    checks: dict[str, str]
+
+
+def build_answer(row: Any) -> BuildAnswer:
+    """A build's status."""
     own = row.own_state
     state: BuildState = own or row.run_state
     return {
-        "status": state.value,
+        "status": state,
         "message": row.message if own is not None else row.run_message,
         "image_id": row.image_id,
         "filename": row.filename,
         "id": row.id,
-        "created_at": _time(row.created_at),
+        "created_at": _utc(row.created_at),
         "started_at": _time(row.started_at),
         "building_at": _time(row.building_at),
         "converting_at": _time(row.converting_at),
@@ -41,19 +243,29 @@ def build_answer(row: Any) -> dict[str, Any]:
     }
 
 
-def image_answer(filename: str, record: ImageRecord) -> dict[str, Any]:
+def image_answer(filename: str, record: ImageRecord) -> ImageAnswer:
     """A finished image and what is known of how it was made."""
-    return {
+    return cast(ImageAnswer, {
         "filename": filename,
         "image_id": record.image_id,
         "identity": record.identity,
         "platform": record.platform,
         "sha256": record.sha256,
         "size_bytes": record.size_bytes,
-        "created_at": _time(record.created),
+        "created_at": _utc(record.created),
         **record.details,
-    }
+    })
+
+
+def machine_list(machines: Any) -> MachineList:
+    """The machine catalogue, by name."""
+    return {"machines": [{"name": name, **entry.model_dump(mode="json", exclude_none=True)}
+                         for name, entry in sorted(machines.items())]}
+
+
+def _utc(value: datetime.datetime) -> str:
+    return value.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _time(value: datetime.datetime | None) -> str | None:
-    return None if value is None else value.isoformat(timespec="milliseconds")[:-6] + "Z"
+    return None if value is None else _utc(value)

@@ -13,19 +13,24 @@ from image_builder import compat, targets
 from image_builder.errors import CicError, FieldProblem, InvalidRequest
 from image_builder.machines import machine_facts
 from image_builder.request import parse_request
-from image_builder.state import BuildState
 from image_builder.storage import ImageRecord, is_filename
-from service import accounts, downloads, logs, store
+from service import accounts, answers, downloads, logs, store
 from service.answers import build_answer, image_answer
 from service.auth import Principal, auth
 from service.context import Service
 from service.errors import Forbidden, Missing
 from service.metrics import exposition
-from service.openapi import document
+from service.openapi import BINARY, TEXT, Answer, describes, document, is_public
+from service.parameters import (
+    LogPlace,
+    MachineChoice,
+    Page,
+    PostedRequest,
+    SifChoice,
+    TargetChoice,
+    parse_query,
+)
 
-PUBLIC = frozenset({"api.live", "api.ready", "api.metrics", "api.openapi"})
-MAX_PER_PAGE = 100
-MAX_OFFSET = 2**62
 RETRY_MS = 3000
 
 api = Blueprint("api", __name__)
@@ -47,7 +52,7 @@ def principal() -> Principal:
 @api.before_request
 def _require_login() -> Any:
     """No call without a login but the public ones; one that changes something needs a token that may."""
-    if request.endpoint in PUBLIC:
+    if is_public(current_app, request.endpoint):
         return None
     refused = auth.login_required(lambda: None)()
     if refused is not None:
@@ -59,6 +64,7 @@ def _require_login() -> Any:
 
 
 @api.post("/build/")
+@describes("Ask for an image", body=PostedRequest, answer=answers.Accepted, problems=(404,))
 def submit() -> Response:
     asked = parse_request(request.get_data(cache=False), machines=service().machines)
     who = principal()
@@ -68,27 +74,35 @@ def submit() -> Response:
 
 
 @api.post("/build/plan")
+@describes("See what would be built", body=PostedRequest, answer=answers.PlanAnswer, problems=(404,))
 def plan() -> Response:
     asked = parse_request(request.get_data(cache=False), machines=service().machines)
     made = service().submission.plan(asked, is_admin=principal().is_admin)
-    return jsonify({"image_id": made.image_id, "filename": made.filename, "identity": made.identity,
-                    "spack_yaml": made.spack_yaml, "dockerfile": made.dockerfile, "warnings": list(made.warnings)})
+    would: answers.PlanAnswer = {"image_id": made.image_id, "filename": made.filename, "identity": made.identity,
+                                 "spack_yaml": made.spack_yaml, "dockerfile": made.dockerfile,
+                                 "warnings": list(made.warnings)}
+    return jsonify(would)
 
 
 @api.get("/build/")
+@describes("List your builds", query=Page, answer=answers.BuildList)
 def list_builds() -> Response:
-    page, per_page, status = _paging()
-    rows, total = store.builds_of(service().engine, principal().id, status=status, page=page, per_page=per_page)
-    return jsonify({"builds": [build_answer(row) for row in rows], "page": page, "per_page": per_page, "total": total,
-                    "pages": -(-total // per_page)})
+    asked = parse_query(Page, request.args)
+    rows, total = store.builds_of(service().engine, principal().id, status=asked.status, page=asked.page,
+                                  per_page=asked.per_page)
+    found: answers.BuildList = {"builds": [build_answer(row) for row in rows], "page": asked.page,
+                                "per_page": asked.per_page, "total": total, "pages": -(-total // asked.per_page)}
+    return jsonify(found)
 
 
 @api.get("/build/<build_id>")
+@describes("Ask for a build's status", answer=answers.BuildAnswer)
 def status(build_id: str) -> Response:
     return jsonify(build_answer(_own_build(build_id)))
 
 
 @api.post("/build/<build_id>/cancel")
+@describes("Cancel a build", answer=answers.BuildAnswer)
 def cancel(build_id: str) -> Response:
     _own_build(build_id)
     service().submission.withdraw(build_id)
@@ -97,6 +111,7 @@ def cancel(build_id: str) -> Response:
 
 
 @api.delete("/build/<build_id>")
+@describes("Delete a build that has ended", answers={204: Answer(description="It is gone.")}, problems=(400,))
 def delete(build_id: str) -> Response:
     _own_build(build_id)
     if not store.delete_build(service().engine, build_id):
@@ -106,12 +121,15 @@ def delete(build_id: str) -> Response:
 
 
 @api.get("/build/<build_id>/log")
+@describes("Read a build's log from a byte on, or follow it", query=LogPlace, answers={200: Answer(
+    description="The log, as text or as server-sent events.", content={"text/plain": TEXT, "text/event-stream": TEXT},
+    headers={"X-Log-Offset": "where to go on", "X-Log-Complete": "true when nothing will follow"})})
 def log(build_id: str) -> Response:
     row = _own_build(build_id)
     path = logs.log_path(service().settings.library.build.tmp_folder, row.run_id)
     if request.accept_mimetypes.best_match(["text/plain", "text/event-stream"]) == "text/event-stream":
         return log_events(build_id, path)
-    offset = _offset(request.args.get("offset", "0"))
+    offset = parse_query(LogPlace, request.args).offset
     chunk = logs.read_from(path, offset)
     next_offset = offset + len(chunk)
     is_complete = _has_ended(row) and next_offset >= logs.size_of(path)
@@ -122,7 +140,8 @@ def log(build_id: str) -> Response:
 
 def log_events(build_id: str, path: Any) -> Response:
     """Followed for a while, or, when too many do so already, told what there is and asked to come back."""
-    offset = _offset(request.headers.get("Last-Event-ID") or request.args.get("offset", "0"))
+    last = request.headers.get("Last-Event-ID")
+    offset = parse_query(LogPlace, {"offset": last} if last else request.args).offset
     parts = service()
     streams = parts.streams
 
@@ -144,6 +163,7 @@ def log_events(build_id: str, path: Any) -> Response:
 
 
 @api.get("/image/")
+@describes("List the finished images", answer=answers.ImageList)
 def list_images() -> Response:
     """Finished images come from workflows that everybody may read, so every user may see and fetch them."""
     names = service().images.names()
@@ -152,6 +172,7 @@ def list_images() -> Response:
 
 
 @api.get("/image/<filename>")
+@describes("Ask what is known of an image", answer=answers.OneImageAnswer)
 def image(filename: str) -> Response:
     record = _image(filename)
     documents = service().images.documents(record.identity)
@@ -159,6 +180,8 @@ def image(filename: str) -> Response:
 
 
 @api.get("/image/<filename>/document/<name>")
+@describes("Read a text that an image was made from",
+           answers={200: Answer(description="The text.", content={"text/plain": TEXT})})
 def document_of(filename: str, name: str) -> Response:
     """A text that the image was made from: `spack.lock`, `spack.yaml`, `description.yaml`, `Dockerfile`."""
     record = _image(filename)
@@ -170,6 +193,7 @@ def document_of(filename: str, name: str) -> Response:
 
 
 @api.get("/image/<filename>/check")
+@describes("See whether an image works on a machine", query=MachineChoice, answer=answers.CheckAnswer)
 def check(filename: str) -> Response:
     """Whether the image works on a machine: `?machine=<name of the catalogue>`, or its facts, or both."""
     record = _image(filename)
@@ -179,6 +203,12 @@ def check(filename: str) -> Response:
 
 
 @api.get("/images/download/<filename>")
+@describes("Download an image", query=SifChoice, answers={
+    200: Answer(description="The SIF.", content={downloads.CONTENT_TYPE: BINARY}, headers={"ETag": "its sha256"}),
+    206: Answer(description="The part that was asked for.", content={downloads.CONTENT_TYPE: BINARY},
+                headers={"ETag": "its sha256", "Content-Range": "which part"}),
+    302: Answer(description="Where to fetch it.", headers={"Location": "a link that expires"}),
+    304: Answer(description="You have it."), 416: Answer(description="It has no such part.")})
 def download(filename: str) -> AnyResponse:
     """The SIF of this name; `?sha256=` chooses an earlier one."""
     answer, sha256 = sif_answer(filename)
@@ -190,7 +220,7 @@ def download(filename: str) -> AnyResponse:
 def sif_answer(filename: str) -> tuple[AnyResponse, str]:
     """The answer that brings the asked-for SIF, sent or by a link, and its sha256. Raises `Missing`."""
     images, settings = service().images, service().settings
-    asked = request.args.get("sha256")
+    asked = parse_query(SifChoice, request.args).sha256
     record = images.by_sha256(asked) if asked and is_filename(filename) else images.by_name(filename)
     if record is None or record.sha256 is None:
         raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
@@ -207,9 +237,10 @@ def sif_answer(filename: str) -> tuple[AnyResponse, str]:
 
 
 @api.get("/architecture/")
+@describes("List the targets that can be asked for", query=TargetChoice, answer=answers.ArchitectureList)
 def architectures() -> Response:
     """The targets that can be asked for; `?platform=` chooses those of one platform."""
-    found, asked = targets.known_targets(), request.args.get("platform")
+    found, asked = targets.known_targets(), parse_query(TargetChoice, request.args).platform
     if asked is not None:
         try:
             platform = targets.parse_platform(asked)
@@ -220,30 +251,36 @@ def architectures() -> Response:
 
 
 @api.get("/machine/")
+@describes("List the machine catalogue", answer=answers.MachineList)
 def machines() -> Response:
     """The machine catalogue: what a request may name as its `machine`."""
-    return jsonify({"machines": [{"name": name, **entry.model_dump(mode="json", exclude_none=True)}
-                                 for name, entry in sorted(service().machines.items())]})
+    return jsonify(answers.machine_list(service().machines))
 
 
 @api.get("/health/live")
+@describes("Ask whether the server answers", answer=answers.Alive, is_public=True)
 def live() -> Response:
     return jsonify({"status": "alive"})
 
 
 @api.get("/health/ready")
+@describes("Ask whether the service can build", answer=answers.Ready, is_public=True)
 def ready() -> Response:
     return service().readiness.answer()
 
 
 @api.get("/metrics")
+@describes("Numbers for Prometheus", is_public=True,
+           answers={200: Answer(description="Prometheus' text format.", content={"text/plain": TEXT})})
 def metrics() -> Response:
     return exposition(service().engine)
 
 
 @api.get("/openapi.json")
+@describes("This description", is_public=True, answers={
+    200: Answer(description="An OpenAPI document.", content={"application/json": {"type": "object"}})})
 def openapi() -> Response:
-    return jsonify(document(request.root_path))
+    return jsonify(document(current_app, request.root_path))
 
 
 def _own_build(build_id: str) -> Any:
@@ -265,30 +302,6 @@ def _image(filename: str) -> ImageRecord:
 
 def _has_ended(row: Any) -> bool:
     return row.own_state is not None
-
-
-def _paging() -> tuple[int, int, BuildState | None]:
-    problems = []
-    numbers = {}
-    for name, default, limit in (("page", 1, 10**9), ("per_page", 20, MAX_PER_PAGE)):
-        text = request.args.get(name, str(default))
-        if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= limit:
-            numbers[name] = int(text)
-        else:
-            problems.append(FieldProblem(name, "is not a number that fits", f"write 1 to {limit}"))
-    state = request.args.get("status") or None
-    if state is not None and state.upper() not in BuildState.__members__:
-        problems.append(FieldProblem("status", "is no status", f"write one of {', '.join(BuildState.__members__)}"))
-    if problems:
-        raise InvalidRequest(problems)
-    return numbers["page"], numbers["per_page"], BuildState(state.upper()) if state else None
-
-
-def _offset(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) < MAX_OFFSET):
-        raise InvalidRequest([FieldProblem("offset", "is not a number of bytes", "write 0, or the X-Log-Offset of the "
-                                                                                 "last answer")])
-    return int(text)
 
 
 def _note(action: str, subject: str) -> None:

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, request
+from typing_extensions import NotRequired, TypedDict
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from image_builder.errors import (
@@ -32,6 +33,28 @@ DRAIN_BYTES = 64 * 1024**2
 """How much of a body that is too large is read and thrown away, so that its sender gets to hear the answer."""
 
 _log = logging.getLogger(__name__)
+
+
+class WrongField(TypedDict):
+    """A wrong field: where it stands, what is wrong with it, and what to write instead."""
+
+    field: str
+    problem: str
+    hint: str
+
+
+class Problem(TypedDict):
+    """What went wrong (RFC 9457): `code` for programs, `detail` and `hint` for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: NotRequired[str]
+    errors: NotRequired[list[WrongField]]
+    error_id: NotRequired[str]
+    checks: NotRequired[dict[str, str]]
 
 
 class Forbidden(UserError):
@@ -59,13 +82,13 @@ def install(app: Flask) -> None:
 def problem(status: int, code: str, detail: str, *, hint: str = "", errors: Sequence[FieldProblem] = (),
             more: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None) -> Response:
     """A problem document."""
-    body: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status,
-                            "detail": detail, "code": code}
+    body: Problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail,
+                     "code": code}
     if hint:
         body["hint"] = hint
     if errors:
         body["errors"] = [{"field": error.field, "problem": error.problem, "hint": error.hint} for error in errors]
-    return Response(json.dumps(body | dict(more or {})), status=status, content_type=PROBLEM_TYPE,
+    return Response(json.dumps({**body, **(more or {})}), status=status, content_type=PROBLEM_TYPE,
                     headers=dict(headers or {}))
 
 

@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response
 from service import accounts
 from service.context import Service
 
-PUBLIC = frozenset({"web.login", "web.signup", "web.captcha_picture", "web.captcha_sound", "web.logout"})
+PUBLIC = frozenset({"web.login", "web.signup", "web.captcha_picture", "web.captcha_sound", "web.logout", "web.docs"})
 
 login_manager = LoginManager()
 

@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from image_builder.errors import CicError, LimitReached, NotFound, ServiceError, UserError
 from service import errors
 from service.api import api
-from service.web import account, admin, builds, entry, images, machines, new_build, showing
+from service.web import account, admin, builds, docs, entry, images, machines, new_build, showing
 from service.web.login import login_manager, require_login
 from service.web.parts import captcha_hosts
 
@@ -55,7 +55,7 @@ def install(app: Flask) -> None:
     web = Blueprint("web", __name__)
     web.before_request(require_login)
     web.after_request(_with_headers)
-    for part in (entry, builds, new_build, images, machines, account, admin):
+    for part in (entry, builds, new_build, images, machines, docs, account, admin):
         part.add_pages(web)
     web.register_error_handler(CicError, _from_error)
     web.register_error_handler(HTTPException, _from_http)

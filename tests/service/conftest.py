@@ -27,6 +27,7 @@ from image_builder.storage import ImageRecord, ImageStore
 from service import accounts
 from service.database import make_engine
 from service.pool import BuildPool
+from tests.service.described import listening
 from tests.system.site import MACHINE, Site, make_site
 
 accounts.HASH_METHOD = "scrypt:1024:8:1"  # as the real one, with less patience
@@ -108,6 +109,14 @@ class Api:
             assert time.monotonic() < end, status
             time.sleep(0.02)
         return status
+
+
+@pytest.fixture(autouse=True)
+def _every_answer_is_described() -> Iterator[None]:
+    """Whatever an application of this process answers while a test runs is held against the API's description."""
+    with listening() as undescribed:
+        yield
+    assert undescribed == []
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import re
 from base64 import b64encode
+from typing import Any
 
 import pytest
 from flask import Flask
 from sqlalchemy.engine import Engine
 
 from service import accounts
-from service.api import PUBLIC
 from service.database import now
 from tests.service.conftest import PASSWORD, ROOT, Api, FakeBuilder
+from tests.service.test_web import Visitor, csrf_token
 
 
 @pytest.fixture
@@ -20,39 +23,117 @@ def engine(app: Flask) -> Engine:
     return app.extensions["cic"].engine
 
 
-def api_calls(app: Flask) -> list[tuple[str, str, str]]:
-    """Endpoint, method and rule of every call of the API."""
-    return [(rule.endpoint, method, rule.rule) for rule in app.url_map.iter_rules()
-            if rule.endpoint.startswith("api.") for method in sorted((rule.methods or set()) - {"OPTIONS"})]
+PUBLIC = {"api.live", "api.ready", "api.metrics", "api.openapi", "static", "bootstrap.static", "web.login",
+          "web.logout", "web.signup", "web.captcha_picture", "web.captcha_sound", "web.docs"}
+"""Whoever adds to what strangers may reach writes it here, too."""
+
+OWNED = {"build_id", "token_id"}
+"""What a path may name that belongs to one user."""
+OF_ADMINISTRATORS = {"user_id", "action"}
+SHARED = {"filename", "name", "captcha_id"}
+"""Images come from workflows that everybody may read."""
 
 
-def path_of(rule: str, build_id: str) -> str:
-    return rule.replace("<build_id>", build_id).replace("<filename>", "a.sif")
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """One method of one rule of the application."""
+
+    endpoint: str
+    method: str
+    rule: str
+    arguments: frozenset[str]
+
+    def path(self, **named: Any) -> str:
+        values = {"filename": "a.sif", "name": "spack.lock", "captcha_id": "x", "action": "block", "build_id": "0" * 36,
+                  "token_id": 1, "user_id": 1} | named
+        return ROOT + re.sub(r"<(?:\w+:)?(\w+)>", lambda match: str(values[match[1]]), self.rule)
 
 
-def test_no_call_works_without_a_login_but_the_public_ones(app: Flask) -> None:
-    for endpoint, method, rule in api_calls(app):
-        answer = app.test_client().open(ROOT + path_of(rule, "0" * 36), method=method)
-        if endpoint in PUBLIC:
-            assert answer.status_code in (200, 503), rule
-        else:
-            assert answer.status_code == 401, rule
+def routes(app: Flask) -> list[Route]:
+    """Whatever can be asked of the application."""
+    return [Route(rule.endpoint, method, rule.rule, frozenset(rule.arguments)) for rule in app.url_map.iter_rules()
+            for method in sorted((rule.methods or set()) - {"OPTIONS"})]
+
+
+def test_every_part_of_a_path_is_known_to_belong_to_somebody_or_nobody(app: Flask) -> None:
+    named = {name for route in routes(app) if route.endpoint not in PUBLIC for name in route.arguments}
+    assert named == (OWNED | OF_ADMINISTRATORS | SHARED) - {"captcha_id"}
+    assert {route.endpoint for route in routes(app)} >= PUBLIC
+
+
+def test_nothing_works_without_a_login_but_what_is_public(app: Flask, ada: Api) -> None:
+    build_id = ada.submit()
+    tried = 0
+    for route in routes(app):
+        if route.endpoint in PUBLIC:
+            continue
+        stranger = Visitor(app)
+        data = {"csrf_token": csrf_token(stranger.get("/login"))} if route.method == "POST" else None
+        answer = stranger.client.open(route.path(build_id=build_id), method=route.method, data=data)
+        assert answer.status_code == 401, route
+        assert route.method == "HEAD" or answer.get_json()["code"] == "UNAUTHORIZED", route
+        if route.endpoint.startswith("api."):
             schemes = [value.split()[0] for value in answer.headers.getlist("WWW-Authenticate")]
-            assert schemes == ["Basic", "Bearer"], rule
-            assert method == "HEAD" or answer.get_json()["code"] == "UNAUTHORIZED"
+            assert schemes == ["Basic", "Bearer"], route
+        else:
+            asked = stranger.client.open(route.path(build_id=build_id), method=route.method, data=data,
+                                         headers={"Accept": "text/html"})
+            assert (asked.status_code, asked.location.split("?")[0]) == (302, f"{ROOT}/login"), route
+        tried += 1
+    assert tried > 50
 
 
-def test_somebody_elses_build_is_not_found(app: Flask, ada: Api, bob: Api, builder: FakeBuilder) -> None:
+def test_what_is_public_answers_strangers(app: Flask) -> None:
+    for route in routes(app):
+        if route.endpoint.startswith("api.") and route.endpoint in PUBLIC:
+            assert app.test_client().open(route.path(), method=route.method).status_code in (200, 503), route
+
+
+def test_what_is_somebody_elses_is_not_there(app: Flask, ada: Api, engine: Engine) -> None:
     build_id = ada.submit()
     ada.wait(build_id)
-    tried = 0
-    for user in (bob, Api(app, "root")):
-        for _, method, rule in api_calls(app):
-            if "<build_id>" in rule:
-                assert user(method, path_of(rule, build_id)).status_code == 404, (method, rule)
-                tried += 1
-    assert tried >= 10
+    user_id = accounts.by_name(engine, "ada").id
+    accounts.add_token(engine, user_id, "laptop")
+    token_id = accounts.tokens_of(engine, user_id)[0].id
+    tried = set()
+    for name in ("bob", "root"):
+        program, visitor = Api(app, name), Visitor(app, name)
+        token = csrf_token(visitor.get("/account"))
+        for route in routes(app):
+            if not route.arguments & OWNED:
+                continue
+            path = route.path(build_id=build_id, token_id=token_id)
+            answer = (program(route.method, path.removeprefix(ROOT)) if route.endpoint.startswith("api.") else
+                      visitor.client.open(path, method=route.method,
+                                          data={"csrf_token": token} if route.method == "POST" else None))
+            assert answer.status_code == 404, (name, route)
+            tried.add(route.endpoint)
+    assert {"api.status", "api.cancel", "api.delete", "api.log", "web.build", "web.cancel", "web.delete",
+            "web.build_log", "web.revoke_token"} <= tried
     assert ada.status(build_id)["status"] == "FINISHED"
+    assert len(accounts.tokens_of(engine, user_id)) == 1
+
+
+def test_pages_of_administrators_are_not_there_for_others(app: Flask, engine: Engine) -> None:
+    bob = Visitor(app, "bob")
+    token = csrf_token(bob.get("/account"))
+    tried = 0
+    for route in routes(app):
+        if route.endpoint == "web.admin" or route.arguments & OF_ADMINISTRATORS:
+            path = route.path(user_id=accounts.by_name(engine, "ada").id)
+            data = {"csrf_token": token} if route.method == "POST" else None
+            assert bob.client.open(path, method=route.method, data=data).status_code == 404, route
+            tried += 1
+    assert tried >= 3
+    assert accounts.by_name(engine, "ada").is_active
+
+
+def test_no_call_takes_a_cookie_for_a_login(app: Flask) -> None:
+    """Else another site could make a browser cancel and delete."""
+    visitor = Visitor(app, "ada")
+    for route in routes(app):
+        if route.endpoint.startswith("api.") and route.endpoint not in PUBLIC:
+            assert visitor.client.open(route.path(), method=route.method).status_code == 401, route
 
 
 @pytest.mark.parametrize(("name", "password"), [

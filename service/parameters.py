@@ -1,0 +1,106 @@
+"""What may be sent with a call: the models that parse it, from which the API's description is made, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from image_builder.errors import FieldProblem, InvalidRequest
+from image_builder.request import BuildRequest, Engine, Machine
+from image_builder.state import BuildState
+
+MAX_PER_PAGE = 100
+MAX_OFFSET_BYTES = 2**62
+STATUSES = ", ".join(BuildState.__members__)
+
+
+class Query(BaseModel):
+    """What stands behind the `?`. The description of each field says what to write."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Page(Query):
+    """Which builds of a list."""
+
+    page: int = Field(default=1, ge=1, le=10**9, description="a number from 1 on")
+    per_page: int = Field(default=20, ge=1, le=MAX_PER_PAGE, description=f"a number from 1 to {MAX_PER_PAGE}")
+    status: BuildState | None = Field(default=None, description=f"one of {STATUSES}; without it, all")
+
+    @field_validator("status", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.upper() or None if isinstance(value, str) else value
+
+
+class LogPlace(Query):
+    """From where on a log is wanted."""
+
+    offset: int = Field(default=0, ge=0, lt=MAX_OFFSET_BYTES,
+                        description="a number of bytes: 0, or the X-Log-Offset of the last answer")
+
+
+class SifChoice(Query):
+    """Which SIF of a name."""
+
+    sha256: str | None = Field(default=None, description="the sha256 of an earlier SIF of that name")
+
+
+class TargetChoice(Query):
+    """Which targets."""
+
+    platform: str | None = Field(default=None, description="a platform such as linux/amd64")
+
+
+class MachineChoice(Query):
+    """A machine of the catalogue, or what is known of one; `machines.machine_facts` reads it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    machine: str | None = Field(default=None, description="a name of the machine catalogue")
+    platform: str | None = Field(default=None, description="a platform such as linux/amd64")
+    architecture: str | None = Field(default=None, description="a target such as zen2")
+    mpi: str | None = Field(default=None, description="the MPI of the site, such as openmpi@4")
+    gpu: str | None = Field(default=None, description="the newest runtime that the driver serves, such as cuda@12.2")
+    gpu_arch: str | None = Field(default=None, description="the GPU, such as a100")
+    driver: str | None = Field(default=None, description="the version of the GPU's driver")
+    launcher: str | None = Field(default=None, description="what begins a parallel job, such as srun --mpi=pmix")
+
+
+def _no_default(schema: dict[str, Any]) -> None:
+    """What is left out comes from the catalogue."""
+    del schema["default"]
+
+
+class CatalogueMachine(Machine):
+    """A machine of the catalogue; what stands beside its name goes first."""
+
+    name: str = Field(description="a name of the machine catalogue")
+    platform: str = Field(default="", examples=["linux/amd64"], json_schema_extra=_no_default)
+    container_engine: Engine = Field(default="singularity", examples=["singularity"], json_schema_extra=_no_default)
+
+
+class PostedRequest(BuildRequest):
+    """A build request as programs send it: its machine may be one of the catalogue, and there is no path."""
+
+    machine: Machine | CatalogueMachine | str  # type: ignore[assignment]
+    path: None = Field(default=None, description="library mode only")
+
+
+Asked = TypeVar("Asked", bound=Query)
+
+
+def parse_query(model: type[Asked], given: Mapping[str, str]) -> Asked:
+    """What stood behind the `?`, checked. Raises `InvalidRequest` with every problem."""
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        raise InvalidRequest([_problem(model, detail) for detail in error.errors(include_url=False)]) from None
+
+
+def _problem(model: type[Query], detail: Mapping[str, Any]) -> FieldProblem:
+    name = str(detail["loc"][0])
+    return FieldProblem(name, detail["msg"][0].lower() + detail["msg"][1:],
+                        f"write {model.model_fields[name].description}")
