@@ -20,7 +20,7 @@ from types import FrameType
 from rich.console import Console
 
 from config.loading import load_library_settings
-from image_builder import pipeline
+from image_builder import leases, pipeline
 from image_builder.errors import (
     BuildFailed,
     Cancelled,
@@ -158,7 +158,7 @@ def _folder(settings: LibrarySettings) -> Iterator[Path]:
     """A folder of our own among the builds, removed at the end."""
     builds = settings.build.tmp_folder / "builds"
     builds.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder:
+    with tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder, leases.held_folder(Path(folder)):
         yield Path(folder)
 
 

@@ -65,6 +65,21 @@ class ServiceSettings(Section):
     retry_delay_s: float = Field(default=5.0, ge=0)
     """How long the first of these waits; each further one waits three times as long."""
 
+    cleanup_every_s: float | None = Field(default=3600.0, gt=0)
+    """How often the pool cleans up; None: only the command does."""
+    keep_unreferenced_s: float = Field(default=30 * 86400.0, ge=0)
+    """How long images stay after their last use that no name and no build points to any more."""
+    keep_unused_s: float | None = Field(default=None, ge=0)
+    """How long every other image stays after its last use; None: for ever."""
+    max_images_bytes: int | None = Field(default=None, ge=0)
+    """How much finished SIFs may take; the least recently used go first."""
+    keep_logs_s: float | None = Field(default=None, ge=0)
+    """How long the log of a build stays after its end; None: for ever."""
+    max_logs_bytes: int | None = Field(default=None, ge=0)
+    """How much logs of builds that ended may take; the oldest go first."""
+    max_build_cache_bytes: int | None = Field(default=None, ge=0)
+    """What BuildKit's cache is cut down to, whoever filled it; None: it is left alone."""
+
     @field_validator("application_root", "download_links", mode="after")
     @classmethod
     def _no_outer_slashes(cls, value: str | None) -> str | None:

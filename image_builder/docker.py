@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -28,12 +29,17 @@ from image_builder.process import CancelToken, Command, LineSink, ProcessFailed,
 from image_builder.settings import BuildSettings, RegistrySettings
 
 IDENTITY_LABEL = "cic.identity"
+WORKFLOW_LABEL = "cic.workflow"
+BASE_NAME = "BASE"
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 NONCE_ARGUMENT = "CIC_NONCE"
 DAEMON_TIMEOUT_S = 60
 PROBE_TIMEOUT_S = 120
+CACHE_TIMEOUT_S = 600
 
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
+_TOTAL = re.compile(r"Total:\s+([0-9.]+)\s*([kMGT]?B)\s*$", re.IGNORECASE)
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 TAR_MARGIN_BYTES = 64 * 1024
 
 
@@ -300,6 +306,72 @@ def remove_container(name: str) -> None:
     """End and remove a container; one that is gone is no matter."""
     with contextlib.suppress(CicError, docker.errors.APIError), daemon() as client:
         client.api.remove_container(name, force=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DaemonImage:
+    """An image in the daemon that this service, or another one with the same daemon, made."""
+
+    id: str
+    identity: str
+    names: tuple[str, ...]
+    digests: tuple[str, ...]
+    size_bytes: int
+    """With layers that other images share."""
+    created_at: float
+    """In seconds since 1970; it may be that of an equal image which was made earlier."""
+    is_base: bool
+
+
+def made_images() -> list[DaemonImage]:
+    """The images in the daemon that were built here."""
+    with daemon() as client:
+        found = client.api.images(filters={"label": [IDENTITY_LABEL]})
+    return [DaemonImage(
+        id=image["Id"], identity=image["Labels"][IDENTITY_LABEL], names=_without_none(image.get("RepoTags")),
+        digests=_without_none(image.get("RepoDigests")), size_bytes=image["Size"], created_at=image["Created"],
+        is_base=image["Labels"].get(WORKFLOW_LABEL) == BASE_NAME) for image in found]
+
+
+def _without_none(references: Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(reference for reference in references or () if "<none>" not in reference)
+
+
+def remove_made_image(image: DaemonImage) -> bool:
+    """Remove an image with all its names. False, and nothing is done, while a container is made of it."""
+    with daemon() as client:
+        if client.api.containers(all=True, filters={"ancestor": image.id}):
+            return False
+        for reference in (*image.names, *image.digests, image.id):
+            try:
+                client.api.remove_image(reference)
+            except docker.errors.ImageNotFound:
+                continue
+            except docker.errors.APIError:
+                return False
+    return True
+
+
+def cache_command(settings: BuildSettings, *, keep_bytes: int | None = None) -> Command:
+    """What tells how large the build cache is; with `keep_bytes`, what empties it down to that, oldest use first.
+
+    BuildKit keeps what a running build uses.
+    """
+    builder = (f"--builder={settings.buildx_builder}",) if settings.buildx_builder else ()
+    prune = ("du",) if keep_bytes is None else ("prune", "--force", f"--keep-storage={keep_bytes}")
+    return Command(name=f"docker buildx {prune[0]}", argv=("docker", "buildx", *prune, *builder),
+                   timeout_s=CACHE_TIMEOUT_S)
+
+
+def cache_bytes(command: Command, run: Runner) -> int:
+    """The total that a `cache_command` tells: of the cache, or of what was freed. Raises `Unavailable`."""
+    try:
+        said = run(command, capture_stdout=True).stdout.decode("utf-8", "replace")
+    except ProcessFailed as error:
+        raise Unavailable(f"The build cache cannot be looked at: {(error.tail or [str(error)])[-1]}",
+                          code=ErrorCode.DOCKER_UNAVAILABLE) from error
+    totals = [match for line in said.splitlines() if (match := _TOTAL.match(line)) is not None]
+    return round(float(totals[-1][1]) * _UNITS[totals[-1][2].upper()]) if totals else 0
 
 
 def sees_local_images(settings: BuildSettings, run: Runner) -> bool:

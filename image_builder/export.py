@@ -16,7 +16,7 @@ import json
 import os
 import secrets
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,11 @@ def exported(image: str) -> Iterator[ExportedImage]:
         config = {key: attributes["Config"][key] for key in _CONFIG_KEYS if attributes["Config"].get(key)}
         yield ExportedImage(id=found.id, architecture=attributes["Architecture"], config=config, container=container,
                             reference=f"{REPOSITORY}:{tag}")
+
+
+def is_converted(names: Collection[str]) -> bool:
+    """Whether an image of these names is being converted."""
+    return any(name.startswith(f"{REPOSITORY}:") for name in names)
 
 
 def sweep() -> int:

@@ -130,13 +130,14 @@ def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: 
         observer.line(f"Warning: {warning}")
     with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
         job = _Job(request, pinned, settings, space, observer, cancel, runner)
-        if (stored := job.stored_sif()) is not None:
-            return _result(pinned, job, stored)
-        built = job.existing_image() or job.build()
-        docker.tag_image(built.image, pinned.image_id)
-        pushed_digest = job.push() if pinned.push else None
-        record = job.store_image(built)
-        return _result(pinned, job, record, built=built, pushed_digest=pushed_digest)
+        with job.store.using(job.identity):
+            if (stored := job.stored_sif()) is not None:
+                return _result(pinned, job, stored)
+            built = job.existing_image() or job.build()
+            docker.tag_image(built.image, pinned.image_id)
+            pushed_digest = job.push() if pinned.push else None
+            record = job.store_image(built)
+            return _result(pinned, job, record, built=built, pushed_digest=pushed_digest)
 
 
 def build_debug_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,

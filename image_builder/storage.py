@@ -6,12 +6,14 @@
       records/<identity>.json   the newest image of an identity
       names/<filename>          what a name means at present
       documents/<identity>/     spack.lock and the like: what an image was made from, to be read without opening it
-      pins/<sha256>             clean-up leaves this SIF alone
+      pins/<digest>             clean-up leaves this SIF, or the images of this identity, alone
+      leases/<identity>         held by whoever makes or hands out an image of this identity; its time is the last use
       incoming/<token>/         one SIF being written; swept when its writer is gone
 
 Every small file is a whole record, replaced by a rename, so a reader needs no lock and never meets half of one. The
 SIF is in place before anything points at it, and whatever points at it is gone before it goes. Writers of several
-processes take turns through a lock on the root. A reader of a SIF holds a shared lock on it, which keeps it.
+processes take turns through a lock on the root. A reader of a SIF holds a shared lock on it, and who works with an
+identity one on that: both keep it.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from image_builder import leases
 
 MAX_FILENAME = 255
 
@@ -58,15 +62,26 @@ class ImageRecord(BaseModel):
 class ImageStore:
     """The finished images below one folder. Safe among threads and processes; raises `OSError` when the disk fails.
 
-    It does not decide what to keep: clean-up does, through `images` and `remove`.
+    It does not decide what to keep: clean-up does, through `images`, `remove` and `forget`.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._sifs, self._records, self._names = root / "sif", root / "records", root / "names"
         self._pins, self._incoming, self._documents = root / "pins", root / "incoming", root / "documents"
-        for folder in (root, self._sifs, self._records, self._names, self._pins, self._incoming, self._documents):
+        self._leases = root / "leases"
+        for folder in (root, self._sifs, self._records, self._names, self._pins, self._incoming, self._documents,
+                       self._leases):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._known = {folder: _KnownRecords(folder) for folder in (self._sifs, self._names)}
+
+    @contextlib.contextmanager
+    def using(self, identity: str) -> Iterator[None]:
+        """Make or hand out images of an identity: until the block ends, none of them is removed."""
+        lease = self._lease(identity)
+        with leases.held(lease):
+            os.utime(lease)
+            yield
 
     @contextlib.contextmanager
     def temporary_path(self) -> Iterator[Path]:
@@ -75,15 +90,13 @@ class ImageStore:
         What is still in that folder at the end, and was not published, is removed.
         """
         folder = self._incoming / secrets.token_hex(8)
-        with self._locked():  # a sweep must not see the folder before its lock is held
-            folder.mkdir(mode=0o700)
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(held, fcntl.LOCK_SH)
-        try:
-            yield folder / "image.sif"
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(held)
+        with contextlib.ExitStack() as stack:
+            with self._locked():  # a sweep must not see the folder before its lock is held
+                stack.enter_context(leases.held_folder(folder))
+            try:
+                yield folder / "image.sif"
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, temporary: Path, record: ImageRecord, *, sha256: str | None = None) -> ImageRecord:
         """Put a whole SIF in place and let the record's name and identity point at it; returns the full record.
@@ -160,13 +173,31 @@ class ImageStore:
 
     def images(self) -> list[ImageRecord]:
         """The record of every stored SIF, newest first."""
-        found = (self._read_whole(path) for path in self._sifs.glob("*.json"))
-        return sorted(filter(None, found), key=lambda record: record.created, reverse=True)
+        sizes = self._sizes()
+        found = (record for record in self._known[self._sifs].read(".json").values()
+                 if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes)
+        return sorted(found, key=lambda record: record.created, reverse=True)
 
     def names(self) -> dict[str, ImageRecord]:
         """Every name that is served, with what it means at present."""
-        found = {path.name: self._read_whole(path) for path in self._names.iterdir() if is_filename(path.name)}
-        return {name: record for name, record in sorted(found.items()) if record is not None}
+        sizes = self._sizes()
+        return {name: record for name, record in sorted(self._known[self._names].read(".sif").items())
+                if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes and is_filename(name)}
+
+    def identities(self) -> dict[str, float]:
+        """Every identity of which anything is known, with when that was last used, in seconds since 1970."""
+        found = {path.stem for path in self._records.glob("*.json")} | {path.name for path in self._documents.iterdir()}
+        return {identity: self._last_use(identity) for identity in found}
+
+    def is_known(self, identity: str) -> bool:
+        """Whether anything was made of an identity."""
+        match = _IDENTITY.fullmatch(identity)
+        return match is not None and any((folder / name).exists() for folder, name in (
+            (self._records, f"{match[1]}.json"), (self._documents, match[1]), (self._leases, match[1])))
+
+    def last_use(self, record: ImageRecord) -> float:
+        """When a stored SIF was last made, named, handed out or opened, in seconds since 1970."""
+        return max(_mtime(self._sif(record.sha256 or "").with_suffix(".json")), self._last_use(record.identity))
 
     def path_of(self, sha256: str) -> Path:
         """Where the SIF with this digest lies, stored or not."""
@@ -175,47 +206,87 @@ class ImageStore:
     @contextlib.contextmanager
     def opened(self, sha256: str) -> Iterator[BinaryIO]:
         """A stored SIF, open for reading; `remove` leaves it alone meanwhile. Raises `FileNotFoundError`."""
-        with open(self.path_of(sha256), "rb") as file:
+        path = self.path_of(sha256)
+        with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path.with_suffix(".json"))
             yield file
 
-    def pin(self, sha256: str) -> None:
-        """Keep a SIF until it is unpinned."""
-        (self._pins / _checked_sha256(sha256)).touch(mode=0o600)
+    def pin(self, digest: str) -> None:
+        """Keep a SIF, or the images of an identity, until that is unpinned."""
+        (self._pins / _pinnable(digest)).touch(mode=0o600)
 
-    def unpin(self, sha256: str) -> None:
-        (self._pins / _checked_sha256(sha256)).unlink(missing_ok=True)
+    def unpin(self, digest: str) -> None:
+        (self._pins / _pinnable(digest)).unlink(missing_ok=True)
 
-    def is_pinned(self, sha256: str) -> bool:
-        return (self._pins / _checked_sha256(sha256)).exists()
+    def is_pinned(self, digest: str) -> bool:
+        return (self._pins / _pinnable(digest)).exists()
 
-    def remove(self, sha256: str) -> bool:
-        """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or being read."""
+    def is_kept(self, record: ImageRecord) -> bool:
+        """Whether a SIF or its identity is pinned, or in use at this moment."""
+        assert record.sha256 is not None
+        return (self.is_pinned(record.sha256) or self.is_pinned(record.identity)
+                or leases.is_held(self._sif(record.sha256)) or leases.is_held(self._lease(record.identity)))
+
+    def remove(self, sha256: str, *, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or in use.
+
+        Nor is anything done when `unless` says so, which is asked when nobody can begin to use the SIF any more.
+        """
         path = self.path_of(sha256)
-        with self._locked():
-            if self.is_pinned(sha256) or _is_held(path):
+        with self._locked(), contextlib.ExitStack() as stack:
+            pointers = [pointer for pointer in (*self._names.iterdir(), *self._records.iterdir())
+                        if (found := _read(pointer)) is not None and found.sha256 == sha256]
+            identities = {found.identity for pointer in (*pointers, path.with_suffix(".json"))
+                          if (found := _read(pointer)) is not None}
+            free = [stack.enter_context(leases.alone(lock)) for lock in (path, *map(self._lease, identities))]
+            if not all(free) or any(map(self.is_pinned, {sha256, *identities})) or unless():
                 return False
-            for pointer in (*self._names.iterdir(), *self._records.iterdir()):
-                record = _read(pointer)
-                if record is not None and record.sha256 == sha256:
-                    pointer.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            for pointer in (*pointers, path.with_suffix(".json"), path):
+                pointer.unlink(missing_ok=True)
         return True
 
-    def sweep(self) -> int:
-        """Remove what writers left that ended without a word: half-written SIFs, and SIFs without a record.
+    @contextlib.contextmanager
+    def unused(self, identity: str) -> Iterator[bool]:
+        """Whether nobody uses an identity and it is not pinned; nobody begins to until the block ends."""
+        with leases.alone(self._lease(identity)) as free:
+            yield free and not self.is_pinned(identity)
 
-        Returns how many bytes that were.
+    def forget(self, identity: str) -> bool:
+        """Remove record and texts of an identity without a SIF. False, and nothing is done, while it is in use."""
+        digest = _identity_digest(identity)
+        with self._locked(), self.unused(identity) as free:
+            found = self.by_identity(identity)
+            if not free or (found is not None and found.sha256 is not None):
+                return False
+            (self._records / f"{digest}.json").unlink(missing_ok=True)
+            shutil.rmtree(self._documents / digest, ignore_errors=True)
+            self._lease(identity).unlink(missing_ok=True)
+        return True
+
+    def texts_bytes(self, identity: str) -> int:
+        """How much `forget` would free."""
+        digest = _identity_digest(identity)
+        return sum(map(bytes_of, (self._records / f"{digest}.json", self._documents / digest)))
+
+    def leftovers(self) -> dict[Path, int]:
+        """What writers left that ended without a word: half-written SIFs, and SIFs without a record; with their sizes.
+
+        Only under the root's lock it is sure that they still are what they were.
         """
+        dead = [folder for folder in self._incoming.iterdir() if not leases.is_held(folder)]
+        dead += [sif for sif in self._sifs.glob("*.sif") if not sif.with_suffix(".json").exists()]
+        dead += [path for folder in (self._sifs, self._records, self._names) for path in folder.glob(".*.new")]
+        return {path: bytes_of(path) for path in dead}
+
+    def sweep(self) -> int:
+        """Remove those leftovers; returns how many bytes that were."""
         with self._locked():
-            dead = [folder for folder in self._incoming.iterdir() if not _is_held(folder)]
-            dead += [sif for sif in self._sifs.glob("*.sif") if not sif.with_suffix(".json").exists()]
-            dead += [path for folder in (self._sifs, self._records, self._names) for path in folder.glob(".*.new")]
-            freed_bytes = sum(map(_size_bytes, dead))
+            dead = self.leftovers()
             for path in dead:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return freed_bytes
+        return sum(dead.values())
 
     def _point(self, record: ImageRecord, filename: str) -> None:
         """The pointers, the name last: a name that is served has its record."""
@@ -235,8 +306,20 @@ class ImageStore:
         except FileNotFoundError:
             return False
 
+    def _sizes(self) -> dict[str, int]:
+        """The size of every stored SIF, by its sha256."""
+        with os.scandir(self._sifs) as entries:
+            return {entry.name[:-4]: entry.stat().st_size for entry in entries if entry.name.endswith(".sif")}
+
     def _sif(self, sha256: str) -> Path:
         return self._sifs / f"{sha256}.sif"
+
+    def _lease(self, identity: str) -> Path:
+        return self._leases / _identity_digest(identity)
+
+    def _last_use(self, identity: str) -> float:
+        digest = _identity_digest(identity)
+        return max(map(_mtime, (self._leases / digest, self._records / f"{digest}.json", self._documents / digest)))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -244,6 +327,36 @@ class ImageStore:
         with open(self.root / "lock", "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+class _KnownRecords:
+    """The records of a folder. A file that is the same as before is not read again: lists stay quick with thousands."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, tuple[tuple[int, ...], ImageRecord]] = {}
+
+    def read(self, suffix: str) -> dict[str, ImageRecord]:
+        """The records by the names of their files. A record is never written into, so a new one is a new file."""
+        before, found = self._known, {}
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(suffix) and (known := self._record(entry, before.get(entry.name))) is not None:
+                    found[entry.name] = known
+        self._known = found
+        return {name: record for name, (_, record) in found.items()}
+
+    def _record(self, entry: os.DirEntry[str], before: tuple[tuple[int, ...], ImageRecord] | None,
+                ) -> tuple[tuple[int, ...], ImageRecord] | None:
+        try:
+            found = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if before is not None and before[0] == stamp:
+            return before
+        record = _read(Path(entry.path))
+        return None if record is None else (stamp, record)
 
 
 def is_filename(name: str) -> bool:
@@ -274,6 +387,10 @@ def _checked_sha256(sha256: str) -> str:
 
 def _identity_digest(identity: str) -> str:
     return identity.removeprefix("sha256:")
+
+
+def _pinnable(digest: str) -> str:
+    return _checked_sha256(_identity_digest(digest))
 
 
 def _read(path: Path) -> ImageRecord | None:
@@ -310,22 +427,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _is_held(path: Path) -> bool:
-    """Whether somebody holds a lock on a file or folder."""
+def _mtime(path: Path) -> float:
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        return path.stat().st_mtime
     except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        return 0.0
 
 
-def _size_bytes(path: Path) -> int:
-    if not path.is_dir():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def bytes_of(path: Path) -> int:
+    """The size of a file, or of all in a folder; what is gone has none."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size if not path.is_dir() else sum(
+            file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return 0

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from image_builder import leases
 from image_builder.errors import NoSpace
 
 
@@ -44,18 +45,38 @@ class Workspace:
 def made_workspace(root: Path, *, min_free_bytes: int = 0) -> Iterator[Workspace]:
     """A fresh workspace at `root`, removed at the end; what an earlier attempt left there goes first.
 
-    Raises `NoSpace` when the disk has less than `min_free_bytes` free.
+    It is held meanwhile. Raises `NoSpace` when the disk has less than `min_free_bytes` free.
     """
-    if root.exists():
-        shutil.rmtree(root)
-    workspace = Workspace(root)
-    try:
-        for folder in (root, workspace.context, workspace.secrets, workspace.scratch):
-            folder.mkdir(parents=True, mode=0o700)
-        require_free_space(root, min_free_bytes)
-        yield workspace
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    root.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+    with leases.held_folder(root):
+        try:
+            _empty(root)
+            workspace = Workspace(root)
+            for folder in (workspace.context, workspace.secrets, workspace.scratch):
+                folder.mkdir(mode=0o700)
+            require_free_space(root, min_free_bytes)
+            yield workspace
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def abandoned(builds: Path) -> list[Path]:
+    """The builds' folders that nobody holds: their builds were killed."""
+    return [folder for folder in sorted(builds.iterdir()) if folder.is_dir() and not leases.is_held(folder)
+            ] if builds.is_dir() else []
+
+
+def remove_abandoned(folder: Path) -> bool:
+    """Remove a build's folder, unless somebody holds it."""
+    with leases.alone(folder) as free:
+        if free:
+            shutil.rmtree(folder, ignore_errors=True)
+        return free
 
 
 def require_free_space(folder: Path, min_free_bytes: int) -> None:

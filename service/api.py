@@ -228,7 +228,8 @@ def sif_answer(filename: str) -> tuple[AnyResponse, str]:
         if settings.service.download_links is None:
             return downloads.send_sif(images, record.sha256, filename), record.sha256
         folder = settings.library.build.tmp_folder / "images"
-        link = downloads.make_link(images.path_of(record.sha256), filename, folder)
+        with images.opened(record.sha256):  # clean-up, which looks at links, waits
+            link = downloads.make_link(images.path_of(record.sha256), filename, folder)
         answer = redirect(f"{request.root_path}/{settings.service.download_links}/{link}", 302)
         answer.headers["Cache-Control"] = "no-store"
         return answer, record.sha256

@@ -1,4 +1,4 @@
-"""Commands for operators: `flask --app builder_service users …`, `tokens …` and `backup`."""
+"""Commands for operators: `flask --app builder_service users …`, `tokens …`, `images …`, `cleanup` and `backup`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import secrets
 import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,17 +18,21 @@ from flask.cli import AppGroup, with_appcontext
 
 from image_builder.errors import CicError
 from service import accounts
+from service.cleanup import Cleanup
 from service.context import Service
 from service.database import now
 
 users = AppGroup("users", help="Who may use the service.")
 tokens = AppGroup("tokens", help="What programs log in with instead of a password.")
+images = AppGroup("images", help="Finished images; pinned ones are kept by clean-up.")
 
 
 def install(app: Flask) -> None:
     """Add the commands to an application."""
     app.cli.add_command(users)
     app.cli.add_command(tokens)
+    app.cli.add_command(images)
+    app.cli.add_command(cleanup)
     app.cli.add_command(backup)
 
 
@@ -71,32 +76,28 @@ def password(name: str) -> None:
 @click.argument("name")
 def confirm(name: str) -> None:
     """Let a user in who has signed up."""
-    _do(lambda: accounts.change_user(_service().engine, name, is_confirmed=True, is_active=True))
-    click.echo(f"{name} may log in.")
+    _change(name, "may log in.", is_confirmed=True, is_active=True)
 
 
 @users.command("promote")
 @click.argument("name")
 def promote(name: str) -> None:
     """Make a user an administrator."""
-    _do(lambda: accounts.change_user(_service().engine, name, is_admin=True))
-    click.echo(f"{name} is an administrator.")
+    _change(name, "is an administrator.", is_admin=True)
 
 
 @users.command("demote")
 @click.argument("name")
 def demote(name: str) -> None:
     """Make an administrator a user as all others."""
-    _do(lambda: accounts.change_user(_service().engine, name, is_admin=False))
-    click.echo(f"{name} is no administrator any more.")
+    _change(name, "is no administrator any more.", is_admin=False)
 
 
 @users.command("block")
 @click.argument("name")
 def block(name: str) -> None:
     """Keep a user out; `confirm` lets them in again. Builds and images stay."""
-    _do(lambda: accounts.change_user(_service().engine, name, is_active=False))
-    click.echo(f"{name} may not log in any more.")
+    _change(name, "may not log in any more.", is_active=False)
 
 
 @tokens.command("add")
@@ -132,6 +133,57 @@ def revoke_token(user: str, number: int) -> None:
     click.echo(f"Revoked token {number} of {user}.")
 
 
+@images.command("list")
+def list_images() -> None:
+    """List the finished images: name, size, sha256, last use, and whether it is pinned."""
+    found = _service().images
+    for name, record in found.names().items():
+        used = datetime.datetime.fromtimestamp(found.last_use(record), datetime.timezone.utc)
+        marks = ["pinned"] if found.is_pinned(record.sha256 or "") else []
+        click.echo("\t".join([name, _size(record.size_bytes or 0), record.sha256 or "", f"used {_day(used)}", *marks]))
+
+
+@images.command("pin")
+@click.argument("name")
+def pin(name: str) -> None:
+    """Let clean-up keep an image. NAME is its file name, its sha256, or its identity."""
+    _service().images.pin(_digest(name))
+    click.echo(f"{name} stays.")
+
+
+@images.command("unpin")
+@click.argument("name")
+def unpin(name: str) -> None:
+    """Let clean-up treat an image as all others again."""
+    _service().images.unpin(_digest(name))
+    click.echo(f"{name} may go.")
+
+
+@images.command("remove")
+@click.argument("name")
+def remove_image(name: str) -> None:
+    """Remove the SIF of this file name or sha256, and every name of it, unless it is pinned or being read."""
+    if not _service().images.remove(_digest(name)):
+        raise click.ClickException(f"{name} is pinned or in use.")
+    click.echo(f"Removed {name}.")
+
+
+@click.command("cleanup")
+@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@with_appcontext
+def cleanup(dry_run: bool) -> None:
+    """Remove what nobody needs, within the limits of the configuration; never what is pinned or in use."""
+    parts = _service()
+    count = freed_bytes = 0
+    try:
+        for item in Cleanup(parts.engine, parts.settings, parts.images).run(dry_run=dry_run):
+            count, freed_bytes = count + 1, freed_bytes + item.size_bytes
+            click.echo("\t".join([item.kind, item.name, _size(item.size_bytes), item.reason]))
+    except CicError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{'Would remove' if dry_run else 'Removed'} {count} things of {_size(freed_bytes)}.")
+
+
 @click.command("backup")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @with_appcontext
@@ -162,6 +214,21 @@ def _user_id(name: str) -> int:
     return int(row.id)
 
 
+def _digest(name: str) -> str:
+    """The digest that a file name, a sha256 or an identity stands for."""
+    found = _service().images
+    record = found.by_name(name) or found.by_sha256(name)
+    if record is not None and record.sha256 is not None:
+        return record.sha256
+    if found.is_known(name):
+        return name
+    raise click.ClickException(f"There is no image {name[:300]}.")
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 10**7 else f"{size_bytes / 1e3:.1f} kB"
+
+
 def _day(moment: datetime.datetime | None) -> str:
     return "never" if moment is None else f"{moment:%Y-%m-%d}"
 
@@ -173,9 +240,14 @@ def _password() -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
-def _do(work: object) -> None:
+def _change(name: str, what: str, **values: bool) -> None:
+    _do(lambda: accounts.change_user(_service().engine, name, **values))
+    click.echo(f"{name} {what}")
+
+
+def _do(work: Callable[[], object]) -> None:
     try:
-        work()  # type: ignore[operator]
+        work()
     except CicError as error:
         raise click.ClickException(str(error)) from None
 

@@ -132,6 +132,14 @@ def offer_all_publicly(images: ImageStore, folder: Path, *, is_wanted: bool) -> 
                     offer_publicly(sif, folder / name)
 
 
+def is_linked(sif: Path, folder: Path) -> bool:
+    """Whether a link to this SIF was handed out that has not been swept."""
+    with contextlib.suppress(FileNotFoundError):
+        if (found := sif.stat()).st_nlink > 1:
+            return any(os.path.samestat(found, linked.stat()) for linked in folder.glob("*/*"))
+    return False
+
+
 def sweep_links(folder: Path, life_s: float = LINK_LIFE_S) -> int:
     """Remove the links that have expired; returns how many."""
     removed = 0

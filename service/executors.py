@@ -21,6 +21,7 @@ from typing import Protocol
 
 import filelock
 
+from image_builder import leases
 from image_builder.errors import ServiceError
 from service.database import PROJECT
 
@@ -96,14 +97,7 @@ class RunFolder:
 
     def has_web_process(self) -> bool:
         """Whether any web process is there."""
-        descriptor = os.open(self.path / "web.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return leases.is_held(self.path / "web.lock")
 
 
 class PoolProcess:

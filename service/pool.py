@@ -11,9 +11,7 @@ import contextlib
 import logging
 import os
 import platform
-import re
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -34,7 +32,9 @@ from image_builder import export
 from image_builder.errors import CicError
 from image_builder.process import CancelToken
 from image_builder.storage import ImageStore
+from image_builder.workspace import abandoned, remove_abandoned
 from service import downloads, store
+from service.cleanup import Cleanup
 from service.console import log_to_stderr
 from service.database import make_engine
 from service.executors import STOP, RunFolder
@@ -48,10 +48,11 @@ LOST_AFTER_S = 60.0
 """A worker of another host that has said nothing for so long is gone."""
 HAND_BACK_S = 10.0
 """How long builds that were told to end may take for it."""
+MAX_POOL_LOG_BYTES = 16 * 1024**2
+"""How long the pool's own log may be when the next pool begins; the one before it is kept."""
 IDLE_S = 5.0
 """How long nobody may be there before the pool ends."""
 
-_RUN_FOLDER = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 _log = logging.getLogger(__name__)
 
 
@@ -77,10 +78,12 @@ class BuildPool:
         self._ended = threading.Event()
         self._threads = ThreadPoolExecutor(self._build.max_concurrent_builds, thread_name_prefix="build")
         self._loop = threading.Thread(target=self._work, name="pool", daemon=True)
+        self._cleaner = threading.Thread(target=self._clean_up_often, name="clean-up", daemon=True)
 
     def start(self) -> None:
         """Begin to work; what earlier workers of this machine left is taken up first."""
         self._loop.start()
+        self._cleaner.start()
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -125,8 +128,8 @@ class BuildPool:
 
     def _work(self) -> None:
         """The loop of the pool's own thread. A database that does not answer is waited for."""
-        due = {self._reconcile: 0.0, self._heartbeat: 0.0, self._sweep: 0.0}
         every = {self._reconcile: RECONCILE_EVERY_S, self._heartbeat: HEARTBEAT_EVERY_S, self._sweep: SWEEP_EVERY_S}
+        due = dict.fromkeys(every, 0.0)
         while not self._ended.is_set():
             for job, at in due.items():
                 if time.monotonic() >= at and self._tried(job):
@@ -213,12 +216,19 @@ class BuildPool:
         downloads.sweep_links(self._build.tmp_folder / "images")
         downloads.offer_all_publicly(images, self._build.tmp_folder / "images",
                                      is_wanted=self._settings.service.public_downloads)
-        builds = self._build.tmp_folder / "builds"
-        for folder in builds.iterdir() if builds.is_dir() else ():
-            with self._lock:
-                is_ours = folder.name in self._running
-            if not is_ours and _RUN_FOLDER.fullmatch(folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
+        for folder in abandoned(self._build.tmp_folder / "builds"):
+            remove_abandoned(folder)
+
+    def _clean_up_often(self) -> None:
+        """In a thread of its own: clean-up may wait for Docker, and no build waits for that."""
+        every_s = self._settings.service.cleanup_every_s
+        while every_s is not None and not self._ended.wait(every_s):
+            self._tried(self._clean_up)
+
+    def _clean_up(self) -> None:
+        images = ImageStore(self._build.tmp_folder / "store")
+        for item in Cleanup(self._engine, self._settings, images).run():
+            _log.info("removed %s %s, %d bytes: %s", item.kind, item.name, item.size_bytes, item.reason)
 
 
 class PoolMain:
@@ -312,6 +322,9 @@ def _let_buildx_write(own: Path) -> None:
 
 def _redirect_output(path: Path) -> None:
     """Standard output and error go to a file: the terminal or pipe that we inherited is somebody else's."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > MAX_POOL_LOG_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     for standard in (1, 2):
         os.dup2(descriptor, standard)

@@ -328,12 +328,18 @@ def is_idle(engine: Engine) -> bool:
         return not connection.scalar(sa.select(sa.exists().where(RUNS.c.state.in_(ACTIVE))))
 
 
-def finished_build(engine: Engine, identity: str, image_id: str) -> Any | None:
-    """The newest build of this identity under this name that ended well."""
+def run_ends(engine: Engine) -> dict[str, float | None]:
+    """When every run ended, in seconds since 1970; None for one that has not."""
     with reading(engine) as connection:
-        return connection.execute(SHOWN.where(
-            RUNS.c.identity == identity, BUILDS.c.image_id == image_id,
-            BUILDS.c.state == BuildState.FINISHED).order_by(BUILDS.c.ended_at.desc()).limit(1)).first()
+        return {run_id: ended_at.timestamp() if ended_at and state in TERMINAL else None
+                for run_id, state, ended_at in connection.execute(sa.select(RUNS.c.id, RUNS.c.state, RUNS.c.ended_at))}
+
+
+def held_sifs(engine: Engine) -> set[str]:
+    """The SIFs that were given to builds which their users still see."""
+    with reading(engine) as connection:
+        return set(connection.scalars(sa.select(BUILDS.c.sha256).where(
+            BUILDS.c.sha256.is_not(None), BUILDS.c.deleted_at.is_(None)).distinct()))
 
 
 def note(engine: Engine, *, user: str | None, action: str, subject: str | None = None,

@@ -41,9 +41,11 @@ class Submission:
         require_right(request, is_admin)
         inputs = resolve.resolve(request, self.settings.library)
         new = new_build(request, inputs, user_id)
-        made = None if request.force or inputs.push else self._existing(inputs)
-        if made is not None:
-            return store.create_finished(self.engine, new, self._limits, made)
+        if not request.force and not inputs.push and inputs.identity is not None:
+            with self.images.using(inputs.identity):  # what is found stays until it is written down who has it
+                made = self._existing(inputs, inputs.identity)
+                if made is not None:
+                    return store.create_finished(self.engine, new, self._limits, made)
         build_id, run_id = store.create_or_join(self.engine, new, self._limits)
         _log.info("build=%s run=%s user_id=%d", build_id, run_id, user_id)
         self.executor.submit(run_id)
@@ -66,13 +68,11 @@ class Submission:
         return Limits(queued_builds=service.max_queued_builds_per_user,
                       stored_bytes=service.max_stored_bytes_per_user)
 
-    def _existing(self, inputs: Inputs) -> Outcome | None:
+    def _existing(self, inputs: Inputs, identity: str) -> Outcome | None:
         """What was asked for, if all of it exists: the SIF, or the image in the daemon under its name."""
-        if inputs.identity is None:
-            return None
         if inputs.filename is None:
-            return _outcome(inputs) if _has_image(inputs.image_id, inputs.identity) else None
-        record = self.images.by_identity(inputs.identity)
+            return _outcome(inputs) if _has_image(inputs.image_id, identity) else None
+        record = self.images.by_identity(identity)
         if record is None or record.sha256 is None:
             return None
         if self.images.by_name(inputs.filename) != record:

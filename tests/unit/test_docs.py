@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from flask import Flask
+from flask.cli import AppGroup
 from pydantic import BaseModel
 
 from config import ServiceSettings, load_settings
@@ -22,7 +23,7 @@ from image_builder.errors import ErrorCode
 from image_builder.request import BuildRequest, Machine, load_json, parse_request
 from image_builder.state import BuildState
 from service.api import api
-from service.commands import users
+from service.commands import images, tokens, users
 from tests.conftest import PROJECT
 
 PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), *(PROJECT / "examples").glob("*.md")])
@@ -196,9 +197,10 @@ class TestApi:
         assert wanted <= described | {"field"}
 
 
-def test_every_user_command_is_shown() -> None:
-    shown = set(re.findall(r"users (\w+)", section(page("docs/operate.md"), "Users")))
-    assert shown == set(users.commands)
+@pytest.mark.parametrize(("group", "heading"), [(users, "Users"), (tokens, "Users"), (images, "Clean-up")])
+def test_every_command_is_shown(group: AppGroup, heading: str) -> None:
+    shown = set(re.findall(rf"builder_service {group.name} (\w+)", section(page("docs/operate.md"), heading)))
+    assert shown == set(group.commands)
 
 
 def test_every_verb_of_the_client_is_shown_and_there() -> None:

@@ -1,0 +1,137 @@
+"""Clean-up against the real daemon: which images go, and how the build cache is asked."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker.errors
+import pytest
+from sqlalchemy.engine import Engine
+
+from image_builder import docker as our_docker
+from image_builder.docker import DaemonImage
+from image_builder.storage import ImageRecord, ImageStore
+from service.accounts import add_user
+from service.cleanup import Cleanup
+from service.database import make_engine
+from tests.system.site import Site
+
+pytestmark = pytest.mark.system
+
+
+class Daemon:
+    """Images of a few bytes in the daemon, labelled as builds label theirs, and known to a store."""
+
+    def __init__(self, folder: Path, images: ImageStore) -> None:
+        self.folder, self.images = folder, images
+        self.prefix = f"cic-test-cleanup-{secrets.token_hex(4)}"
+        self.made: dict[str, str] = {}
+
+    def make(self, title: str, *, name: str = "", workflow: str = "demo", is_known: bool = True) -> str:
+        identity = secrets.token_hex(32)
+        (self.folder / "file").write_text(identity)
+        (self.folder / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
+        subprocess.run(["docker", "buildx", "build", "--quiet", "--provenance=false", "--output=type=docker",
+                        f"--label={our_docker.IDENTITY_LABEL}=sha256:{identity}",
+                        f"--label={our_docker.WORKFLOW_LABEL}={workflow}", f"--iidfile={self.folder / 'id'}",
+                        str(self.folder)], check=True, capture_output=True)
+        self.made[title] = (self.folder / "id").read_text().strip()
+        if name:
+            our_docker.tag_image(self.made[title], f"{self.prefix}/{name}:1")
+        if is_known:
+            self.images.record(ImageRecord(identity=f"sha256:{identity}", image_id=title, platform="linux/amd64"))
+        return identity
+
+    def left(self) -> set[str]:
+        with our_docker.daemon() as client:
+            there = {image.id for image in client.images.list(all=True)}
+        return {title for title, image in self.made.items() if image in there}
+
+    def remove(self) -> None:
+        for image in our_docker.made_images():
+            if image.id in self.made.values():
+                our_docker.remove_made_image(image)
+
+
+@pytest.fixture
+def daemon(site: Site) -> Iterator[Daemon]:
+    folder = site.root / "tiny"
+    folder.mkdir()
+    made = Daemon(folder, ImageStore(site.settings.library.build.tmp_folder / "store"))
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def engine(site: Site) -> Iterator[Engine]:
+    from builder_service import create_app
+
+    create_app(site.settings).extensions["cic"].engine.dispose()
+    made = make_engine(site.settings.service.database)
+    add_user(made, "ada", "correct horse battery")
+    yield made
+    made.dispose()
+
+
+def cleaned(site: Site, engine: Engine, daemon: Daemon, *, dry_run: bool = False, **limits: object) -> list[str]:
+    service = site.settings.service.model_copy(update=limits)
+    cleanup = Cleanup(engine, site.settings.model_copy(update={"service": service}), daemon.images, grace_s=0)
+    return [item.kind for item in cleanup.run(dry_run=dry_run) if item.kind in ("docker image", "texts")]
+
+
+def test_images_that_nobody_can_name_go_and_what_is_used_pinned_or_not_ours_stays(
+        site: Site, engine: Engine, daemon: Daemon) -> None:
+    daemon.make("nameless")
+    daemon.make("named", name="named")
+    daemon.make("foreign", is_known=False)
+    daemon.make("base", workflow="BASE")
+    daemon.images.pin(daemon.make("pinned"))
+    in_use = daemon.make("in use")
+    daemon.make("in a container")
+    with our_docker.daemon() as client:
+        container = client.containers.create(daemon.made["in a container"], command=["/x"])
+    try:
+        with daemon.images.using(in_use):
+            assert cleaned(site, engine, daemon, dry_run=True, keep_unreferenced_s=0).count("docker image") >= 1
+            assert len(daemon.left()) == 7
+            assert cleaned(site, engine, daemon, keep_unreferenced_s=0) == ["docker image", "texts"]
+            assert daemon.left() == {"named", "foreign", "base", "pinned", "in use", "in a container"}
+    finally:
+        container.remove()
+    cleaned(site, engine, daemon, keep_unreferenced_s=0)
+    assert daemon.left() == {"named", "foreign", "base", "pinned"}
+    assert cleaned(site, engine, daemon, keep_unreferenced_s=0, keep_unused_s=10**6) == []
+    assert cleaned(site, engine, daemon, keep_unreferenced_s=0, keep_unused_s=0) == ["docker image", "texts"]
+    assert daemon.left() == {"foreign", "base", "pinned"}
+
+
+def test_all_names_of_an_image_go_together(daemon: Daemon) -> None:
+    daemon.make("two", name="one")
+    our_docker.tag_image(daemon.made["two"], f"{daemon.prefix}/two:1")
+    found = next(image for image in our_docker.made_images() if image.id == daemon.made["two"])
+    assert len(found.names) == 2
+    assert our_docker.remove_made_image(found) and daemon.left() == set()
+    with our_docker.daemon() as client, pytest.raises(docker.errors.ImageNotFound):
+        client.images.get(f"{daemon.prefix}/one:1")
+    gone: DaemonImage = found
+    assert our_docker.remove_made_image(gone)
+
+
+def test_the_build_cache_is_measured_and_what_fits_is_left_alone(site: Site, engine: Engine, daemon: Daemon) -> None:
+    """The machine's daemon is not ours to empty: it is asked to keep more than it has."""
+    build = site.settings.library.build
+    ask, cut = our_docker.cache_command(build), our_docker.cache_command(build, keep_bytes=10**15)
+    assert ask.argv == ("docker", "buildx", "du")
+    assert cut.argv == ("docker", "buildx", "prune", "--force", f"--keep-storage={10**15}")
+    remote = build.model_copy(update={"buildx_builder": "far"})
+    assert our_docker.cache_command(remote).argv == ("docker", "buildx", "du", "--builder=far")
+    from image_builder.process import run
+
+    assert our_docker.cache_bytes(ask, run) > 0
+    assert our_docker.cache_bytes(cut, run) == 0
+    service = site.settings.service.model_copy(update={"max_build_cache_bytes": 1})
+    found = Cleanup(engine, site.settings.model_copy(update={"service": service}), daemon.images).run(dry_run=True)
+    assert [item.kind for item in found if item.kind == "build cache"] == ["build cache"]
