@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import Row, show
 from image_builder import singularity, streaming
 from image_builder.settings import BuildSettings
 from image_builder.storage import ImageRecord, ImageStore
@@ -32,34 +33,30 @@ SOURCES = ("/usr/bin", "/usr/sbin", "/usr/libexec", "/usr/lib", "/usr/share", "/
 """Where the image's files come from, until it is large enough."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One figure against its goal; `value` None means that it was not measured."""
-
-    what: str
-    value: float | None
-    goal: float
-    unit: str = ""
-
-    @property
-    def verdict(self) -> str:
-        if self.value is None:
-            return "not measured"
-        return "met" if self.value <= self.goal else "missed"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="cic-benchmark-", dir=options.folder) as folder, \
-            _image(int(options.size_gb * 1e9)) as (image, image_bytes):
-        result = measure(image, Path(folder), rounds=options.rounds, builds=options.builds,
-                         settings=_settings(options.compressor, options.level))
-    result["image_bytes"] = image_bytes
+    result = run(size_gb=options.size_gb, rounds=options.rounds, builds=options.builds, folder=options.folder,
+                 settings=_settings(options.compressor, options.level))
     rows = goals(result)
     _print(result, rows)
     if options.json:
         options.json.write_text(json.dumps({**result, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
     return 0 if all(row.verdict != "missed" for row in rows) else 1
+
+
+def rows() -> list[Row]:
+    """The figures of a 1 GB image with the default settings."""
+    result = run(size_gb=1.0, rounds=3, builds=1, folder=None, settings=_settings("zstd", None))
+    return [dataclasses.replace(row, what=f"conversion of a {result['image_bytes'] / 1e9:.1f} GB image: {row.what}")
+            for row in goals(result)]
+
+
+def run(*, size_gb: float, rounds: int, builds: int, folder: Path | None, settings: BuildSettings) -> dict[str, Any]:
+    """Make an image, measure, and take the image away."""
+    with tempfile.TemporaryDirectory(prefix="cic-benchmark-", dir=folder) as scratch, \
+            _image(int(size_gb * 1e9)) as (image, image_bytes):
+        return measure(image, Path(scratch), rounds=rounds, builds=builds,
+                       settings=settings) | {"image_bytes": image_bytes}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,10 +118,8 @@ def _print(result: dict[str, Any], rows: Sequence[Row]) -> None:
         times = result[name]
         print(f"{title:45} {statistics.median(times):7.1f} s" if times else f"{title:45} not measured",
               f"  ({', '.join(f'{value:.1f}' for value in times)})" if len(times) > 1 else "")
-    print(f"\n{'goal':60} {'measured':>9}    {'goal':>6}")
-    for row in rows:
-        value = "-" if row.value is None else f"{row.value:.3g}{row.unit}"
-        print(f"{row.what:60} {value:>9} <= {row.goal:>5g}{row.unit}  {row.verdict}")
+    print()
+    show(rows)
 
 
 def _timed(work: Callable[[], object]) -> float:

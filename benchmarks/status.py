@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.followers import going_on
+from benchmarks.rows import Row, show
 from service.database import PROJECT
 from tests.system.site import PASSWORD, USER, free_port, make_site, running_service
 
@@ -63,6 +64,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--clients", type=int, default=4, help="that ask at once, each over one connection")
     options = parser.parse_args()
+    show(rows(options.seconds, options.clients))
+
+
+def rows(seconds: float = 4.0, clients: int = 4) -> list[Row]:
+    """Our rate, and its ratio to the bare route's; medians of the rounds."""
     with tempfile.TemporaryDirectory() as root, running_service(make_site(Path(root) / "site")) as service:
         build_id, _ = going_on(service)
         answer = service.call("GET", f"/build/{build_id}")
@@ -71,23 +77,23 @@ def main() -> None:
         bare = subprocess.Popen([sys.executable, "-c", BARE, str(port), answer.text], cwd=PROJECT,
                                 env=dict(service.site.environ), stderr=subprocess.DEVNULL)
         try:
-            _compare(f"{service.url}/image_creation/build/{build_id}", f"http://127.0.0.1:{port}/", options.clients,
-                     options.seconds)
+            ours, theirs = _compare(f"{service.url}/image_creation/build/{build_id}", f"http://127.0.0.1:{port}/",
+                                    clients, seconds)
         finally:
             bare.terminate()
             bare.wait()
+    return [Row("authenticated status calls", ours, 1000, "/s", at_least=True),
+            Row("authenticated status calls against a bare Flask route", ours / theirs, 0.4, at_least=True,
+                note=f"which answers {theirs:.0f}/s")]
 
 
-def _compare(status: str, bare: str, clients: int, seconds: float) -> None:
+def _compare(status: str, bare: str, clients: int, seconds: float) -> tuple[float, float]:
     _wait_for(bare)
     rates: dict[str, list[float]] = {status: [], bare: []}
     for _ in range(ROUNDS):
         for url, found in rates.items():
             found.append(rate(url, clients, seconds))
-    ours, theirs = (statistics.median(found) for found in rates.values())
-    print(f"authenticated status calls: {ours:.0f} a second")
-    print(f"the same JSON from a bare Flask route: {theirs:.0f} a second")
-    print(f"ratio: {ours / theirs:.2f}")
+    return statistics.median(rates[status]), statistics.median(rates[bare])
 
 
 def rate(url: str, clients: int, seconds: float) -> float:
