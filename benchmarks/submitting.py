@@ -1,7 +1,8 @@
 """What a long queue costs: `python3 -m benchmarks.submitting`.
 
 Two services, one with an empty queue and one with a thousand builds in it, get the same requests in turn. Then memory,
-and how soon a request is answered whose image exists already. Needs Docker and the base image of the tests.
+how soon a plan is made, and how soon a request is answered whose image exists already. Needs Docker and the base image
+of the tests.
 """
 
 from __future__ import annotations
@@ -48,13 +49,15 @@ def rows() -> list[Row]:
             long.append(submit(full, f"turn-{turn}"))
         loaded = memory_bytes(full)
         again = finished_again(empty)
+        plans = [plan(empty) for _ in range(SUBMITS)]
     p95 = [statistics.quantiles(times, n=20)[-1] for times in (short, long)]
-    growth = max(loaded[pid] / idle[pid] - 1 for pid in idle)
+    growth = max(loaded[pid] / idle[pid] - 1 for pid in idle.keys() & loaded.keys())
     return [
         Row(f"submit with {QUEUED} queued builds, 95 %", p95[1] * 1000, 100, " ms"),
         Row(f"submit with {QUEUED} queued builds against an empty queue, 95 %", p95[1] / p95[0], 1.5,
             note=f"empty: {p95[0] * 1000:.0f} ms"),
         Row("the same request again, until FINISHED", again, 0.5, " s"),
+        Row("a plan, with the registry on disk, median", statistics.median(plans) * 1000, 50, " ms"),
         Row("resident memory of the largest process, idle", max(idle.values()) / MB, 150, " MB"),
         Row(f"... with {QUEUED} queued builds", max(loaded.values()) / MB, 150, " MB"),
         Row("... growth of the process that grew most", growth * 100, 10, " %"),
@@ -64,7 +67,8 @@ def rows() -> list[Row]:
 @contextlib.contextmanager
 def busy_service(root: Path) -> Iterator[Service]:
     """A service whose only place is taken by a build that does not end, so that all others stay in the queue."""
-    site = make_site(root).with_environ(CIC_BUILD_MAX_CONCURRENT_BUILDS="1", CIC_MAX_QUEUED_BUILDS_PER_USER=MANY)
+    site = make_site(root).with_environ(CIC_BUILD_MAX_CONCURRENT_BUILDS="1", CIC_MAX_QUEUED_BUILDS_PER_USER=MANY,
+                                         CIC_REPOSITORIES_MIRROR_MAX_AGE_S="60")
     site.add_step("demo", "sleep", HELLO | {"post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\nsleep 3600\n"})
     site.add_step("demo", "hello", HELLO)
     for turn in ("warm-up", *(f"turn-{turn}" for turn in range(SUBMITS))):
@@ -93,6 +97,14 @@ def submit(service: Service, step: str) -> float:
     return time.monotonic() - begun
 
 
+def plan(service: Service) -> float:
+    """Seconds until it is told what a request would build."""
+    begun = time.monotonic()
+    answer = service.call("POST", "/build/plan", json=request("demo", "hello"))
+    assert answer.status_code == 200, answer.text
+    return time.monotonic() - begun
+
+
 def fill(service: Service) -> None:
     """Let a thousand builds wait, each with a run of its own."""
     engine = make_engine(service.site.settings.service.database)
@@ -112,7 +124,8 @@ def memory_bytes(service: Service) -> dict[int, int]:
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if mark in (folder / "environ").read_bytes().split(b"\0") and b"python" in (folder / "cmdline").read_bytes():
+            is_python = b"python" in (folder / "cmdline").read_bytes()
+            if is_python and mark in (folder / "environ").read_bytes().split(b"\0"):
                 pages = int((folder / "statm").read_text().split()[1])
                 found[int(folder.name)] = pages * os.sysconf("SC_PAGE_SIZE")
     return found

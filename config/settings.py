@@ -41,7 +41,7 @@ class ServiceSettings(Section):
     tls_key: Path | None = None
     behind_proxy: int = Field(default=0, ge=0, le=5)
     """How many proxies in front are trusted to say who asks and by which scheme."""
-    web_processes: int = Field(default=1, ge=1)
+    web_processes: int = Field(default=2, ge=1)
     web_threads: int = Field(default=64, ge=2)
 
     download_links: str | None = None

@@ -1,0 +1,86 @@
+"""All benchmarks with a goal, one after another: `python3 -m benchmarks [--write] [NAME ...]`.
+
+`--write` puts the table and the plot into the documentation. Nothing else should run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import math
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import pygal
+
+from benchmarks.rows import Row, show
+
+NAMES = ("status", "submitting", "own_time", "download", "conversion")
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+COLORS = {"met": "#2a7f3f", "missed": "#b3361e"}
+BEGIN, END = "<!-- written by python3 -m benchmarks --write -->\n", "<!-- until here -->\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if none is given")
+    parser.add_argument("--write", action="store_true", help="write table and plot into docs/performance.md")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    rows: list[Row] = []
+    for name in options.names or NAMES:
+        print(f"\n{name}", flush=True)
+        found = importlib.import_module(f"benchmarks.{name}").rows()
+        show(found)
+        rows += found
+    if options.write:
+        write(rows)
+    return 0 if all(row.verdict != "missed" for row in rows) else 1
+
+
+def write(rows: Sequence[Row]) -> None:
+    """Replace the table in the documentation, and the plot."""
+    page = DOCS / "performance.md"
+    before, _, rest = page.read_text("utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(before + BEGIN + "\n" + table(rows) + "\n" + END + after, "utf-8")
+    (DOCS / "performance.svg").write_bytes(plot(rows))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown, and where and when they were measured."""
+    day = datetime.datetime.now(datetime.timezone.utc).date()
+    lines = ["| what | measured | goal | |", "|---|---|---|---|"]
+    lines += [f"| {row.what}{row.note and f' ({row.note})'} | {row.measured} | {row.wanted} | {row.verdict} |"
+              for row in rows]
+    return "\n".join(lines) + (f"\n\nMeasured on {day}, {os.cpu_count()} cores, {platform.machine()}, "
+                               f"Python {platform.python_version()}.\n")
+
+
+def plot(rows: Sequence[Row]) -> bytes:
+    """How each figure stands to its goal, as an SVG picture: 1 is the goal, and less is better."""
+    measured = [row for row in rows if row.value]
+    chart = pygal.HorizontalBar(
+        title="Measured against the goal (1 = the goal, shorter is better)", width=1000, height=80 + 34 * len(measured),
+        logarithmic=True, print_values=True, value_formatter=lambda value: f"{value:.2g}", show_legend=False,
+        truncate_label=-1, js=[])
+    chart.x_labels = [row.what for row in reversed(measured)]
+    chart.add("against the goal", [{"value": against_goal(row), "color": COLORS[row.verdict]}
+                                   for row in reversed(measured)])
+    made: bytes = chart.render()
+    return made
+
+
+def against_goal(row: Row) -> float:
+    """The figure divided by its goal, or the other way round where more is better."""
+    assert row.value is not None
+    ratio = row.goal / row.value if row.at_least else row.value / row.goal
+    return max(ratio, 0.01) if math.isfinite(ratio) else 100.0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,102 @@
+"""What the service itself takes of a build: `python3 -m benchmarks.own_time`.
+
+The time from the request until FINISHED, less what buildx and the conversion took. Git is counted as ours here, so the
+figure is an upper bound. Needs Docker, Apptainer and the base image of the tests.
+"""
+
+from __future__ import annotations
+
+import base64
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import Row, show
+from image_builder import process, singularity
+from image_builder.process import CancelToken, Command, Completed, LineSink
+from service.app import create_app
+from tests.system.conftest import remove_images
+from tests.system.site import MACHINE, PASSWORD, USER, add_user, make_site
+
+BUILDS = 5
+
+
+def main() -> None:
+    show(rows())
+
+
+def rows() -> list[Row]:
+    """The median of some builds."""
+    own, whole = measure()
+    return [Row("service's own time in a build, git included", statistics.median(own), 0.5, " s",
+                note=f"of {statistics.median(whole):.1f} s")]
+
+
+class Others:
+    """Adds up what is not ours, for as long as nothing else runs."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        begun = time.monotonic()
+        try:
+            return work(*arguments, **named)
+        finally:
+            self.seconds += time.monotonic() - begun
+
+
+def measure() -> tuple[list[float], list[float]]:
+    """Our own seconds, and all seconds, of each build."""
+    others = Others()
+
+    def runner(command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
+               capture_stdout: bool = False) -> Completed:
+        made: Completed = others.timed(process.run, command, on_line=on_line, cancel=cancel,
+                                     capture_stdout=capture_stdout)
+        return made
+
+    convert = singularity.convert
+    singularity.convert = lambda *arguments, **named: others.timed(convert, *arguments, **named)
+    own, whole = [], []
+    with tempfile.TemporaryDirectory() as root:
+        site = make_site(Path(root))
+        for turn in range(BUILDS):
+            site.add_step("demo", f"step-{turn}", {"eflows4hpc.yaml": "apt: []\n", "turn": str(turn)})
+        add_user(site, USER, PASSWORD)
+        app = create_app(site.settings, runner=runner)
+        app.extensions["cic"].executor.start()
+        client = app.test_client()
+        try:
+            for turn in range(BUILDS):
+                others.seconds = 0.0
+                seconds = _build(client, f"step-{turn}")
+                whole.append(seconds)
+                own.append(seconds - others.seconds)
+        finally:
+            app.extensions["cic"].executor.shutdown()
+            singularity.convert = convert
+            remove_images(site)
+    return own, whole
+
+
+def _build(client: Any, step: str) -> float:
+    headers = {"Authorization": "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+    asked = {"machine": MACHINE, "workflow": "demo", "step_id": step, "push": False}
+    begun = time.monotonic()
+    answer = client.post("/image_creation/build/", json=asked, headers=headers)
+    assert answer.status_code == 200, answer.text
+    while True:
+        status = client.get(f"/image_creation/build/{answer.json['id']}", headers=headers).json
+        if status["status"] in ("FINISHED", "FAILED"):
+            assert status["status"] == "FINISHED", status
+            return time.monotonic() - begun
+        threading.Event().wait(0.02)
+
+
+if __name__ == "__main__":
+    main()
