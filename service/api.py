@@ -32,6 +32,9 @@ from service.parameters import (
 )
 
 RETRY_MS = 3000
+_ITS_ID = {"build_id": "$response.body#/id"}
+_FIRST_BUILD = {"build_id": "$response.body#/builds/0/id"}
+_FIRST_IMAGE = {"filename": "$response.body#/images/0/filename"}
 
 api = Blueprint("api", __name__)
 _log = logging.getLogger(__name__)
@@ -64,7 +67,8 @@ def _require_login() -> Any:
 
 
 @api.post("/build/")
-@describes("Ask for an image", body=PostedRequest, answer=answers.Accepted, problems=(404,))
+@describes("Ask for an image", body=PostedRequest, answer=answers.Accepted, problems=(404,),
+           links={"status": _ITS_ID, "log": _ITS_ID, "cancel": _ITS_ID})
 def submit() -> Response:
     asked = parse_request(request.get_data(cache=False), machines=service().machines)
     who = principal()
@@ -85,7 +89,7 @@ def plan() -> Response:
 
 
 @api.get("/build/")
-@describes("List your builds", query=Page, answer=answers.BuildList)
+@describes("List your builds", query=Page, answer=answers.BuildList, links={"status": _FIRST_BUILD})
 def list_builds() -> Response:
     asked = parse_query(Page, request.args)
     rows, total = store.builds_of(service().engine, principal().id, status=asked.status, page=asked.page,
@@ -102,7 +106,7 @@ def status(build_id: str) -> Response:
 
 
 @api.post("/build/<build_id>/cancel")
-@describes("Cancel a build", answer=answers.BuildAnswer)
+@describes("Cancel a build", answer=answers.BuildAnswer, links={"delete": _ITS_ID})
 def cancel(build_id: str) -> Response:
     _own_build(build_id)
     service().submission.withdraw(build_id)
@@ -163,7 +167,8 @@ def log_events(build_id: str, path: Any) -> Response:
 
 
 @api.get("/image/")
-@describes("List the finished images", answer=answers.ImageList)
+@describes("List the finished images", answer=answers.ImageList,
+           links={"image": _FIRST_IMAGE, "check": _FIRST_IMAGE, "download": _FIRST_IMAGE})
 def list_images() -> Response:
     """Finished images come from workflows that everybody may read, so every user may see and fetch them."""
     names = service().images.names()
@@ -172,7 +177,8 @@ def list_images() -> Response:
 
 
 @api.get("/image/<filename>")
-@describes("Ask what is known of an image", answer=answers.OneImageAnswer)
+@describes("Ask what is known of an image", answer=answers.OneImageAnswer, links={
+    "document_of": {"filename": "$response.body#/filename", "name": "$response.body#/documents/0"}})
 def image(filename: str) -> Response:
     record = _image(filename)
     documents = service().images.documents(record.identity)

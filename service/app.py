@@ -81,6 +81,7 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
         "SECRET_KEY_FALLBACKS": [key.get_secret_value() for key in service.old_secret_keys],
         "MAX_CONTENT_LENGTH": MAX_BODY_BYTES,
         "MAX_FORM_MEMORY_SIZE": MAX_BODY_BYTES,
+        "PROVIDE_AUTOMATIC_OPTIONS": False,  # no other site's page may call: OPTIONS is a method that nothing has
         "APPLICATION_ROOT": f"/{service.application_root}",
         "SESSION_COOKIE_NAME": "cic_session",
         "SESSION_COOKIE_HTTPONLY": True,

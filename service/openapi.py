@@ -58,6 +58,8 @@ class Answer:
     model: Any = None
     content: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    links: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    """What to ask next: the name of a call, and where in this answer its parameters stand."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,10 +84,13 @@ class Call:
 
 
 def describes(summary: str, *, answer: Any = None, answers: Mapping[int, Answer] | None = None,
-              body: type[BaseModel] | None = None, query: type[BaseModel] | None = None,
-              problems: tuple[int, ...] = (), is_public: bool = False) -> Callable[[View], View]:
-    """Declare a call: with `answer`, it answers 200 with an object of that model; else `answers` says how."""
-    found = answers if answers is not None else {200: Answer(description=_first_line(answer), model=answer)}
+              links: Mapping[str, Mapping[str, str]] | None = None, body: type[BaseModel] | None = None,
+              query: type[BaseModel] | None = None, problems: tuple[int, ...] = (),
+              is_public: bool = False) -> Callable[[View], View]:
+    """Declare a call: with `answer`, it answers 200 with an object of that model and `links`; else `answers` says how.
+    """
+    found = answers if answers is not None else {
+        200: Answer(description=_first_line(answer), model=answer, links=links or {})}
 
     def declared(view: View) -> View:
         view.cic_call = Call(summary=summary, answers=found, body=body,  # type: ignore[attr-defined]
@@ -150,7 +155,11 @@ def _answer(answer: Answer, references: Mapping[Any, Any]) -> dict[str, Any]:
     content = {kind: {"schema": dict(schema)} for kind, schema in answer.content.items()}
     if answer.model is not None:
         content[JSON] = {"schema": references[answer.model]}
-    return _response(answer.description, content, answer.headers)
+    made = _response(answer.description, content, answer.headers)
+    if answer.links:
+        made["links"] = {name: {"operationId": name, "parameters": dict(parameters)}
+                         for name, parameters in answer.links.items()}
+    return made
 
 
 def _problem(status: int, references: Mapping[Any, Any]) -> dict[str, Any]:
@@ -175,14 +184,14 @@ def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
              "schema": _not_null(schema, inner)} for name, schema in properties["properties"].items()]
 
 
+_QUERY_WORDS = ("type", "enum", "minimum", "maximum", "exclusiveMaximum", "default")
+
+
 def _not_null(schema: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in schema.items() if key in ("type", "minimum", "maximum", "exclusiveMaximum")}
-    if "default" in schema and schema["default"] is not None:
-        kept["default"] = schema["default"]
-    for choice in schema.get("anyOf", ()):
+    kept: dict[str, Any] = {}
+    for choice in (*schema.get("anyOf", ()), schema):
         chosen = inner[choice["$ref"]] if "$ref" in choice else choice
-        if chosen.get("type") != "null":
-            kept |= {key: value for key, value in chosen.items() if key in ("type", "enum")}
+        kept |= {key: chosen[key] for key in _QUERY_WORDS if chosen.get(key) not in (None, "null")}
     return kept
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -27,7 +27,8 @@ class Page(Query):
 
     page: int = Field(default=1, ge=1, le=10**9, description="a number from 1 on")
     per_page: int = Field(default=20, ge=1, le=MAX_PER_PAGE, description=f"a number from 1 to {MAX_PER_PAGE}")
-    status: BuildState | None = Field(default=None, description=f"one of {STATUSES}; without it, all")
+    status: BuildState | None = Field(default=None, description=f"one of {STATUSES}; without it, or empty, all",
+                                      json_schema_extra={"enum": [*BuildState.__members__, ""]})
 
     @field_validator("status", mode="before")
     @classmethod
@@ -69,6 +70,9 @@ class MachineChoice(Query):
     launcher: str | None = Field(default=None, description="what begins a parallel job, such as srun --mpi=pmix")
 
 
+MachineName = Annotated[str, Field(description="a name of the machine catalogue", examples=["lumi-c"])]
+
+
 def _no_default(schema: dict[str, Any]) -> None:
     """What is left out comes from the catalogue."""
     del schema["default"]
@@ -77,7 +81,7 @@ def _no_default(schema: dict[str, Any]) -> None:
 class CatalogueMachine(Machine):
     """A machine of the catalogue; what stands beside its name goes first."""
 
-    name: str = Field(description="a name of the machine catalogue")
+    name: MachineName
     platform: str = Field(default="", examples=["linux/amd64"], json_schema_extra=_no_default)
     container_engine: Engine = Field(default="singularity", examples=["singularity"], json_schema_extra=_no_default)
 
@@ -85,7 +89,7 @@ class CatalogueMachine(Machine):
 class PostedRequest(BuildRequest):
     """A build request as programs send it: its machine may be one of the catalogue, and there is no path."""
 
-    machine: Machine | CatalogueMachine | str  # type: ignore[assignment]
+    machine: Machine | CatalogueMachine | MachineName  # type: ignore[assignment]
     path: None = Field(default=None, description="library mode only")
 
 

@@ -67,7 +67,7 @@ def listening() -> Iterator[list[str]]:
 
 def complaints_of(app: Flask, response: Response) -> list[str]:
     """What the description does not say of the answer to the present request."""
-    if "cic" not in app.extensions or request.method == "OPTIONS":
+    if "cic" not in app.extensions:
         return []
     description = app.extensions.setdefault(KEY, Description(app))
     is_json = response.is_json and not response.is_streamed

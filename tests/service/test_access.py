@@ -128,6 +128,14 @@ def test_pages_of_administrators_are_not_there_for_others(app: Flask, engine: En
     assert accounts.by_name(engine, "ada").is_active
 
 
+def test_nothing_has_the_method_options(app: Flask, ada: Api) -> None:
+    """No page of another site may call, so nobody has to ask what it may; and nothing is said without a login."""
+    for route in routes(app):
+        if not route.endpoint.endswith("static"):
+            assert app.test_client().options(route.path()).status_code == 405, route
+            assert ada("OPTIONS", route.path().removeprefix(ROOT)).status_code == 405, route
+
+
 def test_no_call_takes_a_cookie_for_a_login(app: Flask) -> None:
     """Else another site could make a browser cancel and delete."""
     visitor = Visitor(app, "ada")
