@@ -1,13 +1,15 @@
 """The database: where it lies, how connections behave, and how its tables come to be.
 
-Readers never wait for a writer (WAL), and a writer takes its place at once: `writing(engine)` begins a transaction
-with BEGIN IMMEDIATE, so that two of them queue instead of failing half-way.
+On SQLite, readers never wait for a writer (WAL), and a writer takes its place at once: `writing(engine)` begins a
+transaction with BEGIN IMMEDIATE, so that two of them queue instead of failing half-way. On PostgreSQL writers run side
+by side: who reads in order to write locks the rows (`with_for_update`, which SQLite leaves out) or takes `turn`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import enum
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import Connection, Engine
 
 from config import load_settings
-from image_builder.errors import ErrorCode, Misconfigured, Unavailable
+from image_builder.errors import ErrorCode, Misconfigured, NotFound, Unavailable
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIGRATIONS = PROJECT / "migrations"
@@ -28,8 +30,17 @@ HEAD = "0002"
 """The newest migration; a test holds it against the folder."""
 
 BUSY_TIMEOUT_S = 30.0
+SILENT_CLIENT_S = 15.0
+"""PostgreSQL ends the transaction of a client that says nothing for so long, and with it gives its locks back."""
 WRITING = "cic_writing"
 VERSION_TABLE = "alembic_version"
+
+
+class Turn(enum.Enum):
+    """What transactions take turns at; the numbers are ours among all the locks in the database."""
+
+    CLAIM = 0x636963_01
+    MIGRATE = 0x636963_02
 
 
 class UtcTime(sa.types.TypeDecorator[datetime.datetime]):
@@ -101,6 +112,8 @@ def database_url(url: str) -> sa.URL:
         raise Misconfigured("database is not a URL.", hint="Write for example sqlite:///db.sqlite.") from None
     if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
         return parsed.set(database=str(PROJECT / parsed.database))
+    if parsed.drivername in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
     return parsed
 
 
@@ -108,7 +121,7 @@ def make_engine(url: str | sa.URL) -> Engine:
     """An engine whose connections wait for each other instead of failing."""
     parsed = database_url(url) if isinstance(url, str) else url
     if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=60)
+        return _make_server_engine(parsed)
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(parsed, pool_size=10, max_overflow=100,
@@ -116,6 +129,32 @@ def make_engine(url: str | sa.URL) -> Engine:
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_server_engine(url: sa.URL) -> Engine:
+    """PostgreSQL. A server that is cut off is noticed within half a minute, by either side."""
+    if url.drivername != "postgresql+psycopg":
+        raise Misconfigured(f"database cannot be a {url.get_backend_name()[:40]} URL.",
+                            hint="Write for example sqlite:///db.sqlite or postgresql://user@host/name.")
+    options = f"-c timezone=UTC -c idle_in_transaction_session_timeout={int(SILENT_CLIENT_S * 1000)} " \
+              f"-c lock_timeout={int(BUSY_TIMEOUT_S * 1000)}"
+    arguments = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3,
+                 "tcp_user_timeout": 20_000, "options": options}
+    try:
+        engine = sa.create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=15, connect_args=arguments)
+    except ModuleNotFoundError as error:
+        raise Misconfigured(f"database names PostgreSQL, and {error.name} is not installed.",
+                            hint="Install requirements-cluster.txt.") from None
+    sa.event.listen(engine, "before_cursor_execute", _without_nul, retval=True)
+    return engine
+
+
+def _without_nul(_connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any,
+                 _many: bool) -> tuple[str, Any]:
+    """PostgreSQL's texts hold no NUL. Whoever asks for a name with one finds nothing."""
+    def cleaned(row: Any) -> Any:
+        return {key: value.replace("\0", "\ufffd") if isinstance(value, str) else value for key, value in row.items()}
+    return statement, cleaned(parameters) if isinstance(parameters, dict) else [cleaned(row) for row in parameters]
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
@@ -145,26 +184,47 @@ def writing(engine: Engine) -> Iterator[Connection]:
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection for single questions; each sees what was committed last."""
     with _translated(), engine.connect() as plain:
-        yield plain.execution_options(**{WRITING: False})
+        if engine.dialect.name == "sqlite":
+            yield plain.execution_options(**{WRITING: False})
+        else:
+            yield plain.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def turn(connection: Connection, what: Turn) -> None:
+    """Let no other transaction past this point until this one has ended. On SQLite writers take turns anyway."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(what.value)))
+
+
+def clock(connection: Connection) -> datetime.datetime:
+    """The present moment by the database's clock: for times that different hosts compare."""
+    if connection.dialect.name == "sqlite":
+        return now()
+    found: datetime.datetime = connection.scalar(sa.select(sa.func.clock_timestamp(type_=UtcTime())))  # type: ignore[assignment]
+    return found
 
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """A database that does not answer is `Unavailable`, not a fault of the program."""
+    """A database that does not answer is `Unavailable`, and a value that no column can hold is not found."""
     try:
         yield
+    except (sa.exc.DataError, OverflowError):
+        raise NotFound("Nothing has such a name or number.") from None
     except sa.exc.OperationalError as error:
         raise Unavailable("The database does not answer.", hint="Try again in a while.",
                           code=ErrorCode.INTERNAL) from error
 
 
 def bring_up_to_date(app: Flask, lock: Path) -> None:
-    """Make or upgrade the tables. Processes that start together take turns through the file `lock`."""
+    """Make or upgrade the tables. Processes that start together take turns: through the file `lock`, and hosts that
+    share a database through a lock in it.
+    """
     with app.app_context():
         if _version(db.engine) == HEAD:
             return
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock):
+        with filelock.FileLock(lock), _hosts_take_turns(db.engine):
             version = _version(db.engine)
             if version == HEAD:
                 return
@@ -172,6 +232,19 @@ def bring_up_to_date(app: Flask, lock: Path) -> None:
                 raise Misconfigured("The database holds tables that another program made.",
                                     hint="Name another one with `database`, or move that file away.")
             upgrade(directory=str(MIGRATIONS))
+
+
+@contextlib.contextmanager
+def _hosts_take_turns(engine: Engine) -> Iterator[None]:
+    if engine.dialect.name == "sqlite":
+        yield
+        return
+    with reading(engine) as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_lock(Turn.MIGRATE.value)))
+        try:
+            yield
+        finally:
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(Turn.MIGRATE.value)))
 
 
 def _version(engine: Engine) -> str | None:

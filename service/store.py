@@ -1,7 +1,8 @@
 """Builds and runs in the database: the only writer of a state.
 
 Every move is `UPDATE … WHERE id AND state`, for a worker also `AND worker`: when no row changed, somebody else was
-there first, and the caller stops. Works on plain connections, with or without an application.
+there first, and the caller stops. What is read in order to write is locked, in this order: user, run, builds. Works on
+plain connections, with or without an application.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from image_builder.errors import Cancelled, CicError, ErrorCode, LimitReached, ServiceError
 from image_builder.state import ACTIVE, TERMINAL, BuildState, may_move
-from service.database import now, reading, writing
+from service.database import Turn, clock, now, reading, turn, writing
 from service.models import AuditEvent, Build, Run, User
 
 _log = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ def withdraw(engine: Engine, build_id: str, reason: str) -> str | None:
     """
     with writing(engine) as connection:
         run_id = connection.scalar(sa.select(BUILDS.c.run_id).where(BUILDS.c.id == build_id))
+        _lock_run(connection, str(run_id))
         ended = connection.execute(BUILDS.update().where(
             BUILDS.c.id == build_id, BUILDS.c.state.is_(None),
             sa.exists().where(RUNS.c.id == BUILDS.c.run_id, RUNS.c.state.in_(ACTIVE))).values(
@@ -183,11 +185,12 @@ def claim(engine: Engine, worker: str, *, max_active_per_user: int,
     longest. `platforms` are those that the worker can build for; None: all.
     """
     with writing(engine) as connection:
-        run_id = connection.scalar(_next_run(max_active_per_user, platforms))
+        turn(connection, Turn.CLAIM)  # who counts a user's runs must see those that others claim
+        run_id = connection.scalar(_locked(_next_run(max_active_per_user, platforms), skip=True))
         if run_id is None:
             return None
         taken = connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state == BuildState.PENDING).values(
-            state=BuildState.STARTED, worker=worker, heartbeat_at=now(), attempts=RUNS.c.attempts + 1,
+            state=BuildState.STARTED, worker=worker, heartbeat_at=clock(connection), attempts=RUNS.c.attempts + 1,
             started_at=now(), building_at=None, converting_at=None, not_before=None, stage="prepare", message=None,
             progress_done=None, progress_total=None, progress_what=None))
         return str(run_id) if taken.rowcount else None
@@ -196,7 +199,7 @@ def claim(engine: Engine, worker: str, *, max_active_per_user: int,
 def next_delivery(engine: Engine, run_id: str, worker: str) -> Delivery | None:
     """What to make next for those who still want something of the run; None when all have what they asked for."""
     with reading(engine) as connection:
-        _check_claim(connection, run_id, worker)
+        _check_claim(connection, run_id, worker, lock=False)
         first = connection.execute(_wanting(run_id, BUILDS.c.image_id, BUILDS.c.filename, BUILDS.c.push,
                                             BUILDS.c.request, BUILDS.c.inputs).limit(1)).first()
     return None if first is None else Delivery(**first._mapping)
@@ -235,7 +238,9 @@ def finish(engine: Engine, run_id: str, worker: str) -> bool:
 def fail(engine: Engine, run_id: str, worker: str | None, error: CicError) -> None:
     """End a run, and every build that waits for it, as FAILED. `worker` None: whoever has it. Raises `ClaimLost`."""
     with writing(engine) as connection:
-        if worker is not None:
+        if worker is None:
+            _lock_run(connection, run_id)
+        else:
             _check_claim(connection, run_id, worker)
         _fail(connection, run_id, error)
 
@@ -265,7 +270,7 @@ def move(engine: Engine, run_id: str, worker: str, state: BuildState, stage: str
     times = {BuildState.BUILDING: {"building_at": now()}, BuildState.CONVERTING: {"converting_at": now()}}
     with writing(engine) as connection:
         current = _check_claim(connection, run_id, worker)
-        values: dict[str, Any] = {"stage": stage, "heartbeat_at": now()}
+        values: dict[str, Any] = {"stage": stage, "heartbeat_at": clock(connection)}
         if may_move(current, state) and state not in (BuildState.PENDING, *TERMINAL):
             values |= {"state": state} | times.get(state, {})
         connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state == current).values(**values))
@@ -282,7 +287,7 @@ def heartbeat(engine: Engine, worker: str) -> dict[str, bool]:
     """Say that `worker` lives; returns its runs, each with whether it is to be cancelled."""
     with writing(engine) as connection:
         mine = (RUNS.c.worker == worker, RUNS.c.state.in_(RUNNING))
-        connection.execute(RUNS.update().where(*mine).values(heartbeat_at=now()))
+        connection.execute(RUNS.update().where(*mine).values(heartbeat_at=clock(connection)))
         rows = connection.execute(sa.select(RUNS.c.id, RUNS.c.cancel_requested).where(*mine))
         return {row.id: row.cancel_requested for row in rows}
 
@@ -300,14 +305,14 @@ def reconcile(engine: Engine, *, host: str, worker: str, lost_after_s: float, ma
 
     Gone is every other worker of this `host` (there is one at a time), and one elsewhere without a heartbeat.
     """
-    silent_since = now() - datetime.timedelta(seconds=lost_after_s)
-    gone = sa.and_(RUNS.c.state.in_(RUNNING), RUNS.c.worker != worker, sa.or_(
-        RUNS.c.worker.startswith(f"{host}:", autoescape=True), RUNS.c.heartbeat_at < silent_since))
     with reading(engine) as connection:
+        silent_since = clock(connection) - datetime.timedelta(seconds=lost_after_s)
+        gone = sa.and_(RUNS.c.state.in_(RUNNING), RUNS.c.worker != worker, sa.or_(
+            RUNS.c.worker.startswith(f"{host}:", autoescape=True), RUNS.c.heartbeat_at < silent_since))
         if not connection.scalar(sa.select(sa.exists().where(gone))):
             return 0
     with writing(engine) as connection:
-        rows = connection.execute(sa.select(RUNS.c.id, RUNS.c.attempts).where(gone)).all()
+        rows = connection.execute(_locked(sa.select(RUNS.c.id, RUNS.c.attempts).where(gone), skip=True)).all()
         for row in rows:
             _take_up(connection, row.id, row.attempts, max_attempts)
         return len(rows)
@@ -316,8 +321,8 @@ def reconcile(engine: Engine, *, host: str, worker: str, lost_after_s: float, ma
 def release(engine: Engine, run_id: str, worker: str, *, max_attempts: int) -> None:
     """As `reconcile`, for one run of a worker that lives and knows nothing of it any more."""
     with writing(engine) as connection:
-        attempts = connection.scalar(sa.select(RUNS.c.attempts).where(
-            RUNS.c.id == run_id, RUNS.c.worker == worker, RUNS.c.state.in_(RUNNING)))
+        attempts = connection.scalar(_locked(sa.select(RUNS.c.attempts).where(
+            RUNS.c.id == run_id, RUNS.c.worker == worker, RUNS.c.state.in_(RUNNING))))
         if attempts is not None:
             _take_up(connection, run_id, attempts, max_attempts)
 
@@ -352,6 +357,7 @@ def note(engine: Engine, *, user: str | None, action: str, subject: str | None =
 
 
 def _check_limits(connection: Connection, user_id: int, limits: Limits) -> None:
+    connection.execute(_locked(sa.select(USERS.c.id).where(USERS.c.id == user_id)))
     queued = connection.scalar(sa.select(sa.func.count()).select_from(BUILDS).where(
         BUILDS.c.user_id == user_id, BUILDS.c.state.is_(None))) or 0
     if queued >= limits.queued_builds:
@@ -368,12 +374,21 @@ def _check_limits(connection: Connection, user_id: int, limits: Limits) -> None:
                            hint="Delete builds that you do not need any more.", code=ErrorCode.QUOTA_EXCEEDED)
 
 
+def _locked(rows: sa.Select[Any], *, skip: bool = False) -> sa.Select[Any]:
+    """The rows, kept from other writers until the transaction ends; with `skip`, without those that others keep."""
+    return rows.with_for_update(key_share=True, skip_locked=skip, of=None if not skip else RUNS)
+
+
+def _lock_run(connection: Connection, run_id: str) -> None:
+    connection.execute(_locked(sa.select(RUNS.c.id).where(RUNS.c.id == run_id)))
+
+
 def _active_run(connection: Connection, new: NewBuild) -> str | None:
     """The run to join. A run that is being cancelled is joined by nobody; a forced one serves everybody."""
     keys = (new.join_key,) if new.force else (new.join_key, forced(new.join_key))
-    found: str | None = connection.scalar(sa.select(RUNS.c.id).where(
+    found: str | None = connection.scalar(_locked(sa.select(RUNS.c.id).where(
         RUNS.c.join_key.in_(keys), RUNS.c.state.in_(ACTIVE), RUNS.c.cancel_requested.is_(False)).order_by(
-            RUNS.c.force).limit(1))
+            RUNS.c.force).limit(1)))
     return found
 
 
@@ -441,9 +456,10 @@ def _wanted(connection: Connection, run_id: str) -> bool:
     return connection.execute(_wanting(run_id, BUILDS.c.id).limit(1)).first() is not None
 
 
-def _check_claim(connection: Connection, run_id: str, worker: str) -> BuildState:
+def _check_claim(connection: Connection, run_id: str, worker: str, *, lock: bool = True) -> BuildState:
     """The run's state, if it is this worker's and has not ended; else `ClaimLost`."""
-    row = connection.execute(sa.select(RUNS.c.state, RUNS.c.worker).where(RUNS.c.id == run_id)).first()
+    run = sa.select(RUNS.c.state, RUNS.c.worker).where(RUNS.c.id == run_id)
+    row = connection.execute(_locked(run) if lock else run).first()
     if row is None or row.worker != worker or row.state not in RUNNING:
         raise ClaimLost(run_id)
     state: BuildState = row.state

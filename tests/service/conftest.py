@@ -1,7 +1,11 @@
-"""An application of its own for each test: real SQLite, real git, the real pool in threads, and a fake builder."""
+"""An application of its own for each test: a real database, real git, the real pool in threads, and a fake builder.
+
+The database is SQLite; with CIC_TEST_DATABASE=postgresql, every test here gets one on a real PostgreSQL server.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from base64 import b64encode
@@ -27,6 +31,7 @@ from image_builder.storage import ImageRecord, ImageStore
 from service import accounts
 from service.database import make_engine
 from service.pool import BuildPool
+from tests.postgresql import PostgreSQL, programs
 from tests.service.described import listening
 from tests.system.site import MACHINE, Site, make_site
 
@@ -128,11 +133,33 @@ def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return site
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server."""
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed: scripts/install_test_parts does that")
+    server = PostgreSQL()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def site(shared_site: Site, tmp_path: Path) -> Site:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database. Tests that set `request.param` choose its kind."""
+    kind = getattr(request, "param", None) or os.environ.get("CIC_TEST_DATABASE", "sqlite")
+    if kind == "sqlite":
+        yield f"sqlite:///{tmp_path / 'db.sqlite'}"
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    url = server.database()
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+def site(shared_site: Site, tmp_path: Path, database: str) -> Site:
     """The shared site with a database and a folder of this test's own."""
-    return shared_site.with_environ(CIC_DATABASE=f"sqlite:///{tmp_path / 'db.sqlite'}",
-                                    CIC_BUILD_TMP_FOLDER=str(tmp_path / "tmp"))
+    return shared_site.with_environ(CIC_DATABASE=database, CIC_BUILD_TMP_FOLDER=str(tmp_path / "tmp"))
 
 
 @pytest.fixture

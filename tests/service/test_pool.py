@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from tests.service.conftest import REQUEST, Api, FakeBuilder, running_app
 
 
 @pytest.fixture
-def engine(settings: Settings) -> Engine:
-    return make_engine(settings.service.database)
+def engine(settings: Settings) -> Iterator[Engine]:
+    made = make_engine(settings.service.database)
+    yield made
+    made.dispose()
 
 
 def changed(settings: Settings, **service: object) -> Settings:

@@ -56,6 +56,7 @@ def test_the_seeds_three_lines_work_in_a_bare_interpreter(site: Site) -> None:
     assert users(site, "list").stdout == ""
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_database_made_either_way_is_the_same(site: Site, tmp_path: Path) -> None:
     def shape(path: Path) -> dict[str, list[str]]:
         connection = sqlite3.connect(path)
@@ -91,6 +92,7 @@ def test_processes_that_start_together_make_one_database(site: Site) -> None:
     assert [one.returncode for one in made] == [0] * 4, [one.stderr[-500:] for one in made]
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_database_of_another_program_is_left_alone(site: Site) -> None:
     connection = sqlite3.connect(database_file(site))
     connection.execute("CREATE TABLE users (x)")
@@ -133,6 +135,7 @@ def test_commands_for_tokens(site: Site) -> None:
     assert flask(site, "tokens", "list", "nobody").returncode == 1
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_backup_is_whole_while_the_database_is_written_to(site: Site, tmp_path: Path) -> None:
     assert users(site, "add", "ada", stdin="correct horse\n").returncode == 0
     engine = make_engine(site.environ["CIC_DATABASE"])

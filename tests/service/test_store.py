@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -21,10 +24,13 @@ LIMITS = Limits(queued_builds=1000)
 ME, OTHER = "host:me", "host:other"
 
 
+pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def engine(tmp_path: Path, database: str) -> Iterator[Engine]:
     app = Flask("test")
-    init_database(app, f"sqlite:///{tmp_path / 'db.sqlite'}")
+    init_database(app, database)
     bring_up_to_date(app, tmp_path / "lock")
     with app.app_context():
         for name in ("ada", "bob"):
@@ -271,6 +277,67 @@ def test_what_passes_is_tried_again_later_and_not_for_ever(engine: Engine) -> No
     assert second
     assert store.retry_later(engine, second, ME, error, delay_s=3600, max_retries=2)
     assert claim(engine) is None
+
+
+def together(count: int, work: Callable[[int], object]) -> list[Any]:
+    """What `work` returns for each number, when as many threads begin it at once."""
+    ready = threading.Barrier(count)
+
+    def begin(number: int) -> object:
+        ready.wait(30)
+        return work(number)
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(begin, range(count)))
+
+
+def test_no_run_is_claimed_twice_and_no_user_has_too_many(engine: Engine) -> None:
+    runs = {store.create_or_join(engine, new(f"{n}", user=1 + n % 2), LIMITS)[1] for n in range(12)}
+    taken = [run for run in together(8, lambda n: claim(engine, f"host{n}:1", active=3)) if run]
+    assert len(taken) == len(set(taken)) == 6 and set(taken) <= runs
+
+
+def test_many_who_ask_for_the_same_at_once_share_one_run(engine: Engine) -> None:
+    made = together(8, lambda n: store.create_or_join(engine, new(user=1 + n % 2), LIMITS))
+    assert len({run for _, run in made}) == 1 and len({build for build, _ in made}) == 8
+
+
+def test_a_quota_holds_among_requests_that_come_at_once(engine: Engine) -> None:
+    def ask(number: int) -> bool:
+        try:
+            return bool(store.create_or_join(engine, new(f"{number}"), Limits(queued_builds=3)))
+        except LimitReached:
+            return False
+    assert sum(together(8, ask)) == 3
+
+
+def test_who_joins_while_a_run_ends_is_served_or_gets_a_run_of_their_own(engine: Engine) -> None:
+    for round_number in range(10):
+        key = f"round{round_number}"
+        _, run = store.create_or_join(engine, new(key), LIMITS)
+        assert claim(engine) == run
+        delivery = store.next_delivery(engine, run, ME)
+        assert delivery is not None
+        store.deliver(engine, run, ME, delivery, outcome())
+
+        def work(number: int, key: str = key, run: str = run) -> Any:
+            return store.finish(engine, run, ME) if number == 0 else store.create_or_join(engine, new(key), LIMITS)
+        has_ended, (late, late_run) = together(2, work)
+        row = store.build(engine, late)
+        assert row is not None and (late_run != run or not has_ended)
+        if late_run == run:
+            finish(engine, run)
+        else:
+            assert claim(engine) == late_run
+            finish(engine, late_run)
+        assert state(engine, late) is BuildState.FINISHED
+
+
+def test_a_run_stops_when_its_last_builds_withdraw_at_once(engine: Engine) -> None:
+    for round_number in range(10):
+        made = [store.create_or_join(engine, new(f"{round_number}"), LIMITS) for _ in range(2)]
+        stopped = together(2, lambda n, made=made: store.withdraw(engine, made[n][0], "no more"))
+        assert sorted(map(str, stopped)) == sorted(["None", made[0][1]])
+        assert claim(engine) is None
 
 
 def test_the_migrations_and_the_tables_are_the_same(engine: Engine) -> None:
