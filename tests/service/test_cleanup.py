@@ -14,18 +14,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flask import Flask
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder.errors import ServiceError
 from image_builder.storage import ImageRecord, ImageStore
-from service import store
+from service import accounts, store
 from service.cleanup import Cleanup
 from service.database import make_engine, now
 from service.logs import log_path
 from tests.conftest import PROJECT
-from tests.service.conftest import Api, FakeBuilder
+from tests.service.conftest import PASSWORD, Api
 from tests.service.test_store import finish, new, outcome
 from tests.system.site import Site
 
@@ -33,13 +32,21 @@ DAY_S = 86400.0
 
 
 @pytest.fixture
-def engine(app: Flask) -> Engine:
-    return app.extensions["cic"].engine
+def engine(settings: Settings) -> Iterator[Engine]:
+    """The database with its tables and the user ada; no pool is at work on it."""
+    from builder_service import create_app
+
+    create_app(settings).extensions["cic"].engine.dispose()
+    made = make_engine(settings.service.database)
+    if accounts.by_name(made, "ada") is None:
+        accounts.add_user(made, "ada", PASSWORD)
+    yield made
+    made.dispose()
 
 
 @pytest.fixture
-def images(app: Flask) -> ImageStore:
-    return app.extensions["cic"].images
+def images(settings: Settings) -> ImageStore:
+    return ImageStore(settings.library.build.tmp_folder / "store")
 
 
 def limited(settings: Settings, **limits: object) -> Settings:
@@ -226,7 +233,7 @@ def test_a_link_that_was_handed_out_keeps_its_file(engine: Engine, settings: Set
 
 
 def test_an_image_that_is_just_being_given_to_a_build_stays(
-        app: Flask, ada: Api, engine: Engine, settings: Settings, images: ImageStore,
+        ada: Api, engine: Engine, settings: Settings, images: ImageStore,
         monkeypatch: pytest.MonkeyPatch) -> None:
     """Between finding an image and writing down who has it, a clean-up comes along that would take everything."""
     ada.wait(ada.submit())
@@ -290,7 +297,7 @@ def _clean_often(root: Path, database: str, settings: Settings, rounds: int) -> 
 
 
 def test_builds_find_what_they_named_while_greedy_clean_ups_go_on(
-        app: Flask, settings: Settings, images: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine: Engine, settings: Settings, images: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere")  # only files are of interest here
     context = multiprocessing.get_context("spawn")
     database = settings.service.database
@@ -320,7 +327,7 @@ def test_builds_find_what_they_named_while_greedy_clean_ups_go_on(
     assert not list((images.root / "incoming").iterdir()) and not list((images.root / "sif").iterdir())
 
 
-def test_commands(site: Site, builder: FakeBuilder, engine: Engine, settings: Settings, images: ImageStore) -> None:
+def test_commands(site: Site, engine: Engine, settings: Settings, images: ImageStore) -> None:
     def flask(*arguments: str) -> str:
         done = subprocess.run([sys.executable, "-m", "flask", "--app", "builder_service", *arguments], cwd=PROJECT,
                               env={**os.environ, **site.environ}, capture_output=True, text=True)
