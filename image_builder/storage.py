@@ -27,6 +27,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -172,14 +173,14 @@ class ImageStore:
         return self._read_whole(self._records / f"{match[1]}.json") if match else None
 
     def images(self) -> list[ImageRecord]:
-        """The record of every stored SIF, newest first."""
+        """The record of every stored SIF, newest first. Of its details, a list has the labels alone."""
         sizes = self._sizes()
         found = (record for record in self._known[self._sifs].read(".json").values()
                  if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes)
         return sorted(found, key=lambda record: record.created, reverse=True)
 
     def names(self) -> dict[str, ImageRecord]:
-        """Every name that is served, with what it means at present."""
+        """Every name that is served, with what it means at present. Of the details, a list has the labels alone."""
         sizes = self._sizes()
         return {name: record for name, record in sorted(self._known[self._names].read(".sif").items())
                 if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes and is_filename(name)}
@@ -356,7 +357,13 @@ class _KnownRecords:
         if before is not None and before[0] == stamp:
             return before
         record = _read(Path(entry.path))
-        return None if record is None else (stamp, record)
+        return None if record is None else (stamp, _shortened(record))
+
+
+def _shortened(record: ImageRecord) -> ImageRecord:
+    """What of a record is worth its place in memory, thousands of times."""
+    labels = {sys.intern(key): value for key, value in (record.details.get("labels") or {}).items()}
+    return record.model_copy(update={"details": {"labels": labels} if labels else {}})
 
 
 def is_filename(name: str) -> bool:

@@ -119,7 +119,9 @@ class AuditAnswer(TypedDict):
     problems: list[AuditProblem]
 
 
-class _Image(TypedDict):
+class ImageSummary(TypedDict):
+    """A finished image."""
+
     filename: str
     image_id: str
     identity: str
@@ -129,7 +131,7 @@ class _Image(TypedDict):
     created_at: Time
 
 
-class ImageAnswer(_Image, total=False):
+class ImageAnswer(ImageSummary, total=False):
     """A finished image, and what is known of how it was made."""
 
     request: StoredRequest
@@ -143,12 +145,13 @@ class OneImageAnswer(ImageAnswer):
     """A finished image with the names of the texts that it was made from."""
 
     documents: list[str]
+    pinned: Annotated[bool, Field(description="whether clean-up keeps it whatever its limits say")]
 
 
 class ImageList(TypedDict):
     """The finished images, newest first."""
 
-    images: list[ImageAnswer]
+    images: list[ImageSummary]
 
 
 class FindingAnswer(TypedDict):
@@ -245,7 +248,12 @@ def build_answer(row: Any) -> BuildAnswer:
 
 def image_answer(filename: str, record: ImageRecord) -> ImageAnswer:
     """A finished image and what is known of how it was made."""
-    return cast(ImageAnswer, {
+    return cast(ImageAnswer, {**image_summary(filename, record), **record.details})
+
+
+def image_summary(filename: str, record: ImageRecord) -> ImageSummary:
+    """A finished image, as a list has it."""
+    return {
         "filename": filename,
         "image_id": record.image_id,
         "identity": record.identity,
@@ -253,8 +261,7 @@ def image_answer(filename: str, record: ImageRecord) -> ImageAnswer:
         "sha256": record.sha256,
         "size_bytes": record.size_bytes,
         "created_at": _utc(record.created),
-        **record.details,
-    })
+    }
 
 
 def machine_list(machines: Any) -> MachineList:

@@ -15,7 +15,7 @@ from image_builder.machines import machine_facts
 from image_builder.request import parse_request
 from image_builder.storage import ImageRecord, is_filename
 from service import accounts, answers, downloads, logs, store
-from service.answers import build_answer, image_answer
+from service.answers import build_answer, image_answer, image_summary
 from service.auth import Principal, auth
 from service.context import Service
 from service.errors import Forbidden, Missing
@@ -173,7 +173,7 @@ def list_images() -> Response:
     """Finished images come from workflows that everybody may read, so every user may see and fetch them."""
     names = service().images.names()
     found = sorted(names.items(), key=lambda item: (item[1].created, item[0]), reverse=True)
-    return jsonify({"images": [image_answer(name, record) for name, record in found]})
+    return jsonify({"images": [image_summary(name, record) for name, record in found]})
 
 
 @api.get("/image/<filename>")
@@ -181,8 +181,25 @@ def list_images() -> Response:
     "document_of": {"filename": "$response.body#/filename", "name": "$response.body#/documents/0"}})
 def image(filename: str) -> Response:
     record = _image(filename)
-    documents = service().images.documents(record.identity)
-    return jsonify({**image_answer(filename, record), "documents": list(documents)})
+    images = service().images
+    return jsonify({**image_answer(filename, record), "documents": list(images.documents(record.identity)),
+                    "pinned": images.is_pinned(record.sha256 or record.identity)})
+
+
+@api.post("/image/<filename>/pin")
+@describes("Let clean-up keep an image", answers={204: Answer(description="It stays.")})
+def pin(filename: str) -> Response:
+    service().images.pin(_image_to_pin(filename))
+    _note("pin", filename)
+    return Response(status=204)
+
+
+@api.delete("/image/<filename>/pin")
+@describes("Let clean-up treat an image as all others", answers={204: Answer(description="It may go.")})
+def unpin(filename: str) -> Response:
+    service().images.unpin(_image_to_pin(filename))
+    _note("unpin", filename)
+    return Response(status=204)
 
 
 @api.get("/image/<filename>/document/<name>")
@@ -305,6 +322,14 @@ def _image(filename: str) -> ImageRecord:
     if record is None:
         raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
     return record
+
+
+def _image_to_pin(filename: str) -> str:
+    """The digest of an image that the caller may pin. Raises `Forbidden` or `Missing`."""
+    if not principal().is_admin:
+        raise Forbidden("Only administrators may pin images.", hint="Ask the operator of the service.")
+    record = _image(filename)
+    return record.sha256 or record.identity
 
 
 def _has_ended(row: Any) -> bool:

@@ -39,7 +39,8 @@ def images() -> str:
     pages = max(1, math.ceil(len(found) / PER_PAGE))
     page = min(page_number(), pages)
     shown = found[(page - 1) * PER_PAGE:page * PER_PAGE]
-    return render_template("images.html", images=[_summary(name, record) for name, record in shown], page=page,
+    whole = [(name, service().images.by_name(name) or record) for name, record in shown]
+    return render_template("images.html", images=[_summary(name, record) for name, record in whole], page=page,
                            pages=pages, total=len(found), search=" ".join(words))
 
 

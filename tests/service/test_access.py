@@ -182,6 +182,18 @@ def test_a_revoked_or_expired_token_is_none(app: Flask, engine: Engine) -> None:
     assert Api(app, token)("GET", "/build/").status_code == 401
 
 
+def test_only_administrators_pin_images(app: Flask, ada: Api) -> None:
+    filename = ada.wait(ada.submit())["filename"]
+    root = Api(app, "root")
+    assert [ada(method, f"/image/{filename}/pin").status_code for method in ("POST", "DELETE")] == [403, 403]
+    assert ada("GET", f"/image/{filename}").get_json()["pinned"] is False
+    assert root("POST", f"/image/{filename}/pin").status_code == 204
+    assert ada("GET", f"/image/{filename}").get_json()["pinned"] is True
+    assert root("DELETE", f"/image/{filename}/pin").status_code == 204
+    assert ada("GET", f"/image/{filename}").get_json()["pinned"] is False
+    assert root("POST", "/image/none.sif/pin").status_code == 404
+
+
 def test_a_token_for_reading_cannot_build(app: Flask, engine: Engine) -> None:
     token = accounts.add_token(engine, accounts.by_name(engine, "ada").id, "reader", scopes=["read"])
     assert Api(app, token)("GET", "/build/").status_code == 200

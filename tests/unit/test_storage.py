@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from image_builder import storage
 from image_builder.storage import ImageRecord, ImageStore, is_filename
 
 IDENTITY = "sha256:" + "a" * 64
@@ -47,12 +48,44 @@ def everything_in(folder: Path) -> set[str]:
 
 
 def test_a_published_image_is_found_by_name_digest_and_identity(store: ImageStore) -> None:
-    published = publish(store, b"one", record(audit={"ok": True}))
+    published = publish(store, b"one", record(audit={"ok": True}, labels={"a": "b"}))
     assert (published.sha256, published.size_bytes) == (sha256(b"one"), 3)
     assert store.path_of(sha256(b"one")).read_bytes() == b"one"
     for found in (store.by_name(NAME), store.by_sha256(sha256(b"one")), store.by_identity(IDENTITY)):
-        assert found == published and found.details == {"audit": {"ok": True}}
-    assert store.images() == [published] and store.names() == {NAME: published}
+        assert found == published and found.details["audit"] == {"ok": True}
+    listed = published.model_copy(update={"details": {"labels": {"a": "b"}}})
+    assert store.images() == [listed] and store.names() == {NAME: listed}
+
+
+def test_a_list_follows_what_other_stores_do(store: ImageStore) -> None:
+    """Each list remembers what it has read, and none is behind what another process wrote."""
+    other = ImageStore(store.root)
+    assert store.names() == {}
+    first = publish(other, b"one")
+    assert store.names() == {NAME: first} and store.images() == [first]
+    second = publish(other, b"two", record(OTHER_IDENTITY))
+    other.point(first.model_copy(update={"filename": "other.sif"}))
+    assert store.names() == {NAME: second, "other.sif": first.model_copy(update={"filename": "other.sif"})}
+    other.remove(second.sha256 or "")
+    assert list(store.names()) == ["other.sif"] and len(store.images()) == 1
+
+
+def test_a_list_does_not_read_again_what_did_not_change(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store, b"one")
+    publish(store, b"two", record(OTHER_IDENTITY, "other.sif"))
+    read: list[Path] = []
+    really_read = storage._read
+
+    def counted(path: Path) -> ImageRecord | None:
+        read.append(path)
+        return really_read(path)
+
+    monkeypatch.setattr(storage, "_read", counted)
+    first = store.names()
+    assert len(read) == 2 and store.names() == first and len(read) == 2
+    publish(store, b"three", record(OTHER_IDENTITY, "other.sif"))
+    store.names()
+    assert len(read) == 3
 
 
 def test_a_digest_that_the_writer_computed_is_taken(store: ImageStore) -> None:
