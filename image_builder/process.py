@@ -2,8 +2,8 @@
 
 Arguments are lists and never pass a shell. A process gets a group of its own, a closed or given standard input, and
 an environment without the service's own settings. Its output is streamed line by line with secrets blotted out.
-Success is the exit code. A cancelled or timed out process ends with its whole group, and if this process dies
-without a word, the guard ends the groups it left behind.
+Success is the exit code. A process ends with its whole group and with what left that group for a session of its own;
+if this process dies without a word, the guard does the same.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import IO, Protocol
 
 from pydantic import SecretStr
 
+from image_builder import guard
 from image_builder.errors import Cancelled, CicError, ErrorCode, LimitReached, ToolMissing
 
 Secret = SecretStr
@@ -143,9 +145,11 @@ def started(command: Command, *, stdin: int | IO[bytes] | None = None, stdout: i
     The low-level half of `run`, for pipelines of several processes. Raises `ToolMissing`.
     """
     given = _stdin_bytes(command.stdin)
+    mark = token_hex(16)
     try:
         process = subprocess.Popen(
-            command.argv, cwd=command.cwd, env=child_environment(os.environ, command.env),
+            command.argv, cwd=command.cwd,
+            env=child_environment(os.environ, command.env) | {guard.MARK: mark},
             stdin=subprocess.PIPE if given is not None else (stdin if stdin is not None else subprocess.DEVNULL),
             stdout=stdout, stderr=stderr, start_new_session=True)
     except FileNotFoundError as error:
@@ -155,13 +159,14 @@ def started(command: Command, *, stdin: int | IO[bytes] | None = None, stdout: i
                           hint="Install it, or see docs/operate.md for what the service needs.") from error
     except PermissionError as error:
         raise ToolMissing(f"The program {command.argv[0]} is not executable for this user.") from error
-    _guard.watch(process.pid)
+    _guard.watch(process.pid, mark)
     try:
         if given is not None:
             _feed(process, given)
         yield process
     finally:
         _end_group(process)
+        guard.end_marked(mark)
         _guard.forget(process.pid)
         for stream in (process.stdout, process.stderr):
             if stream is not None:
@@ -316,24 +321,24 @@ def _signal_group(group: int, number: int) -> None:
 
 
 class _Guard:
-    """A small process that ends the groups we started if we die without ending them (`guard.py`)."""
+    """A small process that ends what we started if we die without ending it (`guard.py`)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
-        self._groups: set[int] = set()
+        self._marks: dict[int, str] = {}
 
-    def watch(self, group: int) -> None:
+    def watch(self, group: int, mark: str) -> None:
         with self._lock:
             self._leave_parents()
-            self._groups.add(group)
-            self._tell(f"+{group}\n")
+            self._marks[group] = mark
+            self._tell(f"+{group} {mark}\n")
 
     def forget(self, group: int) -> None:
         with self._lock:
             self._leave_parents()
-            self._groups.discard(group)
+            self._marks.pop(group, None)
             self._tell(f"-{group}\n")
 
     def close(self) -> None:
@@ -347,18 +352,18 @@ class _Guard:
                 guard.wait()
 
     def _leave_parents(self) -> None:
-        """In a process that was forked off: its parent's guard and groups are not its own."""
+        """In a process that was forked off: its parent's guard and commands are not its own."""
         if self._owner != os.getpid():
             self._drop()
-            self._groups.clear()
+            self._marks.clear()
             self._owner = os.getpid()
 
     def _tell(self, message: str) -> None:
-        for _ in range(2):  # a guard that was killed is replaced, and told of every group
+        for _ in range(2):  # a guard that was killed is replaced, and told of everything
             try:
                 if self._process is None or self._process.poll() is not None:
                     self._start()
-                    message = "".join(f"+{group}\n" for group in self._groups)
+                    message = "".join(f"+{group} {mark}\n" for group, mark in self._marks.items())
                 self._write(message)
                 return
             except OSError:
@@ -366,8 +371,7 @@ class _Guard:
 
     def _start(self) -> None:
         self._drop()
-        script = Path(__file__).with_name("guard.py")
-        self._process = subprocess.Popen([sys.executable, "-I", "-S", str(script)], stdin=subprocess.PIPE,
+        self._process = subprocess.Popen([sys.executable, "-I", "-S", guard.__file__], stdin=subprocess.PIPE,
                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                          start_new_session=True, env={})
 

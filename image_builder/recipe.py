@@ -18,7 +18,7 @@ import jinja2
 from image_builder.base import BaseFacts
 from image_builder.description import Description
 from image_builder.environment import VIEW, Environment
-from image_builder.errors import FieldProblem, InvalidRequest, Misconfigured
+from image_builder.errors import Misconfigured
 from image_builder.request import BuildRequest
 
 LATEST_RECIPE = "1"
@@ -33,10 +33,6 @@ SOURCES_CONTEXT = "spack-sources"
 """Name of the additional build context (`--build-context`) for `RecipeOptions.sources_folder`."""
 
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")
-_STEP_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
-_TAKEN_FOLDERS = frozenset({
-    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt", "proc", "root",
-    "run", "sbin", "software-catalog", "spack", "srv", "sys", "tmp", "usr", "var"})
 _TEMPLATE = "Dockerfile.j2"
 _SCRIPTS = ("lib.sh", "entrypoint")
 _SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "stages.py", "activation.py")
@@ -70,9 +66,12 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
            options: RecipeOptions) -> Recipe:
     """The recipe of `environment` for `request`, built on `base.reference`.
 
-    Raises `InvalidRequest` and `Misconfigured` for names that cannot be.
+    Raises `Misconfigured` for a base image whose name cannot be. The step's name, the only other value that the
+    template puts into the Dockerfile, was checked when the request was parsed.
     """
-    _check_names(base, request)
+    if not _REFERENCE.match(base.reference):
+        raise Misconfigured(f"The base image's name {base.reference[:100]!r} is not an image reference.",
+                            hint="Correct base_image in build_cfg.")
     has_spack = environment.spack_yaml is not None
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
                                   autoescape=False).from_string(_read(LATEST_RECIPE, _TEMPLATE))
@@ -100,16 +99,6 @@ def site_secret(*, build_jobs: int, pip_index_url: str | None = None, spack_mirr
         if value and re.search(r"[\s\"\\]", value):
             raise Misconfigured(f"{name} holds a space, quote or line end.", hint="Write a plain URL.")
     return "".join(f"{name}={value}\n" for name, value in values.items() if value)
-
-
-def _check_names(base: BaseFacts, request: BuildRequest) -> None:
-    """The only values that the template puts into the Dockerfile."""
-    if not _REFERENCE.match(base.reference):
-        raise Misconfigured(f"The base image's name {base.reference[:100]!r} is not an image reference.",
-                            hint="Correct base_image in build_cfg.")
-    if not _STEP_FOLDER.match(request.step_id) or request.step_id in _TAKEN_FOLDERS:
-        raise InvalidRequest([FieldProblem("step_id", f"/{request.step_id} is taken in the image",
-                                           "give the step's folder another name")])
 
 
 def _files(environment: Environment, request: BuildRequest, description: Description, options: RecipeOptions,

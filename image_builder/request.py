@@ -35,6 +35,10 @@ BASE = "BASE"
 Engine = Literal["docker", "singularity"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
+_TAKEN_FOLDERS = frozenset({
+    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt", "proc", "root",
+    "run", "sbin", "software-catalog", "spack", "srv", "sys", "tmp", "usr", "var"})
+"""What lies at the top of an image already, where the step's folder gets its place."""
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/@-]*\Z")
 _SPEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[@ +~%][A-Za-z0-9_@.:=,+~% /-]*)?\Z")
 _ABSENT = frozenset({"", "none", "null", "nompi", "nogpu"})
@@ -64,6 +68,13 @@ def _checked(value: str, shape: re.Pattern[str], hint: str) -> str:
 def _folder_name(value: str) -> str:
     return _checked(value, _NAME, "write a folder's name: letters, digits, '.', '_', '+' and '-', "
                                   "beginning with a letter or digit")
+
+
+def _step_name(value: str) -> str:
+    if _folder_name(value) in _TAKEN_FOLDERS:
+        raise _problem(f"/{value} is taken in the image, where the step's folder would lie",
+                       "give the step's folder another name")
+    return value
 
 
 def _version_name(value: str) -> str:
@@ -98,6 +109,7 @@ def _text_like(shape: re.Pattern[str]) -> WithJsonSchema:
 
 
 FolderName = Annotated[str, AfterValidator(_folder_name), _text_like(_NAME)]
+StepName = Annotated[str, AfterValidator(_step_name), _text_like(_NAME)]
 Version = Annotated[str, AfterValidator(_version_name), _text_like(_VERSION)]
 SpecText = Annotated[str, AfterValidator(_spec), _text_like(_SPEC)]
 OptionalSpec = Annotated[SpecText | None, BeforeValidator(_absent_or_text, json_schema_input_type=str | None)]
@@ -188,7 +200,7 @@ class BuildRequest(Strict):
 
     machine: Machine
     workflow: FolderName = Field(examples=["minimal_workflow"])
-    step_id: FolderName = Field(examples=["wordcount"])
+    step_id: StepName = Field(examples=["wordcount"])
     version: Version = Field(default=LATEST, description="branch, tag or commit; latest is the default branch")
     path: str | None = Field(default=None, description="library mode only: a local folder with the description")
     force: Flag = False

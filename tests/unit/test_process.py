@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import process
+from image_builder import guard, process
 from image_builder.errors import Cancelled, ErrorCode, LimitReached, ToolMissing
 from image_builder.process import CancelToken, Command, ProcessFailed, Secret, run, started
 from tests.conftest import PROJECT
@@ -43,6 +43,18 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def mark_of(pid: int) -> bytes:
+    """The entry in its environment that a command's processes are found by."""
+    entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(entry for entry in entries if entry.startswith(guard.MARK.encode()))
+
+
+def alone_in_their_session(mark: bytes) -> list[int]:
+    """The `sleep` processes with this mark that lead a session."""
+    return [pid for pid in guard._marked(mark)
+            if os.getsid(pid) == pid and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:1]]
 
 
 def eventually(what: Callable[[], bool]) -> bool:
@@ -301,6 +313,37 @@ class TestCancel:
         assert cancel.wait(0)
 
 
+class TestEscapes:
+    """A process that left the group for a session of its own."""
+
+    ESCAPE = f"setsid sh -c 'sleep {LONG_S} & echo $$ $!; wait' & sleep 0.2"
+
+    def test_it_ends_with_the_command(self) -> None:
+        pids = [int(pid) for line in lines_of(shell(self.ESCAPE)) for pid in line.split()]
+        assert len(pids) == 2
+        assert not any(map(is_running, pids))
+
+    def test_it_ends_with_a_cancelled_command(self) -> None:
+        cancel, heard = CancelToken(), []
+
+        def hear(line: str) -> None:
+            heard.extend(map(int, line.split()))
+            cancel.cancel()
+
+        with pytest.raises(Cancelled):
+            run(shell(f"{self.ESCAPE}; sleep {LONG_S}"), on_line=hear, cancel=cancel)
+        assert heard
+        assert not any(map(is_running, heard))
+
+    def test_other_commands_are_left_alone(self) -> None:
+        with started(shell(f"setsid sleep {LONG_S} & echo; wait"), stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None and other.stdout.readline()
+            mark = mark_of(other.pid)
+            assert eventually(lambda: bool(alone_in_their_session(mark)))
+            run(shell(self.ESCAPE))
+            assert all(map(is_running, [other.pid, *alone_in_their_session(mark)]))
+
+
 class TestPipelines:
     def test_leaving_the_block_ends_the_group(self, tmp_path: Path) -> None:
         with started(shell(f"sleep {LONG_S} & wait"), stdout=subprocess.DEVNULL) as child:
@@ -359,6 +402,15 @@ class TestGuard:
             assert is_running(leader) and is_running(child)
             os.kill(forked[0] if forked else owner.pid, signal.SIGKILL)
             assert eventually(lambda: not is_running(leader) and not is_running(child))
+
+    def test_it_ends_what_made_a_session_of_its_own(self) -> None:
+        with owner_of(f"setsid sleep {LONG_S} & echo $$ $!; wait", "as it is") as owner:
+            assert owner.stdout is not None
+            leader, _ = map(int, owner.stdout.readline().split())
+            mark = mark_of(leader)
+            assert eventually(lambda: len(alone_in_their_session(mark)) == 1)
+            os.kill(owner.pid, signal.SIGKILL)
+            assert eventually(lambda: not guard._marked(mark))
 
     def test_it_goes_when_its_owner_goes(self) -> None:
         code = ("from image_builder import process\nfrom image_builder.process import Command, run\n"

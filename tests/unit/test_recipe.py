@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_builder.environment import compose
-from image_builder.errors import BadDescription, InvalidRequest, Misconfigured
+from image_builder.errors import BadDescription, Misconfigured
 from image_builder.recipe import LATEST_RECIPE, Recipe, RecipeOptions, render, site_secret
 from image_builder.request import parse_request
 from tests.unit.golden_files import assert_golden
@@ -106,12 +106,6 @@ def test_the_request_in_the_image_does_not_tell_the_operators_paths() -> None:
     recipe = render(compose(description, asked.machine, base=base()), request=asked, description=description,
                     base=base(), options=RecipeOptions())
     assert not {"path", "force", "push"} & set(json.loads(recipe.files["cic/record/request.json"]))
-
-
-@pytest.mark.parametrize("step_id", ["etc", "usr", "opt", "software-catalog", "proc"])
-def test_a_step_never_lies_over_a_folder_of_the_system(step_id: str) -> None:
-    with pytest.raises(InvalidRequest):
-        rendered("", step_id=step_id)
 
 
 @pytest.mark.parametrize("reference", ["x\nRUN id", "x AS y", "-x", "", "x;y", "x$y"])

@@ -132,6 +132,11 @@ class TestWhatIsRefused:
         problem = problems_of(request)["machine.architecture"]
         assert "x86_64" in problem and '"platform": "linux/amd64"' in problem
 
+    @pytest.mark.parametrize("step_id", ["etc", "usr", "opt", "software-catalog", "proc"])
+    def test_a_step_never_lies_over_a_folder_of_the_system(self, step_id: str) -> None:
+        problem = problems_of(changed("step_id", step_id))["step_id"]
+        assert f"/{step_id} is taken in the image" in problem and "another name" in problem
+
     def test_missing_fields_come_with_an_example(self) -> None:
         problems = problems_of({"machine": {}})
         assert set(problems) == {"machine.platform", "machine.container_engine", "workflow", "step_id"}
