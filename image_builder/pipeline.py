@@ -267,8 +267,8 @@ class _Job:
         """Push the named image; returns its digest in the registry."""
         self.cancel.check()
         self.observer.line(f"Pushing {self.inputs.image_id}")
-        environment = docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry)
-        command = docker.push_command(self.inputs.image_id, self.settings.registry, environment=environment,
+        command = docker.push_command(self.inputs.image_id, self.settings.registry,
+                                      environment=self._client_environment(),
                                       timeout_s=self.settings.build.push_timeout_s)
         return docker.push_image(command, self.runner, on_line=self.observer.line, cancel=self.cancel)
 
@@ -372,7 +372,7 @@ class _Job:
         require_free_space(self.workspace.root, build.min_free_bytes)
         command = docker.build_command(
             context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
-            environment=docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry),
+            environment=self._client_environment(),
             labels=labels or {}, secrets=self._secrets(), build_contexts=self._build_contexts(), output=output,
             image_id_file=image_id_file, nonce=self._nonce())
         self.log.begin(str(command))
@@ -384,6 +384,11 @@ class _Job:
                 raise Unavailable(cause.message, hint=cause.hint, code=cause.code) from error
             raise BuildFailed(cause.message, code=cause.code, hint=cause.hint, step=cause.step, package=cause.package,
                               excerpt=cause.excerpt) from error
+
+    def _client_environment(self) -> dict[str, str]:
+        """Of Docker's client: its configuration is the build's own, and so is what it leaves behind when it is killed."""
+        configuration = docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry)
+        return configuration | {"TMPDIR": str(self.workspace.scratch)}
 
     def _nonce(self) -> str:
         """What keeps a forced build from earlier layers other than its own: its workspace's name, which is unique."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from image_builder import docker, pipeline, resolve
+from image_builder import docker, pipeline, process, resolve
 from image_builder.observer import SilentObserver
 from image_builder.pipeline import BuildResult
-from image_builder.process import CancelToken
+from image_builder.process import CancelToken, Command, Completed
 from image_builder.request import BuildRequest, parse_request
 from tests.system.site import BASE_IMAGE, MACHINE, Site
 
@@ -54,3 +55,19 @@ def test_an_image_that_was_never_checked_does_not_count(site: Site, request_: Bu
         assert build(request_, site).reused, "what passed its checks is used again"
     finally:
         docker.remove_image(left_over)
+
+
+def test_what_dockers_client_leaves_behind_goes_with_the_workspace(site: Site, request_: BuildRequest) -> None:
+    """A buildx that is killed cannot remove its temporary files."""
+    folders = []
+
+    def runner(command: Command, **how: Any) -> Completed:
+        folders.append(Path(command.env["TMPDIR"]))
+        assert folders[-1].is_dir()
+        return process.run(command, **how)
+
+    workspace = site.root / "workspace"
+    pipeline.build_image(request_, settings=site.settings.library, workspace=workspace, observer=SilentObserver(),
+                         cancel=CancelToken(), runner=runner)
+    assert folders and all(workspace in folder.parents for folder in folders)
+    assert not workspace.exists()
