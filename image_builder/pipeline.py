@@ -386,7 +386,7 @@ class _Job:
                               excerpt=cause.excerpt) from error
 
     def _client_environment(self) -> dict[str, str]:
-        """Of Docker's client: its configuration is the build's own, and so is what it leaves behind when it is killed."""
+        """Of Docker's client: its configuration is the build's own, and so is what it leaves behind when killed."""
         configuration = docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry)
         return configuration | {"TMPDIR": str(self.workspace.scratch)}
 
