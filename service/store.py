@@ -94,7 +94,6 @@ class Limits:
     """What one user may have at a time."""
 
     queued_builds: int
-    stored_bytes: int | None = None
 
 
 class ClaimLost(Exception):
@@ -181,7 +180,7 @@ def claim(engine: Engine, worker: str, *, max_active_per_user: int,
           platforms: Collection[str] | None = None) -> str | None:
     """Take the next pending run for `worker` and return its id; None when there is nothing to do.
 
-    Users take turns: first who has the fewest runs going on, then who was served longest ago, then whose run waits
+    Users take turns: first who has the fewest runs going on, then who was served longest ago, then whose build waits
     longest. `platforms` are those that the worker can build for; None: all.
     """
     with writing(engine) as connection:
@@ -340,6 +339,15 @@ def run_ends(engine: Engine) -> dict[str, float | None]:
                 for run_id, state, ended_at in connection.execute(sa.select(RUNS.c.id, RUNS.c.state, RUNS.c.ended_at))}
 
 
+def held_sifs_of(engine: Engine, user_id: int) -> dict[str, int]:
+    """The SIFs that one user's builds were given, with their sizes; those of deleted builds do not count."""
+    with reading(engine) as connection:
+        return {sha256: size_bytes or 0 for sha256, size_bytes in connection.execute(
+            sa.select(BUILDS.c.sha256, sa.func.max(BUILDS.c.size_bytes)).where(
+                BUILDS.c.user_id == user_id, BUILDS.c.sha256.is_not(None), BUILDS.c.deleted_at.is_(None)).group_by(
+                    BUILDS.c.sha256))}
+
+
 def held_sifs(engine: Engine) -> set[str]:
     """The SIFs that were given to builds which their users still see."""
     with reading(engine) as connection:
@@ -363,15 +371,6 @@ def _check_limits(connection: Connection, user_id: int, limits: Limits) -> None:
     if queued >= limits.queued_builds:
         raise LimitReached(f"You have {queued} builds that have not ended, and may have {limits.queued_builds}.",
                            hint="Wait until some have ended, or cancel some.", code=ErrorCode.QUOTA_EXCEEDED)
-    if limits.stored_bytes is None:
-        return
-    files = sa.select(BUILDS.c.sha256, sa.func.max(BUILDS.c.size_bytes).label("size_bytes")).where(
-        BUILDS.c.user_id == user_id, BUILDS.c.sha256.is_not(None), BUILDS.c.deleted_at.is_(None)).group_by(
-            BUILDS.c.sha256).subquery()
-    stored_bytes = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(files.c.size_bytes), 0))) or 0
-    if stored_bytes >= limits.stored_bytes:
-        raise LimitReached(f"Your images take {stored_bytes} bytes, and may take {limits.stored_bytes}.",
-                           hint="Delete builds that you do not need any more.", code=ErrorCode.QUOTA_EXCEEDED)
 
 
 def _locked(rows: sa.Select[Any], *, skip: bool = False) -> sa.Select[Any]:
@@ -424,18 +423,26 @@ def _insert_build(connection: Connection, new: NewBuild, run_id: str, **more: An
 
 
 def _next_run(max_active_per_user: int, platforms: Collection[str] | None) -> sa.Select[Any]:
-    other = RUNS.alias("other")
-    load = sa.select(
-        other.c.user_id, sa.func.sum(sa.case((other.c.state.in_(RUNNING), 1), else_=0)).label("running"),
-        sa.func.max(other.c.started_at).label("served_at")).where(
-            other.c.created_at > now() - datetime.timedelta(days=2)).group_by(other.c.user_id).subquery()
+    """The run whose turn it is. Of those who wait for one run, whoever has had the least speaks for it."""
+    load, waiting = _load_of_users(), BUILDS.alias("waiting")
     running = sa.func.coalesce(load.c.running, 0)
     chosen = [RUNS.c.state == BuildState.PENDING, running < max_active_per_user,
               sa.or_(RUNS.c.not_before.is_(None), RUNS.c.not_before <= now())]
     if platforms is not None:
         chosen.append(RUNS.c.platform.in_(platforms))
-    return sa.select(RUNS.c.id).select_from(RUNS.outerjoin(load, load.c.user_id == RUNS.c.user_id)).where(
-        *chosen).order_by(running, load.c.served_at.asc().nulls_first(), RUNS.c.created_at, RUNS.c.id).limit(1)
+    return sa.select(RUNS.c.id).select_from(
+        RUNS.outerjoin(waiting, sa.and_(waiting.c.run_id == RUNS.c.id, waiting.c.state.is_(None)))
+        .outerjoin(load, load.c.user_id == waiting.c.user_id)).where(*chosen).order_by(
+            running, load.c.served_at.asc().nulls_first(), waiting.c.created_at, RUNS.c.created_at, RUNS.c.id).limit(1)
+
+
+def _load_of_users() -> sa.Subquery:
+    """How many runs go on for each user, and when one was last begun for them. A run is charged to all who want it."""
+    goes_on = sa.and_(BUILDS.c.state.is_(None), RUNS.c.state.in_(RUNNING))
+    return sa.select(
+        BUILDS.c.user_id, sa.func.count(sa.distinct(sa.case((goes_on, RUNS.c.id)))).label("running"),
+        sa.func.max(RUNS.c.started_at).label("served_at")).join_from(BUILDS, RUNS, BUILDS.c.run_id == RUNS.c.id).where(
+            BUILDS.c.created_at > now() - datetime.timedelta(days=2)).group_by(BUILDS.c.user_id).subquery()
 
 
 def _wanting(run_id: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:

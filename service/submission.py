@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder import docker, pipeline, resolve
-from image_builder.errors import CicError
+from image_builder.errors import CicError, ErrorCode, LimitReached
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
 from image_builder.storage import ImageStore
@@ -39,6 +39,7 @@ class Submission:
         Raises `InvalidRequest`, `NotFound`, `Forbidden`, `LimitReached` (a quota) or `Unavailable`.
         """
         require_right(request, is_admin)
+        self._require_room(user_id)
         inputs = resolve.resolve(request, self.settings.library)
         new = new_build(request, inputs, user_id)
         if not request.force and not inputs.push and inputs.identity is not None:
@@ -64,9 +65,21 @@ class Submission:
 
     @property
     def _limits(self) -> Limits:
-        service = self.settings.service
-        return Limits(queued_builds=service.max_queued_builds_per_user,
-                      stored_bytes=service.max_stored_bytes_per_user)
+        return Limits(queued_builds=self.settings.service.max_queued_builds_per_user)
+
+    def _require_room(self, user_id: int) -> None:
+        """Raise `LimitReached` when the SIFs of a user's builds take as much as they may.
+
+        A SIF that several users' builds hold counts for each of them, and once for each; one that was removed does not.
+        """
+        limit_bytes = self.settings.service.max_stored_bytes_per_user
+        if limit_bytes is None:
+            return
+        held = store.held_sifs_of(self.engine, user_id)
+        held_bytes = sum(size_bytes for sha256, size_bytes in held.items() if self.images.by_sha256(sha256) is not None)
+        if held_bytes >= limit_bytes:
+            raise LimitReached(f"Your images take {held_bytes} bytes, and may take {limit_bytes}.",
+                               hint="Delete builds that you do not need any more.", code=ErrorCode.QUOTA_EXCEEDED)
 
     def _existing(self, inputs: Inputs, identity: str) -> Outcome | None:
         """What was asked for, if all of it exists: the SIF, or the image in the daemon under its name."""

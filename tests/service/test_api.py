@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask import Flask
 
+from config.settings import Settings
 from image_builder.errors import BuildFailed, ErrorCode
-from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder
+from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder, running_app
 
 
 def test_a_request_becomes_a_finished_build(ada: Api) -> None:
@@ -202,6 +203,28 @@ def test_an_explicit_push_without_a_registry_is_refused_and_a_default_one_warned
     request = {key: value for key, value in REQUEST.items() if key != "push"}
     build_id = ada("POST", "/build/", json=request).get_json()["id"]
     assert any("not pushed" in warning for warning in ada.wait(build_id)["warnings"])
+
+
+def test_who_has_too_much_stored_deletes_builds_or_waits_for_clean_up(settings: Settings, builder: FakeBuilder) -> None:
+    service = settings.service.model_copy(update={"max_stored_bytes_per_user": 8000})
+    other = REQUEST | {"step_id": "other"}
+    with running_app(settings.model_copy(update={"service": service}), builder) as app:
+        ada, bob, images = Api(app), Api(app, "bob"), app.extensions["cic"].images
+        first, again = ada.wait(ada.submit()), ada.wait(ada.submit())  # one file of 7107 bytes, which counts once
+        assert again["sha256"] == first["sha256"]
+        second = ada.wait(ada.submit(step_id="other"))
+        refused = ada("POST", "/build/", json=other)
+        assert (refused.status_code, refused.get_json()["code"]) == (429, "QUOTA_EXCEEDED")
+        assert "Your images take 14214 bytes, and may take 8000." in refused.get_json()["detail"]
+        assert "Delete builds" in refused.get_json()["hint"]
+        bob.wait(bob.submit())
+        bob.wait(bob.submit(step_id="other"))  # the same files, which count for bob as well from here on
+        assert bob("POST", "/build/", json=other).status_code == 429
+        for build in (first, again):
+            assert ada("DELETE", f"/build/{build['id']}").status_code == 204
+        assert ada("POST", "/build/", json=other).status_code == 200
+        assert images.remove(second["sha256"])
+        assert bob("POST", "/build/", json=other).status_code == 200
 
 
 def test_base_images_are_for_administrators(ada: Api) -> None:
