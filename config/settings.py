@@ -44,6 +44,9 @@ class ServiceSettings(Section):
     web_processes: int = Field(default=2, ge=1)
     web_threads: int = Field(default=64, ge=2)
 
+    log_stream_s: float = Field(default=25.0, gt=0, le=30)
+    """How long one answer follows a log; whoever follows comes back. Front servers lose patience after 30 s."""
+
     download_links: str | None = None
     """URL path under which a front server serves `<tmp_folder>/images/`; downloads become expiring links there."""
     public_downloads: bool = False

@@ -224,6 +224,15 @@ def pull_by_identity(image_id: str, identity: str, platform: str, registry: Regi
     return str(image.id) if (image.labels or {}).get(IDENTITY_LABEL) == identity else None
 
 
+def image_bytes(image: str) -> int | None:
+    """How large an image in the daemon is, unpacked; None when there is no such image."""
+    with daemon() as client:
+        try:
+            return int(client.images.get(image).attrs["Size"])
+        except docker.errors.ImageNotFound:
+            return None
+
+
 def image_labels(image: str) -> dict[str, str]:
     """The labels of an image in the daemon; empty when there is no such image."""
     with daemon() as client:

@@ -278,7 +278,8 @@ class _Job:
             identity=self.identity, image_id=self.inputs.image_id, platform=self.request.machine.platform,
             filename=self.inputs.filename, details={
                 "request": self.request.model_dump(mode="json"), "recipe": self.inputs.recipe_version,
-                "commit": self.inputs.step.commit, "audit": built.audit, "labels": built.labels})
+                "commit": self.inputs.step.commit, "audit": built.audit, "labels": built.labels,
+                "image_bytes": docker.image_bytes(built.image)})
         if self.inputs.filename is None:
             return self.store.record(record)
         earlier = self.store.by_identity(self.identity)

@@ -46,53 +46,6 @@ class Progress(TypedDict):
     what: str | None
 
 
-class BuildAnswer(TypedDict):
-    """A build. The first four fields are those of the first version of the API."""
-
-    status: BuildState
-    message: Annotated[str | None, Field(description="why it failed, or what it waits for")]
-    image_id: str
-    filename: Annotated[str | None, Field(description="the SIF's name; null for the engine docker")]
-    id: str
-    created_at: Time
-    started_at: Time | None
-    building_at: Time | None
-    converting_at: Time | None
-    ended_at: Time | None
-    stage: Annotated[str | None, Field(description="what is done at present")]
-    progress: Progress | None
-    error_code: ErrorCode | None
-    hint: Annotated[str | None, Field(description="what to do about the failure")]
-    identity: Annotated[str | None, Field(description="what makes two builds the same")]
-    sha256: Sha256 | None
-    size_bytes: int | None
-    pushed_digest: str | None
-    push: bool
-    warnings: list[str]
-    request: StoredRequest
-
-
-class BuildList(TypedDict):
-    """A page of the caller's builds, newest first."""
-
-    builds: list[BuildAnswer]
-    page: int
-    per_page: int
-    total: int
-    pages: int
-
-
-class PlanAnswer(TypedDict):
-    """What would be built."""
-
-    image_id: str
-    filename: str | None
-    identity: Annotated[str | None, Field(description="null while the base image cannot be reached")]
-    spack_yaml: str | None
-    dockerfile: str
-    warnings: list[str]
-
-
 class AuditCheck(TypedDict):
     """One thing that the image was held against."""
 
@@ -119,6 +72,54 @@ class AuditAnswer(TypedDict):
     problems: list[AuditProblem]
 
 
+class BuildAnswer(TypedDict):
+    """A build. The first four fields are those of the first version of the API."""
+
+    status: BuildState
+    message: Annotated[str | None, Field(description="why it failed, or what it waits for")]
+    image_id: str
+    filename: Annotated[str | None, Field(description="the SIF's name; null for the engine docker")]
+    id: str
+    created_at: Time
+    started_at: Time | None
+    building_at: Time | None
+    converting_at: Time | None
+    ended_at: Time | None
+    stage: Annotated[str | None, Field(description="what is done at present")]
+    progress: Progress | None
+    error_code: ErrorCode | None
+    hint: Annotated[str | None, Field(description="what to do about the failure")]
+    identity: Annotated[str | None, Field(description="what makes two builds the same")]
+    sha256: Sha256 | None
+    size_bytes: int | None
+    pushed_digest: str | None
+    audit: Annotated[AuditAnswer | None, Field(description="null while nothing is concretized, and without Spack")]
+    push: bool
+    warnings: list[str]
+    request: StoredRequest
+
+
+class BuildList(TypedDict):
+    """A page of the caller's builds, newest first."""
+
+    builds: list[BuildAnswer]
+    page: int
+    per_page: int
+    total: int
+    pages: int
+
+
+class PlanAnswer(TypedDict):
+    """What would be built."""
+
+    image_id: str
+    filename: str | None
+    identity: Annotated[str | None, Field(description="null while the base image cannot be reached")]
+    spack_yaml: str | None
+    dockerfile: str
+    warnings: list[str]
+
+
 class ImageSummary(TypedDict):
     """A finished image."""
 
@@ -138,6 +139,7 @@ class ImageAnswer(ImageSummary, total=False):
     recipe: Annotated[str, Field(description="the version of the recipe")]
     commit: Annotated[str | None, Field(description="the workflow registry's commit")]
     audit: AuditAnswer | None
+    image_bytes: Annotated[int | None, Field(description="the image's size in Docker, unpacked")]
     labels: dict[str, str]
 
 
@@ -240,6 +242,7 @@ def build_answer(row: Any) -> BuildAnswer:
         "sha256": row.sha256,
         "size_bytes": row.size_bytes,
         "pushed_digest": row.pushed_digest,
+        "audit": row.audit,
         "push": row.push,
         "warnings": row.warnings,
         "request": row.request,

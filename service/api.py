@@ -147,7 +147,7 @@ def log_events(build_id: str, path: Any) -> Response:
     last = request.headers.get("Last-Event-ID")
     offset = parse_query(LogPlace, {"offset": last} if last else request.args).offset
     parts = service()
-    streams = parts.streams
+    streams, stream_s = parts.streams, parts.settings.service.log_stream_s
 
     def has_ended() -> bool:
         found = store.build(parts.engine, build_id)
@@ -157,7 +157,7 @@ def log_events(build_id: str, path: Any) -> Response:
 
     def events() -> Any:
         yield f"retry: {RETRY_MS}\n\n"
-        yield from logs.follow(path, offset, has_ended=has_ended, seconds=parts.stream_s if may_stay else 0.0)
+        yield from logs.follow(path, offset, has_ended=has_ended, seconds=stream_s if may_stay else 0.0)
 
     response = Response(events(), content_type="text/event-stream; charset=utf-8",
                         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

@@ -19,9 +19,6 @@ from service.submission import Submission
 if TYPE_CHECKING:
     from service.auth import Authenticator
 
-STREAM_S = 25.0
-"""How long one answer follows a log: below the 30 s after which front servers lose patience."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Service:
@@ -38,4 +35,3 @@ class Service:
     """The machine catalogue, by name."""
     streams: threading.BoundedSemaphore
     """Taken by every followed log: threads are left for those who ask short questions."""
-    stream_s: float = STREAM_S

@@ -124,7 +124,8 @@ def create_finished(engine: Engine, new: NewBuild, limits: Limits, outcome: Outc
         _check_limits(connection, new.user_id, limits)
         run_id = _finished_run(connection, outcome.identity)
         if run_id is None:
-            run_id = _insert_run(connection, new, state=BuildState.FINISHED, started_at=now(), ended_at=now())
+            run_id = _insert_run(connection, new, state=BuildState.FINISHED, started_at=now(), ended_at=now(),
+                                 audit=outcome.audit)
         return _insert_build(connection, new, run_id, state=BuildState.FINISHED, ended_at=now(),
                              sha256=outcome.sha256, size_bytes=outcome.size_bytes,
                              pushed_digest=outcome.pushed_digest)
@@ -147,6 +148,23 @@ def builds_of(engine: Engine, user_id: int, *, status: BuildState | None = None,
         (page - 1) * per_page)
     with reading(engine) as connection:
         return list(connection.execute(rows)), connection.scalar(counted) or 0
+
+
+def tagged_images(engine: Engine) -> list[Any]:
+    """Everybody's images that Docker can use, newest first: those that were pushed, and those without a SIF.
+
+    Of a name the one that the image registry holds, else the newest.
+    """
+    newest = sa.func.row_number().over(partition_by=BUILDS.c.image_id, order_by=(
+        BUILDS.c.pushed_digest.is_(None), BUILDS.c.ended_at.desc(), BUILDS.c.id)).label("place")
+    found = sa.select(BUILDS.c.image_id, BUILDS.c.filename, BUILDS.c.request, BUILDS.c.pushed_digest,
+                      BUILDS.c.ended_at, RUNS.c.platform, RUNS.c.identity, RUNS.c.audit, newest).join_from(
+        BUILDS, RUNS, BUILDS.c.run_id == RUNS.c.id).where(
+            BUILDS.c.state == BuildState.FINISHED,
+            sa.or_(BUILDS.c.pushed_digest.is_not(None), BUILDS.c.filename.is_(None))).subquery()
+    with reading(engine) as connection:
+        return list(connection.execute(sa.select(found).where(found.c.place == 1).order_by(
+            found.c.ended_at.desc(), found.c.image_id)))
 
 
 def withdraw(engine: Engine, build_id: str, reason: str) -> str | None:

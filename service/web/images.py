@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flask import Blueprint, Response, render_template, request, url_for
@@ -14,6 +15,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from image_builder import compat, labels, lockfile
 from image_builder.machines import machine_facts
 from image_builder.storage import ImageRecord
+from service import store
 from service.api import sif_answer
 from service.errors import Missing
 from service.web.login import service
@@ -23,36 +25,104 @@ PER_PAGE = 20
 LOCK = "spack.lock"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A finished image as pages show it: with a SIF, with a name that Docker knows, or with both.
+
+    `reference` is that name; with a `digest` the image registry holds it, else the daemon that built it.
+    """
+
+    record: ImageRecord
+    filename: str | None = None
+    reference: str | None = None
+    digest: str | None = None
+    request: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        found: Mapping[str, str] = self.record.details.get("labels") or {}
+        return found
+
+    @property
+    def title(self) -> str:
+        return self.labels.get(labels.TITLE) or self.record.image_id
+
+    @property
+    def audit(self) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = self.record.details.get("audit")
+        return found
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The SIF's size, else the image's in Docker."""
+        return self.record.size_bytes if self.filename else self.record.details.get("image_bytes")
+
+    @property
+    def machine(self) -> str:
+        said = self.labels
+        asked = self.request.get("machine") or {}
+        parts = (said.get(labels.TARGET) or asked.get("architecture") or self.record.platform,
+                 _versioned(said, labels.MPI_NAME, labels.MPI_VERSION) or asked.get("mpi"),
+                 _versioned(said, labels.GPU_RUNTIME, labels.GPU_VERSION) or asked.get("gpu"),
+                 said.get(labels.GPU_ARCH))
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def url(self) -> str:
+        if self.filename is not None:
+            return url_for("web.image", filename=self.filename)
+        return url_for("web.docker_image", image_id=self.reference)
+
+    def has(self, words: Iterable[str]) -> bool:
+        """Whether every word is in its names, its labels or what was asked for."""
+        text = " ".join((self.filename or "", self.reference or "", self.record.platform, self.machine,
+                         *map(str, self.labels.values()))).lower()
+        return all(word in text for word in words)
+
+
 def add_pages(web: Blueprint) -> None:
     web.add_url_rule("/images", "images", images)
     web.add_url_rule("/images/<filename>", "image", image)
+    web.add_url_rule("/images/docker/<path:image_id>", "docker_image", docker_image)
     web.add_url_rule("/images/<filename>/download", "download", download)
-    web.add_url_rule("/images/<filename>/documents/<name>", "document", document)
+    web.add_url_rule("/images/documents/<identity>/<name>", "document", document)
 
 
 def images() -> str:
     """The images whose name or labels hold every word that was searched for."""
     words = request.args.get("search", "")[:200].lower().split()
-    found = [(name, record) for name, record in service().images.names().items()
-             if all(word in _text(name, record) for word in words)]
-    found.sort(key=lambda item: (item[1].created, item[0]), reverse=True)
+    found = [one for one in _all() if one.has(words)]
+    found.sort(key=lambda one: (one.record.created, one.record.image_id), reverse=True)
     pages = max(1, math.ceil(len(found) / PER_PAGE))
     page = min(page_number(), pages)
-    shown = found[(page - 1) * PER_PAGE:page * PER_PAGE]
-    whole = [(name, service().images.by_name(name) or record) for name, record in shown]
-    return render_template("images.html", images=[_summary(name, record) for name, record in whole], page=page,
-                           pages=pages, total=len(found), search=" ".join(words))
+    shown = map(_whole, found[(page - 1) * PER_PAGE:page * PER_PAGE])
+    return render_template("images.html", images=list(shown), page=page, pages=pages, total=len(found),
+                           search=" ".join(words))
 
 
 def image(filename: str) -> str:
+    """The page of a SIF, which may have been pushed, too."""
     record = _record(filename)
+    tagged = {row.image_id: row for row in store.tagged_images(service().engine)}
+    return _page(_sif(filename, record, tagged.get(record.image_id)))
+
+
+def docker_image(image_id: str) -> str:
+    """The page of an image without a SIF."""
+    for row in store.tagged_images(service().engine):
+        if row.image_id == image_id:
+            return _page(_whole(_tagged(row)))
+    raise Missing("There is no such image.", hint="It may have been removed: build it again.")
+
+
+def _page(one: Shown) -> str:
     checked = request.args.get("machine", "")
-    store = service().images
-    documents = store.documents(record.identity)
-    lock = store.document(record.identity, LOCK) if LOCK in documents else None
-    return render_template("image.html", **_summary(filename, record), documents=documents,
-                           packages=_packages(lock), commands=_commands(filename, record), checked=checked,
-                           report=_report(filename, record, checked), machines=service().machines)
+    kept = service().images
+    documents = kept.documents(one.record.identity)
+    lock = kept.document(one.record.identity, LOCK) if LOCK in documents else None
+    return render_template("image.html", one=one, documents=documents, packages=_packages(lock),
+                           commands=_commands(one), checked=checked, report=_report(one, checked),
+                           machines=service().machines)
 
 
 def download(filename: str) -> AnyResponse:
@@ -62,9 +132,9 @@ def download(filename: str) -> AnyResponse:
     return answer
 
 
-def document(filename: str, name: str) -> Response:
-    """A text that the image was made from."""
-    text = service().images.document(_record(filename).identity, name)
+def document(identity: str, name: str) -> Response:
+    """A text that an image was made from."""
+    text = service().images.document(identity, name)
     if text is None:
         raise Missing("The image has no such document.")
     return Response(text, mimetype="text/plain")
@@ -77,21 +147,35 @@ def _record(filename: str) -> ImageRecord:
     return record
 
 
-def _labels(record: ImageRecord) -> Mapping[str, str]:
-    found: Mapping[str, str] = record.details.get("labels") or {}
-    return found
+def _all() -> list[Shown]:
+    """Every image; one that was pushed and has a SIF is one."""
+    tagged = {row.image_id: row for row in store.tagged_images(service().engine)}
+    sifs = [_sif(name, record, tagged.get(record.image_id)) for name, record in service().images.names().items()]
+    joined = {one.reference for one in sifs}
+    return sifs + [_tagged(row) for row in tagged.values() if row.image_id not in joined]
 
 
-def _text(name: str, record: ImageRecord) -> str:
-    return " ".join((name, record.platform, *map(str, _labels(record).values()))).lower()
+def _sif(filename: str, record: ImageRecord, row: Any | None) -> Shown:
+    """A SIF; `row` is what Docker has under the same name, which may be something older or newer."""
+    if row is None or row.identity != record.identity:
+        return Shown(record=record, filename=filename)
+    return Shown(record=record, filename=filename, reference=row.image_id, digest=row.pushed_digest)
 
 
-def _summary(filename: str, record: ImageRecord) -> dict[str, Any]:
-    said = _labels(record)
-    machine = (said.get(labels.TARGET) or record.platform, _versioned(said, labels.MPI_NAME, labels.MPI_VERSION),
-               _versioned(said, labels.GPU_RUNTIME, labels.GPU_VERSION), said.get(labels.GPU_ARCH))
-    return {"filename": filename, "record": record, "labels": said, "audit": record.details.get("audit"),
-            "machine": ", ".join(part for part in machine if part), "title": said.get(labels.TITLE) or record.image_id}
+def _tagged(row: Any) -> Shown:
+    record = ImageRecord(identity=row.identity, image_id=row.image_id, platform=row.platform, created=row.ended_at,
+                         details={"audit": row.audit})
+    return Shown(record=record, reference=row.image_id, digest=row.pushed_digest, request=row.request)
+
+
+def _whole(one: Shown) -> Shown:
+    """The same with all that is kept about it."""
+    kept = service().images
+    found = kept.by_name(one.filename) if one.filename else kept.by_identity(one.record.identity)
+    if found is None:
+        return one
+    record = found if one.filename else one.record.model_copy(update={"details": found.details})
+    return dataclasses.replace(one, record=record)
 
 
 def _versioned(said: Mapping[str, str], name: str, version: str) -> str | None:
@@ -109,21 +193,43 @@ def _packages(lock: str | None) -> list[lockfile.Node]:
         return []
 
 
-def _commands(filename: str, record: ImageRecord) -> list[tuple[str, str]]:
-    """Command lines to fetch the image and to run something in it, each with what it does."""
+def _commands(one: Shown) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Command lines to fetch the image and to run something in it, by the program that does it."""
+    found = []
+    if one.filename is not None:
+        found.append(("Singularity or Apptainer", _sif_commands(one, one.filename)))
+    if one.reference is not None:
+        found.append(("Docker", _docker_commands(one, one.reference)))
+    return found
+
+
+def _sif_commands(one: Shown, filename: str) -> list[tuple[str, str]]:
     name = shlex.quote(filename)
     address = url_for("api.download", filename=filename, _external=True)
-    fetch = f'curl --fail -O -H "Authorization: Bearer $CIC_TOKEN" {shlex.quote(address)}'
-    found = [("Fetch it with a token", fetch),
-             ("Or with the command-line client", f"./cic_cli download {name}")]
-    if record.sha256:
-        found.append(("See that it is whole", f"echo '{record.sha256}  {filename}' | sha256sum --check"))
-    launcher = "srun " if _labels(record).get(labels.MPI_NAME) else ""
-    gpu = {"cuda": "--nv ", "rocm": "--rocm "}.get(_labels(record).get(labels.GPU_RUNTIME, ""), "")
-    return [*found, ("Run a program in it", f"{launcher}singularity exec {gpu}{name} <program>")]
+    launcher = "srun " if one.labels.get(labels.MPI_NAME) else ""
+    gpu = {"cuda": "--nv ", "rocm": "--rocm "}.get(one.labels.get(labels.GPU_RUNTIME, ""), "")
+    return [("Fetch it with a token", f'curl --fail -O -H "Authorization: Bearer $CIC_TOKEN" {shlex.quote(address)}'),
+            ("Or with the command-line client", f"./cic_cli download {name}"),
+            ("See that it is whole", f"echo '{one.record.sha256}  {filename}' | sha256sum --check"),
+            ("Run a program in it", f"{launcher}singularity exec {gpu}{name} <program>"),
+            ("Run a script of the step", f"{launcher}singularity run {gpu}{name} <command>")]
 
 
-def _report(filename: str, record: ImageRecord, machine: str) -> compat.Report | None:
+def _docker_commands(one: Shown, reference: str) -> list[tuple[str, str]]:
+    gpu = {"cuda": "--gpus all ", "rocm": "--device /dev/kfd --device /dev/dri "}.get(
+        one.labels.get(labels.GPU_RUNTIME, ""), "")
+    name = shlex.quote(reference)
+    run = ("Run a program in it", f"docker run --rm {gpu}{name} <program>")
+    if one.digest is None:
+        return [run]
+    exact = shlex.quote(f"{reference.rpartition(':')[0]}@{one.digest}")
+    sif = () if one.filename else [("Or make a SIF of it", f"singularity pull docker://{name}")]
+    return [("Fetch it", f"docker pull {name}"), ("Fetch exactly this one, whatever the name means later",
+                                                 f"docker pull {exact}"), run, *sif]
+
+
+def _report(one: Shown, machine: str) -> compat.Report | None:
     if not machine or machine not in service().machines:
         return None
-    return compat.check(_labels(record), machine_facts({"machine": machine}, service().machines), file=filename)
+    file = one.filename or f"docker://{one.reference}"
+    return compat.check(one.labels, machine_facts({"machine": machine}, service().machines), file=file)

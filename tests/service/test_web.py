@@ -494,6 +494,33 @@ def test_images(app: Flask, ada: Api) -> None:
         assert visitor.get(path).status_code == 404
 
 
+def test_images_that_docker_uses(app: Flask, ada: Api) -> None:
+    """What was not pushed has no command that fetches it; what was is pulled by name, or by what it is."""
+    status = ada.wait(ada.submit(machine={**REQUEST["machine"], "container_engine": "docker"}))
+    image_id, visitor = status["image_id"], Visitor(app, "bob")
+    page = visitor.get(f"/images/docker/{image_id}")
+    assert f"docker run --rm {image_id}" in page.text and "docker pull" not in page.text
+    assert image_id in visitor.get("/images").text
+    assert visitor.get("/images/docker/nothing:latest").status_code == 404
+
+    pushed = "sha256:" + "1" * 64
+    with writing(visitor.engine) as connection:
+        connection.execute(store.BUILDS.update().where(store.BUILDS.c.id == status["id"]).values(pushed_digest=pushed))
+    page = visitor.get(f"/images/docker/{image_id}")
+    assert f"docker pull {image_id}" in page.text
+    assert f"docker pull {image_id.rpartition(':')[0]}@{pushed}" in page.text
+    assert "1" * 12 in visitor.get("/images?search=hello").text
+
+
+def test_an_image_may_be_a_sif_and_docker_s(app: Flask, ada: Api) -> None:
+    status, visitor = ada.wait(ada.submit()), Visitor(app, "ada")
+    with writing(visitor.engine) as connection:
+        connection.execute(store.BUILDS.update().values(pushed_digest="sha256:" + "2" * 64))
+    page = visitor.get(f"/images/{status['filename']}")
+    assert f"singularity run {status['filename']}" in page.text and f"docker pull {status['image_id']}" in page.text
+    assert visitor.get("/images").text.count("<tr>") == 2
+
+
 def test_paging_and_filters(app: Flask, ada: Api, builder: FakeBuilder) -> None:
     visitor = Visitor(app, "ada")
     assert "You have no builds yet" in visitor.get("/builds").text
