@@ -134,9 +134,10 @@ def log(build_id: str) -> Response:
     if request.accept_mimetypes.best_match(["text/plain", "text/event-stream"]) == "text/event-stream":
         return log_events(build_id, path)
     offset = parse_query(LogPlace, request.args).offset
-    chunk = logs.read_from(path, offset)
+    end = logs.own_part(row)
+    chunk = logs.read_from(path, offset, end)
     next_offset = offset + len(chunk)
-    is_complete = _has_ended(row) and next_offset >= logs.size_of(path)
+    is_complete = end is not None and next_offset >= min(end, logs.size_of(path))
     return Response(chunk, content_type="text/plain; charset=utf-8", headers={
         "X-Log-Offset": str(next_offset), "X-Log-Complete": str(is_complete).lower(), "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff"})
@@ -149,15 +150,15 @@ def log_events(build_id: str, path: Any) -> Response:
     parts = service()
     streams, stream_s = parts.streams, parts.settings.service.log_stream_s
 
-    def has_ended() -> bool:
+    def ends_at() -> int | None:
         found = store.build(parts.engine, build_id)
-        return found is None or _has_ended(found)
+        return 0 if found is None else logs.own_part(found)
 
     may_stay = streams.acquire(blocking=False)
 
     def events() -> Any:
         yield f"retry: {RETRY_MS}\n\n"
-        yield from logs.follow(path, offset, has_ended=has_ended, seconds=stream_s if may_stay else 0.0)
+        yield from logs.follow(path, offset, ends_at=ends_at, seconds=stream_s if may_stay else 0.0)
 
     response = Response(events(), content_type="text/event-stream; charset=utf-8",
                         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -330,10 +331,6 @@ def _image_to_pin(filename: str) -> str:
         raise Forbidden("Only administrators may pin images.", hint="Ask the operator of the service.")
     record = _image(filename)
     return record.sha256 or record.identity
-
-
-def _has_ended(row: Any) -> bool:
-    return row.own_state is not None
 
 
 def _note(action: str, subject: str) -> None:

@@ -26,7 +26,7 @@ from image_builder.errors import ErrorCode, Misconfigured, NotFound, Unavailable
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIGRATIONS = PROJECT / "migrations"
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration; a test holds it against the folder."""
 
 BUSY_TIMEOUT_S = 30.0

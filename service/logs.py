@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from image_builder.process import Secret, redactor
 
 CHUNK_BYTES = 1024**2
+WHOLE = 2**63 - 1
+"""The part of a log that is all of it, however long it gets."""
 MAX_LINE_BYTES = 16 * 1024
 
 
@@ -44,6 +47,11 @@ class RunLog:
         os.close(self._descriptor)
         self._descriptor = -1
 
+    @property
+    def size_bytes(self) -> int:
+        """How long the log is now."""
+        return os.fstat(self._descriptor).st_size
+
     def line(self, text: str) -> None:
         """Append one line, without any secret."""
         raw = self._redact(text).encode("utf-8", "replace")[:MAX_LINE_BYTES].replace(b"\n", b" ") + b"\n"
@@ -56,8 +64,20 @@ class RunLog:
             os.write(self._descriptor, raw)
 
 
-def read_from(path: Path, offset: int, limit_bytes: int = CHUNK_BYTES) -> bytes:
-    """Up to `limit_bytes` of a log from a byte on; nothing where there is nothing, or no log."""
+def own_part(row: Any) -> int | None:
+    """How many bytes of its run's log are a build's; None while it goes on.
+
+    What is written later, for others who share the run, is not for whoever has what they asked for, or has cancelled.
+    """
+    if row.own_state is None:
+        return None
+    return WHOLE if row.log_bytes is None else int(row.log_bytes)
+
+
+def read_from(path: Path, offset: int, end: int | None = None) -> bytes:
+    """Up to `CHUNK_BYTES` of a log from a byte on, and nothing after `end`; nothing where there is nothing, or no log.
+    """
+    limit_bytes = CHUNK_BYTES if end is None else max(0, min(CHUNK_BYTES, end - offset))
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -74,9 +94,11 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def follow(path: Path, offset: int, *, has_ended: Callable[[], bool], seconds: float, keep_alive_s: float = 10.0,
+def follow(path: Path, offset: int, *, ends_at: Callable[[], int | None], seconds: float, keep_alive_s: float = 10.0,
            tick_s: float = 0.5) -> Iterator[str]:
     """Server-sent events for a log from a byte on, for so many seconds at the most.
+
+    `ends_at` says as `own_part` how much is to be sent.
 
     Each event holds whole lines, and its id is the byte after them: whoever comes back with it misses nothing and
     hears nothing twice. When the build has ended and all was sent, the last event is `end`.
@@ -84,8 +106,9 @@ def follow(path: Path, offset: int, *, has_ended: Callable[[], bool], seconds: f
     deadline = time.monotonic() + seconds
     heard = time.monotonic()
     while True:
-        ended = has_ended()  # asked before the file is read: what is read then is all there is
-        while chunk := _whole_lines(read_from(path, offset), ended):
+        end = ends_at()  # asked before the file is read: what is read then is all there is
+        ended = end is not None
+        while chunk := _whole_lines(read_from(path, offset, end), ended):
             offset += len(chunk)
             heard = time.monotonic()
             yield _event(chunk, offset)

@@ -116,6 +116,8 @@ class Build(db.Model):  # type: ignore[name-defined,misc]
     created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
     ended_at: Mapped[datetime.datetime | None] = mapped_column(Time)
     deleted_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    log_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
+    """How much of its run's log is this build's: what comes after it was made for others. None: all of it."""
 
 
 class FailedLogin(db.Model):  # type: ignore[name-defined,misc]

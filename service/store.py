@@ -36,7 +36,8 @@ STATUS = sa.func.coalesce(BUILDS.c.state, RUNS.c.state)
 SHOWN_COLUMNS = (
     BUILDS.c.id, BUILDS.c.user_id, BUILDS.c.run_id, BUILDS.c.request, BUILDS.c.image_id, BUILDS.c.filename,
     BUILDS.c.push, BUILDS.c.warnings, BUILDS.c.state.label("own_state"), BUILDS.c.message, BUILDS.c.hint,
-    BUILDS.c.error_code, BUILDS.c.sha256, BUILDS.c.size_bytes, BUILDS.c.pushed_digest, BUILDS.c.created_at,
+    BUILDS.c.error_code, BUILDS.c.sha256, BUILDS.c.size_bytes, BUILDS.c.pushed_digest, BUILDS.c.log_bytes,
+    BUILDS.c.created_at,
     BUILDS.c.ended_at, RUNS.c.identity, RUNS.c.state.label("run_state"), RUNS.c.stage,
     RUNS.c.message.label("run_message"), RUNS.c.progress_done, RUNS.c.progress_total, RUNS.c.progress_what,
     RUNS.c.started_at, RUNS.c.building_at, RUNS.c.converting_at, RUNS.c.audit)
@@ -167,10 +168,11 @@ def tagged_images(engine: Engine) -> list[Any]:
             found.c.ended_at.desc(), found.c.image_id)))
 
 
-def withdraw(engine: Engine, build_id: str, reason: str) -> str | None:
+def withdraw(engine: Engine, build_id: str, reason: str, *, log_bytes: int | None = None) -> str | None:
     """End a build as cancelled. Returns the id of its run if that is to stop, as nobody wants it any more.
 
-    A build that has ended stays as it is.
+    Where others still want the run, the build keeps the first `log_bytes` of its log. A build that has ended stays as
+    it is.
     """
     with writing(engine) as connection:
         run_id = connection.scalar(sa.select(BUILDS.c.run_id).where(BUILDS.c.id == build_id))
@@ -179,7 +181,10 @@ def withdraw(engine: Engine, build_id: str, reason: str) -> str | None:
             BUILDS.c.id == build_id, BUILDS.c.state.is_(None),
             sa.exists().where(RUNS.c.id == BUILDS.c.run_id, RUNS.c.state.in_(ACTIVE))).values(
                 state=BuildState.FAILED, error_code=ErrorCode.CANCELLED.value, message=reason, ended_at=now()))
-        if run_id is None or not ended.rowcount or _wanted(connection, run_id):
+        if run_id is None or not ended.rowcount:
+            return None
+        if _wanted(connection, run_id):
+            connection.execute(BUILDS.update().where(BUILDS.c.id == build_id).values(log_bytes=log_bytes))
             return None
         connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(cancel_requested=True))
         connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state == BuildState.PENDING).values(
@@ -222,8 +227,9 @@ def next_delivery(engine: Engine, run_id: str, worker: str) -> Delivery | None:
     return None if first is None else Delivery(**first._mapping)
 
 
-def deliver(engine: Engine, run_id: str, worker: str, delivery: Delivery, outcome: Outcome) -> None:
-    """End the builds of a delivery as FINISHED. Raises `ClaimLost`."""
+def deliver(engine: Engine, run_id: str, worker: str, delivery: Delivery, outcome: Outcome, *,
+            log_bytes: int | None = None) -> None:
+    """End the builds of a delivery as FINISHED; theirs are the first `log_bytes` of the log. Raises `ClaimLost`."""
     with writing(engine) as connection:
         _check_claim(connection, run_id, worker)
         connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(
@@ -231,15 +237,16 @@ def deliver(engine: Engine, run_id: str, worker: str, delivery: Delivery, outcom
         connection.execute(BUILDS.update().where(*_waiting_for(run_id, delivery)).values(
             state=BuildState.FINISHED, filename=outcome.filename, sha256=outcome.sha256,
             size_bytes=outcome.size_bytes, pushed_digest=outcome.pushed_digest, warnings=list(outcome.warnings),
-            ended_at=now()))
+            log_bytes=log_bytes, ended_at=now()))
 
 
-def fail_delivery(engine: Engine, run_id: str, worker: str, delivery: Delivery, error: CicError) -> None:
-    """End the builds of one delivery as FAILED; those of the others go on. Raises `ClaimLost`."""
+def fail_delivery(engine: Engine, run_id: str, worker: str, delivery: Delivery, error: CicError, *,
+                  log_bytes: int | None = None) -> None:
+    """End the builds of one delivery as FAILED, with their part of the log; the others go on. Raises `ClaimLost`."""
     with writing(engine) as connection:
         _check_claim(connection, run_id, worker)
         connection.execute(BUILDS.update().where(*_waiting_for(run_id, delivery)).values(
-            **_failure(error), ended_at=now()))
+            **_failure(error), log_bytes=log_bytes, ended_at=now()))
 
 
 def finish(engine: Engine, run_id: str, worker: str) -> bool:

@@ -16,7 +16,7 @@ from image_builder.errors import CicError, ErrorCode, LimitReached
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
 from image_builder.storage import ImageStore
-from service import store
+from service import logs, store
 from service.errors import Forbidden
 from service.executors import Executor
 from service.store import Limits, NewBuild, Outcome
@@ -59,7 +59,10 @@ class Submission:
 
     def withdraw(self, build_id: str) -> None:
         """End a build for its user; its run stops when nobody wants it any more."""
-        run_id = store.withdraw(self.engine, build_id, "The build was cancelled.")
+        row = store.build(self.engine, build_id)
+        log_bytes = None if row is None else logs.size_of(
+            logs.log_path(self.settings.library.build.tmp_folder, row.run_id))
+        run_id = store.withdraw(self.engine, build_id, "The build was cancelled.", log_bytes=log_bytes)
         if run_id is not None:
             self.executor.cancel(run_id)
 

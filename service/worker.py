@@ -84,9 +84,9 @@ class Worker:
                 if error.code not in OWN_STEP:
                     self._end_failed(run_id, error)
                     return
-                store.fail_delivery(self.engine, run_id, self.name, delivery, error)
+                store.fail_delivery(self.engine, run_id, self.name, delivery, error, log_bytes=log.size_bytes)
             else:
-                store.deliver(self.engine, run_id, self.name, delivery, outcome)
+                store.deliver(self.engine, run_id, self.name, delivery, outcome, log_bytes=log.size_bytes)
             shared_part_done = True
 
     def _make(self, run_id: str, delivery: Delivery, cancel: CancelToken, log: RunLog, *, reuse: bool) -> Outcome:

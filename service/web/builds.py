@@ -65,7 +65,9 @@ def build_log(build_id: str) -> Response:
     path = logs.log_path(service().settings.library.build.tmp_folder, row.run_id)
     if "text/event-stream" in request.headers.get("Accept", ""):
         return log_events(build_id, path)
-    response = Response(_blocks(path, logs.size_of(path)), content_type="text/plain; charset=utf-8")
+    end, size_bytes = logs.own_part(row), logs.size_of(path)
+    own_bytes = size_bytes if end is None else min(end, size_bytes)
+    response = Response(_blocks(path, own_bytes), content_type="text/plain; charset=utf-8")
     response.headers["Content-Disposition"] = f'attachment; filename="{build_id}.log"'
     return response
 
@@ -152,6 +154,6 @@ def _parsed(row: Any) -> Any:
 
 def _blocks(path: Path, size_bytes: int) -> Iterator[bytes]:
     offset = 0
-    while offset < size_bytes and (block := logs.read_from(path, offset, min(logs.CHUNK_BYTES, size_bytes - offset))):
+    while offset < size_bytes and (block := logs.read_from(path, offset, size_bytes)):
         offset += len(block)
         yield block

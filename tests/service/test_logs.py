@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from image_builder.process import Secret
 from service import logs
 from service.logs import RunLog
 from tests.service.conftest import Api, FakeBuilder
+from tests.service.test_web import Visitor
 
 
 def events_of(text: str) -> list[dict[str, list[str]]]:
@@ -67,10 +69,13 @@ def test_a_follower_that_comes_back_sees_every_byte_once(tmp_path: Path) -> None
         ended.set()
 
     threading.Thread(target=write).start()
+    def ends_at() -> int | None:
+        return logs.WHOLE if ended.is_set() else None
+
     seen: list[str] = []
     offset = 0
     for _ in itertools.count():
-        text = "".join(logs.follow(path, offset, has_ended=ended.is_set, seconds=0.1, tick_s=0.01))
+        text = "".join(logs.follow(path, offset, ends_at=ends_at, seconds=0.1, tick_s=0.01))
         seen += data_of(text)
         ids = [int(event["id"][0]) for event in events_of(text) if "id" in event]
         offset = ids[-1] if ids else offset
@@ -81,7 +86,7 @@ def test_a_follower_that_comes_back_sees_every_byte_once(tmp_path: Path) -> None
 
 
 def test_a_follower_hears_that_somebody_is_there(tmp_path: Path) -> None:
-    text = "".join(logs.follow(tmp_path / "none", 0, has_ended=lambda: False, seconds=0.2, keep_alive_s=0.05,
+    text = "".join(logs.follow(tmp_path / "none", 0, ends_at=lambda: None, seconds=0.2, keep_alive_s=0.05,
                                tick_s=0.02))
     assert text.count(": still here\n\n") >= 2
 
@@ -90,15 +95,25 @@ def test_a_last_line_without_an_end_is_kept_until_the_build_has_ended(tmp_path: 
     path = tmp_path / "log"
     path.write_bytes(b"one\ntw")
     def follow(ended: bool) -> list[str]:
-        return data_of("".join(logs.follow(path, 0, has_ended=lambda: ended, seconds=0)))
+        return data_of("".join(logs.follow(path, 0, ends_at=lambda: logs.WHOLE if ended else None, seconds=0)))
     assert follow(False) == ["one"]
     assert follow(True) == ["one", "tw"]
+
+
+def test_a_log_ends_where_its_build_ended(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"mine\ntheirs\n")
+    for offset, seen in ((0, ["mine"]), (5, []), (9, [])):
+        text = "".join(logs.follow(path, offset, ends_at=lambda: 5, seconds=0))
+        assert data_of(text) == seen
+        assert "event: end" in text
+    assert (logs.read_from(path, 0, 5), logs.read_from(path, 7, 5)) == (b"mine\n", b"")
 
 
 def test_a_line_longer_than_a_piece_comes_through(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"x" * (logs.CHUNK_BYTES + 10) + b"\nend\n")
-    text = "".join(logs.follow(path, 0, has_ended=lambda: True, seconds=0))
+    text = "".join(logs.follow(path, 0, ends_at=lambda: logs.WHOLE, seconds=0))
     assert "".join(data_of(text)) == "x" * (logs.CHUNK_BYTES + 10) + "end"
 
 
@@ -143,3 +158,57 @@ def test_followers_beyond_the_bound_are_told_what_there_is(ada: Api, builder: Fa
     assert "building" in data_of(answer.text)
     assert "event: end" not in answer.text
     builder.hold.set()
+
+
+class TalkingBuilder(FakeBuilder):
+    """Writes another line for everybody who is built for."""
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        self.lines = [f"for {arguments[0].version}"]
+        return super().__call__(*arguments, **more)
+
+
+class TestWhatIsWrittenForOthers:
+    @pytest.fixture
+    def builder(self) -> TalkingBuilder:
+        return TalkingBuilder()
+
+    def test_whoever_cancels_keeps_the_log_up_to_then(self, ada: Api, bob: Api, builder: FakeBuilder) -> None:
+        builder.hold.clear()
+        hers, his = ada.submit(), bob.submit(version="main")
+        ada.wait(hers, "BUILDING")
+        while "for latest" not in bob("GET", f"/build/{his}/log").text:
+            time.sleep(0.02)
+        before = bob("GET", f"/build/{his}/log").text
+        assert bob("POST", f"/build/{his}/cancel").get_json()["error_code"] == "CANCELLED"
+        builder.hold.set()
+        assert ada.wait(hers)["status"] == "FINISHED"
+
+        whole = ada("GET", f"/build/{hers}/log").text
+        kept = bob("GET", f"/build/{his}/log")
+        assert (kept.text, kept.headers["X-Log-Complete"]) == (before, "true")
+        assert len(whole) > len(kept.text) and whole.startswith(kept.text)
+        followed = bob("GET", f"/build/{his}/log", headers={"Accept": "text/event-stream"}).text
+        assert "".join(f"{line}\n" for line in data_of(followed)) == kept.text
+        assert "CONVERTING" in whole and "CONVERTING" not in followed
+        page = Visitor(bob.app, "bob").get(f"/builds/{his}/log").text
+        assert page == kept.text
+
+    def test_whoever_has_what_they_wanted_reads_no_further(self, ada: Api, bob: Api, builder: FakeBuilder) -> None:
+        builder.hold.clear()
+        hers, his = ada.submit(), bob.submit(version="main")
+        builder.hold.set()
+        ada.wait(hers)
+        bob.wait(his)
+        assert "for main" not in ada("GET", f"/build/{hers}/log").text
+        assert "for latest" in ada("GET", f"/build/{hers}/log").text
+        assert "for main" in bob("GET", f"/build/{his}/log").text
+
+    def test_who_is_alone_keeps_all_of_it(self, ada: Api, builder: FakeBuilder) -> None:
+        builder.hold.clear()
+        build_id = ada.submit()
+        ada.wait(build_id, "BUILDING")
+        ada("POST", f"/build/{build_id}/cancel")
+        while "cancelled" not in (text := ada("GET", f"/build/{build_id}/log").text):
+            time.sleep(0.02)
+        assert "for latest" in text
