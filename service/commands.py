@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import os
-import secrets
 import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
 
 import click
 from flask import Flask, current_app
@@ -20,7 +16,7 @@ from image_builder.errors import CicError
 from service import accounts
 from service.cleanup import Cleanup
 from service.context import Service
-from service.database import now
+from service.database import copy_sqlite, now
 
 users = AppGroup("users", help="Who may use the service.")
 tokens = AppGroup("tokens", help="What programs log in with instead of a password.")
@@ -192,18 +188,10 @@ def backup(file: Path) -> None:
     url = _service().engine.url
     if url.get_backend_name() != "sqlite" or not url.database:
         raise click.ClickException("Only an SQLite database is copied; use your database's own tool.")
-    fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
-        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # it holds password hashes
-        with contextlib.closing(sqlite3.connect(f"file:{quote(url.database)}?mode=ro", uri=True)) as live, \
-                contextlib.closing(sqlite3.connect(fresh)) as copy:
-            live.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE").close()  # one file, whole by itself
-        os.replace(fresh, file)
+        copy_sqlite(Path(url.database), file)
     except (OSError, sqlite3.Error) as error:
         raise click.ClickException(f"The database was not copied: {error}.") from None
-    finally:
-        fresh.unlink(missing_ok=True)
     click.echo(f"Copied the database to {file}.")
 
 

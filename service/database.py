@@ -10,9 +10,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
+import os
+import secrets
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import filelock
 import sqlalchemy as sa
@@ -214,6 +218,23 @@ def _translated() -> Iterator[None]:
     except sa.exc.OperationalError as error:
         raise Unavailable("The database does not answer.", hint="Try again in a while.",
                           code=ErrorCode.INTERNAL) from error
+
+
+def copy_sqlite(live: Path, file: Path) -> None:
+    """Copy an SQLite database that may be in use; an earlier `file` is replaced in one step.
+
+    Raises `OSError` or `sqlite3.Error`.
+    """
+    fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # it holds password hashes
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(live))}?mode=ro", uri=True)) as source, \
+                contextlib.closing(sqlite3.connect(fresh)) as copy:
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE").close()  # one file, whole by itself
+        os.replace(fresh, file)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def bring_up_to_date(app: Flask, lock: Path) -> None:
