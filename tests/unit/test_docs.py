@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import configparser
 import dataclasses
 import re
 import subprocess
@@ -108,13 +107,6 @@ def test_yaml_parses_and_descriptions_are_taken(block: Block) -> None:
 @blocks("python")
 def test_python_parses(block: Block) -> None:
     assert ast.parse(block.text).body
-
-
-@blocks("ini")
-def test_units_parse(block: Block) -> None:
-    parser = configparser.ConfigParser()
-    parser.read_string(block.text)
-    assert parser.sections()
 
 
 @pytest.mark.parametrize("name", PAGES, ids=lambda path: path.name)
