@@ -55,7 +55,7 @@ def going_on(service: Service) -> tuple[str, Path]:
             inputs={}, image_id="w_s", filename="w_s.sif", engine="singularity", push=False, warnings=[],
             created_at=now()))
     engine.dispose()
-    path = logs.log_path(service.site.tmp_folder, run_id)
+    path = logs.FolderLogs(service.site.tmp_folder / "logs").of(run_id).path
     path.parent.mkdir(parents=True, exist_ok=True)
     return build_id, path
 

@@ -113,8 +113,8 @@ def fill(service: Service) -> None:
     for _ in range(QUEUED):
         store.create_or_join(engine, store.NewBuild(
             user_id=user.id, request=request("many", "x"), inputs={}, join_key=str(uuid.uuid4()), identity=None,
-            platform="linux/amd64", force=False, image_id="many_x", filename="many_x.sif", engine="singularity",
-            push=False, warnings=[]), LIMITS)
+            platform="linux/amd64", target="x86_64", force=False, image_id="many_x",
+            filename="many_x.sif", engine="singularity", push=False, warnings=[]), LIMITS)
     engine.dispose()
 
 

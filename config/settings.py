@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from image_builder.settings import LibrarySettings, Section
 
@@ -46,6 +47,20 @@ class ServiceSettings(Section):
 
     log_stream_s: float = Field(default=25.0, gt=0, le=30)
     """How long one answer follows a log; whoever follows comes back. Front servers lose patience after 30 s."""
+    executor: Literal["pool", "celery"] = "pool"
+    """Who builds: this machine, or workers on any machine that Celery's broker wakes."""
+    broker_url: SecretStr | None = None
+    """Celery's broker: redis://, rediss://, amqp:// or amqps://."""
+    broker_options: Mapping[str, Any] = {}
+    """What Celery calls `broker_transport_options`."""
+    log_storage: Literal["folder", "database"] | None = None
+    """Where logs are kept. None: a folder with the executor `pool`, the database with `celery`."""
+    lost_worker_after_s: float = Field(default=60.0, ge=5)
+    """A worker of another host that has said nothing for so long is gone, and its builds begin again elsewhere."""
+    worker_platforms: TextList | None = None
+    """Platforms that this worker builds for natively. None: what buildx says."""
+    worker_emulated_platforms: TextList | None = None
+    """Those that it emulates. None: what buildx says."""
 
     download_links: str | None = None
     """URL path under which a front server serves `<tmp_folder>/images/`; downloads become expiring links there."""
@@ -82,6 +97,20 @@ class ServiceSettings(Section):
     """How much logs of builds that ended may take; the oldest go first."""
     max_build_cache_bytes: int | None = Field(default=None, ge=0)
     """What BuildKit's cache is cut down to, whoever filled it; None: it is left alone."""
+
+    @model_validator(mode="after")
+    def _celery_has_what_it_needs(self) -> ServiceSettings:
+        if self.executor == "celery":
+            if self.broker_url is None:
+                raise ValueError("the executor celery needs broker_url: write for example redis://host:6379/0")
+            if not self.database.startswith("postgres"):
+                raise ValueError("the executor celery needs a database that hosts share: "
+                                 "write postgresql://user:password@host/name for database")
+        return self
+
+    @property
+    def keeps_logs_in_database(self) -> bool:
+        return (self.log_storage or ("database" if self.executor == "celery" else "folder")) == "database"
 
     @field_validator("application_root", "download_links", mode="after")
     @classmethod

@@ -72,10 +72,17 @@ def host_warning(target: Target, host: str | None = None) -> str | None:
     if is_emulated(target, cpu.name):
         return (f"This host's CPU ({cpu.name}) is not {wanted.family.name}: the build is emulated, which is slow, "
                 "and the emulator may lack instructions of the target.")
-    if wanted == cpu or wanted in cpu.ancestors or set(wanted.features) <= set(cpu.features):
+    if wanted.name in executable_targets(host):
         return None
     return (f"This host's CPU ({cpu.name}) cannot execute code for {target.name}: a build tool made for it may stop "
             "with an illegal instruction.")
+
+
+def executable_targets(host: str | None = None) -> list[str]:
+    """The targets whose programs the `host` (an archspec name; None: this machine) can execute."""
+    cpu = archspec.cpu.TARGETS[host] if host else archspec.cpu.host()
+    return sorted(name for name, wanted in archspec.cpu.TARGETS.items() if wanted.family == cpu.family and (
+        wanted == cpu or wanted in cpu.ancestors or set(wanted.features) <= set(cpu.features)))
 
 
 def is_emulated(target: Target, host: str | None = None) -> bool:

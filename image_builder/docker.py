@@ -24,6 +24,7 @@ import docker.errors
 import requests
 from docker.utils import parse_repository_tag
 
+from image_builder import targets
 from image_builder.errors import CicError, ErrorCode, ServiceError, Unavailable
 from image_builder.process import CancelToken, Command, LineSink, ProcessFailed, Runner
 from image_builder.settings import BuildSettings, RegistrySettings
@@ -392,3 +393,29 @@ def sees_local_images(settings: BuildSettings, run: Runner) -> bool:
                     capture_stdout=True)
     fields = (line.split(":", 1) for line in inspected.stdout.decode("utf-8", "replace").splitlines() if ":" in line)
     return any(key.strip() == "Driver" and value.strip() == "docker" for key, value in fields)
+
+
+def builder_platforms(settings: BuildSettings, run: Runner) -> tuple[list[str], list[str]]:
+    """The platforms that the builder's nodes are, and those that they emulate. Raises `CicError`.
+
+    Each node names its own platform first.
+    """
+    argv = ("docker", "buildx", "inspect", *((settings.buildx_builder,) if settings.buildx_builder else ()))
+    lines: list[str] = []
+    run(Command(name="docker buildx inspect", argv=argv, timeout_s=60), on_line=lines.append)
+    nodes = [_platforms(line) for line in lines if line.startswith("Platforms:")]
+    native = list(dict.fromkeys(node[0] for node in nodes if node))
+    return native, sorted({name for node in nodes for name in node} - set(native))
+
+
+def _platforms(line: str) -> list[str]:
+    """`Platforms: linux/amd64*, linux/amd64/v2, linux/386` -> those that images can be built for."""
+    found = (part.strip(" *") for part in line.partition(":")[2].split(","))
+    return list(dict.fromkeys(name for name in map(_known_platform, found) if name is not None))
+
+
+def _known_platform(text: str) -> str | None:
+    try:
+        return targets.parse_platform(text)
+    except targets.UnknownName:
+        return None

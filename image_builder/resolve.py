@@ -53,8 +53,9 @@ class Inputs(BaseModel):
     warnings: tuple[str, ...]
 
 
-def resolve(request: BuildRequest, settings: LibrarySettings, *, cancel: CancelToken | None = None) -> Inputs:
-    """Pin everything that `request` names.
+def resolve(request: BuildRequest, settings: LibrarySettings, *, cancel: CancelToken | None = None,
+            is_built_here: bool = True) -> Inputs:
+    """Pin everything that `request` names. Where it is not built here, this host's CPU says nothing about it.
 
     Raises `NotFound` for a workflow, step or version that does not exist, `Unavailable` for a registry that does not
     answer, `InvalidRequest` for an explicit push without an image registry. A base image that cannot be reached is a
@@ -71,7 +72,8 @@ def resolve(request: BuildRequest, settings: LibrarySettings, *, cancel: CancelT
         catalogue = open_catalogue(settings).pin(cancel=cancel)
         description = _read_description(step, settings)
         branches, more_warnings = _pin_branches(request, description, catalogue, settings)
-        more_warnings += _held_against_host(request, description, settings) + _not_done_yet(request, description)
+        more_warnings += _held_against_host(request, description, settings) if is_built_here else []
+        more_warnings += _not_done_yet(request, description)
     identity = _identity(request, step, catalogue, base, branches) if base.digest is not None else None
     name = image_name(request, prefix=settings.registry.images_prefix)
     return Inputs(step=step, catalogue=catalogue, base=base, branch_commits=branches, identity=identity, push=push,

@@ -130,20 +130,20 @@ def delete(build_id: str) -> Response:
     headers={"X-Log-Offset": "where to go on", "X-Log-Complete": "true when nothing will follow"})})
 def log(build_id: str) -> Response:
     row = _own_build(build_id)
-    path = logs.log_path(service().settings.library.build.tmp_folder, row.run_id)
+    kept = service().logs.of(row.run_id)
     if request.accept_mimetypes.best_match(["text/plain", "text/event-stream"]) == "text/event-stream":
-        return log_events(build_id, path)
+        return log_events(build_id, kept)
     offset = parse_query(LogPlace, request.args).offset
     end = logs.own_part(row)
-    chunk = logs.read_from(path, offset, end)
+    chunk = kept.read(offset, end)
     next_offset = offset + len(chunk)
-    is_complete = end is not None and next_offset >= min(end, logs.size_of(path))
+    is_complete = end is not None and next_offset >= min(end, kept.size_bytes())
     return Response(chunk, content_type="text/plain; charset=utf-8", headers={
         "X-Log-Offset": str(next_offset), "X-Log-Complete": str(is_complete).lower(), "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff"})
 
 
-def log_events(build_id: str, path: Any) -> Response:
+def log_events(build_id: str, kept: logs.Log) -> Response:
     """Followed for a while, or, when too many do so already, told what there is and asked to come back."""
     last = request.headers.get("Last-Event-ID")
     offset = parse_query(LogPlace, {"offset": last} if last else request.args).offset
@@ -158,7 +158,7 @@ def log_events(build_id: str, path: Any) -> Response:
 
     def events() -> Any:
         yield f"retry: {RETRY_MS}\n\n"
-        yield from logs.follow(path, offset, ends_at=ends_at, seconds=stream_s if may_stay else 0.0)
+        yield from logs.follow(kept, offset, ends_at=ends_at, seconds=stream_s if may_stay else 0.0)
 
     response = Response(events(), content_type="text/event-stream; charset=utf-8",
                         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})

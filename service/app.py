@@ -13,6 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from config import load_settings
 from config.settings import Settings
 from image_builder import pipeline
+from image_builder.errors import Misconfigured
 from image_builder.machines import load_machines
 from image_builder.process import Runner
 from image_builder.storage import ImageStore
@@ -23,6 +24,7 @@ from service.console import log_to_stderr
 from service.context import Service
 from service.database import PROJECT, bring_up_to_date, db, init_database
 from service.executors import Executor, PoolProcess
+from service.logs import logs_of
 from service.pool import BuildPool
 from service.submission import Submission
 
@@ -48,9 +50,11 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
         engine = db.engine
     executor = executor or _default_executor(settings, engine, runner)
     images = ImageStore(tmp_folder / "store")
+    kept_logs = logs_of(settings, engine)
     app.extensions["cic"] = Service(
-        settings=settings, engine=engine, images=images, executor=executor,
-        submission=Submission(engine=engine, settings=settings, images=images, executor=executor),
+        settings=settings, engine=engine, images=images, logs=kept_logs, executor=executor,
+        submission=Submission(engine=engine, settings=settings, images=images, logs=kept_logs,
+                              executor=executor),
         authenticator=Authenticator(engine), readiness=health.Readiness(health.checks_of(settings, engine)),
         machines=load_machines(settings.library.build.machines),
         streams=threading.BoundedSemaphore(max(1, settings.service.web_threads // 2)))
@@ -68,10 +72,15 @@ def start_service(app: Flask) -> None:
     """Let an application that serves requests see to its workers, and tell the operator what happens."""
     log_to_stderr()
     executor = app.extensions["cic"].executor
+    readiness = app.extensions["cic"].readiness
     if isinstance(executor, (PoolProcess, BuildPool)):
         executor.start()
     if isinstance(executor, PoolProcess):
-        app.extensions["cic"].readiness.add("pool", health.Check(ask=executor.require_pool))
+        readiness.add("pool", health.Check(ask=executor.require_pool))
+    if app.extensions["cic"].settings.service.executor == "celery":
+        executor.start()
+        readiness.add("broker", health.Check(ask=executor.require_broker))
+        readiness.add("workers", health.Check(ask=executor.require_worker))
 
 
 def _flask_config(settings: Settings) -> dict[str, Any]:
@@ -91,6 +100,13 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
 
 
 def _default_executor(settings: Settings, engine: Any, runner: Runner | None) -> Executor:
+    if settings.service.executor == "celery":
+        try:
+            from service.broker import CeleryExecutor
+        except ModuleNotFoundError as error:
+            raise Misconfigured(f"The executor celery needs {error.name}, which is not installed.",
+                                hint="Install requirements-cluster.txt.") from None
+        return CeleryExecutor(engine, settings)
     if runner is None:
         return PoolProcess(settings.library.build.tmp_folder)
     return BuildPool(engine, settings, build_image=functools.partial(pipeline.build_image, runner=runner))

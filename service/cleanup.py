@@ -17,7 +17,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
 
 import filelock
 from sqlalchemy.engine import Engine
@@ -29,11 +28,12 @@ from image_builder.process import run
 from image_builder.storage import ImageRecord, ImageStore, bytes_of
 from image_builder.workspace import abandoned, remove_abandoned
 from service import downloads, store
+from service.logs import logs_of
 
 GRACE_S = 3600.0
 """What was used so lately stays, whatever the limits say."""
 
-_LOG = re.compile(r"([0-9a-f]{8}-[0-9a-f-]{27})\.log")
+_RUN = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +55,7 @@ class Cleanup:
         self._engine, self._images, self._grace_s = engine, images, grace_s
         self._limits, self._build = settings.service, settings.library.build
         self._folder = settings.library.build.tmp_folder
+        self._kept_logs = logs_of(settings, engine)
 
     def run(self, *, dry_run: bool = False) -> Iterator[Item]:
         """Remove what may go, and yield each thing that went; with `dry_run` what would go.
@@ -97,17 +98,15 @@ class Cleanup:
             reason = self._why_log(time.time() - log.ended_at, over_bytes)
             if reason is not None:
                 over_bytes -= log.size_bytes
-                yield Item(kind="log", name=log.path.stem, size_bytes=log.size_bytes, reason=reason,
-                           remove=functools.partial(_unlinked, log.path))
+                yield Item(kind="log", name=log.run_id, size_bytes=log.size_bytes, reason=reason,
+                           remove=self._kept_logs.of(log.run_id).remove)
 
     def _ended_logs(self) -> Iterator[_Log]:
         ends = store.run_ends(self._engine)
-        for path in (self._folder / "logs").glob("*.log"):
-            if (match := _LOG.fullmatch(path.name)) is not None:
-                found = path.stat()
-                ended_at = ends.get(match[1], found.st_mtime)
-                if ended_at is not None:
-                    yield _Log(path=path, size_bytes=found.st_size, ended_at=ended_at)
+        for facts in self._kept_logs.all():
+            ended_at = ends.get(facts.run_id, facts.changed_at)
+            if _RUN.fullmatch(facts.run_id) is not None and ended_at is not None:
+                yield _Log(run_id=facts.run_id, size_bytes=facts.size_bytes, ended_at=ended_at)
 
     def _why_log(self, age_s: float, over_bytes: float) -> str | None:
         if self._limits.keep_logs_s is not None and age_s > self._limits.keep_logs_s:
@@ -212,18 +211,13 @@ class Cleanup:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Log:
-    path: Path
+    run_id: str
     size_bytes: int
     ended_at: float
 
 
 def _limit(max_bytes: int | None) -> float:
     return float("inf") if max_bytes is None else max_bytes
-
-
-def _unlinked(path: Path) -> bool:
-    path.unlink(missing_ok=True)
-    return True
 
 
 def _days(seconds: float) -> str:

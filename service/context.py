@@ -14,6 +14,7 @@ from image_builder.machines import MachineEntry
 from image_builder.storage import ImageStore
 from service.executors import Executor
 from service.health import Readiness
+from service.logs import Logs
 from service.submission import Submission
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Service:
     settings: Settings
     engine: Engine
     images: ImageStore
+    logs: Logs
     executor: Executor
     submission: Submission
     authenticator: Authenticator

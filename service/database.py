@@ -30,7 +30,7 @@ from image_builder.errors import ErrorCode, Misconfigured, NotFound, Unavailable
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIGRATIONS = PROJECT / "migrations"
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration; a test holds it against the folder."""
 
 BUSY_TIMEOUT_S = 30.0

@@ -87,7 +87,7 @@ def _outcome(name: str, check: Check) -> CicError | None:
 
 
 def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
-    """What a service on this machine needs."""
+    """What a service on this machine needs; one whose builds are made elsewhere needs less."""
     library = settings.library
     build = library.build
 
@@ -103,16 +103,20 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
         with docker.daemon(5) as client:
             client.ping()
 
-    return {
+    everywhere = {
         "database": Check(ask=lambda: store.is_idle(engine)),
         "disk": Check(ask=lambda: require_free_space(build.tmp_folder, build.min_free_bytes)),
+        "git": Check(ask=lambda: _program("git")),
+        "workflow_registry": Check(ask=lambda: resolve.open_registry(library).versions(), every_s=SLOW_S),
+    }
+    if settings.service.executor == "celery":
+        return everywhere
+    return everywhere | {
         "docker": Check(ask=daemon),
         "singularity": Check(ask=_singularity),
-        "git": Check(ask=lambda: _program("git")),
         "buildx": Check(ask=lambda: run(Command(name="docker buildx", argv=("docker", "buildx", "version"),
                                                 timeout_s=30)), every_s=SLOW_S),
         "base_image": Check(ask=base_image, every_s=SLOW_S),
-        "workflow_registry": Check(ask=lambda: resolve.open_registry(library).versions(), every_s=SLOW_S),
     }
 
 

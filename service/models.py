@@ -67,6 +67,7 @@ class Run(db.Model):  # type: ignore[name-defined,misc]
     identity: Mapped[str | None] = mapped_column(sa.String(100))
     user_id: Mapped[int | None] = mapped_column(sa.ForeignKey("users.id", ondelete="SET NULL"))
     platform: Mapped[str] = mapped_column(sa.String(40))
+    target: Mapped[str] = mapped_column(sa.String(60), default="")
     force: Mapped[bool] = mapped_column(default=False)
     state: Mapped[BuildState] = mapped_column(State)
     stage: Mapped[str | None] = mapped_column(sa.String(40))
@@ -153,3 +154,33 @@ class AuditEvent(db.Model):  # type: ignore[name-defined,misc]
     action: Mapped[str] = mapped_column(sa.String(40))
     subject: Mapped[str | None] = mapped_column(sa.String(300))
     address: Mapped[str | None] = mapped_column(sa.String(64))
+
+
+class WorkerRow(db.Model):  # type: ignore[name-defined,misc]
+    """A worker that is there, or was a moment ago: what it can build, and how much of it at once."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(sa.String(100), primary_key=True)
+    host: Mapped[str] = mapped_column(sa.String(60))
+    version: Mapped[str] = mapped_column(sa.String(40))
+    platforms: Mapped[list[str]] = mapped_column(sa.JSON)
+    emulated: Mapped[list[str]] = mapped_column(sa.JSON)
+    targets: Mapped[list[str]] = mapped_column(sa.JSON)
+    slots: Mapped[int]
+    busy: Mapped[int] = mapped_column(default=0)
+    is_stopping: Mapped[bool] = mapped_column(default=False)
+    started_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+    heartbeat_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
+class LogPiece(db.Model):  # type: ignore[name-defined,misc]
+    """A part of a run's log, where logs are kept in the database. The run may be gone."""
+
+    __tablename__ = "log_pieces"
+
+    run_id: Mapped[str] = mapped_column(sa.String(36), primary_key=True)
+    start_byte: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
+    end_byte: Mapped[int] = mapped_column(sa.BigInteger)
+    data: Mapped[bytes] = mapped_column(sa.LargeBinary)
+    written_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)

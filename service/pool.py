@@ -28,24 +28,26 @@ from sqlalchemy.engine import Engine
 
 from config import load_settings
 from config.settings import Settings
-from image_builder import export
+from image_builder import compilers, docker, export
 from image_builder.errors import CicError
 from image_builder.process import CancelToken
+from image_builder.process import run as run_command
 from image_builder.storage import ImageStore
 from image_builder.workspace import abandoned, remove_abandoned
-from service import downloads, store
+from service import downloads, store, workers
 from service.cleanup import Cleanup
 from service.console import log_to_stderr
 from service.database import make_engine
 from service.executors import STOP, RunFolder
+from service.openapi import VERSION
+from service.routing import Abilities, Kind
 from service.worker import HAND_BACK, BuildImage, Worker
+from service.workers import Registration
 
 TICK_S = 1.0
 HEARTBEAT_EVERY_S = 3.0
 RECONCILE_EVERY_S = 15.0
 SWEEP_EVERY_S = 60.0
-LOST_AFTER_S = 60.0
-"""A worker of another host that has said nothing for so long is gone."""
 HAND_BACK_S = 10.0
 """How long builds that were told to end may take for it."""
 MAX_POOL_LOG_BYTES = 16 * 1024**2
@@ -64,9 +66,14 @@ def host_name(tmp_folder: Path) -> str:
 class BuildPool:
     """A bounded pool of threads, each working on one run; the database says on which."""
 
-    def __init__(self, engine: Engine, settings: Settings, *, build_image: BuildImage | None = None) -> None:
+    def __init__(self, engine: Engine, settings: Settings, *, build_image: BuildImage | None = None,
+                 is_one_of_many: bool = False) -> None:
+        """`is_one_of_many`: there are workers elsewhere, and it takes only what is for it."""
         self._engine, self._settings = engine, settings
         self._build = settings.library.build
+        self._is_one_of_many = is_one_of_many
+        self._abilities: Abilities | None = None
+        self._steady_since: float | None = None
         self.host = host_name(self._build.tmp_folder)
         self.name = f"{self.host}:{os.getpid()}-{secrets.token_hex(4)}"
         more = {} if build_image is None else {"build_image": build_image}
@@ -113,7 +120,11 @@ class BuildPool:
         self._ended.set()
         self.wake()
         self._loop.join(HAND_BACK_S)
+        self._tried(self._leave)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _leave(self) -> None:
+        workers.leave(self._engine, self.name)
 
     def hand_back(self) -> None:
         """Tell what is going on to end and go back to the queue."""
@@ -128,7 +139,8 @@ class BuildPool:
 
     def _work(self) -> None:
         """The loop of the pool's own thread. A database that does not answer is waited for."""
-        every = {self._reconcile: RECONCILE_EVERY_S, self._heartbeat: HEARTBEAT_EVERY_S, self._sweep: SWEEP_EVERY_S}
+        every = {self._look_at_host: SWEEP_EVERY_S, self._reconcile: RECONCILE_EVERY_S,
+                 self._heartbeat: HEARTBEAT_EVERY_S, self._sweep: SWEEP_EVERY_S}
         due = dict.fromkeys(every, 0.0)
         while not self._ended.is_set():
             for job, at in due.items():
@@ -152,14 +164,43 @@ class BuildPool:
 
     def _claim_all(self) -> None:
         while self._accepting and len(self._running) < self._build.max_concurrent_builds:
-            run_id = store.claim(self._engine, self.name,
-                                 max_active_per_user=self._settings.service.max_active_builds_per_user)
+            kinds = self._kinds_for_me() if self._is_one_of_many else None
+            run_id = None if kinds == () else store.claim(
+                self._engine, self.name, max_active_per_user=self._settings.service.max_active_builds_per_user,
+                kinds=kinds)
             if run_id is None:
                 return
             token = CancelToken()
             with self._lock:
                 self._running[run_id] = token
             self._threads.submit(self._run, run_id, token)
+
+    def _kinds_for_me(self) -> tuple[Kind, ...]:
+        return tuple(workers.kinds_for(self._engine, self._registration(), must_execute=self._must_execute,
+                                       lost_after_s=self._settings.service.lost_worker_after_s))
+
+    @property
+    def _must_execute(self) -> bool:
+        return self._build.unexecutable_targets == "refuse"
+
+    def _registration(self) -> Registration:
+        return Registration(name=self.name, host=self.host, version=VERSION, slots=self._build.max_concurrent_builds,
+                            abilities=self._abilities or Abilities(platforms=()))
+
+    def _look_at_host(self) -> None:
+        """What this host can build; while Docker is away, what it could before."""
+        service = self._settings.service
+        native, emulated = service.worker_platforms, service.worker_emulated_platforms
+        if native is None or emulated is None:
+            try:
+                own, foreign = docker.builder_platforms(self._build, run_command)
+            except CicError:
+                before = self._abilities or Abilities(platforms=())
+                own, foreign = list(before.platforms), list(before.emulated)
+            native = tuple(own) if native is None else native
+            emulated = tuple(foreign) if emulated is None else emulated
+        self._abilities = Abilities(platforms=native, emulated=[name for name in emulated if name not in native],
+                                    targets=compilers.executable_targets())
 
     def _run(self, run_id: str, token: CancelToken) -> None:
         _log.info("run %s begins", run_id)
@@ -180,7 +221,13 @@ class BuildPool:
     def _heartbeat(self) -> None:
         with self._lock:
             before = set(self._running)
-        mine = store.heartbeat(self._engine, self.name)
+        try:
+            mine = store.heartbeat(self._engine, self.name)
+            workers.say_alive(self._engine, self._registration(), busy=len(before), is_stopping=not self._accepting)
+        except CicError:
+            self._steady_since = None
+            raise
+        self._steady_since = self._steady_since or time.monotonic()
         self._obey(mine)
         with self._lock:
             left = [run_id for run_id in mine if run_id not in self._running and run_id not in before]
@@ -199,7 +246,11 @@ class BuildPool:
                     token.cancel("The build was cancelled.")
 
     def _reconcile(self) -> None:
-        taken = store.reconcile(self._engine, host=self.host, worker=self.name, lost_after_s=LOST_AFTER_S,
+        """Others count as gone only when the database was there all the while: after it was away, all are silent."""
+        lost_after_s = self._settings.service.lost_worker_after_s
+        is_steady = self._steady_since is not None and time.monotonic() - self._steady_since > lost_after_s
+        taken = store.reconcile(self._engine, host=self.host, worker=self.name,
+                                lost_after_s=lost_after_s if is_steady else None,
                                 max_attempts=self._settings.service.max_attempts)
         if taken:
             _log.warning("%d runs were taken from workers that are gone", taken)
@@ -249,8 +300,7 @@ class PoolMain:
         return 0
 
     def _serve(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._signalled)
+        self._hear_signals()
         pool = BuildPool(make_engine(self._settings.service.database), self._settings)
         _log.info("pool %s begins", pool.name)
         with self._folder.listen() as listener:
@@ -259,6 +309,10 @@ class PoolMain:
             self._listen(listener, pool)
         self._stop(pool)
         _log.info("pool %s ends", pool.name)
+
+    def _hear_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
 
     def _listen(self, listener: socket.socket, pool: BuildPool) -> None:
         alone_since = None
@@ -299,15 +353,19 @@ class PoolMain:
 def main() -> int:
     """`python -m service.pool [--detach]`: with `--detach`, return as soon as a child of nobody goes on."""
     settings = load_settings()
-    logs = settings.library.build.tmp_folder / "logs"
-    logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    prepare_process(settings)
     if "--detach" in sys.argv[1:]:
         if os.fork():
             return 0
-        _redirect_output(logs / "pool.log")
-    _let_buildx_write(settings.library.build.tmp_folder / "run" / "buildx")
+        _redirect_output(settings.library.build.tmp_folder / "logs" / "pool.log")
     log_to_stderr()
     return PoolMain(settings).run()
+
+
+def prepare_process(settings: Settings) -> None:
+    """What a process that builds needs of its folder and its environment."""
+    (settings.library.build.tmp_folder / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
+    _let_buildx_write(settings.library.build.tmp_folder / "run" / "buildx")
 
 
 def _let_buildx_write(own: Path) -> None:

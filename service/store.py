@@ -21,6 +21,7 @@ from image_builder.errors import Cancelled, CicError, ErrorCode, LimitReached, S
 from image_builder.state import ACTIVE, TERMINAL, BuildState, may_move
 from service.database import Turn, clock, now, reading, turn, writing
 from service.models import AuditEvent, Build, Run, User
+from service.routing import Kind
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class NewBuild:
     join_key: str
     identity: str | None
     platform: str
+    target: str
     force: bool
     image_id: str
     filename: str | None
@@ -200,15 +202,15 @@ def delete_build(engine: Engine, build_id: str) -> bool:
 
 
 def claim(engine: Engine, worker: str, *, max_active_per_user: int,
-          platforms: Collection[str] | None = None) -> str | None:
+          kinds: Collection[Kind] | None = None) -> str | None:
     """Take the next pending run for `worker` and return its id; None when there is nothing to do.
 
     Users take turns: first who has the fewest runs going on, then who was served longest ago, then whose build waits
-    longest. `platforms` are those that the worker can build for; None: all.
+    longest. `kinds` are those that are for the worker; None: all.
     """
     with writing(engine) as connection:
         turn(connection, Turn.CLAIM)  # who counts a user's runs must see those that others claim
-        run_id = connection.scalar(_locked(_next_run(max_active_per_user, platforms), skip=True))
+        run_id = connection.scalar(_locked(_next_run(max_active_per_user, kinds), skip=True))
         if run_id is None:
             return None
         taken = connection.execute(RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state == BuildState.PENDING).values(
@@ -324,15 +326,21 @@ def cancel_requests(engine: Engine, worker: str) -> dict[str, bool]:
         return {row.id: row.cancel_requested for row in rows}
 
 
-def reconcile(engine: Engine, *, host: str, worker: str, lost_after_s: float, max_attempts: int) -> int:
+def reconcile(engine: Engine, *, host: str | None, worker: str | None, lost_after_s: float | None,
+              max_attempts: int) -> int:
     """Take runs from workers that are gone: queue them again, or fail them after `max_attempts`; returns how many.
 
-    Gone is every other worker of this `host` (there is one at a time), and one elsewhere without a heartbeat.
+    Gone is every other worker of this `host` (there is one at a time), and one elsewhere without a heartbeat for
+    `lost_after_s`. Without a `host`, or without `lost_after_s`, only the others.
     """
     with reading(engine) as connection:
-        silent_since = clock(connection) - datetime.timedelta(seconds=lost_after_s)
-        gone = sa.and_(RUNS.c.state.in_(RUNNING), RUNS.c.worker != worker, sa.or_(
-            RUNS.c.worker.startswith(f"{host}:", autoescape=True), RUNS.c.heartbeat_at < silent_since))
+        signs: list[sa.ColumnElement[bool]] = []
+        if host is not None:
+            signs.append(sa.and_(RUNS.c.worker.startswith(f"{host}:", autoescape=True), RUNS.c.worker != worker))
+        if lost_after_s is not None:
+            silent_since = clock(connection) - datetime.timedelta(seconds=lost_after_s)
+            signs.append(sa.and_(RUNS.c.heartbeat_at < silent_since, RUNS.c.worker.is_distinct_from(worker)))
+        gone = sa.and_(RUNS.c.state.in_(RUNNING), sa.or_(*signs))
         if not connection.scalar(sa.select(sa.exists().where(gone))):
             return 0
     with writing(engine) as connection:
@@ -434,7 +442,8 @@ def _insert_run(connection: Connection, new: NewBuild, *, state: BuildState = Bu
             join_key=f"{new.join_key[:60]}:{run_id}"))
     connection.execute(RUNS.insert().values(
         id=run_id, join_key=new.join_key, identity=new.identity, user_id=new.user_id, platform=new.platform,
-        force=new.force, state=state, attempts=0, retries=0, cancel_requested=False, created_at=now(), **more))
+        target=new.target, force=new.force, state=state, attempts=0, retries=0, cancel_requested=False,
+        created_at=now(), **more))
     return run_id
 
 
@@ -447,14 +456,14 @@ def _insert_build(connection: Connection, new: NewBuild, run_id: str, **more: An
     return build_id
 
 
-def _next_run(max_active_per_user: int, platforms: Collection[str] | None) -> sa.Select[Any]:
+def _next_run(max_active_per_user: int, kinds: Collection[Kind] | None) -> sa.Select[Any]:
     """The run whose turn it is. Of those who wait for one run, whoever has had the least speaks for it."""
     load, waiting = _load_of_users(), BUILDS.alias("waiting")
     running = sa.func.coalesce(load.c.running, 0)
     chosen = [RUNS.c.state == BuildState.PENDING, running < max_active_per_user,
               sa.or_(RUNS.c.not_before.is_(None), RUNS.c.not_before <= now())]
-    if platforms is not None:
-        chosen.append(RUNS.c.platform.in_(platforms))
+    if kinds is not None:
+        chosen.append(sa.tuple_(RUNS.c.platform, RUNS.c.target).in_(list(kinds)))
     return sa.select(RUNS.c.id).select_from(
         RUNS.outerjoin(waiting, sa.and_(waiting.c.run_id == RUNS.c.id, waiting.c.state.is_(None)))
         .outerjoin(load, load.c.user_id == waiting.c.user_id)).where(*chosen).order_by(

@@ -16,9 +16,10 @@ from image_builder.errors import CicError, ErrorCode, LimitReached
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
 from image_builder.storage import ImageStore
-from service import logs, store
+from service import store
 from service.errors import Forbidden
 from service.executors import Executor
+from service.logs import Logs
 from service.store import Limits, NewBuild, Outcome
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class Submission:
     engine: Engine
     settings: Settings
     images: ImageStore
+    logs: Logs
     executor: Executor
 
     def submit(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> str:
@@ -40,7 +42,8 @@ class Submission:
         """
         require_right(request, is_admin)
         self._require_room(user_id)
-        inputs = resolve.resolve(request, self.settings.library)
+        inputs = resolve.resolve(request, self.settings.library,
+                                 is_built_here=self.settings.service.executor == "pool")
         new = new_build(request, inputs, user_id)
         if not request.force and not inputs.push and inputs.identity is not None:
             with self.images.using(inputs.identity):  # what is found stays until it is written down who has it
@@ -60,8 +63,7 @@ class Submission:
     def withdraw(self, build_id: str) -> None:
         """End a build for its user; its run stops when nobody wants it any more."""
         row = store.build(self.engine, build_id)
-        log_bytes = None if row is None else logs.size_of(
-            logs.log_path(self.settings.library.build.tmp_folder, row.run_id))
+        log_bytes = None if row is None else self.logs.of(row.run_id).size_bytes()
         run_id = store.withdraw(self.engine, build_id, "The build was cancelled.", log_bytes=log_bytes)
         if run_id is not None:
             self.executor.cancel(run_id)
@@ -111,7 +113,8 @@ def new_build(request: BuildRequest, inputs: Inputs, user_id: int) -> NewBuild:
     return NewBuild(
         user_id=user_id, request=request.model_dump(mode="json"), inputs=inputs.model_dump(mode="json"),
         join_key=store.forced(key) if request.force else key, identity=inputs.identity,
-        platform=request.machine.platform, force=request.force, image_id=inputs.image_id, filename=inputs.filename,
+        platform=request.machine.platform, target=request.machine.target.name,
+        force=request.force, image_id=inputs.image_id, filename=inputs.filename,
         engine=request.machine.container_engine, push=inputs.push, warnings=inputs.warnings)
 
 

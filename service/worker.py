@@ -22,7 +22,7 @@ from image_builder.resolve import Inputs
 from image_builder.state import BuildState
 from service import downloads, store
 from service.database import now
-from service.logs import RunLog, log_path
+from service.logs import RunLog, logs_of
 from service.store import ClaimLost, Delivery, Outcome
 
 HAND_BACK = "The service stops; the build goes back to the queue."
@@ -56,7 +56,7 @@ class Worker:
         library = self.settings.library
         token = library.registry.token
         try:
-            with RunLog(log_path(library.build.tmp_folder, run_id), max_bytes=library.build.log_max_bytes,
+            with RunLog(logs_of(self.settings, self.engine).of(run_id), max_bytes=library.build.log_max_bytes,
                         secrets=[token] if token else []) as log:
                 self._deliver_all(run_id, cancel, log)
         except ClaimLost:
@@ -81,6 +81,7 @@ class Worker:
                 return
             except CicError as error:
                 log.line(f"{error.code.value}: {error}")
+                log.flush()
                 if error.code not in OWN_STEP:
                     self._end_failed(run_id, error)
                     return
@@ -124,6 +125,7 @@ class Worker:
 
     def _end_cancelled(self, run_id: str, error: Cancelled, log: RunLog) -> None:
         log.line(error.message)
+        log.flush()
         if error.message == HAND_BACK:
             store.hand_back(self.engine, run_id, self.name)
         else:

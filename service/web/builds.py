@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, flash, jsonify, redirect, render_template, request, url_for
@@ -62,12 +61,12 @@ def build_state(build_id: str) -> Response:
 def build_log(build_id: str) -> Response:
     """The log: as it grows for an EventSource, else the whole as a file."""
     row = own_build(build_id)
-    path = logs.log_path(service().settings.library.build.tmp_folder, row.run_id)
+    kept = service().logs.of(row.run_id)
     if "text/event-stream" in request.headers.get("Accept", ""):
-        return log_events(build_id, path)
-    end, size_bytes = logs.own_part(row), logs.size_of(path)
+        return log_events(build_id, kept)
+    end, size_bytes = logs.own_part(row), kept.size_bytes()
     own_bytes = size_bytes if end is None else min(end, size_bytes)
-    response = Response(_blocks(path, own_bytes), content_type="text/plain; charset=utf-8")
+    response = Response(_blocks(kept, own_bytes), content_type="text/plain; charset=utf-8")
     response.headers["Content-Disposition"] = f'attachment; filename="{build_id}.log"'
     return response
 
@@ -152,8 +151,8 @@ def _parsed(row: Any) -> Any:
         return None
 
 
-def _blocks(path: Path, size_bytes: int) -> Iterator[bytes]:
+def _blocks(log: logs.Log, size_bytes: int) -> Iterator[bytes]:
     offset = 0
-    while offset < size_bytes and (block := logs.read_from(path, offset, size_bytes)):
+    while offset < size_bytes and (block := log.read(offset, size_bytes)):
         offset += len(block)
         yield block

@@ -22,7 +22,7 @@ from image_builder.storage import ImageRecord, ImageStore
 from service import accounts, store
 from service.cleanup import Cleanup
 from service.database import make_engine, now
-from service.logs import log_path
+from service.logs import FolderLogs
 from tests.conftest import PROJECT
 from tests.service.conftest import PASSWORD, Api
 from tests.service.test_store import finish, new, outcome
@@ -155,7 +155,7 @@ def test_logs_go_by_age_and_by_size_and_never_those_of_builds_that_go_on(
     for number in range(3):
         _, run = store.create_or_join(engine, new(f"r{number}"), store.Limits(queued_builds=9))
         runs.append(run)
-        log_path(folder, run).write_bytes(b"x" * 100)
+        FolderLogs(folder / "logs").of(run).path.write_bytes(b"x" * 100)
     (folder / "logs" / "pool.log").write_bytes(b"x" * 1000)
     for run, days in zip(runs[:2], (20, 10), strict=True):
         assert store.claim(engine, "me", max_active_per_user=9) == run

@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from image_builder.process import Secret
 from service import logs
-from service.logs import RunLog
+from service.database import bring_up_to_date, db, init_database
+from service.database_logs import DatabaseLogs
+from service.logs import FolderLogs, Log, RunLog
 from tests.service.conftest import Api, FakeBuilder
 from tests.service.test_web import Visitor
 
@@ -33,36 +37,59 @@ def data_of(text: str) -> list[str]:
     return [line for event in events_of(text) if "event" not in event for line in event.get("data", [])]
 
 
-def test_a_line_is_there_at_once_and_without_secrets(tmp_path: Path) -> None:
-    path = logs.log_path(tmp_path, "run")
-    with RunLog(path, max_bytes=1000, secrets=[Secret("hunter2")]) as log:
+@pytest.fixture(params=["folder", "sqlite", "postgresql"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    """A log of each kind, which nobody has written to."""
+    if request.param == "folder":
+        yield FolderLogs(tmp_path / "logs").of("run")
+        return
+    server = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
+    url = server.database() if server else f"sqlite:///{tmp_path / 'db.sqlite'}"
+    app = Flask("test")
+    init_database(app, url)
+    bring_up_to_date(app, tmp_path / "lock")
+    with app.app_context():
+        engine = db.engine
+    yield DatabaseLogs(engine).of("run")
+    engine.dispose()
+    if server:
+        server.drop(url)
+
+
+def write(kept: Log, raw: bytes) -> None:
+    appender = kept.appender()
+    appender.append(raw)
+    appender.close()
+
+
+def test_a_line_is_there_at_once_and_without_secrets(kept: Log) -> None:
+    with RunLog(kept, max_bytes=1000, secrets=[Secret("hunter2")]) as log:
         log.line("token hunter2 é")
-        assert logs.read_from(path, 0).decode() == "token [hidden] é\n"
+        assert log.size_bytes == 19
+        assert kept.read(0).decode() == "token [hidden] é\n"
         log.line("two\nlines")
-    assert logs.read_from(path, 18).decode() == "two lines\n"
-    assert logs.size_of(path) == 28
+    assert kept.read(18).decode() == "two lines\n"
+    assert kept.size_bytes() == 28
 
 
-def test_a_log_is_bounded_and_says_so(tmp_path: Path) -> None:
-    path = logs.log_path(tmp_path, "run")
-    with RunLog(path, max_bytes=1000) as log:
+def test_a_log_is_bounded_and_says_so(kept: Log) -> None:
+    with RunLog(kept, max_bytes=1000) as log:
         for _ in range(100):
             log.line("x" * 99)
-    text = logs.read_from(path, 0).decode()
+    text = kept.read(0).decode()
     assert len(text) < 1100
     assert text.endswith("the log is full; what follows is not kept]\n")
-    with RunLog(path, max_bytes=1000) as log:
+    with RunLog(kept, max_bytes=1000) as log:
         log.line("more")
-    assert logs.read_from(path, 0).decode() == text
+    assert kept.read(0).decode() == text
 
 
-def test_a_follower_that_comes_back_sees_every_byte_once(tmp_path: Path) -> None:
-    path = logs.log_path(tmp_path, "run")
+def test_a_follower_that_comes_back_sees_every_byte_once(kept: Log) -> None:
     ended = threading.Event()
     lines = [f"line {n} é \r<b>" for n in range(200)]
 
     def write() -> None:
-        with RunLog(path, max_bytes=10**6) as log:
+        with RunLog(kept, max_bytes=10**6) as log:
             for line in lines:
                 log.line(line)
                 time.sleep(0.002)
@@ -75,46 +102,69 @@ def test_a_follower_that_comes_back_sees_every_byte_once(tmp_path: Path) -> None
     seen: list[str] = []
     offset = 0
     for _ in itertools.count():
-        text = "".join(logs.follow(path, offset, ends_at=ends_at, seconds=0.1, tick_s=0.01))
+        text = "".join(logs.follow(kept, offset, ends_at=ends_at, seconds=0.1, tick_s=0.01))
         seen += data_of(text)
         ids = [int(event["id"][0]) for event in events_of(text) if "id" in event]
         offset = ids[-1] if ids else offset
         if "event: end" in text:
             break
     assert seen == [line.replace("\r", " ") for line in lines]
-    assert offset == logs.size_of(path)
+    assert offset == kept.size_bytes()
 
 
-def test_a_follower_hears_that_somebody_is_there(tmp_path: Path) -> None:
-    text = "".join(logs.follow(tmp_path / "none", 0, ends_at=lambda: None, seconds=0.2, keep_alive_s=0.05,
+def test_a_follower_hears_that_somebody_is_there(kept: Log) -> None:
+    text = "".join(logs.follow(kept, 0, ends_at=lambda: None, seconds=0.2, keep_alive_s=0.05,
                                tick_s=0.02))
     assert text.count(": still here\n\n") >= 2
 
 
-def test_a_last_line_without_an_end_is_kept_until_the_build_has_ended(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_bytes(b"one\ntw")
+def test_a_last_line_without_an_end_is_kept_until_the_build_has_ended(kept: Log) -> None:
+    write(kept, b"one\ntw")
     def follow(ended: bool) -> list[str]:
-        return data_of("".join(logs.follow(path, 0, ends_at=lambda: logs.WHOLE if ended else None, seconds=0)))
+        return data_of("".join(logs.follow(kept, 0, ends_at=lambda: logs.WHOLE if ended else None, seconds=0)))
     assert follow(False) == ["one"]
     assert follow(True) == ["one", "tw"]
 
 
-def test_a_log_ends_where_its_build_ended(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_bytes(b"mine\ntheirs\n")
+def test_a_log_ends_where_its_build_ended(kept: Log) -> None:
+    write(kept, b"mine\ntheirs\n")
     for offset, seen in ((0, ["mine"]), (5, []), (9, [])):
-        text = "".join(logs.follow(path, offset, ends_at=lambda: 5, seconds=0))
+        text = "".join(logs.follow(kept, offset, ends_at=lambda: 5, seconds=0))
         assert data_of(text) == seen
         assert "event: end" in text
-    assert (logs.read_from(path, 0, 5), logs.read_from(path, 7, 5)) == (b"mine\n", b"")
+    assert (kept.read(0, 5), kept.read(7, 5)) == (b"mine\n", b"")
 
 
-def test_a_line_longer_than_a_piece_comes_through(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_bytes(b"x" * (logs.CHUNK_BYTES + 10) + b"\nend\n")
-    text = "".join(logs.follow(path, 0, ends_at=lambda: logs.WHOLE, seconds=0))
+def test_a_line_longer_than_a_piece_comes_through(kept: Log) -> None:
+    write(kept, b"x" * (logs.CHUNK_BYTES + 10) + b"\nend\n")
+    text = "".join(logs.follow(kept, 0, ends_at=lambda: logs.WHOLE, seconds=0))
     assert "".join(data_of(text)) == "x" * (logs.CHUNK_BYTES + 10) + "end"
+
+
+def test_two_writers_at_once_lose_nothing(kept: Log) -> None:
+    def lines(name: str) -> None:
+        with RunLog(kept, max_bytes=10**6) as log:
+            for number in range(40):
+                log.line(f"{name} {number}")
+                assert log.size_bytes
+    threads = [threading.Thread(target=lines, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    text = kept.read(0).decode()
+    assert kept.size_bytes() == len(text)
+    for name in "ab":
+        assert [line for line in text.splitlines() if line[0] == name] == [f"{name} {n}" for n in range(40)]
+
+
+def test_a_log_is_read_from_any_byte_on_and_removed(kept: Log) -> None:
+    raw = bytes(range(256)) * 1000
+    for begin in range(0, len(raw), 50_000):
+        write(kept, raw[begin:begin + 50_000])
+    for offset, end in ((0, 10), (49_999, 50_001), (100_001, 250_000), (255_999, None), (256_000, None), (10**9, None)):
+        assert kept.read(offset, end) == raw[offset:end]
+    assert kept.remove() and kept.size_bytes() == 0 and kept.read(0) == b""
 
 
 def test_the_log_in_pieces_is_the_log(ada: Api, builder: FakeBuilder) -> None:

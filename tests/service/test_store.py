@@ -42,10 +42,11 @@ def engine(tmp_path: Path, database: str) -> Iterator[Engine]:
         db.engine.dispose()
 
 
-def new(key: str = "one", *, user: int = 1, push: bool = False, force: bool = False, name: str = "image") -> NewBuild:
+def new(key: str = "one", *, user: int = 1, push: bool = False, force: bool = False, name: str = "image",
+        platform: str = "linux/amd64", target: str = "x86_64") -> NewBuild:
     identity = f"sha256:{key}"
     return NewBuild(user_id=user, request={"r": key}, inputs={}, join_key=store.forced(identity) if force else identity,
-                    identity=identity, platform="linux/amd64", force=force, image_id=f"{name}:1",
+                    identity=identity, platform=platform, target=target, force=force, image_id=f"{name}:1",
                     filename=f"{name}.sif", engine="singularity", push=push, warnings=())
 
 

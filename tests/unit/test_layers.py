@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import PROJECT
 
 PACKAGES = ("image_builder", "config", "service")
-ENTRY_POINTS = ("builder_service", "wsgi", "cic_builder")
+ENTRY_POINTS = ("builder_service", "builder_worker", "wsgi", "cic_builder")
 IN_THE_IMAGE = PROJECT / "image_builder" / "recipes"
 """Scripts that run in the image, where nothing of ours is."""
 
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "service": {"service", "config", "image_builder"},
     "cic_builder": {"config", "image_builder"},
     "builder_service": {"service", "config", "image_builder"},
+    "builder_worker": {"service", "config", "image_builder"},
     "wsgi": {"builder_service", "service", "config", "image_builder"},
 }
 """What of ours each part may know."""
@@ -32,6 +33,8 @@ NO_WEB = ("flask", "flask_sqlalchemy", "flask_migrate", "sqlalchemy", "alembic",
 
 ALONE_IN = {
     "docker": {"image_builder/docker.py", "image_builder/export.py"},
+    "celery": {"service/broker.py"},
+    "kombu": {"service/broker.py"},
     "git": {"image_builder/gitobjects.py"},
     "multiprocessing": set(),
     "pty": set(),
@@ -108,7 +111,7 @@ def test_imports_point_down(path: Path) -> None:
 
 @every_module
 def test_the_library_knows_no_web_and_no_database(path: Path) -> None:
-    if part(path) != "service" and part(path) not in ("builder_service", "wsgi"):
+    if part(path) != "service" and part(path) not in ("builder_service", "builder_worker", "wsgi"):
         assert not roots(path) & {*NO_WEB, "sqlite3", "flask_login", "flask_wtf", "flask_httpauth", "gunicorn"}
 
 

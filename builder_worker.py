@@ -1,0 +1,39 @@
+"""A worker of a service of several hosts. `python3 builder_worker.py` works until told to stop.
+
+It reads the same configuration as the service, and needs its database and its broker; nobody connects to it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Work until told to stop."""
+    from config import ConfigError, load_settings
+    from image_builder.errors import CicError
+
+    try:
+        settings = load_settings()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if settings.service.executor != "celery":
+        print('Workers belong to a service of several hosts: write executor = "celery" into the configuration.',
+              file=sys.stderr)
+        return 2
+    from service.cluster import WorkerMain
+    from service.console import log_to_stderr
+    from service.pool import prepare_process
+
+    prepare_process(settings)
+    log_to_stderr()
+    try:
+        return WorkerMain(settings).run()
+    except CicError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Celery, which carries a run's id to the workers on all hosts at once.
+
+One task for each run id, to every worker: the one that claims the run in the database works on it, and the others find
+that there is nothing to do. A task is done, and acknowledged, as soon as it was heard. So a broker that redelivers or
+closes what takes hours has nothing to redeliver; one that is away, or loses everything, costs the few seconds after
+which workers look by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from typing import Any
+
+from celery import Celery  # type: ignore[import-untyped]
+from kombu.common import Broadcast
+from kombu.entity import Exchange
+from sqlalchemy.engine import Engine
+
+from config.settings import Settings
+from image_builder.errors import CicError, ErrorCode, Misconfigured, Unavailable
+from service import store, workers
+from service.pool import BuildPool
+
+EXCHANGE = "cic.runs"
+WAITS, CANCEL = "cic.run_waits", "cic.cancel_run"
+ANSWER_S = 3.0
+"""How long a broker may take to answer."""
+LOOK_AFTER_S = 5.0
+"""How often a web process looks whether workers were lost, and what waiting runs wait for."""
+UNSENT = 10_000
+"""How many messages wait for a broker that is away; what is beyond is not sent."""
+
+_log = logging.getLogger(__name__)
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application of these settings; it has no tasks yet."""
+    service = settings.service
+    if service.broker_url is None:
+        raise Misconfigured("broker_url is not set.", hint="Write for example redis://host:6379/0.")
+    made = Celery("cic", broker=service.broker_url.get_secret_value(), set_as_current=False)
+    made.conf.update(
+        task_ignore_result=True, task_acks_late=False, task_serializer="json", accept_content=["json"],
+        task_queues=[Broadcast(EXCHANGE)], task_default_queue=EXCHANGE, broker_connection_timeout=ANSWER_S,
+        broker_connection_retry_on_startup=True, broker_connection_max_retries=None, worker_hijack_root_logger=False,
+        worker_prefetch_multiplier=1, enable_utc=True,
+        broker_transport_options={"socket_timeout": 4 * ANSWER_S, "socket_connect_timeout": ANSWER_S,
+                                  "socket_keepalive": True, **service.broker_options})
+    return made
+
+
+class CeleryExecutor:
+    """The web processes' end. Messages are sent by a thread, so no request waits for a broker.
+
+    The thread also does what any process may do for all: it takes runs from workers that are gone.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine, self._settings = engine, settings
+        self._celery = make_celery(settings)
+        self._exchange = Exchange(EXCHANGE, type="fanout")
+        self._unsent: queue.Queue[tuple[str, str] | None] = queue.Queue(UNSENT)
+        self._thread = threading.Thread(target=self._work, name="broker", daemon=True)
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, run_id: str) -> None:
+        self._put(WAITS, run_id)
+
+    def cancel(self, run_id: str) -> None:
+        self._put(CANCEL, run_id)
+
+    def shutdown(self) -> None:
+        self._stopped.set()
+        with contextlib.suppress(queue.Full):
+            self._unsent.put_nowait(None)
+
+    def require_broker(self) -> None:
+        """Raise `Unavailable` when the broker does not answer."""
+        try:
+            with self._celery.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, timeout=ANSWER_S)
+        except Exception as error:  # each transport has errors of its own
+            raise Unavailable(f"The broker does not answer ({type(error).__name__}).",
+                              hint="Workers look for builds every few seconds meanwhile. Check broker_url.",
+                              code=ErrorCode.INTERNAL) from error
+
+    def require_worker(self) -> None:
+        """Raise `Unavailable` when no worker takes builds."""
+        workers.require_worker(self._engine, lost_after_s=self._settings.service.lost_worker_after_s)
+
+    def _put(self, task: str, run_id: str) -> None:
+        with contextlib.suppress(queue.Full):
+            self._unsent.put_nowait((task, run_id))
+
+    def _work(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                message = self._unsent.get(timeout=LOOK_AFTER_S)
+            except queue.Empty:
+                self._look()
+                continue
+            if message is not None:
+                self._send(*message)
+            if self._unsent.empty():
+                self._look()
+
+    def _send(self, task: str, run_id: str) -> None:
+        try:
+            self._celery.send_task(task, (run_id,), exchange=self._exchange, routing_key="", retry=False)
+        except Exception as error:  # each transport has errors of its own
+            _log.warning("the broker did not take %s: %s", task, type(error).__name__)
+
+    def _look(self) -> None:
+        service = self._settings.service
+        try:
+            store.reconcile(self._engine, host=None, worker=None, lost_after_s=service.lost_worker_after_s,
+                            max_attempts=service.max_attempts)
+            workers.explain_waiting(self._engine, lost_after_s=service.lost_worker_after_s,
+                                    must_execute=self._settings.library.build.unexecutable_targets == "refuse")
+        except CicError as error:
+            _log.warning("looking after workers: %s", error)
+        except Exception:
+            _log.exception("looking after workers failed")
+
+
+class Listener:
+    """A worker's end: hears of runs and wakes its pool, in a thread, until the process ends."""
+
+    def __init__(self, settings: Settings, pool: BuildPool) -> None:
+        self._celery = make_celery(settings)
+        self._name = pool.name
+
+        @self._celery.task(name=WAITS)  # type: ignore[untyped-decorator]
+        def run_waits(run_id: str) -> None:
+            pool.submit(run_id)
+
+        @self._celery.task(name=CANCEL)  # type: ignore[untyped-decorator]
+        def cancel_run(run_id: str) -> None:
+            pool.cancel(run_id)
+
+    def start(self) -> None:
+        threading.Thread(target=self._listen, name="celery", daemon=True).start()
+
+    def _listen(self) -> None:
+        """Celery's own worker, which reconnects by itself; what runs in it ends at once."""
+        while True:
+            try:
+                worker: Any = self._celery.WorkController(
+                    pool_cls="solo", concurrency=1, hostname=f"cic@{self._name}", loglevel=logging.INFO,
+                    without_gossip=True, without_mingle=True, without_heartbeat=True)
+                worker.start()
+            except Exception:
+                _log.exception("Celery's worker ended; it begins again")
+            threading.Event().wait(ANSWER_S)

@@ -1,0 +1,44 @@
+"""A worker of a service of several hosts: a build pool that Celery wakes, until it is told to stop.
+
+SIGTERM: no new work, running builds have `stop_timeout_s` to end and go back to the queue then. A second one: at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import filelock
+
+from image_builder.errors import ServiceError
+from service.broker import Listener
+from service.database import make_engine
+from service.pool import BuildPool, PoolMain
+
+_log = logging.getLogger(__name__)
+
+
+class WorkerMain(PoolMain):
+    """The worker's process. It needs no inbound port, and nothing of its host but `tmp_folder`, Docker and Singularity.
+    """
+
+    def run(self) -> int:
+        """Work until told to stop. Raises `ServiceError` when another worker or pool has the same `tmp_folder`."""
+        try:
+            with self._folder.pool_lock().acquire(timeout=0):
+                self._work()
+        except filelock.Timeout:
+            raise ServiceError("Another worker has this tmp_folder.",
+                               hint="Give each worker on a machine a tmp_folder of its own.") from None
+        return 0
+
+    def _work(self) -> None:
+        self._hear_signals()
+        pool = BuildPool(make_engine(self._settings.service.database), self._settings, is_one_of_many=True)
+        _log.info("worker %s begins: %d builds at once", pool.name, self._settings.library.build.max_concurrent_builds)
+        pool.start()
+        Listener(self._settings, pool).start()
+        while not self._stops:
+            time.sleep(0.2)
+        self._stop(pool)
+        _log.info("worker %s ends", pool.name)
