@@ -112,7 +112,8 @@ class CeleryExecutor:
 
     def _send(self, task: str, run_id: str) -> None:
         try:
-            self._celery.send_task(task, (run_id,), exchange=self._exchange, routing_key="", retry=False)
+            self._celery.send_task(task, (run_id,), exchange=self._exchange, routing_key=EXCHANGE,
+                                   declare=[self._exchange], retry=False)
         except Exception as error:  # each transport has errors of its own
             _log.warning("the broker did not take %s: %s", task, type(error).__name__)
 
