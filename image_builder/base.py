@@ -18,3 +18,5 @@ class BaseFacts:
     spack_version: tuple[int, ...] | None
     compilers: Mapping[str, str]
     python: str | None
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The environment that its containers start with."""

@@ -36,6 +36,7 @@ GPU_VERSION = "cic.gpu.version"
 GPU_ARCH = "cic.gpu.arch"
 GPU_MIN_DRIVER = "cic.gpu.min_driver"
 RECIPE = "cic.recipe"
+SLIM = "cic.slim"
 
 
 def image_labels(request: BuildRequest, *, environment: Environment, identity: str, recipe: str,

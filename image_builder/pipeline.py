@@ -12,14 +12,14 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from image_builder import docker, failures, resolve, singularity, smoke
+from image_builder import docker, failures, resolve, singularity, slim, smoke
 from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource, render_base
 from image_builder.description import parse_description
 from image_builder.environment import Environment, compose
 from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached, ServiceError, Unavailable, UserError
 from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
-from image_builder.labels import image_labels
+from image_builder.labels import SLIM, image_labels
 from image_builder.lockfile import UnreadableLock
 from image_builder.observer import Observer
 from image_builder.process import CancelToken, ProcessFailed, Runner, run
@@ -29,7 +29,9 @@ from image_builder.recipe import (
     DEBUG_STAGE,
     FINAL_STAGE,
     LOCK_STAGE,
+    REPORT_STAGE,
     SITE_SECRET,
+    SLIM_STAGE,
     SOURCES_CONTEXT,
     Recipe,
     RecipeOptions,
@@ -40,6 +42,7 @@ from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
 from image_builder.settings import LibrarySettings
 from image_builder.site_config import packages_of
+from image_builder.slim import SlimFailed
 from image_builder.state import BuildState
 from image_builder.storage import ImageRecord, ImageStore
 from image_builder.workspace import Workspace, made_workspace, require_free_space
@@ -113,7 +116,7 @@ def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySetti
     recipe = render(environment, request=request, description=description, base=inputs.base, options=RecipeOptions(
         has_catalogue=inputs.catalogue.packages_tree is not None,
         has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,
-        sources_folder=settings.build.spack_mirror_folder is not None))
+        sources_folder=settings.build.spack_mirror_folder is not None), runtime=inputs.runtime)
     return Rendered(environment=environment, recipe=recipe)
 
 
@@ -171,6 +174,8 @@ class _Built:
     reused: bool
     labels: dict[str, str]
     audit: dict[str, Any] | None = None
+    is_slim: bool = False
+    full_because: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -214,8 +219,9 @@ class _Job:
         self.observer.line("This image exists already: nothing is built.")
         self._keep_documents_of(image)
         earlier = self.store.by_identity(self.identity)
-        return _Built(image=image, reused=True, labels=docker.image_labels(image),
-                      audit=earlier.details.get("audit") if earlier else None)
+        details = earlier.details if earlier else {}
+        return _Built(image=image, reused=True, labels=docker.image_labels(image), audit=details.get("audit"),
+                      is_slim=bool(details.get("slim")), full_because=details.get("full_because", ""))
 
     def _keep_documents_of(self, image: str) -> None:
         """What an image from elsewhere was made from: equal inputs render equally, and the lock lies in the image."""
@@ -238,20 +244,57 @@ class _Job:
             verdict = self._audit(rendered.environment, lock)
         to_install = packages_to_install(lock)
         self.log.follow_install(to_install)
-        image_id_file = self.workspace.scratch / "image-id"
         labels = image_labels(self.request, environment=rendered.environment, identity=self.identity,
                               recipe=self.inputs.recipe_version, lock=lock, workflow_commit=self.inputs.step.commit,
                               workflow_source=self.settings.repositories.workflow_repository)
-        self._buildx(FINAL_STAGE, "type=docker", image_id_file=image_id_file, labels=labels)
-        image = image_id_file.read_text("utf-8").strip()
+        built = self._build_checked(rendered.environment, verdict, labels, to_install)
+        self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
+        return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
+
+    def _build_checked(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str],
+                       to_install: int) -> _Built:
+        """The image that passed its checks: a slim one where that is wanted and as good as the full one."""
+        if self.inputs.runtime is None:
+            built = self._build_full(environment, verdict, labels, to_install)
+            return dataclasses.replace(built, full_because=self.inputs.full_because)
+        self._buildx(FINAL_STAGE, "type=cacheonly")  # what fails here fails in either image
+        self.log.follow_install(0)
+        try:
+            return self._build_slim(environment, verdict, labels)
+        except (SlimFailed, BuildFailed) as error:
+            warning = f"The full image is built, not a slim one: {error.message}"
+            self.observer.line(f"Warning: {warning}")
+            built = self._build_full(environment, verdict, labels, to_install)
+            return dataclasses.replace(built, full_because=error.message, warnings=(warning, *built.warnings))
+
+    def _build_full(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str],
+                    to_install: int) -> _Built:
+        image = self._build_stage(FINAL_STAGE, labels)
         if to_install:  # layers that were there already said nothing of their packages
             self.observer.progress(to_install, to_install, "installed")
         if verdict is not None:
-            verdict = self._audit_files(image, verdict, rendered.environment.target)
-        warnings = (*rendered.environment.warnings, *self._smoke(image, rendered.environment))
-        self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
+            verdict = self._audit_image(image, verdict, environment.target)
         return _Built(image=image, reused=False, labels=labels, audit=verdict.as_dict() if verdict else None,
-                      warnings=warnings)
+                      warnings=self._smoke(image, environment))
+
+    def _build_slim(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str]) -> _Built:
+        """The slim image. Raises `SlimFailed` or `BuildFailed` when it is not as good as the full one."""
+        folder = self.workspace.scratch / "report"
+        self._buildx(REPORT_STAGE, f"type=local,dest={folder}")
+        report = slim.read_report((folder / "report.json").read_text("utf-8"))
+        report.require_nothing_missing()
+        if verdict is not None:
+            verdict = self._passed(audit_files(verdict, report.inventory, platform=self.request.machine.platform,
+                                               target=environment.target))
+        image = self._build_stage(SLIM_STAGE, {**labels, SLIM: "true"})
+        return _Built(image=image, reused=False, labels={**labels, SLIM: "true"}, is_slim=True,
+                      audit=verdict.as_dict() if verdict else None, warnings=self._smoke(image, environment))
+
+    def _build_stage(self, stage: str, labels: dict[str, str]) -> str:
+        """The id of the image of a stage, which has no name yet."""
+        image_id_file = self.workspace.scratch / "image-id"
+        self._buildx(stage, "type=docker", image_id_file=image_id_file, labels=labels)
+        return image_id_file.read_text("utf-8").strip()
 
     def build_debug_image(self) -> str:
         """The stage before concretization, with the recipe's files in it."""
@@ -259,9 +302,7 @@ class _Job:
         if not rendered.recipe.has_spack:
             raise UserError("This request needs no Spack: there is nothing to debug.")
         self._fill_context(rendered)
-        image_id_file = self.workspace.scratch / "image-id"
-        self._buildx(DEBUG_STAGE, "type=docker", image_id_file=image_id_file)
-        return image_id_file.read_text("utf-8").strip()
+        return self._build_stage(DEBUG_STAGE, {})
 
     def push(self) -> str | None:
         """Push the named image; returns its digest in the registry."""
@@ -279,7 +320,8 @@ class _Job:
             filename=self.inputs.filename, details={
                 "request": self.request.model_dump(mode="json"), "recipe": self.inputs.recipe_version,
                 "commit": self.inputs.step.commit, "audit": built.audit, "labels": built.labels,
-                "image_bytes": docker.image_bytes(built.image)})
+                "image_bytes": docker.image_bytes(built.image),
+                "slim": built.is_slim, "full_because": built.full_because})
         if self.inputs.filename is None:
             return self.store.record(record)
         earlier = self.store.by_identity(self.identity)
@@ -306,7 +348,10 @@ class _Job:
             resolve.extract_step(self.inputs.step, self.settings, context / "step", self.cancel)
             resolve.open_catalogue(self.settings).copy(self.inputs.catalogue, context / "catalogue",
                                                        context / "spack-config", cancel=self.cancel)
-        self.workspace.write_context({**rendered.recipe.files, "Dockerfile": rendered.recipe.dockerfile})
+        files = {**rendered.recipe.files, "Dockerfile": rendered.recipe.dockerfile}
+        if self.inputs.runtime is not None:
+            files[slim.FIRST_LINES_FILE] = slim.first_lines(context / "step")
+        self.workspace.write_context(files)
 
     def _concretize(self) -> dict[str, Any]:
         """Let Spack decide what to install, and bring its `spack.lock` back before anything is installed."""
@@ -324,7 +369,7 @@ class _Job:
                                hint="The base image's Spack may be newer than this service knows.") from error
         return self._passed(verdict)
 
-    def _audit_files(self, image: str, verdict: Verdict, target: str) -> Verdict:
+    def _audit_image(self, image: str, verdict: Verdict, target: str) -> Verdict:
         """Look at the programs and libraries themselves. An image without Python cannot be looked at: that is told."""
         try:
             listing = docker.run_probe(image, self.request.machine.platform,

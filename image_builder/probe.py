@@ -10,6 +10,8 @@ from image_builder import docker
 from image_builder.base import BaseFacts
 from image_builder.errors import CicError
 
+QUESTIONS = 2
+"""The number of what is asked below: answers to fewer questions are not used any more."""
 _SCRIPT = """
 . /etc/os-release 2>/dev/null; echo "os=$ID"; echo "os_version=$VERSION_ID"
 for c in gcc clang; do command -v $c >/dev/null 2>&1 && echo "compiler=$c:$($c -dumpfullversion -dumpversion)"; done
@@ -17,14 +19,14 @@ command -v python3 >/dev/null 2>&1 && echo "python=$(python3 -c 'import platform
 for s in "$(command -v spack)" "$SPACK_ROOT/bin/spack" /opt/spack/bin/spack /spack/bin/spack; do
   [ -x "$s" ] && { echo "spack=$("$s" --version 2>/dev/null)"; break; }
 done
-true
+tr '\\0\\n' '\\n ' </proc/self/environ | sed 's/^/variable=/'
 """
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
 def probe_base(reference: str, digest: str | None, platform: str, cache: Path) -> BaseFacts:
     """What the base image holds. `cache` is a folder; an image that cannot run here gives facts that say little."""
-    remembered = cache / f"{(digest or '').replace(':', '-')}_{platform.replace('/', '-')}.txt"
+    remembered = cache / f"{(digest or '').replace(':', '-')}_{platform.replace('/', '-')}_{QUESTIONS}.txt"
     if digest and remembered.is_file():
         output = json.loads(remembered.read_text("utf-8"))
     else:
@@ -55,13 +57,14 @@ def facts_or_guess(reference: str, digest: str | None, platform: str, cache: Pat
 
 def _facts(output: str, reference: str, digest: str | None, platform: str) -> BaseFacts:
     pairs = [line.split("=", 1) for line in output.splitlines() if "=" in line]
-    single = {key: value for key, value in pairs if key != "compiler"}
+    single = {key: value for key, value in pairs if key not in ("compiler", "variable")}
+    variables = dict(value.split("=", 1) for key, value in pairs if key == "variable" and "=" in value)
     compilers = dict(value.split(":", 1) for key, value in pairs if key == "compiler" and ":" in value)
     spack = _VERSION.search(single.get("spack", ""))
     return BaseFacts(reference=reference, digest=digest, platform=platform, os_id=single.get("os", ""),
                      os_version=single.get("os_version", ""),
                      spack_version=_numbers(spack.group()) if spack else None, compilers=compilers,
-                     python=single.get("python") or None)
+                     python=single.get("python") or None, variables=variables)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

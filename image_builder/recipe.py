@@ -15,16 +15,21 @@ from importlib import resources
 
 import jinja2
 
+from image_builder import slim
 from image_builder.base import BaseFacts
 from image_builder.description import Description
 from image_builder.environment import VIEW, Environment
 from image_builder.errors import Misconfigured
+from image_builder.inventory import INSTALL_TREES
 from image_builder.request import BuildRequest
 
 LATEST_RECIPE = "1"
 LOCK_STAGE = "lock"
 """Build target that exports `spack.lock` alone; only in recipes with `has_spack`."""
 FINAL_STAGE = "final"
+SLIM_STAGE = "slim"
+"""Build target of the slim image, and of the report that holds it against the full one; only with a runtime base."""
+REPORT_STAGE = "report"
 DEBUG_STAGE = "debug"
 """Build target of the environment in which Spack works, to look around in; only in recipes with `has_spack`."""
 CA_BUNDLE_SECRET = "ca_bundle"
@@ -35,6 +40,8 @@ SOURCES_CONTEXT = "spack-sources"
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")
 _TEMPLATE = "Dockerfile.j2"
 _SCRIPTS = ("lib.sh", "entrypoint")
+_SLIM_SCRIPTS = ("apt.sh", "collect.sh", "collect.py", "closure.py", "runtime.sh", "verify.sh", "verify.py",
+                 "inventory.py")
 _SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "stages.py", "activation.py")
 
 
@@ -63,15 +70,15 @@ class Recipe:
 
 
 def render(environment: Environment, *, request: BuildRequest, description: Description, base: BaseFacts,
-           options: RecipeOptions) -> Recipe:
-    """The recipe of `environment` for `request`, built on `base.reference`.
+           options: RecipeOptions, runtime: BaseFacts | None = None) -> Recipe:
+    """The recipe of `environment` for `request`, built on `base.reference`; with `runtime` of a slim image on that.
 
     Raises `Misconfigured` for a base image whose name cannot be. The step's name, the only other value that the
-    template puts into the Dockerfile, was checked when the request was parsed.
+    template puts into the Dockerfile beside the base image's own environment, was checked when the request was parsed.
     """
-    if not _REFERENCE.match(base.reference):
-        raise Misconfigured(f"The base image's name {base.reference[:100]!r} is not an image reference.",
-                            hint="Correct base_image in build_cfg.")
+    _check_reference(base, "base_image")
+    if runtime is not None:
+        _check_reference(runtime, "runtime_base_image")
     has_spack = environment.spack_yaml is not None
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
                                   autoescape=False).from_string(_read(LATEST_RECIPE, _TEMPLATE))
@@ -83,9 +90,11 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
         sources_folder=options.sources_folder,
         from_source=environment.from_source, has_post_install=options.has_post_install,
         requirements_in_step=environment.requirements_in_step,
+        runtime=runtime.reference if runtime is not None else None, variables=slim.variables(base),
+        trees=[*INSTALL_TREES],
         sources_before_pip=options.has_post_install or environment.requirements_in_step)
     return Recipe(version=LATEST_RECIPE, dockerfile=dockerfile, has_spack=has_spack,
-                  files=_files(environment, request, description, options, has_spack))
+                  files=_files(environment, request, description, options, has_spack, runtime is not None))
 
 
 def site_secret(*, build_jobs: int, pip_index_url: str | None = None, spack_mirror: str | None = None) -> str:
@@ -101,20 +110,28 @@ def site_secret(*, build_jobs: int, pip_index_url: str | None = None, spack_mirr
     return "".join(f"{name}={value}\n" for name, value in values.items() if value)
 
 
+def _check_reference(base: BaseFacts, key: str) -> None:
+    if not _REFERENCE.match(base.reference):
+        raise Misconfigured(f"The base image's name {base.reference[:100]!r} is not an image reference.",
+                            hint=f"Correct {key} in build_cfg.")
+
+
 def _files(environment: Environment, request: BuildRequest, description: Description, options: RecipeOptions,
-           has_spack: bool) -> dict[str, str]:
-    scripts = [*_SCRIPTS, *(_SPACK_SCRIPTS if has_spack else ())]
+           has_spack: bool, is_slim: bool) -> dict[str, str]:
+    scripts = {*_SCRIPTS, *(_SPACK_SCRIPTS if has_spack else ()), *(_SLIM_SCRIPTS if is_slim else ())}
+    if has_spack and is_slim:
+        scripts |= {"kept.sh", "kept.py"}
     files = {"cic/record/description.yaml": description.text, "cic/record/request.json": _request_text(request)}
     if environment.apt:
-        scripts.append("apt.sh")
+        scripts.add("apt.sh")
         files["cic/packages.apt"] = "".join(f"{package}\n" for package in environment.apt)
     if environment.requirements is not None:
-        scripts.append("pip.sh")
+        scripts.add("pip.sh")
         files["cic/requirements.txt"] = environment.requirements
     if environment.spack_yaml is not None:
         files["cic/spack.yaml"] = environment.spack_yaml
     if options.has_post_install:
-        scripts.append("post_install.sh")
+        scripts.add("post_install.sh")
     return {**{f"cic/{name}": _read(LATEST_RECIPE, name) for name in sorted(scripts)}, **files}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from image_builder import docker, probe
+from image_builder import docker, probe, slim
 from image_builder.base import BaseFacts
 from image_builder.base_recipe import BASE_RECIPE, PinnedSpack, SpackSource
 from image_builder.catalogue import Catalogue, PinnedCatalogue, ShelfPin
@@ -44,6 +44,10 @@ class Inputs(BaseModel):
     step: StepRef
     catalogue: PinnedCatalogue
     base: BaseFacts
+    runtime: BaseFacts | None = None
+    """What a slim image is put on; None: a full image is built."""
+    full_because: str = ""
+    """Why a full image is built though a slim one was asked for."""
     branch_commits: dict[str, str]
     recipe_version: str
     image_id: str
@@ -65,19 +69,25 @@ def resolve(request: BuildRequest, settings: LibrarySettings, *, cancel: CancelT
     base, base_warnings = _pin_base(request, settings)
     branches: dict[str, str] = {}
     more_warnings: list[str] = []
+    runtime, full_because = None, ""
     if request.is_base:
         step, catalogue = _pin_spack(request, settings, cancel)
+        more_warnings += ["slim is not used: a base image is there to build in."] if request.slim else []
     else:
         step = locate_step(request, settings, cancel)
         catalogue = open_catalogue(settings).pin(cancel=cancel)
-        description = _read_description(step, settings)
+        files, description = _read_description(step, settings)
+        if slim.is_wanted(request, description, has_post_install=files is not None and files.has_post_install,
+                          default=settings.build.slim):
+            runtime, full_because = _pin_runtime(request, base, settings)
         branches, more_warnings = _pin_branches(request, description, catalogue, settings)
         more_warnings += _held_against_host(request, description, settings) if is_built_here else []
-        more_warnings += _not_done_yet(request, description)
-    identity = _identity(request, step, catalogue, base, branches) if base.digest is not None else None
+        if full_because:
+            more_warnings.append(f"The full image is built, not a slim one: {full_because}")
+    identity = _identity(request, step, catalogue, base, branches, runtime) if base.digest is not None else None
     name = image_name(request, prefix=settings.registry.images_prefix)
-    return Inputs(step=step, catalogue=catalogue, base=base, branch_commits=branches, identity=identity, push=push,
-                  recipe_version=_recipe_version(request),
+    return Inputs(step=step, catalogue=catalogue, base=base, runtime=runtime, full_because=full_because,
+                  branch_commits=branches, identity=identity, push=push, recipe_version=_recipe_version(request),
                   image_id=_base_name(request, settings) if request.is_base else name.image_id,
                   filename=name.filename if request.machine.container_engine == "singularity" else None,
                   warnings=(*push_warnings, *step.warnings, *base_warnings, *more_warnings))
@@ -133,9 +143,10 @@ def reachable(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) 
     if inputs.identity is not None:
         return inputs
     base = _reach_base(request, settings)[0]
-    assert base.digest is not None
-    return inputs.model_copy(update={"base": base, "identity": _identity(request, inputs.step, inputs.catalogue, base,
-                                                                         inputs.branch_commits)})
+    runtime, full_because = _pin_runtime(request, base, settings) if inputs.full_because else (inputs.runtime, "")
+    identity = _identity(request, inputs.step, inputs.catalogue, base, inputs.branch_commits, runtime)
+    return inputs.model_copy(update={"base": base, "runtime": runtime, "full_because": full_because,
+                                     "identity": identity})
 
 
 def pinned_spack(inputs: Inputs) -> PinnedSpack:
@@ -194,6 +205,11 @@ def _reach_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseF
     if reference is None:
         key = "os_image" if request.is_base else "base_image"
         raise Misconfigured(f"No {key} is configured for {platform}.", hint=f"Add {platform} to build_cfg['{key}'].")
+    return _facts_of(reference, platform, settings)
+
+
+def _facts_of(reference: str, platform: str, settings: LibrarySettings) -> tuple[BaseFacts, list[str]]:
+    """What is known of an image that others are built on, and a warning where that is little."""
     pinned, digest = docker.resolve_base(reference, platform, settings.registry,
                                          local=docker.sees_local_images(settings.build, run))
     facts, warning = probe.facts_or_guess(pinned, digest, platform, settings.build.tmp_folder / "cache" / "bases")
@@ -206,13 +222,28 @@ def _from_image(request: BuildRequest, settings: LibrarySettings) -> str | None:
     return settings.build.os_image_for(platform) if request.is_base else settings.build.base_image_for(platform)
 
 
-def _read_description(step: StepRef, settings: LibrarySettings) -> Description | None:
-    """The step's description, or None if it cannot be used: the build says what is wrong with it."""
+def _pin_runtime(request: BuildRequest, base: BaseFacts, settings: LibrarySettings) -> tuple[BaseFacts | None, str]:
+    """What a slim image is put on, or why there can be none."""
+    platform = request.machine.platform
+    reference = settings.build.runtime_base_for(platform)
+    if reference is None:
+        return None, f"build_cfg names no runtime_base_image for {platform}."
+    try:
+        runtime, _ = _facts_of(reference, platform, settings)
+    except CicError as error:
+        return None, str(error)
+    reason = slim.why_not_on(base, runtime)
+    return (None, f"{reason}.") if reason else (runtime, "")
+
+
+def _read_description(step: StepRef, settings: LibrarySettings) -> tuple[StepFiles | None, Description | None]:
+    """The step's files and description; None for what cannot be used: the build says what is wrong with it."""
+    files = None
     try:
         files = read_step(step, settings)
-        return parse_description(files.description, files.description_file)
+        return files, parse_description(files.description, files.description_file)
     except BadDescription:
-        return None
+        return files, None
 
 
 def _pin_branches(request: BuildRequest, description: Description | None, catalogue: PinnedCatalogue,
@@ -241,17 +272,9 @@ def _held_against_host(request: BuildRequest, description: Description | None, s
     return [warning]
 
 
-def _not_done_yet(request: BuildRequest, description: Description | None) -> list[str]:
-    """What may be asked for and this version does not do: told rather than passed over."""
-    warnings = []
-    if request.slim or (description is not None and description.slim):
-        warnings.append("Slim images are not made yet: the full image is built.")
-    return warnings
-
-
 def _identity(request: BuildRequest, step: StepRef, catalogue: PinnedCatalogue, base: BaseFacts,
-              branch_commits: Mapping[str, str]) -> str:
+              branch_commits: Mapping[str, str], runtime: BaseFacts | None = None) -> str:
     assert base.digest is not None
     return identity_of(request, step_tree=step.tree, base_digest=base.digest, packages_tree=catalogue.packages_tree,
                        config_tree=catalogue.config_tree, recipe_version=_recipe_version(request),
-                       branch_commits=branch_commits)
+                       branch_commits=branch_commits, runtime_digest=runtime.digest if runtime is not None else None)

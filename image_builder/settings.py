@@ -63,6 +63,10 @@ class BuildSettings(Section):
     tmp_folder: Path
     builder_home: Path
     base_image: str | Mapping[str, str]
+    runtime_base_image: str | Mapping[str, str] | None = None
+    """What slim images are put on, with nothing that only builds; None: `os_image`."""
+    slim: bool = False
+    """Whether images are slim where neither request nor workflow says, and there is no `post_inst.sh`."""
     os_image: str | Mapping[str, str] = "debian:12"
     """What `BASE`/`BASE` builds the base image on: an image, or a mapping from platform to image."""
     spack_repository: str | None = "https://github.com/spack/spack.git#v0.23.1"
@@ -136,6 +140,10 @@ class BuildSettings(Section):
         `{platform}` in a plain value becomes `linux-arm64`: a reference cannot hold a second slash there.
         """
         return _for_platform(self.base_image, platform)
+
+    def runtime_base_for(self, platform: str) -> str | None:
+        """What the slim images of a platform are put on, in the same notation."""
+        return _for_platform(self.runtime_base_image or self.os_image, platform)
 
     def os_image_for(self, platform: str) -> str | None:
         """The operating system's image for a platform, in the same notation."""

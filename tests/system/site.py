@@ -26,6 +26,7 @@ from config.settings import Settings
 PROJECT = Path(__file__).resolve().parents[2]
 BASE_IMAGE = os.environ.get("CIC_TEST_BASE", "cic-test-base:1")
 BASE_IMAGE_ARM64 = os.environ.get("CIC_TEST_BASE_ARM64", "cic-test-base-arm64:1")
+RUNTIME_BASE_IMAGE = os.environ.get("CIC_TEST_RUNTIME_BASE", "cic-test-runtime:1")
 USER, PASSWORD = "ada", "correct horse battery staple"
 MACHINE = {"platform": "linux/amd64", "architecture": "x86_64", "container_engine": "singularity"}
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +20,10 @@ from image_builder.errors import BuildFailed, ErrorCode, UserError
 from image_builder.pipeline import BuildResult, build_image
 from image_builder.process import CancelToken
 from image_builder.request import parse_request
+from image_builder.storage import ImageStore
 from tests.system.conftest import remove_images
 from tests.system.recording import Heard
-from tests.system.site import BASE_IMAGE, PASSWORD, PROJECT, USER, Site, make_site, running_service
+from tests.system.site import BASE_IMAGE, PASSWORD, PROJECT, RUNTIME_BASE_IMAGE, USER, Site, make_site, running_service
 
 pytestmark = pytest.mark.system
 
@@ -158,6 +160,79 @@ def test_a_failing_smoke_command_fails_the_build(site: Site) -> None:
     listed = subprocess.run(["docker", "image", "ls", "--quiet", "--filter", "reference=*/spack_fuming_*"], check=True,
                             capture_output=True, text=True)
     assert not listed.stdout
+
+
+@pytest.fixture(scope="module")
+def slim_site(site: Site) -> Site:
+    """The same site, with something to put slim images on."""
+    return site.with_environ(CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE_IMAGE)
+
+
+def record_of(site: Site, result: BuildResult) -> dict[str, Any]:
+    record = ImageStore(site.tmp_folder / "store").by_identity(result.identity)
+    assert record is not None
+    return record.details
+
+
+def size_bytes(image: str) -> int:
+    return int(subprocess.run(["docker", "image", "inspect", "--format={{.Size}}", image], check=True,
+                              capture_output=True, text=True).stdout)
+
+
+def test_a_slim_image_runs_the_same_without_what_built_it(slim_site: Site) -> None:
+    files = {**described("needy", "lz4@1.9~mpi", more="apt: [bc]\npip: [six]\nslim: true\nsmoke: [./run.py]\n"),
+             "run.py": "#!/usr/bin/env python3\nimport six, subprocess\nsubprocess.run(['needy'], check=True)\n"}
+    result = build(slim_site, "slender", files, mpi="openmpi@4", architecture="x86_64")
+    assert record_of(slim_site, result)["slim"] and not record_of(slim_site, result)["full_because"], result.warnings
+    image = result.image_id
+    assert inside(image, "needy") == "needy 1.0 for x86_64\n"
+    assert inside(image, "mpirun", "-n", "2", "lz4") == "lz4 1.9 for x86_64\n" * 2
+    assert inside(image, "/slender/run.py") == "needy 1.0 for x86_64\n"
+    assert inside(image, "sh", "-c", "echo 6*7 | bc") == "42\n"
+    login = inside(image, "-lc", "command -v needy; echo $SPACK_ENV", entrypoint="/bin/bash")
+    assert login == "/opt/view/bin/needy\n/opt/cic\n"
+    assert json.loads(inside(image, "cat", "/opt/cic/request.json"))["machine"]["mpi"] == "openmpi@4"
+    gone = inside(image, "sh", "-c", "command -v spack git; ls -d /opt/standin-spack/buildtool-*; true")
+    assert gone == ""
+    full = build(slim_site, "slender", {**files, "eflows4hpc.yaml": files["eflows4hpc.yaml"].replace("true", "false")},
+                 mpi="openmpi@4", architecture="x86_64")
+    assert not record_of(slim_site, full)["slim"]
+    assert "spack" in inside(full.image_id, "sh", "-c", "command -v spack")
+    assert size_bytes(image) < size_bytes(full.image_id)
+
+
+def test_a_changed_source_of_a_slim_image_runs_nothing_of_the_packages_again(slim_site: Site) -> None:
+    files = described("heat", more="apt: [bc]\npip: [six]\nslim: true\n")
+    build(slim_site, "slimming", {**files, "run.txt": "one\n"})
+    heard = Heard()
+    result = build(slim_site, "slimming", {**files, "run.txt": "two\n"}, heard=heard)
+    assert inside(result.image_id, "cat", "/slimming/run.txt") == "two\n"
+    log = "\n".join(heard.lines)
+    assert not re.search(r"Installing heat|Setting up|Installing collected packages|kept\.sh\S*\]\n#\d+ \d", log)
+
+
+def test_what_a_post_install_script_made_is_in_a_slim_image(slim_site: Site) -> None:
+    script = "mkdir -p /opt/own && echo made >/opt/own/by-the-script && ln -s /opt/own/by-the-script here\n"
+    result = build(slim_site, "scripted", {"eflows4hpc.yaml": "slim: true\n", "post_inst.sh": script})
+    assert record_of(slim_site, result)["slim"], result.warnings
+    assert inside(result.image_id, "cat", "/scripted/here") == "made\n"
+
+
+def test_what_does_not_run_in_a_slim_image_gets_a_full_one(slim_site: Site) -> None:
+    result = build(slim_site, "smokeless", {"eflows4hpc.yaml": "slim: true\nsmoke: [git, --version]\n"},
+                   architecture="x86_64")
+    details = record_of(slim_site, result)
+    assert not details["slim"] and "smoke command failed" in details["full_because"]
+    assert any("not a slim one" in warning for warning in result.warnings)
+    assert inside(result.image_id, "git", "--version").startswith("git")
+
+
+def test_without_a_runtime_base_the_full_image_is_made(site: Site) -> None:
+    nowhere = site.with_environ(CIC_BUILD_RUNTIME_BASE_IMAGE="cic-test-no-such-image:1")
+    result = build(nowhere, "baseless", {"eflows4hpc.yaml": "slim: true\n"})
+    details = record_of(nowhere, result)
+    assert not details["slim"] and "cic-test-no-such-image" in details["full_because"]
+    assert any("not a slim one" in warning for warning in result.warnings)
 
 
 def test_the_ca_and_the_sites_secrets_stay_out_of_the_image(site: Site, tmp_path: Path) -> None:

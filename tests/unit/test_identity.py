@@ -35,13 +35,14 @@ def test_its_form() -> None:
     {"branch_commits": {}}, {"branch_commits": {"tool@main": "0" * 40}}, {"branch_commits": {"other@main": "5" * 40}},
     {"workflow": "x"}, {"step_id": "x"}, {"platform": "linux/arm64", "architecture": "a64fx"},
     {"architecture": "zen3"}, {"architecture": None}, {"mpi": "openmpi@5"}, {"mpi": None}, {"gpu": "cuda@11"},
-    {"gpu": None}, {"gpu_arch": "sm_90"}, {"gpu_arch": None}, {"slim": True}, {"slim": False},
+    {"gpu": None}, {"gpu_arch": "sm_90"}, {"gpu_arch": None}, {"runtime_digest": "sha256:" + "6" * 64},
 ], ids=str)
 def test_what_changes_the_image_changes_it(change: dict[str, Any]) -> None:
     assert identity(**change) != identity()
 
 
 @pytest.mark.parametrize("change", [
+    {"slim": True}, {"slim": False},
     {"version": "v2"}, {"force": True}, {"push": False}, {"container_engine": "docker"}, {"architecture": "rome"},
 ], ids=str)
 def test_what_does_not_change_the_image_does_not(change: dict[str, Any]) -> None:

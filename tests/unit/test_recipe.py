@@ -16,6 +16,7 @@ from image_builder.environment import compose
 from image_builder.errors import BadDescription, Misconfigured
 from image_builder.recipe import LATEST_RECIPE, Recipe, RecipeOptions, render, site_secret
 from image_builder.request import parse_request
+from image_builder.slim import FIRST_LINES_FILE
 from tests.unit.golden_files import assert_golden
 from tests.unit.planning import base, corpus, described, request
 
@@ -24,13 +25,15 @@ RECIPES = Path(__file__).resolve().parents[2] / "image_builder" / "recipes"
 
 def rendered(text: str, *, step_id: str = "solver", options: RecipeOptions | None = None,
              requirements: str | None = None,
-             reference: str = "registry.test/spack_base@sha256:" + "a" * 64, **machine: str) -> Recipe:
+             reference: str = "registry.test/spack_base@sha256:" + "a" * 64, runtime: str | None = None,
+             variables: dict[str, str] | None = None, **machine: str) -> Recipe:
     asked, description = request(step_id, **machine), described(text)
-    facts = base(reference=reference)
+    facts = base(reference=reference, variables=variables or {})
     options = options or RecipeOptions()
     environment = compose(description, asked.machine, base=facts, requirements=requirements,
                           has_post_install=options.has_post_install)
-    return render(environment, request=asked, description=description, base=facts, options=options)
+    return render(environment, request=asked, description=description, base=facts, options=options,
+                  runtime=base(reference=runtime) if runtime is not None else None)
 
 
 FULL = "apt: [grace, graphviz]\npip: [pillow, rocrate]\nspack:\n  specs: [compss@3.3, gromacs@2022.3~mpi^fftw~mpi]\n"
@@ -45,6 +48,12 @@ FULL = "apt: [grace, graphviz]\npip: [pillow, rocrate]\nspack:\n  specs: [compss
 ])
 def test_golden_dockerfiles(name: str, text: str, options: RecipeOptions, machine: dict[str, str]) -> None:
     assert_golden(f"Dockerfile-{name}", rendered(text, options=options, **machine).dockerfile)
+
+
+def test_golden_dockerfile_of_a_slim_image() -> None:
+    recipe = rendered(FULL, runtime="registry.test/runtime:1", mpi="openmpi@4",
+                      variables={"PATH": "/opt/spack/bin:/usr/bin", "LANG": "C.UTF-8", "SPACK_ROOT": "/opt/spack"})
+    assert_golden("Dockerfile-slim", recipe.dockerfile)
 
 
 def instructions(recipe: Recipe) -> list[str]:
@@ -84,9 +93,12 @@ def test_no_frontend_is_fetched() -> None:
 
 
 def test_every_file_that_the_dockerfile_takes_is_there() -> None:
-    for recipe in (rendered(FULL, options=RecipeOptions(has_catalogue=True, has_post_install=True)), rendered("")):
-        taken = re.findall(r"source=(cic/[\w./]+)|COPY (?:--chmod=\d+ )?(cic/[\w./]+)", recipe.dockerfile)
+    for recipe in (rendered(FULL, options=RecipeOptions(has_catalogue=True, has_post_install=True)), rendered(""),
+                   rendered(FULL, runtime="r:1"), rendered("", runtime="r:1")):
+        taken = re.findall(r"source=(cic/[\w./-]+)|COPY (?:--chmod=\d+ )?(cic/[\w./]+)", recipe.dockerfile)
         for name in filter(None, sum(taken, ())):
+            if name == FIRST_LINES_FILE:  # made of the step's files
+                continue
             assert any(path == name or (path.startswith(name) and name.endswith("/")) for path in recipe.files), name
 
 
@@ -112,6 +124,8 @@ def test_the_request_in_the_image_does_not_tell_the_operators_paths() -> None:
 def test_a_base_that_is_no_reference(reference: str) -> None:
     with pytest.raises(Misconfigured):
         rendered("", reference=reference)
+    with pytest.raises(Misconfigured):
+        rendered("", runtime=reference)
 
 
 CANARY = "canary7f3a"

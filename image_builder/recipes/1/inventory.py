@@ -73,7 +73,7 @@ def instructions(path):
     return sorted(kind.decode("ascii", "replace") for kind in kinds)
 
 
-def main(folders):
+def listing(folders):
     files = elf_files(folders)
     sampled = {}
     for path in sample([path for path, _ in files]):
@@ -81,8 +81,8 @@ def main(folders):
         if found is None:
             break
         sampled[path] = found
-    json.dump({"files": [[path, start[:64].hex()] for path, start in files], "instructions": sampled}, sys.stdout)
+    return {"files": [[path, start[:64].hex()] for path, start in files], "instructions": sampled}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    json.dump(listing(sys.argv[1:]), sys.stdout)

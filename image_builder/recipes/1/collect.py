@@ -1,0 +1,272 @@
+"""Collects below /cic-slim what a slim image gets: what Spack keeps, and what pip, scripts and packages added.
+
+Debian's own files are not copied: /cic-slim.packages names the packages to be installed instead, with the versions
+that are here. Python 3.6, and nothing of the library.
+"""
+
+import collections
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+
+from closure import Root, first_line, interpreters, needs, read_elf
+
+BEFORE = "/run/cic/before"
+OUT = "/cic-slim"
+KEPT = "/run/cic/kept.json"
+ASKED = "/run/cic/packages.apt"
+FIRST_LINES = "/run/cic/first-lines"
+PASSED_OVER = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/cache", "/var/log", "/var/lib/apt",
+               "/var/lib/dpkg", "/root/.cache", "/root/.spack", "/opt/cic/.spack-env", "/software-catalog", OUT,
+               OUT + ".packages", "/etc/ld.so.cache", "/etc/alternatives", "/etc/mtab", "/etc/hosts", "/etc/hostname",
+               "/etc/resolv.conf", "/etc/passwd", "/etc/passwd-", "/etc/group", "/etc/group-", "/etc/shadow",
+               "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/.dockerenv")
+"""What a running system, Debian's packages and Spack make by themselves."""
+SHARED_PREFIXES = ("/", "/usr", "/usr/local", "/bin", "/opt")
+NOT_TO_RUN = re.compile(r"-(dev|dbg|dbgsym|doc|headers|source)\Z")
+
+
+class Packages:
+    """Debian's packages below a root: versions, sources, who owns which file."""
+
+    def __init__(self, top=""):
+        self.top = top
+        self.versions, self.sources, self._owners = {}, {}, None
+        status = top + "/var/lib/dpkg/status"
+        if not os.path.exists(status):
+            sys.exit("cic: error: the base image is not made of Debian packages")
+        for fields in stanzas(status):
+            if fields.get("Status", "").endswith(" installed"):
+                self.versions[fields["Package"]] = fields["Version"]
+                self.sources[fields["Package"]] = fields.get("Source", fields["Package"]).split()[0]
+        self.automatic = {fields["Package"] for fields in stanzas(top + "/var/lib/apt/extended_states")
+                          if fields.get("Auto-Installed") == "1"}
+
+    def owner(self, path):
+        """The package that a file came with, or None. Folders may be links: /lib is /usr/lib, as packages name it."""
+        if self._owners is None:
+            self._owners = dict(self._files())
+        other = path[4:] if path.startswith("/usr/") else "/usr" + path
+        return self._owners.get(path) or self._owners.get(other)
+
+    def _files(self):
+        folder = self.top + "/var/lib/dpkg/info"
+        for name in sorted(os.listdir(folder)):
+            if name.endswith(".list"):
+                with open(os.path.join(folder, name), errors="surrogateescape") as file:
+                    for line in file:
+                        yield line.rstrip("\n"), name[:-5].split(":")[0]
+
+    def family(self, package):
+        """The packages here that were made of the same source, without those that are only for building."""
+        return [name for name, source in self.sources.items()
+                if source == self.sources.get(package) and (name == package or not NOT_TO_RUN.search(name))]
+
+
+def stanzas(path):
+    if not os.path.exists(path):
+        return
+    with open(path, errors="replace") as file:
+        for block in file.read().split("\n\n"):
+            fields = dict(re.findall(r"^([A-Za-z-]+): *(.*)$", block, re.MULTILINE))
+            if "Package" in fields:
+                yield fields
+
+
+def below(path, folders):
+    return any(path == folder or path.startswith(folder.rstrip("/") + "/") for folder in folders)
+
+
+def entries(top, passed_over):
+    """Every path below a folder, folders first; without Spack's own notes (`.spack`)."""
+    for parent, folders, files in os.walk(top):
+        folders[:] = sorted(name for name in folders
+                            if name != ".spack" and os.path.join(parent, name) not in passed_over)
+        for name in folders + sorted(files):
+            path = os.path.join(parent, name)
+            if path not in passed_over:
+                yield path
+
+
+def differs(path):
+    """Whether a path is not what it was before the step added things."""
+    now = os.lstat(path)
+    try:
+        then = os.lstat(BEFORE + path)
+    except OSError:
+        return True
+    if stat.S_ISDIR(now.st_mode) and stat.S_ISDIR(then.st_mode):
+        return (now.st_mode, now.st_uid, now.st_gid) != (then.st_mode, then.st_uid, then.st_gid)
+    return ((now.st_mode, now.st_uid, now.st_gid, now.st_size, now.st_mtime)
+            != (then.st_mode, then.st_uid, then.st_gid, then.st_size, then.st_mtime))
+
+
+def added(kept, packages, changed):
+    """What came since the Debian packages of the description, aside from Spack's and newer packages' files."""
+    for path in entries("/", frozenset(PASSED_OVER) | frozenset(kept["apart"])):
+        if differs(path) and packages.owner(path) not in changed:
+            yield path
+
+
+def of_prefix(prefix):
+    """What was installed below a prefix."""
+    if os.path.isdir(prefix):
+        yield prefix
+        for path in entries(prefix, frozenset()):
+            yield path
+
+
+class Collection:
+    """What is delivered, and the packages that it needs; grows until nothing new is needed."""
+
+    def __init__(self, packages):
+        self.root, self.packages = Root(), packages
+        self.paths, self.needed = collections.OrderedDict(), set()
+        self.search_path = os.environ.get("PATH", "")
+        self.preferred = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
+
+    def deliver(self, paths):
+        waiting = list(paths)
+        while waiting:
+            path = waiting.pop()
+            if path in self.paths:
+                continue
+            self.paths[path] = None
+            if os.path.islink(path) or (os.path.isfile(path) and (os.access(path, os.X_OK) or read_elf(path))):
+                for place in needs(self.root, path, self.search_path, self.preferred).values():
+                    waiting += self.take(place)
+
+    def take(self, place):
+        """What has to be delivered so that `place` is there: itself, unless a package brings it."""
+        if place is None or below(place, PASSED_OVER):
+            return []
+        links, end = self.root.walk(place)
+        owner = self.packages.owner(end) or self.packages.owner(place)
+        if owner:
+            self.needed.add(owner)
+            return []
+        links = [link for link in links if not self.packages.owner(link)]
+        return [] if end is None or os.path.isdir(end) else [*links, end]
+
+    def interpreter(self, words):
+        """A script's first line: what it starts, with all that was made of the same source (`python3-minimal`)."""
+        for place in interpreters(self.root, words, self.search_path).values():
+            self.deliver(self.take(place))
+            owner = place and self.packages.owner(self.root.end(place) or place)
+            self.needed.update(self.packages.family(owner) if owner else ())
+
+    def external(self, external):
+        """What belongs to a package that was there before Spack."""
+        prefix = external["prefix"].rstrip("/") or "/"
+        if prefix not in SHARED_PREFIXES and not self.packages.owner(prefix):
+            self.deliver(of_prefix(prefix))
+            return
+        owners = set(filter(None, map(self._owner_of_program, self._programs(prefix, external["executables"]))))
+        if not owners and external["runs"]:
+            sys.exit("cic: error: no Debian package is known to hold %(name)s of %(prefix)s" % external)
+        for owner in owners:
+            self.needed.update(self.packages.family(owner))
+
+    def _programs(self, prefix, patterns):
+        for folder in (prefix + "/bin", prefix + "/sbin"):
+            for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+                if any(re.search(pattern, name) for pattern in patterns):
+                    yield os.path.join(folder, name)
+
+    def _owner_of_program(self, path):
+        return self.packages.owner(self.root.end(path) or path)
+
+
+def strip(paths):
+    """Remove what only a debugger reads from what Spack built. Files with several names are left alone."""
+    program = shutil.which("strip")
+    for path in paths if program else ():
+        elf = read_elf(path)
+        if elf is None or os.stat(path).st_nlink > 1:
+            continue
+        aside = path + ".cic-stripped"
+        options = [program, "--strip-unneeded", "--preserve-dates", "-o", aside, path]
+        done = subprocess.call(options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+        if done and read_elf(aside) == elf:
+            shutil.copystat(path, aside)
+            info = os.stat(path)
+            os.chown(aside, info.st_uid, info.st_gid)
+            os.rename(aside, path)
+        elif os.path.exists(aside):
+            os.unlink(aside)
+
+
+def copy(paths):
+    """Copy into the collection as everything is: links, hard links, owners, modes and times."""
+    listed = "\0".join("." + path for path in sorted(paths)) + "\0"
+    os.makedirs(OUT)
+    reader = subprocess.Popen(["tar", "-C", "/", "--null", "--no-recursion", "--xattrs", "--numeric-owner", "-cf", "-",
+                               "-T", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    writer = subprocess.Popen(["tar", "-C", OUT, "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", "-"],
+                              stdin=reader.stdout)
+    reader.stdout.close()
+    reader.stdin.write(listed.encode("utf-8", "surrogateescape"))
+    reader.stdin.close()
+    if reader.wait() or writer.wait():
+        sys.exit("cic: error: not everything could be copied")
+
+
+def with_parents(paths):
+    """The paths and the folders that they lie in, which come with their own modes."""
+    found = set(paths)
+    for path in paths:
+        parent = os.path.dirname(path)
+        while parent != "/" and parent not in found:
+            found.add(parent)
+            parent = os.path.dirname(parent)
+    return found
+
+
+def asked():
+    """The description's packages: how it writes them, by name."""
+    if not os.path.exists(ASKED):
+        return {}
+    with open(ASKED) as file:
+        return {re.split("[=:]", line.strip())[0]: line.strip() for line in file if line.strip()}
+
+
+def main():
+    kept = {"prefixes": [], "externals": [], "apart": []}
+    if os.path.exists(KEPT):
+        with open(KEPT) as file:
+            kept = json.load(file)
+    packages, before = Packages(), Packages(BEFORE)
+    changed = {name for name, version in packages.versions.items() if before.versions.get(name) != version}
+    collection = Collection(packages)
+    for prefix in kept["prefixes"]:
+        collection.deliver(of_prefix(prefix))
+    collection.deliver(added(kept, packages, changed))
+    for external in kept["externals"]:
+        collection.external(external)
+    with open(FIRST_LINES) as file:
+        for line in file:
+            collection.interpreter(line.split())
+    for path in list(collection.paths):
+        if not os.path.islink(path) and os.path.isfile(path) and os.access(path, os.X_OK):
+            collection.interpreter(first_line(path))
+    specs = asked()
+    collection.needed.update(changed - packages.automatic)
+    if "python3-pip" in packages.versions and collection.needed & set(packages.family("python3")):
+        collection.needed.add("python3-pip")
+    with open(OUT + ".packages", "w") as file:
+        for name in sorted(collection.needed | set(specs)):
+            if name in packages.versions:
+                file.write("%s %s\n" % (specs.get(name, name), packages.versions[name]))
+            elif name in specs:
+                file.write("%s 0\n" % specs[name])
+    paths = [path for path in collection.paths if os.path.lexists(path)]
+    copy(with_parents(paths))
+    strip([OUT + path for path in paths if below(path, kept["prefixes"]) and not os.path.islink(path)
+           and os.path.isfile(path)])
+
+
+main()

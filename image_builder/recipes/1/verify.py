@@ -1,0 +1,60 @@
+"""Holds a slim image against the full one that this runs in: verify.py FOLDER, the step's.
+
+Everything that was delivered must find in the slim image what it finds here: libraries, interpreters, the ends of
+links. Prints JSON: `missing`, and the `inventory` of what Spack built, for the audit.
+"""
+
+import json
+import os
+import sys
+
+import inventory
+from closure import Root, interpreters, needs
+
+SLIM = "/run/cic/slim"
+DELIVERED = "/run/cic/collected"
+FIRST_LINES = "/run/cic/first-lines"
+MAX_MISSING = 50
+
+
+def delivered(step):
+    for top, shown in ((DELIVERED, ""), (SLIM + step, step)):
+        for parent, folders, files in os.walk(top):
+            for name in folders + files:
+                yield shown + os.path.join(parent, name)[len(top):]
+
+
+def missing(full, slim, paths, search_path, preferred):
+    """`PATH: WHAT` for everything that is found in the full image and not in the slim one."""
+    for path in paths:
+        if not os.path.lexists(slim.host(path)):
+            yield "%s: it is not there" % path
+            continue
+        here = needs(full, path, search_path, preferred)
+        there = needs(slim, path, search_path, preferred) if any(here.values()) else {}
+        for what, place in here.items():
+            if place is not None and there.get(what) is None and not place.startswith(("/proc/", "/dev/", "/sys/")):
+                yield "%s: %s" % (path, what)
+
+
+def in_the_image(listing):
+    """The inventory with paths as the image has them."""
+    return {"files": [[path[len(SLIM):], start] for path, start in listing["files"]],
+            "instructions": {path[len(SLIM):]: kinds for path, kinds in listing["instructions"].items()}}
+
+
+def main(step, trees):
+    full, slim = Root(), Root(SLIM)
+    search_path = os.environ.get("PATH", "")
+    preferred = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
+    found = list(missing(full, slim, delivered(step), search_path, preferred))
+    with open(FIRST_LINES) as file:
+        for line in file:
+            for what, place in interpreters(full, line.split(), search_path).items():
+                if place is not None and interpreters(slim, line.split(), search_path).get(what) is None:
+                    found.append("a script of the step: %s" % what)
+    json.dump({"missing": found[:MAX_MISSING], "count": len(found),
+               "inventory": in_the_image(inventory.listing([SLIM + tree for tree in trees]))}, sys.stdout)
+
+
+main(sys.argv[1], sys.argv[2:])

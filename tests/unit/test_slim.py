@@ -1,0 +1,149 @@
+"""Slim images: when one is made, and what the recipe's scripts find out. With real programs, links and packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from image_builder import slim
+from image_builder.request import parse_request
+from image_builder.slim import Report, SlimFailed
+from tests.unit.planning import base, described
+
+RECIPE = Path(slim.__file__).parent / "recipes" / "1"
+MACHINE = {"platform": "linux/amd64", "container_engine": "docker"}
+
+
+@pytest.fixture(scope="module")
+def closure() -> ModuleType:
+    return load("closure")
+
+
+def load(name: str) -> ModuleType:
+    """A script of the recipe as a module."""
+    spec = importlib.util.spec_from_file_location(name, RECIPE / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("request_slim", "text", "post_install", "default", "wanted"), [
+    (None, "", False, False, False), (None, "", False, True, True), (None, "", True, True, False),
+    (None, "slim: true", True, False, True), (None, "slim: false", False, True, False),
+    (True, "slim: false", True, False, True), (False, "slim: true", False, True, False),
+])
+def test_who_decides(request_slim: bool | None, text: str, post_install: bool, default: bool, wanted: bool) -> None:
+    request = parse_request({"machine": MACHINE, "workflow": "w", "step_id": "s", "slim": request_slim})
+    assert slim.is_wanted(request, described(text), has_post_install=post_install, default=default) is wanted
+
+
+@pytest.mark.parametrize(("own", "other", "words"), [
+    ({}, {}, ""), ({"os_id": "ubuntu", "os_version": "24.04"}, {"os_id": "ubuntu", "os_version": "24.04"}, ""),
+    ({}, {"os_version": "13"}, "debian 13, and the base image debian 12"), ({"os_id": "rocky"}, {}, "rocky"),
+    ({"os_id": ""}, {"os_id": ""}, "unknown system"),
+])
+def test_the_runtime_base_is_of_the_same_release(own: dict[str, str], other: dict[str, str], words: str) -> None:
+    reason = slim.why_not_on(base(**own), base(**other))
+    assert words in reason and bool(reason) is bool(words)
+
+
+def test_the_environment_is_the_base_images_own() -> None:
+    facts = base(variables={"PATH": "/a:/b", "ODD": 'a "b" $c \\\\ d', "SPACK_ROOT": "/opt/spack", "HOME": "/root",
+                            "LINES": "a\nb", "not a name": "x"})
+    assert slim.variables(facts) == ['ODD="a \\"b\\" \\$c \\\\\\\\ d"', 'PATH="/a:/b"']
+
+
+def test_first_lines_of_a_step(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.pl").write_text("#! /usr/bin/perl -w\nprint 1;\n")
+    (tmp_path / "b.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "data").write_bytes(b"\xff\xfe")
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    assert slim.first_lines(tmp_path) == "/bin/sh\n/usr/bin/env python3\n/usr/bin/perl -w\n"
+
+
+def test_a_report() -> None:
+    report = slim.read_report(json.dumps({"missing": [f"/x{n}: liba.so" for n in range(7)], "count": 7,
+                                          "inventory": {"files": [], "instructions": {}}}))
+    with pytest.raises(SlimFailed, match=r"would lack /x0: liba\.so; .*and 2 more"):
+        report.require_nothing_missing()
+    Report(missing=(), count=0, inventory="{}").require_nothing_missing()
+    for text in ("", "{}", "[]", '{"missing": 3, "count": 0}'):
+        with pytest.raises(SlimFailed):
+            slim.read_report(text)
+
+
+def test_links_are_followed_inside_the_root(closure: Any, tmp_path: Path) -> None:
+    for folder in ("usr/lib", "etc"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    (tmp_path / "usr/lib/a.so.1").write_text("x")
+    (tmp_path / "usr/lib/a.so").symlink_to("/lib/a.so.1")
+    (tmp_path / "round").symlink_to("/round")
+    root = closure.Root(str(tmp_path))
+    assert root.walk("/lib/a.so") == (["/lib", "/usr/lib/a.so", "/lib"], "/usr/lib/a.so.1")
+    assert root.end("/lib/../../etc") == "/etc"
+    assert root.end("/round") is None and root.end("/lib/none") is None
+
+
+def test_libraries_of_a_program_are_those_that_the_linker_loads(closure: Any) -> None:
+    if shutil.which("ldd") is None:
+        pytest.skip("ldd is not installed")
+    path = os.path.realpath(sys.executable)
+    listed = subprocess.run(["ldd", path], check=True, capture_output=True, text=True).stdout
+    expected = {line.split()[0]: os.path.realpath(line.split()[2]) for line in listed.splitlines() if " => " in line}
+    root = closure.Root()
+    found = closure.libraries(root, path)
+    assert {name: root.end(place) for name, place in found.items() if name in expected} == expected
+    assert expected and closure.read_elf(__file__) is None
+    interpreter = closure.read_elf(path).interpreter
+    assert closure.needs(root, path, "")[interpreter] == interpreter
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A program that finds a library beside it, which finds one that nothing of its own tells where it is."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no gcc")
+    (tmp_path / "lib").mkdir()
+
+    def compiled(name: str, text: str, *options: str) -> None:
+        (tmp_path / "source.c").write_text(text)
+        subprocess.run([compiler, "-o", str(tmp_path / name), str(tmp_path / "source.c"), *options], check=True)
+
+    compiled("lib/libdeep.so", "int deep(void) { return 7; }\n", "-shared")
+    compiled("lib/libouter.so", "int deep(void); int outer(void) { return deep(); }\n", "-shared",
+             f"-L{tmp_path}/lib", "-ldeep")
+    compiled("program", "int outer(void); int main(void) { return outer(); }\n", f"-L{tmp_path}/lib", "-louter",
+             "-Wl,--disable-new-dtags,-rpath,$ORIGIN/lib", f"-Wl,-rpath-link,{tmp_path}/lib")
+    return tmp_path
+
+
+def test_a_programs_rpath_serves_its_libraries_too(closure: Any, linked: Path) -> None:
+    found = closure.libraries(closure.Root(), str(linked / "program"))
+    assert found["libouter.so"] == f"{linked}/lib/libouter.so"
+    assert found["libdeep.so"] == f"{linked}/lib/libdeep.so"
+    assert closure.libraries(closure.Root(), str(linked / "lib/libouter.so"))["libdeep.so"] is None
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("/bin/sh -e", {"/bin/sh": "/bin/sh"}),
+    ("/usr/bin/env -S sh -e", {"/usr/bin/env": "/usr/bin/env", "sh": "/bin/sh"}),
+    ("/usr/bin/env nothing-of-that-name", {"/usr/bin/env": "/usr/bin/env", "nothing-of-that-name": None}),
+    ("/no/where", {"/no/where": None}), ("/bin/sh /etc/passwd", {"/bin/sh": "/bin/sh", "/etc/passwd": "/etc/passwd"}),
+    ("", {}),
+])
+def test_interpreters(closure: Any, line: str, expected: dict[str, str | None]) -> None:
+    assert closure.interpreters(closure.Root(), line.split(), "/nowhere:/bin") == expected
