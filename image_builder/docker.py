@@ -136,14 +136,48 @@ def run_probe(reference: str, platform: str, program: Sequence[str], *, timeout_
 
     Raises `BaseImageUnavailable` when the image cannot run it here.
     """
+    return _run(reference, program, timeout_s=timeout_s, platform=platform, network_mode="none")
+
+
+def _run(reference: str, program: Sequence[str], *, timeout_s: float, **options: Any) -> str:
     with daemon(timeout_s) as client:
         try:
             output: bytes = client.containers.run(
-                reference, list(program[1:]), entrypoint=program[0], platform=platform, network_mode="none",
-                remove=True, mem_limit="1g", pids_limit=256, cap_drop=["ALL"], stdout=True, stderr=False)
+                reference, list(program[1:]), entrypoint=program[0], remove=True, mem_limit="1g", pids_limit=256,
+                cap_drop=["ALL"], stdout=True, stderr=False, **options)
         except docker.errors.DockerException as error:
             raise BaseImageUnavailable(f"The image {reference} does not run here: {_first_line(error)}") from error
     return output.decode("utf-8", "replace")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bridge:
+    """The network of build steps, and of containers that name no other: its interface and this host's address on it."""
+
+    interface: str
+    gateway: str
+
+
+def default_bridge() -> Bridge:
+    """Docker's default bridge. Raises `Unavailable`, or `ServiceError` for a daemon without one."""
+    with daemon() as client:
+        try:
+            attributes = client.networks.get("bridge").attrs
+        except docker.errors.APIError as error:
+            raise ServiceError(f"Docker has no default bridge: {_first_line(error)}") from error
+    gateways = [entry["Gateway"] for entry in attributes["IPAM"]["Config"] if "Gateway" in entry]
+    if not gateways:
+        raise ServiceError("Docker's default bridge has no address.")
+    return Bridge(interface=attributes["Options"].get("com.docker.network.bridge.name", "docker0"),
+                  gateway=gateways[0])
+
+
+def run_on_bridge(reference: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
+    """What a program prints in a container that is on the default bridge, as a build step is. Nothing is pulled."""
+    with daemon() as client:
+        if _local_image(client, reference) is None:
+            raise BaseImageUnavailable(f"The image {reference} is not on this machine.")
+    return _run(reference, program, timeout_s=timeout_s, network_mode="bridge")
 
 
 def auth_config(reference: str, registry: RegistrySettings) -> dict[str, str] | None:
@@ -177,16 +211,19 @@ def _client_key(host: str) -> str:
 
 def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],
                   labels: Mapping[str, str], secrets: Mapping[str, Path], build_contexts: Mapping[str, Path],
-                  output: str, nonce: str, image_id_file: Path | None = None) -> Command:
+                  output: str, nonce: str, cgroup: str | None = None, image_id_file: Path | None = None) -> Command:
     """The `docker buildx build` of one stage. `output` is buildx's own notation (`type=local,dest=…`).
 
     Labels and build arguments never begin an option: each is one argument behind an `=`. A `nonce` that no build had
-    before makes every layer anew, and is the same for both stages of one build.
+    before makes every layer anew, and is the same for both stages of one build. `cgroup` is the control group that
+    build steps run in.
     """
     argv = ["docker", "buildx", "build", "--progress=plain", "--provenance=false", f"--platform={platform}",
             f"--target={target}", f"--file={context / 'Dockerfile'}"]
     if settings.buildx_builder:
         argv.append(f"--builder={settings.buildx_builder}")
+    if cgroup is not None:
+        argv.append(f"--cgroup-parent={cgroup}")
     argv += [f"--label={key}={value}" for key, value in sorted(labels.items())]
     argv += [f"--secret=id={name},src={path}" for name, path in sorted(secrets.items())]
     argv += [f"--build-context={name}={path}" for name, path in sorted(build_contexts.items())]

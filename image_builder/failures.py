@@ -33,6 +33,9 @@ _NO_NETWORK = re.compile(r"Could not resolve|Temporary failure (?:in name resolu
 _NO_MEMORY = re.compile(r"Killed signal terminated program|\AKilled\Z|virtual memory exhausted|"
                         r"[Cc]annot allocate memory|out of memory allocating|\bMemoryError\b|\bOut of memory\b|"
                         r"\bsigkill\b|\(signal: 9|std::bad_alloc")
+_NO_PROCESSES = re.compile(r"Cannot fork\b|fork: (?:retry: )?Resource temporarily unavailable|can't start new thread|"
+                           r"v?fork(?:\(\))?(?: failed)?: Resource temporarily unavailable|"
+                           r"BlockingIOError: \[Errno 11\]")
 _NO_SPACE = re.compile(r"No space left on device|\bENOSPC\b|Errno 28|Disk quota exceeded|not enough free space|"
                        r"You don't have enough free space", re.IGNORECASE)
 _ILLEGAL = re.compile(r"Illegal instruction|uncaught target signal 4|signal: 4\b|SIGILL|"
@@ -129,6 +132,10 @@ def _resources(failed: FailedStep, finding: Finding, step: str) -> Finding | Non
     if line := first_match(_NO_MEMORY, ending) or (failed.exit_code == 137 and "exit code: 137"):
         return found(ErrorCode.OUT_OF_MEMORY, f"Memory ran out while {where}.", package=finding.package,
                      hint="Fewer compile jobs need less memory; else the service has to allow more.",
+                     excerpt=around(failed.lines, line) or finding.excerpt)
+    if line := first_match(_NO_PROCESSES, ending):
+        return found(ErrorCode.TOO_MANY_PROCESSES, f"No more processes could be started while {where}.",
+                     package=finding.package, hint="Start fewer at once; else the service has to allow more.",
                      excerpt=around(failed.lines, line) or finding.excerpt)
     if line := first_match(_NO_SPACE, ending):
         return _no_space(finding.package, around(failed.lines, line))

@@ -12,7 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from image_builder import docker, failures, resolve, singularity, slim, smoke
+from image_builder import docker, failures, isolation, limits, resolve, singularity, slim, smoke
 from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource, render_base
 from image_builder.description import parse_description
@@ -51,6 +51,8 @@ RECENT_LINES = 20_000
 RECORD_FOLDER = "/opt/cic"
 MAX_LOCK_BYTES = 32 * 1024**2
 INVENTORY_TIMEOUT_S = 600
+LIMITED = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.TOO_MANY_PROCESSES})
+"""Causes that the limits of build steps may have."""
 NOT_THE_USERS_FAULT = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.BASE_IMAGE_UNAVAILABLE})
 """Causes of a failed buildx that may be gone on another try."""
 
@@ -232,6 +234,7 @@ class _Job:
 
     def build(self) -> _Built:
         """Concretize, hold the result against the request, then install. The image has no name yet."""
+        isolation.require(self.settings.build, base_image=self.inputs.base.reference)
         rendered = render_request(self.request, self.inputs, self.settings)
         for warning in rendered.environment.warnings:
             self.observer.line(f"Warning: {warning}")
@@ -420,7 +423,7 @@ class _Job:
             context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
             environment=self._client_environment(),
             labels=labels or {}, secrets=self._secrets(), build_contexts=self._build_contexts(), output=output,
-            image_id_file=image_id_file, nonce=self._nonce())
+            image_id_file=image_id_file, nonce=self._nonce(), cgroup=limits.cgroup_of(build))
         self.log.begin(str(command))
         try:
             self.runner(command, on_line=self.log.line, cancel=self.cancel)
@@ -428,7 +431,9 @@ class _Job:
             cause = failures.classify(self.log.recent, step=stage)
             if cause.code in NOT_THE_USERS_FAULT:
                 raise Unavailable(cause.message, hint=cause.hint, code=cause.code) from error
-            raise BuildFailed(cause.message, code=cause.code, hint=cause.hint, step=cause.step, package=cause.package,
+            bounds = limits.in_force(build) if cause.code in LIMITED else None
+            message = f"{cause.message} Build steps may use no more than {bounds}." if bounds else cause.message
+            raise BuildFailed(message, code=cause.code, hint=cause.hint, step=cause.step, package=cause.package,
                               excerpt=cause.excerpt) from error
 
     def _client_environment(self) -> dict[str, str]:

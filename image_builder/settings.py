@@ -6,12 +6,22 @@ Sizes are bytes and durations seconds, and the names say so.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+
+def _network(value: str) -> str:
+    """An address or network in its plain form."""
+    return str(ipaddress.ip_network(value))
+
+
+Network = Annotated[str, AfterValidator(_network)]
+"""An IP network such as `10.0.0.0/8`, or an address."""
 
 BUILTIN_DOCKERFILE = "Dockerfile.spack"
 """The value of `dockerfile` that names the recipe which comes with the library."""
@@ -93,6 +103,21 @@ class BuildSettings(Section):
 
     unexecutable_targets: Literal["warn", "refuse"] = "warn"
     """What a request gets whose target this host's CPU cannot execute, when Spack has to build for it."""
+    steps_cgroup: str | None = Field(default="cic-builds", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")
+    """The control group of all build steps; None: they have no limits of memory, processes and CPU."""
+    steps_memory_bytes: int | None = Field(default=None, ge=64 * 1024**2)
+    """What all of them together may use; None: 7/8 of the machine's memory."""
+    steps_pids: int | None = Field(default=16_384, ge=16)
+    steps_cpus: float | None = Field(default=None, ge=0.1)
+    """None: all of the machine's."""
+    blocked_networks: tuple[Network, ...] = (
+        "169.254.0.0/16", "100.100.100.200/32", "fe80::/10", "fd00:ec2::254/128")
+    """What build steps must not reach beside this host and other containers."""
+    reachable_networks: tuple[Network, ...] = ()
+    """What they reach although it lies on this host or in a blocked network."""
+    require_isolation: bool = False
+    """Build nothing while build steps could reach this host's services, or have no limits."""
+
     machines: Path | None = None
     """YAML file with the site's own machines, added to the catalogue that is shipped."""
 

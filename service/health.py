@@ -13,7 +13,7 @@ from flask import Response, jsonify
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder import docker, resolve
+from image_builder import docker, isolation, resolve
 from image_builder.errors import CicError, Misconfigured, ServiceError, ToolMissing
 from image_builder.process import Command, run
 from image_builder.workspace import require_free_space
@@ -29,10 +29,14 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """One part: `ask` raises what is wrong with it. It is asked every `every_s` at the most."""
+    """One part: `ask` raises what is wrong with it. It is asked every `every_s` at the most.
+
+    Without a part that is not `needed` the service is ready all the same, and says what is wrong as a warning.
+    """
 
     ask: Callable[[], object]
     every_s: float = FRESH_S
+    needed: bool = True
 
 
 class Readiness:
@@ -53,8 +57,9 @@ class Readiness:
         self._refresh()
         self._first.wait(FIRST_ANSWER_S)
         errors = {name: error for name, (_, error) in list(self._found.items())}
-        checks = {name: "ok" if error is None else str(error) for name, error in errors.items()}
-        missing = [name for name, error in errors.items() if error is not None]
+        checks = {name: "ok" if error is None else str(error) if self._checks[name].needed else f"warning: {error}"
+                  for name, error in errors.items()}
+        missing = [name for name, error in errors.items() if error is not None and self._checks[name].needed]
         if not missing and self._first.is_set():
             return jsonify({"status": "ready", "checks": checks})
         detail = f"Not ready: {', '.join(missing)}." if missing else "Not all checks have answered yet."
@@ -68,11 +73,20 @@ class Readiness:
 
     def _ask(self, due: Mapping[str, Check]) -> None:
         try:
-            for name, check in due.items():
-                self._found[name] = (time.monotonic(), _outcome(name, check))
+            for name, check in sorted(due.items(), key=lambda item: not item[1].needed):
+                if not check.needed:
+                    self._first.set()
+                self._take(name, check, _outcome(name, check))
             self._first.set()
         finally:
             self._lock.release()
+
+
+    def _take(self, name: str, check: Check, error: CicError | None) -> None:
+        _, before = self._found.get(name, (0.0, None))
+        if error is not None and str(error) != str(before):
+            _log.warning("%s: %s", name, error)
+        self._found[name] = (time.monotonic(), error)
 
 
 def _outcome(name: str, check: Check) -> CicError | None:
@@ -91,8 +105,9 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
     library = settings.library
     build = library.build
 
+    platforms = ["linux/amd64"] if isinstance(build.base_image, str) else list(build.base_image)
+
     def base_image() -> None:
-        platforms = ["linux/amd64"] if isinstance(build.base_image, str) else list(build.base_image)
         for platform in platforms:
             reference = build.base_image_for(platform)
             if reference is None:
@@ -102,6 +117,11 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
     def daemon() -> None:
         with docker.daemon(5) as client:
             client.ping()
+
+    def isolated() -> None:
+        found = isolation.problems(build, base_image=build.base_image_for(platforms[0]))
+        if found:
+            raise ServiceError(" ".join(error.message for error in found), hint=found[0].hint)
 
     everywhere = {
         "database": Check(ask=lambda: store.is_idle(engine)),
@@ -117,6 +137,7 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
         "buildx": Check(ask=lambda: run(Command(name="docker buildx", argv=("docker", "buildx", "version"),
                                                 timeout_s=30)), every_s=SLOW_S),
         "base_image": Check(ask=base_image, every_s=SLOW_S),
+        "isolation": Check(ask=isolated, every_s=isolation.REMEMBERED_S, needed=build.require_isolation),
     }
 
 

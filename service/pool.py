@@ -28,7 +28,7 @@ from sqlalchemy.engine import Engine
 
 from config import load_settings
 from config.settings import Settings
-from image_builder import compilers, docker, export
+from image_builder import compilers, docker, export, limits
 from image_builder.errors import CicError
 from image_builder.process import CancelToken
 from image_builder.process import run as run_command
@@ -363,9 +363,10 @@ def main() -> int:
 
 
 def prepare_process(settings: Settings) -> None:
-    """What a process that builds needs of its folder and its environment."""
+    """What a process that builds needs of its folder, its environment and its machine."""
     (settings.library.build.tmp_folder / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
     _let_buildx_write(settings.library.build.tmp_folder / "run" / "buildx")
+    limits.prepare(settings.library.build)
 
 
 def _let_buildx_write(own: Path) -> None:

@@ -39,9 +39,11 @@ def test_a_plain_build(library_settings: LibrarySettings) -> None:
 def test_everything_that_can_be_asked_for(library_settings: LibrarySettings) -> None:
     build = library_settings.build.model_copy(update={"buildx_builder": "far", "https_proxy": "http://proxy:3128"})
     made = command(build, labels={"b": "2; --push", "a": "--x"}, secrets={"site": Path("/b/secrets/site")},
-                   build_contexts={"sources": Path("/srv/mirror")}, nonce="again", image_id_file=Path("/b/scratch/id"))
+                   build_contexts={"sources": Path("/srv/mirror")}, nonce="again", cgroup="/steps",
+                   image_id_file=Path("/b/scratch/id"))
     assert made.argv[8:] == (
-        "--builder=far", "--label=a=--x", "--label=b=2; --push", "--secret=id=site,src=/b/secrets/site",
+        "--builder=far", "--cgroup-parent=/steps", "--label=a=--x", "--label=b=2; --push",
+        "--secret=id=site,src=/b/secrets/site",
         "--build-context=sources=/srv/mirror", "--build-arg=https_proxy=http://proxy:3128",
         "--build-arg=HTTPS_PROXY=http://proxy:3128", "--build-arg=CIC_NONCE=again", "--iidfile=/b/scratch/id",
         "--output=type=docker", "/b/context")

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import PROJECT
 
 PACKAGES = ("image_builder", "config", "service")
-ENTRY_POINTS = ("builder_service", "builder_worker", "wsgi", "cic_builder")
+ENTRY_POINTS = ("builder_service", "builder_worker", "wsgi", "cic_builder", "isolate_builds")
 IN_THE_IMAGE = PROJECT / "image_builder" / "recipes"
 """Scripts that run in the image, where nothing of ours is."""
 
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "config": {"config", "image_builder"},
     "service": {"service", "config", "image_builder"},
     "cic_builder": {"config", "image_builder"},
+    "isolate_builds": {"config", "image_builder"},
     "builder_service": {"service", "config", "image_builder"},
     "builder_worker": {"service", "config", "image_builder"},
     "wsgi": {"builder_service", "service", "config", "image_builder"},
