@@ -93,7 +93,7 @@ class BuildAnswer(TypedDict):
     sha256: Sha256 | None
     size_bytes: int | None
     pushed_digest: str | None
-    audit: Annotated[AuditAnswer | None, Field(description="null while nothing is concretized, and without Spack")]
+    audit: Annotated[AuditAnswer | None, Field(description="null until the image is made, and without Spack")]
     push: bool
     warnings: list[str]
     request: StoredRequest

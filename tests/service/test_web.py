@@ -25,6 +25,7 @@ from service.auth import MAX_FAILURES
 from service.database import now, reading, writing
 from service.web import captchas, entry
 from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder, running_app
+from tests.system import sights
 
 NEW_BUILD = {"workflow": "demo", "step_id": "hello", "version": "latest", "platform": "linux/amd64",
              "architecture": "x86_64", "container_engine": "singularity", "push": "no", "action": "build"}
@@ -562,6 +563,16 @@ def test_the_command_line_does_the_same(app: Flask) -> None:
 def test_an_answer_on_its_way_does_not_undo_a_log_out(app: Flask) -> None:
     ada = Visitor(app, "ada")
     assert "Set-Cookie" not in ada.get("/builds/new/choices").headers
+
+
+def test_every_page_is_looked_at(app: Flask) -> None:
+    """No page can be forgotten where browsers look at all of them: each route is one, or says that it is none."""
+    facts = sights.Facts(finished="", failed="", going_on="", filename="", image_id="")
+    looked_at = {sight.endpoint for sight in sights.sights(facts)} - {"404"}
+    routes = {rule.endpoint.removeprefix("web.") for rule in app.url_map.iter_rules()
+              if rule.endpoint.startswith("web.")}
+    assert looked_at & sights.NOT_PAGES == set()
+    assert routes == looked_at | sights.NOT_PAGES
 
 
 def test_no_page_names_another_host(app: Flask, ada: Api) -> None:

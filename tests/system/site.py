@@ -119,11 +119,11 @@ class Service:
         """One REST call; `path` begins behind the application root."""
         return requests.request(method, f"{self.url}/image_creation{path}", auth=(user, password), timeout=60, **more)
 
-    def wait_for(self, build_id: str, timeout_s: float = 300) -> dict[str, Any]:
+    def wait_for(self, build_id: str, timeout_s: float = 300, *, user: str = USER) -> dict[str, Any]:
         """Poll as clients do until the build has ended; returns its last status."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            status: dict[str, Any] = self.call("GET", f"/build/{build_id}").json()
+            status: dict[str, Any] = self.call("GET", f"/build/{build_id}", user=user).json()
             if status["status"] in ("FINISHED", "FAILED"):
                 return status
             time.sleep(0.3)
@@ -138,9 +138,9 @@ class Service:
 
 
 @contextlib.contextmanager
-def running_service(site: Site, *, name: str = "service") -> Iterator[Service]:
+def running_service(site: Site, *, name: str = "service", port: int | None = None) -> Iterator[Service]:
     """The service, started as the README tells, with one user."""
-    port = free_port()
+    port = port or free_port()
     environ = {**site.environ, "CIC_PORT": str(port)}
     add_user(site, USER, PASSWORD)
     log = site.root / f"{name}.log"

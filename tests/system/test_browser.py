@@ -15,16 +15,31 @@ from typing import Any
 
 import pytest
 
+from tests.system import sights
 from tests.system.browser import Browser, browser
 from tests.system.conftest import HELLO, remove_images
-from tests.system.site import MACHINE, PASSWORD, PROJECT, USER, Service, add_user, make_site, running_service
+from tests.system.site import (
+    MACHINE,
+    PASSWORD,
+    PROJECT,
+    USER,
+    Service,
+    Site,
+    add_user,
+    free_port,
+    make_site,
+    running_service,
+)
 
 pytestmark = pytest.mark.system
 
-TALKS = {"eflows4hpc.yaml": "apt: []\n",
-         "post_inst.sh": f"# {secrets.token_hex()}\n"
-                         "for i in $(seq 1 60); do echo \"line $i <b>&amp;</b>\"; sleep 0.2; done\n"}
-"""A step that talks for a while, and tries to write HTML; never the same, so that docker has no layer of it."""
+def talks() -> dict[str, str]:
+    """A step that talks for a while, and tries to write HTML; never the same, so that docker has no layer of it."""
+    return {"eflows4hpc.yaml": "apt: []\n",
+            "post_inst.sh": f"# {secrets.token_hex()}\n"
+                            "for i in $(seq 1 60); do echo \"line $i <b>&amp;</b>\"; sleep 0.2; done\n"}
+
+
 NEVER_ENDS = {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "while :; do echo still here; sleep 1; done\n"}
 REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "hello"}
 AXE = PROJECT / "build" / "axe"
@@ -34,11 +49,19 @@ SERIOUS = ("serious", "critical")
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     site = make_site(tmp_path_factory.mktemp("site"))
-    for step, files in (("hello", HELLO), ("talks", TALKS), ("never-ends", NEVER_ENDS)):
+    steps = {"hello": HELLO, "talks": talks(), "talks-on": talks(), "never-ends": NEVER_ENDS, **sights.STEPS}
+    for step, files in steps.items():
         site.add_step("demo", step, files)
-    with running_service(site) as running:
+    with running_service(site.with_environ(CIC_LOG_STREAM_S="2")) as running:  # streams end often
         yield running
     remove_images(site)
+
+
+@pytest.fixture(scope="module")
+def facts(service: Service) -> Iterator[sights.Facts]:
+    found = sights.prepare(service)
+    yield found
+    sights.clear(service, found)
 
 
 @pytest.fixture
@@ -170,6 +193,43 @@ def test_a_log_survives_a_reload(service: Service, open_browser: Callable[..., B
     assert page.driver.execute_script("return getSelection().toString()") == "line 42 "
 
 
+def test_a_log_survives_a_cut_of_the_network(service: Service, open_browser: Callable[..., Browser]) -> None:
+    """What was written meanwhile is shown when the network is back, once."""
+    page = open_browser(USER)
+    build_id = request_build(page, "talks-on")
+    page.wait(lambda: "line 5 " in page.text("#log"), 120)
+    set_offline(page, True)
+    page.wait(lambda: "line 30 " in service.call("GET", f"/build/{build_id}/log").text, 120)
+    assert "line 30 " not in page.text("#log")
+    set_offline(page, False)
+    page.wait(lambda: "line 30 " in page.text("#log"))
+    wait_for_end(page)
+    assert page.text("#log") == service.call("GET", f"/build/{build_id}/log").text
+
+
+def set_offline(page: Browser, offline: bool) -> None:
+    page.driver.execute_cdp_cmd("Network.enable", {})
+    page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {
+        "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1})
+
+
+def test_a_log_survives_a_stop_of_the_service(site: Site, tmp_path: Path) -> None:
+    """The service stops under an open page and starts again, and the build with it: the page shows all of its log."""
+    site.add_step("demo", "talks", talks())
+    brief = site.with_environ(CIC_STOP_TIMEOUT_S="1")
+    port = free_port()
+    with browser(f"http://127.0.0.1:{port}/image_creation", tmp_path / "profile") as page:
+        with running_service(brief, port=port):
+            page.log_in(USER, PASSWORD)
+            build_id = request_build(page, "talks")
+            page.wait(lambda: "line 5 " in page.text("#log"), 120)
+        with running_service(brief, port=port, name="again") as again:
+            wait_for_end(page)
+            log = again.call("GET", f"/build/{build_id}/log").text
+            assert page.text("#log") == log
+            assert log.count("--- BUILDING") == 2 and "line 60 " in log
+
+
 def test_cancel_asks_once_more_and_ends_the_build(open_browser: Callable[..., Browser]) -> None:
     page = open_browser(USER)
     request_build(page, "never-ends")
@@ -246,37 +306,24 @@ def axe_script() -> str:
     return script.read_text("utf-8")
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_every_page_is_accessible(service: Service, open_browser: Callable[..., Browser], dark: bool) -> None:
-    axe = axe_script()
-    status = service.build(REQUEST)
-    page = open_browser()
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
-        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
-    found = {path: serious_findings(page, path, axe) for path in ("/login", "/signup", "/nowhere")}
-    page.log_in(USER, PASSWORD)
-    for path in ("/builds", f"/builds/{status['id']}", "/builds/new?machine=lumi-c", "/images",
-                 f"/images/{status['filename']}?machine=lumi-g", "/machines", "/account"):
-        found[path] = serious_findings(page, path, axe)
+def test_every_page_is_accessible_and_fits(service: Service, facts: sights.Facts,
+                                           open_browser: Callable[..., Browser]) -> None:
+    """In a small and in a large window, light and dark, with what goes wrong on forms, and without anything to show."""
+    axe, found, wide = axe_script(), {}, {}
+    for sight, page in sights.visit(open_browser, facts):
+        page.driver.execute_script(axe)
+        for width, height, dark in sights.LOOKS:
+            sights.look(page, width, height, dark)
+            name = (sight.name, width, "dark" if dark else "light")
+            found[name] = serious_findings(page)
+            wide[name] = page.driver.execute_script("return document.documentElement.scrollWidth")
 
-    assert {path: findings for path, findings in found.items() if findings} == {}
+    assert {name: findings for name, findings in found.items() if findings} == {}
+    assert {name: px for name, px in wide.items() if px > name[1]} == {}
 
 
-def serious_findings(page: Browser, path: str, axe: str) -> list[str]:
-    page.open(path)
-    page.driver.execute_script(axe)
+def serious_findings(page: Browser) -> list[str]:
     found = page.driver.execute_async_script("const done = arguments[0]; axe.run().then(done);")
     assert found["passes"], "axe looked at nothing"
     return [f"{one['id']}: {[node['target'] for node in one['nodes']][:5]}" for one in found["violations"]
             if one["impact"] in SERIOUS]
-
-
-def test_every_page_fits_a_small_screen(service: Service, open_browser: Callable[..., Browser]) -> None:
-    status = service.build(REQUEST)
-    page = open_browser(USER)
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": 360, "height": 780, "deviceScaleFactor": 1, "mobile": True})
-    for path in ("/builds", f"/builds/{status['id']}", "/builds/new", "/images", f"/images/{status['filename']}",
-                 "/machines", "/account"):
-        page.open(path)
-        assert page.driver.execute_script("return document.documentElement.scrollWidth") == 360, path

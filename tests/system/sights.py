@@ -1,0 +1,166 @@
+"""Every page that the service can show, as a browser comes to it; tests and `scripts/screenshots` look at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tests.system.browser import Browser
+from tests.system.site import MACHINE, PASSWORD, Service, add_user
+
+ADMIN, NEWCOMER = "grace", "newcomer"
+STEPS: Mapping[str, Mapping[str, str]] = {
+    "broken": {"eflows4hpc.yaml": "apt:\n  - no-such-package-anywhere\n"},
+    "slow": {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "for i in $(seq 600); do echo line $i; sleep 0.5; done\n"},
+}
+"""What the pages of failed builds and of those that go on need in the registry, beside `hello`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What there is to look at: builds of `ADMIN`, and two images."""
+
+    finished: str
+    failed: str
+    going_on: str
+    filename: str
+    image_id: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sight:
+    """One look of a page; `endpoint` is the route that renders it. `act` goes on from `path`, as a person does."""
+
+    name: str
+    endpoint: str
+    path: str
+    user: str | None = ADMIN
+    act: Callable[[Browser], Any] = lambda page: None
+
+
+NOT_PAGES = frozenset({
+    "home", "build_state", "build_log", "choices", "workflows", "download", "document", "captcha_picture",
+    "captcha_sound", "cancel", "retry", "delete", "logout", "revoke_token", "change_user"})
+"""Routes that redirect, or answer with data."""
+
+
+def prepare(service: Service) -> Facts:
+    """Builds of every kind, an administrator, and a user who has nothing."""
+    add_user(service.site, ADMIN, PASSWORD, "--admin")
+    add_user(service.site, NEWCOMER, PASSWORD)
+
+    def submit(step: str, engine: str = "singularity") -> str:
+        answer = service.call("POST", "/build/", user=ADMIN, json={
+            "machine": {**MACHINE, "container_engine": engine}, "workflow": "demo", "step_id": step, "push": False})
+        return str(answer.json()["id"])
+
+    finished, failed, docker = submit("hello"), submit("broken"), submit("hello", "docker")
+    filename = service.wait_for(finished, user=ADMIN)["filename"]
+    image_id = service.wait_for(docker, user=ADMIN)["image_id"]
+    service.wait_for(failed, user=ADMIN)
+    return Facts(finished=finished, failed=failed, going_on=submit("slow"), filename=filename, image_id=image_id)
+
+
+def clear(service: Service, facts: Facts) -> None:
+    """End what still goes on."""
+    service.call("POST", f"/build/{facts.going_on}/cancel", user=ADMIN)
+
+
+def sights(facts: Facts) -> list[Sight]:
+    """Every page, in its good and its bad times; those of one user lie together."""
+    return [
+        Sight(name="login", endpoint="login", path="/login", user=None),
+        Sight(name="login-wrong", endpoint="login", path="/login", user=None, act=_log_in_wrongly),
+        Sight(name="signup", endpoint="signup", path="/signup", user=None),
+        Sight(name="signup-wrong", endpoint="signup", path="/signup", user=None, act=_sign_up_wrongly),
+        Sight(name="docs", endpoint="docs", path="/docs", user=None),
+        Sight(name="builds-empty", endpoint="builds", path="/builds", user=NEWCOMER),
+        Sight(name="account-empty", endpoint="account", path="/account", user=NEWCOMER),
+        Sight(name="builds", endpoint="builds", path="/builds"),
+        Sight(name="builds-none", endpoint="builds", path="/builds?status=CONVERTING"),
+        Sight(name="build-finished", endpoint="build", path=f"/builds/{facts.finished}", act=_wait_for_log),
+        Sight(name="build-failed", endpoint="build", path=f"/builds/{facts.failed}", act=_wait_for_log),
+        Sight(name="build-going-on", endpoint="build", path=f"/builds/{facts.going_on}", act=_wait_for_log),
+        Sight(name="build-asking", endpoint="build", path=f"/builds/{facts.finished}", act=_ask_to_delete),
+        Sight(name="images", endpoint="images", path="/images"),
+        Sight(name="images-none", endpoint="images", path="/images?search=nothing+of+that"),
+        Sight(name="image", endpoint="image", path=f"/images/{facts.filename}?machine=lumi-g"),
+        Sight(name="image-docker", endpoint="docker_image", path=f"/images/docker/{facts.image_id}"),
+        Sight(name="machines", endpoint="machines", path="/machines"),
+        Sight(name="new", endpoint="new_build", path="/builds/new?machine=lumi-c"),
+        Sight(name="new-wrong", endpoint="new_build", path="/builds/new", act=_request_wrongly),
+        Sight(name="new-plan", endpoint="new_build", path="/builds/new?workflow=demo&step_id=hello", act=_plan),
+        Sight(name="account-token", endpoint="add_token", path="/account", act=_make_token),
+        Sight(name="account", endpoint="account", path="/account"),
+        Sight(name="account-wrong", endpoint="change_password", path="/account", act=_change_password_wrongly),
+        Sight(name="admin", endpoint="admin", path="/admin"),
+        Sight(name="nowhere", endpoint="404", path="/nowhere"),
+    ]
+
+
+def _send(page: Browser, button: str) -> None:
+    page.click(button)
+    page.wait(lambda: page.all("[aria-invalid]"))
+
+
+def _log_in_wrongly(page: Browser) -> None:
+    page.fill(name="nobody", password="not this one")
+    _send(page, "main form button")
+
+
+def _sign_up_wrongly(page: Browser) -> None:
+    page.fill(name="a b", password="short", repeated="shorter", answer="none")
+    _send(page, "main form button")
+
+
+def _request_wrongly(page: Browser) -> None:
+    page.fill(workflow="demo", step_id="helo", architecture="romee", mpi="$(mpi)")
+    _send(page, "button[value=build]")
+
+
+def _plan(page: Browser) -> None:
+    page.click("button[value=plan]")
+    page.wait(lambda: page.all("#plan"))
+
+
+def _make_token(page: Browser) -> None:
+    page.find("form[action$='/account/tokens'] [name=name]").send_keys("laptop")
+    page.click("form[action$='/account/tokens'] button")
+    page.wait(lambda: page.all("#new-token"))
+
+
+def _change_password_wrongly(page: Browser) -> None:
+    page.fill(present=PASSWORD + "?", password="another one entirely", repeated="yet another one")
+    _send(page, "form[action$='/account/password'] button")
+
+
+def _wait_for_log(page: Browser) -> None:
+    page.wait(lambda: page.text("#log"))
+
+
+def _ask_to_delete(page: Browser) -> None:
+    page.click("details.confirm summary")
+
+
+LOOKS = tuple((width, height, dark) for width, height in ((360, 780), (1600, 1000)) for dark in (False, True))
+
+
+def look(page: Browser, width: int, height: int, dark: bool) -> None:
+    """Show the page that stands in a window of this size, light or dark."""
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
+        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
+        "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
+
+
+def visit(start: Callable[[str | None], Browser], facts: Facts) -> Iterator[tuple[Sight, Browser]]:
+    """Bring a browser to one sight after the other; `start` opens one that is logged in as this user."""
+    page: Browser | None = None
+    user: str | None = None
+    for sight in sights(facts):
+        if page is None or sight.user != user:
+            page, user = start(sight.user), sight.user
+        page.open(sight.path)
+        sight.act(page)
+        yield sight, page
