@@ -71,7 +71,7 @@ class Shown:
     def url(self) -> str:
         if self.filename is not None:
             return url_for("web.image", filename=self.filename)
-        return url_for("web.docker_image", image_id=self.reference)
+        return url_for("web.image_of_docker", image_id=self.reference)
 
     def has(self, words: Iterable[str]) -> bool:
         """Whether every word is in its names, its labels or what was asked for."""
@@ -83,7 +83,7 @@ class Shown:
 def add_pages(web: Blueprint) -> None:
     web.add_url_rule("/images", "images", images)
     web.add_url_rule("/images/<filename>", "image", image)
-    web.add_url_rule("/images/docker/<path:image_id>", "docker_image", docker_image)
+    web.add_url_rule("/images/docker/<path:image_id>", "image_of_docker", image_of_docker)
     web.add_url_rule("/images/<filename>/download", "download", download)
     web.add_url_rule("/images/documents/<identity>/<name>", "document", document)
 
@@ -107,7 +107,7 @@ def image(filename: str) -> str:
     return _page(_sif(filename, record, tagged.get(record.image_id)))
 
 
-def docker_image(image_id: str) -> str:
+def image_of_docker(image_id: str) -> str:
     """The page of an image without a SIF."""
     for row in store.tagged_images(service().engine):
         if row.image_id == image_id:
@@ -212,7 +212,7 @@ def _sif_commands(one: Shown, filename: str) -> list[tuple[str, str]]:
             ("Or with the command-line client", f"./cic_cli download {name}"),
             ("See that it is whole", f"echo '{one.record.sha256}  {filename}' | sha256sum --check"),
             ("Run a program in it", f"{launcher}singularity exec {gpu}{name} <program>"),
-            ("Run a script of the step", f"{launcher}singularity run {gpu}{name} <command>")]
+            ("Run a command as its entry point does", f"{launcher}singularity run {gpu}{name} <command>")]
 
 
 def _docker_commands(one: Shown, reference: str) -> list[tuple[str, str]]:

@@ -86,7 +86,7 @@ def sights(facts: Facts) -> list[Sight]:
         Sight(name="images", endpoint="images", path="/images"),
         Sight(name="images-none", endpoint="images", path="/images?search=nothing+of+that"),
         Sight(name="image", endpoint="image", path=f"/images/{facts.filename}?machine=lumi-g"),
-        Sight(name="image-docker", endpoint="docker_image", path=f"/images/docker/{facts.image_id}"),
+        Sight(name="image-docker", endpoint="image_of_docker", path=f"/images/docker/{facts.image_id}"),
         Sight(name="machines", endpoint="machines", path="/machines"),
         Sight(name="new", endpoint="new_build", path="/builds/new?machine=lumi-c"),
         Sight(name="new-wrong", endpoint="new_build", path="/builds/new", act=_request_wrongly),
@@ -149,7 +149,8 @@ LOOKS = tuple((width, height, dark) for width, height in ((360, 780), (1600, 100
 def look(page: Browser, width: int, height: int, dark: bool) -> None:
     """Show the page that stands in a window of this size, light or dark."""
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
-        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+        {"name": "prefers-reduced-motion", "value": "reduce"}]})  # a colour on its way to another is none
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
         "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
 
