@@ -153,6 +153,8 @@ def look(page: Browser, width: int, height: int, dark: bool) -> None:
         {"name": "prefers-reduced-motion", "value": "reduce"}]})  # a colour on its way to another is none
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
         "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
+    page.wait(lambda: page.driver.execute_script("return document.documentElement.dataset.bsTheme")
+              == ("dark" if dark else "light"))
 
 
 def visit(start: Callable[[str | None], Browser], facts: Facts) -> Iterator[tuple[Sight, Browser]]:
