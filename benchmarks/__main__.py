@@ -12,16 +12,14 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 import pygal
 
+from benchmarks.docs import DOCS, replace_table
 from benchmarks.rows import Row, show
 
 NAMES = ("status", "submitting", "own_time", "download", "conversion")
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 COLORS = {"met": "#2a7f3f", "missed": "#b3361e"}
-BEGIN, END = "<!-- written by python3 -m benchmarks --write -->\n", "<!-- until here -->\n"
 
 
 def main() -> int:
@@ -44,10 +42,7 @@ def main() -> int:
 
 def write(rows: Sequence[Row]) -> None:
     """Replace the table in the documentation, and the plot."""
-    page = DOCS / "performance.md"
-    before, _, rest = page.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(before + BEGIN + "\n" + table(rows) + "\n" + END + after, "utf-8")
+    replace_table(DOCS / "performance.md", table(rows))
     (DOCS / "performance.svg").write_bytes(plot(rows))
 
 
