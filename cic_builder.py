@@ -119,8 +119,9 @@ def _print_plan(request: BuildRequest, settings: LibrarySettings) -> int:
 
 
 def _build(request: BuildRequest, settings: LibrarySettings, console: Console, output: Path | None) -> int:
+    local = settings.model_copy(update={"build": settings.build.model_copy(update={"storage": "folder"})})
     with _folder(settings) as folder, ConsoleObserver(console) as observer:
-        result = pipeline.build_image(request, settings=settings, workspace=folder / "build", observer=observer,
+        result = pipeline.build_image(request, settings=local, workspace=folder / "build", observer=observer,
                                       cancel=_cancel_on_signals())
     print(f"image_id: {result.image_id}")
     if result.sif_path is not None and result.filename is not None:

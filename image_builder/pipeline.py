@@ -18,6 +18,7 @@ from image_builder.base_recipe import SpackSource, render_base
 from image_builder.description import parse_description
 from image_builder.environment import Environment, compose
 from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached, ServiceError, Unavailable, UserError
+from image_builder.images import open_images
 from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
 from image_builder.labels import SLIM, image_labels
 from image_builder.lockfile import UnreadableLock
@@ -44,7 +45,7 @@ from image_builder.settings import LibrarySettings
 from image_builder.site_config import packages_of
 from image_builder.slim import SlimFailed
 from image_builder.state import BuildState
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.storage import ImageRecord
 from image_builder.workspace import Workspace, made_workspace, require_free_space
 
 RECENT_LINES = 20_000
@@ -190,7 +191,7 @@ class _Job:
         self.request, self.inputs, self.settings = request, inputs, settings
         self.workspace, self.observer, self.cancel, self.runner = workspace, observer, cancel, runner
         self.identity = inputs.identity
-        self.store = ImageStore(settings.build.tmp_folder / "store")
+        self.store = open_images(settings.build, settings.registry)
         self.log = _BuildLog(observer, settings.build.log_max_bytes)
 
     def stored_sif(self) -> ImageRecord | None:
@@ -336,7 +337,7 @@ class _Job:
     def _convert(self, image: str, record: ImageRecord) -> ImageRecord:
         self.cancel.check()
         self.observer.entered(BuildState.CONVERTING)
-        require_free_space(self.store.root, self.settings.build.min_free_bytes)
+        require_free_space(self.workspace.root, self.settings.build.min_free_bytes)
         with self.store.temporary_path() as temporary:
             conversion = singularity.convert(image, temporary, platform=self.request.machine.platform,
                                              settings=self.settings.build, scratch=self.workspace.scratch,

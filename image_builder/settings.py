@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,13 @@ Network = Annotated[str, AfterValidator(_network)]
 
 BUILTIN_DOCKERFILE = "Dockerfile.spack"
 """The value of `dockerfile` that names the recipe which comes with the library."""
+
+
+ORAS = "oras://"
+"""How the address of a repository for SIFs begins."""
+
+
+_REPOSITORY = re.compile(rf"{ORAS}[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 
 class Section(BaseModel):
@@ -88,6 +96,8 @@ class BuildSettings(Section):
     max_concurrent_builds: int = Field(default=3, ge=1)
     singularity_sudo: bool = False
 
+    storage: str = "folder"
+    """Where finished SIFs lie: `folder` is `<tmp_folder>/store`; `oras://host/repository` an OCI registry."""
     buildx_builder: str | None = None
     """A builder made with `docker buildx create`; None is docker's default one."""
     build_jobs: int | None = Field(default=None, ge=1)
@@ -141,6 +151,13 @@ class BuildSettings(Section):
     def _the_recipe(cls, value: str) -> str:
         if Path(value).name != BUILTIN_DOCKERFILE:
             raise ValueError(f"only {BUILTIN_DOCKERFILE}, the recipe that comes with the service, can be used")
+        return value
+
+    @field_validator("storage", mode="after")
+    @classmethod
+    def _folder_or_repository(cls, value: str) -> str:
+        if value != "folder" and not _REPOSITORY.fullmatch(value):
+            raise ValueError("must be folder, or a repository such as oras://registry.example.org/group/images")
         return value
 
     @field_validator("base_image", mode="after")

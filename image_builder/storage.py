@@ -134,12 +134,12 @@ class ImageStore:
             if earlier is not None and earlier.sha256 is not None:
                 kept = {"sha256": earlier.sha256, "size_bytes": earlier.size_bytes, "filename": earlier.filename}
                 record = record.model_copy(update=kept)
-            _write(self._records / f"{_identity_digest(record.identity)}.json", record)
+            _write(self._records / f"{identity_digest(record.identity)}.json", record)
         return record
 
     def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
         """Keep texts about an identity's image; those of an earlier image of it are replaced."""
-        folder = self._documents / _identity_digest(identity)
+        folder = self._documents / identity_digest(identity)
         folder.mkdir(mode=0o700, exist_ok=True)
         for name, text in documents.items():
             fresh = folder / f".{secrets.token_hex(8)}.new"
@@ -157,7 +157,7 @@ class ImageStore:
         """One of those texts."""
         if name not in self.documents(identity):
             return None
-        return (self._documents / _identity_digest(identity) / name).read_text("utf-8")
+        return (self._documents / identity_digest(identity) / name).read_text("utf-8")
 
     def by_name(self, filename: str) -> ImageRecord | None:
         """What a name means at present. None for an unknown name, and for one that cannot be a name."""
@@ -204,6 +204,10 @@ class ImageStore:
         """Where the SIF with this digest lies, stored or not."""
         return self._sif(_checked_sha256(sha256))
 
+    def address_of(self, filename: str) -> str | None:
+        """Nobody pulls from a folder."""
+        return None
+
     @contextlib.contextmanager
     def opened(self, sha256: str) -> Iterator[BinaryIO]:
         """A stored SIF, open for reading; `remove` leaves it alone meanwhile. Raises `FileNotFoundError`."""
@@ -228,7 +232,7 @@ class ImageStore:
         """Whether a SIF or its identity is pinned, or in use at this moment."""
         assert record.sha256 is not None
         return (self.is_pinned(record.sha256) or self.is_pinned(record.identity)
-                or leases.is_held(self._sif(record.sha256)) or leases.is_held(self._lease(record.identity)))
+                or leases.is_held(self._sif(record.sha256)) or self.is_leased(record.identity))
 
     def remove(self, sha256: str, *, unless: Callable[[], bool] = lambda: False) -> bool:
         """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or in use.
@@ -249,14 +253,22 @@ class ImageStore:
         return True
 
     @contextlib.contextmanager
-    def unused(self, identity: str) -> Iterator[bool]:
+    def unused(self, identity: str, *, is_pinned: bool = False) -> Iterator[bool]:
         """Whether nobody uses an identity and it is not pinned; nobody begins to until the block ends."""
         with leases.alone(self._lease(identity)) as free:
-            yield free and not self.is_pinned(identity)
+            yield free and not is_pinned and not self.is_pinned(identity)
+
+    def is_leased(self, identity: str) -> bool:
+        """Whether somebody uses an identity at this moment."""
+        return leases.is_held(self._lease(identity))
+
+    def lease_used_at(self, identity: str) -> float:
+        """When somebody began to use an identity last, in seconds since 1970."""
+        return _mtime(self._lease(identity))
 
     def forget(self, identity: str) -> bool:
         """Remove record and texts of an identity without a SIF. False, and nothing is done, while it is in use."""
-        digest = _identity_digest(identity)
+        digest = identity_digest(identity)
         with self._locked(), self.unused(identity) as free:
             found = self.by_identity(identity)
             if not free or (found is not None and found.sha256 is not None):
@@ -268,7 +280,7 @@ class ImageStore:
 
     def texts_bytes(self, identity: str) -> int:
         """How much `forget` would free."""
-        digest = _identity_digest(identity)
+        digest = identity_digest(identity)
         return sum(map(bytes_of, (self._records / f"{digest}.json", self._documents / digest)))
 
     def leftovers(self) -> dict[Path, int]:
@@ -293,7 +305,7 @@ class ImageStore:
         """The pointers, the name last: a name that is served has its record."""
         assert record.sha256 is not None
         _write(self._sif(record.sha256).with_suffix(".json"), record)
-        _write(self._records / f"{_identity_digest(record.identity)}.json", record)
+        _write(self._records / f"{identity_digest(record.identity)}.json", record)
         _write(self._names / filename, record)
 
     def _read_whole(self, path: Path) -> ImageRecord | None:
@@ -316,10 +328,10 @@ class ImageStore:
         return self._sifs / f"{sha256}.sif"
 
     def _lease(self, identity: str) -> Path:
-        return self._leases / _identity_digest(identity)
+        return self._leases / identity_digest(identity)
 
     def _last_use(self, identity: str) -> float:
-        digest = _identity_digest(identity)
+        digest = identity_digest(identity)
         return max(map(_mtime, (self._leases / digest, self._records / f"{digest}.json", self._documents / digest)))
 
     @contextlib.contextmanager
@@ -357,10 +369,10 @@ class _KnownRecords:
         if before is not None and before[0] == stamp:
             return before
         record = _read(Path(entry.path))
-        return None if record is None else (stamp, _shortened(record))
+        return None if record is None else (stamp, shortened(record))
 
 
-def _shortened(record: ImageRecord) -> ImageRecord:
+def shortened(record: ImageRecord) -> ImageRecord:
     """What of a record is worth its place in memory, thousands of times."""
     labels = {sys.intern(key): value for key, value in (record.details.get("labels") or {}).items()}
     return record.model_copy(update={"details": {"labels": labels} if labels else {}})
@@ -386,18 +398,24 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
+def is_sha256(text: str) -> bool:
+    """Whether this is a sha256, as text."""
+    return _SHA256.fullmatch(text) is not None
+
+
 def _checked_sha256(sha256: str) -> str:
-    if not _SHA256.fullmatch(sha256):
+    if not is_sha256(sha256):
         raise ValueError(f"{sha256[:100]!r} is not a sha256")
     return sha256
 
 
-def _identity_digest(identity: str) -> str:
+def identity_digest(identity: str) -> str:
+    """An identity without the word that it may begin with."""
     return identity.removeprefix("sha256:")
 
 
 def _pinnable(digest: str) -> str:
-    return _checked_sha256(_identity_digest(digest))
+    return _checked_sha256(identity_digest(digest))
 
 
 def _read(path: Path) -> ImageRecord | None:

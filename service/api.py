@@ -249,11 +249,12 @@ def sif_answer(filename: str) -> tuple[AnyResponse, str]:
     if record is None or record.sha256 is None:
         raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
     try:
-        if settings.service.download_links is None:
+        sif = images.path_of(record.sha256)
+        if settings.service.download_links is None or sif is None:
             return downloads.send_sif(images, record.sha256, filename), record.sha256
         folder = settings.library.build.tmp_folder / "images"
         with images.opened(record.sha256):  # clean-up, which looks at links, waits
-            link = downloads.make_link(images.path_of(record.sha256), filename, folder)
+            link = downloads.make_link(sif, filename, folder)
         answer = redirect(f"{request.root_path}/{settings.service.download_links}/{link}", 302)
         answer.headers["Cache-Control"] = "no-store"
         return answer, record.sha256

@@ -14,9 +14,9 @@ from config import load_settings
 from config.settings import Settings
 from image_builder import pipeline
 from image_builder.errors import Misconfigured
+from image_builder.images import open_images
 from image_builder.machines import load_machines
 from image_builder.process import Runner
-from image_builder.storage import ImageStore
 from service import commands, errors, health, web
 from service.api import api
 from service.auth import Authenticator
@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     with app.app_context():
         engine = db.engine
     executor = executor or _default_executor(settings, engine, runner)
-    images = ImageStore(tmp_folder / "store")
+    images = open_images(settings.library.build, settings.library.registry)
     kept_logs = logs_of(settings, engine)
     app.extensions["cic"] = Service(
         settings=settings, engine=engine, images=images, logs=kept_logs, executor=executor,

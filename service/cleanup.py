@@ -24,8 +24,9 @@ from sqlalchemy.engine import Engine
 from config.settings import Settings
 from image_builder import docker, export
 from image_builder.errors import CicError, ServiceError
+from image_builder.images import Images
 from image_builder.process import run
-from image_builder.storage import ImageRecord, ImageStore, bytes_of
+from image_builder.storage import ImageRecord, bytes_of
 from image_builder.workspace import abandoned, remove_abandoned
 from service import downloads, store
 from service.logs import logs_of
@@ -51,7 +52,7 @@ class Item:
 class Cleanup:
     """The clean-up of one service. Nothing is done on construction."""
 
-    def __init__(self, engine: Engine, settings: Settings, images: ImageStore, *, grace_s: float = GRACE_S) -> None:
+    def __init__(self, engine: Engine, settings: Settings, images: Images, *, grace_s: float = GRACE_S) -> None:
         self._engine, self._images, self._grace_s = engine, images, grace_s
         self._limits, self._build = settings.service, settings.library.build
         self._folder = settings.library.build.tmp_folder
@@ -145,7 +146,8 @@ class Cleanup:
         return self._images.remove(record.sha256 or "", unless=has_a_reason_to_stay)
 
     def _is_linked(self, record: ImageRecord) -> bool:
-        return downloads.is_linked(self._images.path_of(record.sha256 or ""), self._folder / "images")
+        sif = self._images.path_of(record.sha256 or "")
+        return sif is not None and downloads.is_linked(sif, self._folder / "images")
 
     def _referenced(self) -> set[str]:
         """The SIFs that a name means, or a build that its user still sees."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
+from image_builder.images import Images
 from image_builder.machines import MachineEntry
-from image_builder.storage import ImageStore
 from service.executors import Executor
 from service.health import Readiness
 from service.logs import Logs
@@ -27,7 +27,7 @@ class Service:
 
     settings: Settings
     engine: Engine
-    images: ImageStore
+    images: Images
     logs: Logs
     executor: Executor
     submission: Submission

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from flask import Response, request
 
-from image_builder.storage import ImageStore
+from image_builder.images import Images
 
 LINK_LIFE_S = 6 * 3600.0
 """How long a download may begin through a link. One that has begun goes on."""
@@ -24,7 +24,7 @@ BLOCK_BYTES = 256 * 1024
 _LINK = re.compile(r"[0-9a-f]{48}")
 
 
-def send_sif(images: ImageStore, sha256: str, filename: str) -> Response:
+def send_sif(images: Images, sha256: str, filename: str) -> Response:
     """The answer that sends a stored SIF, or the range of it that was asked for. Raises `FileNotFoundError`."""
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
@@ -45,7 +45,7 @@ def send_sif(images: ImageStore, sha256: str, filename: str) -> Response:
         body.close()
         return Response(status=status, headers=headers)
     body.limit(begin, end)
-    wrap = request.environ.get("wsgi.file_wrapper")  # lets the server hand the file to the kernel
+    wrap = request.environ.get("wsgi.file_wrapper") if images.path_of(sha256) else None  # the kernel sends files
     return Response(wrap(body, BLOCK_BYTES) if wrap else body, status=status, headers=headers, direct_passthrough=True)
 
 
@@ -69,10 +69,10 @@ class _Body:
     A file to the server (for sendfile), and an iterable of blocks where the server has no better way.
     """
 
-    def __init__(self, images: ImageStore, sha256: str) -> None:
+    def __init__(self, images: Images, sha256: str) -> None:
         self._stack = contextlib.ExitStack()
         self._file: BinaryIO = self._stack.enter_context(images.opened(sha256))
-        self.size_bytes = os.fstat(self._file.fileno()).st_size
+        self.size_bytes = self._file.seek(0, os.SEEK_END)
         self._left_bytes = self.size_bytes
 
     def limit(self, begin: int, end: int) -> None:
@@ -118,7 +118,7 @@ def offer_publicly(sif: Path, public: Path) -> None:
     os.replace(fresh, public)
 
 
-def offer_all_publicly(images: ImageStore, folder: Path, *, is_wanted: bool) -> None:
+def offer_all_publicly(images: Images, folder: Path, *, is_wanted: bool) -> None:
     """Let every SIF that has a name lie under it in `folder`, and nothing else; without `is_wanted` nothing at all."""
     names = images.names() if is_wanted else {}
     for entry in list(os.scandir(folder)) if folder.is_dir() else ():
@@ -128,6 +128,8 @@ def offer_all_publicly(images: ImageStore, folder: Path, *, is_wanted: bool) -> 
         if record.sha256 is not None:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                 sif = images.path_of(record.sha256)
+                if sif is None:
+                    return
                 if not (folder / name).exists() or not (folder / name).samefile(sif):
                     offer_publicly(sif, folder / name)
 

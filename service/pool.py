@@ -30,9 +30,9 @@ from config import load_settings
 from config.settings import Settings
 from image_builder import compilers, docker, export, limits
 from image_builder.errors import CicError
+from image_builder.images import open_images
 from image_builder.process import CancelToken
 from image_builder.process import run as run_command
-from image_builder.storage import ImageStore
 from image_builder.workspace import abandoned, remove_abandoned
 from service import downloads, store, workers
 from service.cleanup import Cleanup
@@ -260,7 +260,7 @@ class BuildPool:
 
         What front servers offer is brought in line with the store.
         """
-        images = ImageStore(self._build.tmp_folder / "store")
+        images = open_images(self._build, self._settings.library.registry)
         images.sweep()
         with contextlib.suppress(CicError):  # a daemon that is away is swept another time
             export.sweep()
@@ -277,7 +277,7 @@ class BuildPool:
             self._tried(self._clean_up)
 
     def _clean_up(self) -> None:
-        images = ImageStore(self._build.tmp_folder / "store")
+        images = open_images(self._build, self._settings.library.registry)
         for item in Cleanup(self._engine, self._settings, images).run():
             _log.info("removed %s %s, %d bytes: %s", item.kind, item.name, item.size_bytes, item.reason)
 

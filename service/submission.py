@@ -13,9 +13,9 @@ from sqlalchemy.engine import Engine
 from config.settings import Settings
 from image_builder import docker, pipeline, resolve
 from image_builder.errors import CicError, ErrorCode, LimitReached
+from image_builder.images import Images
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
-from image_builder.storage import ImageStore
 from service import store
 from service.errors import Forbidden
 from service.executors import Executor
@@ -31,7 +31,7 @@ class Submission:
 
     engine: Engine
     settings: Settings
-    images: ImageStore
+    images: Images
     logs: Logs
     executor: Executor
 

@@ -11,6 +11,8 @@ import pytest
 
 from image_builder.settings import BuildSettings, LibrarySettings, RepositorySettings
 
+pytest.register_assert_rewrite("tests.images_contract")
+
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).resolve().parent / "data"
 

@@ -206,10 +206,12 @@ def _commands(one: Shown) -> list[tuple[str, list[tuple[str, str]]]]:
 def _sif_commands(one: Shown, filename: str) -> list[tuple[str, str]]:
     name = shlex.quote(filename)
     address = url_for("api.download", filename=filename, _external=True)
+    place = service().images.address_of(filename)
+    pull = [("Or from the registry", f"singularity pull {name} {shlex.quote(place)}")] if place is not None else []
     launcher = "srun " if one.labels.get(labels.MPI_NAME) else ""
     gpu = {"cuda": "--nv ", "rocm": "--rocm "}.get(one.labels.get(labels.GPU_RUNTIME, ""), "")
     return [("Fetch it with a token", f'curl --fail -O -H "Authorization: Bearer $CIC_TOKEN" {shlex.quote(address)}'),
-            ("Or with the command-line client", f"./cic_cli download {name}"),
+            ("Or with the command-line client", f"./cic_cli download {name}"), *pull,
             ("See that it is whole", f"echo '{one.record.sha256}  {filename}' | sha256sum --check"),
             ("Run a program in it", f"{launcher}singularity exec {gpu}{name} <program>"),
             ("Run a command as its entry point does", f"{launcher}singularity run {gpu}{name} <command>")]

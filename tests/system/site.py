@@ -203,7 +203,7 @@ def running_image_registry(root: Path) -> Iterator[ImageRegistry]:
     (root / "htpasswd").write_bytes(hashed.stdout)
     port = free_port()
     (root / "config.yml").write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}/data}}}}\n"
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}'}}\nauth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n", "utf-8")
     log = root / "registry.log"
     with log.open("wb") as output:

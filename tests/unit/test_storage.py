@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -16,11 +15,9 @@ from pathlib import Path
 import pytest
 
 from image_builder import storage
-from image_builder.storage import ImageRecord, ImageStore, is_filename
-
-IDENTITY = "sha256:" + "a" * 64
-OTHER_IDENTITY = "sha256:" + "b" * 64
-NAME = "demo_hello_zen2_nompi_nogpu_v_latest.sif"
+from image_builder.storage import ImageRecord, ImageStore
+from tests.images_contract import *  # noqa: F403  the tests of the contract
+from tests.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
 
 
 @pytest.fixture
@@ -28,33 +25,14 @@ def store(tmp_path: Path) -> ImageStore:
     return ImageStore(tmp_path / "store")
 
 
-def record(identity: str = IDENTITY, filename: str | None = NAME, **details: object) -> ImageRecord:
-    return ImageRecord(identity=identity, image_id="demo:latest", platform="linux/amd64", filename=filename,
-                       details=details)
-
-
-def publish(store: ImageStore, content: bytes, what: ImageRecord | None = None) -> ImageRecord:
-    with store.temporary_path() as temporary:
-        temporary.write_bytes(content)
-        return store.publish(temporary, what or record())
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+@pytest.fixture
+def images(store: ImageStore) -> ImageStore:
+    """For the contract."""
+    return store
 
 
 def everything_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
-
-
-def test_a_published_image_is_found_by_name_digest_and_identity(store: ImageStore) -> None:
-    published = publish(store, b"one", record(audit={"ok": True}, labels={"a": "b"}))
-    assert (published.sha256, published.size_bytes) == (sha256(b"one"), 3)
-    assert store.path_of(sha256(b"one")).read_bytes() == b"one"
-    for found in (store.by_name(NAME), store.by_sha256(sha256(b"one")), store.by_identity(IDENTITY)):
-        assert found == published and found.details["audit"] == {"ok": True}
-    listed = published.model_copy(update={"details": {"labels": {"a": "b"}}})
-    assert store.images() == [listed] and store.names() == {NAME: listed}
 
 
 def test_a_list_follows_what_other_stores_do(store: ImageStore) -> None:
@@ -88,45 +66,10 @@ def test_a_list_does_not_read_again_what_did_not_change(store: ImageStore, monke
     assert len(read) == 3
 
 
-def test_a_digest_that_the_writer_computed_is_taken(store: ImageStore) -> None:
-    with store.temporary_path() as temporary:
-        temporary.write_bytes(b"one")
-        assert store.publish(temporary, record(), sha256=sha256(b"one")).sha256 == sha256(b"one")
-    with store.temporary_path() as temporary:
-        temporary.write_bytes(b"one")
-        with pytest.raises(ValueError, match="not a sha256"):
-            store.publish(temporary, record(), sha256="../../one")
-
-
 def test_nothing_else_is_readable_for_others(store: ImageStore) -> None:
     publish(store, b"one")
     assert stat.S_IMODE(store.root.stat().st_mode) == 0o700
     assert stat.S_IMODE(store.path_of(sha256(b"one")).stat().st_mode) == 0o640
-
-
-def test_a_name_that_moves_on_leaves_the_old_file_to_who_was_given_it(store: ImageStore) -> None:
-    first, second = publish(store, b"one"), publish(store, b"two", record(OTHER_IDENTITY))
-    assert store.by_name(NAME) == second
-    assert store.by_sha256(sha256(b"one")) == first and store.by_identity(IDENTITY) == first
-
-
-def test_a_name_can_be_given_to_a_stored_sif_without_making_it_again(store: ImageStore) -> None:
-    published = publish(store, b"one")
-    other = published.model_copy(update={"filename": "other.sif"})
-    store.point(other)
-    assert store.by_name("other.sif") == other and store.by_name(NAME) == published
-    gone = published.model_copy(update={"sha256": sha256(b"never")})
-    with pytest.raises(LookupError):
-        store.point(gone)
-
-
-def test_an_image_without_a_sif_has_a_record_and_takes_no_sif_away(store: ImageStore) -> None:
-    alone = store.record(record(OTHER_IDENTITY, filename=None))
-    assert store.by_identity(OTHER_IDENTITY) == alone and store.images() == []
-    published = publish(store, b"one")
-    store.record(record(filename=None, later=True))
-    found = store.by_identity(IDENTITY)
-    assert found is not None and found.sha256 == published.sha256 and found.details == {"later": True}
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
@@ -145,23 +88,6 @@ def test_a_record_that_is_none_counts_as_none(store: ImageStore) -> None:
     assert publish(store, b"one") == store.by_name(NAME)
 
 
-@pytest.mark.parametrize("name", ["", ".sif", "../x.sif", "a/b.sif", "a\0.sif", "-a.sif", "a.sif\n", "x.sif/", "x",
-                                  ".hidden.sif", "é.sif", "a" * 252 + ".sif"])
-def test_what_is_no_name_is_neither_stored_nor_found(store: ImageStore, name: str) -> None:
-    assert not is_filename(name) and store.by_name(name) is None
-    before = everything_in(store.root)
-    with pytest.raises(ValueError, match="cannot be the name"):
-        publish(store, b"one", record(filename=name))
-    assert everything_in(store.root) == before
-
-
-@pytest.mark.parametrize("text", ["", "../" + "a" * 61, "A" * 64, "a" * 63, "a" * 64 + "\n"])
-def test_what_is_no_digest_is_not_looked_up(store: ImageStore, text: str) -> None:
-    assert store.by_sha256(text) is None and store.by_identity(text) is None
-    with pytest.raises(ValueError, match="not a sha256"):
-        store.path_of(text)
-
-
 def test_what_was_not_published_leaves_nothing(store: ImageStore) -> None:
     with contextlib.suppress(RuntimeError), store.temporary_path() as temporary:
         temporary.write_bytes(b"half")
@@ -169,23 +95,6 @@ def test_what_was_not_published_leaves_nothing(store: ImageStore) -> None:
         assert len(everything_in(store.root)) == 2
         raise RuntimeError
     assert everything_in(store.root) == set()
-
-
-def test_removing_takes_what_points_there_and_leaves_the_rest(store: ImageStore) -> None:
-    publish(store, b"one")
-    second = publish(store, b"two", record(OTHER_IDENTITY, "second.sif"))
-    assert store.remove(sha256(b"one"))
-    assert store.by_name(NAME) is store.by_identity(IDENTITY) is None
-    assert store.images() == [second] and store.names() == {"second.sif": second}
-    assert store.remove(sha256(b"one"))
-
-
-def test_a_pinned_sif_stays(store: ImageStore) -> None:
-    published = publish(store, b"one")
-    store.pin(sha256(b"one"))
-    assert not ImageStore(store.root).remove(sha256(b"one")) and store.by_name(NAME) == published
-    store.unpin(sha256(b"one"))
-    assert store.remove(sha256(b"one")) and store.by_name(NAME) is None
 
 
 def test_a_sif_that_is_read_stays_and_an_open_one_survives_its_name(store: ImageStore) -> None:

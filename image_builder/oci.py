@@ -1,0 +1,231 @@
+"""A repository in an OCI registry: blobs and manifests, over HTTP.
+
+Uploads and downloads stream, so a file of any size takes no memory. Whoever reads a manifest or a blob gets a whole
+one: the registry checks what it is given against its digest, and a tag moves in one step.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import requests
+import urllib3
+from requests.utils import parse_header_links
+
+from image_builder.errors import ErrorCode, Unavailable
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+TIMEOUT_S = (10.0, 120.0)
+"""For the connection, and for each silence in an answer."""
+PAGE = 1000
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+"""Registries on this machine are spoken to without TLS, as Docker does."""
+
+
+class RegistryUnavailable(Unavailable):
+    """The registry does not answer, or not as it should."""
+
+    code = ErrorCode.IMAGE_REGISTRY_UNAVAILABLE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A manifest with the digest that the registry knows it by."""
+
+    digest: str
+    content: Mapping[str, Any]
+
+
+class Body:
+    """A blob on its way."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def read(self, size: int | None = None) -> bytes:
+        """The next bytes, none at the end. Raises `RegistryUnavailable` when the connection breaks."""
+        try:
+            found: bytes = self._raw.read(size)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise RegistryUnavailable(f"The registry's answer broke off: {type(error).__name__}.") from error
+        return found
+
+
+class OciRepository:
+    """One repository. Safe among threads: each request is a connection of the pool's."""
+
+    def __init__(self, host: str, name: str, *, credentials: tuple[str, str] | None = None,
+                 ca_bundle: Path | None = None) -> None:
+        is_local = host.rpartition(":")[0] in LOOPBACK or host in LOOPBACK
+        self.host, self.name = host, name
+        self._base = f"{'http' if is_local else 'https'}://{host}/v2/{name}"
+        self._credentials = credentials
+        self._session = requests.Session()
+        self._session.trust_env = not is_local
+        self._verify = str(ca_bundle) if ca_bundle is not None else True
+        self._authorization: str | None = None
+
+    def tags(self) -> list[str]:
+        """Every tag; none when there is no such repository yet."""
+        found: list[str] = []
+        address: str | None = f"{self._base}/tags/list?n={PAGE}"
+        while address is not None:
+            with self._request("GET", address, accept=(200, 404)) as answer:
+                if answer.status_code == 404:
+                    return []
+                found += _parsed(_content(answer)).get("tags") or []
+                links = parse_header_links(answer.headers.get("Link", ""))
+                following = next((link["url"] for link in links if link.get("rel") == "next"), None)
+                address = urllib.parse.urljoin(address, following) if following else None
+        return found
+
+    def manifest(self, tag: str) -> Manifest | None:
+        """What a tag means at present."""
+        with self._request("GET", f"{self._base}/manifests/{tag}", accept=(200, 404),
+                           headers={"Accept": MANIFEST}) as answer:
+            if answer.status_code == 404:
+                return None
+            text = _content(answer)
+            return Manifest(digest=_digest(text), content=_parsed(text))
+
+    def put_manifest(self, tag: str, content: Mapping[str, Any]) -> str:
+        """Let a tag mean a manifest whose blobs are there; returns the manifest's digest."""
+        body = json.dumps(content, sort_keys=True).encode()
+        with self._request("PUT", f"{self._base}/manifests/{tag}", accept=(201,), body=lambda: body,
+                           headers={"Content-Type": MANIFEST}):
+            return _digest(body)
+
+    def delete_manifest(self, digest: str) -> bool:
+        """Delete a manifest with every tag of it. False where the registry does not let anybody delete."""
+        with self._request("DELETE", f"{self._base}/manifests/{digest}", accept=(200, 202, 404, 405)) as answer:
+            return answer.status_code != 405
+
+    def blob_bytes(self, digest: str) -> int | None:
+        """How large a blob is, or None where it is not there."""
+        with self._request("HEAD", f"{self._base}/blobs/{digest}", accept=(200, 404)) as answer:
+            return int(answer.headers["Content-Length"]) if answer.status_code == 200 else None
+
+    @contextlib.contextmanager
+    def blob(self, digest: str, *, begin: int = 0) -> Iterator[Body]:
+        """A blob from a byte on, as it comes. Raises `FileNotFoundError`."""
+        headers = {"Range": f"bytes={begin}-"} if begin else {}
+        with self._request("GET", f"{self._base}/blobs/{digest}", accept=(200, 206, 404),
+                           headers=headers | {"Accept-Encoding": "identity"}) as answer:
+            if answer.status_code == 404:
+                raise FileNotFoundError(digest)
+            if begin and answer.status_code != 206:
+                raise RegistryUnavailable(f"The registry {self.host} does not send parts of a file.")
+            yield Body(answer.raw)
+
+    def put_blob(self, content: bytes) -> dict[str, Any]:
+        """Upload a small blob unless it is there; returns its part of a descriptor."""
+        digest = _digest(content)
+        if self.blob_bytes(digest) is None:
+            self._upload(digest, len(content), lambda: content)
+        return {"digest": digest, "size": len(content)}
+
+    def put_file(self, path: Path, sha256: str) -> dict[str, Any]:
+        """Upload a file of this sha256 unless it is there; returns its part of a descriptor.
+
+        The registry reads what it got against the digest, and takes nothing else.
+        """
+        digest, size_bytes = f"sha256:{sha256}", path.stat().st_size
+        if self.blob_bytes(digest) != size_bytes:
+            with path.open("rb") as file:
+                def from_the_beginning() -> IO[bytes]:
+                    file.seek(0)
+                    return file
+                self._upload(digest, size_bytes, from_the_beginning)
+        return {"digest": digest, "size": size_bytes}
+
+    def _upload(self, digest: str, size_bytes: int, body: Callable[[], Any]) -> None:
+        with self._request("POST", f"{self._base}/blobs/uploads/", accept=(202,)) as answer:
+            place = urllib.parse.urljoin(answer.url, answer.headers["Location"])
+        place += ("&" if "?" in place else "?") + urllib.parse.urlencode({"digest": digest})
+        with self._request("PUT", place, accept=(201,), body=body, headers={
+                "Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}):
+            pass
+
+    def _request(self, method: str, address: str, *, accept: tuple[int, ...], headers: Mapping[str, str] | None = None,
+                 body: Callable[[], Any] | None = None) -> requests.Response:
+        """The answer, whose body is not read yet; one whose status is none of `accept` is `RegistryUnavailable`.
+
+        `body` is asked for what to send each time: with a log-in, a request is sent twice.
+        """
+        answer = self._send(method, address, headers, body)
+        if answer.status_code == 401:
+            answer.close()
+            self._log_in(answer.headers.get("WWW-Authenticate", ""))
+            answer = self._send(method, address, headers, body)
+        if answer.status_code in accept:
+            return answer
+        with answer:
+            raise RegistryUnavailable(f"The registry {self.host} answers {method} with {answer.status_code}: "
+                                      f"{answer.text[:300]}", hint="Check `storage` and the registry's credentials.")
+
+    def _send(self, method: str, address: str, headers: Mapping[str, str] | None,
+              body: Callable[[], Any] | None) -> requests.Response:
+        mine = {"Authorization": self._authorization} if self._authorization else {}
+        try:
+            return self._session.request(method, address, headers=mine | dict(headers or {}), stream=True,
+                                         data=body() if body is not None else None, timeout=TIMEOUT_S,
+                                         verify=self._verify)
+        except requests.RequestException as error:
+            raise RegistryUnavailable(f"The registry {self.host} does not answer: {type(error).__name__}.",
+                                      hint="Try again in a while.") from error
+
+    def _log_in(self, challenge: str) -> None:
+        """As the registry asks for it: with the password itself, or with a token that is had for it elsewhere."""
+        scheme, _, fields = challenge.partition(" ")
+        if scheme.lower() == "basic" and self._credentials is not None:
+            self._authorization = "Basic " + base64.b64encode(":".join(self._credentials).encode()).decode()
+        elif scheme.lower() == "bearer":
+            self._authorization = f"Bearer {self._token(_challenge(fields))}"
+        else:
+            raise RegistryUnavailable(f"The registry {self.host} wants a log-in.",
+                                      hint="Set registry_cfg's user and token for this registry.")
+
+    def _token(self, challenge: Mapping[str, str]) -> str:
+        asked = {"service": challenge.get("service", ""), "scope": f"repository:{self.name}:pull,push,delete"}
+        try:
+            answer = self._session.get(challenge.get("realm", ""), params=asked, auth=self._credentials,
+                                       timeout=TIMEOUT_S, verify=self._verify)
+            answer.raise_for_status()
+            said = answer.json()
+            return str(said.get("token") or said["access_token"])
+        except (requests.RequestException, KeyError, ValueError) as error:
+            raise RegistryUnavailable(f"The registry {self.host} gives no token: {type(error).__name__}.",
+                                      hint="Check registry_cfg's user and token.") from error
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _content(answer: requests.Response) -> bytes:
+    try:
+        return answer.content
+    except requests.RequestException as error:
+        raise RegistryUnavailable(f"The registry's answer broke off: {type(error).__name__}.") from error
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise RegistryUnavailable("The registry's answer is not JSON.") from error
+    return found
+
+
+def _challenge(fields: str) -> dict[str, str]:
+    """The fields of a WWW-Authenticate header behind its scheme."""
+    return dict(re.findall(r'(\w+)="([^"]*)"', fields))

@@ -1,0 +1,243 @@
+"""Finished images in a real registry: the contract, and that clusters get from it what was put there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+from image_builder.errors import ErrorCode
+from image_builder.images import open_images
+from image_builder.oci import OciRepository, RegistryUnavailable
+from image_builder.oras import RegistryImages
+from image_builder.process import Command, run
+from image_builder.settings import BuildSettings, RegistrySettings
+from service.cleanup import Cleanup
+from service.database import make_engine
+from tests.conftest import PROJECT
+from tests.images_contract import *  # noqa: F403  the tests of the contract
+from tests.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
+from tests.system.site import ImageRegistry, Site, running_image_registry, running_service
+
+pytestmark = pytest.mark.system
+REPOSITORY = "group/images"
+
+
+@pytest.fixture(scope="module")
+def shared_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRegistry]:
+    with running_image_registry(tmp_path_factory.mktemp("registry") / "root") as registry:
+        yield registry
+
+
+def opened_in(registry: ImageRegistry, folder: Path, repository: str) -> RegistryImages:
+    build = BuildSettings(tmp_folder=folder, builder_home=PROJECT, base_image="base:1",
+                          storage=f"oras://{registry.host}/{repository}")
+    found = open_images(build, RegistrySettings(url=registry.host, user=registry.user, token=registry.password))
+    assert isinstance(found, RegistryImages)
+    return found
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> str:
+    """A repository of this test's own."""
+    return f"{REPOSITORY}/{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]}"
+
+
+@pytest.fixture
+def images(shared_registry: ImageRegistry, repository: str, tmp_path: Path) -> RegistryImages:
+    return opened_in(shared_registry, tmp_path / "here", repository)
+
+
+def test_another_machine_sees_what_was_put_there_at_once(
+        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path) -> None:
+    there = opened_in(shared_registry, tmp_path / "there", repository)
+    assert there.names() == {}
+    first = publish(images, b"one")
+    assert there.by_name(NAME) == first and set(there.names()) == {NAME}
+    second = publish(images, b"two", record(OTHER_IDENTITY))
+    assert there.by_name(NAME) == second
+    with there.opened(second.sha256 or "") as file:
+        assert file.read() == b"two"
+
+
+def test_a_list_of_many_tags_has_all_of_them(images: RegistryImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("image_builder.oci.PAGE", 3)
+    names = {f"image-{number}.sif" for number in range(5)}
+    for number, name in enumerate(sorted(names)):
+        publish(images, f"{number}".encode(), record(f"{number:064x}", name))
+    assert set(images.names()) == names
+    assert len(images.images()) == 5
+
+
+def test_singularity_pulls_the_very_file(images: RegistryImages, shared_registry: ImageRegistry, repository: str,
+                                         tmp_path: Path) -> None:
+    sif = tmp_path / "made.sif"
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "hello").write_text("hello\n")
+    run(Command(name="singularity build", argv=("singularity", "build", str(sif), str(tmp_path / "root")),
+                timeout_s=120))
+    content = sif.read_bytes()
+    publish(images, content)
+    pulled, address = tmp_path / "pulled.sif", images.address_of(NAME)
+    assert address == f"oras://{shared_registry.host}/{repository}:{NAME.removesuffix('.sif')}"
+    environment = {**os.environ, "APPTAINER_CACHEDIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    for engine in ("APPTAINER", "SINGULARITY"):
+        environment |= {f"{engine}_DOCKER_USERNAME": shared_registry.user,
+                        f"{engine}_DOCKER_PASSWORD": shared_registry.password}
+    done = subprocess.run(["singularity", "pull", "--no-https", str(pulled), address], env=environment,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert sha256(pulled.read_bytes()) == sha256(content)
+
+
+def test_a_broken_upload_is_offered_nowhere(images: RegistryImages) -> None:
+    with images.temporary_path() as temporary:
+        temporary.write_bytes(b"not what the digest says")
+        with pytest.raises(RegistryUnavailable) as caught:
+            images.publish(temporary, record(), sha256=sha256(b"one"))
+    assert caught.value.code is ErrorCode.IMAGE_REGISTRY_UNAVAILABLE
+    assert images.names() == {} and images.by_identity(IDENTITY) is None
+    assert publish(images, b"one").sha256 == sha256(b"one")
+
+
+def test_a_wrong_password_is_told(shared_registry: ImageRegistry, tmp_path: Path) -> None:
+    wrong = OciRepository(shared_registry.host, REPOSITORY, credentials=("pusher", "wrong"))
+    with pytest.raises(RegistryUnavailable, match="401"):
+        RegistryImages(wrong, tmp_path).names()
+    with pytest.raises(RegistryUnavailable, match="wants a log-in"):
+        OciRepository(shared_registry.host, REPOSITORY).tags()
+    with pytest.raises(RegistryUnavailable, match="does not answer"):
+        OciRepository("127.0.0.1:1", REPOSITORY).tags()
+
+
+class _FakeTokenRegistry(BaseHTTPRequestHandler):
+    """A fake: it has one tag, wants a token for it, and gives that for the right password. Debian's has no such log-in
+    without a certificate authority of its own."""
+
+    def do_GET(self) -> None:
+        port = self.server.server_address[1]
+        if self.path.startswith("/token?service=fake&scope=repository%3Aimages%3A"):
+            is_right = self.headers.get("Authorization") == requests.Request(
+                "GET", "http://x", auth=("ada", "right")).prepare().headers["Authorization"]
+            self._answer(200 if is_right else 401, '{"token": "good"}' if is_right else "{}")
+        elif self.headers.get("Authorization") == "Bearer good":
+            self._answer(200, '{"tags": ["one"]}')
+        else:
+            self._answer(401, "{}", f'Bearer realm="http://127.0.0.1:{port}/token",service="fake",scope="x"')
+
+    def _answer(self, status: int, body: str, challenge: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if challenge:
+            self.send_header("WWW-Authenticate", challenge)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_registries_that_want_a_token_get_one() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _FakeTokenRegistry)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"127.0.0.1:{server.server_address[1]}"
+    try:
+        assert OciRepository(host, "images", credentials=("ada", "right")).tags() == ["one"]
+        with pytest.raises(RegistryUnavailable, match="no token"):
+            OciRepository(host, "images", credentials=("ada", "wrong")).tags()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def cut_after(registry: ImageRegistry, limit_bytes: int) -> Iterator[str]:
+    """A fake network: whatever passes through this address to the registry is cut after so many bytes of an answer."""
+    import socket
+    import socketserver
+
+    class Cut(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            host, _, port = registry.host.partition(":")
+            with socket.create_connection((host, int(port))) as far:
+                def upload() -> None:
+                    with contextlib.suppress(OSError):
+                        while part := self.request.recv(65536):
+                            far.sendall(part)
+                threading.Thread(target=upload, daemon=True).start()
+                left = limit_bytes
+                with contextlib.suppress(OSError):
+                    while left > 0 and (part := far.recv(min(65536, left))):
+                        self.request.sendall(part)
+                        left -= len(part)
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address, daemon_threads = True, True
+
+    with Server(("127.0.0.1", 0), Cut) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_download_goes_on_where_the_connection_broke(
+        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path) -> None:
+    content = os.urandom(1_500_000)
+    digest = publish(images, content).sha256 or ""
+    with cut_after(shared_registry, 400_000) as host:
+        cut = OciRepository(host, repository, credentials=(shared_registry.user, shared_registry.password))
+        with RegistryImages(cut, tmp_path / "there").opened(digest) as file:
+            parts = list(iter(lambda: file.read(100_000), b""))
+    assert b"".join(parts) == content
+
+
+def test_clean_up_is_the_same(images: RegistryImages, site: Site) -> None:
+    from builder_service import create_app
+
+    create_app(site.settings).extensions["cic"].engine.dispose()
+    engine = make_engine(site.settings.service.database)
+    publish(images, b"one", record(IDENTITY, "one.sif"))
+    kept = publish(images, b"two", record(OTHER_IDENTITY, "two.sif"))
+    images.pin(kept.sha256 or "")
+    images.keep_documents("c" * 64, {"spack.lock": "{}"})
+    service = site.settings.service.model_copy(update={"max_images_bytes": 0, "keep_unreferenced_s": 0.0})
+    settings = site.settings.model_copy(update={"service": service})
+    assert [item.kind for item in Cleanup(engine, settings, images).run() if item.kind in ("SIF", "texts")] == []
+    cleanup = Cleanup(engine, settings, images, grace_s=0)
+    assert {item.kind for item in cleanup.run(dry_run=True)} >= {"SIF", "texts"}
+    gone = [item.kind for item in cleanup.run() if item.kind in ("SIF", "texts")]
+    assert gone == ["SIF", "texts"] or gone == ["SIF", "texts", "texts"]
+    assert set(images.names()) == {"two.sif"} and images.documents("c" * 64) == ()
+    engine.dispose()
+
+
+def test_the_service_keeps_and_sends_images_of_a_registry(
+        site: Site, shared_registry: ImageRegistry, repository: str) -> None:
+    """A whole service with this one switch: submit, build, list, download in parts, and nothing left on its disk."""
+    there = site.with_environ(
+        CIC_BUILD_STORAGE=f"oras://{shared_registry.host}/{repository}", CIC_REGISTRY_URL=shared_registry.host,
+        CIC_REGISTRY_USER=shared_registry.user, CIC_REGISTRY_TOKEN=shared_registry.password)
+    request = {"machine": {"platform": "linux/amd64", "architecture": "x86_64", "container_engine": "singularity"},
+               "workflow": "demo", "step_id": "plain", "push": False}
+    site.add_step("demo", "plain", {"eflows4hpc.yaml": "apt: []\n", "text": "hello\n"})
+    with running_service(there) as service:
+        status = service.build(request)
+        assert status["status"] == "FINISHED", status
+        listed = service.call("GET", "/image/").json()["images"]
+        assert [(one["filename"], one["sha256"]) for one in listed] == [(status["filename"], status["sha256"])]
+        whole = service.call("GET", f"/images/download/{status['filename']}")
+        assert sha256(whole.content) == status["sha256"]
+        part = service.call("GET", f"/images/download/{status['filename']}", headers={"Range": "bytes=1000-1999"})
+        assert (part.status_code, part.content) == (206, whole.content[1000:2000])
+        assert "Dockerfile" in service.call("GET", f"/image/{status['filename']}").json()["documents"]
+        again = service.build(request)
+        assert again["sha256"] == status["sha256"]
+    assert not list((there.tmp_folder / "store" / "sif").iterdir())
