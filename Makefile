@@ -8,11 +8,12 @@ export PATH
 PYTEST = .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: demo setup setup-test test test-endurance lint clean help
+.PHONY: demo setup setup-test test test-cluster test-endurance lint clean help
 
 help:
 	@echo "make demo            install, start the service, build an example image and run it"
 	@echo "make test            install, then all tests but the long ones (PYTEST_ARGS are handed on)"
+	@echo "make test-cluster    several hosts in network namespaces, and the service's tests on PostgreSQL"
 	@echo "make test-endurance  the long ones: endurance and kill tests"
 	@echo "make setup           only install what the service needs; setup-test: what tests need too"
 	@echo "make lint            ruff, mypy and shellcheck"
@@ -28,7 +29,11 @@ setup-test:
 	@scripts/setup --tests
 
 test: setup-test
-	@$(PYTEST) -m "not endurance"
+	@$(PYTEST) -m "not endurance and not cluster"
+
+test-cluster: setup-test
+	@$(PYTEST) -m cluster tests/cluster
+	@CIC_TEST_DATABASE=postgresql $(PYTEST) tests/service
 
 test-endurance: setup-test
 	@$(PYTEST) -m endurance

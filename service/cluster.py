@@ -10,10 +10,13 @@ import time
 
 import filelock
 
+from config.settings import Settings
+from image_builder import pipeline
 from image_builder.errors import ServiceError
 from service.broker import Listener
 from service.database import make_engine
 from service.pool import BuildPool, PoolMain
+from service.worker import BuildImage
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +24,10 @@ _log = logging.getLogger(__name__)
 class WorkerMain(PoolMain):
     """The worker's process. It needs no inbound port, and nothing of its host but `tmp_folder`, Docker and Singularity.
     """
+
+    def __init__(self, settings: Settings, build_image: BuildImage = pipeline.build_image) -> None:
+        super().__init__(settings)
+        self._build_image = build_image
 
     def run(self) -> int:
         """Work until told to stop. Raises `ServiceError` when another worker or pool has the same `tmp_folder`."""
@@ -34,7 +41,8 @@ class WorkerMain(PoolMain):
 
     def _work(self) -> None:
         self._hear_signals()
-        pool = BuildPool(make_engine(self._settings.service.database), self._settings, is_one_of_many=True)
+        pool = BuildPool(make_engine(self._settings.service.database), self._settings,
+                         build_image=self._build_image, is_one_of_many=True)
         _log.info("worker %s begins: %d builds at once", pool.name, self._settings.library.build.max_concurrent_builds)
         pool.start()
         Listener(self._settings, pool).start()

@@ -1,0 +1,213 @@
+"""A service of several hosts, in miniature and real: PostgreSQL, Redis, web processes and workers, each on its host."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from service import accounts, store
+from service.database import make_engine, reading
+from tests.cluster.network import Host, Network
+from tests.postgresql import PostgreSQL
+from tests.system.site import MACHINE, PASSWORD, PROJECT, USER, Site
+
+ENDED = ("FINISHED", "FAILED")
+
+
+class Redis:
+    """A Redis server without anything on disk: a restart loses all it knows."""
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self._host, self._folder = host, folder
+        self.url = f"redis://{host.address}:6379/0"
+        self.start()
+
+    def start(self) -> None:
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._host.prefix, "redis-server", "--port", "6379", "--save", "", "--appendonly", "no",
+                 "--protected-mode", "no", "--bind", "0.0.0.0", "--dir", str(self._folder)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Process:
+    """A web process or a worker on a host of its own."""
+
+    def __init__(self, name: str, host: Host, folder: Path, command: list[str], environ: Mapping[str, str]) -> None:
+        self.name, self.host, self._folder = name, host, folder
+        self._command, self._environ = command, environ
+        self.start()
+
+    def start(self) -> None:
+        with (self._folder / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen([*self.host.prefix, *self._command], cwd=PROJECT, env=dict(self._environ),
+                                            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                            start_new_session=True)
+
+    def kill(self) -> None:
+        """At once, with its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self, timeout_s: float = 60) -> int:
+        """As an operator does."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def log(self) -> str:
+        return (self._folder / f"{self.name}.log").read_text("utf-8", "replace")
+
+
+class Cluster:
+    """The service of one test."""
+
+    def __init__(self, site: Site, net: Network, database: PostgreSQL, redis: Redis) -> None:
+        self.site, self.net, self.database, self.redis = site, net, database, redis
+        self.journal = site.root / "journal"
+        self.journal.touch()
+        self.environ = {**site.environ, "CIC_EXECUTOR": "celery", "CIC_DATABASE": database.database(),
+                        "CIC_BROKER_URL": redis.url, "CIC_LOST_WORKER_AFTER_S": "10", "CIC_WEB_PROCESSES": "1",
+                        "CIC_HOST": "0.0.0.0", "CIC_PORT": "5000", "CIC_TEST_JOURNAL": str(self.journal)}
+        self.engine: Engine = make_engine(self.environ["CIC_DATABASE"])
+        self.webs: list[Process] = []
+        self.processes: list[Process] = []
+
+    def web(self) -> Process:
+        made = self._start(f"web{len(self.webs)}", [sys.executable, "builder_service.py"], {})
+        self.webs.append(made)
+        end = time.monotonic() + 120
+        while True:
+            assert time.monotonic() < end and made.process.poll() is None, made.log()
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(self.url(made, "/health/live"), timeout=5).ok:
+                    break
+            time.sleep(0.2)
+        if accounts.by_name(self.engine, USER) is None:
+            accounts.add_user(self.engine, USER, PASSWORD, is_admin=True)
+        return made
+
+    def waiting_worker(self, name: str, *, slots: int = 2, wait_s: float = 1.0, **environ: str) -> Process:
+        """A worker whose builds wait."""
+        return self._start(name, [sys.executable, "-m", "tests.cluster.waiting_worker"], {
+            "CIC_BUILD_MAX_CONCURRENT_BUILDS": str(slots), "CIC_TEST_WAIT_S": str(wait_s), "CIC_TEST_NAME": name,
+            "CIC_WORKER_PLATFORMS": "linux/amd64", "CIC_WORKER_EMULATED_PLATFORMS": "", **environ})
+
+    def real_worker(self, name: str) -> Process:
+        """A worker that builds."""
+        return self._start(name, [sys.executable, "builder_worker.py"], {})
+
+    def _start(self, name: str, command: list[str], environ: Mapping[str, str]) -> Process:
+        folder = self.site.root / name
+        folder.mkdir(exist_ok=True)
+        made = Process(name, self.net.host(), self.site.root, command,
+                       {**self.environ, "CIC_BUILD_TMP_FOLDER": str(folder), **environ})
+        self.processes.append(made)
+        return made
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.kill()
+        self.engine.dispose()
+
+    def url(self, web: Process, path: str) -> str:
+        return f"http://{web.host.address}:5000/image_creation{path}"
+
+    def call(self, method: str, path: str, *, web: Process | None = None, **more: Any) -> requests.Response:
+        """One REST call through the given web process, or whichever answers."""
+        end = time.monotonic() + 90
+        for _ in range(10_000):
+            for one in [web] if web is not None else self.webs:
+                with contextlib.suppress(requests.RequestException):
+                    answer = requests.request(method, self.url(one, path), auth=(USER, PASSWORD), timeout=20, **more)
+                    if answer.status_code < 500:
+                        return answer
+            assert time.monotonic() < end, f"{method} {path}: nobody answers"
+            time.sleep(0.5)
+        raise AssertionError(path)
+
+    def submit(self, step: str, *, web: Process | None = None, platform: str = "linux/amd64",
+               architecture: str = "none", **more: Any) -> str:
+        machine = {**MACHINE, "platform": platform, "architecture": architecture, "container_engine": "docker"}
+        answer = self.call("POST", "/build/", web=web, json={
+            "machine": machine, "workflow": "many", "step_id": step, "push": False, **more})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    def status(self, build_id: str, web: Process | None = None) -> dict[str, Any]:
+        answer = self.call("GET", f"/build/{build_id}", web=web)
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def wait(self, build_id: str, *statuses: str, timeout_s: float = 120) -> dict[str, Any]:
+        end = time.monotonic() + timeout_s
+        while (status := self.status(build_id))["status"] not in (statuses or ENDED):
+            assert time.monotonic() < end and status["status"] not in ENDED, status
+            time.sleep(0.2)
+        return status
+
+    def states(self) -> Counter[str]:
+        """How many builds stand where, as the records have it."""
+        with reading(self.engine) as connection:
+            rows = connection.execute(sa.select(store.STATUS).select_from(
+                store.BUILDS.join(store.RUNS, store.BUILDS.c.run_id == store.RUNS.c.id)))
+            return Counter(row[0].value if hasattr(row[0], "value") else str(row[0]) for row in rows)
+
+    def wait_for_all(self, count: int, timeout_s: float) -> None:
+        end = time.monotonic() + timeout_s
+        while (states := self.states())["FINISHED"] + states["FAILED"] < count:
+            assert time.monotonic() < end, (states, self.notes()[-20:])
+            time.sleep(0.5)
+
+    def notes(self) -> list[tuple[float, str, str, str]]:
+        """The workers' journal: when, who, what (begin, end, stop), which run."""
+        lines = [line.split() for line in self.journal.read_text().splitlines()]
+        return [(float(at), who, what, run) for at, who, what, run in lines]
+
+    def most_at_once(self) -> dict[str, int]:
+        """How many builds each worker had going on at the most."""
+        going_on: Counter[str] = Counter()
+        most: Counter[str] = Counter()
+        for _, who, what, _ in self.notes():
+            going_on[who] += 1 if what == "begin" else -1
+            most[who] = max(most[who], going_on[who])
+        return dict(most)
+
+    def runs(self) -> list[Any]:
+        with reading(self.engine) as connection:
+            return list(connection.execute(sa.select(store.RUNS)))
+
+
+@contextlib.contextmanager
+def cluster(site: Site, net: Network) -> Iterator[Cluster]:
+    """The records and the broker; processes are added by the test."""
+    database_host = net.host()
+    database = PostgreSQL(host=database_host.address, prefix=database_host.prefix)
+    try:
+        redis = Redis(net.host(), site.root)
+        try:
+            made = Cluster(site, net, database, redis)
+            try:
+                yield made
+            finally:
+                made.stop()
+        finally:
+            redis.stop()
+    finally:
+        database.stop()

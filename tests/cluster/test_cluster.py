@@ -1,0 +1,160 @@
+"""Several hosts: real PostgreSQL, Redis, web processes and workers, each in a network namespace of its own.
+
+Most builds wait rather than compute (`waiting_worker`); what they wait in is the real worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import network
+from tests.cluster.service import Cluster, cluster
+from tests.postgresql import programs
+from tests.system.site import make_site
+
+LACKING = network.why_not() or (None if programs() else "PostgreSQL is not installed")
+pytestmark = [pytest.mark.cluster, pytest.mark.skipif(LACKING is not None, reason=str(LACKING))]
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Iterator[Cluster]:
+    """A service with records, a broker and 60 steps, `many/s0` to `many/s59`."""
+    site = make_site(tmp_path)
+    for number in range(60):
+        folder = site.registry / "many" / f"s{number}"
+        folder.mkdir(parents=True)
+        (folder / "eflows4hpc.yaml").write_text("apt:\n  - bc\n")
+        (folder / "number").write_text(str(number))
+    site.add_step("many", "last", {"eflows4hpc.yaml": "apt:\n  - less\n"})
+    with network.network() as net, cluster(site.with_environ(CIC_REPOSITORIES_MIRROR_MAX_AGE_S="600"), net) as made:
+        yield made
+
+
+def test_many_builds_on_many_hosts(several: Cluster) -> None:
+    """Two web processes, three workers, 60 builds: all end, limits per worker hold, no build twice."""
+    webs = [several.web(), several.web()]
+    for number in range(3):
+        several.waiting_worker(f"worker{number}", slots=2 + number, wait_s=1)
+    builds = [several.submit(f"s{n}", web=webs[n % 2], push=False) for n in range(60)]
+    several.wait_for_all(60, 240)
+    assert several.states() == {"FINISHED": 60}
+    assert Counter(what for _, _, what, _ in several.notes()) == {"begin": 60, "end": 60}
+    assert len({run for _, _, what, run in several.notes() if what == "end"}) == 60
+    assert all(most <= 2 + int(who[-1]) for who, most in several.most_at_once().items())
+    assert set(several.most_at_once()) == {"worker0", "worker1", "worker2"}
+    assert {run.attempts for run in several.runs()} == {1}
+    for web in webs:  # each of them tells and shows what was built anywhere
+        status = several.status(builds[0], web)
+        assert status["status"] == "FINISHED"
+        log = several.call("GET", f"/build/{builds[0]}/log", web=web)
+        assert "waited\n" in log.text and log.headers["X-Log-Complete"] == "true"
+    ready = several.call("GET", "/health/ready").json()
+    assert {"database", "broker", "workers"} <= set(ready["checks"])
+
+
+def test_whatever_goes_every_build_ends_once(several: Cluster) -> None:
+    """A killed worker, one whose network is cut for a minute, Redis and PostgreSQL restarted, a killed web process."""
+    webs = [several.web(), several.web()]
+    killed, cut, steady = (several.waiting_worker(name, slots=2, wait_s=15) for name in ("killed", "cut", "steady"))
+    builds = [several.submit(f"s{n}", web=webs[n % 2]) for n in range(20)]
+    _until_each_works(several, {"killed", "cut", "steady"})
+    killed.kill()
+    cut.host.cut()
+    cut_at = time.monotonic()
+    time.sleep(5)
+    several.redis.stop()
+    several.redis.start()
+    time.sleep(5)
+    several.database.stop(remove=False)
+    time.sleep(3)
+    several.database.start()
+    webs[0].kill()
+    del several.webs[0]
+    killed.start()
+    time.sleep(max(0.0, 60 - (time.monotonic() - cut_at)))
+    cut.host.join()
+    builds += [several.submit(f"s{n}") for n in range(20, 26)]
+    several.wait_for_all(26, 400)
+
+    assert several.states() == {"FINISHED": 26}
+    ended = [(who, run) for _, who, what, run in several.notes() if what == "end"]
+    for run in several.runs():  # the record names the worker that really built it
+        assert (str(run.worker and _name_of(several, run.worker)), run.id) in ended
+    assert any(run.attempts > 1 for run in several.runs())
+    for build in builds:
+        log = several.call("GET", f"/build/{build}/log").text
+        assert log.rstrip().endswith("waited"), log[-500:]
+    assert steady.process.poll() is None and cut.process.poll() is None
+    assert cut.stop() == 0
+
+
+def test_a_build_waits_for_a_worker_that_can_build_it_and_says_so(several: Cluster) -> None:
+    several.web()
+    several.waiting_worker("amd", wait_s=0.2)
+    build = several.submit("s0", platform="linux/arm64")
+    plain = several.submit("s1")
+    assert several.wait(plain)["status"] == "FINISHED"
+    status = several.wait(build, "PENDING")
+    end = time.monotonic() + 30
+    while not status["message"]:
+        assert time.monotonic() < end
+        status = several.status(build)
+    assert status["message"] == ("Waits for a worker that builds for linux/arm64: "
+                                 "those at work build for linux/amd64.")
+    several.waiting_worker("emulates", wait_s=0.2, CIC_WORKER_EMULATED_PLATFORMS="linux/arm64")
+    assert several.wait(build)["message"] is None
+    assert {who for _, who, _, run in several.notes() if run in _runs_for(several, "linux/arm64")} == {"emulates"}
+
+    several.waiting_worker("arm", wait_s=0.2, CIC_WORKER_PLATFORMS="linux/arm64")
+    _until_there(several, 3)
+    native = [several.submit(f"s{n}", platform="linux/arm64") for n in range(2, 6)]
+    for build in native:
+        assert several.wait(build)["status"] == "FINISHED"
+    arm = [who for _, who, what, run in several.notes() if run in _runs_for(several, "linux/arm64") and what == "end"]
+    assert arm == ["emulates", *["arm"] * 4]
+
+
+def test_a_short_visibility_timeout_repeats_nothing(several: Cluster) -> None:
+    several.environ["CIC_BROKER_OPTIONS"] = '{"visibility_timeout": 5}'
+    several.web()
+    for name in ("one", "other"):
+        several.waiting_worker(name, wait_s=30)
+    build = several.submit("s0")
+    assert several.wait(build)["status"] == "FINISHED"
+    time.sleep(6)
+    assert [what for _, _, what, _ in several.notes()] == ["begin", "end"]
+    (run,) = several.runs()
+    assert run.attempts == 1
+
+
+def _until_each_works(several: Cluster, names: set[str]) -> None:
+    end = time.monotonic() + 90
+    while {who for _, who, _, _ in several.notes()} != names:
+        assert time.monotonic() < end, several.notes()
+        time.sleep(0.2)
+
+
+def _until_there(several: Cluster, count: int) -> None:
+    from service.workers import all_workers
+
+    end = time.monotonic() + 60
+    while sum(not worker["is_lost"] for worker in all_workers(several.engine, lost_after_s=10)) < count:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def _runs_for(several: Cluster, platform: str) -> set[str]:
+    return {run.id for run in several.runs() if run.platform == platform}
+
+
+def _name_of(several: Cluster, worker: str) -> str:
+    """What the test calls a worker that calls itself after its host and folder."""
+    from service.pool import host_name
+
+    names = {host_name(several.site.root / process.name): process.name for process in several.processes}
+    return names[worker.rpartition(":")[0]]
