@@ -299,7 +299,7 @@ def ready() -> Response:
 @describes("Numbers for Prometheus", is_public=True,
            answers={200: Answer(description="Prometheus' text format.", content={"text/plain": TEXT})})
 def metrics() -> Response:
-    return exposition(service().engine)
+    return exposition(service().engine, lost_after_s=service().settings.service.lost_worker_after_s)
 
 
 @api.get("/openapi.json")

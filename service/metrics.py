@@ -16,22 +16,23 @@ from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection, Engine
 
 from image_builder.state import BuildState
+from service import workers
 from service.database import reading
 from service.store import BUILDS, RUNNING, RUNS, STATUS
 
 
-def exposition(engine: Engine) -> Response:
+def exposition(engine: Engine, *, lost_after_s: float) -> Response:
     """The answer to a scrape."""
     registry = CollectorRegistry()
-    registry.register(_Database(engine))
+    registry.register(_Database(engine, lost_after_s))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
 class _Database(Collector):
     """Counts what the tables hold."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, lost_after_s: float) -> None:
+        self._engine, self._lost_after_s = engine, lost_after_s
 
     def describe(self) -> list[Metric]:
         return []
@@ -39,7 +40,8 @@ class _Database(Collector):
     def collect(self) -> Iterator[Metric]:
         with reading(self._engine) as connection:
             yield from (_builds(connection), _runs(connection), *_queue(connection), _failures(connection),
-                        *_workers(connection), *_durations(connection), _stored(connection))
+                        _made(connection), *_workers(connection), *_durations(connection), _stored(connection))
+        yield from _registered(workers.all_workers(self._engine, lost_after_s=self._lost_after_s))
 
 
 def _builds(connection: Connection) -> Metric:
@@ -69,6 +71,20 @@ def _queue(connection: Connection) -> Iterator[Metric]:
     yield GaugeMetricFamily("cic_queue_age_seconds", "How long the oldest of them has waited", value=age_s)
 
 
+def _made(connection: Connection) -> Metric:
+    """Where finished builds came from: their own run, one that others had asked for, or what was stored already."""
+    family = GaugeMetricFamily("cic_builds_made", "Finished builds by where they came from", labels=["how"])
+    finished = sa.select(sa.func.count()).select_from(BUILDS.join(RUNS, RUNS.c.id == BUILDS.c.run_id)).where(
+        BUILDS.c.state == BuildState.FINISHED)
+    total = connection.scalar(finished) or 0
+    stored = connection.scalar(finished.where(BUILDS.c.created_at >= RUNS.c.ended_at)) or 0
+    built = connection.scalar(sa.select(sa.func.count()).where(
+        RUNS.c.state == BuildState.FINISHED, RUNS.c.worker.is_not(None))) or 0
+    for how, count in (("built", built), ("shared", max(0, total - stored - built)), ("stored", stored)):
+        family.add_metric([how], count)
+    return family
+
+
 def _failures(connection: Connection) -> Metric:
     family = CounterMetricFamily("cic_builds_failed", "Failed builds by cause", labels=["code"])
     for code, count in connection.execute(sa.select(BUILDS.c.error_code, sa.func.count()).where(
@@ -88,6 +104,20 @@ def _workers(connection: Connection) -> Iterator[Metric]:
             silence.add_metric([worker or ""], max(0.0, time.time() - heard_at.timestamp()))
     yield running
     yield silence
+
+
+def _registered(rows: list[dict[str, Any]]) -> Iterator[Metric]:
+    """Every worker that is there: what it takes at once, and what it has."""
+    there = GaugeMetricFamily("cic_workers", "Workers by what they do", labels=["state"])
+    states = [row["state"] for row in rows]
+    for state in workers.STATES:
+        there.add_metric([state], states.count(state))
+    slots = GaugeMetricFamily("cic_worker_slots", "Builds that a worker takes at once", labels=["worker", "platform"])
+    for row in rows:
+        for platform in (*row["platforms"], *row["emulated"]):
+            slots.add_metric([row["name"], platform], row["slots"])
+    yield there
+    yield slots
 
 
 def _durations(connection: Connection) -> Iterator[Metric]:

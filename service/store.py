@@ -359,6 +359,23 @@ def release(engine: Engine, run_id: str, worker: str, *, max_attempts: int) -> N
             _take_up(connection, run_id, attempts, max_attempts)
 
 
+def queue(engine: Engine, *, limit: int = 100) -> tuple[list[Any], list[Any]]:
+    """The runs that wait and those that go on, the oldest first, each with the first build that wants it."""
+    first = sa.select(BUILDS.c.run_id, sa.func.min(BUILDS.c.image_id).label("image_id"),
+                      sa.func.count().label("builds")).where(BUILDS.c.state.is_(None)).group_by(
+                          BUILDS.c.run_id).subquery()
+    rows = sa.select(RUNS.c.id, RUNS.c.state, RUNS.c.platform, RUNS.c.target, RUNS.c.stage, RUNS.c.message,
+                     RUNS.c.worker, RUNS.c.attempts, RUNS.c.created_at, RUNS.c.started_at, USERS.c.name.label("user"),
+                     first.c.image_id, first.c.builds).select_from(RUNS.join(
+                         first, first.c.run_id == RUNS.c.id).outerjoin(USERS, USERS.c.id == RUNS.c.user_id))
+    with reading(engine) as connection:
+        waiting = connection.execute(rows.where(RUNS.c.state == BuildState.PENDING).order_by(
+            RUNS.c.created_at).limit(limit)).all()
+        running = connection.execute(rows.where(RUNS.c.state.in_(RUNNING)).order_by(
+            RUNS.c.started_at).limit(limit)).all()
+    return list(waiting), list(running)
+
+
 def is_idle(engine: Engine) -> bool:
     """Whether no run is pending or going on."""
     with reading(engine) as connection:

@@ -22,6 +22,7 @@ from service.routing import Abilities, Kind
 from service.store import RUNS
 
 WORKERS: sa.Table = WorkerRow.__table__
+STATES = ("ready", "stopping", "lost")
 FORGOTTEN_AFTER_S = 24 * 3600.0
 """A worker that ended without a word is shown as lost for so long."""
 
@@ -58,12 +59,13 @@ def leave(engine: Engine, name: str) -> None:
 
 
 def all_workers(engine: Engine, *, lost_after_s: float) -> list[dict[str, Any]]:
-    """Every worker's row as a mapping, with `is_lost`; those that are there first."""
+    """Every worker's row as a mapping, with its `state`, one of `STATES`; those that are there first."""
     with reading(engine) as connection:
         silent_since = clock(connection) - datetime.timedelta(seconds=lost_after_s)
         rows = connection.execute(sa.select(WORKERS).order_by(WORKERS.c.host, WORKERS.c.name)).all()
-    found = [{**row._mapping, "is_lost": row.heartbeat_at < silent_since} for row in rows]
-    return sorted(found, key=lambda worker: bool(worker["is_lost"]))
+    found = [{**row._mapping, "state": "lost" if row.heartbeat_at < silent_since else
+              "stopping" if row.is_stopping else "ready"} for row in rows]
+    return sorted(found, key=lambda worker: STATES.index(worker["state"]))
 
 
 def require_worker(engine: Engine, *, lost_after_s: float) -> None:

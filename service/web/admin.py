@@ -1,4 +1,4 @@
-"""The operator's page: who may use the service. For everybody else there is no such page."""
+"""The operator's page: what goes on, who builds, who may use the service. For everybody else there is no such page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from service import accounts
+from service import accounts, store, workers
 from service.errors import Missing
 from service.web.login import service, user
 from service.web.parts import note
@@ -28,7 +28,11 @@ def add_pages(web: Blueprint) -> None:
 
 def admin() -> str:
     _require_admin()
-    return render_template("admin.html", users=accounts.users(service().engine))
+    parts = service()
+    waiting, running = store.queue(parts.engine)
+    return render_template("admin.html", users=accounts.users(parts.engine), waiting=waiting, running=running,
+                           workers=workers.all_workers(
+                               parts.engine, lost_after_s=parts.settings.service.lost_worker_after_s))
 
 
 def change_user(user_id: int, action: str) -> AnyResponse:

@@ -143,7 +143,7 @@ def _until_there(several: Cluster, count: int) -> None:
     from service.workers import all_workers
 
     end = time.monotonic() + 60
-    while sum(not worker["is_lost"] for worker in all_workers(several.engine, lost_after_s=10)) < count:
+    while sum(worker["state"] == "ready" for worker in all_workers(several.engine, lost_after_s=10)) < count:
         assert time.monotonic() < end
         time.sleep(0.2)
 
