@@ -107,7 +107,7 @@ class Cluster:
         """A worker whose builds wait."""
         return self._start(name, [sys.executable, "-m", "tests.cluster.waiting_worker"], {
             "CIC_BUILD_MAX_CONCURRENT_BUILDS": str(slots), "CIC_TEST_WAIT_S": str(wait_s), "CIC_TEST_NAME": name,
-            "CIC_WORKER_PLATFORMS": "linux/amd64", "CIC_WORKER_EMULATED_PLATFORMS": "", **environ})
+            "CIC_WORKER_PLATFORMS": "linux/amd64", "CIC_WORKER_EMULATED_PLATFORMS": ",", **environ})
 
     def real_worker(self, name: str) -> Process:
         """A worker that builds."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from service.pool import host_name
+from service.workers import all_workers
 from tests.cluster import network
 from tests.cluster.service import Cluster, cluster
 from tests.postgresql import programs
@@ -140,8 +142,6 @@ def _until_each_works(several: Cluster, names: set[str]) -> None:
 
 
 def _until_there(several: Cluster, count: int) -> None:
-    from service.workers import all_workers
-
     end = time.monotonic() + 60
     while sum(worker["state"] == "ready" for worker in all_workers(several.engine, lost_after_s=10)) < count:
         assert time.monotonic() < end
@@ -154,7 +154,5 @@ def _runs_for(several: Cluster, platform: str) -> set[str]:
 
 def _name_of(several: Cluster, worker: str) -> str:
     """What the test calls a worker that calls itself after its host and folder."""
-    from service.pool import host_name
-
     names = {host_name(several.site.root / process.name): process.name for process in several.processes}
     return names[worker.rpartition(":")[0]]
