@@ -223,8 +223,9 @@ class _Job:
         self._keep_documents_of(image)
         earlier = self.store.by_identity(self.identity)
         details = earlier.details if earlier else {}
-        return _Built(image=image, reused=True, labels=docker.image_labels(image), audit=details.get("audit"),
-                      is_slim=bool(details.get("slim")), full_because=details.get("full_because", ""))
+        labels = docker.image_labels(image)
+        return _Built(image=image, reused=True, labels=labels, audit=details.get("audit"),
+                      is_slim=SLIM in labels, full_because=details.get("full_because", ""))
 
     def _keep_documents_of(self, image: str) -> None:
         """What an image from elsewhere was made from: equal inputs render equally, and the lock lies in the image."""
@@ -262,7 +263,7 @@ class _Job:
             built = self._build_full(environment, verdict, labels, to_install)
             return dataclasses.replace(built, full_because=self.inputs.full_because)
         self._buildx(FINAL_STAGE, "type=cacheonly")  # what fails here fails in either image
-        self.log.follow_install(0)
+        self._tell_installed(to_install)
         try:
             return self._build_slim(environment, verdict, labels)
         except (SlimFailed, BuildFailed) as error:
@@ -274,8 +275,7 @@ class _Job:
     def _build_full(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str],
                     to_install: int) -> _Built:
         image = self._build_stage(FINAL_STAGE, labels)
-        if to_install:  # layers that were there already said nothing of their packages
-            self.observer.progress(to_install, to_install, "installed")
+        self._tell_installed(to_install)
         if verdict is not None:
             verdict = self._audit_image(image, verdict, environment.target)
         return _Built(image=image, reused=False, labels=labels, audit=verdict.as_dict() if verdict else None,
@@ -293,6 +293,12 @@ class _Job:
         image = self._build_stage(SLIM_STAGE, {**labels, SLIM: "true"})
         return _Built(image=image, reused=False, labels={**labels, SLIM: "true"}, is_slim=True,
                       audit=verdict.as_dict() if verdict else None, warnings=self._smoke(image, environment))
+
+    def _tell_installed(self, packages: int) -> None:
+        """Layers that were there already said nothing of their packages, and no later command is about them."""
+        self.log.follow_install(0)
+        if packages:
+            self.observer.progress(packages, packages, "installed")
 
     def _build_stage(self, stage: str, labels: dict[str, str]) -> str:
         """The id of the image of a stage, which has no name yet."""

@@ -140,6 +140,8 @@ class ImageAnswer(ImageSummary, total=False):
     commit: Annotated[str | None, Field(description="the workflow registry's commit")]
     audit: AuditAnswer | None
     image_bytes: Annotated[int | None, Field(description="the image's size in Docker, unpacked")]
+    slim: Annotated[bool, Field(description="whether what only building needs was left out")]
+    full_because: Annotated[str, Field(description="why it was not, though asked for; else empty")]
     labels: dict[str, str]
 
 

@@ -22,9 +22,10 @@ from image_builder.process import CancelToken
 from image_builder.providers import is_mpi
 from image_builder.request import parse_request
 from image_builder.state import BuildState
+from image_builder.storage import ImageStore
 from tests.system.conftest import remove_images
 from tests.system.recording import Heard
-from tests.system.site import PROJECT, Site, make_site
+from tests.system.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site
 from tests.system.test_main_job import run_sif
 
 SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
@@ -40,6 +41,10 @@ WITH_STAGES = {
                     "command -v heat || exit 1\n"
                     "cp /tmp/root/spack-stage/spack-stage-bzip2-*/spack-src/README /solver/from-the-stage\n",
 }
+SLIM = {
+    "eflows4hpc.yaml": "pip: [six]\nspack:\n  specs: [heat]\nslim: true\nsmoke: [./solve.sh]\n",
+    "solve.sh": "#!/bin/sh\nexec mpirun --oversubscribe -n 2 heat\n",
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +55,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("real-spack")
     mirror = root / "mirror"
     subprocess.run([str(Path(__file__).parent / "real_spack" / "source_mirror"), str(mirror)], check=True)
+    subprocess.run([str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE_IMAGE, BASE_IMAGE], check=True)
     catalogue = root / "catalogue"
     shutil.copytree(PROJECT / "examples" / "software-catalog", catalogue)
     shutil.rmtree(catalogue / "cfg")
     made = make_site(root).with_environ(
-        CIC_BUILD_BASE_IMAGE=SPACK_BASE, CIC_BUILD_SPACK_MIRROR=str(mirror),
-        CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue))
+        CIC_BUILD_BASE_IMAGE=SPACK_BASE, CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE_IMAGE,
+        CIC_BUILD_SPACK_MIRROR=str(mirror), CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue))
     made.add_step("heat", "solver", WITH_STAGES)
     made.add_step("heat", "plain", {"eflows4hpc.yaml": "spack:\n  specs: [heat]\n"})
+    made.add_step("heat", "slim", SLIM)
     made.add_step("heat", "impossible", {"eflows4hpc.yaml": "spack:\n  specs: [heat@9]\n"})
     made.add_step("heat", "empty", {"eflows4hpc.yaml": "# nothing but the machine's MPI\n"})
     yield made
@@ -116,6 +123,22 @@ def test_another_target_and_nothing_but_the_machine_to_install(site: Site) -> No
     empty = build(site, "empty", Heard(), architecture="x86_64_v3", container_engine="docker")
     assert [root["spec"] for root in lock_of(empty.image_id)["roots"]] == ["openmpi@4"]
     assert "Open MPI" in inside(empty.image_id, "mpirun", "--version")
+
+
+def test_a_slim_image_runs_the_same_in_a_sif(site: Site) -> None:
+    heard = Heard()
+    result = build(site, "slim", heard, architecture="haswell", container_engine="singularity")
+    record = ImageStore(site.tmp_folder / "store").by_identity(result.identity)
+    assert record is not None and record.details["slim"], result.warnings
+    assert result.audit is not None and result.audit["ok"]
+    assert {check["name"] for check in result.audit["checks"]} >= {"target", "mpi", "files"}
+    assert "2 processes" in "\n".join(heard.lines), "the smoke command"
+    assert inside(result.image_id, "sh", "-c", "command -v spack gcc git; ls /opt/spack 2>/dev/null; true") == "opt\n"
+    assert inside(result.image_id, "bash", "-lc", "command -v heat") == "/opt/view/bin/heat\n"
+    assert inside(result.image_id, "python3", "-c", "import six; print(six.__name__)") == "six\n"
+    assert inside(result.image_id, "python3", "-m", "pip", "--version").startswith("pip")
+    assert result.sif_path is not None
+    assert "2 processes" in run_sif(result.sif_path, *MPIRUN, "heat")
 
 
 def test_what_spack_cannot_concretize_is_said(site: Site) -> None:

@@ -194,11 +194,12 @@ def test_a_slim_image_runs_the_same_without_what_built_it(slim_site: Site) -> No
     assert json.loads(inside(image, "cat", "/opt/cic/request.json"))["machine"]["mpi"] == "openmpi@4"
     gone = inside(image, "sh", "-c", "command -v spack git; ls -d /opt/standin-spack/buildtool-*; true")
     assert gone == ""
+    slim_bytes = size_bytes(image)
     full = build(slim_site, "slender", {**files, "eflows4hpc.yaml": files["eflows4hpc.yaml"].replace("true", "false")},
                  mpi="openmpi@4", architecture="x86_64")
     assert not record_of(slim_site, full)["slim"]
     assert "spack" in inside(full.image_id, "sh", "-c", "command -v spack")
-    assert size_bytes(image) < size_bytes(full.image_id)
+    assert slim_bytes < size_bytes(full.image_id)
 
 
 def test_a_changed_source_of_a_slim_image_runs_nothing_of_the_packages_again(slim_site: Site) -> None:
@@ -212,10 +213,14 @@ def test_a_changed_source_of_a_slim_image_runs_nothing_of_the_packages_again(sli
 
 
 def test_what_a_post_install_script_made_is_in_a_slim_image(slim_site: Site) -> None:
-    script = "mkdir -p /opt/own && echo made >/opt/own/by-the-script && ln -s /opt/own/by-the-script here\n"
+    script = ("set -e\nmkdir -p /opt/own && echo made >/opt/own/by-the-script && ln -s /opt/own/by-the-script here\n"
+              "cp /bin/true /opt/own/one && chown 1234:56789 /opt/own/one && chmod 4711 /opt/own/one\n"
+              "ln /opt/own/one /opt/own/other && touch -d 2001-02-03T04:05:06Z /opt/own/one\n")
     result = build(slim_site, "scripted", {"eflows4hpc.yaml": "slim: true\n", "post_inst.sh": script})
     assert record_of(slim_site, result)["slim"], result.warnings
     assert inside(result.image_id, "cat", "/scripted/here") == "made\n"
+    told = inside(result.image_id, "stat", "-c", "%u %g %a %h %Y", "/opt/own/one", "/opt/own/other")
+    assert told == "1234 56789 4711 2 981173106\n" * 2
 
 
 def test_what_does_not_run_in_a_slim_image_gets_a_full_one(slim_site: Site) -> None:
