@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import requests
 import yaml
@@ -30,6 +31,17 @@ def known_variables() -> set[str]:
     return names | {"CIC_CONFIG"}
 
 
+class Loader(yaml.SafeLoader):
+    """Knows Compose's tag for a value that is taken back."""
+
+
+Loader.add_constructor("!reset", lambda _, __: None)
+
+
+def documents(path: Path) -> list[Any]:
+    return list(yaml.load_all(path.read_text("utf-8"), Loader))
+
+
 def settings_in(value: Any) -> Iterator[str]:
     """The variables that a document sets: as keys, or as entries with a name."""
     if isinstance(value, dict):
@@ -42,16 +54,27 @@ def settings_in(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_setting_named_there_exists(path: Path) -> None:
-    found = {name.removesuffix("_FILE") for document in yaml.safe_load_all(path.read_text("utf-8"))
-             for name in settings_in(document)}
+    found = {name.removesuffix("_FILE") for document in documents(path) for name in settings_in(document)}
+    assert found
     assert found <= known_variables(), found - known_variables()
 
 
 def test_compose_keeps_what_must_be_kept() -> None:
-    service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["cic"]
+    service = documents(DEPLOY / "compose.yaml")[0]["services"]["cic"]
     assert "data:/var/lib/cic" in service["volumes"]
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     assert "CIC_DATABASE=sqlite:////var/lib/cic/" in dockerfile and "CIC_BUILD_TMP_FOLDER=/var/lib/cic/" in dockerfile
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.glob("kubernetes/*.yaml")), ids=lambda path: path.name)
+def test_kubernetes_knows_every_field(path: Path) -> None:
+    pods = 0
+    for document in documents(path):
+        kubernetes_validate.validate(document, "1.30", strict=True)
+        if document["kind"] == "Deployment":
+            pods += 1
+            assert document["spec"]["template"]["spec"]["enableServiceLinks"] is False, "CIC_PORT would be set"
+    assert pods == 2
 
 
 @pytest.mark.parametrize("unit", sorted(DEPLOY.glob("systemd/*.service")), ids=lambda path: path.name)
