@@ -181,32 +181,24 @@ def run_on_bridge(reference: str, program: Sequence[str], *, timeout_s: float = 
 
 
 def auth_config(reference: str, registry: RegistrySettings) -> dict[str, str] | None:
-    """The registry's credentials if `reference` lies in it, in the form that the SDK takes."""
-    if not (registry.url and registry.user and registry.token):
-        return None
-    host = registry.url.split("/")[0]
-    if not reference.startswith(f"{host}/"):
-        return None
-    return {"username": registry.user, "password": registry.token.get_secret_value()}
+    """The credentials for the registry that `reference` lies in, in the form that the SDK takes."""
+    host, _ = docker.auth.resolve_repository_name(parse_repository_tag(reference.split("@")[0])[0])
+    login = registry.login_for(host)
+    return None if login is None else {"username": login.user, "password": login.token.get_secret_value()}
 
 
 def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, str]:
-    """A build's own client configuration with the registry's credentials; returns the environment that names it."""
+    """A build's own client configuration with credentials by host; returns the environment that names it."""
     auths = {}
-    if registry.url and registry.user and registry.token:
-        pair = f"{registry.user}:{registry.token.get_secret_value()}".encode()
-        auths[_client_key(registry.url.split("/")[0])] = {"auth": base64.b64encode(pair).decode()}
+    for host, login in registry.all_logins().items():
+        pair = f"{login.user}:{login.token.get_secret_value()}".encode()
+        auths[DOCKER_HUB_KEY if host == "docker.io" else host] = {"auth": base64.b64encode(pair).decode()}
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / "config.json"
     file.touch(mode=0o600)
     file.write_text(json.dumps({"auths": auths}), "utf-8")
     own = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
     return {"DOCKER_CONFIG": str(folder), "BUILDX_CONFIG": os.environ.get("BUILDX_CONFIG", f"{own}/buildx")}
-
-
-def _client_key(host: str) -> str:
-    """What Docker's client calls a registry in its configuration: for one, that is no host."""
-    return DOCKER_HUB_KEY if host in ("docker.io", "index.docker.io", "registry-1.docker.io") else host
 
 
 def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],
@@ -316,7 +308,7 @@ def push_command(image_id: str, registry: RegistrySettings, *, environment: Mapp
     A process of its own: it can be ended in the middle of a silence, and the daemon stops pushing with it.
     """
     return Command(name="docker push", argv=("docker", "push", "--", image_id), env=environment, timeout_s=timeout_s,
-                   secrets=(registry.token,) if registry.token else ())
+                   secrets=tuple(login.token for login in registry.all_logins().values()))
 
 
 def push_image(command: Command, run: Runner, *, on_line: LineSink, cancel: CancelToken) -> str | None:
