@@ -147,7 +147,8 @@ class BuildSettings(Section):
     singularity_sudo: bool = False
 
     storage: str = "folder"
-    """Where finished SIFs lie: `folder` is `<tmp_folder>/store`; `oras://host/repository` an OCI registry."""
+    """Where finished SIFs lie: `folder` is `<tmp_folder>/store`, a path another folder, which several machines may
+    share; `oras://host/repository` an OCI registry."""
     buildx_builder: str | None = None
     """A builder made with `docker buildx create`; None is docker's default one."""
     build_jobs: int | None = Field(default=None, ge=1)
@@ -206,8 +207,9 @@ class BuildSettings(Section):
     @field_validator("storage", mode="after")
     @classmethod
     def _folder_or_repository(cls, value: str) -> str:
-        if value != "folder" and not _REPOSITORY.fullmatch(value):
-            raise ValueError("must be folder, or a repository such as oras://registry.example.org/group/images")
+        if value != "folder" and not value.startswith("/") and not _REPOSITORY.fullmatch(value):
+            raise ValueError("must be folder, a path that begins with /, or a repository such as "
+                             "oras://registry.example.org/group/images")
         return value
 
     @field_validator("base_image", mode="after")

@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from image_builder import storage
+from image_builder.images import open_images
+from image_builder.settings import BuildSettings, RegistrySettings
 from image_builder.storage import ImageRecord, ImageStore
 from tests.images_contract import *  # noqa: F403  the tests of the contract
 from tests.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
@@ -173,3 +176,19 @@ def test_a_publisher_that_is_killed_anywhere_leaves_no_broken_name(store: ImageS
             assert found.sha256 and sha256(store.path_of(found.sha256).read_bytes()) == found.sha256, name
         assert not list((store.root / "incoming").iterdir())
     assert publish(store, b"after") == store.by_name(NAME)
+
+
+def test_machines_share_a_folder_that_both_name(tmp_path: Path) -> None:
+    here, there = (open_images(BuildSettings(tmp_folder=tmp_path / name, builder_home=tmp_path, base_image="base:1",
+                                             storage=str(tmp_path / "shared")), RegistrySettings())
+                   for name in ("here", "there"))
+    made = publish(here, b"one")
+    assert there.by_name(NAME) == made
+    with there.opened(made.sha256 or "") as file:
+        assert file.read() == b"one" and not here.remove(made.sha256 or "")
+
+
+@pytest.mark.parametrize("storage", ["", "store", "./store", "oras://", "docker://host/name", "oras://host"])
+def test_storage_is_one_of_three_things(storage: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="must be folder, a path that begins with /"):
+        BuildSettings(tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1", storage=storage)
