@@ -39,7 +39,7 @@ PROBE_TIMEOUT_S = 120
 CACHE_TIMEOUT_S = 600
 
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
-_TOTAL = re.compile(r"Total:\s+([0-9.]+)\s*([kMGT]?B)\s*$", re.IGNORECASE)
+_TOLD = re.compile(r"(Private|Total):\s+([0-9.]+)\s*([kMGT]?B)\s*$", re.IGNORECASE)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 TAR_MARGIN_BYTES = 64 * 1024
 
@@ -403,14 +403,18 @@ def cache_command(settings: BuildSettings, *, keep_bytes: int | None = None) -> 
 
 
 def cache_bytes(command: Command, run: Runner) -> int:
-    """The total that a `cache_command` tells: of the cache, or of what was freed. Raises `Unavailable`."""
+    """What a `cache_command` tells: how much of the cache can be freed, or how much was. Raises `Unavailable`.
+
+    What the cache shares with images goes with those, and is told apart where there is any.
+    """
     try:
         said = run(command, capture_stdout=True).stdout.decode("utf-8", "replace")
     except ProcessFailed as error:
         raise Unavailable(f"The build cache cannot be looked at: {(error.tail or [str(error)])[-1]}",
                           code=ErrorCode.DOCKER_UNAVAILABLE) from error
-    totals = [match for line in said.splitlines() if (match := _TOTAL.match(line)) is not None]
-    return round(float(totals[-1][1]) * _UNITS[totals[-1][2].upper()]) if totals else 0
+    told = {match[1]: match for line in said.splitlines() if (match := _TOLD.match(line)) is not None}
+    size = told.get("Private") or told.get("Total")
+    return 0 if size is None else round(float(size[2]) * _UNITS[size[3].upper()])
 
 
 def sees_local_images(settings: BuildSettings, run: Runner) -> bool:

@@ -69,6 +69,34 @@ def test_a_list_does_not_read_again_what_did_not_change(store: ImageStore, monke
     assert len(read) == 3
 
 
+def test_everything_is_on_the_disk_before_its_name_is(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SIF's bytes, then its name in the folder, then the record's bytes, and so on: a machine that loses its power
+    anywhere offers nothing that is not whole."""
+    told: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def kind_of(path: str) -> str:
+        return Path(path).parent.name if Path(path).suffix in (".sif", ".json", ".new") else Path(path).name
+
+    def heard_fsync(descriptor: int) -> None:
+        told.append(("fsync", kind_of(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    def heard_replace(old: Path, new: Path) -> None:
+        told.append(("rename", kind_of(str(new))))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", heard_fsync)
+    monkeypatch.setattr(os, "replace", heard_replace)
+    with store.temporary_path() as temporary:
+        temporary.write_bytes(b"one")
+        writing = temporary.parent.name
+        store.publish(temporary, record())
+    into = [step for folder in ("sif", "records", "names") for step in (
+        ("fsync", folder), ("rename", folder), ("fsync", folder))]
+    assert told == [("fsync", writing), ("rename", "sif"), ("fsync", "sif"), *into]
+
+
 def test_nothing_else_is_readable_for_others(store: ImageStore) -> None:
     publish(store, b"one")
     assert stat.S_IMODE(store.root.stat().st_mode) == 0o700
