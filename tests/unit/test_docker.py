@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from image_builder import docker
@@ -48,6 +51,18 @@ def test_everything_that_can_be_asked_for(library_settings: LibrarySettings) -> 
         "--build-context=sources=/srv/mirror", "--build-arg=https_proxy=http://proxy:3128",
         "--build-arg=HTTPS_PROXY=http://proxy:3128", "--build-arg=CIC_NONCE=again", "--iidfile=/b/scratch/id",
         "--output=type=docker", "/b/context")
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_value_asks_for_rights(label: str, value: str) -> None:
+    """Labels are all that a user's words become here."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BuildSettings(tmp_folder=Path(folder), builder_home=Path(folder), base_image="base:1")
+        made = command(settings, labels={f"cic.{label}": value})
+    options = [word for word in made.argv[3:-1] if not word.startswith("--label=cic.")]
+    assert [word.partition("=")[0] for word in options] == [
+        "--progress", "--provenance", "--platform", "--target", "--file", "--output"]
+    assert len(made.argv) == 3 + len(options) + 2
 
 
 def test_credentials_lie_in_a_file_of_ours_alone(tmp_path: Path) -> None:
