@@ -6,10 +6,13 @@ Every key of the file can be given as `CIC_<NAME>` in the environment, those of 
 
 from __future__ import annotations
 
+import difflib
 import json
+import logging
 import os
 import re
 import runpy
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -31,6 +34,8 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
 }
 """Name in the file -> name in the environment, and what it becomes."""
 
+_log = logging.getLogger(__name__)
+
 _PLACEHOLDER = re.compile(r"_put_|/path/to(/|$)|<.*>\Z|change_?me\Z", re.IGNORECASE)
 _PUBLIC_SECRETS = frozenset({"", "secret", "secret_key", "dev", "development", "password", "test", "default"})
 _MAY_BE_PLACEHOLDERS = frozenset({"captcha_web_site_key", "captcha_site_key"})
@@ -47,6 +52,7 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
     library = _library(source)
     service = source.model(ServiceSettings, source.values, "", "")
     source.fail_if_wrong()
+    source.warn_of_unknown_keys()
     return Settings(library=library, service=service)  # type: ignore[arg-type]
 
 
@@ -115,6 +121,16 @@ class _Source:
                               for detail in error.errors(include_url=False, include_input=False)]
             return None
         return made if len(self.problems) == before else None
+
+    def warn_of_unknown_keys(self) -> None:
+        """A key that nobody reads may be a slip. A file that has always worked goes on working."""
+        known = (*SECTIONS, *ServiceSettings.model_fields)
+        for key, value in self.values.items():
+            if key in known or key.startswith("_") or callable(value) or isinstance(value, types.ModuleType):
+                continue
+            close = difflib.get_close_matches(key.lower(), known, n=1)
+            _log.warning("%s: there is no key %s%s. A name of your own may begin with '_'.", self.path, key,
+                         f", and {close[0]} is one" if close else "")
 
     def fail_if_wrong(self) -> None:
         if self.problems:

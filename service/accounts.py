@@ -24,8 +24,9 @@ TOKENS: sa.Table = Token.__table__
 FAILED: sa.Table = FailedLogin.__table__
 
 TOKEN_PREFIX = "cic_"
-READ, WRITE = "read", "build"
-SCOPES = (READ, WRITE)
+READ, WRITE, ADMIN = "read", "build", "admin"
+SCOPES = (READ, WRITE, ADMIN)
+"""What a token may be good for. Whoever is no administrator is none with any token."""
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
 HASH_METHOD = "scrypt"
 

@@ -171,4 +171,5 @@ def authenticator() -> Authenticator:
 
 
 def _principal(row: Any, scopes: Any) -> Principal:
-    return Principal(id=row.id, name=row.name, is_admin=row.is_admin, scopes=frozenset(scopes))
+    return Principal(id=row.id, name=row.name, is_admin=row.is_admin and accounts.ADMIN in scopes,
+                     scopes=frozenset(scopes))

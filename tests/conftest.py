@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,12 +18,24 @@ PROJECT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).resolve().parent / "data"
 
 _PROCESS_EVENTS = frozenset({"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "os.forkpty"})
-_listener: Callable[[str], None] | None = None
+_PATH_EVENTS = frozenset({"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate",
+                          "os.chmod", "os.chown", "os.utime", "sqlite3.connect"})
+"""What changes a disk, with the path, or two of them, as its first arguments."""
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+_process_listener: Callable[[str], None] | None = None
+_path_listener: Callable[[str], None] | None = None
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _listener is not None and event in _PROCESS_EVENTS:
-        _listener(f"{event} {arguments[:1]!r}")
+    if _process_listener is not None and event in _PROCESS_EVENTS:
+        _process_listener(f"{event} {arguments[:2]!r}")
+    if _path_listener is None:
+        return
+    is_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES
+    for path in arguments[:2] if event in _PATH_EVENTS else arguments[:1] if is_write else ():
+        if isinstance(path, (str, bytes, os.PathLike)):
+            _path_listener(os.path.abspath(os.fsdecode(path)))
 
 
 sys.addaudithook(_hear)  # for good: Python has no way to remove one
@@ -31,11 +44,21 @@ sys.addaudithook(_hear)  # for good: Python has no way to remove one
 @pytest.fixture
 def started_processes() -> Iterator[list[str]]:
     """What this Python process starts while the test runs, as the interpreter itself reports it."""
-    global _listener
+    global _process_listener
     heard: list[str] = []
-    _listener = heard.append
+    _process_listener = heard.append
     yield heard
-    _listener = None
+    _process_listener = None
+
+
+@pytest.fixture
+def written_paths() -> Iterator[list[str]]:
+    """Where this Python process writes, or changes what lies there, while the test runs."""
+    global _path_listener
+    heard: list[str] = []
+    _path_listener = heard.append
+    yield heard
+    _path_listener = None
 
 
 @pytest.fixture

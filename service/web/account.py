@@ -20,6 +20,7 @@ from service.web.parts import add_problems, note, options
 
 LIVES = {"7": "A week", "30": "30 days", "90": "90 days", "365": "A year", "": "For ever"}
 SCOPES = {"read build": "See and build", "read": "See only"}
+ADMIN_SCOPES = SCOPES | {"read build admin": "See, build and administer"}
 MAX_TOKENS = 50
 
 
@@ -37,6 +38,10 @@ class TokenForm(FlaskForm):  # type: ignore[misc]
     name = StringField("What it is for", render_kw={"maxlength": 100, "autocomplete": "off"})
     life = SelectField("How long it works", choices=options(LIVES), default="90")
     scopes = SelectField("What it may do", choices=options(SCOPES))
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.scopes.choices = options(ADMIN_SCOPES if user().is_admin else SCOPES)
 
 
 def add_pages(web: Blueprint) -> None:

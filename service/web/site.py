@@ -47,6 +47,8 @@ def install(app: Flask) -> None:
     """Add the pages to an application."""
     app.config.update(BOOTSTRAP_SERVE_LOCAL=True, WTF_CSRF_TIME_LIMIT=None, PERMANENT_SESSION_LIFETIME=SESSION_S,
                       SESSION_REFRESH_EACH_REQUEST=False)  # an answer on its way must not undo a log-out
+    keys = [*reversed(app.config["SECRET_KEY_FALLBACKS"]), app.config["SECRET_KEY"]]
+    app.config["WTF_CSRF_SECRET_KEY"] = keys  # the last one signs, and all of them are good
     app.session_interface = _Sessions()
     Bootstrap5(app)
     CSRFProtect(app).exempt(api)

@@ -30,7 +30,7 @@ PUBLIC = {"api.live", "api.ready", "api.metrics", "api.openapi", "static", "boot
 OWNED = {"build_id", "token_id"}
 """What a path may name that belongs to one user."""
 OF_ADMINISTRATORS = {"user_id", "action"}
-SHARED = {"filename", "name", "captcha_id"}
+SHARED = {"filename", "name", "image_id", "identity", "captcha_id"}
 """Images come from workflows that everybody may read."""
 
 
@@ -45,7 +45,7 @@ class Route:
 
     def path(self, **named: Any) -> str:
         values = {"filename": "a.sif", "name": "spack.lock", "captcha_id": "x", "action": "block", "build_id": "0" * 36,
-                  "token_id": 1, "user_id": 1} | named
+                  "image_id": "a:1", "identity": "a" * 64, "token_id": 1, "user_id": 1} | named
         return ROOT + re.sub(r"<(?:\w+:)?(\w+)>", lambda match: str(values[match[1]]), self.rule)
 
 

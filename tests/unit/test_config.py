@@ -140,14 +140,6 @@ class TestEnvironment:
         build = load_settings(environ={**ENOUGH, "CIC_BUILD_BASE_IMAGE": json.dumps(images)}).library.build
         assert [build.base_image_for(name) for name in (*images, "linux/ppc64le")] == ["base:amd", "base:arm", None]
 
-    def test_logins_are_a_mapping_too(self, tmp_path: Path) -> None:
-        logins = {"base.example:5000": {"user": "reader", "token": "canary-token"}}
-        (tmp_path / "logins.json").write_text(json.dumps(logins))
-        for given in ({"CIC_REGISTRY_LOGINS": json.dumps(logins)},
-                      {"CIC_REGISTRY_LOGINS_FILE": str(tmp_path / "logins.json")}):
-            login = load_settings(None, {**ENOUGH, **given}).library.registry.login_for("base.example:5000")
-            assert login is not None and login.token == SecretStr("canary-token")
-
     @pytest.mark.parametrize("image", ["{platform}", "base", "base:1"])
     def test_an_image_is_no_mapping(self, image: str) -> None:
         assert load_settings(environ={**ENOUGH, "CIC_BUILD_BASE_IMAGE": image}).library.build.base_image == image
@@ -226,6 +218,22 @@ class TestWhatIsWrong:
         assert "canary" not in message
         settings = load_settings(filled(tmp_path), {})
         assert "canary" not in f"{settings!r} {settings} {settings.model_dump()}"
+
+
+def test_a_key_that_nobody_reads_is_told_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = filled(tmp_path)
+    expected = load_settings(file, {})
+    assert caplog.messages == []
+    file.write_text(file.read_text() + "\nimport os\ndef helper(): pass\n_mine = 1\nprot = 7\nregistry_config = {}\n"
+                                       "something = 'canary'\n")
+
+    assert load_settings(file, {}) == expected
+
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "there is no key prot, and port is one. A name of your own may begin with '_'.",
+        "there is no key registry_config, and registry_cfg is one. A name of your own may begin with '_'.",
+        "there is no key something. A name of your own may begin with '_'."]
+    assert caplog.records[0].levelname == "WARNING"
 
 
 def test_a_registrys_url_is_its_host(tmp_path: Path) -> None:
