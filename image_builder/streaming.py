@@ -123,9 +123,12 @@ class _Preparation:
         return self.scratch / "additions.tar"
 
     def __call__(self) -> Stencil:
-        stencil = self._stencil()
-        originals = export.originals(self.image, platform=self.platform, timeout_s=self.settings.convert_timeout_s,
-                                     log=self.scratch / "buildx.log", cancel=self.cancel)
+        with ThreadPoolExecutor(1, thread_name_prefix="originals") as executor:
+            hidden = executor.submit(export.originals, self.image, platform=self.platform,
+                                     timeout_s=self.settings.convert_timeout_s, log=self.scratch / "buildx.log",
+                                     cancel=self.cancel)
+            stencil = self._stencil()
+            originals = hidden.result()
         fresh = self.additions.with_suffix(".new")
         with tarfile.open(fresh, "w", format=tarfile.PAX_FORMAT) as archive:
             for member, content in (*originals, *stencil.files):

@@ -23,6 +23,13 @@ site() {
     [ ! -r /run/cic/site ] || sed -n "s/^$1=//p" /run/cic/site
 }
 
+# What apt keeps of the archive: its lists, what it reads of them, and the packages' files.
+drop_apt_caches() {
+    apt-get clean
+    rm -rf /var/lib/apt/lists /var/cache/apt/pkgcache.bin /var/cache/apt/srcpkgcache.bin
+    mkdir -p /var/lib/apt/lists
+}
+
 # Spack is on the PATH, or where base images have it.
 find_spack() {
     for folder in "${SPACK_ROOT:-}" /opt/spack /spack; do

@@ -11,8 +11,7 @@ if ! python3 -m pip --version 2>/dev/null && ! python3 -m ensurepip 2>/dev/null;
     command -v apt-get >/dev/null || fail "the base image has no pip, and no apt-get to install it with"
     apt-get update
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-pip
-    rm -rf /var/lib/apt/lists
-    mkdir -p /var/lib/apt/lists
+    drop_apt_caches
 fi
 if [ -n "${1:-}" ]; then
     cd "$1"
