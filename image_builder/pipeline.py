@@ -12,7 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from image_builder import docker, failures, isolation, limits, resolve, singularity, slim, smoke
+from image_builder import docker, failures, isolation, limits, package_cache, resolve, singularity, slim, smoke
 from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource, render_base
 from image_builder.description import parse_description
@@ -22,6 +22,7 @@ from image_builder.images import open_images
 from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
 from image_builder.labels import SLIM, image_labels
 from image_builder.lockfile import UnreadableLock
+from image_builder.locks import Locks, lock_key
 from image_builder.observer import Observer
 from image_builder.process import CancelToken, ProcessFailed, Runner, run
 from image_builder.progress import InstallProgress, packages_to_install
@@ -29,6 +30,7 @@ from image_builder.recipe import (
     CA_BUNDLE_SECRET,
     DEBUG_STAGE,
     FINAL_STAGE,
+    LOCK_FILE,
     LOCK_STAGE,
     REPORT_STAGE,
     SITE_SECRET,
@@ -103,8 +105,12 @@ def plan(request: BuildRequest, settings: LibrarySettings, *, inputs: Inputs | N
                 warnings=pinned.warnings + rendered.environment.warnings)
 
 
-def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) -> Rendered:
-    """The recipe for pinned inputs. Raises `BadDescription` when the description cannot be used for this machine."""
+def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySettings, *,
+                   lock: dict[str, Any] | None = None) -> Rendered:
+    """The recipe for pinned inputs; with what Spack made of it, the recipe of the install, which may use a cache.
+
+    Raises `BadDescription` when the description cannot be used for this machine.
+    """
     if request.is_base:
         dockerfile, context_files = render_base(inputs.base.reference,
                                                 has_packages=inputs.catalogue.packages_tree is not None)
@@ -119,8 +125,18 @@ def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySetti
     recipe = render(environment, request=request, description=description, base=inputs.base, options=RecipeOptions(
         has_catalogue=inputs.catalogue.packages_tree is not None,
         has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,
-        sources_folder=settings.build.spack_mirror_folder is not None), runtime=inputs.runtime)
+        sources_folder=settings.build.spack_mirror_folder is not None,
+        package_cache=_package_cache(request, environment, inputs, settings, lock)), runtime=inputs.runtime)
     return Rendered(environment=environment, recipe=recipe)
+
+
+def _package_cache(request: BuildRequest, environment: Environment, inputs: Inputs, settings: LibrarySettings,
+                   lock: dict[str, Any] | None) -> str | None:
+    """The cache of built packages that an install of `lock` may use."""
+    if not lock or settings.build.spack_cache == "none" \
+            or package_cache.why_not_shared(environment, lock, inputs.base.spack_version) is not None:
+        return None
+    return package_cache.cache_name(environment, inputs, request.machine.platform)
 
 
 def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
@@ -192,6 +208,7 @@ class _Job:
         self.workspace, self.observer, self.cancel, self.runner = workspace, observer, cancel, runner
         self.identity = inputs.identity
         self.store = open_images(settings.build, settings.registry)
+        self.locks = Locks(settings.build.tmp_folder / "cache" / "locks")
         self.log = _BuildLog(observer, settings.build.log_max_bytes)
 
     def stored_sif(self) -> ImageRecord | None:
@@ -245,14 +262,19 @@ class _Job:
         self.observer.entered(BuildState.BUILDING)
         lock, verdict = {}, None
         if rendered.recipe.has_spack:
-            lock = self._concretize()
+            lock = self._decided(rendered.environment)
             verdict = self._audit(rendered.environment, lock)
+            rendered = self._with_lock(lock)
         to_install = packages_to_install(lock)
         self.log.follow_install(to_install)
         labels = image_labels(self.request, environment=rendered.environment, identity=self.identity,
                               recipe=self.inputs.recipe_version, lock=lock, workflow_commit=self.inputs.step.commit,
                               workflow_source=self.settings.repositories.workflow_repository)
-        built = self._build_checked(rendered.environment, verdict, labels, to_install)
+        try:
+            built = self._build_checked(rendered.environment, verdict, labels, to_install)
+        except BuildFailed:  # what Spack decided earlier may name what is not there any more
+            self.locks.forget(self._lock_key(rendered.environment))
+            raise
         self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
         return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
 
@@ -363,12 +385,33 @@ class _Job:
             files[slim.FIRST_LINES_FILE] = slim.first_lines(context / "step")
         self.workspace.write_context(files)
 
-    def _concretize(self) -> dict[str, Any]:
+    def _decided(self, environment: Environment) -> dict[str, Any]:
+        """What Spack installs: as it was decided earlier for the same inputs, else as it decides now."""
+        key = self._lock_key(environment)
+        text = None if self.request.force else self.locks.get(key)
+        if text is not None:
+            self.observer.line("The same was concretized before: its spack.lock is used.")
+        else:
+            text = self._concretize()
+            self.locks.keep(key, text)
+        self.workspace.write_context({LOCK_FILE: text})
+        lock: dict[str, Any] = json.loads(text)
+        return lock
+
+    def _lock_key(self, environment: Environment) -> str:
+        return lock_key(environment, self.inputs, self.request.machine.platform)
+
+    def _concretize(self) -> str:
         """Let Spack decide what to install, and bring its `spack.lock` back before anything is installed."""
         folder = self.workspace.scratch / "lock"
         self._buildx(LOCK_STAGE, f"type=local,dest={folder}")
-        lock: dict[str, Any] = json.loads((folder / "spack.lock").read_text("utf-8"))
-        return lock
+        return (folder / "spack.lock").read_text("utf-8")
+
+    def _with_lock(self, lock: dict[str, Any]) -> Rendered:
+        """The recipe for what is now known to be installed."""
+        rendered = render_request(self.request, self.inputs, self.settings, lock=lock)
+        self.workspace.write_context({"Dockerfile": rendered.recipe.dockerfile})
+        return rendered
 
     def _audit(self, environment: Environment, lock: dict[str, Any]) -> Verdict:
         try:

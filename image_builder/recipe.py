@@ -32,6 +32,8 @@ SLIM_STAGE = "slim"
 REPORT_STAGE = "report"
 DEBUG_STAGE = "debug"
 """Build target of the environment in which Spack works, to look around in; only in recipes with `has_spack`."""
+LOCK_FILE = "cic/spack.lock"
+"""Where the build context holds the lock that the install follows; `render` does not make it."""
 CA_BUNDLE_SECRET = "ca_bundle"
 SITE_SECRET = "site"
 SOURCES_CONTEXT = "spack-sources"
@@ -42,7 +44,8 @@ _TEMPLATE = "Dockerfile.j2"
 _SCRIPTS = ("lib.sh", "entrypoint")
 _SLIM_SCRIPTS = ("apt.sh", "collect.sh", "collect.py", "closure.py", "runtime.sh", "verify.sh", "verify.py",
                  "inventory.py")
-_SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "stages.py", "activation.py")
+_SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "packages.py", "stages.py",
+                  "activation.py")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ class RecipeOptions:
     """`step/post_inst.sh`."""
     sources_folder: bool = False
     """A Spack source mirror comes as the build context `SOURCES_CONTEXT`."""
+    package_cache: str | None = None
+    """The cache mount of built packages, for the install step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +92,7 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
         sources_context=SOURCES_CONTEXT, has_spack=has_spack, has_apt=bool(environment.apt),
         has_requirements=environment.requirements is not None, has_catalogue=options.has_catalogue,
         has_spack_config=options.has_spack_config, find_externals=environment.find_externals,
-        sources_folder=options.sources_folder,
+        sources_folder=options.sources_folder, package_cache=options.package_cache or "",
         from_source=environment.from_source, has_post_install=options.has_post_install,
         requirements_in_step=environment.requirements_in_step,
         runtime=runtime.reference if runtime is not None else None, variables=slim.variables(base),

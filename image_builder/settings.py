@@ -110,6 +110,8 @@ class BuildSettings(Section):
     pip_index_url: str | None = None
     spack_mirror: str | None = None
     """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs."""
+    spack_cache: Literal["mount", "none"] = "mount"
+    """Where builds share built packages: a cache mount of the builder, or nowhere."""
 
     unexecutable_targets: Literal["warn", "refuse"] = "warn"
     """What a request gets whose target this host's CPU cannot execute, when Spack has to build for it."""

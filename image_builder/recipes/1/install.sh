@@ -1,5 +1,5 @@
 # Install what spack.lock names, link it into the view, and write down what activating the environment means.
-# install.sh [keep-stages]: the stages of the environment's roots stay.
+# install.sh [keep-stages]: the environment's roots are built from source, and their stages stay.
 . /run/cic/lib.sh
 find_spack
 
@@ -7,13 +7,22 @@ scope=/run/cic/private/scope
 mirror=$(site spack_mirror)
 [ ! -d /run/cic/sources ] || mirror=file:///run/cic/sources
 mkdir -p "$scope"
-if [ -n "$mirror" ]; then
+if [ -n "$mirror" ] && [ -d /run/cic/packages ]; then
+    printf 'mirrors:\n  site:\n    url: "%s"\n    source: true\n    binary: false\n' "$mirror" >"$scope/mirrors.yaml"
+elif [ -n "$mirror" ]; then
     printf 'mirrors:\n  site: "%s"\n' "$mirror" >"$scope/mirrors.yaml"
 fi
 
 jobs=$(site build_jobs)
-set -- --fail-fast --show-log-on-error --no-cache --jobs "${jobs:-$(nproc)}" ${1:+--keep-stage}
-spack -C "$scope" -e /opt/cic install "$@"
+keep=${1:-}
+set -- spack -C "$scope" -e /opt/cic install --only-concrete --fail-fast --show-log-on-error \
+    --jobs "${jobs:-$(nproc)}" ${keep:+--keep-stage}
+if [ -d /run/cic/packages ]; then # a forced build has a nonce
+    [ -z "$keep${CIC_NONCE:-}" ] || roots=--build-roots
+    python /run/cic/packages.py /run/cic/packages /opt/cic/spack.lock "$scope" ${roots:+"$roots"} -- "$@"
+else
+    "$@" --no-cache
+fi
 
 python /run/cic/stages.py
 spack env activate --sh -d /opt/cic | python /run/cic/activation.py

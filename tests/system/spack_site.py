@@ -1,0 +1,77 @@
+"""A site on a base image with real Spack, for tests and measurements of what builds share.
+
+Its catalogue holds an FFTW whose source Debian has, and `tiny`, which is compiled in an instant; a source mirror of
+Debian's own tarballs stands for the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from image_builder.pipeline import BuildResult, build_image
+from image_builder.process import CancelToken
+from image_builder.request import parse_request
+from tests.system.recording import Heard
+from tests.system.site import PROJECT, Site, make_site
+
+SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
+SPACK_BASE = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
+REAL_SPACK = Path(__file__).parent / "real_spack"
+MEASURED = ("fftw@3.3.10", "lz4@1.9.4", "bzip2@1.0.8")
+"""The environment that all figures about Spack are of."""
+
+
+def make_spack_site(root: Path) -> Site:
+    """A site that shares neither layers nor packages with any other: its Spack configuration is its own."""
+    subprocess.run([str(PROJECT / "scripts" / "spack_base"), SPACK_BASE], check=True)
+    mirror = Path("/var/tmp/cic-test-sources")
+    subprocess.run([str(REAL_SPACK / "source_mirror"), str(mirror)], check=True)
+    catalogue = root / "catalogue"
+    shutil.copytree(REAL_SPACK / "catalogue", catalogue)
+    site = make_site(root).with_environ(CIC_BUILD_BASE_IMAGE=SPACK_BASE, CIC_BUILD_SPACK_MIRROR=str(mirror),
+                                        CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue))
+    return anew(site)
+
+
+def anew(site: Site) -> Site:
+    """The same site with nothing in its caches."""
+    folder = site.root / f"spack-config-{secrets.token_hex(4)}"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"# {folder.name}\nconfig: {{}}\n", "utf-8")
+    return site.with_environ(CIC_BUILD_SPACK_CFG=str(folder))
+
+
+def environment(specs: Sequence[str]) -> dict[str, str]:
+    """The files of a step with these specs."""
+    return {"eflows4hpc.yaml": "spack:\n  specs:\n" + "".join(f"    - {spec}\n" for spec in specs),
+            "run.sh": "#!/bin/sh\necho first\n"}
+
+
+def build(site: Site, step: str, heard: Heard, *, force: bool = False, workspace: str = "workspace",
+          cancel: CancelToken | None = None) -> BuildResult:
+    """Build a step of the workflow `spack` as an image of the daemon."""
+    request = parse_request({"machine": {"platform": "linux/amd64", "architecture": "haswell",
+                                         "container_engine": "docker"},
+                             "workflow": "spack", "step_id": step, "push": False, "force": force})
+    return build_image(request, settings=site.settings.library, workspace=site.root / workspace, observer=heard,
+                       cancel=cancel or CancelToken())
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a build's log says of packages, by name."""
+
+    compiled: tuple[str, ...]
+    taken: tuple[str, ...]
+
+    @classmethod
+    def of(cls, lines: Sequence[str]) -> Told:
+        compiled = [line.split("==> ")[1].split(":")[0] for line in lines if ": Executing phase: 'install'" in line]
+        taken = [line.split("==> Extracting ")[1].split("-")[0] for line in lines if "==> Extracting " in line]
+        return cls(tuple(compiled), tuple(taken))
