@@ -66,7 +66,8 @@ class Catalogue:
 
     def __init__(self, settings: RepositorySettings, spack_cfg: str | None, mirrors: Path, *,
                  network: Network | None = None) -> None:
-        network = network or Network(schemes=settings.allowed_git_schemes, timeout_s=settings.git_timeout_s)
+        network = network or Network(schemes=settings.allowed_git_schemes, hosts=settings.allowed_git_hosts,
+                                     timeout_s=settings.git_timeout_s)
         max_age_s = settings.mirror_max_age_s
         self._packages = open_shelf(settings.software_repository, PACKAGES, mirrors, network, max_age_s)
         self._config = open_shelf(spack_cfg, CONFIG, mirrors, network, max_age_s)

@@ -39,7 +39,7 @@ PROBE_TIMEOUT_S = 120
 CACHE_TIMEOUT_S = 600
 
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
-_TOTAL = re.compile(r"Total:\s+([0-9.]+)\s*([kMGT]?B)\s*$", re.IGNORECASE)
+_TOLD = re.compile(r"(Private|Total):\s+([0-9.]+)\s*([kMGT]?B)\s*$", re.IGNORECASE)
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 TAR_MARGIN_BYTES = 64 * 1024
 
@@ -181,32 +181,24 @@ def run_on_bridge(reference: str, program: Sequence[str], *, timeout_s: float = 
 
 
 def auth_config(reference: str, registry: RegistrySettings) -> dict[str, str] | None:
-    """The registry's credentials if `reference` lies in it, in the form that the SDK takes."""
-    if not (registry.url and registry.user and registry.token):
-        return None
-    host = registry.url.split("/")[0]
-    if not reference.startswith(f"{host}/"):
-        return None
-    return {"username": registry.user, "password": registry.token.get_secret_value()}
+    """The credentials for the registry that `reference` lies in, in the form that the SDK takes."""
+    host, _ = docker.auth.resolve_repository_name(parse_repository_tag(reference.split("@")[0])[0])
+    login = registry.login_for(host)
+    return None if login is None else {"username": login.user, "password": login.token.get_secret_value()}
 
 
 def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, str]:
-    """A build's own client configuration with the registry's credentials; returns the environment that names it."""
+    """A build's own client configuration with credentials by host; returns the environment that names it."""
     auths = {}
-    if registry.url and registry.user and registry.token:
-        pair = f"{registry.user}:{registry.token.get_secret_value()}".encode()
-        auths[_client_key(registry.url.split("/")[0])] = {"auth": base64.b64encode(pair).decode()}
+    for host, login in registry.all_logins().items():
+        pair = f"{login.user}:{login.token.get_secret_value()}".encode()
+        auths[DOCKER_HUB_KEY if host == "docker.io" else host] = {"auth": base64.b64encode(pair).decode()}
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / "config.json"
     file.touch(mode=0o600)
     file.write_text(json.dumps({"auths": auths}), "utf-8")
     own = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
     return {"DOCKER_CONFIG": str(folder), "BUILDX_CONFIG": os.environ.get("BUILDX_CONFIG", f"{own}/buildx")}
-
-
-def _client_key(host: str) -> str:
-    """What Docker's client calls a registry in its configuration: for one, that is no host."""
-    return DOCKER_HUB_KEY if host in ("docker.io", "index.docker.io", "registry-1.docker.io") else host
 
 
 def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],
@@ -316,7 +308,7 @@ def push_command(image_id: str, registry: RegistrySettings, *, environment: Mapp
     A process of its own: it can be ended in the middle of a silence, and the daemon stops pushing with it.
     """
     return Command(name="docker push", argv=("docker", "push", "--", image_id), env=environment, timeout_s=timeout_s,
-                   secrets=(registry.token,) if registry.token else ())
+                   secrets=tuple(login.token for login in registry.all_logins().values()))
 
 
 def push_image(command: Command, run: Runner, *, on_line: LineSink, cancel: CancelToken) -> str | None:
@@ -411,14 +403,18 @@ def cache_command(settings: BuildSettings, *, keep_bytes: int | None = None) -> 
 
 
 def cache_bytes(command: Command, run: Runner) -> int:
-    """The total that a `cache_command` tells: of the cache, or of what was freed. Raises `Unavailable`."""
+    """What a `cache_command` tells: how much of the cache can be freed, or how much was. Raises `Unavailable`.
+
+    What the cache shares with images goes with those, and is told apart where there is any.
+    """
     try:
         said = run(command, capture_stdout=True).stdout.decode("utf-8", "replace")
     except ProcessFailed as error:
         raise Unavailable(f"The build cache cannot be looked at: {(error.tail or [str(error)])[-1]}",
                           code=ErrorCode.DOCKER_UNAVAILABLE) from error
-    totals = [match for line in said.splitlines() if (match := _TOTAL.match(line)) is not None]
-    return round(float(totals[-1][1]) * _UNITS[totals[-1][2].upper()]) if totals else 0
+    told = {match[1]: match for line in said.splitlines() if (match := _TOLD.match(line)) is not None}
+    size = told.get("Private") or told.get("Total")
+    return 0 if size is None else round(float(size[2]) * _UNITS[size[3].upper()])
 
 
 def sees_local_images(settings: BuildSettings, run: Runner) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from image_builder import process
-from image_builder.errors import CicError
+from image_builder.errors import CicError, Misconfigured
 from image_builder.process import CancelToken, Command, Secret
 from image_builder.settings import LibrarySettings
 
@@ -54,6 +54,13 @@ class GitUrl:
         return self.text
 
     @property
+    def host(self) -> str:
+        """The host that it leads to; empty for a folder of this machine."""
+        if _SCHEME.match(self.text):
+            return urlsplit(self.text).hostname or ""
+        return self.text.partition(":")[0].rpartition("@")[2].lower()
+
+    @property
     def origin(self) -> str:
         """Scheme, host and port: where `header` may go."""
         parts = urlsplit(self.text)
@@ -65,6 +72,8 @@ class Network:
     """How git reaches other machines from here."""
 
     schemes: tuple[str, ...] = DEFAULT_SCHEMES
+    hosts: tuple[str, ...] | None = None
+    """The only hosts that git talks to; None: all."""
     timeout_s: float = 300.0
     ca_bundle: Path | None = None
     http_proxy: str | None = None
@@ -75,9 +84,9 @@ class Network:
     def of(cls, settings: LibrarySettings) -> Network:
         """What a site's settings say about it."""
         build, repositories = settings.build, settings.repositories
-        return cls(schemes=repositories.allowed_git_schemes, timeout_s=repositories.git_timeout_s,
-                   ca_bundle=build.ca_bundle, http_proxy=build.http_proxy, https_proxy=build.https_proxy,
-                   no_proxy=build.no_proxy)
+        return cls(schemes=repositories.allowed_git_schemes, hosts=repositories.allowed_git_hosts,
+                   timeout_s=repositories.git_timeout_s, ca_bundle=build.ca_bundle, http_proxy=build.http_proxy,
+                   https_proxy=build.https_proxy, no_proxy=build.no_proxy)
 
 
 def parse_url(text: str, schemes: Sequence[str] = DEFAULT_SCHEMES) -> GitUrl:
@@ -115,7 +124,13 @@ def folder_url(folder: Path) -> GitUrl:
 
 def git_command(name: str, argv: Sequence[str], url: GitUrl, network: Network, *, added: Mapping[str, str],
                 timeout_s: float | None = None) -> Command:
-    """A command that lets git talk to `url`; `added` goes into its environment (`GIT_DIR`)."""
+    """A command that lets git talk to `url`; `added` goes into its environment (`GIT_DIR`).
+
+    Raises `Misconfigured` for a host that is not allowed. Git follows no redirect, which could lead to any other.
+    """
+    if network.hosts is not None and url.host and url.host not in {host.lower() for host in network.hosts}:
+        raise Misconfigured(f"git does not talk to {url.host} here.",
+                            hint="Add it to repositories_cfg['allowed_git_hosts'], if it may.")
     return Command(name=name, argv=("git", *argv), env=environment(url, network) | dict(added), secrets=url.secrets,
                    timeout_s=timeout_s or network.timeout_s, quiet_timeout_s=QUIET_S)
 
@@ -225,8 +240,8 @@ def _with_credentials(clean: str, scheme: str, user: str | None, password: str |
 def _config(url: GitUrl) -> Mapping[str, str]:
     """Git's configuration as variables of its environment."""
     pairs = [("core.hooksPath", os.devnull), ("credential.helper", ""), ("gc.autoDetach", "false"),
-             ("maintenance.autoDetach", "false"), ("fetch.unpackLimit", "1"), ("http.lowSpeedLimit", "100"),
-             ("http.lowSpeedTime", str(int(QUIET_S)))]
+             ("maintenance.autoDetach", "false"), ("fetch.unpackLimit", "1"), ("http.followRedirects", "false"),
+             ("http.lowSpeedLimit", "100"), ("http.lowSpeedTime", str(int(QUIET_S)))]
     if url.header is not None:
         pairs.append((f"http.{url.origin}.extraHeader", url.header.get_secret_value()))
     values = {"GIT_CONFIG_COUNT": str(len(pairs))}

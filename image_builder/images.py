@@ -116,7 +116,7 @@ def open_images(build: BuildSettings, registry: RegistrySettings) -> Images:
     """The finished images of this site."""
     folder = build.tmp_folder / "store"
     if not build.storage.startswith(ORAS):
-        return ImageStore(folder)
+        return ImageStore(Path(build.storage) if build.storage.startswith("/") else folder)
     host, _, name = build.storage.removeprefix(ORAS).partition("/")
     auth = auth_config(f"{host}/{name}", registry)
     credentials = None if auth is None else (auth["username"], auth["password"])

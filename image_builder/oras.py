@@ -98,8 +98,10 @@ class RegistryImages:
 
     def point(self, record: ImageRecord) -> ImageRecord:
         checked_filename(record.filename)
-        if not self._is_stored(record):
+        stored = self.by_sha256(record.sha256 or "")
+        if stored is None or self.repository.blob_bytes(f"sha256:{record.sha256}") != record.size_bytes:
             raise LookupError(f"no SIF {record.sha256} is stored")
+        self._put_record(f"sha256.{record.sha256}", stored)  # who removes it elsewhere removes the old one
         self._point(record)
         return record
 
@@ -201,16 +203,16 @@ class RegistryImages:
 
     def remove(self, sha256: str, *, unless: Callable[[], bool] = lambda: False) -> bool:
         with contextlib.ExitStack() as stack:
-            pointers = {tag: record for tag, manifest in self._listed()
-                        if (record := _read(manifest)) is not None and record.sha256 == sha256}
-            identities = {record.identity for record in pointers.values()}
+            pointers = {tag: manifest for tag, manifest in self._listed() if _sha256_in(manifest) == sha256}
+            identities = {record.identity for manifest in pointers.values() if (record := _read(manifest)) is not None}
             locks = [leases.alone(self._reading(sha256)), *map(self.unused, identities)]
             if not all(list(map(stack.enter_context, locks))) or self.is_pinned(sha256) or unless():
                 return False
+            if any(self.repository.manifest(tag) != manifest for tag, manifest in pointers.items()):
+                self._known.clear()  # another machine uses it
+                return False
             for tag in sorted(pointers, key=lambda tag: tag.startswith("sha256.")):  # the SIF's own record goes last
-                still = _read(self.repository.manifest(tag))
-                if still is not None and still.sha256 == sha256:
-                    self._delete(tag)
+                self._delete_manifest(tag, pointers[tag])
         return True
 
     def forget(self, identity: str) -> bool:
@@ -252,7 +254,10 @@ class RegistryImages:
             self.repository.delete_manifest(earlier.digest)
 
     def _delete(self, tag: str) -> None:
-        found = self.repository.manifest(tag)
+        self._delete_manifest(tag, self.repository.manifest(tag))
+
+    def _delete_manifest(self, tag: str, found: Manifest | None) -> None:
+        """Delete just this: what a tag means by now, if it is something else, stays."""
         if found is not None and not self.repository.delete_manifest(found.digest):
             raise RegistryUnavailable(f"The registry {self.repository.host} does not let anybody delete.",
                                       hint="Let it (docker-registry: storage.delete.enabled), or clean up there.")
@@ -261,10 +266,6 @@ class RegistryImages:
     def _record(self, tag: str, *, filename: str | None = None) -> ImageRecord | None:
         found = _read(self.repository.manifest(tag))
         return found if filename is None or (found is not None and found.filename == filename) else None
-
-    def _is_stored(self, record: ImageRecord) -> bool:
-        stored = self.by_sha256(record.sha256 or "")
-        return stored is not None and self.repository.blob_bytes(f"sha256:{record.sha256}") == record.size_bytes
 
     def _listed(self) -> list[tuple[str, Manifest | None]]:
         """Every tag with its manifest, each asked for again when that was too long ago."""
@@ -369,6 +370,11 @@ def _read(manifest: Manifest | None) -> ImageRecord | None:
     except (ValidationError, KeyError, TypeError):
         return None
     return record if layers == ([f"sha256:{record.sha256}"] if record.sha256 else []) else None
+
+
+def _sha256_in(manifest: Manifest | None) -> str | None:
+    record = _read(manifest)
+    return None if record is None else record.sha256
 
 
 def _used_at(manifest: Manifest | None) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 
 def _network(value: str) -> str:
@@ -23,6 +23,15 @@ def _network(value: str) -> str:
 
 Network = Annotated[str, AfterValidator(_network)]
 """An IP network such as `10.0.0.0/8`, or an address."""
+
+_REGISTRY_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?\Z|\[[0-9A-Fa-f:]+\](?::[0-9]+)?\Z")
+_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+
+
+def registry_host(host: str) -> str:
+    """One name for each registry: Docker's own has several."""
+    return "docker.io" if host in _DOCKER_HUB else host.lower()
+
 
 BUILTIN_DOCKERFILE = "Dockerfile.spack"
 """The value of `dockerfile` that names the recipe which comes with the library."""
@@ -41,6 +50,24 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Login(Section):
+    """How to log in to one image registry; the token stands here or in a file."""
+
+    user: str = Field(min_length=1)
+    token: SecretStr
+    token_file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _token_of_file(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("token_file") is None or values.get("token") is not None:
+            return values
+        try:
+            return {**values, "token": Path(values["token_file"]).read_text("utf-8").rstrip("\r\n")}
+        except (OSError, UnicodeDecodeError, TypeError) as error:
+            raise ValueError(f"token_file cannot be read: {error}") from None
+
+
 class RegistrySettings(Section):
     """The image registry; without `url`, nothing is pushed."""
 
@@ -48,6 +75,27 @@ class RegistrySettings(Section):
     user: str | None = None
     token: SecretStr | None = None
     images_prefix: str = ""
+    logins: Mapping[str, Login] = {}
+    """Other registries, from which base images come: host to login."""
+
+    @field_validator("logins", mode="after")
+    @classmethod
+    def _by_host(cls, value: Mapping[str, Login]) -> Mapping[str, Login]:
+        for host in value:
+            if not _REGISTRY_HOST.match(host):
+                raise ValueError(f"{host[:100]!r} is not a registry's host, such as registry.example.org:5000")
+        return value
+
+    def login_for(self, host: str) -> Login | None:
+        """How to log in to the registry on this host (and port); nobody else's credentials."""
+        return self.all_logins().get(registry_host(host))
+
+    def all_logins(self) -> dict[str, Login]:
+        """Every login, by host. That of the registry that images are pushed to goes before an entry of its host."""
+        found = {registry_host(host): login for host, login in self.logins.items()}
+        if self.url and self.user and self.token:
+            found[registry_host(self.url.split("/")[0])] = Login(user=self.user, token=self.token)
+        return found
 
     @field_validator("images_prefix", mode="before")
     @classmethod
@@ -71,6 +119,8 @@ class RepositorySettings(Section):
     mirror_max_age_s: float = Field(default=30.0, ge=0)
     git_timeout_s: float = Field(default=300.0, gt=0)
     allowed_git_schemes: tuple[str, ...] = ("https", "http", "ssh", "git", "file")
+    allowed_git_hosts: tuple[str, ...] | None = None
+    """The hosts that git talks to; None: those that the settings and the catalogue's packages name."""
     step_max_files: int = Field(default=10_000, gt=0)
     step_max_bytes: int = Field(default=512 * 1024**2, gt=0)
 
@@ -97,7 +147,8 @@ class BuildSettings(Section):
     singularity_sudo: bool = False
 
     storage: str = "folder"
-    """Where finished SIFs lie: `folder` is `<tmp_folder>/store`; `oras://host/repository` an OCI registry."""
+    """Where finished SIFs lie: `folder` is `<tmp_folder>/store`, a path another folder, which several machines may
+    share; `oras://host/repository` an OCI registry."""
     buildx_builder: str | None = None
     """A builder made with `docker buildx create`; None is docker's default one."""
     build_jobs: int | None = Field(default=None, ge=1)
@@ -158,8 +209,9 @@ class BuildSettings(Section):
     @field_validator("storage", mode="after")
     @classmethod
     def _folder_or_repository(cls, value: str) -> str:
-        if value != "folder" and not _REPOSITORY.fullmatch(value):
-            raise ValueError("must be folder, or a repository such as oras://registry.example.org/group/images")
+        if value != "folder" and not value.startswith("/") and not _REPOSITORY.fullmatch(value):
+            raise ValueError("must be folder, a path that begins with /, or a repository such as "
+                             "oras://registry.example.org/group/images")
         return value
 
     @field_validator("base_image", mode="after")

@@ -72,7 +72,8 @@ class WorkflowRegistry:
     def __init__(self, settings: RepositorySettings, mirrors: Path, *, network: Network | None = None) -> None:
         self._settings = settings
         self._limits = limits_of(settings)
-        network = network or Network(schemes=settings.allowed_git_schemes, timeout_s=settings.git_timeout_s)
+        network = network or Network(schemes=settings.allowed_git_schemes, hosts=settings.allowed_git_hosts,
+                                     timeout_s=settings.git_timeout_s)
         try:
             source = parse_source(settings.workflow_repository, network.schemes)
         except BadGitUrl as error:

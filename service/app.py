@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -48,6 +50,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     bring_up_to_date(app, tmp_folder / "run" / "migration.lock")
     with app.app_context():
         engine = db.engine
+    _require_links(settings)
     executor = executor or _default_executor(settings, engine, runner)
     images = open_images(settings.library.build, settings.library.registry)
     kept_logs = logs_of(settings, engine)
@@ -97,6 +100,17 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
         "SESSION_COOKIE_SAMESITE": "Lax",
         "SESSION_COOKIE_SECURE": service.tls_certificate is not None,
     }
+
+
+def _require_links(settings: Settings) -> None:
+    """Raise `Misconfigured` when a front server is to send SIFs that cannot be linked to where it looks."""
+    build, service = settings.library.build, settings.service
+    if build.storage.startswith("/") and (service.download_links or service.public_downloads):
+        Path(build.storage).mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.stat(build.storage).st_dev != os.stat(build.tmp_folder / "images").st_dev:
+            raise Misconfigured("build_cfg['storage'] and tmp_folder are on different file systems, and download_links "
+                                "and public_downloads need hard links between them.",
+                                hint="Put both on one, or leave these two out: the service sends them itself then.")
 
 
 def _default_executor(settings: Settings, engine: Any, runner: Runner | None) -> Executor:

@@ -80,6 +80,10 @@ class CeleryExecutor:
         with contextlib.suppress(queue.Full):
             self._unsent.put_nowait(None)
 
+    def join(self, timeout_s: float) -> None:
+        """Wait until nothing is sent or looked at any more."""
+        self._thread.join(timeout_s)
+
     def require_broker(self) -> None:
         """Raise `Unavailable` when the broker does not answer."""
         try:

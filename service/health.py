@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 from config.settings import Settings
 from image_builder import docker, isolation, resolve
 from image_builder.errors import CicError, Misconfigured, ServiceError, ToolMissing
+from image_builder.images import open_images
 from image_builder.process import Command, run
 from image_builder.workspace import require_free_space
 from service import store
@@ -104,6 +105,7 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
     """What a service on this machine needs; one whose builds are made elsewhere needs less."""
     library = settings.library
     build = library.build
+    images = open_images(build, library.registry)
 
     platforms = ["linux/amd64"] if isinstance(build.base_image, str) else list(build.base_image)
 
@@ -127,6 +129,7 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
         "database": Check(ask=lambda: store.is_idle(engine)),
         "disk": Check(ask=lambda: require_free_space(build.tmp_folder, build.min_free_bytes)),
         "git": Check(ask=lambda: _program("git")),
+        "storage": Check(ask=lambda: images.is_known("0" * 64), every_s=SLOW_S),
         "workflow_registry": Check(ask=lambda: resolve.open_registry(library).versions(), every_s=SLOW_S),
     }
     if settings.service.executor == "celery":

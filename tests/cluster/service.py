@@ -135,7 +135,7 @@ class Cluster:
         for _ in range(10_000):
             for one in [web] if web is not None else self.webs:
                 with contextlib.suppress(requests.RequestException):
-                    answer = requests.request(method, self.url(one, path), auth=(USER, PASSWORD), timeout=20, **more)
+                    answer = requests.request(method, self.url(one, path), auth=(USER, PASSWORD), timeout=60, **more)
                     if answer.status_code < 500:
                         return answer
             assert time.monotonic() < end, f"{method} {path}: nobody answers"
@@ -143,8 +143,8 @@ class Cluster:
         raise AssertionError(path)
 
     def submit(self, step: str, *, web: Process | None = None, platform: str = "linux/amd64",
-               architecture: str = "none", **more: Any) -> str:
-        machine = {**MACHINE, "platform": platform, "architecture": architecture, "container_engine": "docker"}
+               architecture: str = "none", engine: str = "docker", **more: Any) -> str:
+        machine = {**MACHINE, "platform": platform, "architecture": architecture, "container_engine": engine}
         answer = self.call("POST", "/build/", web=web, json={
             "machine": machine, "workflow": "many", "step_id": step, "push": False, **more})
         assert answer.status_code == 200, answer.text

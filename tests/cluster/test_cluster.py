@@ -5,6 +5,11 @@ Most builds wait rather than compute (`waiting_worker`); what they wait in is th
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +20,8 @@ import pytest
 from service.pool import host_name
 from service.workers import all_workers
 from tests.cluster import network
-from tests.cluster.service import Cluster, cluster
+from tests.cluster.registry import registry
+from tests.cluster.service import Cluster, Process, cluster
 from tests.postgresql import programs
 from tests.system.site import make_site
 
@@ -132,6 +138,66 @@ def test_a_short_visibility_timeout_repeats_nothing(several: Cluster) -> None:
     assert [what for _, _, what, _ in several.notes()] == ["begin", "end"]
     (run,) = several.runs()
     assert run.attempts == 1
+
+
+def test_a_sif_of_one_worker_is_had_everywhere(several: Cluster, tmp_path: Path) -> None:
+    """Real docker, a real conversion; followed, listed and downloaded through both web processes, and pulled."""
+    with registry(several.net.host(), tmp_path / "images") as images:
+        several.environ |= images.environ("site/images")
+        webs = [several.web(), several.web()]
+        several.real_worker("builder")
+        build = several.submit("s0", engine="singularity", web=webs[0])
+        followed = [_follow(several, build, web) for web in webs]
+        status = several.wait(build, timeout_s=600)
+        assert status["status"] == "FINISHED", several.call("GET", f"/build/{build}/log").text[-3000:]
+        whole = several.call("GET", f"/build/{build}/log", web=webs[1]).text
+        assert "docker buildx build" in whole
+        for thread, text in followed:
+            thread.join(60)
+            assert "event: end" in "".join(text)
+            assert _lines_of("".join(text)) == whole.splitlines()
+
+        filename = status["filename"]
+        for web in webs:
+            listed = several.call("GET", "/image/", web=web).json()["images"]
+            assert [image["filename"] for image in listed] == [filename]
+            sent = several.call("GET", f"/images/download/{filename}", web=web)
+            assert hashlib.sha256(sent.content).hexdigest() == status["sha256"]
+        again = several.submit("s0", engine="singularity", web=webs[1])  # stored: any web process knows
+        assert several.status(again)["status"] == "FINISHED" and len(several.runs()) == 1
+
+        pulled = tmp_path / "pulled.sif"
+        environ = {**os.environ, "APPTAINER_CACHEDIR": str(tmp_path / "cache"), "HOME": str(tmp_path),
+                   "SSL_CERT_FILE": str(images.ca_bundle)}
+        for name in ("APPTAINER", "SINGULARITY"):
+            environ |= {f"{name}_DOCKER_USERNAME": images.user, f"{name}_DOCKER_PASSWORD": images.password}
+        address = f"oras://{images.address}/site/images:{filename.removesuffix('.sif')}"
+        done = subprocess.run(["singularity", "pull", str(pulled), address], env=environ, capture_output=True,
+                              text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert hashlib.sha256(pulled.read_bytes()).hexdigest() == status["sha256"]
+
+
+def _follow(several: Cluster, build: str, web: Process) -> tuple[threading.Thread, list[str]]:
+    """Read a build's events as they come, and come back until the end."""
+    text: list[str] = []
+
+    def read() -> None:
+        offset = "0"
+        while "event: end" not in "".join(text):
+            answer = several.call("GET", f"/build/{build}/log", web=web, headers={
+                "Accept": "text/event-stream", "Last-Event-ID": offset})
+            text.append(answer.text)
+            ids = re.findall(r"^id: (\d+)$", answer.text, re.MULTILINE)
+            offset = ids[-1] if ids else offset
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread, text
+
+
+def _lines_of(events: str) -> list[str]:
+    blocks = [block for block in events.split("\n\n") if "event: end" not in block]
+    return [line.removeprefix("data: ") for block in blocks for line in block.splitlines() if line.startswith("data: ")]
 
 
 def _until_each_works(several: Cluster, names: set[str]) -> None:

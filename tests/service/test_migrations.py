@@ -22,7 +22,8 @@ from tests.conftest import PROJECT
 pytestmark = pytest.mark.filterwarnings("ignore:Skipped unsupported reflection")
 REVISIONS = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
 MOMENT = datetime.datetime(2026, 1, 2, 3, 4, 5)
-OF_TYPE = {sa.Integer: 1, sa.Boolean: True, sa.DateTime: MOMENT, sa.JSON: "{}"}
+OF_TYPE = {sa.Integer: 1, sa.Boolean: True, sa.DateTime: MOMENT, sa.JSON: "{}",
+           sa.LargeBinary: b"bytes", sa.Float: 1.5}
 
 
 def fill(engine: Engine) -> dict[str, list[Any]]:

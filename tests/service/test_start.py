@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -250,3 +251,17 @@ def test_metrics(site: Site) -> None:
     assert "cic_queue_length 0.0" in seen.stdout
 
 
+
+
+@pytest.mark.parametrize(("key", "wanted", "unwanted"), [("CIC_DOWNLOAD_LINKS", "images/files", ""),
+                                                         ("CIC_PUBLIC_DOWNLOADS", "true", "false")])
+def test_sifs_that_cannot_be_linked_stop_the_start(site: Site, key: str, wanted: str, unwanted: str) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == site.root.stat().st_dev:
+        pytest.skip("there is no second file system")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        site = site.with_environ(CIC_BUILD_STORAGE=folder, **{key: wanted})
+        stopped = users(site, "list")
+        assert stopped.returncode != 0
+        assert "are on different file systems" in stopped.stderr
+        assert users(site.with_environ(**{key: unwanted}), "list").returncode == 0

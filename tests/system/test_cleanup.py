@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker.errors
 import pytest
+import requests
 from sqlalchemy.engine import Engine
 
 from image_builder import docker as our_docker
 from image_builder.docker import DaemonImage
+from image_builder.process import run
 from image_builder.storage import ImageRecord, ImageStore
 from service.accounts import add_user
 from service.cleanup import Cleanup
 from service.database import make_engine
-from tests.system.site import Site
+from tests.system.site import Site, running_service
 
 pytestmark = pytest.mark.system
 
@@ -108,6 +114,39 @@ def test_images_that_nobody_can_name_go_and_what_is_used_pinned_or_not_ours_stay
     assert daemon.left() == {"foreign", "base", "pinned"}
 
 
+def test_a_slow_download_ends_well_whatever_happens_to_its_file(site: Site, engine: Engine, daemon: Daemon) -> None:
+    """While a client reads, its name is given to another file, and a clean-up comes that would take everything."""
+    content = os.urandom(40_000_000)
+    images = daemon.images
+
+    def put(body: bytes, identity: str) -> str:
+        with images.temporary_path() as temporary:
+            temporary.write_bytes(body)
+            return images.publish(temporary, ImageRecord(
+                identity=identity, image_id="a:1", platform="linux/amd64", filename="a.sif")).sha256 or ""
+
+    first = put(content, "a" * 64)
+    limits = {"max_images_bytes": 0, "keep_unreferenced_s": 0}
+    with running_service(site) as service:
+        add_user(engine, "bob", "correct horse battery")
+        with requests.get(f"{service.url}/image_creation/images/download/a.sif", stream=True, timeout=60,
+                          auth=("bob", "correct horse battery")) as answer:
+            received = answer.raw.read(1_000_000)
+            second = put(b"another one", "b" * 64)
+            cleaned(site, engine, daemon, **limits)
+            assert images.by_sha256(first) is not None and images.by_sha256(second) is None
+            received += answer.raw.read()
+        assert received == content
+        put(b"another one", "b" * 64)
+        again = requests.get(f"{service.url}/image_creation/images/download/a.sif", timeout=60,
+                             auth=("bob", "correct horse battery"))
+        assert again.content == b"another one"
+        deadline = time.monotonic() + 30
+        while images.by_sha256(first) is not None and time.monotonic() < deadline:  # the server closes it soon after
+            cleaned(site, engine, daemon, **limits)
+    assert images.by_sha256(first) is None
+
+
 def test_all_names_of_an_image_go_together(daemon: Daemon) -> None:
     daemon.make("two", name="one")
     our_docker.tag_image(daemon.made["two"], f"{daemon.prefix}/two:1")
@@ -128,10 +167,53 @@ def test_the_build_cache_is_measured_and_what_fits_is_left_alone(site: Site, eng
     assert cut.argv == ("docker", "buildx", "prune", "--force", f"--keep-storage={10**15}")
     remote = build.model_copy(update={"buildx_builder": "far"})
     assert our_docker.cache_command(remote).argv == ("docker", "buildx", "du", "--builder=far")
-    from image_builder.process import run
-
     assert our_docker.cache_bytes(ask, run) > 0
     assert our_docker.cache_bytes(cut, run) == 0
-    service = site.settings.service.model_copy(update={"max_build_cache_bytes": 1})
-    found = Cleanup(engine, site.settings.model_copy(update={"service": service}), daemon.images).run(dry_run=True)
-    assert [item.kind for item in found if item.kind == "build cache"] == ["build cache"]
+
+
+@pytest.fixture
+def own_docker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A Docker daemon of this test's own, with its own files and no network; returns a folder for build contexts."""
+    root = Path(tempfile.mkdtemp(prefix="cic-"))  # its sockets need a short path
+    address = f"unix://{root}/socket"
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["unshare", "--net", "dockerd", "--data-root", str(root / "data"), "--exec-root", str(root / "exec"),
+             "--host", address, "--pidfile", str(root / "pid"), "--bridge", "none", "--iptables=false",
+             "--ip6tables=false", "--storage-driver", "vfs"], stdout=log, stderr=subprocess.STDOUT)
+    monkeypatch.setenv("DOCKER_HOST", address)
+    try:
+        deadline = time.monotonic() + 60
+        while subprocess.run(["docker", "version"], capture_output=True).returncode != 0:
+            assert process.poll() is None and time.monotonic() < deadline, (root / "log").read_text()
+            time.sleep(0.1)
+        yield root
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(root)
+
+
+def test_the_build_cache_is_cut_down_to_its_limit(own_docker: Path, site: Site, engine: Engine) -> None:
+    for number in range(3):
+        context = own_docker / f"context-{number}"
+        context.mkdir()
+        (context / "file").write_bytes(os.urandom(20_000_000))
+        (context / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
+        subprocess.run(["docker", "buildx", "build", "--quiet", "--provenance=false", str(context)], check=True,
+                       capture_output=True)
+    ask = our_docker.cache_command(site.settings.library.build)
+    before = our_docker.cache_bytes(ask, run)
+    assert before >= 60_000_000
+    service = site.settings.service.model_copy(update={"max_build_cache_bytes": 50_000_000})
+    images = ImageStore(site.settings.library.build.tmp_folder / "store")
+    cleanup = Cleanup(engine, site.settings.model_copy(update={"service": service}), images)
+
+    def freed(*, dry_run: bool) -> list[int]:
+        return [item.size_bytes for item in cleanup.run(dry_run=dry_run) if item.kind == "build cache"]
+
+    assert freed(dry_run=True) == [before - 50_000_000]
+    assert our_docker.cache_bytes(ask, run) == before
+    assert freed(dry_run=False) == [before - 50_000_000]
+    assert 0 < our_docker.cache_bytes(ask, run) <= 50_000_000
+    assert freed(dry_run=False) == freed(dry_run=True) == []

@@ -68,6 +68,43 @@ def test_another_machine_sees_what_was_put_there_at_once(
         assert file.read() == b"two"
 
 
+def test_what_another_machine_names_meanwhile_stays(
+        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path) -> None:
+    there = opened_in(shared_registry, tmp_path / "there", repository)
+    published = publish(images, b"one")
+    renamed = published.model_copy(update={"filename": "other.sif"})
+
+    def somebody_comes() -> bool:
+        there.point(renamed)
+        return False
+
+    assert not images.remove(published.sha256 or "", unless=somebody_comes)
+    assert there.by_name("other.sif") == images.by_name("other.sif") == renamed
+    with there.opened(published.sha256 or "") as file:
+        assert file.read() == b"one"
+    assert images.remove(published.sha256 or "") and there.by_name("other.sif") is None
+
+
+def test_what_is_named_while_it_is_deleted_stays(
+        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even between the last look and the deletion: what is deleted is what was looked at, and nothing newer."""
+    there = opened_in(shared_registry, tmp_path / "there", repository)
+    published = publish(images, b"one")
+    delete, coming = OciRepository.delete_manifest, [published]
+
+    def late(repository: OciRepository, digest: str) -> bool:
+        while coming and repository is images.repository:
+            there.point(coming.pop())
+        return delete(repository, digest)
+
+    monkeypatch.setattr(OciRepository, "delete_manifest", late)
+    assert images.remove(published.sha256 or "")
+    assert not coming and there.by_name(NAME) == published and there.by_sha256(published.sha256 or "") == published
+    with there.opened(published.sha256 or "") as file:
+        assert file.read() == b"one"
+
+
 def test_a_list_of_many_tags_has_all_of_them(images: RegistryImages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("image_builder.oci.PAGE", 3)
     names = {f"image-{number}.sif" for number in range(5)}

@@ -140,6 +140,14 @@ class TestEnvironment:
         build = load_settings(environ={**ENOUGH, "CIC_BUILD_BASE_IMAGE": json.dumps(images)}).library.build
         assert [build.base_image_for(name) for name in (*images, "linux/ppc64le")] == ["base:amd", "base:arm", None]
 
+    def test_logins_are_a_mapping_too(self, tmp_path: Path) -> None:
+        logins = {"base.example:5000": {"user": "reader", "token": "canary-token"}}
+        (tmp_path / "logins.json").write_text(json.dumps(logins))
+        for given in ({"CIC_REGISTRY_LOGINS": json.dumps(logins)},
+                      {"CIC_REGISTRY_LOGINS_FILE": str(tmp_path / "logins.json")}):
+            login = load_settings(None, {**ENOUGH, **given}).library.registry.login_for("base.example:5000")
+            assert login is not None and login.token == SecretStr("canary-token")
+
     @pytest.mark.parametrize("image", ["{platform}", "base", "base:1"])
     def test_an_image_is_no_mapping(self, image: str) -> None:
         assert load_settings(environ={**ENOUGH, "CIC_BUILD_BASE_IMAGE": image}).library.build.base_image == image

@@ -5,9 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from image_builder import docker
 from image_builder.errors import ErrorCode, Unavailable
@@ -47,6 +51,18 @@ def test_everything_that_can_be_asked_for(library_settings: LibrarySettings) -> 
         "--build-context=sources=/srv/mirror", "--build-arg=https_proxy=http://proxy:3128",
         "--build-arg=HTTPS_PROXY=http://proxy:3128", "--build-arg=CIC_NONCE=again", "--iidfile=/b/scratch/id",
         "--output=type=docker", "/b/context")
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_value_asks_for_rights(label: str, value: str) -> None:
+    """Labels are all that a user's words become here."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BuildSettings(tmp_folder=Path(folder), builder_home=Path(folder), base_image="base:1")
+        made = command(settings, labels={f"cic.{label}": value})
+    options = [word for word in made.argv[3:-1] if not word.startswith("--label=cic.")]
+    assert [word.partition("=")[0] for word in options] == [
+        "--progress", "--provenance", "--platform", "--target", "--file", "--output"]
+    assert len(made.argv) == 3 + len(options) + 2
 
 
 def test_credentials_lie_in_a_file_of_ours_alone(tmp_path: Path) -> None:
@@ -120,3 +136,46 @@ def test_a_daemon_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, address:
     with pytest.raises(Unavailable, match="Docker daemon does not answer") as caught:
         docker.find_by_identity("sha256:0")
     assert (caught.value.code, caught.value.hint != "") == (ErrorCode.DOCKER_UNAVAILABLE, True)
+
+
+class TestLogins:
+    """More than one registry, each with credentials of its own."""
+
+    REGISTRY = RegistrySettings.model_validate({
+        "url": "registry.example:5000", "user": "ada", "token": CANARY,
+        "logins": {"Base.example": {"user": "reader", "token": "other-token"},
+                   "index.docker.io": {"user": "hub", "token": "hub-token"}}})
+
+    @pytest.mark.parametrize(("reference", "user"), [
+        ("registry.example:5000/group/image:1", "ada"), ("base.example/spack:1", "reader"), ("debian:12", "hub"),
+        ("docker.io/library/debian@sha256:" + "0" * 64, "hub"), ("registry.example/group/image", None),
+        ("base.example.evil/spack", None), ("evil/base.example/spack", "hub"), ("localhost:5000/spack", None)])
+    def test_each_registry_gets_its_own_and_no_other(self, reference: str, user: str | None) -> None:
+        found = docker.auth_config(reference, self.REGISTRY)
+        assert (found or {}).get("username") == user
+
+    def test_dockers_client_finds_them_by_host(self, tmp_path: Path) -> None:
+        docker.write_docker_config(tmp_path / "docker", self.REGISTRY)
+        auths = json.loads((tmp_path / "docker" / "config.json").read_text())["auths"]
+        assert {host: base64.b64decode(entry["auth"]).decode() for host, entry in auths.items()} == {
+            "registry.example:5000": f"ada:{CANARY}", "base.example": "reader:other-token",
+            "https://index.docker.io/v1/": "hub:hub-token"}
+
+    def test_every_token_is_blotted_out_of_a_push(self) -> None:
+        made = docker.push_command("registry.example:5000/x:1", self.REGISTRY, environment={}, timeout_s=1)
+        assert {secret.get_secret_value() for secret in made.secrets} == {CANARY, "other-token", "hub-token"}
+        assert not {CANARY, "other-token", "hub-token"} & set(str(self.REGISTRY).split("'"))
+
+    def test_a_token_may_lie_in_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("from-a-file\n")
+        given = {"logins": {"base.example": {"user": "reader", "token_file": str(tmp_path / "token")}}}
+        login = RegistrySettings.model_validate(given).login_for("base.example")
+        assert login is not None and login.token.get_secret_value() == "from-a-file"
+
+    @pytest.mark.parametrize("logins", [
+        {"https://base.example": {"user": "a", "token": "b"}}, {"base.example/group": {"user": "a", "token": "b"}},
+        {"base.example": {"user": "a"}}, {"base.example": {"user": "a", "token_file": "/missing"}},
+        {"": {"user": "a", "token": "b"}}])
+    def test_what_is_no_login_is_refused(self, logins: dict[str, dict[str, str]]) -> None:
+        with pytest.raises(ValidationError, match="logins"):
+            RegistrySettings.model_validate({"logins": logins})

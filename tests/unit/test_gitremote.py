@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
+from image_builder.errors import Misconfigured
 from image_builder.gitremote import (
     BadGitUrl,
     Network,
@@ -16,10 +19,12 @@ from image_builder.gitremote import (
     environment,
     folder_url,
     git_command,
+    list_remote,
     parse_source,
     parse_url,
 )
-from tests.git_repository import GitRepository
+from image_builder.process import ProcessFailed
+from tests.git_repository import GitHttpServer, GitRepository
 
 
 @pytest.mark.parametrize(
@@ -205,3 +210,54 @@ def test_a_remote_that_cannot_be_asked_has_no_commit(tmp_path: Path) -> None:
     assert remote.commit(repository.url, "main") is None, "a failure is remembered too"
     now[0] = 31
     assert remote.commit(repository.url, "main") == commit
+
+
+class _Elsewhere(http.server.BaseHTTPRequestHandler):
+    """Answers every question with a redirect to the server's `target`, under the same path."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.send_response(302)
+        self.send_header("Location", self.server.target + self.path)  # type: ignore[attr-defined]
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_redirects_lead_nowhere(tmp_path: Path) -> None:
+    upstream = GitRepository(tmp_path / "upstream")
+    upstream.write("file", "content")
+    upstream.commit()
+    with (GitHttpServer(tmp_path, "ada", "word").running() as there,
+          http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as redirecting):
+        redirecting.asked, redirecting.target = [], f"http://127.0.0.1:{there.server_address[1]}"  # type: ignore[attr-defined]
+        threading.Thread(target=redirecting.serve_forever, daemon=True).start()
+        url = parse_url(f"http://ada:word@127.0.0.1:{redirecting.server_address[1]}/upstream")
+        with pytest.raises(ProcessFailed):
+            list_remote(url, Network())
+        redirecting.shutdown()
+    assert redirecting.asked and there.paths == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("text", "host"), [
+    ("https://Git.example.org:8443/r", "git.example.org"), ("ssh://git@git.example.org/r", "git.example.org"),
+    ("git@git.example.org:group/r", "git.example.org"), ("git.example.org:r", "git.example.org"),
+    ("https://user:word@git.example.org/r", "git.example.org"), ("https://[::1]:80/r", "::1"), ("file:///srv/r", "")])
+def test_only_allowed_hosts(text: str, host: str) -> None:
+    url = parse_url(text)
+    assert url.host == host
+    for allowed in (None, ("other.example.org", "Git.Example.org", "::1")):
+        git_command("git fetch", ("fetch",), url, Network(hosts=allowed), added={})
+    if host:
+        with pytest.raises(Misconfigured, match="does not talk to") as caught:
+            git_command("git fetch", ("fetch",), url, Network(hosts=("example.org",)), added={})
+        assert "allowed_git_hosts" in caught.value.hint
+
+
+def test_a_host_that_is_not_allowed_is_not_asked(tmp_path: Path) -> None:
+    remote = RemoteCommits(Network(hosts=("git.example.org",)))
+    with GitHttpServer(tmp_path, "ada", "word").running() as server:
+        assert remote.commit(f"http://ada:word@127.0.0.1:{server.server_address[1]}/r", "main") is None
+        assert server.paths == []

@@ -92,6 +92,23 @@ def test_no_frontend_is_fetched() -> None:
     assert "syntax" not in rendered(FULL).dockerfile
 
 
+@pytest.mark.parametrize("name", [*corpus(), None])
+@pytest.mark.parametrize("runtime", [None, "registry.test/runtime:1"])
+def test_steps_ask_for_no_rights_and_no_other_network(name: str | None, runtime: str | None) -> None:
+    """Whatever a description says, a step has what is listed here: no `--network`, `--security` or device."""
+    recipe = rendered(FULL if name is None else corpus()[name], runtime=runtime,
+                      options=RecipeOptions(has_catalogue=True, has_spack_config=True, has_post_install=True))
+    assert recipe.dockerfile.lstrip().startswith(f"# Recipe {LATEST_RECIPE}."), "no directive comes before"
+    for line in instructions(recipe):
+        word, _, rest = line.partition(" ")
+        assert word in {"FROM", "USER", "ARG", "ENV", "COPY", "RUN", "ENTRYPOINT"}, line
+        flags = [part for part in rest.split() if part.startswith("--")]
+        if word == "RUN":
+            assert all(re.match(r"--mount=type=(bind|secret|tmpfs|cache),", flag) for flag in flags), line
+        else:
+            assert all(re.match(r"--(from=[a-z-]+|chmod=[0-7]+)\Z", flag) for flag in flags), line
+
+
 def test_every_file_that_the_dockerfile_takes_is_there() -> None:
     for recipe in (rendered(FULL, options=RecipeOptions(has_catalogue=True, has_post_install=True)), rendered(""),
                    rendered(FULL, runtime="r:1"), rendered("", runtime="r:1")):

@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from image_builder import storage
+from image_builder.images import open_images
+from image_builder.settings import BuildSettings, RegistrySettings
 from image_builder.storage import ImageRecord, ImageStore
 from tests.images_contract import *  # noqa: F403  the tests of the contract
 from tests.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
@@ -64,6 +67,34 @@ def test_a_list_does_not_read_again_what_did_not_change(store: ImageStore, monke
     publish(store, b"three", record(OTHER_IDENTITY, "other.sif"))
     store.names()
     assert len(read) == 3
+
+
+def test_everything_is_on_the_disk_before_its_name_is(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SIF's bytes, then its name in the folder, then the record's bytes, and so on: a machine that loses its power
+    anywhere offers nothing that is not whole."""
+    told: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def kind_of(path: str) -> str:
+        return Path(path).parent.name if Path(path).suffix in (".sif", ".json", ".new") else Path(path).name
+
+    def heard_fsync(descriptor: int) -> None:
+        told.append(("fsync", kind_of(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    def heard_replace(old: Path, new: Path) -> None:
+        told.append(("rename", kind_of(str(new))))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", heard_fsync)
+    monkeypatch.setattr(os, "replace", heard_replace)
+    with store.temporary_path() as temporary:
+        temporary.write_bytes(b"one")
+        writing = temporary.parent.name
+        store.publish(temporary, record())
+    into = [step for folder in ("sif", "records", "names") for step in (
+        ("fsync", folder), ("rename", folder), ("fsync", folder))]
+    assert told == [("fsync", writing), ("rename", "sif"), ("fsync", "sif"), *into]
 
 
 def test_nothing_else_is_readable_for_others(store: ImageStore) -> None:
@@ -173,3 +204,19 @@ def test_a_publisher_that_is_killed_anywhere_leaves_no_broken_name(store: ImageS
             assert found.sha256 and sha256(store.path_of(found.sha256).read_bytes()) == found.sha256, name
         assert not list((store.root / "incoming").iterdir())
     assert publish(store, b"after") == store.by_name(NAME)
+
+
+def test_machines_share_a_folder_that_both_name(tmp_path: Path) -> None:
+    here, there = (open_images(BuildSettings(tmp_folder=tmp_path / name, builder_home=tmp_path, base_image="base:1",
+                                             storage=str(tmp_path / "shared")), RegistrySettings())
+                   for name in ("here", "there"))
+    made = publish(here, b"one")
+    assert there.by_name(NAME) == made
+    with there.opened(made.sha256 or "") as file:
+        assert file.read() == b"one" and not here.remove(made.sha256 or "")
+
+
+@pytest.mark.parametrize("storage", ["", "store", "./store", "oras://", "docker://host/name", "oras://host"])
+def test_storage_is_one_of_three_things(storage: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="must be folder, a path that begins with /"):
+        BuildSettings(tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1", storage=storage)

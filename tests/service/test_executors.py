@@ -1,0 +1,166 @@
+"""The contract of executors, held against each of them: the pool in this process, and Celery over a real Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from builder_service import create_app
+from config.settings import Settings
+from image_builder.errors import Unavailable
+from service import accounts, store
+from service.broker import CeleryExecutor, Listener
+from service.database import make_engine, reading
+from service.pool import BuildPool
+from service.workers import all_workers
+from tests.service.conftest import PASSWORD, Api, FakeBuilder
+from tests.system.site import Site, free_port
+
+
+class Redis:
+    """A Redis server on a free port, with nothing on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.port = folder, free_port()
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 30
+        while subprocess.run(["redis-cli", "-p", str(self.port), "ping"], capture_output=True).stdout != b"PONG\n":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("Redis is not installed: scripts/install_test_parts does that")
+    server = Redis(tmp_path)
+    yield server
+    server.stop()
+
+
+@contextlib.contextmanager
+def working(settings: Settings, builder: FakeBuilder, executor: str) -> Iterator[Flask]:
+    """An application whose builds are worked on behind the executor."""
+    engine = make_engine(settings.service.database)
+    pool = BuildPool(engine, settings, build_image=builder, is_one_of_many=executor == "celery")
+    made = CeleryExecutor(engine, settings) if executor == "celery" else pool
+    app = create_app(settings, executor=made)
+    accounts.add_user(engine, "ada", PASSWORD)
+    pool.start()
+    if isinstance(made, CeleryExecutor):
+        made.start()
+        Listener(settings, pool).start()
+    try:
+        yield app
+    finally:
+        made.shutdown()
+        pool.shutdown()
+        if isinstance(made, CeleryExecutor):
+            made.join(30)
+        engine.dispose()
+        app.extensions["cic"].engine.dispose()
+
+
+@pytest.fixture(params=["pool", "celery"])
+def executor(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def site(shared_site: Site, tmp_path: Path, executor: str, request: pytest.FixtureRequest) -> Iterator[Site]:
+    found = shared_site.with_environ(CIC_DATABASE=f"sqlite:///{tmp_path / 'db.sqlite'}",
+                                     CIC_BUILD_TMP_FOLDER=str(tmp_path / "tmp"))
+    if executor == "pool":
+        yield found
+        return
+    server, broker = request.getfixturevalue("postgresql"), request.getfixturevalue("redis")
+    url = server.database()
+    yield found.with_environ(CIC_EXECUTOR="celery", CIC_DATABASE=url, CIC_WORKER_PLATFORMS="linux/amd64",
+                             CIC_WORKER_EMULATED_PLATFORMS=",", CIC_BROKER_URL=f"redis://127.0.0.1:{broker.port}/0")
+    server.drop(url)
+
+
+@pytest.fixture
+def app(settings: Settings, builder: FakeBuilder, executor: str) -> Iterator[Flask]:
+    with working(settings, builder, executor) as made:
+        yield made
+
+
+def test_what_is_submitted_is_worked_on(ada: Api, builder: FakeBuilder) -> None:
+    assert ada.wait(ada.submit())["status"] == "FINISHED"
+    assert len(builder.calls) == 1
+
+
+def test_a_message_that_is_lost_costs_no_run(ada: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(ada.app.extensions["cic"].executor), "submit", lambda *_: None)
+    assert ada.wait(ada.submit())["status"] == "FINISHED"
+
+
+def test_a_message_that_comes_again_repeats_nothing(ada: Api, builder: FakeBuilder) -> None:
+    builder.hold.clear()
+    build = ada.submit()
+    ada.wait(build, "BUILDING")
+    parts = ada.app.extensions["cic"]
+    run_id = store.build(parts.engine, build).run_id
+    for _ in range(20):
+        parts.executor.submit(run_id)
+    builder.hold.set()
+    assert ada.wait(build)["status"] == "FINISHED"
+    for _ in range(20):
+        parts.executor.submit(run_id)
+    assert ada.wait(ada.submit(step_id="other"))["status"] == "FINISHED"
+    assert len(builder.calls) == 2
+    with reading(parts.engine) as connection:
+        assert set(connection.scalars(store.RUNS.select().with_only_columns(store.RUNS.c.attempts))) == {1}
+
+
+def test_what_is_cancelled_ends(ada: Api, builder: FakeBuilder) -> None:
+    builder.hold.clear()
+    build = ada.submit()
+    ada.wait(build, "BUILDING")
+    ada("POST", f"/build/{build}/cancel")
+    assert ada.wait(build)["error_code"] == "CANCELLED"
+    builder.hold.set()
+    assert ada.wait(ada.submit(step_id="other"))["status"] == "FINISHED"
+
+
+def test_who_works_is_registered_until_the_end(settings: Settings, builder: FakeBuilder, executor: str) -> None:
+    with working(settings, builder, executor) as app:
+        engine = app.extensions["cic"].engine
+        end = time.monotonic() + 30
+        while not (rows := all_workers(engine, lost_after_s=60)):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert [(row["state"], row["slots"]) for row in rows] == [("ready", 2)]
+        engine = make_engine(settings.service.database)
+    assert all_workers(engine, lost_after_s=60) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("executor", ["celery"])
+def test_a_broker_that_is_away_is_told_and_costs_no_build(ada: Api, redis: Redis) -> None:
+    redis.stop()
+    executor = ada.app.extensions["cic"].executor
+    with pytest.raises(Unavailable, match="broker"):
+        executor.require_broker()
+    assert ada.wait(ada.submit(), timeout_s=60)["status"] == "FINISHED"
+    redis.start()
+    executor.require_broker()
+    executor.require_worker()
+    assert ada.wait(ada.submit(step_id="other"), timeout_s=60)["status"] == "FINISHED"

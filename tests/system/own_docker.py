@@ -1,0 +1,121 @@
+"""A Docker daemon of a test's own: own data and socket, in a network namespace of its own with a small world outside.
+
+What is done to its network, or to itself, reaches nobody else. It ends with the block, whatever is left in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.system.site import BASE_IMAGE
+
+HOST, GATEWAY = "198.51.100.2", "198.51.100.1"
+"""The daemon's host towards the world, and the world's nearest machine."""
+METADATA, PRIVATE = "169.254.169.254", "10.9.9.9"
+"""Other addresses in the world."""
+START_S = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnDocker:
+    """A running daemon; `host` and `world` are processes in the network namespaces of its host and of the world."""
+
+    socket: Path
+    host: int
+    world: int
+
+    def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """What a process is started with that is to use this daemon."""
+        return {**environ, "DOCKER_HOST": f"unix://{self.socket}"}
+
+    def on_host(self, *argv: str, environ: Mapping[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a program as if on the daemon's host."""
+        return subprocess.run(["nsenter", f"--net=/proc/{self.host}/ns/net", *argv], env=self.environ(environ),
+                              capture_output=True, text=True, timeout=300, **options)
+
+
+@contextlib.contextmanager
+def own_docker() -> Iterator[OwnDocker]:
+    """A daemon with the base image of the tests in it. It needs root."""
+    with contextlib.ExitStack() as stack:
+        root = Path(tempfile.mkdtemp(prefix="cic-docker-"))  # a socket's path must be short
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        world = stack.enter_context(_namespace("sleep", "infinity"))
+        socket = root / "docker.sock"
+        host = stack.enter_context(_namespace(
+            "dockerd", "--data-root", str(root / "data"), "--exec-root", str(root / "exec"), "-H", f"unix://{socket}",
+            "--pidfile", str(root / "docker.pid"), "--storage-driver", "overlay2", log=root / "dockerd.log"))
+        _connect(host, world)
+        _await(root, socket)
+        with subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE) as saved:
+            subprocess.run(["docker", "-H", f"unix://{socket}", "load"], stdin=saved.stdout, check=True,
+                           capture_output=True)
+        yield OwnDocker(socket, host, world)
+
+
+@contextlib.contextmanager
+def listening(namespace: int, port: int) -> Iterator[None]:
+    """A web server on all addresses of a network namespace."""
+    argv = ["nsenter", f"--net=/proc/{namespace}/ns/net", sys.executable, "-m", "http.server", "--bind", "::",
+            "--directory", "/var/empty", str(port)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            yield
+        finally:
+            server.kill()
+
+
+@contextlib.contextmanager
+def _namespace(*argv: str, log: Path | None = None) -> Iterator[int]:
+    """A program in namespaces of its own, with all that it starts; gives its pid outside."""
+    unshare = ["unshare", "--net", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child",
+               "--mount-proc", *argv]
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
+        outer = stack.enter_context(subprocess.Popen(unshare, stdout=output, stderr=output, stdin=subprocess.DEVNULL))
+        stack.callback(outer.kill)
+        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+        end = time.monotonic() + START_S
+        while not (found := children.read_text().split()):
+            assert outer.poll() is None and time.monotonic() < end, "the namespace did not start"
+            time.sleep(0.02)
+        try:
+            yield int(found[0])
+        finally:
+            if outer.poll() is None:
+                os.kill(int(found[0]), signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                outer.wait(20)
+
+
+def _connect(host: int, world: int) -> None:
+    """A cable between the two, with addresses."""
+    _ip(host, "link set lo up")
+    _ip(host, f"link add out type veth peer name in netns {world}")
+    for command in (f"addr add {HOST}/24 dev out", "link set out up", f"route add default via {GATEWAY}"):
+        _ip(host, command)
+    for address in (f"{GATEWAY}/24", f"{METADATA}/32", f"{PRIVATE}/32"):
+        _ip(world, f"addr add {address} dev in")
+    _ip(world, "link set in up")
+
+
+def _ip(namespace: int, command: str) -> None:
+    subprocess.run(["nsenter", f"--net=/proc/{namespace}/ns/net", "ip", *command.split()], check=True)
+
+
+def _await(root: Path, socket: Path) -> None:
+    end = time.monotonic() + START_S
+    while subprocess.run(["docker", "-H", f"unix://{socket}", "version"], capture_output=True).returncode:
+        assert time.monotonic() < end, (root / "dockerd.log").read_text("utf-8", "replace")[-2000:]
+        time.sleep(0.2)
