@@ -11,6 +11,7 @@ import base64
 import contextlib
 import dataclasses
 import io
+import ipaddress
 import json
 import os
 import re
@@ -165,11 +166,18 @@ def default_bridge() -> Bridge:
             attributes = client.networks.get("bridge").attrs
         except docker.errors.APIError as error:
             raise ServiceError(f"Docker has no default bridge: {_first_line(error)}") from error
-    gateways = [entry["Gateway"] for entry in attributes["IPAM"]["Config"] if "Gateway" in entry]
+    gateways = [entry.get("Gateway") or str(ipaddress.ip_network(entry["Subnet"])[1])  # 20.10 leaves out the usual one
+                for entry in attributes["IPAM"]["Config"] if "." in entry.get("Subnet", "")]
     if not gateways:
         raise ServiceError("Docker's default bridge has no address.")
     return Bridge(interface=attributes["Options"].get("com.docker.network.bridge.name", "docker0"),
                   gateway=gateways[0])
+
+
+def server_version() -> str:
+    """The daemon's version, such as 26.1.5."""
+    with daemon() as client:
+        return str(client.version()["Version"])
 
 
 def run_on_bridge(reference: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> str:

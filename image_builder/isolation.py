@@ -20,6 +20,8 @@ from image_builder.process import run
 from image_builder.settings import BuildSettings
 
 REMEMBERED_S = 600.0
+FIRST_WITH_LIMITS = 23
+"""The version of Docker whose builder heeds `--cgroup-parent`; 20.10 passes over it."""
 METADATA = "169.254.169.254:80"
 WORD_BYTES = 32
 _SETTLE_S = 0.2
@@ -37,7 +39,7 @@ echo done
 def problems(settings: BuildSettings, *, base_image: str | None) -> list[Misconfigured]:
     """What build steps can do that they should not, or why that is not known; empty when all is well.
     """
-    return [found for found in (limits.problem(settings), _network_problem(settings, base_image)) if found is not None]
+    return [found for found in (_limits_problem(settings), _network_problem(settings, base_image)) if found is not None]
 
 
 def require(settings: BuildSettings, *, base_image: str | None) -> None:
@@ -54,10 +56,24 @@ def _remembered(settings: str, base_image: str | None, _period: int) -> tuple[Mi
     return tuple(problems(BuildSettings.model_validate_json(settings), base_image=base_image))
 
 
+def _limits_problem(settings: BuildSettings) -> Misconfigured | None:
+    if (found := limits.problem(settings)) is not None:
+        return found
+    try:
+        version = docker.server_version()
+    except CicError as error:
+        return Misconfigured(f"Whether build steps have limits is not known: {error}")
+    major = version.partition(".")[0]
+    if not major.isdigit() or int(major) >= FIRST_WITH_LIMITS:
+        return None
+    return Misconfigured(f"Docker {version} holds build steps to no limits.",
+                         hint=f"Version {FIRST_WITH_LIMITS} and later ones do.")
+
+
 def _network_problem(settings: BuildSettings, base_image: str | None) -> Misconfigured | None:
     try:
         if not docker.sees_local_images(settings, run):
-            return Misconfigured("What build steps can reach is not known for this buildx_builder.",
+            return Misconfigured("What build steps can reach and use is not known for this buildx_builder.",
                                  hint="Only Docker's own builder can be looked at.")
         if base_image is None:
             return Misconfigured("What build steps can reach is not known: there is no base image for this platform.")

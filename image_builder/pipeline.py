@@ -473,7 +473,7 @@ class _Job:
             context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
             environment=self._client_environment(),
             labels=labels or {}, secrets=self._secrets(), build_contexts=self._build_contexts(), output=output,
-            image_id_file=image_id_file, nonce=self._nonce(), cgroup=limits.cgroup_of(build))
+            image_id_file=image_id_file, nonce=self._nonce(), cgroup=self._cgroup())
         self.log.begin(str(command))
         try:
             self.runner(command, on_line=self.log.line, cancel=self.cancel)
@@ -490,6 +490,10 @@ class _Job:
         """Of Docker's client: its configuration is the build's own, and so is what it leaves behind when killed."""
         configuration = docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry)
         return configuration | {"TMPDIR": str(self.workspace.scratch)}
+
+    def _cgroup(self) -> str | None:
+        """The control group of build steps, which Docker's own builder finds on this machine."""
+        return limits.cgroup_of(self.settings.build) if docker.sees_local_images(self.settings.build, run) else None
 
     def _nonce(self) -> str:
         """What keeps a forced build from earlier layers other than its own: its workspace's name, which is unique."""
