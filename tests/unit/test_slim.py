@@ -147,3 +147,69 @@ def test_a_programs_rpath_serves_its_libraries_too(closure: Any, linked: Path) -
 ])
 def test_interpreters(closure: Any, line: str, expected: dict[str, str | None]) -> None:
     assert closure.interpreters(closure.Root(), line.split(), "/nowhere:/bin") == expected
+
+
+STATUS = """\
+Package: perl-base
+Status: install ok installed
+Source: perl
+Version: 5.36
+
+Package: perl
+Status: install ok installed
+Version: 5.36
+
+Package: libperl-dev
+Status: install ok installed
+Source: perl (5.36)
+Version: 5.36
+
+Package: gone
+Status: deinstall ok config-files
+Version: 1
+"""
+
+
+@pytest.fixture
+def debian(tmp_path: Path) -> Path:
+    """A root with some of Debian's packages, as dpkg and apt write them down."""
+    info = tmp_path / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    (tmp_path / "var/lib/apt").mkdir()
+    (tmp_path / "var/lib/dpkg/status").write_text(STATUS)
+    (tmp_path / "var/lib/apt/extended_states").write_text("Package: perl-base\nAuto-Installed: 1\n")
+    (info / "perl-base.list").write_text("/usr\n/usr/bin/perl\n/lib/old.so\n")
+    (info / "libperl-dev:amd64.list").write_text("/usr/lib/libperl.a\n")
+    return tmp_path
+
+
+def test_debians_packages(closure: Any, debian: Path) -> None:
+    packages = load("collect").Packages(str(debian))
+    assert packages.versions == {"perl-base": "5.36", "perl": "5.36", "libperl-dev": "5.36"}
+    assert packages.automatic == {"perl-base"}
+    assert packages.owner("/usr/bin/perl") == packages.owner("/usr/lib/old.so") == "perl-base"
+    assert packages.owner("/usr/lib/libperl.a") == "libperl-dev" and packages.owner("/opt/own") is None
+    assert packages.family("perl-base") == ["perl-base", "perl"], "not what is only for building"
+
+
+def test_a_base_that_is_not_made_of_debians_packages(closure: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="not made of Debian packages"):
+        load("collect").Packages(str(tmp_path))
+
+
+def test_what_is_found_in_the_full_image_alone_is_missing(closure: Any, tmp_path: Path) -> None:
+    load("inventory")
+    verify = load("verify")
+    for top in ("full", "slim"):
+        for folder in ("bin", "step"):
+            (tmp_path / top / folder).mkdir(parents=True)
+        (tmp_path / top / "bin/sh").write_text("")
+        (tmp_path / top / "step/run").write_text("#!/bin/sh\n")
+        (tmp_path / top / "step/odd").write_text("#!/usr/bin/env nowhere\n")
+        (tmp_path / top / "step/special").write_text("#!/bin/special\n")
+        (tmp_path / top / "step/link").symlink_to("/bin/special")
+    (tmp_path / "full/bin/special").write_text("")
+    (tmp_path / "full/step/lost").write_text("")
+    found = verify.missing(closure.Root(str(tmp_path / "full")), closure.Root(str(tmp_path / "slim")),
+                           [f"/step/{name}" for name in ("run", "odd", "special", "link", "lost")], "/bin", [])
+    assert list(found) == ["/step/special: /bin/special", "/step/link: -> /bin/special", "/step/lost: it is not there"]

@@ -269,4 +269,5 @@ def main():
            and os.path.isfile(path)])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -57,4 +57,5 @@ def main(step, trees):
                "inventory": in_the_image(inventory.listing([SLIM + tree for tree in trees]))}, sys.stdout)
 
 
-main(sys.argv[1], sys.argv[2:])
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
