@@ -27,7 +27,7 @@ def main() -> int:
     from service.pool import prepare_process
 
     prepare_process(settings)
-    log_to_stderr()
+    log_to_stderr(settings.service.log_format)
     try:
         return WorkerMain(settings).run()
     except CicError as error:

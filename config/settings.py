@@ -45,6 +45,8 @@ class ServiceSettings(Section):
     web_processes: int = Field(default=2, ge=1)
     web_threads: int = Field(default=64, ge=2)
 
+    log_format: Literal["text", "json"] = "text"
+    """How the service's own log lines look: text, or a JSON object in each line."""
     log_stream_s: float = Field(default=25.0, gt=0, le=30)
     """How long one answer follows a log; whoever follows comes back. Front servers lose patience after 30 s."""
     executor: Literal["pool", "celery"] = "pool"
@@ -93,6 +95,8 @@ class ServiceSettings(Section):
     """How much finished SIFs may take; the least recently used go first."""
     keep_logs_s: float | None = Field(default=None, ge=0)
     """How long the log of a build stays after its end; None: for ever."""
+    keep_audit_s: float | None = Field(default=None, ge=0)
+    """How long the audit trail goes back; None: to the beginning."""
     max_logs_bytes: int | None = Field(default=None, ge=0)
     """How much logs of builds that ended may take; the oldest go first."""
     max_build_cache_bytes: int | None = Field(default=None, ge=0)

@@ -32,6 +32,8 @@ from service.parameters import (
 )
 
 RETRY_MS = 3000
+SENT = frozenset({200, 206, 302})
+"""Answers that bring a SIF, a part of it, or the way to it."""
 _ITS_ID = {"build_id": "$response.body#/id"}
 _FIRST_BUILD = {"build_id": "$response.body#/builds/0/id"}
 _FIRST_IMAGE = {"filename": "$response.body#/images/0/filename"}
@@ -236,7 +238,7 @@ def check(filename: str) -> Response:
 def download(filename: str) -> AnyResponse:
     """The SIF of this name; `?sha256=` chooses an earlier one."""
     answer, sha256 = sif_answer(filename)
-    if request.method == "GET" and "Content-Range" not in answer.headers:
+    if request.method == "GET" and answer.status_code in SENT:
         _note("download", f"{filename} {sha256}")
     return answer
 

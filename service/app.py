@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
 
 def start_service(app: Flask) -> None:
     """Let an application that serves requests see to its workers, and tell the operator what happens."""
-    log_to_stderr()
+    log_to_stderr(app.extensions["cic"].settings.service.log_format)
     executor = app.extensions["cic"].executor
     readiness = app.extensions["cic"].readiness
     if isinstance(executor, (PoolProcess, BuildPool)):

@@ -28,7 +28,7 @@ from image_builder.images import Images
 from image_builder.process import run
 from image_builder.storage import ImageRecord, bytes_of
 from image_builder.workspace import abandoned, remove_abandoned
-from service import downloads, store
+from service import downloads, store, trail
 from service.logs import logs_of
 
 GRACE_S = 3600.0
@@ -68,7 +68,7 @@ class Cleanup:
         try:
             with filelock.FileLock(lock, timeout=0, mode=0o600):
                 for items in (self._folders, self._half_written, self._logs, self._sifs, self._docker_images,
-                              self._texts, self._build_cache):
+                              self._texts, self._build_cache, self._audit):
                     yield from self._tried(items, dry_run)
         except filelock.Timeout:
             raise ServiceError("Another clean-up is at work.", hint="Try again when it has ended.") from None
@@ -85,6 +85,12 @@ class Cleanup:
         for folder in abandoned(self._folder / "builds"):
             yield Item(kind="build folder", name=folder.name, size_bytes=bytes_of(folder),
                        reason="its build was killed", remove=functools.partial(remove_abandoned, folder))
+
+    def _audit(self) -> Iterator[Item]:
+        keep_s = self._limits.keep_audit_s
+        if keep_s is not None and (count := trail.count_older(self._engine, keep_s)):
+            yield Item(kind="audit entries", name=str(count), size_bytes=0, reason="older than keep_audit_s",
+                       remove=lambda: trail.forget(self._engine, keep_s) > 0)
 
     def _half_written(self) -> Iterator[Item]:
         if left := self._images.leftovers():

@@ -1,8 +1,10 @@
-"""Commands for operators: `flask --app builder_service users …`, `tokens …`, `images …`, `cleanup` and `backup`."""
+"""Commands for operators: `flask --app builder_service users …`, `tokens …`, `images …`, `cleanup`, `audit`, `backup`.
+"""
 
 from __future__ import annotations
 
 import datetime
+import json
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 
 from image_builder.errors import CicError
-from service import accounts
+from service import accounts, trail
 from service.cleanup import Cleanup
 from service.context import Service
 from service.database import copy_sqlite, now
@@ -29,6 +31,7 @@ def install(app: Flask) -> None:
     app.cli.add_command(tokens)
     app.cli.add_command(images)
     app.cli.add_command(cleanup)
+    app.cli.add_command(audit)
     app.cli.add_command(backup)
 
 
@@ -178,6 +181,24 @@ def cleanup(dry_run: bool) -> None:
     except CicError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{'Would remove' if dry_run else 'Removed'} {count} things of {_size(freed_bytes)}.")
+
+
+@click.command("audit")
+@click.option("--user", help="Only what this user did.")
+@click.option("--action", help="Only this: build, cancel, delete, download, login, …")
+@click.option("--subject", help="Only what has this in the id or name of what it happened to.")
+@click.option("--days", type=click.IntRange(1, 36500), help="Only what happened in so many days.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many lines at the most.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object in each line.")
+@with_appcontext
+def audit(user: str | None, action: str | None, subject: str | None, days: int | None, limit: int,
+          as_json: bool) -> None:
+    """Tell who did what and when, newest first: time, user, action, subject, address."""
+    since = None if days is None else now() - datetime.timedelta(days=days)
+    for row in trail.events(_service().engine, user=user, action=action, subject=subject, since=since, limit=limit):
+        said = {"at": row.at.isoformat(timespec="seconds"), "user": row.user, "action": row.action,
+                "subject": row.subject, "address": row.address}
+        click.echo(json.dumps(said) if as_json else "\t".join(value or "-" for value in said.values()))
 
 
 @click.command("backup")

@@ -358,7 +358,7 @@ def main() -> int:
         if os.fork():
             return 0
         _redirect_output(settings.library.build.tmp_folder / "logs" / "pool.log")
-    log_to_stderr()
+    log_to_stderr(settings.service.log_format)
     return PoolMain(settings).run()
 
 

@@ -408,10 +408,10 @@ def held_sifs(engine: Engine) -> set[str]:
 def note(engine: Engine, *, user: str | None, action: str, subject: str | None = None,
          address: str | None = None) -> None:
     """Write down who did what, and tell the log."""
-    _log.info("action=%s subject=%r user=%s address=%s", action, subject[:300] if subject else None, user, address)
+    said = {"action": action, "subject": subject[:300] if subject else None, "user": user, "address": address}
+    _log.info("action=%s subject=%r user=%s address=%s", *said.values(), extra=said)
     with writing(engine) as connection:
-        connection.execute(AUDIT.insert().values(at=now(), user=user, action=action,
-                                                 subject=subject[:300] if subject else None, address=address))
+        connection.execute(AUDIT.insert().values(at=now(), **said))
 
 
 def _check_limits(connection: Connection, user_id: int, limits: Limits) -> None:

@@ -51,7 +51,7 @@ class Submission:
                 if made is not None:
                     return store.create_finished(self.engine, new, self._limits, made)
         build_id, run_id = store.create_or_join(self.engine, new, self._limits)
-        _log.info("build=%s run=%s user_id=%d", build_id, run_id, user_id)
+        _log.info("build=%s run=%s user_id=%d", build_id, run_id, user_id, extra={"build": build_id, "run": run_id})
         self.executor.submit(run_id)
         return build_id
 

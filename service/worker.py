@@ -21,6 +21,7 @@ from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
 from image_builder.state import BuildState
 from service import downloads, store
+from service.console import about_run
 from service.database import now
 from service.logs import RunLog, logs_of
 from service.store import ClaimLost, Delivery, Outcome
@@ -56,8 +57,9 @@ class Worker:
         library = self.settings.library
         token = library.registry.token
         try:
-            with RunLog(logs_of(self.settings, self.engine).of(run_id), max_bytes=library.build.log_max_bytes,
-                        secrets=[token] if token else []) as log:
+            with about_run(run_id), RunLog(logs_of(self.settings, self.engine).of(run_id),
+                                           max_bytes=library.build.log_max_bytes,
+                                           secrets=[token] if token else []) as log:
                 self._deliver_all(run_id, cancel, log)
         except ClaimLost:
             _log.warning("run %s is not ours any more", run_id)

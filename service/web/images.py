@@ -16,7 +16,7 @@ from image_builder import compat, labels, lockfile
 from image_builder.machines import machine_facts
 from image_builder.storage import ImageRecord
 from service import store
-from service.api import sif_answer
+from service.api import SENT, sif_answer
 from service.errors import Missing
 from service.web.login import service
 from service.web.parts import note, page_number
@@ -127,7 +127,7 @@ def _page(one: Shown) -> str:
 
 def download(filename: str) -> AnyResponse:
     answer, sha256 = sif_answer(filename)
-    if request.method == "GET" and "Content-Range" not in answer.headers:
+    if request.method == "GET" and answer.status_code in SENT:
         note("download", f"{filename} {sha256}")
     return answer
 
