@@ -61,10 +61,11 @@ def prepare(settings: BuildSettings, *, root: Path = CGROUPS) -> bool:
 
 
 def remove(settings: BuildSettings, *, root: Path = CGROUPS) -> None:
-    """Remove the group. Raises `OSError` while build steps run in it."""
+    """Remove the group, with what runc made of it for other controllers. Raises `OSError` while steps run in it."""
     if settings.steps_cgroup is None:
         return
-    for folder in {_folder(root, controller, settings.steps_cgroup) for controller in ("cpu", "memory", "pids")}:
+    name = settings.steps_cgroup
+    for folder in [root / name] if _is_unified(root) else root.glob(f"*/{name}"):
         for path in (folder / "buildkit", folder):
             if path.is_dir():
                 path.rmdir()

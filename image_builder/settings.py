@@ -7,6 +7,7 @@ Sizes are bytes and durations seconds, and the names say so.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -227,8 +228,9 @@ class BuildSettings(Section):
         return Path(self.spack_mirror) if self.spack_mirror and self.spack_mirror.startswith("/") else None
 
     def jobs_per_build(self) -> int:
-        """Compile jobs of one build: what was set, else this machine's share of it."""
-        return self.build_jobs or max(1, (os.cpu_count() or 1) // self.max_concurrent_builds)
+        """Compile jobs of one build: what was set, else its share of the CPUs that build steps may use."""
+        cpus = min(self.steps_cpus or math.inf, os.cpu_count() or 1)
+        return self.build_jobs or max(1, int(cpus) // self.max_concurrent_builds)
 
     def base_image_for(self, platform: str) -> str | None:
         """The base image for a platform such as `linux/arm64`, or None where the mapping has none.

@@ -30,6 +30,9 @@ for line in open("targets"):
     except OSError as error:
         print("refused", name, error)
 """
+NAME_SERVERS = [words[1] for words in map(str.split, Path("/etc/resolv.conf").read_text().splitlines())
+                if words[:1] == ["nameserver"] and "." in words[1] and not words[1].startswith("127.")]
+"""Those that containers are given here. Their networks may be blocked all the same."""
 TARGETS = {"host": (BRIDGE, 8081), "host's other address": (HOST, 8081), "metadata": (METADATA, 80),
            "private network": (PRIVATE, 80), "package registry": (GATEWAY, 80)}
 
@@ -42,23 +45,25 @@ def request(step: str, **changes: object) -> str:
 class TestNetwork:
     @pytest.fixture
     def own(self) -> Iterator[OwnDocker]:
-        with own_docker() as running, listening(running.host, 8081), listening(running.world, 80):
+        with (own_docker(*NAME_SERVERS) as running, listening(running.host, 8081), listening(running.world, 80),
+              listening(running.world, 53)):
             yield running
 
     @pytest.fixture
     def site(self, tmp_path: Path) -> Site:
-        return make_site(tmp_path / "site").with_environ(CIC_BUILD_BLOCKED_NETWORKS="169.254.0.0/16, 10.0.0.0/8",
-                                                         CIC_BUILD_STEPS_CGROUP=f"cic-test-{secrets.token_hex(4)}")
+        return make_site(tmp_path / "site").with_environ(
+            CIC_BUILD_BLOCKED_NETWORKS=",".join(["169.254.0.0/16", "10.0.0.0/8", *NAME_SERVERS]),
+            CIC_BUILD_STEPS_CGROUP=f"cic-test-{secrets.token_hex(4)}")
 
     def build(self, own: OwnDocker, site: Site) -> subprocess.CompletedProcess[str]:
         return own.on_host(sys.executable, "cic_builder.py", "--request", "-", environ=site.environ, cwd=PROJECT,
                            input=request("reach"))
 
-    def reached(self, own: OwnDocker, site: Site) -> set[str]:
+    def reached(self, own: OwnDocker, site: Site, expected: int) -> set[str]:
         ended = self.build(own, site)
         assert ended.returncode == 0, ended.stderr
         lines = ended.stderr.splitlines()
-        assert sum("refused" in line or "REACHED" in line for line in lines) == len(TARGETS) + 1, ended.stderr
+        assert sum("refused" in line or "REACHED" in line for line in lines) == expected, ended.stderr
         return {line.partition("REACHED ")[2].replace("_", " ") for line in lines if "REACHED" in line}
 
     def isolate(self, own: OwnDocker, site: Site, what: str) -> str:
@@ -73,22 +78,23 @@ class TestNetwork:
                                 environ=site.environ).stdout.strip()
         address = own.on_host("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", neighbour,
                               environ=site.environ).stdout.strip()
-        targets = TARGETS | {"other container": (address, 8000)}
+        resolvers = {f"name server {name}": (name, 53) for name in NAME_SERVERS}
+        targets = TARGETS | resolvers | {"other container": (address, 8000)}
         site.add_step("demo", "reach", {
             "eflows4hpc.yaml": "", "post_inst.sh": "python3 reach.py\n", "reach.py": REACH,
             "targets": "".join(f"{name.replace(' ', '_')} {host} {port}\n" for name, (host, port) in targets.items())})
         strict = site.with_environ(CIC_BUILD_REQUIRE_ISOLATION="true")
         before = own.on_host("iptables-save", environ=site.environ).stdout
         try:
-            assert self.reached(own, site) == set(targets)
+            assert self.reached(own, site, len(targets)) == set(targets)
             refused = self.build(own, strict)
             assert (refused.returncode, "MISCONFIGURED" in refused.stderr) == (2, True), refused.stderr
             assert f"{BRIDGE}:" in refused.stderr and "isolate_builds.py apply" in refused.stderr
 
             shown = self.isolate(own, site, "apply")
             assert self.isolate(own, site, "apply") == shown == self.isolate(own, site, "show")
-            assert self.reached(own, site) == {"package registry"}
-            assert self.reached(own, strict) == {"package registry"}
+            assert self.reached(own, site, len(targets)) == {"package registry", *resolvers}
+            assert self.reached(own, strict, len(targets)) == {"package registry", *resolvers}
         finally:
             self.isolate(own, site, "remove")
         after = own.on_host("iptables-save", environ=site.environ).stdout
