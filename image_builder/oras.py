@@ -53,7 +53,9 @@ TEXT_LAYER = "text/plain"
 RECORD, TAG, TITLE = "cic.record", "cic.tag", "org.opencontainers.image.title"
 USED_AT = "cic.used_at"
 LIST_AGE_S = 30.0
-"""How old what a list says of one name may be. A single image is always asked for."""
+REFRESHED = 100
+"""A list asks for every tag that is new, and once more for so many of those it has known for so long, the oldest first:
+a registry tells of one tag at a time. A single image is always asked for."""
 READERS = 8
 MAX_RESUMES = 5
 
@@ -141,24 +143,23 @@ class RegistryImages:
         return self._record(f"identity.{digest}") if is_sha256(digest) else None
 
     def images(self) -> list[ImageRecord]:
-        found = (_read(manifest) for tag, manifest in self._listed() if tag.startswith("sha256."))
+        found = (_read(manifest) for _, manifest in self._listed(_is_of("sha256")))
         return sorted((shortened(record) for record in found if record is not None),
                       key=lambda record: record.created, reverse=True)
 
     def names(self) -> dict[str, ImageRecord]:
         found = {}
-        for tag, manifest in self._listed():
-            record = _read(manifest) if tag.startswith("name.") or not _RESERVED.match(tag) else None
+        for tag, manifest in self._listed(_is_name):
+            record = _read(manifest)
             if record is not None and record.filename is not None and _tag_of(record.filename) == tag:
                 found[record.filename] = shortened(record)
         return dict(sorted(found.items()))
 
     def identities(self) -> dict[str, float]:
         found: dict[str, float] = {}
-        for tag, manifest in self._listed():
-            kind, _, digest = tag.partition(".")
-            if kind in ("identity", "documents") and is_sha256(digest):
-                found[digest] = max(found.get(digest, 0.0), _used_at(manifest), self._local.lease_used_at(digest))
+        for tag, manifest in self._listed(_is_of("identity", "documents")):
+            digest = tag.partition(".")[2]
+            found[digest] = max(found.get(digest, 0.0), _used_at(manifest), self._local.lease_used_at(digest))
         return found
 
     def is_known(self, identity: str) -> bool:
@@ -167,9 +168,9 @@ class RegistryImages:
             self.repository.manifest(f"{kind}.{digest}") is not None for kind in ("identity", "documents"))
 
     def last_use(self, record: ImageRecord) -> float:
-        known = [_used_at(manifest) for tag, manifest in self._listed()
-                 if tag in (f"sha256.{record.sha256}", f"identity.{identity_digest(record.identity)}")]
-        return max([*known, self._local.lease_used_at(record.identity)])
+        tags = (f"sha256.{record.sha256}", f"identity.{identity_digest(record.identity)}")
+        manifests = [self._known[tag][1] if tag in self._known else self.repository.manifest(tag) for tag in tags]
+        return max([*map(_used_at, manifests), self._local.lease_used_at(record.identity)])
 
     def path_of(self, sha256: str) -> Path | None:
         return None
@@ -203,7 +204,8 @@ class RegistryImages:
 
     def remove(self, sha256: str, *, unless: Callable[[], bool] = lambda: False) -> bool:
         with contextlib.ExitStack() as stack:
-            pointers = {tag: manifest for tag, manifest in self._listed() if _sha256_in(manifest) == sha256}
+            pointers = {tag: manifest for tag, manifest in self._listed(lambda tag: True)
+                        if _sha256_in(manifest) == sha256}
             identities = {record.identity for manifest in pointers.values() if (record := _read(manifest)) is not None}
             locks = [leases.alone(self._reading(sha256)), *map(self.unused, identities)]
             if not all(list(map(stack.enter_context, locks))) or self.is_pinned(sha256) or unless():
@@ -264,18 +266,28 @@ class RegistryImages:
         self._known.pop(tag, None)
 
     def _record(self, tag: str, *, filename: str | None = None) -> ImageRecord | None:
+        """What a tag means, unless that is a SIF that is not there any more: another machine may have removed it."""
         found = _read(self.repository.manifest(tag))
-        return found if filename is None or (found is not None and found.filename == filename) else None
+        if found is None or (filename is not None and found.filename != filename):
+            return None
+        stored = f"sha256.{found.sha256}"
+        is_there = found.sha256 is None or tag == stored or self.repository.manifest(stored) is not None
+        return found if is_there else None
 
-    def _listed(self) -> list[tuple[str, Manifest | None]]:
-        """Every tag with its manifest, each asked for again when that was too long ago."""
-        tags, begun = self.repository.tags(), time.monotonic()
-        before = {tag: known for tag, known in self._known.items() if begun - known[0] < LIST_AGE_S}
-        missing = [tag for tag in tags if tag not in before]
+    def _listed(self, is_wanted: Callable[[str], bool]) -> list[tuple[str, Manifest]]:
+        """The wanted ones of all tags, with their manifests. What names a SIF that is not there is none."""
+        everything, begun = set(self.repository.tags()), time.monotonic()
+        tags = sorted(filter(is_wanted, everything))
+        known = {tag: found for tag, found in self._known.items() if tag in everything}
+        old = sorted((known[tag][0], tag) for tag in tags if tag in known and begun - known[tag][0] > LIST_AGE_S)
+        asked = [tag for tag in tags if tag not in known] + [tag for _, tag in old[:REFRESHED]]
         with ThreadPoolExecutor(READERS) as readers:
-            fresh = dict(zip(missing, readers.map(self.repository.manifest, missing), strict=True))
-        self._known = {tag: before[tag] if tag in before else (begun, fresh[tag]) for tag in tags}
-        return [(tag, known[1]) for tag, known in self._known.items()]
+            fresh = {tag: (begun, found) for tag, found in zip(
+                asked, readers.map(self.repository.manifest, asked), strict=True)}
+        self._known = {**known, **fresh}
+        found = [(tag, manifest) for tag in tags if (manifest := self._known[tag][1]) is not None]
+        return [(tag, manifest) for tag, manifest in found
+                if (sha256 := _sha256_in(manifest)) is None or f"sha256.{sha256}" in everything]
 
     def _text_layers(self, identity: str) -> dict[str, Any]:
         digest = identity_digest(identity)
@@ -346,6 +358,15 @@ class _RemoteFile(io.RawIOBase):
     def _hang_up(self) -> None:
         self._body = None
         self._stack.close()
+
+
+def _is_of(*kinds: str) -> Callable[[str], bool]:
+    """Whether a tag is of one of these kinds, with a digest behind it."""
+    return lambda tag: tag.partition(".")[0] in kinds and is_sha256(tag.partition(".")[2])
+
+
+def _is_name(tag: str) -> bool:
+    return tag.startswith("name.") or not _RESERVED.match(tag)
 
 
 def _require_sha256(text: str) -> None:

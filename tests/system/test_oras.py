@@ -105,6 +105,30 @@ def test_what_is_named_while_it_is_deleted_stays(
         assert file.read() == b"one"
 
 
+def test_a_name_whose_sif_is_gone_is_none(images: RegistryImages) -> None:
+    """As when one machine removes a SIF while another, whose lists are older, gives it a name."""
+    published = publish(images, b"one")
+    found = images.repository.manifest(f"sha256.{published.sha256}")
+    assert found is not None and images.names() == {NAME: published}
+    images.repository.delete_manifest(found.digest)
+    assert images.by_name(NAME) is images.by_identity(IDENTITY) is None
+    assert images.names() == {} and images.images() == []
+    assert publish(images, b"one") == images.by_name(NAME)
+
+
+def test_lists_ask_again_for_what_they_have_known_for_long(
+        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    there = opened_in(shared_registry, tmp_path / "there", repository)
+    publish(images, b"one")
+    assert set(there.names()) == {NAME}
+    second = publish(images, b"two", record(OTHER_IDENTITY))
+    third = publish(images, b"three", record("c" * 64, "new.sif"))
+    assert there.names()["new.sif"] == third
+    monkeypatch.setattr("image_builder.oras.LIST_AGE_S", 0.0)
+    assert there.names() == {NAME: second, "new.sif": third}
+
+
 def test_a_list_of_many_tags_has_all_of_them(images: RegistryImages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("image_builder.oci.PAGE", 3)
     names = {f"image-{number}.sif" for number in range(5)}
