@@ -509,6 +509,7 @@ class _Job:
         """What the build may mount and no layer keeps: the site's CA bundle, mirrors and number of jobs."""
         build = self.settings.build
         site = site_secret(build_jobs=build.jobs_per_build(), pip_index_url=build.pip_index_url,
+                           apt_mirror=build.apt_mirror,
                            spack_mirror=None if build.spack_mirror_folder else build.spack_mirror)
         secrets = {SITE_SECRET: self.workspace.write_secret(SITE_SECRET, site.encode())}
         if build.ca_bundle is not None:

@@ -102,13 +102,15 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
                   files=_files(environment, request, description, options, has_spack, runtime is not None))
 
 
-def site_secret(*, build_jobs: int, pip_index_url: str | None = None, spack_mirror: str | None = None) -> str:
+def site_secret(*, build_jobs: int, pip_index_url: str | None = None, spack_mirror: str | None = None,
+                apt_mirror: str | None = None) -> str:
     """The text of the build secret `SITE_SECRET`: what the site lends to the build and no layer keeps.
 
     Pass it with `--secret id=site,src=<file>`, the CA bundle with `--secret id=ca_bundle,src=<file>`, and proxies as
     the predefined build arguments (`--build-arg http_proxy=…`).
     """
-    values = {"build_jobs": str(build_jobs), "pip_index_url": pip_index_url, "spack_mirror": spack_mirror}
+    values = {"build_jobs": str(build_jobs), "pip_index_url": pip_index_url, "spack_mirror": spack_mirror,
+              "apt_mirror": apt_mirror}
     for name, value in values.items():
         if value and re.search(r"[\s\"\\]", value):
             raise Misconfigured(f"{name} holds a space, quote or line end.", hint="Write a plain URL.")

@@ -162,6 +162,8 @@ class BuildSettings(Section):
     pip_index_url: str | None = None
     spack_mirror: str | None = None
     """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs."""
+    apt_mirror: str | None = None
+    """A mirror of Debian's or Ubuntu's archive, asked in its place inside the build."""
     spack_cache: Literal["mount", "none"] = "mount"
     """Where builds share built packages: a cache mount of the builder, or nowhere."""
 
