@@ -145,8 +145,8 @@ def is_linked(sif: Path, folder: Path) -> bool:
 def sweep_links(folder: Path, life_s: float = LINK_LIFE_S) -> int:
     """Remove the links that have expired; returns how many."""
     removed = 0
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(folder):
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
             if _LINK.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > life_s:
                 shutil.rmtree(entry.path, ignore_errors=True)
                 removed += 1
