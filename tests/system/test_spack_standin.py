@@ -5,6 +5,7 @@ What Spack decides is tested in `test_real_spack.py`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -39,10 +40,9 @@ exit 0
 """
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A site on the test base with the stand-in as its Spack."""
-    root = tmp_path_factory.mktemp("standin")
+@contextlib.contextmanager
+def standin_base(root: Path) -> Iterator[str]:
+    """The test base with the stand-in as its Spack."""
     name = f"cic-test-standin-{secrets.token_hex(4)}:1"
     (root / "base").mkdir()
     dockerfile = f"FROM {BASE_IMAGE}\nCOPY --chmod=755 spack /usr/local/bin/spack\n"
@@ -50,10 +50,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     (root / "base" / "spack").write_bytes((PROJECT / "tests" / "standin" / "spack").read_bytes())
     subprocess.run(["docker", "buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", name,
                     str(root / "base")], check=True, stdout=subprocess.DEVNULL)
-    made = make_site(root).with_environ(CIC_BUILD_BASE_IMAGE=name)
-    yield made
-    remove_images(made)
+    yield name
     subprocess.run(["docker", "image", "rm", name], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site on that base."""
+    root = tmp_path_factory.mktemp("standin")
+    with standin_base(root) as name:
+        made = make_site(root).with_environ(CIC_BUILD_BASE_IMAGE=name)
+        yield made
+        remove_images(made)
 
 
 def build(site: Site, step: str, files: dict[str, str], *, heard: Heard | None = None, **machine: str) -> BuildResult:
