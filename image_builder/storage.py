@@ -321,8 +321,13 @@ class ImageStore:
 
     def _sizes(self) -> dict[str, int]:
         """The size of every stored SIF, by its sha256."""
+        found = {}
         with os.scandir(self._sifs) as entries:
-            return {entry.name[:-4]: entry.stat().st_size for entry in entries if entry.name.endswith(".sif")}
+            for entry in entries:
+                if entry.name.endswith(".sif"):
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                        found[entry.name.removesuffix(".sif")] = entry.stat().st_size
+        return found
 
     def _sif(self, sha256: str) -> Path:
         return self._sifs / f"{sha256}.sif"

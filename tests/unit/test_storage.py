@@ -51,6 +51,24 @@ def test_a_list_follows_what_other_stores_do(store: ImageStore) -> None:
     assert list(store.names()) == ["other.sif"] and len(store.images()) == 1
 
 
+def test_lists_are_made_while_images_come_and_go(store: ImageStore) -> None:
+    context = multiprocessing.get_context("spawn")
+    changing = context.Process(target=_publish_and_remove, args=(store.root, 60))
+    changing.start()
+    while changing.is_alive():
+        for found in (*store.names().values(), *store.images()):
+            assert found.size_bytes == 4
+        store.identities()
+    changing.join()
+    assert changing.exitcode == 0
+
+
+def _publish_and_remove(root: Path, rounds: int) -> None:
+    store = ImageStore(root)
+    for turn in range(rounds):
+        store.remove(publish(store, f"{turn:04}".encode()).sha256 or "")
+
+
 def test_a_list_does_not_read_again_what_did_not_change(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(store, b"one")
     publish(store, b"two", record(OTHER_IDENTITY, "other.sif"))
