@@ -105,12 +105,12 @@ def plan(service: Service) -> float:
     return time.monotonic() - begun
 
 
-def fill(service: Service) -> None:
-    """Let a thousand builds wait, each with a run of its own."""
+def fill(service: Service, builds: int = QUEUED) -> None:
+    """Let so many builds wait, each with a run of its own."""
     engine = make_engine(service.site.settings.service.database)
     user = accounts.by_name(engine, USER)
     assert user is not None
-    for _ in range(QUEUED):
+    for _ in range(builds):
         store.create_or_join(engine, store.NewBuild(
             user_id=user.id, request=request("many", "x"), inputs={}, join_key=str(uuid.uuid4()), identity=None,
             platform="linux/amd64", target="x86_64", force=False, image_id="many_x",
