@@ -202,6 +202,7 @@ def test_a_slim_image_runs_the_same_without_what_built_it(slim_site: Site) -> No
     assert json.loads(inside(image, "cat", "/opt/cic/request.json"))["machine"]["mpi"] == "openmpi@4"
     gone = inside(image, "sh", "-c", "command -v spack git; ls -d /opt/standin-spack/buildtool-*; true")
     assert gone == ""
+    assert inside(image, "python3", "-m", "pip", "--version").startswith("pip")
     slim_bytes = size_bytes(image)
     full = build(slim_site, "slender", {**files, "eflows4hpc.yaml": files["eflows4hpc.yaml"].replace("true", "false")},
                  mpi="openmpi@4", architecture="x86_64")

@@ -145,19 +145,24 @@ class Collection:
         if place is None or below(place, PASSED_OVER):
             return []
         links, end = self.root.walk(place)
-        owner = self.packages.owner(end) or self.packages.owner(place)
-        if owner:
-            self.needed.add(owner)
+        owners = self.owners(place)
+        self.needed.update(owners)
+        if end is None or os.path.isdir(end) or self.packages.owner(end):
             return []
-        links = [link for link in links if not self.packages.owner(link)]
-        return [] if end is None or os.path.isdir(end) else [*links, end]
+        return [link for link in links if not self.packages.owner(link)] + [end]
+
+    def owners(self, place):
+        """The packages that a file, and the links to it, came with (`python3` and `python3.11`)."""
+        links, end = self.root.walk(place)
+        names = [link for link in links if not os.path.isdir(link)] + ([end] if end else [])
+        return set(filter(None, map(self.packages.owner, names)))
 
     def interpreter(self, words):
         """A script's first line: what it starts, with all that was made of the same source (`python3-minimal`)."""
         for place in interpreters(self.root, words, self.search_path).values():
             self.deliver(self.take(place))
-            owner = place and self.packages.owner(self.root.end(place) or place)
-            self.needed.update(self.packages.family(owner) if owner else ())
+            for owner in self.owners(place) if place else ():
+                self.needed.update(self.packages.family(owner))
 
     def external(self, external):
         """What belongs to a package that was there before Spack."""
@@ -165,7 +170,7 @@ class Collection:
         if prefix not in SHARED_PREFIXES and not self.packages.owner(prefix):
             self.deliver(of_prefix(prefix))
             return
-        owners = set(filter(None, map(self._owner_of_program, self._programs(prefix, external["executables"]))))
+        owners = set().union(*map(self.owners, self._programs(prefix, external["executables"])))
         if not owners and external["runs"]:
             sys.exit("cic: error: no Debian package is known to hold %(name)s of %(prefix)s" % external)
         for owner in owners:
@@ -176,9 +181,6 @@ class Collection:
             for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
                 if any(re.search(pattern, name) for pattern in patterns):
                     yield os.path.join(folder, name)
-
-    def _owner_of_program(self, path):
-        return self.packages.owner(self.root.end(path) or path)
 
 
 def strip(paths):

@@ -34,8 +34,9 @@ def main():
             package = repository().get_pkg_class(spec.fullname)
             externals.append({"name": spec.name, "prefix": str(spec.prefix), "runs": key in run,
                               "executables": list(getattr(package, "executables", None) or [])})
+    apart = [str(spack.paths.prefix), install_root()] + [str(repo.root) for repo in repository().repos]
     json.dump({"prefixes": sorted(str(spec.prefix) for spec in kept.values() if not spec.external),
-               "externals": externals, "apart": [str(spack.paths.prefix), install_root()]}, sys.stdout)
+               "externals": externals, "apart": apart}, sys.stdout)
 
 
 main()
