@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import hashlib
 import io
 import ipaddress
 import json
@@ -211,12 +212,13 @@ def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, s
 
 def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],
                   labels: Mapping[str, str], secrets: Mapping[str, Path], build_contexts: Mapping[str, Path],
-                  output: str, nonce: str, cgroup: str | None = None, image_id_file: Path | None = None) -> Command:
+                  output: str, nonce: str, cgroup: str | None = None, image_id_file: Path | None = None,
+                  cache_tag: str | None = None) -> Command:
     """The `docker buildx build` of one stage. `output` is buildx's own notation (`type=local,dest=…`).
 
     Labels and build arguments never begin an option: each is one argument behind an `=`. A `nonce` that no build had
     before makes every layer anew, and is the same for both stages of one build. `cgroup` is the control group that
-    build steps run in.
+    build steps run in. `cache_tag` is where in the site's `build_cache` this build's layers are found and put.
     """
     argv = ["docker", "buildx", "build", "--progress=plain", "--provenance=false", f"--platform={platform}",
             f"--target={target}", f"--file={context / 'Dockerfile'}"]
@@ -224,6 +226,9 @@ def build_command(*, context: Path, platform: str, settings: BuildSettings, targ
         argv.append(f"--builder={settings.buildx_builder}")
     if cgroup is not None:
         argv.append(f"--cgroup-parent={cgroup}")
+    if settings.build_cache and cache_tag is not None:
+        kept = f"type=registry,ref={settings.build_cache}:{cache_tag}"
+        argv += [f"--cache-from={kept}", f"--cache-to={kept},mode=max,ignore-error=true"]
     argv += [f"--label={key}={value}" for key, value in sorted(labels.items())]
     argv += [f"--secret=id={name},src={path}" for name, path in sorted(secrets.items())]
     argv += [f"--build-context={name}={path}" for name, path in sorted(build_contexts.items())]
@@ -235,6 +240,11 @@ def build_command(*, context: Path, platform: str, settings: BuildSettings, targ
     argv += [f"--output={output}", str(context)]
     return Command(name="docker buildx build", argv=tuple(argv), env=environment, timeout_s=settings.build_timeout_s,
                    quiet_timeout_s=settings.quiet_timeout_s)
+
+
+def cache_tag(workflow: str, step: str, platform: str) -> str:
+    """Where in the site's `build_cache` the layers of a step's images lie."""
+    return hashlib.sha256(f"{workflow}/{step} {platform}".encode()).hexdigest()[:16]
 
 
 def proxy_arguments(settings: BuildSettings) -> dict[str, str]:
@@ -441,7 +451,8 @@ def builder_platforms(settings: BuildSettings, run: Runner) -> tuple[list[str], 
 
     Each node names its own platform first.
     """
-    argv = ("docker", "buildx", "inspect", *((settings.buildx_builder,) if settings.buildx_builder else ()))
+    named = ("--", settings.buildx_builder) if settings.buildx_builder else ()
+    argv = ("docker", "buildx", "inspect", "--bootstrap", *named)
     lines: list[str] = []
     run(Command(name="docker buildx inspect", argv=argv, timeout_s=60), on_line=lines.append)
     nodes = [_platforms(line) for line in lines if line.startswith("Platforms:")]

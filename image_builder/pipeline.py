@@ -473,7 +473,8 @@ class _Job:
             context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
             environment=self._client_environment(),
             labels=labels or {}, secrets=self._secrets(), build_contexts=self._build_contexts(), output=output,
-            image_id_file=image_id_file, nonce=self._nonce(), cgroup=self._cgroup())
+            image_id_file=image_id_file, nonce=self._nonce(), cgroup=self._cgroup(),
+            cache_tag=docker.cache_tag(self.request.workflow, self.request.step_id, self.request.machine.platform))
         self.log.begin(str(command))
         try:
             self.runner(command, on_line=self.log.line, cancel=self.cancel)

@@ -152,6 +152,8 @@ class BuildSettings(Section):
     share; `oras://host/repository` an OCI registry."""
     buildx_builder: str | None = None
     """A builder made with `docker buildx create`; None is docker's default one."""
+    build_cache: str | None = None
+    """A repository of an image registry in which builders keep layers for each other; not for the docker driver."""
     build_jobs: int | None = Field(default=None, ge=1)
     """Compile jobs of one build; None: the machine's cores divided among the concurrent builds."""
     ca_bundle: Path | None = None

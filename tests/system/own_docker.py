@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ class OwnDocker:
 
 
 @contextlib.contextmanager
-def own_docker(*addresses: str) -> Iterator[OwnDocker]:
-    """A daemon with the base image of the tests in it; `addresses` are more of the world's. It needs root."""
+def own_docker(*options: str) -> Iterator[OwnDocker]:
+    """A daemon with the base image of the tests in it. It needs root. `options` are for the daemon."""
     with contextlib.ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="cic-docker-"))  # a socket's path must be short
         stack.callback(shutil.rmtree, root, ignore_errors=True)
@@ -55,8 +55,9 @@ def own_docker(*addresses: str) -> Iterator[OwnDocker]:
         socket = root / "docker.sock"
         host = stack.enter_context(_namespace(
             "dockerd", "--data-root", str(root / "data"), "--exec-root", str(root / "exec"), "-H", f"unix://{socket}",
-            "--pidfile", str(root / "docker.pid"), "--storage-driver", "overlay2", log=root / "dockerd.log"))
-        _connect(host, world, {METADATA, PRIVATE, *addresses})
+            "--pidfile", str(root / "docker.pid"), *(options or ("--storage-driver", "overlay2")),
+            log=root / "dockerd.log"))
+        _connect(host, world)
         _await(root, socket)
         with subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE) as saved:
             subprocess.run(["docker", "-H", f"unix://{socket}", "load"], stdin=saved.stdout, check=True,
@@ -99,13 +100,13 @@ def _namespace(*argv: str, log: Path | None = None) -> Iterator[int]:
                 outer.wait(20)
 
 
-def _connect(host: int, world: int, addresses: Set[str]) -> None:
+def _connect(host: int, world: int) -> None:
     """A cable between the two, with addresses."""
     _ip(host, "link set lo up")
     _ip(host, f"link add out type veth peer name in netns {world}")
     for command in (f"addr add {HOST}/24 dev out", "link set out up", f"route add default via {GATEWAY}"):
         _ip(host, command)
-    for address in (f"{GATEWAY}/24", *(f"{address}/32" for address in sorted(addresses))):
+    for address in (f"{GATEWAY}/24", f"{METADATA}/32", f"{PRIVATE}/32"):
         _ip(world, f"addr add {address} dev in")
     _ip(world, "link set in up")
 

@@ -6,6 +6,7 @@ import base64
 import json
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,35 @@ def test_without_credentials_there_are_none(tmp_path: Path, missing: str) -> Non
 def test_credentials_go_to_their_own_registry_alone(reference: str, is_ours: bool) -> None:
     expected = {"username": "ada", "password": CANARY} if is_ours else None
     assert docker.auth_config(reference, REGISTRY) == expected
+
+
+def test_builders_keep_layers_for_each_other(library_settings: LibrarySettings) -> None:
+    build = library_settings.build.model_copy(update={"buildx_builder": "far", "build_cache": "r.example/cache"})
+    tag = docker.cache_tag("demo", "hello", "linux/arm64")
+    assert command(build, cache_tag=tag).argv[8:] == (
+        "--builder=far", f"--cache-from=type=registry,ref=r.example/cache:{tag}",
+        f"--cache-to=type=registry,ref=r.example/cache:{tag},mode=max,ignore-error=true", "--output=type=docker",
+        "/b/context")
+    assert not any("cache" in word for word in command(library_settings.build, cache_tag=tag).argv)
+    assert len({docker.cache_tag(*names) for names in (("a", "b", "x"), ("a", "c", "x"), ("a", "b", "y"))}) == 3
+
+
+@pytest.mark.parametrize(("lines", "native", "emulated"), [
+    (["Platforms:        linux/amd64, linux/amd64/v2, linux/arm64, linux/386"], ["linux/amd64"], ["linux/arm64"]),
+    (["Name: a", "Platforms: linux/arm64/v8*, linux/amd64*", "Platforms: linux/amd64, linux/ppc64le"],
+     ["linux/arm64", "linux/amd64"], ["linux/ppc64le"]),
+    (["Error: no such node"], [], []),
+])
+def test_each_node_is_its_first_platform_and_emulates_the_others(
+        library_settings: LibrarySettings, lines: list[str], native: list[str], emulated: list[str]) -> None:
+    build = library_settings.build.model_copy(update={"buildx_builder": "far"})
+
+    def fake_runner(asked: Command, *, on_line: Callable[[str], None], **_: object) -> Completed:
+        assert asked.argv == ("docker", "buildx", "inspect", "--bootstrap", "--", "far")
+        for line in lines:
+            on_line(line)
+        return Completed(duration_s=0.0, tail=())
+    assert docker.builder_platforms(build, fake_runner) == (native, emulated)  # type: ignore[arg-type]
 
 
 def test_proxies_are_told_in_both_spellings(library_settings: LibrarySettings) -> None:

@@ -1,0 +1,147 @@
+"""A builder elsewhere, through buildx's remote driver: a real BuildKit on a host that shares nothing with this machine.
+
+BuildKit is that of a Docker daemon of the test's own, with containerd's image store; a bridge brings it to a TCP port,
+as `buildkitd` would have one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import remove_images
+from tests.system.own_docker import own_docker
+from tests.system.site import BASE_IMAGE, MACHINE, ImageRegistry, Site, running_service
+from tests.system.test_registries import forget, publish
+
+pytestmark = pytest.mark.system
+
+REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "plain", "push": False}
+FORWARD = """
+import socket, sys, threading
+def pump(source, sink):
+    while data := source.recv(65536):
+        sink.sendall(data)
+    sink.shutdown(socket.SHUT_WR)
+server = socket.create_server((sys.argv[1], int(sys.argv[2])))
+print("listening", flush=True)
+while True:
+    near, _ = server.accept()
+    far = socket.create_connection((sys.argv[3], int(sys.argv[4])))
+    threading.Thread(target=pump, args=(near, far), daemon=True).start()
+    threading.Thread(target=pump, args=(far, near), daemon=True).start()
+"""
+HERE, THERE = "198.18.77.1", "198.18.77.2"
+
+
+def test_a_remote_builder_builds_and_keeps_layers_in_the_registry(
+        site: Site, image_registry: ImageRegistry, tmp_path: Path) -> None:
+    site.add_step("demo", "plain", {"eflows4hpc.yaml": "apt: []\n", "hello.txt": "hello\n"})
+    config = tmp_path / "daemon.json"
+    config.write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
+    base, cache = f"{image_registry.host}/bases/base:1", f"{image_registry.host}/group/cache"
+    name = f"cic-{secrets.token_hex(4)}"
+    configured = site.with_environ(
+        CIC_REGISTRY_URL=image_registry.host, CIC_REGISTRY_USER=image_registry.user,
+        CIC_REGISTRY_TOKEN=image_registry.password, CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+        CIC_BUILD_BASE_IMAGE=base, CIC_BUILD_BUILDX_BUILDER=name, CIC_BUILD_BUILD_CACHE=cache,
+        BUILDX_CONFIG=str(tmp_path / "buildx"))
+    publish(BASE_IMAGE, base, configured, tmp_path)
+    with (own_docker("--config-file", str(config)) as docker, cable(docker.host),
+          registry_there(docker.host, image_registry.host), bridge(docker.socket) as port):
+        subprocess.run(["docker", "buildx", "create", "--name", name, "--driver", "remote", f"tcp://127.0.0.1:{port}"],
+                       env=dict(configured.environ), check=True, capture_output=True)
+        with running_service(configured) as service:
+            built = service.build(REQUEST)
+            log = service.call("GET", f"/build/{built['id']}/log").text
+            pruned = docker.on_host("docker", "builder", "prune", "--all", "--force", environ=os.environ)
+            site.add_step("demo", "plain", {"hello.txt": "hello again\n"})
+            again = service.build(REQUEST)
+            second_log = service.call("GET", f"/build/{again['id']}/log").text
+    remove_images(configured)
+    forget(image_registry.host)
+    assert built["status"] == "FINISHED", log[-4000:]
+    assert built["sha256"] and f"--builder={name}" in log
+    assert image_registry.tags("group/cache")
+    assert pruned.returncode == 0, pruned.stderr
+    assert again["status"] == "FINISHED" and again["sha256"] != built["sha256"], second_log[-4000:]
+    assert "importing cache manifest from" in second_log and " CACHED" in second_log
+
+
+@contextlib.contextmanager
+def cable(namespace: int) -> Iterator[None]:
+    """A cable between this machine and the daemon's host."""
+    near = f"cic{secrets.token_hex(3)}"
+    subprocess.run(["ip", "link", "add", near, "type", "veth", "peer", "name", "toward", "netns", str(namespace)],
+                   check=True)
+    subprocess.run(["ip", "addr", "add", f"{HERE}/30", "dev", near], check=True)
+    subprocess.run(["ip", "link", "set", near, "up"], check=True)
+    for command in (f"addr add {THERE}/30 dev toward", "link set toward up"):
+        subprocess.run(["nsenter", f"--net=/proc/{namespace}/ns/net", "ip", *command.split()], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "del", near], capture_output=True)
+
+
+@contextlib.contextmanager
+def registry_there(namespace: int, host: str) -> Iterator[None]:
+    """The registry on the loopback address of this machine, under the same address on the daemon's host."""
+    port = host.rpartition(":")[2]
+    here = [sys.executable, "-c", FORWARD, HERE, port, "127.0.0.1", port]
+    there = ["nsenter", f"--net=/proc/{namespace}/ns/net", sys.executable, "-c", FORWARD, "127.0.0.1", port, HERE, port]
+    with contextlib.ExitStack() as stack:
+        for argv in (here, there):
+            process = stack.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE))
+            stack.callback(process.kill)
+            assert process.stdout is not None and process.stdout.readline() == b"listening\n"
+        yield
+
+
+@contextlib.contextmanager
+def bridge(daemon: Path) -> Iterator[int]:
+    """A TCP port that leads to a daemon's BuildKit."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    near, _ = server.accept()
+                    threading.Thread(target=_connect, args=(near, daemon), daemon=True).start()
+        threading.Thread(target=serve, daemon=True).start()
+        yield int(server.getsockname()[1])
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def _connect(near: socket.socket, daemon: Path) -> None:
+    far = socket.socket(socket.AF_UNIX)
+    far.connect(str(daemon))
+    far.sendall(b"POST /grpc HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += far.recv(1)
+    assert b" 101 " in answer
+    threads = [threading.Thread(target=pump, daemon=True) for pump in (_pump(near, far), _pump(far, near))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    near.close(), far.close()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> Callable[[], None]:
+    def pump() -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+    return pump
