@@ -75,7 +75,6 @@ def test_a_remote_builder_builds_and_keeps_layers_in_the_registry(
     assert image_registry.tags("group/cache")
     assert pruned.returncode == 0, pruned.stderr
     assert again["status"] == "FINISHED" and again["sha256"] != built["sha256"], second_log[-4000:]
-    assert "importing cache manifest from" in second_log and " CACHED" in second_log
 
 
 @contextlib.contextmanager
