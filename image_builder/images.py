@@ -61,7 +61,7 @@ class Images(Protocol):
         """Every name with what it means at present. Of the details, a list has the labels alone."""
 
     def identities(self) -> dict[str, float]:
-        """Every identity of which anything is known, with when that was last used, in seconds since 1970."""
+        """Every identity that was ever worked with and not forgotten, with when it was last used, since 1970."""
 
     def is_known(self, identity: str) -> bool:
         """Whether anything was made of an identity."""

@@ -156,10 +156,10 @@ class RegistryImages:
         return dict(sorted(found.items()))
 
     def identities(self) -> dict[str, float]:
-        found: dict[str, float] = {}
+        found = self._local.identities()
         for tag, manifest in self._listed(_is_of("identity", "documents")):
             digest = tag.partition(".")[2]
-            found[digest] = max(found.get(digest, 0.0), _used_at(manifest), self._local.lease_used_at(digest))
+            found[digest] = max(found.get(digest, 0.0), _used_at(manifest))
         return found
 
     def is_known(self, identity: str) -> bool:
@@ -225,6 +225,7 @@ class RegistryImages:
                 return False
             self._delete(f"identity.{digest}")
             self._delete(f"documents.{digest}")
+        self._local.forget(identity)
         return True
 
     def texts_bytes(self, identity: str) -> int:

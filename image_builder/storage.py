@@ -186,8 +186,10 @@ class ImageStore:
                 if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes and is_filename(name)}
 
     def identities(self) -> dict[str, float]:
-        """Every identity of which anything is known, with when that was last used, in seconds since 1970."""
-        found = {path.stem for path in self._records.glob("*.json")} | {path.name for path in self._documents.iterdir()}
+        """Every identity that was ever worked with here and not forgotten, with when it was last used, since 1970."""
+        found = {path.stem for path in self._records.glob("*.json")}
+        found |= {path.name for folder in (self._documents, self._leases) for path in folder.iterdir()
+                  if is_sha256(path.name)}
         return {identity: self._last_use(identity) for identity in found}
 
     def is_known(self, identity: str) -> bool:

@@ -108,6 +108,9 @@ def test_what_is_forgotten_is_gone_and_a_sif_is_not_forgotten(images: Images) ->
     assert images.texts_bytes(IDENTITY) >= 2
     with images.using(IDENTITY):
         assert not images.forget(IDENTITY)
+    with images.using("c" * 64):
+        pass
+    assert images.identities().keys() == {digit * 64 for digit in "abc"} and images.forget("c" * 64)
     assert images.forget(IDENTITY) and not images.forget(OTHER_IDENTITY)
     assert images.by_identity(IDENTITY) is None
     assert images.documents(IDENTITY) == ()
