@@ -38,6 +38,8 @@ DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 NONCE_ARGUMENT = "CIC_NONCE"
 DAEMON_TIMEOUT_S = 60
 PROBE_TIMEOUT_S = 120
+PLUGIN_WAS_ENDED = 255
+"""How `docker` itself ends when a signal ended its plugin, such as buildx."""
 CACHE_TIMEOUT_S = 600
 
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")

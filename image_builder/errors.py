@@ -8,6 +8,7 @@
     │   └── BuildFailed          a step inside the image build failed
     ├── ServiceError             the operator, or time, has to change something
     │   ├── Unavailable          something is unreachable right now: worth another try
+    │   ├── Interrupted          a program of ours was ended from outside: worth another try
     │   ├── Misconfigured        a setting is missing or wrong
     │   ├── ToolMissing          a program is not installed
     │   └── NoSpace              a disk is full
@@ -51,6 +52,7 @@ class ErrorCode(str, enum.Enum):
     CONVERSION_FAILED = "CONVERSION_FAILED"
     CANCELLED = "CANCELLED"
     LOST_WORKER = "LOST_WORKER"
+    INTERRUPTED = "INTERRUPTED"
     WORKFLOW_REGISTRY_UNAVAILABLE = "WORKFLOW_REGISTRY_UNAVAILABLE"
     CATALOGUE_UNAVAILABLE = "CATALOGUE_UNAVAILABLE"
     BASE_IMAGE_UNAVAILABLE = "BASE_IMAGE_UNAVAILABLE"
@@ -150,6 +152,16 @@ class ServiceError(CicError):
 
 class Unavailable(ServiceError):
     """Something is unreachable or restarting: the same call may work later. Retried with back-off."""
+
+
+class Interrupted(ServiceError):
+    """A program that the service started was ended by somebody else: a person, or the kernel when memory is short."""
+
+    code = ErrorCode.INTERRUPTED
+
+    def __init__(self, program: str) -> None:
+        super().__init__(f"{program} was ended from outside.",
+                         hint="Try again; if it stays, the operator has to look whether the machine's memory runs out.")
 
 
 class Misconfigured(ServiceError):

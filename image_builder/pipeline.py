@@ -17,7 +17,16 @@ from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource, render_base
 from image_builder.description import parse_description
 from image_builder.environment import Environment, compose
-from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached, ServiceError, Unavailable, UserError
+from image_builder.errors import (
+    BuildFailed,
+    CicError,
+    ErrorCode,
+    Interrupted,
+    LimitReached,
+    ServiceError,
+    Unavailable,
+    UserError,
+)
 from image_builder.images import open_images
 from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
 from image_builder.labels import SLIM, image_labels
@@ -479,6 +488,8 @@ class _Job:
         try:
             self.runner(command, on_line=self.log.line, cancel=self.cancel)
         except ProcessFailed as error:
+            if error.exit_code == docker.PLUGIN_WAS_ENDED:
+                raise Interrupted(command.name) from error
             cause = failures.classify(self.log.recent, step=stage)
             if cause.code in NOT_THE_USERS_FAULT:
                 raise Unavailable(cause.message, hint=cause.hint, code=cause.code) from error

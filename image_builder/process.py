@@ -28,7 +28,7 @@ from typing import IO, Protocol
 from pydantic import SecretStr
 
 from image_builder import guard
-from image_builder.errors import Cancelled, CicError, ErrorCode, LimitReached, ToolMissing
+from image_builder.errors import Cancelled, CicError, ErrorCode, Interrupted, LimitReached, ToolMissing
 
 Secret = SecretStr
 """A value whose printing is masked; only what hands it to a process's input reads it."""
@@ -42,6 +42,8 @@ GRACE_S = 2.0
 ORPHAN_S = 10.0
 MIN_SECRET_LINE = 8
 TICK_S = 0.1
+FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
+"""Exit codes of processes that somebody else ended; one that fails by itself has others."""
 
 
 class CancelToken:
@@ -123,7 +125,7 @@ def run(command: Command, *, on_line: LineSink | None = None, cancel: CancelToke
     """Run a command to its end and return how it went.
 
     `on_line` hears every line of its output (standard error alone when `capture_stdout`). Raises `ToolMissing`,
-    `ProcessFailed`, `LimitReached` (either timeout) or `Cancelled`.
+    `ProcessFailed`, `Interrupted`, `LimitReached` (either timeout) or `Cancelled`.
     """
     watch = _Watch(command, on_line, cancel)
     with started(command, stdout=subprocess.PIPE,
@@ -132,6 +134,8 @@ def run(command: Command, *, on_line: LineSink | None = None, cancel: CancelToke
         exit_code = process.wait()
     if cancel is not None:
         cancel.check()
+    if exit_code in FROM_OUTSIDE:
+        raise Interrupted(command.name)
     if exit_code != 0:
         raise ProcessFailed(command, exit_code, watch.tail)
     return Completed(duration_s=watch.elapsed_s, tail=tuple(watch.tail), stdout=captured)

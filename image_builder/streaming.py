@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from image_builder import export, sif, tarfilter
-from image_builder.errors import ErrorCode, LimitReached, NoSpace, ServiceError
+from image_builder.errors import ErrorCode, Interrupted, LimitReached, NoSpace, ServiceError
 from image_builder.export import ExportedImage, NotStreamable
-from image_builder.process import CancelToken, Command, ProcessFailed, Runner, run, started
+from image_builder.process import FROM_OUTSIDE, CancelToken, Command, ProcessFailed, Runner, run, started
 from image_builder.settings import BuildSettings
 
 PROGRAMS = ("docker", "tar2sqfs", "sqfs2tar", "unsquashfs")
@@ -264,6 +264,9 @@ class _Pipeline:
         """Tell the first cause. A writer whose reader went away is a consequence: the reader speaks."""
         time.sleep(TICK_S)
         failed = {index for index, process in enumerate(processes) if process.poll()}
+        for command, process in zip(commands, processes, strict=True):
+            if process.returncode in FROM_OUTSIDE:
+                raise Interrupted(command.name)
         index = max(failed)
         text = _tail(self._log(index))
         if index == 1 and processes[index].returncode == tarfilter.EXIT_UNFIT:

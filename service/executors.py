@@ -26,7 +26,7 @@ from image_builder.errors import ServiceError
 from service.database import PROJECT
 
 WAKE, STOP = b"wake", b"stop"
-WATCH_EVERY_S = 3.0
+WATCH_EVERY_S = 1.0
 START_TIMEOUT_S = 20.0
 BEGINNING_S = 5.0
 """How long a pool may take to listen that is to be stopped."""

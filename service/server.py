@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +15,7 @@ from config.settings import Settings
 from service.app import create_app, start_service
 from service.executors import stop_pool_if_last
 
+PR_SET_PDEATHSIG = 1
 MARGIN_S = 20.0
 """What the pool may need beyond `stop_timeout_s` to hand builds back."""
 
@@ -48,6 +52,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "keepalive": 15,
         "proc_name": "cic",
         "control_socket_disable": True,
+        "post_fork": _end_with_master,
         "on_exit": lambda _: _stop_pool(settings),
     }
     if service.tls_certificate is not None:
@@ -64,6 +69,13 @@ def serve(settings: Settings) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
+
+
+def _end_with_master(master: Any, _: Any) -> None:
+    """A web process whose master was killed must not keep the port from the next one."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != master.pid:  # it went before that
+        os._exit(1)
 
 
 def _stop_pool(settings: Settings) -> None:

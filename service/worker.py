@@ -32,7 +32,7 @@ HAND_BACK = "The service stops; the build goes back to the queue."
 PROGRESS_EVERY_S = 1.0
 STAGES = {BuildState.STARTED: "prepare", BuildState.BUILDING: "build", BuildState.CONVERTING: "convert"}
 PASSING = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
-                     ErrorCode.CATALOGUE_UNAVAILABLE})
+                     ErrorCode.CATALOGUE_UNAVAILABLE, ErrorCode.INTERRUPTED})
 """Causes that may be gone in a while: the run is tried again."""
 OWN_STEP = frozenset({ErrorCode.PUSH_FAILED, ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.CONVERSION_FAILED})
 """Failures of what one build wanted beyond the shared image: the others may still get what they want."""

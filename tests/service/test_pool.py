@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder.errors import ErrorCode, Unavailable
+from image_builder.errors import ErrorCode, Interrupted, Unavailable
 from image_builder.process import CancelToken
 from service import store
 from service.database import make_engine, writing
@@ -69,9 +69,12 @@ def test_what_passes_is_tried_again(settings: Settings, builder: FakeBuilder) ->
         ada = Api(app)
         status = ada.wait(ada.submit())
         assert (status["error_code"], len(builder.calls)) == ("DOCKER_UNAVAILABLE", 3)
+        builder.error = Interrupted("tar2sqfs")
+        status = ada.wait(ada.submit())
+        assert (status["error_code"], len(builder.calls)) == ("INTERRUPTED", 6)
         builder.error = Unavailable("The base image cannot be had.", code=ErrorCode.BASE_IMAGE_UNAVAILABLE)
         assert ada.wait(ada.submit())["error_code"] == "BASE_IMAGE_UNAVAILABLE"
-        assert len(builder.calls) == 4
+        assert len(builder.calls) == 7
 
 
 def test_a_stopped_pool_hands_back_and_another_goes_on(settings: Settings, builder: FakeBuilder,

@@ -138,11 +138,13 @@ class Service:
 
 
 @contextlib.contextmanager
-def running_service(site: Site, *, name: str = "service", port: int | None = None) -> Iterator[Service]:
+def running_service(site: Site, *, name: str = "service", port: int | None = None,
+                    with_user: bool = True) -> Iterator[Service]:
     """The service, started as the README tells, with one user."""
     port = port or free_port()
     environ = {**site.environ, "CIC_PORT": str(port)}
-    add_user(site, USER, PASSWORD)
+    if with_user:
+        add_user(site, USER, PASSWORD)
     log = site.root / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "builder_service.py"], cwd=PROJECT, env=environ, stdout=output,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from image_builder import guard, process
-from image_builder.errors import Cancelled, ErrorCode, LimitReached, ToolMissing
+from image_builder.errors import Cancelled, ErrorCode, Interrupted, LimitReached, ToolMissing
 from image_builder.process import CancelToken, Command, ProcessFailed, Secret, run, started
 from tests.conftest import PROJECT
 
@@ -78,9 +78,15 @@ class TestEnds:
             run(shell("echo all is well; echo; exit 7"))
         assert (caught.value.exit_code, caught.value.tail) == (7, ("all is well", ""))
 
-    def test_a_signal_is_a_failure(self) -> None:
-        with pytest.raises(ProcessFailed, match="was ended by signal 9"):
-            run(shell("kill -9 $$"))
+    def test_a_crash_is_a_failure(self) -> None:
+        with pytest.raises(ProcessFailed, match="was ended by signal 11"):
+            run(shell("kill -SEGV $$"))
+
+    @pytest.mark.parametrize("signal", ["KILL", "TERM", "INT", "HUP"])
+    def test_who_is_ended_by_others_has_not_failed(self, signal: str) -> None:
+        with pytest.raises(Interrupted, match="the test was ended from outside") as caught:
+            run(shell(f"kill -{signal} $$"))
+        assert caught.value.code is ErrorCode.INTERRUPTED
 
     def test_a_missing_program(self) -> None:
         with pytest.raises(ToolMissing, match="no-such-program is not installed") as caught:
