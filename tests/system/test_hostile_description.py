@@ -6,6 +6,7 @@ That they do not reach the host's network is shown in `test_isolation.py`, on a 
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ import pytest
 
 from image_builder import docker
 from tests.system.conftest import remove_images
-from tests.system.site import MACHINE, ImageRegistry, Service, Site, make_site, running_service
+from tests.system.site import MACHINE, PROJECT, ImageRegistry, Service, Site, make_site, running_service
 
 pytestmark = pytest.mark.system
 
 SNOOP = '''
 import glob, json, os, socket, stat, sys
+
+SHARED = "/run/cic/packages"
 
 def attempt(what, action):
     try:
@@ -55,12 +58,12 @@ def below(*folders):
             for name in names:
                 yield os.path.join(parent, name)
 
-paths = json.load(open("/hostile/paths.json"))
+paths = json.load(open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "paths.json")))
 found = {"done": [], "refused": [], "texts": {}, "writable": []}
 for path in [*glob.glob("/proc/[0-9]*/environ"), *glob.glob("/proc/[0-9]*/cmdline"), "/proc/self/status",
              "/proc/mounts", *below("/run", "/var/run", "/root", "/tmp", "/home", "/dev/shm")]:
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode) and "ca.pem" not in path:
+        if not stat.S_ISSOCK(os.stat(path).st_mode) and "ca.pem" not in path and not path.startswith(SHARED):
             found["texts"][path] = content(path)
     except OSError:
         pass
@@ -83,6 +86,8 @@ for line in content("/proc/mounts").splitlines():
     if "rw" in options and os.path.isdir(place) and place != "/":
         found["writable"].append(place)
 for place in ["/tmp", "/var/cache/apt", "/var/cache", "/root", "/root/.cache", "/var/tmp", "/opt", *found["writable"]]:
+    if place == SHARED:  # where packages of the operator's recipes lie, which is what a package is
+        continue
     try:
         write(os.path.join(place, "poison"))
     except OSError:
@@ -97,6 +102,24 @@ SETUP = ("import subprocess, sys\nfrom setuptools import setup\n"
          "setup(name='hostile', version='1')\n")
 STRONG = (12, 16, 17, 19, 21, 22, 39)
 """CAP_NET_ADMIN, SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, SYS_BOOT, BPF: with these a step could leave."""
+PACKAGE = """
+import os
+from spack.package import *
+
+try:
+    from spack_repo.builtin.build_systems.generic import Package
+except ImportError:
+    pass  # before Spack 1.0 it comes with spack.package
+
+
+class Hostile(Package):
+    has_code = False
+    version("1.0")
+
+    def install(self, spec, prefix):
+        mkdirp(prefix.share)
+        Executable("python3")(join_path(self.package_dir, "snoop.py"), prefix.share.join("found.json"))
+"""
 MAY_WRITE = {"/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/proc", "/run/cic/private", "/sys/fs/cgroup"}
 
 
@@ -108,15 +131,19 @@ def site(tmp_path: Path, image_registry: ImageRegistry) -> Iterator[Site]:
         CIC_REGISTRY_TOKEN=image_registry.password, CIC_CAPTCHA_SITE_KEY=f"canary-{secrets.token_hex(8)}")
     made.add_step("demo", "neighbour", {
         "eflows4hpc.yaml": "", "private": f"canary-{secrets.token_hex(8)}", "post_inst.sh": "sleep 20\n"})
-    paths = [str(path) for path in (made.root, made.tmp_folder, made.tmp_folder / "builds", made.registry,
-                                    made.root / "db.sqlite", Path.cwd() / "config" / "configuration.py")]
     made.add_step("demo", "hostile", {
         "eflows4hpc.yaml": "", "requirements.txt": "./package\n", "package/setup.py": SETUP, "snoop.py": SNOOP,
-        "paths.json": json.dumps(paths), "post_inst.sh": "python3 snoop.py /found-by-post-install.json\n"})
+        "paths.json": json.dumps(paths_of(made)), "post_inst.sh": "python3 snoop.py /found-by-post-install.json\n"})
     made.add_step("demo", "innocent", {
         "eflows4hpc.yaml": "pip: [six]\n", "post_inst.sh": "echo POISONED: $(find / -xdev -name poison)\n"})
     yield made
     remove_images(made)
+
+
+def paths_of(site: Site) -> list[str]:
+    """What lies on the host and not in a build."""
+    return [str(path) for path in (site.root, site.tmp_folder, site.tmp_folder / "builds", site.registry,
+                                   site.root / "db.sqlite", PROJECT / "config" / "configuration.py")]
 
 
 def request(step: str) -> dict[str, Any]:
@@ -145,24 +172,54 @@ def test_a_hostile_description_finds_nothing(site: Site) -> None:
         innocent_log = service.call("GET", f"/build/{innocent['id']}/log").text
         assert service.wait_for(neighbour)["status"] == "FINISHED"
 
-    canaries = [site.environ[key] for key in ("CIC_REGISTRY_TOKEN", "CIC_SECRET_KEY", "CIC_CAPTCHA_SITE_KEY")]
-    canaries.append((site.registry / "demo" / "neighbour" / "private").read_text())
+    canaries = canaries_of(site)
     for name in ("post-install", "setup"):
         report = docker.read_file(status["image_id"], f"/found-by-{name}.json", 64 * 1024**2)
         assert report is not None, log[-3000:]
-        found = json.loads(report)
-        assert found["done"] == [], name
-        assert len(found["refused"]) > 20
-        assert "CIC_" not in "".join(text for path, text in found["texts"].items() if path.endswith("/environ"))
-        assert set(found["writable"]) <= MAY_WRITE
-        assert is_held(found["texts"]["/proc/self/status"])
-        for canary in canaries:
-            assert canary not in report and canary not in log
+        assert_nothing_found(report, log, canaries, MAY_WRITE)
     whole = everything_in(status["image_id"])
     for canary in canaries:
         assert canary.encode() not in whole
     assert innocent["status"] == "FINISHED", innocent_log[-2000:]
     assert any(line.rstrip().endswith("POISONED:") for line in innocent_log.splitlines()), innocent_log[-2000:]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif("CIC_SPACK_ROOT" not in os.environ, reason="CIC_SPACK_ROOT IS NOT SET: NO REAL SPACK")
+def test_a_hostile_package_finds_nothing(site: Site, tmp_path: Path) -> None:
+    """Its recipe is the operator's, who may have been careless."""
+    package = tmp_path / "catalogue" / "packages" / "hostile"
+    package.mkdir(parents=True)
+    (tmp_path / "catalogue" / "repo.yaml").write_text("repo:\n  namespace: hostile\n")
+    for name, text in {"package.py": PACKAGE, "snoop.py": SNOOP, "paths.json": json.dumps(paths_of(site))}.items():
+        (package / name).write_text(text)
+    site.add_step("demo", "package", {"eflows4hpc.yaml": "spack:\n  specs: [hostile]\n"})
+    with running_service(site.with_environ(
+            CIC_BUILD_BASE_IMAGE=os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1"),
+            CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(tmp_path / "catalogue"))) as service:
+        status = service.wait_for(submitted(service, "package"), 1500)
+        log = service.call("GET", f"/build/{status['id']}/log").text
+    assert status["status"] == "FINISHED", log[-3000:]
+    report = docker.run_probe(status["image_id"], "linux/amd64", ("cat", "/opt/view/share/found.json"))
+    assert_nothing_found(report, log, canaries_of(site), {*MAY_WRITE, "/run/cic/packages"})
+
+
+def canaries_of(site: Site) -> list[str]:
+    """What nobody's build may come across: the service's secrets and a neighbour's file."""
+    canaries = [site.environ[key] for key in ("CIC_REGISTRY_TOKEN", "CIC_SECRET_KEY", "CIC_CAPTCHA_SITE_KEY")]
+    return [*canaries, (site.registry / "demo" / "neighbour" / "private").read_text()]
+
+
+def assert_nothing_found(report: str, log: str, canaries: list[str], may_write: set[str]) -> None:
+    found = json.loads(report)
+    assert found["done"] == []
+    assert len(found["refused"]) > 20
+    assert "CIC_" not in "".join(text for path, text in found["texts"].items() if path.endswith("/environ"))
+    assert set(found["writable"]) <= may_write
+    assert is_held(found["texts"]["/proc/self/status"])
+    for canary in canaries:
+        assert canary not in report
+        assert canary not in log
 
 
 def is_held(status: str) -> bool:

@@ -55,7 +55,7 @@ def test_the_corpus_is_large_and_covers_the_causes_that_a_log_can_have() -> None
     assert {"APT_FAILED", "PIP_FAILED", "BAD_DESCRIPTION", "CONCRETIZATION_FAILED", "COMPILER_TOO_OLD", "FETCH_FAILED",
             "COMPILE_FAILED", "OUT_OF_MEMORY", "NO_SPACE", "TARGET_NOT_EXECUTABLE", "POST_INSTALL_FAILED", "TIMEOUT",
             "BASE_IMAGE_UNAVAILABLE", "DOCKER_UNAVAILABLE", "CANCELLED", "PUSH_FAILED", "IMAGE_REGISTRY_UNAVAILABLE",
-            "CONVERSION_FAILED", "BUILD_STEP_FAILED"} == codes
+            "CONVERSION_FAILED", "BUILD_STEP_FAILED", "TOO_MANY_PROCESSES"} == codes
 
 
 def test_the_end_of_a_log_is_nearly_always_enough() -> None:
