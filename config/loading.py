@@ -51,6 +51,8 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
     source = _Source(path, environ)
     library = _library(source)
     service = source.model(ServiceSettings, source.values, "", "")
+    if library is not None and service is not None:
+        source.hold_together(library, service)  # type: ignore[arg-type]
     source.fail_if_wrong()
     source.warn_of_unknown_keys()
     return Settings(library=library, service=service)  # type: ignore[arg-type]
@@ -131,6 +133,12 @@ class _Source:
             close = difflib.get_close_matches(key.lower(), known, n=1)
             _log.warning("%s: there is no key %s%s. A name of your own may begin with '_'.", self.path, key,
                          f", and {close[0]} is one" if close else "")
+
+    def hold_together(self, library: LibrarySettings, service: ServiceSettings) -> None:
+        """Several hosts have to find the same images."""
+        if service.executor == "celery" and library.build.storage == "folder":
+            self.problems.append("build_cfg['storage'] must be one for all hosts when executor is celery (write a "
+                                 "folder that they share, or oras://host/repository; CIC_BUILD_STORAGE does the same)")
 
     def fail_if_wrong(self) -> None:
         if self.problems:

@@ -65,6 +65,7 @@ class CeleryExecutor:
         self._unsent: queue.Queue[tuple[str, str] | None] = queue.Queue(UNSENT)
         self._thread = threading.Thread(target=self._work, name="broker", daemon=True)
         self._stopped = threading.Event()
+        self._database = workers.Steady()
 
     def start(self) -> None:
         self._thread.start()
@@ -124,11 +125,14 @@ class CeleryExecutor:
     def _look(self) -> None:
         service = self._settings.service
         try:
-            store.reconcile(self._engine, host=None, worker=None, lost_after_s=service.lost_worker_after_s,
-                            max_attempts=service.max_attempts)
             workers.explain_waiting(self._engine, lost_after_s=service.lost_worker_after_s,
                                     must_execute=self._settings.library.build.unexecutable_targets == "refuse")
+            self._database.answers(does=True)
+            if self._database.for_at_least(service.lost_worker_after_s):
+                store.reconcile(self._engine, host=None, worker=None, lost_after_s=service.lost_worker_after_s,
+                                max_attempts=service.max_attempts)
         except CicError as error:
+            self._database.answers(does=False)
             _log.warning("looking after workers: %s", error)
         except Exception:
             _log.exception("looking after workers failed")

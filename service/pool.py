@@ -42,7 +42,7 @@ from service.executors import STOP, RunFolder
 from service.openapi import VERSION
 from service.routing import Abilities, Kind
 from service.worker import HAND_BACK, BuildImage, Worker
-from service.workers import Registration
+from service.workers import Registration, Steady
 
 TICK_S = 1.0
 HEARTBEAT_EVERY_S = 3.0
@@ -73,7 +73,7 @@ class BuildPool:
         self._build = settings.library.build
         self._is_one_of_many = is_one_of_many
         self._abilities: Abilities | None = None
-        self._steady_since: float | None = None
+        self._database = Steady()
         self.host = host_name(self._build.tmp_folder)
         self.name = f"{self.host}:{os.getpid()}-{secrets.token_hex(4)}"
         more = {} if build_image is None else {"build_image": build_image}
@@ -225,9 +225,9 @@ class BuildPool:
             mine = store.heartbeat(self._engine, self.name)
             workers.say_alive(self._engine, self._registration(), busy=len(before), is_stopping=not self._accepting)
         except CicError:
-            self._steady_since = None
+            self._database.answers(does=False)
             raise
-        self._steady_since = self._steady_since or time.monotonic()
+        self._database.answers(does=True)
         self._obey(mine)
         with self._lock:
             left = [run_id for run_id in mine if run_id not in self._running and run_id not in before]
@@ -246,9 +246,8 @@ class BuildPool:
                     token.cancel("The build was cancelled.")
 
     def _reconcile(self) -> None:
-        """Others count as gone only when the database was there all the while: after it was away, all are silent."""
         lost_after_s = self._settings.service.lost_worker_after_s
-        is_steady = self._steady_since is not None and time.monotonic() - self._steady_since > lost_after_s
+        is_steady = self._database.for_at_least(lost_after_s)
         taken = store.reconcile(self._engine, host=self.host, worker=self.name,
                                 lost_after_s=lost_after_s if is_steady else None,
                                 max_attempts=self._settings.service.max_attempts)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -36,6 +37,26 @@ class Registration:
     version: str
     abilities: Abilities
     slots: int
+
+
+class Steady:
+    """How long the database has answered without a break, as far as this process asked it.
+
+    After it was away all workers are silent: nobody counts as gone before all had time to speak again.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def answers(self, *, does: bool) -> None:
+        """What was seen just now."""
+        if not does:
+            self._since = None
+        elif self._since is None:
+            self._since = time.monotonic()
+
+    def for_at_least(self, seconds: float) -> bool:
+        return self._since is not None and time.monotonic() - self._since >= seconds
 
 
 def say_alive(engine: Engine, me: Registration, *, busy: int, is_stopping: bool) -> None:

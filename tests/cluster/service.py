@@ -84,7 +84,8 @@ class Cluster:
         self.journal.touch()
         self.environ = {**site.environ, "CIC_EXECUTOR": "celery", "CIC_DATABASE": database.database(),
                         "CIC_BROKER_URL": redis.url, "CIC_LOST_WORKER_AFTER_S": "10", "CIC_WEB_PROCESSES": "1",
-                        "CIC_HOST": "0.0.0.0", "CIC_PORT": "5000", "CIC_TEST_JOURNAL": str(self.journal)}
+                        "CIC_HOST": "0.0.0.0", "CIC_PORT": "5000", "CIC_TEST_JOURNAL": str(self.journal),
+                        "CIC_BUILD_STORAGE": str(site.root / "images-of-all")}
         self.engine: Engine = make_engine(self.environ["CIC_DATABASE"])
         self.webs: list[Process] = []
         self.processes: list[Process] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import shutil
 import subprocess
 import time
@@ -17,7 +18,7 @@ from config.settings import Settings
 from image_builder.errors import Unavailable
 from service import accounts, store
 from service.broker import CeleryExecutor, Listener
-from service.database import make_engine, reading
+from service.database import make_engine, now, reading, writing
 from service.pool import BuildPool
 from service.workers import all_workers
 from tests.service.conftest import PASSWORD, Api, FakeBuilder
@@ -92,6 +93,7 @@ def site(shared_site: Site, tmp_path: Path, executor: str, request: pytest.Fixtu
     server, broker = request.getfixturevalue("postgresql"), request.getfixturevalue("redis")
     url = server.database()
     yield found.with_environ(CIC_EXECUTOR="celery", CIC_DATABASE=url, CIC_WORKER_PLATFORMS="linux/amd64",
+                             CIC_BUILD_STORAGE=str(tmp_path / "images"),
                              CIC_WORKER_EMULATED_PLATFORMS=",", CIC_BROKER_URL=f"redis://127.0.0.1:{broker.port}/0")
     server.drop(url)
 
@@ -151,6 +153,36 @@ def test_who_works_is_registered_until_the_end(settings: Settings, builder: Fake
         engine = make_engine(settings.service.database)
     assert all_workers(engine, lost_after_s=60) == []
     engine.dispose()
+
+
+@pytest.mark.parametrize("executor", ["celery"])
+def test_after_the_database_was_away_workers_have_time_to_speak(settings: Settings, builder: FakeBuilder,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a web process nor a worker takes a silent worker's run before it has seen the silence itself."""
+    engine = make_engine(settings.service.database)
+    app = create_app(settings, executor=(web := CeleryExecutor(engine, settings)))
+    accounts.add_user(engine, "ada", PASSWORD)
+    build = Api(app).submit()
+    run_id = store.claim(engine, "elsewhere:1", max_active_per_user=9)
+    with writing(engine) as connection:
+        connection.execute(store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1)))
+    other = BuildPool(engine, settings, build_image=builder, is_one_of_many=True)
+    looks = ((web, web._look), (other, lambda: (other._heartbeat(), other._reconcile())))
+    for who, look in looks:
+        look()
+        assert store.build(engine, build).run_state.value == "STARTED"
+        who._database.answers(does=False)
+        look()
+        assert store.build(engine, build).run_state.value == "STARTED"
+    for who, look in looks:
+        monkeypatch.setattr(who._database, "for_at_least", lambda _: True)
+        look()
+        assert store.build(engine, build).run_state.value == "PENDING"
+        assert store.claim(engine, "elsewhere:1", max_active_per_user=9) == run_id
+        with writing(engine) as connection:
+            connection.execute(store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1)))
+    engine.dispose()
+    app.extensions["cic"].engine.dispose()
 
 
 @pytest.mark.parametrize("executor", ["celery"])

@@ -254,3 +254,17 @@ def test_a_download_path_has_no_outer_slashes() -> None:
     service = load_settings(environ={**ENOUGH, "CIC_DOWNLOAD_LINKS": "/images/files/",
                                      "CIC_APPLICATION_ROOT": "/image_creation/"}).service
     assert (service.download_links, service.application_root) == ("images/files", "image_creation")
+
+
+def test_a_service_of_several_hosts_is_told_what_it_needs() -> None:
+    several = {**ENOUGH, "CIC_EXECUTOR": "celery"}
+    assert "redis://host:6379/0" in complaint(None, several)
+    several["CIC_BROKER_URL"] = "redis://:canary-password@redis.example.org/0"
+    assert "postgresql://" in complaint(None, several)
+    several["CIC_DATABASE"] = "postgresql://cic:canary-password@db.example.org/cic"
+    told = complaint(None, several)
+    assert "CIC_BUILD_STORAGE" in told and "canary-password" not in told
+    for storage in ("/srv/shared", "oras://registry.example.org/images"):
+        settings = load_settings(None, {**several, "CIC_BUILD_STORAGE": storage})
+        assert settings.service.keeps_logs_in_database and "canary-password" not in repr(settings.service.broker_url)
+    assert not load_settings(None, ENOUGH).service.keeps_logs_in_database
