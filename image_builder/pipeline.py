@@ -9,6 +9,7 @@ import dataclasses
 import json
 import shlex
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from image_builder.errors import (
     Unavailable,
     UserError,
 )
+from image_builder.exchange import Exchange
 from image_builder.images import open_images
 from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
 from image_builder.labels import SLIM, image_labels
@@ -135,7 +137,8 @@ def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySetti
         has_catalogue=inputs.catalogue.packages_tree is not None,
         has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,
         sources_folder=settings.build.spack_mirror_folder is not None,
-        package_cache=_package_cache(request, environment, inputs, settings, lock)), runtime=inputs.runtime)
+        package_cache=_package_cache(request, environment, inputs, settings, lock),
+        packages_folder=settings.build.spack_cache_folder is not None), runtime=inputs.runtime)
     return Rendered(environment=environment, recipe=recipe)
 
 
@@ -269,21 +272,28 @@ class _Job:
         self._fill_context(rendered)
         self.cancel.check()
         self.observer.entered(BuildState.BUILDING)
-        lock, verdict = {}, None
+        lock: dict[str, Any] = {}
+        verdict, exchange = None, None
         if rendered.recipe.has_spack:
-            lock = self._decided(rendered.environment)
+            lock, is_new = self._decided(rendered.environment)
             verdict = self._audit(rendered.environment, lock)
             rendered = self._with_lock(lock)
+            exchange = self._exchange(rendered.environment, lock) if is_new else None
         to_install = packages_to_install(lock)
         self.log.follow_install(to_install)
         labels = image_labels(self.request, environment=rendered.environment, identity=self.identity,
                               recipe=self.inputs.recipe_version, lock=lock, workflow_commit=self.inputs.step.commit,
                               workflow_source=self.settings.repositories.workflow_repository)
+        if exchange is not None:
+            exchange.bring()
         try:
             built = self._build_checked(rendered.environment, verdict, labels, to_install)
         except BuildFailed:  # what Spack decided earlier may name what is not there any more
             self.locks.forget(self._lock_key(rendered.environment))
             raise
+        finally:
+            if exchange is not None and not self.cancel.is_set:
+                exchange.fetch()
         self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
         return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
 
@@ -394,18 +404,27 @@ class _Job:
             files[slim.FIRST_LINES_FILE] = slim.first_lines(context / "step")
         self.workspace.write_context(files)
 
-    def _decided(self, environment: Environment) -> dict[str, Any]:
-        """What Spack installs: as it was decided earlier for the same inputs, else as it decides now."""
+    def _exchange(self, environment: Environment, lock: dict[str, Any]) -> Exchange | None:
+        """The way to the site's folder of built packages, if this build has one."""
+        folder = self.settings.build.spack_cache_folder
+        name = _package_cache(self.request, environment, self.inputs, self.settings, lock)
+        if folder is None or name is None:
+            return None
+        return Exchange(folder / name, lock, workspace=self.workspace, run_stage=self._buildx, runner=self.runner,
+                        observer=self.observer, cancel=self.cancel, timeout_s=self.settings.build.push_timeout_s)
+
+    def _decided(self, environment: Environment) -> tuple[dict[str, Any], bool]:
+        """What Spack installs: as it was decided earlier for the same inputs, else as it decides now; and which."""
         key = self._lock_key(environment)
-        text = None if self.request.force else self.locks.get(key)
-        if text is not None:
+        known = None if self.request.force else self.locks.get(key)
+        if known is not None:
             self.observer.line("The same was concretized before: its spack.lock is used.")
+            text = known
         else:
             text = self._concretize()
             self.locks.keep(key, text)
         self.workspace.write_context({LOCK_FILE: text})
-        lock: dict[str, Any] = json.loads(text)
-        return lock
+        return json.loads(text), known is None
 
     def _lock_key(self, environment: Environment) -> str:
         return lock_key(environment, self.inputs, self.request.machine.platform)
@@ -475,14 +494,16 @@ class _Job:
         return verdict
 
     def _buildx(self, stage: str, output: str, *, image_id_file: Path | None = None,
-                labels: dict[str, str] | None = None) -> None:
+                labels: dict[str, str] | None = None, nonce: str | None = None,
+                contexts: Mapping[str, Path] | None = None) -> None:
         build = self.settings.build
         require_free_space(self.workspace.root, build.min_free_bytes)
         command = docker.build_command(
             context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
             environment=self._client_environment(),
-            labels=labels or {}, secrets=self._secrets(), build_contexts=self._build_contexts(), output=output,
-            image_id_file=image_id_file, nonce=self._nonce(), cgroup=self._cgroup(),
+            labels=labels or {}, secrets=self._secrets(), output=output,
+            build_contexts=self._build_contexts() | dict(contexts or {}),
+            image_id_file=image_id_file, nonce=self._nonce() if nonce is None else nonce, cgroup=self._cgroup(),
             cache_tag=docker.cache_tag(self.request.workflow, self.request.step_id, self.request.machine.platform))
         self.log.begin(str(command))
         try:

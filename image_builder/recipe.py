@@ -11,7 +11,9 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib import resources
+from pathlib import Path
 
 import jinja2
 
@@ -36,6 +38,13 @@ LOCK_FILE = "cic/spack.lock"
 """Where the build context holds the lock that the install follows; `render` does not make it."""
 CA_BUNDLE_SECRET = "ca_bundle"
 SITE_SECRET = "site"
+BRING_STAGE = "brought"
+"""Build target that puts packages of the build context `PACKAGES_CONTEXT` into the cache mount."""
+FETCH_STAGE = "packages"
+"""Build target that exports packages of the cache mount."""
+WANTED_FILE = "cic/wanted"
+"""Where the build context holds the hashes of the packages that those two are about, a line each."""
+PACKAGES_CONTEXT = "spack-packages"
 SOURCES_CONTEXT = "spack-sources"
 """Name of the additional build context (`--build-context`) for `RecipeOptions.sources_folder`."""
 
@@ -44,7 +53,7 @@ _TEMPLATE = "Dockerfile.j2"
 _SCRIPTS = ("lib.sh", "entrypoint")
 _SLIM_SCRIPTS = ("apt.sh", "collect.sh", "collect.py", "closure.py", "runtime.sh", "verify.sh", "verify.py",
                  "inventory.py")
-_SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "packages.py", "stages.py",
+_SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "packages.py", "exchange.sh", "stages.py",
                   "activation.py")
 
 
@@ -62,6 +71,8 @@ class RecipeOptions:
     """A Spack source mirror comes as the build context `SOURCES_CONTEXT`."""
     package_cache: str | None = None
     """The cache mount of built packages, for the install step."""
+    packages_folder: bool = False
+    """Packages go from and to a folder of the site."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +104,7 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
         has_requirements=environment.requirements is not None, has_catalogue=options.has_catalogue,
         has_spack_config=options.has_spack_config, find_externals=environment.find_externals,
         sources_folder=options.sources_folder, package_cache=options.package_cache or "",
+        packages_folder=options.packages_folder, packages_context=PACKAGES_CONTEXT,
         from_source=environment.from_source, has_post_install=options.has_post_install,
         requirements_in_step=environment.requirements_in_step,
         runtime=runtime.reference if runtime is not None else None, variables=slim.variables(base),
@@ -100,6 +112,11 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
         sources_before_pip=options.has_post_install or environment.requirements_in_step)
     return Recipe(version=LATEST_RECIPE, dockerfile=dockerfile, has_spack=has_spack,
                   files=_files(environment, request, description, options, has_spack, runtime is not None))
+
+
+def packages_program() -> AbstractContextManager[Path]:
+    """The recipe's program that copies built packages, as a file."""
+    return resources.as_file(resources.files("image_builder").joinpath(f"recipes/{LATEST_RECIPE}/packages.py"))
 
 
 def site_secret(*, build_jobs: int, pip_index_url: str | None = None, spack_mirror: str | None = None,

@@ -166,8 +166,9 @@ class BuildSettings(Section):
     """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs."""
     apt_mirror: str | None = None
     """A mirror of Debian's or Ubuntu's archive, asked in its place inside the build."""
-    spack_cache: Literal["mount", "none"] = "mount"
-    """Where builds share built packages: a cache mount of the builder, or nowhere."""
+    spack_cache: str = Field(default="mount", pattern="^(mount|none|/.*)$")
+    """Where builds share built packages: `mount`, a cache mount of the builder; a folder, which build hosts may share,
+    with such a mount before it; or `none`."""
 
     unexecutable_targets: Literal["warn", "refuse"] = "warn"
     """What a request gets whose target this host's CPU cannot execute, when Spack has to build for it."""
@@ -230,6 +231,11 @@ class BuildSettings(Section):
     def spack_mirror_folder(self) -> Path | None:
         """The Spack source mirror, if it is a folder of this machine."""
         return Path(self.spack_mirror) if self.spack_mirror and self.spack_mirror.startswith("/") else None
+
+    @property
+    def spack_cache_folder(self) -> Path | None:
+        """The folder in which build hosts share built packages, if there is one."""
+        return Path(self.spack_cache) if self.spack_cache.startswith("/") else None
 
     def jobs_per_build(self) -> int:
         """Compile jobs of one build: what was set, else its share of the CPUs that build steps may use."""

@@ -64,7 +64,8 @@ class Folder:
         (own / "spack.lock").write_text(lock, "utf-8")
         (self.cache).mkdir(exist_ok=True)
         return subprocess.Popen([
-            sys.executable, str(PROGRAM), str(self.cache), str(own / "spack.lock"), str(own / "scope"), *options, "--",
+            sys.executable, str(PROGRAM), "install", str(self.cache), str(own / "spack.lock"), str(own / "scope"),
+            *options, "--",
             sys.executable, str(FAKE), str(own / "installed"), str(own / "spack.lock"), str(own / "scope"),
             str(self.root / "journal"), str(seconds), self.layout])
 
@@ -164,6 +165,20 @@ def test_builds_that_need_each_others_packages_both_end(folder: Folder) -> None:
 def test_a_failed_build_leaves_its_packages_and_no_lock(folder: Folder) -> None:
     assert folder.start(lock_of({"zlib": [], "broken": ["zlib"]})).wait() == 1
     assert folder.run(lock_of({"zlib": [], "png": ["zlib"]})) == ["took zlib", "began png", "compiled png"]
+
+
+def test_wanted_packages_are_copied_to_another_cache(folder: Folder, tmp_path: Path) -> None:
+    folder.run(lock_of({"zlib": [], "png": ["zlib"], "gif": ["zlib"]}))
+    folder.archive("gif").write_bytes(b"cut")
+    (tmp_path / "wanted").write_text("".join(f"{digest_of(name)}\n" for name in ("zlib", "gif", "unknown")), "utf-8")
+    other = Folder(tmp_path / "other", folder.layout)
+    other.root.mkdir()
+    for _ in range(2):
+        subprocess.run([sys.executable, str(PROGRAM), "copy", str(folder.cache / "shared"), str(other.cache),
+                        str(tmp_path / "wanted")], check=True)
+    assert len([path for path in other.published() if path.name.endswith(".json")]) == 1
+    assert list((other.cache / "builds").iterdir()) == []
+    assert sorted(other.run(lock_of({"zlib": [], "gif": ["zlib"]}))) == ["began gif", "compiled gif", "took zlib"]
 
 
 @pytest.mark.parametrize("version", ["main", "develop", "git.abc=1.0", "2.0"])

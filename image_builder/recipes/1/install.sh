@@ -19,7 +19,7 @@ set -- spack -C "$scope" -e /opt/cic install --only-concrete --fail-fast --show-
     --jobs "${jobs:-$(nproc)}" ${keep:+--keep-stage}
 if [ -d /run/cic/packages ]; then # a forced build has a nonce
     [ -z "$keep${CIC_NONCE:-}" ] || roots=--build-roots
-    python /run/cic/packages.py /run/cic/packages /opt/cic/spack.lock "$scope" ${roots:+"$roots"} -- "$@"
+    python /run/cic/packages.py install /run/cic/packages /opt/cic/spack.lock "$scope" ${roots:+"$roots"} -- "$@"
 else
     "$@" --no-cache
 fi

@@ -1,6 +1,10 @@
 """Installs what spack.lock names and shares the built packages with other builds, through Spack's own binary mirrors.
 
-    python3 packages.py CACHE LOCK SCOPE [--build-roots] -- SPACK-INSTALL-COMMAND...
+    python3 packages.py install CACHE LOCK SCOPE [--build-roots] -- SPACK-INSTALL-COMMAND...
+    python3 packages.py copy MIRROR CACHE HASHES
+
+The second copies the packages of a mirror whose hashes are lines of the file HASHES, where CACHE has none: a site's
+folder is such a CACHE, too.
 
 CACHE is a folder that all builds of one kind see at once (a BuildKit cache mount). It holds:
 
@@ -290,19 +294,14 @@ def _link(source, target):
         os.link(source, target)
 
 
-class Build(object):
-    """One build's folder in the cache, and the packages that it holds the locks of."""
+class Workplace(object):
+    """A folder of one's own in the cache, whose `made` is salvaged if its owner is killed."""
 
-    def __init__(self, cache, graph, own, sources):
-        self.cache, self.graph = cache, graph
-        self.shareable = set(graph.order) - own
-        self.name = "%d-%s" % (os.getpid(), os.urandom(8).hex())
-        self.folder = os.path.join(cache.builds, self.name)
+    def __init__(self, cache):
+        self.cache = cache
+        self.folder = os.path.join(cache.builds, "%d-%s" % (os.getpid(), os.urandom(8).hex()))
         self.taken, self.made = os.path.join(self.folder, "taken"), os.path.join(self.folder, "made")
-        self.held = {}
-        self._sources = sources
         self._alive = Lock(os.path.join(self.folder, "alive"))
-        self._published = set()
 
     def __enter__(self):
         with self.cache.guard():
@@ -312,9 +311,40 @@ class Build(object):
         return self
 
     def __exit__(self, *_):
-        self.release(list(self.held))
         shutil.rmtree(self.folder, ignore_errors=True)
         self._alive.release()
+
+    def copy(self, node, mirror, spec_file):
+        """Publish a sound entry of another mirror, unless it is there or on its way."""
+        lock = self.cache.lock(node)
+        if not lock.acquire():
+            return
+        with contextlib.suppress(Broken):
+            entry = Entry(mirror, spec_file)
+            for path in [path for path, _ in entry.files] + [spec_file]:
+                os.makedirs(os.path.dirname(os.path.join(self.made, path)), exist_ok=True)
+                shutil.copyfile(os.path.join(mirror, path), os.path.join(self.made, path))
+            copied = Entry(self.made, spec_file)
+            copied.check()
+            if node not in spec_files(self.cache.shared):
+                self.cache.publish(copied)
+        lock.release()
+
+
+class Build(Workplace):
+    """One build's workplace, and the packages that it holds the locks of."""
+
+    def __init__(self, cache, graph, own, sources):
+        super(Build, self).__init__(cache)
+        self.graph = graph
+        self.shareable = set(graph.order) - own
+        self.held = {}
+        self._sources = sources
+        self._published = set()
+
+    def __exit__(self, *exception):
+        self.release(list(self.held))
+        super(Build, self).__exit__(*exception)
 
     def mirrors(self):
         """Spack's configuration for this build."""
@@ -440,7 +470,7 @@ def say(text):
     print("cic: " + text, flush=True)
 
 
-def main(arguments):
+def install(arguments):
     at = arguments.index("--")
     options, spack = arguments[:at], arguments[at + 1:]
     folder, lock_file, scope = options[:3]
@@ -460,6 +490,23 @@ def main(arguments):
         with io.open(sources, "w", encoding="utf-8") as file:
             file.write(build.mirrors())
         return build.install(spack)
+
+
+def copy(mirror, folder, hashes):
+    with io.open(hashes, encoding="utf-8") as file:
+        wanted = set(file.read().split())
+    cache = Cache(folder)
+    cache.salvage()
+    with Workplace(cache) as workplace:
+        wanted.difference_update(spec_files(cache.shared))
+        for node, spec_file in spec_files(mirror).items():
+            if node in wanted:
+                workplace.copy(node, mirror, spec_file)
+    return 0
+
+
+def main(arguments):
+    return copy(*arguments[1:]) if arguments[0] == "copy" else install(arguments[1:])
 
 
 if __name__ == "__main__":

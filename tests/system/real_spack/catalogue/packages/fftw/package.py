@@ -20,6 +20,8 @@ class Fftw(AutotoolsPackage):
         depends_on("c", type="build")
         depends_on("fortran", type="build")
 
+    build_directory = "double"
+
     def configure_args(self):
         return ["--enable-shared", "--enable-threads"]
 

@@ -1,0 +1,165 @@
+"""What builds share, with real Spack: see `test_real_spack.py` for how it is named.
+
+The environments are small: `lz4` from a source mirror, and `tiny` of the test's own catalogue.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from image_builder.errors import Cancelled
+from image_builder.process import CancelToken
+from tests.system.conftest import remove_images
+from tests.system.recording import Heard
+from tests.system.site import Site
+from tests.system.spack_site import (
+    SPACK_BASE,
+    SPACK_ROOT,
+    Told,
+    anew,
+    build,
+    environment,
+    make_spack_site,
+)
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(3600), pytest.mark.skipif(
+    SPACK_ROOT is None, reason="CIC_SPACK_ROOT IS NOT SET: NOTHING IS TESTED WITH A REAL SPACK")]
+
+SPACK_LINE = re.compile(r"#\d+ [\d.]+ (?:==> |\[\+\] )")
+CACHE_MOUNT = re.compile(r"--mount=type=cache,id=(cic-spack-[0-9a-f]+)")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site with caches of its own, in which `lz4` and `tiny@1.0` have been built."""
+    made = make_spack_site(tmp_path_factory.mktemp("cache"))
+    made.add_step("spack", "first", environment(["lz4@1.9.4", "tiny@1.0"]))
+    heard = Heard()
+    build(made, "first", heard)
+    assert {"lz4", "tiny"} <= set(Told.of(heard.lines).compiled)
+    yield made
+    remove_images(made)
+
+
+def in_the_cache(site: Site, heard: Heard, script: str) -> str:
+    """What a shell script prints that sees the cache mount of a build at /cache."""
+    names = {name for line in heard.lines for name in CACHE_MOUNT.findall(line)}
+    assert len(names) == 1
+    folder = site.root / "in-the-cache"
+    folder.mkdir(exist_ok=True)
+    (folder / "Dockerfile").write_text(
+        f"FROM {SPACK_BASE} AS look\nARG NONCE\nCOPY script /script\n"
+        f"RUN --mount=type=cache,id={names.pop()},sharing=shared,target=/cache sh -eu /script >/printed\n"
+        "FROM scratch\nCOPY --from=look /printed /printed\n", "utf-8")
+    (folder / "script").write_text(script, "utf-8")
+    subprocess.run(["docker", "buildx", "build", "--progress=plain", f"--build-arg=NONCE={time.time_ns()}",
+                    f"--output=type=local,dest={folder / 'out'}", str(folder)], check=True)
+    return (folder / "out" / "printed").read_text("utf-8")
+
+
+def test_another_environment_takes_what_the_first_built(site: Site) -> None:
+    site.add_step("spack", "second", environment(["lz4@1.9.4", "tiny@2.0"]))
+    heard = Heard()
+    result = build(site, "second", heard)
+    told = Told.of(heard.lines)
+    assert told.compiled == ("tiny",)
+    assert "lz4" in told.taken
+    shown = subprocess.run(["docker", "run", "--rm", "--network=none", result.image_id, "sh", "-c",
+                            "tiny && lz4 --version"], check=True, capture_output=True, text=True).stdout
+    assert "tiny 2.0" in shown and "1.9.4" in shown
+
+
+def test_a_changed_source_line_starts_no_spack(site: Site) -> None:
+    site.add_step("spack", "first", {"run.sh": "#!/bin/sh\necho changed\n"})
+    heard = Heard()
+    result = build(site, "first", heard)
+    assert not result.reused
+    assert [line for line in heard.lines if SPACK_LINE.match(line)] == []
+    assert subprocess.run(["docker", "run", "--rm", result.image_id, "/first/run.sh"], check=True, capture_output=True,
+                          text=True).stdout == "changed\n"
+
+
+def test_force_builds_the_roots_and_decides_anew(site: Site) -> None:
+    heard = Heard()
+    build(site, "first", heard, force=True)
+    told = Told.of(heard.lines)
+    assert {"lz4", "tiny"} <= set(told.compiled)
+    assert "gcc-runtime" in told.taken
+    assert not any("was concretized before" in line for line in heard.lines)
+
+
+def test_a_broken_package_is_built_again(site: Site) -> None:
+    site.add_step("spack", "third", environment(["lz4@1.9.4", "tiny@3.0"]))
+    heard = Heard()
+    build(site, "third", heard)
+    harmed = in_the_cache(site, heard, """
+        for file in $(find /cache/shared -type f -size +1k -name '*lz4*.spack') \\
+                    $(grep -rl '"' /cache/shared/v3/manifests/spec/lz4 2>/dev/null |
+                      xargs -r grep -oh '[0-9a-f]\\{64\\}' | sed 's|\\(..\\)|/cache/shared/blobs/sha256/\\1/\\1|'); do
+            truncate -s 100 "$file"
+            echo "$file"
+        done
+    """)
+    assert harmed
+    site.add_step("spack", "fourth", environment(["lz4@1.9.4", "tiny@4.0"]))
+    heard = Heard()
+    build(site, "fourth", heard)
+    assert set(Told.of(heard.lines).compiled) == {"lz4", "tiny"}
+    assert any("is put aside and built again" in line for line in heard.lines)
+    site.add_step("spack", "fifth", environment(["lz4@1.9.4", "tiny@5.0"]))
+    heard = Heard()
+    build(site, "fifth", heard)
+    assert Told.of(heard.lines).compiled == ("tiny",)
+
+
+def test_what_an_ended_build_had_finished_is_taken_by_the_next(site: Site) -> None:
+    site.add_step("spack", "ended", environment(["tiny@6.0", "bzip2@1.0.8"]))
+    cancel, heard = CancelToken(), Heard()
+
+    def end_it() -> None:
+        while not any("tiny: Pushed to build cache" in line for line in heard.lines):
+            time.sleep(0.05)
+        cancel.cancel()
+
+    ender = threading.Thread(target=end_it, daemon=True)
+    ender.start()
+    with pytest.raises(Cancelled):
+        build(site, "ended", heard, cancel=cancel)
+    heard = Heard()
+    build(site, "ended", heard)
+    assert "tiny" in Told.of(heard.lines).taken
+
+
+def test_builds_at_once_compile_nothing_twice(site: Site) -> None:
+    empty = anew(site)
+    heard = {number: Heard() for number in (7, 8, 9)}
+    for number in heard:
+        site.add_step("spack", f"at-once-{number}", environment(["lz4@1.9.4", f"tiny@{number}.0"]))
+    with ThreadPoolExecutor(len(heard)) as pool:
+        list(pool.map(lambda number: build(empty, f"at-once-{number}", heard[number], workspace=f"at-once-{number}"),
+                      heard))
+    compiled = Counter(name for one in heard.values() for name in Told.of(one.lines).compiled)
+    assert compiled == {"gcc-runtime": 1, "lz4": 1, "tiny": 3}
+
+
+def test_nothing_of_a_workflows_own_sees_the_cache(site: Site) -> None:
+    """A hostile `post_inst.sh` and `setup.py` look for the cache, and write wherever they might find it."""
+    hostile = ("import glob, os, setuptools\n"
+               "for path in ['/run/cic/packages', '/cache', *glob.glob('/run/cic/*')]:\n"
+               "    os.path.isdir(path) and open(path + '/poison', 'w').write('poison')\n"
+               "setuptools.setup(name='hostile', version='1')\n")
+    script = ("#!/bin/sh\nfor folder in /run/cic/packages /run/cic; do\n"
+              "    mkdir -p $folder/shared && echo poison >$folder/shared/poison\ndone\n")
+    site.add_step("spack", "hostile", {**environment(["tiny@1.0"]), "setup.py": hostile, "requirements.txt": "./\n",
+                                       "post_inst.sh": script})
+    heard = Heard()
+    build(site, "hostile", heard)
+    assert in_the_cache(site, heard, "find /cache -name 'poison*'") == ""
