@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import subprocess
 import threading
 import time
@@ -23,6 +24,7 @@ from tests.cluster import network
 from tests.cluster.registry import registry
 from tests.cluster.service import Cluster, Process, cluster
 from tests.postgresql import programs
+from tests.system.conftest import remove_images
 from tests.system.site import make_site
 
 LACKING = network.why_not() or (None if programs() else "PostgreSQL is not installed")
@@ -37,10 +39,11 @@ def several(tmp_path: Path) -> Iterator[Cluster]:
         folder = site.registry / "many" / f"s{number}"
         folder.mkdir(parents=True)
         (folder / "eflows4hpc.yaml").write_text("apt:\n  - bc\n")
-        (folder / "number").write_text(str(number))
+        (folder / "number").write_text(f"{number} {secrets.token_hex(8)}")  # no earlier test's image is the same
     site.add_step("many", "last", {"eflows4hpc.yaml": "apt:\n  - less\n"})
     with network.network() as net, cluster(site.with_environ(CIC_REPOSITORIES_MIRROR_MAX_AGE_S="600"), net) as made:
         yield made
+    remove_images(site)
 
 
 def test_many_builds_on_many_hosts(several: Cluster) -> None:
