@@ -150,6 +150,21 @@ def test_builds_at_once_compile_nothing_twice(site: Site) -> None:
     assert compiled == {"gcc-runtime": 1, "lz4": 1, "tiny": 3}
 
 
+def test_another_host_takes_packages_from_the_sites_folder(site: Site) -> None:
+    """A second builder is stood for by the first one, whose mount is emptied."""
+    folder = site.root / "packages of all hosts"
+    sharing = site.with_environ(CIC_BUILD_SPACK_CACHE=str(folder))
+    site.add_step("spack", "here", environment(["lz4@1.9.4", "tiny@10.0"]))
+    heard = Heard()
+    build(sharing, "here", heard)
+    assert any("lz4" in path.name for path in folder.rglob("*.json"))
+    in_the_cache(site, heard, "rm -rf /cache/*")
+    site.add_step("spack", "there", environment(["lz4@1.9.4", "tiny@11.0"]))
+    heard = Heard()
+    build(sharing, "there", heard)
+    assert Told.of(heard.lines).compiled == ("tiny",)
+
+
 def test_nothing_of_a_workflows_own_sees_the_cache(site: Site) -> None:
     """A hostile `post_inst.sh` and `setup.py` look for the cache, and write wherever they might find it."""
     hostile = ("import glob, os, setuptools\n"
