@@ -39,6 +39,7 @@ from image_builder.settings import BuildSettings
 PROGRAMS = ("docker", "tar2sqfs", "sqfs2tar", "unsquashfs")
 PIPE_BYTES = 1024**2
 TICK_S = 0.02
+SILENCE = "it wrote nothing"
 FULL_BYTES = 64 * 1024**2
 """A write that failed while the disk had less than this failed for want of room."""
 
@@ -271,7 +272,7 @@ class _Pipeline:
         text = _tail(self._log(index))
         if index == 1 and processes[index].returncode == tarfilter.EXIT_UNFIT:
             raise NotStreamable(text)
-        if "I/O error" in text and least_free_bytes < FULL_BYTES:  # tar2sqfs says no more than that, and cleans up
+        if least_free_bytes < FULL_BYTES and ("I/O error" in text or text == SILENCE):  # its log has no room either
             raise NoSpace("The disk is full: the SIF could not be written.", hint="Free some room in tmp_folder.")
         raise StreamFailed(f"The image could not be converted: {commands[index].name} ended with exit code "
                            f"{processes[index].returncode}: {text}")
@@ -282,7 +283,7 @@ class _Pipeline:
 
 def _tail(log: Path) -> str:
     lines = log.read_bytes()[-2000:].decode("utf-8", "replace").strip().splitlines()
-    return "; ".join(lines[-3:]) or "it wrote nothing"
+    return "; ".join(lines[-3:]) or SILENCE
 
 
 def _check_counts(squashfs: Path, report: tarfilter.Report, settings: BuildSettings, runner: Runner,

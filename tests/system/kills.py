@@ -264,11 +264,11 @@ class Chaos:
 
 
 @contextlib.contextmanager
-def chaos(site: Site, *, steps: int, seed: int) -> Iterator[Chaos]:
+def chaos(site: Site, *, steps: int, seed: int, retry_delay_s: str = "0.5") -> Iterator[Chaos]:
     """A service with `steps` small steps that no earlier test has built, ready to be killed."""
     chance = random.Random(seed)
     mark = secrets.token_hex(8)
-    site = site.with_environ(**{MARK: mark, "CIC_STOP_TIMEOUT_S": "0", "CIC_RETRY_DELAY_S": "0.5",
+    site = site.with_environ(**{MARK: mark, "CIC_STOP_TIMEOUT_S": "0", "CIC_RETRY_DELAY_S": retry_delay_s,
                                 "CIC_WEB_PROCESSES": "2"})
     with contextlib.ExitStack() as stack:
         for user in USERS:

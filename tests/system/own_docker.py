@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,28 @@ HOST, GATEWAY = "198.51.100.2", "198.51.100.1"
 METADATA, PRIVATE = "169.254.169.254", "10.9.9.9"
 """Other addresses in the world."""
 START_S = 60
+AGAIN_AND_AGAIN = """
+trap 'kill $pid; wait $pid; exit' TERM
+while :; do
+    "$@" & pid=$!
+    wait $pid
+    while test -e "$0"; do sleep 0.1; done
+done
+"""
+"""A shell's program: runs the arguments as a command, again when it has ended, but not while the file `$0` is there."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnDocker:
     """A running daemon; `host` and `world` are processes in the network namespaces of its host and of the world."""
 
-    socket: Path
+    root: Path
     host: int
     world: int
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "docker.sock"
 
     def environ(self, environ: Mapping[str, str]) -> dict[str, str]:
         """What a process is started with that is to use this daemon."""
@@ -43,6 +56,18 @@ class OwnDocker:
         """Run a program as if on the daemon's host."""
         return subprocess.run(["nsenter", f"--net=/proc/{self.host}/ns/net", *argv], env=self.environ(environ),
                               capture_output=True, text=True, timeout=300, **options)
+
+    @contextlib.contextmanager
+    def stopped(self, number: int = signal.SIGTERM) -> Iterator[None]:
+        """Without the daemon, which is ended by a signal and is there again after the block; its network stays."""
+        hold = self.root / "hold"
+        hold.touch()
+        (daemon,) = map(int, _children(self.host))
+        os.kill(daemon, number)
+        _wait_until(lambda: not Path(f"/proc/{daemon}").exists(), "the daemon did not end")
+        yield
+        hold.unlink()
+        _await(self.root, self.socket)
 
 
 @contextlib.contextmanager
@@ -54,6 +79,7 @@ def own_docker(*options: str) -> Iterator[OwnDocker]:
         world = stack.enter_context(_namespace("sleep", "infinity"))
         socket = root / "docker.sock"
         host = stack.enter_context(_namespace(
+            "sh", "-c", AGAIN_AND_AGAIN, str(root / "hold"),
             "dockerd", "--data-root", str(root / "data"), "--exec-root", str(root / "exec"), "-H", f"unix://{socket}",
             "--pidfile", str(root / "docker.pid"), *(options or ("--storage-driver", "overlay2")),
             log=root / "dockerd.log"))
@@ -62,7 +88,7 @@ def own_docker(*options: str) -> Iterator[OwnDocker]:
         with subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE) as saved:
             subprocess.run(["docker", "-H", f"unix://{socket}", "load"], stdin=saved.stdout, check=True,
                            capture_output=True)
-        yield OwnDocker(socket, host, world)
+        yield OwnDocker(root, host, world)
 
 
 @contextlib.contextmanager
@@ -86,11 +112,8 @@ def _namespace(*argv: str, log: Path | None = None) -> Iterator[int]:
         output = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
         outer = stack.enter_context(subprocess.Popen(unshare, stdout=output, stderr=output, stdin=subprocess.DEVNULL))
         stack.callback(outer.kill)
-        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
-        end = time.monotonic() + START_S
-        while not (found := children.read_text().split()):
-            assert outer.poll() is None and time.monotonic() < end, "the namespace did not start"
-            time.sleep(0.02)
+        _wait_until(lambda: _children(outer.pid), "the namespace did not start")
+        found = _children(outer.pid)
         try:
             yield int(found[0])
         finally:
@@ -98,6 +121,17 @@ def _namespace(*argv: str, log: Path | None = None) -> Iterator[int]:
                 os.kill(int(found[0]), signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 outer.wait(20)
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _wait_until(what: Callable[[], object], otherwise: str) -> None:
+    end = time.monotonic() + START_S
+    while not what():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.02)
 
 
 def _connect(host: int, world: int) -> None:
