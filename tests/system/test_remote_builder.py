@@ -24,7 +24,7 @@ from tests.system.own_docker import own_docker
 from tests.system.site import BASE_IMAGE, MACHINE, ImageRegistry, Site, running_service
 from tests.system.test_registries import forget, publish
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.endurance]  # some minutes, most of them for the daemon
 
 REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "plain", "push": False}
 FORWARD = """
@@ -64,8 +64,11 @@ def test_a_remote_builder_builds_and_keeps_layers_in_the_registry(
         with running_service(configured) as service:
             built = service.build(REQUEST)
             log = service.call("GET", f"/build/{built['id']}/log").text
-            pruned = docker.on_host("docker", "builder", "prune", "--all", "--force", environ=os.environ)
-            site.add_step("demo", "plain", {"hello.txt": "hello again\n"})
+        remove_images(configured)
+        pruned = docker.on_host("docker", "builder", "prune", "--all", "--force", environ=os.environ)
+        elsewhere = configured.with_environ(CIC_BUILD_TMP_FOLDER=str(tmp_path / "elsewhere"),
+                                            CIC_DATABASE=f"sqlite:///{tmp_path / 'elsewhere.sqlite'}")
+        with running_service(elsewhere, name="elsewhere") as service:  # it shares the registry alone
             again = service.build(REQUEST)
             second_log = service.call("GET", f"/build/{again['id']}/log").text
     remove_images(configured)
@@ -74,7 +77,9 @@ def test_a_remote_builder_builds_and_keeps_layers_in_the_registry(
     assert built["sha256"] and f"--builder={name}" in log
     assert image_registry.tags("group/cache")
     assert pruned.returncode == 0, pruned.stderr
-    assert again["status"] == "FINISHED" and again["sha256"] != built["sha256"], second_log[-4000:]
+    assert again["status"] == "FINISHED", second_log[-4000:]
+    assert "] COPY step/ /plain/\n" in log
+    assert " CACHED\n" not in log and " CACHED\n" in second_log, second_log[-6000:]
 
 
 @contextlib.contextmanager
