@@ -26,8 +26,8 @@ import docker.errors
 import requests
 from docker.utils import parse_repository_tag
 
-from image_builder import targets
-from image_builder.errors import CicError, ErrorCode, ServiceError, Unavailable
+from image_builder import failures, targets
+from image_builder.errors import CicError, ErrorCode, NoSpace, ServiceError, Unavailable
 from image_builder.process import CancelToken, Command, LineSink, ProcessFailed, Runner
 from image_builder.settings import BuildSettings, RegistrySettings
 
@@ -334,7 +334,7 @@ def push_command(image_id: str, registry: RegistrySettings, *, environment: Mapp
 def push_image(command: Command, run: Runner, *, on_line: LineSink, cancel: CancelToken) -> str | None:
     """Push a named image and return the digest that the registry gave it.
 
-    Raises `PushFailed`, `LimitReached` or `Cancelled`.
+    Raises `Unavailable` for what may pass, `PushFailed`, `NoSpace`, `LimitReached` or `Cancelled`.
     """
     digests: list[str] = []
 
@@ -346,11 +346,16 @@ def push_image(command: Command, run: Runner, *, on_line: LineSink, cancel: Canc
         run(command, on_line=hear, cancel=cancel)
     except ProcessFailed as error:
         reason = next((line for line in reversed(error.tail) if line.strip()), str(error))
-        raise _push_failed(command.argv[-1], reason) from error
+        raise _push_failed(command.argv[-1], reason, failures.classify(error.tail, step=failures.PUSH)) from error
     return digests[-1] if digests else None
 
 
-def _push_failed(image_id: str, reason: str) -> CicError:
+def _push_failed(image_id: str, reason: str, cause: failures.Cause) -> CicError:
+    if cause.code in (ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.DOCKER_UNAVAILABLE):
+        return Unavailable(f"{cause.message} It was asked to take {image_id}: {reason}", hint=cause.hint,
+                           code=cause.code)
+    if cause.code is ErrorCode.NO_SPACE:
+        return NoSpace(f"{image_id} could not be pushed: {reason}", hint="Ask the operator to free some room.")
     return PushFailed(f"The image registry did not take {image_id}: {reason}",
                       hint="Check registry_cfg (url, user, token, images_prefix) and the rights of that user.")
 

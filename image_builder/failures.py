@@ -240,6 +240,11 @@ def _push(lines: Sequence[str]) -> Cause:
     said = first_match(_NO_SPACE, lines)
     if said:
         return Cause(code=ErrorCode.NO_SPACE, step=PUSH, message="The disk is full.", excerpt=(said,))
+    said = next((line for line in reversed(lines) if _DAEMON.search(line)), "")
+    if said:
+        return Cause(code=ErrorCode.DOCKER_UNAVAILABLE, step=PUSH, excerpt=(said,),
+                     message="The Docker daemon does not answer, or went away during the push.",
+                     hint="Try again; if it stays, the operator has to look at dockerd.")
     said = next((line for line in reversed(lines) if _UNREACHABLE.search(line)), "")
     if said:
         return Cause(code=ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, step=PUSH, excerpt=(said,),

@@ -512,6 +512,8 @@ class _Job:
             if error.exit_code == docker.PLUGIN_WAS_ENDED:
                 raise Interrupted(command.name) from error
             cause = failures.classify(self.log.recent, step=stage)
+            if cause.code is ErrorCode.CANCELLED:  # by nobody here: `run` would have said so
+                raise Interrupted(command.name) from error
             if cause.code in NOT_THE_USERS_FAULT:
                 raise Unavailable(cause.message, hint=cause.hint, code=cause.code) from error
             bounds = limits.in_force(build) if cause.code in LIMITED else None

@@ -32,7 +32,7 @@ HAND_BACK = "The service stops; the build goes back to the queue."
 PROGRESS_EVERY_S = 1.0
 STAGES = {BuildState.STARTED: "prepare", BuildState.BUILDING: "build", BuildState.CONVERTING: "convert"}
 PASSING = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
-                     ErrorCode.CATALOGUE_UNAVAILABLE, ErrorCode.INTERRUPTED})
+                     ErrorCode.CATALOGUE_UNAVAILABLE, ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.INTERRUPTED})
 """Causes that may be gone in a while: the run is tried again."""
 OWN_STEP = frozenset({ErrorCode.PUSH_FAILED, ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.CONVERSION_FAILED})
 """Failures of what one build wanted beyond the shared image: the others may still get what they want."""
@@ -84,8 +84,10 @@ class Worker:
             except CicError as error:
                 log.line(f"{error.code.value}: {error}")
                 log.flush()
+                if self._is_tried_later(run_id, error):
+                    return
                 if error.code not in OWN_STEP:
-                    self._end_failed(run_id, error)
+                    store.fail(self.engine, run_id, self.name, error)
                     return
                 store.fail_delivery(self.engine, run_id, self.name, delivery, error, log_bytes=log.size_bytes)
             else:
@@ -133,12 +135,12 @@ class Worker:
         else:
             store.fail(self.engine, run_id, self.name, error)
 
-    def _end_failed(self, run_id: str, error: CicError) -> None:
+    def _is_tried_later(self, run_id: str, error: CicError) -> bool:
+        """Whether the run waits for its cause to pass; what its builds have been given already, they keep."""
         service = self.settings.service
-        if error.code in PASSING and store.retry_later(self.engine, run_id, self.name, error,
-                                                       delay_s=service.retry_delay_s, max_retries=service.max_retries):
-            return
-        store.fail(self.engine, run_id, self.name, error)
+        return error.code in PASSING and store.retry_later(self.engine, run_id, self.name, error,
+                                                           delay_s=service.retry_delay_s,
+                                                           max_retries=service.max_retries)
 
     def _fail(self, run_id: str, error: CicError) -> None:
         try:

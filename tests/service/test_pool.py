@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder.errors import ErrorCode, Interrupted, Unavailable
+from image_builder.errors import ErrorCode, Interrupted, ServiceError, Unavailable
 from image_builder.process import CancelToken
 from service import store
 from service.database import make_engine, writing
@@ -75,6 +75,18 @@ def test_what_passes_is_tried_again(settings: Settings, builder: FakeBuilder) ->
         builder.error = Unavailable("The base image cannot be had.", code=ErrorCode.BASE_IMAGE_UNAVAILABLE)
         assert ada.wait(ada.submit())["error_code"] == "BASE_IMAGE_UNAVAILABLE"
         assert len(builder.calls) == 7
+
+
+def test_a_registry_that_is_away_is_tried_again_and_one_that_refuses_is_not(settings: Settings,
+                                                                            builder: FakeBuilder) -> None:
+    builder.error = Unavailable("The image registry cannot be reached.", code=ErrorCode.IMAGE_REGISTRY_UNAVAILABLE)
+    with running_app(changed(settings, retry_delay_s=0.0, max_retries=2), builder) as app:
+        ada = Api(app)
+        status = ada.wait(ada.submit())
+        assert (status["error_code"], len(builder.calls)) == ("IMAGE_REGISTRY_UNAVAILABLE", 3)
+        builder.error = ServiceError("The image registry did not take it.", code=ErrorCode.PUSH_FAILED)
+        assert ada.wait(ada.submit())["error_code"] == "PUSH_FAILED"
+        assert len(builder.calls) == 4
 
 
 def test_a_stopped_pool_hands_back_and_another_goes_on(settings: Settings, builder: FakeBuilder,

@@ -15,10 +15,10 @@ from pydantic import SecretStr
 
 from image_builder import docker
 from image_builder.docker import PushFailed
-from image_builder.errors import Cancelled, LimitReached
+from image_builder.errors import Cancelled, ErrorCode, LimitReached, Unavailable
 from image_builder.process import CancelToken, run
 from image_builder.settings import RegistrySettings
-from tests.system.site import BASE_IMAGE, ImageRegistry
+from tests.system.site import BASE_IMAGE, ImageRegistry, free_port
 
 pytestmark = pytest.mark.system
 
@@ -65,6 +65,14 @@ def test_a_wrong_password_is_told_without_being_told(image_registry: ImageRegist
             push(image_id, settings_of(image_registry, "canary-wrong"), tmp_path)
         assert "canary" not in str(caught.value)
         assert image_registry.tags(image_id.split("/", 1)[1].removesuffix(":1")) == []
+
+
+def test_a_registry_that_is_not_there_may_be_there_later(tmp_path: Path) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    with named(host) as image_id:
+        with pytest.raises(Unavailable, match="cannot be reached") as caught:
+            push(image_id, RegistrySettings(url=host), tmp_path)
+        assert caught.value.code is ErrorCode.IMAGE_REGISTRY_UNAVAILABLE
 
 
 @contextlib.contextmanager
