@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ SPACK_BASE = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
 REAL_SPACK = Path(__file__).parent / "real_spack"
 MEASURED = ("fftw@3.3.10", "lz4@1.9.4", "bzip2@1.0.8")
 """The environment that all figures about Spack are of."""
+
+_EXTRACTING = re.compile(r"==> Extracting (\S+)-[^-\s]+-[a-z0-9]{32} from binary cache")
 
 
 def make_spack_site(root: Path) -> Site:
@@ -73,5 +76,5 @@ class Told:
     @classmethod
     def of(cls, lines: Sequence[str]) -> Told:
         compiled = [line.split("==> ")[1].split(":")[0] for line in lines if ": Executing phase: 'install'" in line]
-        taken = [line.split("==> Extracting ")[1].split("-")[0] for line in lines if "==> Extracting " in line]
+        taken = [match[1] for line in lines if (match := _EXTRACTING.search(line))]
         return cls(tuple(compiled), tuple(taken))
