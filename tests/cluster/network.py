@@ -60,6 +60,14 @@ class Network:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Network:
+        try:
+            self._build()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _build(self) -> None:
         ours = f"cic{self._mark}u"
         self._namespace(self._switch)
         ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
@@ -68,7 +76,6 @@ class Network:
         ip("-n", self._switch, "link", "set", "uplink", "master", "bridge", "up")
         ip("addr", "add", f"{self._net}.1/24", "dev", ours)
         ip("link", "set", ours, "up")
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
