@@ -9,7 +9,7 @@ import dataclasses
 import json
 import shlex
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,15 @@ LIMITED = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.TOO_MANY_PROCESSES})
 """Causes that the limits of build steps may have."""
 NOT_THE_USERS_FAULT = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.BASE_IMAGE_UNAVAILABLE})
 """Causes of a failed buildx that may be gone on another try."""
+
+
+class NotWanted(CicError):
+    """Who asked for this has withdrawn; the shared part is done, and is there for others."""
+
+    code = ErrorCode.CANCELLED
+
+    def __init__(self) -> None:
+        super().__init__("Nobody waits for this image under this name any more.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,11 +161,13 @@ def _package_cache(request: BuildRequest, environment: Environment, inputs: Inpu
 
 
 def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
-                cancel: CancelToken, inputs: Inputs | None = None, runner: Runner = run) -> BuildResult:
+                cancel: CancelToken, inputs: Inputs | None = None, runner: Runner = run,
+                is_wanted: Callable[[], bool] = lambda: True) -> BuildResult:
     """Build what `request` asks for, in a folder `workspace` of its own that is removed at the end.
 
     An image with the same identity that exists already is used, unless `force`. Raises a `CicError` that says why
-    there is no image; then nothing was tagged, pushed or stored.
+    there is no image; then nothing was tagged, pushed or stored. `is_wanted` is asked before the image is pushed or
+    converted, which is done for one who asked alone: when it says no, `NotWanted` is raised.
     """
     observer.entered(BuildState.STARTED)
     pinned = resolve.reachable(request, inputs or resolve.resolve(request, settings, cancel=cancel), settings)
@@ -169,9 +180,18 @@ def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: 
                 return _result(pinned, job, stored)
             built = job.existing_image() or job.build()
             docker.tag_image(built.image, pinned.image_id)
-            pushed_digest = job.push() if pinned.push else None
+            pushed_digest = None
+            if pinned.push:
+                _require_wanted(is_wanted)
+                pushed_digest = job.push()
+            _require_wanted(is_wanted)
             record = job.store_image(built)
             return _result(pinned, job, record, built=built, pushed_digest=pushed_digest)
+
+
+def _require_wanted(is_wanted: Callable[[], bool]) -> None:
+    if not is_wanted():
+        raise NotWanted
 
 
 def build_debug_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,

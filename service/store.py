@@ -229,6 +229,12 @@ def next_delivery(engine: Engine, run_id: str, worker: str) -> Delivery | None:
     return None if first is None else Delivery(**first._mapping)
 
 
+def is_wanted(engine: Engine, run_id: str, delivery: Delivery) -> bool:
+    """Whether a build still waits for this delivery."""
+    with reading(engine) as connection:
+        return bool(connection.scalar(sa.select(sa.exists().where(*_waiting_for(run_id, delivery)))))
+
+
 def deliver(engine: Engine, run_id: str, worker: str, delivery: Delivery, outcome: Outcome, *,
             log_bytes: int | None = None) -> None:
     """End the builds of a delivery as FINISHED; theirs are the first `log_bytes` of the log. Raises `ClaimLost`."""

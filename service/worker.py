@@ -81,6 +81,8 @@ class Worker:
             except Cancelled as error:
                 self._end_cancelled(run_id, error, log)
                 return
+            except pipeline.NotWanted as error:
+                log.line(error.message)
             except CicError as error:
                 log.line(f"{error.code.value}: {error}")
                 log.flush()
@@ -104,7 +106,8 @@ class Worker:
         try:
             result = self.build_image(
                 request, settings=self.settings.library, inputs=pinned_inputs(delivery.inputs), observer=observer,
-                workspace=self.settings.library.build.tmp_folder / "builds" / run_id, cancel=cancel)
+                workspace=self.settings.library.build.tmp_folder / "builds" / run_id, cancel=cancel,
+                is_wanted=lambda: store.is_wanted(self.engine, run_id, delivery))
         except (CicError, ClaimLost):
             raise
         except OSError as error:

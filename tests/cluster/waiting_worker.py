@@ -30,7 +30,7 @@ class WaitingBuilder:
         self._name, self._journal, self._wait_s = name, journal, wait_s
 
     def __call__(self, request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
-                 cancel: CancelToken, inputs: Inputs | None = None) -> BuildResult:
+                 cancel: CancelToken, inputs: Inputs | None = None, **_: object) -> BuildResult:
         observer.entered(BuildState.STARTED)
         pinned = inputs or resolve(request, settings)
         self._note("begin", workspace.name)

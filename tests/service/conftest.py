@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from werkzeug.test import TestResponse
 from config.settings import Settings
 from image_builder.errors import CicError
 from image_builder.observer import Observer
-from image_builder.pipeline import BuildResult
+from image_builder.pipeline import BuildResult, NotWanted
 from image_builder.process import CancelToken
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs, resolve
@@ -56,7 +56,8 @@ class FakeBuilder:
         self.lines = ["building", "built"]
 
     def __call__(self, request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
-                 cancel: CancelToken, inputs: Inputs | None = None) -> BuildResult:
+                 cancel: CancelToken, inputs: Inputs | None = None,
+                 is_wanted: Callable[[], bool] = lambda: True) -> BuildResult:
         self.calls.append(request)
         observer.entered(BuildState.STARTED)
         pinned = inputs or resolve(request, settings)
@@ -68,6 +69,8 @@ class FakeBuilder:
             cancel.check()
         if self.error is not None:
             raise self.error
+        if not is_wanted():
+            raise NotWanted
         identity = pinned.identity or "sha256:" + "0" * 64
         record = ImageRecord(identity=identity, image_id=pinned.image_id, platform=request.machine.platform,
                              filename=pinned.filename)

@@ -89,6 +89,22 @@ def test_a_registry_that_is_away_is_tried_again_and_one_that_refuses_is_not(sett
         assert len(builder.calls) == 4
 
 
+def test_who_withdraws_gets_no_image_of_their_own_while_others_get_theirs(settings: Settings,
+                                                                          builder: FakeBuilder) -> None:
+    builder.hold.clear()
+    with running_app(settings, builder) as app:
+        ada = Api(app)
+        first, joined = ada.submit(), ada.submit(version="main")
+        ada.wait(first, "BUILDING")
+        assert ada.status(joined)["status"] == "BUILDING"
+        ada("POST", f"/build/{first}/cancel")
+        builder.hold.set()
+        assert ada.wait(joined)["status"] == "FINISHED"
+        assert ada("GET", f"/image/{ada.status(joined)['filename']}").status_code == 200
+        assert ada.status(first)["error_code"] == "CANCELLED"
+        assert ada("GET", f"/image/{ada.status(first)['filename']}").status_code == 404
+
+
 def test_a_stopped_pool_hands_back_and_another_goes_on(settings: Settings, builder: FakeBuilder,
                                                       engine: Engine) -> None:
     builder.hold.clear()
