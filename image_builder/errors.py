@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import errno
 from collections.abc import Sequence
 
 
@@ -180,6 +181,11 @@ class NoSpace(ServiceError):
     """A disk has less room than the next step needs."""
 
     code = ErrorCode.NO_SPACE
+
+    @staticmethod
+    def is_meant_by(error: BaseException) -> bool:
+        """Whether the system says that a disk, or what one may have of it, is full."""
+        return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class LimitReached(CicError):

@@ -22,6 +22,7 @@ from image_builder.errors import (
     FieldProblem,
     InvalidRequest,
     LimitReached,
+    NoSpace,
     NotFound,
     ServiceError,
     UserError,
@@ -124,6 +125,8 @@ def from_http(error: HTTPException) -> Response:
 
 
 def _from_surprise(error: Exception) -> Response:
+    if NoSpace.is_meant_by(error):
+        return _from_error(NoSpace("A disk is full.", hint="Try again later; the operator has to make room."))
     number = secrets.token_hex(6)  # joins the user's answer and the operator's log
     _log.error("error=%s %s %s failed", number, request.method, request.path, exc_info=error)
     return problem(500, ErrorCode.INTERNAL.value, "The service failed at this request.",

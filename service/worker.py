@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -182,7 +181,7 @@ def pinned_inputs(stored: Mapping[str, Any]) -> Inputs | None:
 
 
 def _from_os(error: OSError) -> CicError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if NoSpace.is_meant_by(error):
         return NoSpace("A disk is full.", hint="Ask the operator to free some room.")
     return ServiceError(f"The service could not use its disk: {error.strerror or error}.",
                         hint="Ask the operator to look into the service's log.")

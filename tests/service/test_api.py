@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -300,6 +301,16 @@ def test_the_log_says_who_did_what_and_no_secret(ada: Api, caplog: pytest.LogCap
     assert any(f"action=build subject='{build_id}' user=ada" in message for message in caplog.messages)
     assert any(f"build={build_id} run=" in message for message in caplog.messages)
     assert PASSWORD not in caplog.text and ada.headers["Authorization"].split()[1] not in caplog.text
+
+
+def test_a_full_disk_is_no_fault_of_the_service(ada: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/secret/place")
+
+    monkeypatch.setattr("service.store.builds_of", breaks)
+    answer = ada("GET", "/build/")
+    assert (answer.status_code, answer.get_json()["code"]) == (503, "NO_SPACE")
+    assert "Retry-After" in answer.headers and "place" not in answer.text
 
 
 def test_what_nobody_foresaw_is_answered_with_a_number_that_the_log_has(app: Flask, ada: Api,

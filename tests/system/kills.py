@@ -155,8 +155,9 @@ class Chaos:
         victim = self.random.choice(sorted(found[kind], key=lambda process: process.pid))
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim.pid, signal.SIGKILL)
-        self.killed[kind] += 1
         begin = time.monotonic()
+        until(lambda: not victim.is_there, 60, every_s=0.005)  # one that is dying still seems to listen
+        self.killed[kind] += 1
         if kind == "server":
             self.restart()
         until(self.is_ready, 60, every_s=0.02)
