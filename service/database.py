@@ -26,7 +26,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import Connection, Engine
 
 from config import load_settings
-from image_builder.errors import ErrorCode, Misconfigured, NotFound, Unavailable
+from image_builder.errors import Misconfigured, NotFound, Unavailable
 
 PROJECT = Path(__file__).resolve().parent.parent
 MIGRATIONS = PROJECT / "migrations"
@@ -38,6 +38,10 @@ SILENT_CLIENT_S = 15.0
 """PostgreSQL ends the transaction of a client that says nothing for so long, and with it gives its locks back."""
 WRITING = "cic_writing"
 VERSION_TABLE = "alembic_version"
+
+
+class DatabaseSilent(Unavailable):
+    """The database cannot be reached, or somebody has locked it for longer than is waited for."""
 
 
 class Turn(enum.Enum):
@@ -216,8 +220,7 @@ def _translated() -> Iterator[None]:
     except (sa.exc.DataError, OverflowError):
         raise NotFound("Nothing has such a name or number.") from None
     except sa.exc.OperationalError as error:
-        raise Unavailable("The database does not answer.", hint="Try again in a while.",
-                          code=ErrorCode.INTERNAL) from error
+        raise DatabaseSilent("The database does not answer.", hint="Try again in a while.") from error
 
 
 def copy_sqlite(live: Path, file: Path) -> None:

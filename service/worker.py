@@ -21,7 +21,7 @@ from image_builder.resolve import Inputs
 from image_builder.state import BuildState
 from service import downloads, store
 from service.console import about_run
-from service.database import now
+from service.database import DatabaseSilent, now
 from service.logs import RunLog, logs_of
 from service.store import ClaimLost, Delivery, Outcome
 
@@ -140,9 +140,9 @@ class Worker:
     def _is_tried_later(self, run_id: str, error: CicError) -> bool:
         """Whether the run waits for its cause to pass; what its builds have been given already, they keep."""
         service = self.settings.service
-        return error.code in PASSING and store.retry_later(self.engine, run_id, self.name, error,
-                                                           delay_s=service.retry_delay_s,
-                                                           max_retries=service.max_retries)
+        passes = error.code in PASSING or isinstance(error, DatabaseSilent)
+        return passes and store.retry_later(self.engine, run_id, self.name, error, delay_s=service.retry_delay_s,
+                                            max_retries=service.max_retries)
 
     def _fail(self, run_id: str, error: CicError) -> None:
         try:

@@ -14,7 +14,7 @@ from config.settings import Settings
 from image_builder.errors import ErrorCode, Interrupted, ServiceError, Unavailable
 from image_builder.process import CancelToken
 from service import store
-from service.database import make_engine, writing
+from service.database import DatabaseSilent, make_engine, writing
 from service.executors import RunFolder
 from service.pool import BuildPool
 from tests.service.conftest import REQUEST, Api, FakeBuilder, running_app
@@ -72,9 +72,12 @@ def test_what_passes_is_tried_again(settings: Settings, builder: FakeBuilder) ->
         builder.error = Interrupted("tar2sqfs")
         status = ada.wait(ada.submit())
         assert (status["error_code"], len(builder.calls)) == ("INTERRUPTED", 6)
+        builder.error = DatabaseSilent("The database does not answer.")
+        status = ada.wait(ada.submit())
+        assert (status["error_code"], len(builder.calls)) == ("INTERNAL", 9)
         builder.error = Unavailable("The base image cannot be had.", code=ErrorCode.BASE_IMAGE_UNAVAILABLE)
         assert ada.wait(ada.submit())["error_code"] == "BASE_IMAGE_UNAVAILABLE"
-        assert len(builder.calls) == 7
+        assert len(builder.calls) == 10
 
 
 def test_a_registry_that_is_away_is_tried_again_and_one_that_refuses_is_not(settings: Settings,
