@@ -28,6 +28,8 @@ from service.database import PROJECT
 WAKE, STOP = b"wake", b"stop"
 WATCH_EVERY_S = 1.0
 START_TIMEOUT_S = 20.0
+LISTEN_TIMEOUT_S = 3.0
+"""How long a pool that was started may take to listen. One that was killed meanwhile is missed after that."""
 BEGINNING_S = 5.0
 """How long a pool may take to listen that is to be stopped."""
 
@@ -161,10 +163,10 @@ def start_pool(folder: RunFolder) -> None:
     """Start the pool's process unless somebody else is doing so; returns when it listens, or after a while."""
     try:
         with filelock.FileLock(folder.path / "start.lock", timeout=0, mode=0o600):
-            deadline = time.monotonic() + START_TIMEOUT_S
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run([_python(), "-m", "service.pool", "--detach"], cwd=PROJECT, stdin=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL, start_new_session=True, timeout=START_TIMEOUT_S)
+            deadline = time.monotonic() + LISTEN_TIMEOUT_S
             while not folder.tell_pool(WAKE) and time.monotonic() < deadline:
                 time.sleep(0.1)
     except filelock.Timeout:
