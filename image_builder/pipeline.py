@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,13 @@ def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: 
     there is no image; then nothing was tagged, pushed or stored. `is_wanted` is asked before the image is pushed or
     converted, which is done for one who asked alone: when it says no, `NotWanted` is raised.
     """
+    with cancel.limited(settings.build.total_timeout_s, ErrorCode.TOTAL_TIMEOUT):
+        return _build_image(request, settings, workspace, observer, cancel, inputs, runner, is_wanted)
+
+
+def _build_image(request: BuildRequest, settings: LibrarySettings, workspace: Path, observer: Observer,
+                 cancel: CancelToken, inputs: Inputs | None, runner: Runner, is_wanted: Callable[[], bool]
+                 ) -> BuildResult:
     observer.entered(BuildState.STARTED)
     pinned = resolve.reachable(request, inputs or resolve.resolve(request, settings, cancel=cancel), settings)
     for warning in pinned.warnings:
@@ -187,6 +195,17 @@ def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: 
             _require_wanted(is_wanted)
             record = job.store_image(built)
             return _result(pinned, job, record, built=built, pushed_digest=pushed_digest)
+
+
+@contextlib.contextmanager
+def _limit_of(code: ErrorCode) -> Iterator[None]:
+    """Let a command that took too long say in which stage that was."""
+    try:
+        yield
+    except LimitReached as error:
+        if error.code is not ErrorCode.TIMEOUT:
+            raise
+        raise LimitReached(error.message, hint=error.hint, code=code) from error
 
 
 def _require_wanted(is_wanted: Callable[[], bool]) -> None:
@@ -382,7 +401,8 @@ class _Job:
         command = docker.push_command(self.inputs.image_id, self.settings.registry,
                                       environment=self._client_environment(),
                                       timeout_s=self.settings.build.push_timeout_s)
-        return docker.push_image(command, self.runner, on_line=self.observer.line, cancel=self.cancel)
+        with _limit_of(ErrorCode.PUSH_TIMEOUT):
+            return docker.push_image(command, self.runner, on_line=self.observer.line, cancel=self.cancel)
 
     def store_image(self, built: _Built) -> ImageRecord:
         """Keep the image's record, and its SIF if one was asked for: a stored one, or a new one."""
@@ -405,7 +425,7 @@ class _Job:
         self.cancel.check()
         self.observer.entered(BuildState.CONVERTING)
         require_free_space(self.workspace.root, self.settings.build.min_free_bytes)
-        with self.store.temporary_path() as temporary:
+        with self.store.temporary_path() as temporary, _limit_of(ErrorCode.CONVERSION_TIMEOUT):
             conversion = singularity.convert(image, temporary, platform=self.request.machine.platform,
                                              settings=self.settings.build, scratch=self.workspace.scratch,
                                              on_line=self.log.line, cancel=self.cancel)
@@ -527,7 +547,8 @@ class _Job:
             cache_tag=docker.cache_tag(self.request.workflow, self.request.step_id, self.request.machine.platform))
         self.log.begin(str(command))
         try:
-            self.runner(command, on_line=self.log.line, cancel=self.cancel)
+            with _limit_of(ErrorCode.BUILD_TIMEOUT):
+                self.runner(command, on_line=self.log.line, cancel=self.cancel)
         except ProcessFailed as error:
             if error.exit_code == docker.PLUGIN_WAS_ENDED:
                 raise Interrupted(command.name) from error

@@ -51,12 +51,30 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self.reason = ""
+        self._cause: Callable[[], CicError] = lambda: Cancelled("The build was cancelled.")
 
     def cancel(self, reason: str = "The build was cancelled.") -> None:
         """Ask for the end. The first reason stays."""
+        self._end(lambda: Cancelled(reason))
+
+    @contextlib.contextmanager
+    def limited(self, seconds: float | None, code: ErrorCode) -> Iterator[None]:
+        """Ask for the end, as a `LimitReached` with `code`, when the block takes longer than that."""
+        if seconds is None:
+            yield
+            return
+        timer = threading.Timer(seconds, self._end, [lambda: LimitReached(
+            f"It took longer than {seconds:.0f} s in all and was ended.", code=code)])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _end(self, cause: Callable[[], CicError]) -> None:
         if not self._event.is_set():
-            self.reason = reason
+            self._cause = cause
             self._event.set()
 
     @property
@@ -68,9 +86,9 @@ class CancelToken:
         return self._event.wait(timeout_s)
 
     def check(self) -> None:
-        """Raise `Cancelled` if the end was asked for."""
+        """Raise `Cancelled`, or `LimitReached`, if the end was asked for."""
         if self.is_set:
-            raise Cancelled(self.reason)
+            raise self._cause()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,7 +308,8 @@ class _Watch:
         if command.timeout_s is not None and now - self._begin > command.timeout_s:
             raise LimitReached(f"{command.name} took longer than {command.timeout_s:.0f} s and was ended.")
         if command.quiet_timeout_s is not None and now - self._last_output > command.quiet_timeout_s:
-            raise LimitReached(f"{command.name} wrote nothing for {command.quiet_timeout_s:.0f} s and was ended.")
+            raise LimitReached(f"{command.name} wrote nothing for {command.quiet_timeout_s:.0f} s and was ended.",
+                               code=ErrorCode.QUIET_TIMEOUT)
 
 
 def _stdin_bytes(stdin: bytes | Secret | None) -> bytes | None:

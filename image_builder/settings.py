@@ -190,6 +190,8 @@ class BuildSettings(Section):
     machines: Path | None = None
     """YAML file with the site's own machines, added to the catalogue that is shipped."""
 
+    total_timeout_s: float | None = Field(default=48 * 3600.0, gt=0)
+    """Of one build in all; the others are of one command each."""
     build_timeout_s: float = Field(default=24 * 3600.0, gt=0)
     quiet_timeout_s: float = Field(default=4 * 3600.0, gt=0)
     convert_timeout_s: float = Field(default=2 * 3600.0, gt=0)

@@ -33,7 +33,8 @@ STAGES = {BuildState.STARTED: "prepare", BuildState.BUILDING: "build", BuildStat
 PASSING = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
                      ErrorCode.CATALOGUE_UNAVAILABLE, ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.INTERRUPTED})
 """Causes that may be gone in a while: the run is tried again."""
-OWN_STEP = frozenset({ErrorCode.PUSH_FAILED, ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.CONVERSION_FAILED})
+OWN_STEP = frozenset({ErrorCode.PUSH_FAILED, ErrorCode.PUSH_TIMEOUT, ErrorCode.IMAGE_REGISTRY_UNAVAILABLE,
+                      ErrorCode.CONVERSION_FAILED, ErrorCode.CONVERSION_TIMEOUT})
 """Failures of what one build wanted beyond the shared image: the others may still get what they want."""
 
 BuildImage = Callable[..., pipeline.BuildResult]

@@ -345,6 +345,6 @@ def test_commands(site: Site, engine: Engine, settings: Settings, images: ImageS
     said = flask("cleanup", "--dry-run")
     assert f"SIF\ta.sif {old}\t0.0 kB\tno name and no build" in said and "Would remove 1 things" in said
     assert images.by_sha256(old) is not None
-    assert "Removed 1 things" in flask("cleanup") and images.by_sha256(old) is None
+    assert f"SIF\ta.sif {old}\t" in flask("cleanup") and images.by_sha256(old) is None
     flask("images", "unpin", "a.sif")
     assert flask("images", "remove", "a.sif") == "Removed a.sif.\n" and images.names() == {}

@@ -37,7 +37,7 @@ PIECES = (
     "\r\n", "\t", "\x1b[2J", "\x7f", "\x85", "\u2028", "\u202e", "\ud800", "\U0001f4a5", "é", "ﬀ", "İ", "{{7*7}}",
     "${jndi:x}", "%s%n", "<script>", "' OR 1=1 --", "%00", "0x7fffffff", "9" * 400, "-1", "1e999", "NaN", "None",
     "null", "a" * 5000)
-ASKS_BUILDX = "subprocess.Popen ('docker', ['docker', 'buildx', 'inspect'])"
+ASKS_BUILDX = "subprocess.Popen ('docker', ['docker', 'buildx', 'inspect'"
 STATUSES = {200, 204, 206, 302, 303, 304, 400, 401, 403, 404, 405, 413, 416, 429}
 
 

@@ -256,8 +256,23 @@ class TestLimits:
         assert caught.value.code is ErrorCode.TIMEOUT
 
     def test_quiet_time(self) -> None:
-        with pytest.raises(LimitReached, match="wrote nothing for"):
+        with pytest.raises(LimitReached, match="wrote nothing for") as caught:
             run(shell(f"echo x; sleep {LONG_S}", timeout_s=LONG_S, quiet_timeout_s=0.5))
+        assert caught.value.code is ErrorCode.QUIET_TIMEOUT
+
+    def test_time_of_several_commands(self) -> None:
+        cancel = CancelToken()
+        with cancel.limited(0.5, ErrorCode.TOTAL_TIMEOUT):
+            run(shell("true"), cancel=cancel)
+            with pytest.raises(LimitReached, match="in all") as caught:
+                run(shell(f"sleep {LONG_S}"), cancel=cancel)
+        assert caught.value.code is ErrorCode.TOTAL_TIMEOUT
+
+    def test_who_is_done_in_time_is_not_ended(self) -> None:
+        cancel = CancelToken()
+        with cancel.limited(0.3, ErrorCode.TOTAL_TIMEOUT):
+            run(shell("true"), cancel=cancel)
+        assert not cancel.wait(0.6)
 
     def test_quiet_time_counts_from_the_last_output(self) -> None:
         assert lines_of(shell("for i in 1 2 3 4 5 6; do sleep 0.3; echo $i; done", quiet_timeout_s=1.5))[-1] == "6"
@@ -315,7 +330,8 @@ class TestCancel:
         assert not cancel.is_set
         cancel.cancel("first")
         cancel.cancel("second")
-        assert (cancel.is_set, cancel.reason) == (True, "first")
+        with pytest.raises(Cancelled, match="first"):
+            cancel.check()
         assert cancel.wait(0)
 
 
