@@ -11,12 +11,38 @@ import signal
 import sys
 
 MARK = "IMAGE_BUILDER_COMMAND"
-"""The environment variable that holds a command's mark."""
+"""The environment variable that holds a command's mark: whose it is, a point, and what nobody else has."""
+
+
+def owner_of(pid: int) -> str:
+    """What a process and nobody else is called, now and later: its PID name space, its number and when it began.
+
+    Raises `OSError` when there is no such process.
+    """
+    with open(f"/proc/{pid}/stat") as file:
+        began = file.read().rpartition(")")[2].split()[19]
+    return f"{os.readlink('/proc/self/ns/pid')}-{pid}-{began}"
+
+
+def end_orphans() -> None:
+    """Kill every marked process whose owner is dead: its guard was killed, too. Another name space's are left alone."""
+    space = os.readlink("/proc/self/ns/pid")
+    for mark in {found for _, found in _marks()}:
+        owner = mark.rpartition(".")[0]
+        if owner.startswith(f"{space}-") and not _is_alive(owner):
+            end_marked(mark)
+
+
+def _is_alive(owner: str) -> bool:
+    try:
+        return owner_of(int(owner.split("-")[1])) == owner
+    except OSError:
+        return False
 
 
 def end_marked(mark: str) -> None:
     """Kill every process that carries the mark, also those that are being started meanwhile."""
-    while marked := _marked(f"{MARK}={mark}".encode()):
+    while marked := [pid for pid, found in _marks() if found == mark]:
         for pid in marked:
             try:  # noqa: SIM105 - contextlib would cost a good part of the start
                 os.kill(pid, signal.SIGKILL)
@@ -24,15 +50,16 @@ def end_marked(mark: str) -> None:
                 pass
 
 
-def _marked(entry: bytes) -> list[int]:
-    """The living processes with this entry in their environment; one that is dead shows none."""
-    found = []
+def _marks() -> list[tuple[int, str]]:
+    """The living processes that carry a mark, with it; one that is dead shows none."""
+    found, begin = [], f"{MARK}=".encode()
     for name in os.listdir("/proc"):
-        if name.isdigit():
+        if name.isdigit() and int(name) != os.getpid():
             try:
                 with open(f"/proc/{name}/environ", "rb") as file:
-                    if entry in file.read().split(b"\0") and int(name) != os.getpid():
-                        found.append(int(name))
+                    for entry in file.read().split(b"\0"):
+                        if entry.startswith(begin):
+                            found.append((int(name), entry[len(begin):].decode("ascii", "replace")))
             except OSError:  # ended meanwhile, or somebody else's
                 pass
     return found

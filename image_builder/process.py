@@ -167,7 +167,7 @@ def started(command: Command, *, stdin: int | IO[bytes] | None = None, stdout: i
     The low-level half of `run`, for pipelines of several processes. Raises `ToolMissing`.
     """
     given = _stdin_bytes(command.stdin)
-    mark = token_hex(16)
+    mark = f"{guard.owner_of(os.getpid())}.{token_hex(16)}"
     try:
         process = subprocess.Popen(
             command.argv, cwd=command.cwd,

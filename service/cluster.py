@@ -11,7 +11,7 @@ import time
 import filelock
 
 from config.settings import Settings
-from image_builder import pipeline
+from image_builder import guard, pipeline
 from image_builder.errors import ServiceError
 from service.broker import Listener
 from service.database import make_engine
@@ -40,6 +40,7 @@ class WorkerMain(PoolMain):
         return 0
 
     def _work(self) -> None:
+        guard.end_orphans()
         self._hear_signals()
         pool = BuildPool(make_engine(self._settings.service.database), self._settings,
                          build_image=self._build_image, is_one_of_many=True)

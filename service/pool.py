@@ -28,7 +28,7 @@ from sqlalchemy.engine import Engine
 
 from config import load_settings
 from config.settings import Settings
-from image_builder import compilers, docker, export, limits
+from image_builder import compilers, docker, export, guard, limits
 from image_builder.errors import CicError
 from image_builder.images import open_images
 from image_builder.process import CancelToken
@@ -299,6 +299,7 @@ class PoolMain:
         return 0
 
     def _serve(self) -> None:
+        guard.end_orphans()
         self._hear_signals()
         pool = BuildPool(make_engine(self._settings.service.database), self._settings)
         _log.info("pool %s begins", pool.name)

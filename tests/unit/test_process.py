@@ -45,15 +45,18 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def mark_of(pid: int) -> bytes:
-    """The entry in its environment that a command's processes are found by."""
-    entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return next(entry for entry in entries if entry.startswith(guard.MARK.encode()))
+def mark_of(pid: int) -> str:
+    """What a command's processes are found by."""
+    return dict(guard._marks())[pid]
 
 
-def alone_in_their_session(mark: bytes) -> list[int]:
+def marked(mark: str) -> list[int]:
+    return [pid for pid, found in guard._marks() if found == mark]
+
+
+def alone_in_their_session(mark: str) -> list[int]:
     """The `sleep` processes with this mark that lead a session."""
-    return [pid for pid in guard._marked(mark)
+    return [pid for pid in marked(mark)
             if os.getsid(pid) == pid and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:1]]
 
 
@@ -414,6 +417,12 @@ def owner_of(script: str, how: str) -> Iterator[subprocess.Popen[bytes]]:
             owner.kill()
 
 
+def guards_of(owner: int) -> list[int]:
+    """The guards among a process's children."""
+    children = Path(f"/proc/{owner}/task/{owner}/children").read_text().split()
+    return [int(child) for child in children if guard.__file__.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 class TestGuard:
     @pytest.mark.parametrize("how", ["as it is", "without its guard", "forked"])
     def test_it_ends_what_a_killed_owner_leaves(self, how: str) -> None:
@@ -432,7 +441,21 @@ class TestGuard:
             mark = mark_of(leader)
             assert eventually(lambda: len(alone_in_their_session(mark)) == 1)
             os.kill(owner.pid, signal.SIGKILL)
-            assert eventually(lambda: not guard._marked(mark))
+            assert eventually(lambda: not marked(mark))
+
+    def test_what_a_dead_owner_and_its_dead_guard_left_is_ended_later(self) -> None:
+        script = f"sleep {LONG_S} & echo $$ $!; wait"
+        with owner_of(script, "as it is") as dead, owner_of(script, "as it is") as alive:
+            assert dead.stdout is not None and alive.stdout is not None
+            orphans, others = ([*map(int, owner.stdout.readline().split())] for owner in (dead, alive) if owner.stdout)
+            assert eventually(lambda: bool(guards_of(dead.pid)))
+            os.kill(guards_of(dead.pid)[0], signal.SIGKILL)
+            dead.kill()
+            dead.wait()
+            assert all(map(is_running, orphans))
+            guard.end_orphans()
+            assert eventually(lambda: not any(map(is_running, orphans)))
+            assert all(map(is_running, others)), "their owner lives"
 
     def test_it_goes_when_its_owner_goes(self) -> None:
         code = ("from image_builder import process\nfrom image_builder.process import Command, run\n"
