@@ -5,71 +5,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import shlex
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from image_builder import docker, failures, isolation, limits, package_cache, resolve, singularity, slim, smoke
-from image_builder.audit import Verdict, audit
-from image_builder.base_recipe import SpackSource, render_base
-from image_builder.description import parse_description
-from image_builder.environment import Environment, compose
+from image_builder import docker, resolve
 from image_builder.errors import (
-    BuildFailed,
     CicError,
     ErrorCode,
-    Interrupted,
-    LimitReached,
-    ServiceError,
-    Unavailable,
-    UserError,
 )
-from image_builder.exchange import Exchange
-from image_builder.images import open_images
-from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
-from image_builder.labels import SLIM, image_labels
-from image_builder.lockfile import UnreadableLock
-from image_builder.locks import Locks, lock_key
+from image_builder.job import Built, Job
 from image_builder.observer import Observer
-from image_builder.process import CancelToken, ProcessFailed, Runner, run
-from image_builder.progress import InstallProgress, packages_to_install
-from image_builder.recipe import (
-    CA_BUNDLE_SECRET,
-    DEBUG_STAGE,
-    FINAL_STAGE,
-    LOCK_FILE,
-    LOCK_STAGE,
-    REPORT_STAGE,
-    SITE_SECRET,
-    SLIM_STAGE,
-    SOURCES_CONTEXT,
-    Recipe,
-    RecipeOptions,
-    render,
-    site_secret,
-)
+from image_builder.process import CancelToken, Runner, run
+from image_builder.rendering import render_request
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
 from image_builder.settings import LibrarySettings
-from image_builder.site_config import packages_of
-from image_builder.slim import SlimFailed
 from image_builder.state import BuildState
 from image_builder.storage import ImageRecord
-from image_builder.workspace import Workspace, made_workspace, require_free_space
-
-RECENT_LINES = 20_000
-RECORD_FOLDER = "/opt/cic"
-MAX_LOCK_BYTES = 32 * 1024**2
-INVENTORY_TIMEOUT_S = 600
-LIMITED = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.TOO_MANY_PROCESSES})
-"""Causes that the limits of build steps may have."""
-NOT_THE_USERS_FAULT = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.BASE_IMAGE_UNAVAILABLE})
-"""Causes of a failed buildx that may be gone on another try."""
+from image_builder.workspace import made_workspace
 
 
 class NotWanted(CicError):
@@ -109,14 +64,6 @@ class BuildResult:
     warnings: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rendered:
-    """The environment that a step's description becomes for the machine, and the recipe of that."""
-
-    environment: Environment
-    recipe: Recipe
-
-
 def plan(request: BuildRequest, settings: LibrarySettings, *, inputs: Inputs | None = None) -> Plan:
     """What `request` would build, without building or keeping anything. Raises what `resolve` and `compose` do."""
     pinned = inputs or resolve.resolve(request, settings)
@@ -124,41 +71,6 @@ def plan(request: BuildRequest, settings: LibrarySettings, *, inputs: Inputs | N
     return Plan(image_id=pinned.image_id, filename=pinned.filename, identity=pinned.identity,
                 spack_yaml=rendered.environment.spack_yaml, dockerfile=rendered.recipe.dockerfile,
                 warnings=pinned.warnings + rendered.environment.warnings)
-
-
-def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySettings, *,
-                   lock: dict[str, Any] | None = None) -> Rendered:
-    """The recipe for pinned inputs; with what Spack made of it, the recipe of the install, which may use a cache.
-
-    Raises `BadDescription` when the description cannot be used for this machine.
-    """
-    if request.is_base:
-        dockerfile, context_files = render_base(inputs.base.reference,
-                                                has_packages=inputs.catalogue.packages_tree is not None)
-        return Rendered(environment=Environment(target=request.machine.target.name),
-                        recipe=Recipe(version=inputs.recipe_version, dockerfile=dockerfile, files=context_files,
-                                      has_spack=False))
-    files = resolve.read_step(inputs.step, settings)
-    description = parse_description(files.description, files.description_file)
-    site_packages = packages_of(resolve.open_catalogue(settings).config_text(inputs.catalogue))
-    environment = compose(description, request.machine, base=inputs.base, requirements=files.requirements,
-                          has_post_install=files.has_post_install, site_packages=site_packages)
-    recipe = render(environment, request=request, description=description, base=inputs.base, options=RecipeOptions(
-        has_catalogue=inputs.catalogue.packages_tree is not None,
-        has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,
-        sources_folder=settings.build.spack_mirror_folder is not None,
-        package_cache=_package_cache(request, environment, inputs, settings, lock),
-        packages_folder=settings.build.spack_cache_folder is not None), runtime=inputs.runtime)
-    return Rendered(environment=environment, recipe=recipe)
-
-
-def _package_cache(request: BuildRequest, environment: Environment, inputs: Inputs, settings: LibrarySettings,
-                   lock: dict[str, Any] | None) -> str | None:
-    """The cache of built packages that an install of `lock` may use."""
-    if not lock or settings.build.spack_cache == "none" \
-            or package_cache.why_not_shared(environment, lock, inputs.base.spack_version) is not None:
-        return None
-    return package_cache.cache_name(environment, inputs, request.machine.platform)
 
 
 def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
@@ -182,7 +94,7 @@ def _build_image(request: BuildRequest, settings: LibrarySettings, workspace: Pa
     for warning in pinned.warnings:
         observer.line(f"Warning: {warning}")
     with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
-        job = _Job(request, pinned, settings, space, observer, cancel, runner)
+        job = Job(request, pinned, settings, space, observer, cancel, runner)
         with job.store.using(job.identity):
             if (stored := job.stored_sif()) is not None:
                 return _result(pinned, job, stored)
@@ -195,17 +107,6 @@ def _build_image(request: BuildRequest, settings: LibrarySettings, workspace: Pa
             _require_wanted(is_wanted)
             record = job.store_image(built)
             return _result(pinned, job, record, built=built, pushed_digest=pushed_digest)
-
-
-@contextlib.contextmanager
-def _limit_of(code: ErrorCode) -> Iterator[None]:
-    """Let a command that took too long say in which stage that was."""
-    try:
-        yield
-    except LimitReached as error:
-        if error.code is not ErrorCode.TIMEOUT:
-            raise
-        raise LimitReached(error.message, hint=error.hint, code=code) from error
 
 
 def _require_wanted(is_wanted: Callable[[], bool]) -> None:
@@ -221,11 +122,11 @@ def build_debug_image(request: BuildRequest, *, settings: LibrarySettings, works
     """
     pinned = resolve.reachable(request, resolve.resolve(request, settings, cancel=cancel), settings)
     with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
-        job = _Job(request, pinned, settings, space, observer, cancel, run)
+        job = Job(request, pinned, settings, space, observer, cancel, run)
         return job.build_debug_image()
 
 
-def _result(inputs: Inputs, job: _Job, record: ImageRecord, *, built: _Built | None = None,
+def _result(inputs: Inputs, job: Job, record: ImageRecord, *, built: Built | None = None,
             pushed_digest: str | None = None) -> BuildResult:
     has_sif = record.sha256 is not None and inputs.filename is not None
     return BuildResult(
@@ -234,408 +135,3 @@ def _result(inputs: Inputs, job: _Job, record: ImageRecord, *, built: _Built | N
         sha256=record.sha256 if has_sif else None, size_bytes=record.size_bytes if has_sif else None,
         pushed_digest=pushed_digest, reused=built is None or built.reused, audit=record.details.get("audit"),
         warnings=inputs.warnings + (built.warnings if built else ()))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Built:
-    """An image in the daemon that passed its checks; `image` is its id, as it may have no name yet."""
-
-    image: str
-    reused: bool
-    labels: dict[str, str]
-    audit: dict[str, Any] | None = None
-    is_slim: bool = False
-    full_because: str = ""
-    warnings: tuple[str, ...] = ()
-
-
-class _Job:
-    """The steps of one build and what they share. No step leaves state behind for another but the log."""
-
-    def __init__(self, request: BuildRequest, inputs: Inputs, settings: LibrarySettings, workspace: Workspace,
-                 observer: Observer, cancel: CancelToken, runner: Runner) -> None:
-        assert inputs.identity is not None
-        self.request, self.inputs, self.settings = request, inputs, settings
-        self.workspace, self.observer, self.cancel, self.runner = workspace, observer, cancel, runner
-        self.identity = inputs.identity
-        self.store = open_images(settings.build, settings.registry)
-        self.locks = Locks(settings.build.tmp_folder / "cache" / "locks")
-        self.log = _BuildLog(observer, settings.build.log_max_bytes)
-
-    def stored_sif(self) -> ImageRecord | None:
-        """The SIF that answers everything: it is stored, and nothing has to be pushed. It gets this request's name."""
-        if self.request.force or self.inputs.push or self.inputs.filename is None:
-            return None
-        earlier = self.store.by_identity(self.identity)
-        if earlier is None or earlier.sha256 is None:
-            return None
-        self.observer.line("This image exists already: nothing is built.")
-        return self.store.point(earlier.model_copy(update={"filename": self.inputs.filename,
-                                                           "image_id": self.inputs.image_id}))
-
-    def existing_image(self) -> _Built | None:
-        """The image that an earlier build made of the same inputs, here or in the image registry.
-
-        Only what passed its checks has documents here, or a name: a build that was killed may have left an image that
-        never was checked.
-        """
-        if self.request.force:
-            return None
-        image = docker.find_by_identity(self.identity, named=not self.store.documents(self.identity))
-        if image is None and self.settings.registry.url:
-            image = docker.pull_by_identity(self.inputs.image_id, self.identity, self.request.machine.platform,
-                                            self.settings.registry)
-        if image is None:
-            return None
-        self.observer.line("This image exists already: nothing is built.")
-        self._keep_documents_of(image)
-        earlier = self.store.by_identity(self.identity)
-        details = earlier.details if earlier else {}
-        labels = docker.image_labels(image)
-        return _Built(image=image, reused=True, labels=labels, audit=details.get("audit"),
-                      is_slim=SLIM in labels, full_because=details.get("full_because", ""))
-
-    def _keep_documents_of(self, image: str) -> None:
-        """What an image from elsewhere was made from: equal inputs render equally, and the lock lies in the image."""
-        if not self.store.documents(self.identity):
-            rendered = render_request(self.request, self.inputs, self.settings)
-            lock = docker.read_file(image, f"{RECORD_FOLDER}/spack.lock", MAX_LOCK_BYTES)
-            self.store.keep_documents(self.identity, _documents(rendered, lock))
-
-    def build(self) -> _Built:
-        """Concretize, hold the result against the request, then install. The image has no name yet."""
-        isolation.require(self.settings.build, base_image=self.inputs.base.reference)
-        rendered = render_request(self.request, self.inputs, self.settings)
-        for warning in rendered.environment.warnings:
-            self.observer.line(f"Warning: {warning}")
-        self._fill_context(rendered)
-        self.cancel.check()
-        self.observer.entered(BuildState.BUILDING)
-        lock: dict[str, Any] = {}
-        verdict, exchange = None, None
-        if rendered.recipe.has_spack:
-            lock, is_new = self._decided(rendered.environment)
-            verdict = self._audit(rendered.environment, lock)
-            rendered = self._with_lock(lock)
-            exchange = self._exchange(rendered.environment, lock) if is_new else None
-        to_install = packages_to_install(lock)
-        self.log.follow_install(to_install)
-        labels = image_labels(self.request, environment=rendered.environment, identity=self.identity,
-                              recipe=self.inputs.recipe_version, lock=lock, workflow_commit=self.inputs.step.commit,
-                              workflow_source=self.settings.repositories.workflow_repository)
-        if exchange is not None:
-            exchange.bring()
-        try:
-            built = self._build_checked(rendered.environment, verdict, labels, to_install)
-        except BuildFailed:  # what Spack decided earlier may name what is not there any more
-            self.locks.forget(self._lock_key(rendered.environment))
-            raise
-        finally:
-            if exchange is not None and not self.cancel.is_set:
-                exchange.fetch()
-        self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
-        return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
-
-    def _build_checked(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str],
-                       to_install: int) -> _Built:
-        """The image that passed its checks: a slim one where that is wanted and as good as the full one."""
-        if self.inputs.runtime is None:
-            built = self._build_full(environment, verdict, labels, to_install)
-            return dataclasses.replace(built, full_because=self.inputs.full_because)
-        self._buildx(FINAL_STAGE, "type=cacheonly")  # what fails here fails in either image
-        self._tell_installed(to_install)
-        try:
-            return self._build_slim(environment, verdict, labels)
-        except (SlimFailed, BuildFailed) as error:
-            warning = f"The full image is built, not a slim one: {error.message}"
-            self.observer.line(f"Warning: {warning}")
-            built = self._build_full(environment, verdict, labels, to_install)
-            return dataclasses.replace(built, full_because=error.message, warnings=(warning, *built.warnings))
-
-    def _build_full(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str],
-                    to_install: int) -> _Built:
-        image = self._build_stage(FINAL_STAGE, labels)
-        self._tell_installed(to_install)
-        if verdict is not None:
-            verdict = self._audit_image(image, verdict, environment.target)
-        return _Built(image=image, reused=False, labels=labels, audit=verdict.as_dict() if verdict else None,
-                      warnings=self._smoke(image, environment))
-
-    def _build_slim(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str]) -> _Built:
-        """The slim image. Raises `SlimFailed` or `BuildFailed` when it is not as good as the full one."""
-        folder = self.workspace.scratch / "report"
-        self._buildx(REPORT_STAGE, f"type=local,dest={folder}")
-        report = slim.read_report((folder / "report.json").read_text("utf-8"))
-        report.require_nothing_missing()
-        if verdict is not None:
-            verdict = self._passed(audit_files(verdict, report.inventory, platform=self.request.machine.platform,
-                                               target=environment.target))
-        image = self._build_stage(SLIM_STAGE, {**labels, SLIM: "true"})
-        return _Built(image=image, reused=False, labels={**labels, SLIM: "true"}, is_slim=True,
-                      audit=verdict.as_dict() if verdict else None, warnings=self._smoke(image, environment))
-
-    def _tell_installed(self, packages: int) -> None:
-        """Layers that were there already said nothing of their packages, and no later command is about them."""
-        self.log.follow_install(0)
-        if packages:
-            self.observer.progress(packages, packages, "installed")
-
-    def _build_stage(self, stage: str, labels: dict[str, str]) -> str:
-        """The id of the image of a stage, which has no name yet."""
-        image_id_file = self.workspace.scratch / "image-id"
-        self._buildx(stage, "type=docker", image_id_file=image_id_file, labels=labels)
-        return image_id_file.read_text("utf-8").strip()
-
-    def build_debug_image(self) -> str:
-        """The stage before concretization, with the recipe's files in it."""
-        rendered = render_request(self.request, self.inputs, self.settings)
-        if not rendered.recipe.has_spack:
-            raise UserError("This request needs no Spack: there is nothing to debug.")
-        self._fill_context(rendered)
-        return self._build_stage(DEBUG_STAGE, {})
-
-    def push(self) -> str | None:
-        """Push the named image; returns its digest in the registry."""
-        self.cancel.check()
-        self.observer.line(f"Pushing {self.inputs.image_id}")
-        command = docker.push_command(self.inputs.image_id, self.settings.registry,
-                                      environment=self._client_environment(),
-                                      timeout_s=self.settings.build.push_timeout_s)
-        with _limit_of(ErrorCode.PUSH_TIMEOUT):
-            return docker.push_image(command, self.runner, on_line=self.observer.line, cancel=self.cancel)
-
-    def store_image(self, built: _Built) -> ImageRecord:
-        """Keep the image's record, and its SIF if one was asked for: a stored one, or a new one."""
-        record = ImageRecord(
-            identity=self.identity, image_id=self.inputs.image_id, platform=self.request.machine.platform,
-            filename=self.inputs.filename, details={
-                "request": self.request.model_dump(mode="json"), "recipe": self.inputs.recipe_version,
-                "commit": self.inputs.step.commit, "audit": built.audit, "labels": built.labels,
-                "image_bytes": docker.image_bytes(built.image),
-                "slim": built.is_slim, "full_because": built.full_because})
-        if self.inputs.filename is None:
-            return self.store.record(record)
-        earlier = self.store.by_identity(self.identity)
-        if built.reused and earlier is not None and earlier.sha256 is not None:
-            return self.store.point(record.model_copy(update={"sha256": earlier.sha256,
-                                                              "size_bytes": earlier.size_bytes}))
-        return self._convert(built.image, record)
-
-    def _convert(self, image: str, record: ImageRecord) -> ImageRecord:
-        self.cancel.check()
-        self.observer.entered(BuildState.CONVERTING)
-        require_free_space(self.workspace.root, self.settings.build.min_free_bytes)
-        with self.store.temporary_path() as temporary, _limit_of(ErrorCode.CONVERSION_TIMEOUT):
-            conversion = singularity.convert(image, temporary, platform=self.request.machine.platform,
-                                             settings=self.settings.build, scratch=self.workspace.scratch,
-                                             on_line=self.log.line, cancel=self.cancel)
-            return self.store.publish(temporary, record, sha256=conversion.sha256)
-
-    def _fill_context(self, rendered: Rendered) -> None:
-        context = self.workspace.context
-        if self.request.is_base:
-            SpackSource(self.settings).copy(resolve.pinned_spack(self.inputs), context, self.cancel)
-        else:
-            resolve.extract_step(self.inputs.step, self.settings, context / "step", self.cancel)
-            resolve.open_catalogue(self.settings).copy(self.inputs.catalogue, context / "catalogue",
-                                                       context / "spack-config", cancel=self.cancel)
-        files = {**rendered.recipe.files, "Dockerfile": rendered.recipe.dockerfile}
-        if self.inputs.runtime is not None:
-            files[slim.FIRST_LINES_FILE] = slim.first_lines(context / "step")
-        self.workspace.write_context(files)
-
-    def _exchange(self, environment: Environment, lock: dict[str, Any]) -> Exchange | None:
-        """The way to the site's folder of built packages, if this build has one."""
-        folder = self.settings.build.spack_cache_folder
-        name = _package_cache(self.request, environment, self.inputs, self.settings, lock)
-        if folder is None or name is None:
-            return None
-        return Exchange(folder / name, lock, workspace=self.workspace, run_stage=self._buildx, runner=self.runner,
-                        observer=self.observer, cancel=self.cancel, timeout_s=self.settings.build.push_timeout_s)
-
-    def _decided(self, environment: Environment) -> tuple[dict[str, Any], bool]:
-        """What Spack installs: as it was decided earlier for the same inputs, else as it decides now; and which."""
-        key = self._lock_key(environment)
-        known = None if self.request.force else self.locks.get(key)
-        if known is not None:
-            self.observer.line("The same was concretized before: its spack.lock is used.")
-            text = known
-        else:
-            text = self._concretize()
-            self.locks.keep(key, text)
-        self.workspace.write_context({LOCK_FILE: text})
-        return json.loads(text), known is None
-
-    def _lock_key(self, environment: Environment) -> str:
-        return lock_key(environment, self.inputs, self.request.machine.platform)
-
-    def _concretize(self) -> str:
-        """Let Spack decide what to install, and bring its `spack.lock` back before anything is installed."""
-        folder = self.workspace.scratch / "lock"
-        self._buildx(LOCK_STAGE, f"type=local,dest={folder}")
-        return (folder / "spack.lock").read_text("utf-8")
-
-    def _with_lock(self, lock: dict[str, Any]) -> Rendered:
-        """The recipe for what is now known to be installed."""
-        rendered = render_request(self.request, self.inputs, self.settings, lock=lock)
-        self.workspace.write_context({"Dockerfile": rendered.recipe.dockerfile})
-        return rendered
-
-    def _audit(self, environment: Environment, lock: dict[str, Any]) -> Verdict:
-        try:
-            verdict = audit(lock, target=environment.target, mpi=environment.mpi, gpu=environment.gpu,
-                            gpu_arch=environment.gpu_arch, roots=environment.roots)
-        except UnreadableLock as error:
-            raise ServiceError(f"Spack's lock file cannot be read: {error}.",
-                               hint="The base image's Spack may be newer than this service knows.") from error
-        return self._passed(verdict)
-
-    def _audit_image(self, image: str, verdict: Verdict, target: str) -> Verdict:
-        """Look at the programs and libraries themselves. An image without Python cannot be looked at: that is told."""
-        try:
-            listing = docker.run_probe(image, self.request.machine.platform,
-                                       inventory_program(self.inputs.recipe_version), timeout_s=INVENTORY_TIMEOUT_S)
-            whole = audit_files(verdict, listing, platform=self.request.machine.platform, target=target)
-        except (CicError, UnreadableInventory) as error:
-            self.observer.line(f"Warning: what was built was not looked at: {error}")
-            return verdict
-        try:
-            return self._passed(whole)
-        except BuildFailed:
-            docker.remove_image(image)
-            raise
-
-    def _smoke(self, image: str, environment: Environment) -> tuple[str, ...]:
-        """Run the description's smoke command, if it has one; returns what there is to warn of."""
-        if not environment.smoke:
-            return ()
-        if reason := smoke.why_not_here(image, self.request.machine):
-            warning = f"The smoke command was not run: {reason}"
-            self.observer.line(f"Warning: {warning}")
-            return (warning,)
-        self.observer.line(f"Smoke command: {shlex.join(environment.smoke)}")
-        try:
-            smoke.run_smoke(image, environment.smoke, machine=self.request.machine, step_id=self.request.step_id,
-                            timeout_s=self.settings.build.smoke_timeout_s, runner=self.runner, on_line=self.log.line,
-                            cancel=self.cancel)
-        except CicError:
-            docker.remove_image(image)
-            raise
-        return ()
-
-    def _passed(self, verdict: Verdict) -> Verdict:
-        self.observer.line("Audit of the image against the request:")
-        for line in verdict.table().splitlines():
-            self.observer.line(f"  {line}")
-        if not verdict.ok:
-            raise BuildFailed("What Spack made of the request is not what was asked for: "
-                              + "; ".join(map(str, verdict.problems[:5])), code=ErrorCode.TARGET_MISMATCH,
-                              step="audit", hint="Nothing was published.")
-        return verdict
-
-    def _buildx(self, stage: str, output: str, *, image_id_file: Path | None = None,
-                labels: dict[str, str] | None = None, nonce: str | None = None,
-                contexts: Mapping[str, Path] | None = None) -> None:
-        build = self.settings.build
-        require_free_space(self.workspace.root, build.min_free_bytes)
-        command = docker.build_command(
-            context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
-            environment=self._client_environment(),
-            labels=labels or {}, secrets=self._secrets(), output=output,
-            build_contexts=self._build_contexts() | dict(contexts or {}),
-            image_id_file=image_id_file, nonce=self._nonce() if nonce is None else nonce, cgroup=self._cgroup(),
-            cache_tag=docker.cache_tag(self.request.workflow, self.request.step_id, self.request.machine.platform))
-        self.log.begin(str(command))
-        try:
-            with _limit_of(ErrorCode.BUILD_TIMEOUT):
-                self.runner(command, on_line=self.log.line, cancel=self.cancel)
-        except ProcessFailed as error:
-            if error.exit_code == docker.PLUGIN_WAS_ENDED:
-                raise Interrupted(command.name) from error
-            cause = failures.classify(self.log.recent, step=stage)
-            if cause.code is ErrorCode.CANCELLED:  # by nobody here: `run` would have said so
-                raise Interrupted(command.name) from error
-            if cause.code in NOT_THE_USERS_FAULT:
-                raise Unavailable(cause.message, hint=cause.hint, code=cause.code) from error
-            bounds = limits.in_force(build) if cause.code in LIMITED else None
-            message = f"{cause.message} Build steps may use no more than {bounds}." if bounds else cause.message
-            raise BuildFailed(message, code=cause.code, hint=cause.hint, step=cause.step, package=cause.package,
-                              excerpt=cause.excerpt) from error
-
-    def _client_environment(self) -> dict[str, str]:
-        """Of Docker's client: its configuration is the build's own, and so is what it leaves behind when killed."""
-        configuration = docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry)
-        return configuration | {"TMPDIR": str(self.workspace.scratch)}
-
-    def _cgroup(self) -> str | None:
-        """The control group of build steps, which Docker's own builder finds on this machine."""
-        return limits.cgroup_of(self.settings.build) if docker.sees_local_images(self.settings.build, run) else None
-
-    def _nonce(self) -> str:
-        """What keeps a forced build from earlier layers other than its own: its workspace's name, which is unique."""
-        root = self.workspace.root
-        return f"{root.parent.name}-{root.name}" if self.request.force else ""
-
-    def _build_contexts(self) -> dict[str, Path]:
-        """Folders beside the build context: a Spack source mirror of this machine."""
-        folder = self.settings.build.spack_mirror_folder
-        return {} if folder is None else {SOURCES_CONTEXT: folder}
-
-    def _secrets(self) -> dict[str, Path]:
-        """What the build may mount and no layer keeps: the site's CA bundle, mirrors and number of jobs."""
-        build = self.settings.build
-        site = site_secret(build_jobs=build.jobs_per_build(), pip_index_url=build.pip_index_url,
-                           apt_mirror=build.apt_mirror,
-                           spack_mirror=None if build.spack_mirror_folder else build.spack_mirror)
-        secrets = {SITE_SECRET: self.workspace.write_secret(SITE_SECRET, site.encode())}
-        if build.ca_bundle is not None:
-            secrets[CA_BUNDLE_SECRET] = build.ca_bundle
-        return secrets
-
-
-def _documents(rendered: Rendered, lock: str | None) -> dict[str, str]:
-    """What the image was made from, as it also lies in the image below `/opt/cic`."""
-    record = "cic/record/"
-    files = {name.removeprefix(record): text for name, text in rendered.recipe.files.items() if name.startswith(record)}
-    files["Dockerfile"] = rendered.recipe.dockerfile
-    if rendered.environment.spack_yaml is not None:
-        files["spack.yaml"] = rendered.environment.spack_yaml
-    if lock:
-        files["spack.lock"] = lock
-    return files
-
-
-class _BuildLog:
-    """Hands the lines of a build on, counts them, and remembers the last ones to find the cause of a failure."""
-
-    def __init__(self, observer: Observer, max_bytes: int) -> None:
-        self._observer = observer
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._install: InstallProgress | None = None
-        self._lines: deque[str] = deque(maxlen=RECENT_LINES)
-
-    @property
-    def recent(self) -> tuple[str, ...]:
-        """The last lines of the present command."""
-        return tuple(self._lines)
-
-    def begin(self, command: str) -> None:
-        """A new command begins: what came before says nothing of its failure."""
-        self._lines.clear()
-        self._observer.line(f"$ {command}")
-
-    def follow_install(self, total: int) -> None:
-        """From here on, Spack's lines tell how many of `total` packages are installed."""
-        self._install = InstallProgress(total) if total else None
-
-    def line(self, text: str) -> None:
-        """Hear one line. Raises `LimitReached` when the log grows beyond its limit."""
-        self._lines.append(text)
-        self._bytes += len(text) + 1
-        if self._bytes > self._max_bytes:
-            raise LimitReached(f"The build wrote more than {self._max_bytes} bytes of log and was ended.",
-                               code=ErrorCode.LOG_TOO_LARGE)
-        self._observer.line(text)
-        if self._install is not None and (progress := self._install.heard(text)):
-            self._observer.progress(*progress)
