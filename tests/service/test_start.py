@@ -59,10 +59,10 @@ def test_the_seeds_three_lines_work_in_a_bare_interpreter(site: Site) -> None:
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_database_made_either_way_is_the_same(site: Site, tmp_path: Path) -> None:
-    def shape(path: Path) -> dict[str, list[str]]:
+    def shape(path: Path) -> dict[str, list[Any]]:
         connection = sqlite3.connect(path)
         names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")]
-        found = {name: [row[1] for row in connection.execute(f"PRAGMA table_info({name})")] for name in names}
+        found = {name: sorted(row[1:3] for row in connection.execute(f"PRAGMA table_info({name})")) for name in names}
         found["its version"] = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.close()
         return found
