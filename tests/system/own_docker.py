@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,11 @@ class OwnDocker:
 
 
 @contextlib.contextmanager
-def own_docker(*options: str) -> Iterator[OwnDocker]:
-    """A daemon with the base image of the tests in it. It needs root. `options` are for the daemon."""
+def own_docker(*options: str, addresses: Sequence[str] = ()) -> Iterator[OwnDocker]:
+    """A daemon with the base image of the tests in it. It needs root.
+
+    `options` are for the daemon, and `addresses` are more of the world's.
+    """
     with contextlib.ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="cic-docker-"))  # a socket's path must be short
         stack.callback(shutil.rmtree, root, ignore_errors=True)
@@ -83,7 +86,7 @@ def own_docker(*options: str) -> Iterator[OwnDocker]:
             "dockerd", "--data-root", str(root / "data"), "--exec-root", str(root / "exec"), "-H", f"unix://{socket}",
             "--pidfile", str(root / "docker.pid"), *(options or ("--storage-driver", "overlay2")),
             log=root / "dockerd.log"))
-        _connect(host, world)
+        _connect(host, world, {METADATA, PRIVATE, *addresses})
         _await(root, socket)
         with subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE) as saved:
             subprocess.run(["docker", "-H", f"unix://{socket}", "load"], stdin=saved.stdout, check=True,
@@ -134,13 +137,13 @@ def _wait_until(what: Callable[[], object], otherwise: str) -> None:
         time.sleep(0.02)
 
 
-def _connect(host: int, world: int) -> None:
+def _connect(host: int, world: int, addresses: Set[str]) -> None:
     """A cable between the two, with addresses."""
     _ip(host, "link set lo up")
     _ip(host, f"link add out type veth peer name in netns {world}")
     for command in (f"addr add {HOST}/24 dev out", "link set out up", f"route add default via {GATEWAY}"):
         _ip(host, command)
-    for address in (f"{GATEWAY}/24", f"{METADATA}/32", f"{PRIVATE}/32"):
+    for address in (f"{GATEWAY}/24", *(f"{address}/32" for address in sorted(addresses))):
         _ip(world, f"addr add {address} dev in")
     _ip(world, "link set in up")
 

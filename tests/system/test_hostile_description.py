@@ -135,7 +135,9 @@ def site(tmp_path: Path, image_registry: ImageRegistry) -> Iterator[Site]:
         "eflows4hpc.yaml": "", "requirements.txt": "./package\n", "package/setup.py": SETUP, "snoop.py": SNOOP,
         "paths.json": json.dumps(paths_of(made)), "post_inst.sh": "python3 snoop.py /found-by-post-install.json\n"})
     made.add_step("demo", "innocent", {
-        "eflows4hpc.yaml": "pip: [six]\n", "post_inst.sh": "echo POISONED: $(find / -xdev -name poison)\n"})
+        "eflows4hpc.yaml": "pip: [six]\n",
+        # New each time, or BuildKit would remember the step from an earlier run of the tests.
+        "post_inst.sh": f"# {secrets.token_hex()}\necho POISONED: $(find / -xdev -name poison)\n"})
     yield made
     remove_images(made)
 

@@ -45,8 +45,8 @@ def request(step: str, **changes: object) -> str:
 class TestNetwork:
     @pytest.fixture
     def own(self) -> Iterator[OwnDocker]:
-        with (own_docker(*NAME_SERVERS) as running, listening(running.host, 8081), listening(running.world, 80),
-              listening(running.world, 53)):
+        with (own_docker(addresses=NAME_SERVERS) as running, listening(running.host, 8081),
+              listening(running.world, 80), listening(running.world, 53)):
             yield running
 
     @pytest.fixture
