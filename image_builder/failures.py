@@ -93,7 +93,7 @@ def _build(failed: FailedStep, step: str) -> Finding:
     if step == PUSH:
         cause = _push([*failed.lines, failed.message])
         return found(cause.code, cause.message, excerpt=cause.excerpt)
-    if re.match(r"context canceled|canceled", failed.message, re.IGNORECASE):
+    if re.match(r"context canceled|canceled|no active session", failed.message, re.IGNORECASE):
         return found(ErrorCode.CANCELLED, "The build was ended.")
     readers: dict[str, Callable[[FailedStep], Finding]] = {
         "apt": _apt, "pip": _pip, "spack concretize": spack_failures.concretization,

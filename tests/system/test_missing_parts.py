@@ -51,7 +51,7 @@ def test_a_machine_without_singularity(site: Site) -> None:
 def test_an_image_registry_that_does_not_answer(site: Site) -> None:
     host = f"127.0.0.1:{free_port()}"
     status, _ = fails_with(site.with_environ(CIC_REGISTRY_URL=host, CIC_REGISTRY_IMAGES_PREFIX=f"{host}/group/"),
-                           "PUSH_FAILED", push=True)
+                           "IMAGE_REGISTRY_UNAVAILABLE", push=True)
 
     assert host in status["message"]
 
