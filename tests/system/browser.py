@@ -86,6 +86,11 @@ class Browser:
         waiting = WebDriverWait(self.driver, timeout_s, poll_frequency=0.1, ignored_exceptions=REPLACED)
         return waiting.until(lambda _: condition())
 
+    def clipboard(self) -> str:
+        """The text that a reader could paste now."""
+        self.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
+        return str(self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])"))
+
     def log_in(self, name: str, password: str) -> None:
         self.open("/login")
         self.fill(name=name, password=password)

@@ -128,6 +128,10 @@ def test_a_new_user_gets_an_image(service: Service, open_browser: Callable[..., 
     page.open(f"/images/{status['filename']}")
     assert page.text("#sha256") == status["sha256"]
 
+    page.click("[data-copy]")
+    page.wait(lambda: page.text("[data-copy]") == "Copied")
+    assert page.clipboard() == page.text(":has(> [data-copy]) code")
+
 
 def test_a_wrong_captcha_makes_no_user(open_browser: Callable[..., Browser]) -> None:
     page = open_browser()
