@@ -10,14 +10,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
+import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.rows import Row, show
+from image_builder.errors import CicError
 from image_builder.state import BuildState
 from tests.system.conftest import remove_images
 from tests.system.recording import Heard
@@ -25,9 +27,13 @@ from tests.system.site import Site
 from tests.system.spack_site import MEASURED, SPACK_ROOT, Told, anew, build, environment, make_spack_site
 
 CONCURRENT = 10
-SECOND, CHANGED, AT_ONCE = ("second environment that shares all but one small package, of the first's time",
-                            "one changed source line, before conversion",
-                            "concurrent builds that share packages, of the longest alone and cold")
+SECOND, CHANGED, TOGETHER = ("second environment that shares all but one small package, of the first's time",
+                             "one changed source line, before conversion",
+                             "concurrent builds that share packages, of the longest alone and cold")
+REUSE = (Row(SECOND, None, 0.15), Row(CHANGED, None, 5, " s"))
+AT_ONCE = (Row(f"{CONCURRENT} {TOGETHER}", None, 2),)
+"""The rows when there is nothing to tell."""
+
 STARTED = re.compile(r"#(?P<step>\d+) \[.*\b(?:tools|site_tools|concretize|install|kept)\.sh")
 
 
@@ -56,20 +62,35 @@ def main() -> None:
 
 
 def rows(concurrent: int = CONCURRENT) -> list[Row]:
-    """The figures of one run."""
+    """The figures of one run. What fails is not measured, and its row says why."""
     if SPACK_ROOT is None:
-        note = "CIC_SPACK_ROOT names no Spack"
-        return [Row(SECOND, None, 0.15, note=note), Row(CHANGED, None, 5, " s", note=note),
-                Row(f"{CONCURRENT} {AT_ONCE}", None, 2, note=note)]
+        return not_measured([*REUSE, *AT_ONCE], "CIC_SPACK_ROOT names no Spack")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        site = make_spack_site(Path(folder))
         try:
-            return measure(site, concurrent)
+            site = make_spack_site(Path(folder))
+        except subprocess.CalledProcessError as error:
+            return not_measured([*REUSE, *AT_ONCE], str(error))
+        try:
+            found = attempted(REUSE, lambda: reuse(site))
+            return found + (attempted(AT_ONCE, lambda: [at_once(site, concurrent)]) if concurrent else [])
         finally:
             remove_images(site)
 
 
-def measure(site: Site, concurrent: int) -> list[Row]:
+def attempted(wanted: Sequence[Row], measure: Callable[[], list[Row]]) -> list[Row]:
+    """What `measure` finds, or the rows that are missing then."""
+    try:
+        return measure()
+    except (AssertionError, CicError) as error:
+        return not_measured(wanted, str(error) or type(error).__name__)
+
+
+def not_measured(wanted: Sequence[Row], reason: str) -> list[Row]:
+    return [dataclasses.replace(row, note=reason.splitlines()[0][:200]) for row in wanted]
+
+
+def reuse(site: Site) -> list[Row]:
+    """A second environment, and a changed source line, against a first environment that is cold."""
     site.add_step("spack", "prepare", environment(["tiny@12.0"]))
     timed(anew(site), "prepare")
     site.add_step("spack", "first", environment(MEASURED))
@@ -77,12 +98,11 @@ def measure(site: Site, concurrent: int) -> list[Row]:
     first, second = timed(site, "first"), timed(site, "second")
     site.add_step("spack", "first", {"run.sh": "#!/bin/sh\necho changed\n"})
     changed = timed(site, "first")
-    assert second.told.compiled == ("tiny",), second.told
-    assert changed.steps_of_spack == 0 and not changed.told.taken
-    found = [Row(SECOND, second.seconds / first.seconds, 0.15,
-                 note=f"{second.seconds:.1f} s of {first.seconds:.1f} s"),
-             Row(CHANGED, changed.seconds, 5, " s", note="no Spack started")]
-    return found + ([at_once(site, concurrent)] if concurrent else [])
+    assert second.told.compiled == ("tiny",), f"the second environment compiled {second.told.compiled}"
+    assert changed.steps_of_spack == 0 and not changed.told.taken, "Spack was started for a changed source line"
+    return [Row(SECOND, second.seconds / first.seconds, 0.15,
+                note=f"{second.seconds:.1f} s of {first.seconds:.1f} s"),
+            Row(CHANGED, changed.seconds, 5, " s", note="no Spack started")]
 
 
 def at_once(site: Site, count: int) -> Row:
@@ -97,8 +117,8 @@ def at_once(site: Site, count: int) -> Row:
         builds = list(pool.map(lambda step: timed(shared, step), steps))
     seconds = time.perf_counter() - begun
     compiled = Counter(name for one in builds for name in one.told.compiled)
-    assert compiled.pop("tiny") == count and set(compiled.values()) == {1}, compiled
-    return Row(f"{count} {AT_ONCE}", seconds / alone.seconds, 2,
+    assert compiled.pop("tiny") == count and set(compiled.values()) == {1}, f"compiled twice: {compiled}"
+    return Row(f"{count} {TOGETHER}", seconds / alone.seconds, 2,
                note=f"{seconds:.0f} s of {alone.seconds:.0f} s; nothing compiled twice")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from image_builder.environment import compose
 from image_builder.errors import BadDescription, Misconfigured
-from image_builder.recipe import LATEST_RECIPE, Recipe, RecipeOptions, render, site_secret
+from image_builder.recipe import LATEST_RECIPE, LOCK_FILE, Recipe, RecipeOptions, render, site_secret
 from image_builder.request import parse_request
 from image_builder.slim import FIRST_LINES_FILE
 from tests.unit.golden_files import assert_golden
@@ -114,7 +114,7 @@ def test_every_file_that_the_dockerfile_takes_is_there() -> None:
                    rendered(FULL, runtime="r:1"), rendered("", runtime="r:1")):
         taken = re.findall(r"source=(cic/[\w./-]+)|COPY (?:--chmod=\d+ )?(cic/[\w./]+)", recipe.dockerfile)
         for name in filter(None, sum(taken, ())):
-            if name == FIRST_LINES_FILE:  # made of the step's files
+            if name in (FIRST_LINES_FILE, LOCK_FILE):  # made of the step, and by Spack
                 continue
             assert any(path == name or (path.startswith(name) and name.endswith("/")) for path in recipe.files), name
 

@@ -2,6 +2,7 @@
 # install.sh [keep-stages]: the environment's roots are built from source, and their stages stay.
 . /run/cic/lib.sh
 find_spack
+take_environment spack.yaml spack.lock
 
 scope=/run/cic/private/scope
 mirror=$(site spack_mirror)

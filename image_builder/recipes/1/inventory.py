@@ -8,15 +8,18 @@ It needs Python 3.6 and nothing of this library; with `objdump` it looks at inst
 reads what it prints.
 """
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 MAX_FILES = 20000
 MAX_SAMPLES = 40
 MAX_LINES = 400000
 SECONDS = 20
+AT_ONCE = 2
 
 
 def elf_files(folders):
@@ -56,31 +59,27 @@ def instructions(path):
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     except OSError:
         return None
-    kinds = set()
-    for number, line in enumerate(process.stdout):
-        columns = line.split(b"\t")
-        if len(columns) >= 2 and columns[1].strip():
-            kinds.add(columns[1].split()[0])
-            rest = b"\t".join(columns[1:])
-            kinds.update(mark for mark in (b"%ymm", b"%zmm") if mark in rest)
-            if b"z" in rest and any(word[:1] == b"z" and word[1:2].isdigit() for word in rest.split()[1:]):
-                kinds.add(b"z-register")
-        if number > MAX_LINES:
-            break
+    texts = {line.partition(b"\t")[2] for line in itertools.islice(process.stdout, MAX_LINES)}
     process.stdout.close()
     process.kill()
     process.wait()
+    kinds = set()
+    for text in texts:
+        words = text.split()
+        kinds.update(words[:1])
+        kinds.update(mark for mark in (b"%ymm", b"%zmm") if mark in text)
+        if b"z" in text and any(word[:1] == b"z" and word[1:2].isdigit() for word in words[1:]):
+            kinds.add(b"z-register")
     return sorted(kind.decode("ascii", "replace") for kind in kinds)
 
 
 def listing(folders):
     files = elf_files(folders)
-    sampled = {}
-    for path in sample([path for path, _ in files]):
-        found = instructions(path)
-        if found is None:
-            break
-        sampled[path] = found
+    paths = sample([path for path, _ in files])
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(pool.map(instructions, paths))
+    listed = zip(paths, found)  # noqa: B905 - Python 3.6 has no strict
+    sampled = {path: kinds for path, kinds in listed if kinds is not None}
     return {"files": [[path, start[:64].hex()] for path, start in files], "instructions": sampled}
 
 
