@@ -29,7 +29,7 @@ setup-test:
 	@scripts/setup --tests
 
 test: setup-test
-	@$(PYTEST) -m "not endurance and not cluster"
+	@$(PYTEST) -n 2 --dist loadgroup -m "not endurance and not cluster"
 
 test-cluster: setup-test
 	@$(PYTEST) -m cluster tests/cluster

@@ -41,6 +41,13 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_hear)  # for good: Python has no way to remove one
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on real parts share the machine's Docker: of several processes one runs them all, in their order."""
+    for item in items:
+        if item.path.is_relative_to(PROJECT / "tests" / "system"):
+            item.add_marker(pytest.mark.xdist_group("machine"))
+
+
 @pytest.fixture
 def started_processes() -> Iterator[list[str]]:
     """What this Python process starts while the test runs, as the interpreter itself reports it."""

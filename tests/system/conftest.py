@@ -40,4 +40,4 @@ def remove_images(site: Site) -> None:
         for image in client.images.list():
             for tag in image.tags:
                 if tag.startswith(prefix):
-                    client.images.remove(tag)
+                    client.images.remove(tag, force=True)  # also one that a container uses

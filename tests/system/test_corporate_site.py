@@ -13,7 +13,11 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 
+import pytest
+
 from tests.system.site import MACHINE, PROJECT, Site
+
+pytestmark = pytest.mark.system
 
 BRIDGE_ADDRESS_COMMAND = ("docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
 

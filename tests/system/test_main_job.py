@@ -28,6 +28,8 @@ from tests.system.site import (
     running_service,
 )
 
+pytestmark = pytest.mark.system
+
 REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "hello", "push": False}
 SEED_REQUEST = """{
   "machine": {

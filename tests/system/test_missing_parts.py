@@ -10,6 +10,8 @@ import pytest
 
 from tests.system.site import MACHINE, ImageRegistry, Service, Site, free_port, running_service
 
+pytestmark = pytest.mark.system
+
 REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "hello", "push": False}
 NO_RETRY = {"CIC_RETRY_DELAY_S": "0.2", "CIC_MAX_RETRIES": "1"}
 
