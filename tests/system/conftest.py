@@ -35,9 +35,13 @@ def image_registry(tmp_path: Path) -> Iterator[ImageRegistry]:
 
 def remove_images(site: Site) -> None:
     """Remove what the site's builds tagged."""
-    prefix = site.environ["CIC_REGISTRY_IMAGES_PREFIX"]
+    remove_tags(site.environ["CIC_REGISTRY_IMAGES_PREFIX"])
+
+
+def remove_tags(prefix: str) -> None:
+    """Remove the images' names that begin so, also of images that a container uses."""
     with docker.daemon() as client:
         for image in client.images.list():
             for tag in image.tags:
                 if tag.startswith(prefix):
-                    client.images.remove(tag, force=True)  # also one that a container uses
+                    client.images.remove(tag, force=True)

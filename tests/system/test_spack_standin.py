@@ -22,7 +22,7 @@ from image_builder.pipeline import BuildResult, build_image
 from image_builder.process import CancelToken
 from image_builder.request import parse_request
 from image_builder.storage import ImageStore
-from tests.system.conftest import remove_images
+from tests.system.conftest import remove_images, remove_tags
 from tests.system.recording import Heard
 from tests.system.site import BASE_IMAGE, PASSWORD, PROJECT, RUNTIME_BASE_IMAGE, USER, Site, make_site, running_service
 
@@ -43,7 +43,8 @@ exit 0
 @contextlib.contextmanager
 def standin_base(root: Path) -> Iterator[str]:
     """The test base with the stand-in as its Spack."""
-    name = f"cic-test-standin-{secrets.token_hex(4)}:1"
+    repository = f"cic-test-standin-{secrets.token_hex(4)}"
+    name = f"{repository}:1"
     (root / "base").mkdir()
     dockerfile = f"FROM {BASE_IMAGE}\nCOPY --chmod=755 spack /usr/local/bin/spack\n"
     (root / "base" / "Dockerfile").write_text(dockerfile, "utf-8")
@@ -51,7 +52,7 @@ def standin_base(root: Path) -> Iterator[str]:
     subprocess.run(["docker", "buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", name,
                     str(root / "base")], check=True, stdout=subprocess.DEVNULL)
     yield name
-    subprocess.run(["docker", "image", "rm", name], check=True, stdout=subprocess.DEVNULL)
+    remove_tags(repository)
 
 
 @pytest.fixture(scope="module")
