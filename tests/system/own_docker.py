@@ -79,7 +79,7 @@ def own_docker(*options: str, addresses: Sequence[str] = ()) -> Iterator[OwnDock
     with contextlib.ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="cic-docker-"))  # a socket's path must be short
         stack.callback(shutil.rmtree, root, ignore_errors=True)
-        world = stack.enter_context(_namespace("sleep", "infinity"))
+        world = stack.enter_context(_namespace("sh", "-c", "trap exit TERM; sleep infinity & wait"))
         socket = root / "docker.sock"
         host = stack.enter_context(_namespace(
             "sh", "-c", AGAIN_AND_AGAIN, str(root / "hold"),

@@ -74,8 +74,8 @@ class TestNetwork:
     def test_rules_keep_build_steps_from_the_host_and_let_them_reach_registries(
             self, own: OwnDocker, site: Site) -> None:
         """And as long as they are not there, a build that requires them is refused."""
-        neighbour = own.on_host("docker", "run", "--detach", BASE_IMAGE, "python3", "-m", "http.server", "8000",
-                                environ=site.environ).stdout.strip()
+        neighbour = own.on_host("docker", "run", "--detach", "--stop-signal=KILL", BASE_IMAGE,
+                                "python3", "-m", "http.server", "8000", environ=site.environ).stdout.strip()
         address = own.on_host("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", neighbour,
                               environ=site.environ).stdout.strip()
         resolvers = {f"name server {name}": (name, 53) for name in NAME_SERVERS}
