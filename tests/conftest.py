@@ -41,6 +41,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_hear)  # for good: Python has no way to remove one
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on real parts share the machine's Docker: of several processes one runs them all, in their order."""
     for item in items:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ REQUEST = {"machine": MACHINE | {"container_engine": "docker"}, "workflow": "dem
 
 @pytest.fixture
 def request_(site: Site) -> BuildRequest:
-    site.add_step("demo", "plain", {"eflows4hpc.yaml": "apt: []\n", "text": "hello\n"})
+    """A step whose identity no image on this machine has."""
+    site.add_step("demo", "plain", {"eflows4hpc.yaml": "apt: []\n", "text": secrets.token_hex()})
     return parse_request(REQUEST)
 
 
