@@ -1,22 +1,24 @@
-"""Carries built packages between a folder of the site, which build hosts share, and this builder's cache mount.
+"""Carries built packages between the place that build hosts share and this builder's cache mount.
 
 The mount can be seen from a build step alone, so each way is a small build of its own. Not for the install itself: that
-one knows the mount only. What fails here costs time only; it is told, and the build goes on without.
+one knows the mount only, and neither the place nor the key that packages are signed with. What fails here costs time
+only; it is told, and the build goes on without.
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from image_builder.errors import BuildFailed, Unavailable
+from image_builder.errors import BuildFailed, LimitReached, Unavailable
 from image_builder.observer import Observer
-from image_builder.process import CancelToken, Command, ProcessFailed, Runner
-from image_builder.recipe import BRING_STAGE, FETCH_STAGE, PACKAGES_CONTEXT, WANTED_FILE, packages_program
+from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer
+from image_builder.package_places import PackagePlace
+from image_builder.process import ProcessFailed
+from image_builder.recipe import BRING_STAGE, FETCH_STAGE, PACKAGES_CONTEXT, WANTED_FILE
 from image_builder.workspace import Workspace
 
 
@@ -27,45 +29,61 @@ class RunStage(Protocol):
 
 
 class Exchange:
-    """The packages of one lock, between `folder` and the mount."""
+    """The packages of one lock, between `place` and the mount. With a `signer`, nothing is taken that is not signed."""
 
-    def __init__(self, folder: Path, lock: Mapping[str, Any], *, workspace: Workspace, run_stage: RunStage,
-                 runner: Runner, observer: Observer, cancel: CancelToken, timeout_s: float) -> None:
-        self._folder, self._workspace, self._run_stage = folder, workspace, run_stage
-        self._runner, self._observer, self._cancel, self._timeout_s = runner, observer, cancel, timeout_s
-        workspace.write_context({WANTED_FILE: "".join(
-            f"{node}\n" for node, fields in lock["concrete_specs"].items() if not fields.get("external"))})
+    def __init__(self, place: PackagePlace, lock: Mapping[str, Any], *, signer: Signer | None, tool: MirrorTool,
+                 workspace: Workspace, run_stage: RunStage, observer: Observer) -> None:
+        self._place, self._signer, self._tool = place, signer, tool
+        self._workspace, self._run_stage, self._observer = workspace, run_stage, observer
+        self._missing = {node for node, fields in lock["concrete_specs"].items() if not fields.get("external")}
 
     def bring(self) -> None:
-        """From the folder into the mount, what this build needs."""
-        staged = self._workspace.scratch / "brought"
+        """From the place into the mount, what this build needs; what is broken there, or not signed, is put aside."""
         with self._told("taken from"):
-            self._copy(self._folder / "shared", staged)
-            if any(path.is_file() for path in (staged / "shared").rglob("*")):
-                self._run_stage(BRING_STAGE, "type=cacheonly", nonce=_new_nonce(),
-                                contexts={PACKAGES_CONTEXT: staged / "shared"})
+            sound = self._taken(self._workspace.scratch / "brought")
+            if sound:
+                self._run(BRING_STAGE, "type=cacheonly", sound,
+                          contexts={PACKAGES_CONTEXT: self._workspace.scratch / "brought" / "shared"})
+                self._missing -= sound
 
     def fetch(self) -> None:
-        """From the mount into the folder, what this build needed and the folder has not."""
+        """From the mount into the place, what this build needed and the place had not."""
+        if not self._missing:
+            return
         fetched = self._workspace.scratch / "fetched"
         with self._told("put into"):
-            self._run_stage(FETCH_STAGE, f"type=local,dest={fetched}", nonce=_new_nonce())
-            self._copy(fetched, self._folder)
+            self._run(FETCH_STAGE, f"type=local,dest={fetched}", self._missing)
+            made = [entry for entry in self._tool.entries(fetched, self._missing).values() if entry is not None]
+            self._place.put(fetched, {entry: self._signer.sign(entry) if self._signer else None for entry in made})
 
-    def _copy(self, mirror: Path, cache: Path) -> None:
-        wanted = self._workspace.context / WANTED_FILE
-        with packages_program() as program:
-            argv = (sys.executable, str(program), "copy", str(mirror), str(cache), str(wanted))
-            self._runner(Command(name="copy packages", argv=argv, timeout_s=self._timeout_s),
-                         on_line=self._observer.line, cancel=self._cancel)
+    def _taken(self, staged: Path) -> set[str]:
+        """Copy what the place offers, so that nobody can change it any more, and keep what may be used."""
+        offer = self._place.offer(self._missing)
+        self._tool.copy(offer.mirror, staged, offer.nodes)
+        sound = set()
+        for node, entry in self._tool.entries(staged / "shared", offer.nodes).items():
+            if entry is not None and self._is_signed(entry):
+                sound.add(node)
+            elif entry is not None:
+                (staged / "shared" / entry.spec_file).unlink()
+        bad = set(offer.nodes) - sound
+        if bad:
+            self._observer.line(f"Warning: {len(bad)} packages of spack_cache are broken or not signed, and are put "
+                                f"aside: {', '.join(sorted(bad)[:10])}")
+            self._place.put_aside(bad)
+        return sound
+
+    def _is_signed(self, entry: PackageEntry) -> bool:
+        return self._signer is None or self._signer.verify(entry, self._place.signature(entry))
+
+    def _run(self, stage: str, output: str, wanted: Collection[str], *,
+             contexts: Mapping[str, Path] | None = None) -> None:
+        self._workspace.write_context({WANTED_FILE: "".join(f"{node}\n" for node in sorted(wanted))})
+        self._run_stage(stage, output, nonce=secrets.token_hex(8), contexts=contexts)
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (BuildFailed, ProcessFailed, Unavailable) as error:
-            self._observer.line(f"Warning: no built packages could be {what} the folder of spack_cache: {error}")
-
-
-def _new_nonce() -> str:
-    return secrets.token_hex(8)
+        except (BuildFailed, LimitReached, ProcessFailed, Unavailable, OSError) as error:
+            self._observer.line(f"Warning: no built packages could be {what} the place of spack_cache: {error}")

@@ -117,7 +117,12 @@ def open_images(build: BuildSettings, registry: RegistrySettings) -> Images:
     folder = build.tmp_folder / "store"
     if not build.storage.startswith(ORAS):
         return ImageStore(Path(build.storage) if build.storage.startswith("/") else folder)
-    host, _, name = build.storage.removeprefix(ORAS).partition("/")
+    return RegistryImages(open_repository(build.storage, build, registry), folder)
+
+
+def open_repository(address: str, build: BuildSettings, registry: RegistrySettings) -> OciRepository:
+    """The repository `oras://host/name`, with the credentials of its host."""
+    host, _, name = address.removeprefix(ORAS).partition("/")
     auth = auth_config(f"{host}/{name}", registry)
     credentials = None if auth is None else (auth["username"], auth["password"])
-    return RegistryImages(OciRepository(host, name, credentials=credentials, ca_bundle=build.ca_bundle), folder)
+    return OciRepository(host, name, credentials=credentials, ca_bundle=build.ca_bundle)

@@ -26,12 +26,14 @@ from image_builder.errors import (
     UserError,
 )
 from image_builder.exchange import Exchange
-from image_builder.images import open_images
+from image_builder.images import open_images, open_repository
 from image_builder.inventory import UnreadableInventory, audit_files, inventory_program
 from image_builder.labels import SLIM, image_labels
 from image_builder.lockfile import UnreadableLock
 from image_builder.locks import Locks, lock_key
 from image_builder.observer import Observer
+from image_builder.package_mirrors import MirrorTool, Signer
+from image_builder.package_places import FolderPlace, PackagePlace, RegistryPlace
 from image_builder.process import CancelToken, ProcessFailed, Runner, run
 from image_builder.progress import InstallProgress, packages_to_install
 from image_builder.recipe import (
@@ -49,7 +51,7 @@ from image_builder.recipe import (
 from image_builder.rendering import Rendered, package_cache_of, render_request
 from image_builder.request import BuildRequest
 from image_builder.resolve import Inputs
-from image_builder.settings import LibrarySettings
+from image_builder.settings import ORAS, LibrarySettings
 from image_builder.slim import SlimFailed
 from image_builder.state import BuildState
 from image_builder.storage import ImageRecord
@@ -274,13 +276,22 @@ class Job:
         self.workspace.write_context(files)
 
     def _exchange(self, environment: Environment, lock: dict[str, Any]) -> Exchange | None:
-        """The way to the site's folder of built packages, if this build has one."""
-        folder = self.settings.build.spack_cache_folder
+        """The way to where build hosts share built packages, if this build has one."""
+        build = self.settings.build
         name = package_cache_of(self.request, environment, self.inputs, self.settings, lock)
-        if folder is None or name is None:
+        if not build.has_package_place or name is None:
             return None
-        return Exchange(folder / name, lock, workspace=self.workspace, run_stage=self._buildx, runner=self.runner,
-                        observer=self.observer, cancel=self.cancel, timeout_s=self.settings.build.push_timeout_s)
+        tool = MirrorTool(scratch=self.workspace.scratch, runner=self.runner, cancel=self.cancel,
+                          timeout_s=build.push_timeout_s, on_line=self.observer.line)
+        place: PackagePlace
+        if build.spack_cache.startswith(ORAS):
+            repository = open_repository(build.spack_cache, build, self.settings.registry)
+            place = RegistryPlace(repository, name, scratch=self.workspace.scratch, cancel=self.cancel)
+        else:
+            place = FolderPlace(Path(build.spack_cache) / name, tool)
+        signer = Signer(build.spack_cache_keys, cache=name) if build.spack_cache_keys is not None else None
+        return Exchange(place, lock, signer=signer, tool=tool, workspace=self.workspace, run_stage=self._buildx,
+                        observer=self.observer)
 
     def _decided(self, environment: Environment) -> tuple[dict[str, Any], bool]:
         """What Spack installs: as it was decided earlier for the same inputs, else as it decides now; and which."""

@@ -26,17 +26,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _EXTERNAL_KEYS = {"spec", "prefix"}
 
 
-def cache_name(environment: Environment, inputs: Inputs, platform: str) -> str:
+def cache_name(environment: Environment, inputs: Inputs, platform: str, *, are_signed: bool = False) -> str:
     """The name of the mount that builds share: what decides over binaries beside Spack's own hashes.
 
     These are the base image (operating system, compilers, Spack and its packages), the Debian packages that were put
-    on it, the site's Spack configuration, and the recipe.
+    on it, the site's Spack configuration, and the recipe. What is brought only with a signature has a mount of its own.
     """
     parts = {
         "cache_version": CACHE_VERSION, "platform": platform, "target": environment.target,
         "spack": inputs.base.spack_version, "base": inputs.base.digest, "apt": sorted(environment.apt),
         "config": inputs.catalogue.config_tree, "externals": environment.find_externals,
-        "recipe": inputs.recipe_version,
+        "recipe": inputs.recipe_version, **({"signed": True} if are_signed else {}),
     }
     return "cic-spack-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -46,7 +46,7 @@ def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySetti
         has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,
         sources_folder=settings.build.spack_mirror_folder is not None,
         package_cache=package_cache_of(request, environment, inputs, settings, lock),
-        packages_folder=settings.build.spack_cache_folder is not None), runtime=inputs.runtime)
+        packages_folder=settings.build.has_package_place), runtime=inputs.runtime)
     return Rendered(environment=environment, recipe=recipe)
 
 
@@ -56,4 +56,5 @@ def package_cache_of(request: BuildRequest, environment: Environment, inputs: In
     if not lock or settings.build.spack_cache == "none" \
             or package_cache.why_not_shared(environment, lock, inputs.base.spack_version) is not None:
         return None
-    return package_cache.cache_name(environment, inputs, request.machine.platform)
+    return package_cache.cache_name(environment, inputs, request.machine.platform,
+                                    are_signed=settings.build.spack_cache_keys is not None)

@@ -42,6 +42,9 @@ ORAS = "oras://"
 """How the address of a repository for SIFs begins."""
 
 
+MIN_KEY_LENGTH = 32
+"""Of a key in `spack_cache_keys`: 128 bits, written in hexadecimal digits."""
+
 _REPOSITORY = re.compile(rf"{ORAS}[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 
@@ -166,9 +169,12 @@ class BuildSettings(Section):
     """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs."""
     apt_mirror: str | None = None
     """A mirror of Debian's or Ubuntu's archive, asked in its place inside the build."""
-    spack_cache: str = Field(default="mount", pattern="^(mount|none|/.*)$")
-    """Where builds share built packages: `mount`, a cache mount of the builder; a folder, which build hosts may share,
-    with such a mount before it; or `none`."""
+    spack_cache: str = "mount"
+    """Where builds share built packages: `mount`, a cache mount of the builder; a folder or a repository of an OCI
+    registry, which build hosts may share, with such a mount before it; or `none`."""
+    spack_cache_keys: SecretStr | None = None
+    """With what this service signs the packages that it puts into that folder or repository, and takes none that are
+    not signed: keys in words of their own. The first signs, and all verify."""
 
     unexecutable_targets: Literal["warn", "refuse"] = "warn"
     """What a request gets whose target this host's CPU cannot execute, when Spack has to build for it."""
@@ -222,6 +228,22 @@ class BuildSettings(Section):
                              "oras://registry.example.org/group/images")
         return value
 
+    @field_validator("spack_cache", mode="after")
+    @classmethod
+    def _a_known_place(cls, value: str) -> str:
+        if value not in ("mount", "none") and not value.startswith("/") and not _REPOSITORY.fullmatch(value):
+            raise ValueError("must be mount, none, a path that begins with /, or a repository such as "
+                             "oras://registry.example.org/group/packages")
+        return value
+
+    @field_validator("spack_cache_keys", mode="after")
+    @classmethod
+    def _long_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and any(len(key) < MIN_KEY_LENGTH for key in value.get_secret_value().split() or [""]):
+            raise ValueError(f"must hold keys of {MIN_KEY_LENGTH} characters or more, for example from: "
+                             "python3 -c 'import secrets; print(secrets.token_hex(32))'")
+        return value
+
     @field_validator("base_image", mode="after")
     @classmethod
     def _some_base(cls, value: str | Mapping[str, str]) -> str | Mapping[str, str]:
@@ -235,9 +257,9 @@ class BuildSettings(Section):
         return Path(self.spack_mirror) if self.spack_mirror and self.spack_mirror.startswith("/") else None
 
     @property
-    def spack_cache_folder(self) -> Path | None:
-        """The folder in which build hosts share built packages, if there is one."""
-        return Path(self.spack_cache) if self.spack_cache.startswith("/") else None
+    def has_package_place(self) -> bool:
+        """Whether build hosts share built packages through a folder or a registry."""
+        return self.spack_cache not in ("mount", "none")
 
     def jobs_per_build(self) -> int:
         """Compile jobs of one build: what was set, else its share of the CPUs that build steps may use."""

@@ -5,7 +5,9 @@ The environments are small: `lz4` from a source mirror, and `tiny` of the test's
 
 from __future__ import annotations
 
+import json
 import re
+import secrets
 import subprocess
 import threading
 import time
@@ -19,7 +21,7 @@ from image_builder.errors import Cancelled
 from image_builder.process import CancelToken
 from tests.system.conftest import remove_images
 from tests.system.recording import Heard
-from tests.system.site import Site
+from tests.system.site import ImageRegistry, Site
 from tests.system.spack_site import (
     SPACK_BASE,
     SPACK_ROOT,
@@ -150,18 +152,26 @@ def test_builds_at_once_compile_nothing_twice(site: Site) -> None:
     assert compiled == {"gcc-runtime": 1, "lz4": 1, "tiny": 3}
 
 
-def test_another_host_takes_packages_from_the_sites_folder(site: Site) -> None:
+@pytest.mark.parametrize(("place", "here", "there"), [("folder", 10, 11), ("registry", 13, 14)])
+def test_another_host_takes_packages_from_where_hosts_share_them(
+        site: Site, image_registry: ImageRegistry, place: str, here: int, there: int) -> None:
     """A second builder is stood for by the first one, whose mount is emptied."""
     folder = site.root / "packages of all hosts"
-    sharing = site.with_environ(CIC_BUILD_SPACK_CACHE=str(folder))
-    site.add_step("spack", "here", environment(["lz4@1.9.4", "tiny@10.0"]))
+    shared = str(folder) if place == "folder" else f"oras://{image_registry.host}/packages"
+    token_file = site.root / "token"
+    token_file.write_text(image_registry.password, "utf-8")
+    logins = {image_registry.host: {"user": image_registry.user, "token_file": str(token_file)}}
+    sharing = site.with_environ(CIC_BUILD_SPACK_CACHE=shared, CIC_BUILD_SPACK_CACHE_KEYS=secrets.token_hex(32),
+                                CIC_REGISTRY_LOGINS=json.dumps(logins))
+    site.add_step("spack", f"here-{place}", environment(["lz4@1.9.4", f"tiny@{here}.0"]))
     heard = Heard()
-    build(sharing, "here", heard)
-    assert any("lz4" in path.name for path in folder.rglob("*.json"))
+    build(sharing, f"here-{place}", heard)
+    assert not [line for line in heard.lines if line.startswith("Warning")]
+    assert image_registry.tags("packages") if place == "registry" else list(folder.rglob("*lz4*"))
     in_the_cache(site, heard, "rm -rf /cache/*")
-    site.add_step("spack", "there", environment(["lz4@1.9.4", "tiny@11.0"]))
+    site.add_step("spack", f"there-{place}", environment(["lz4@1.9.4", f"tiny@{there}.0"]))
     heard = Heard()
-    build(sharing, "there", heard)
+    build(sharing, f"there-{place}", heard)
     assert Told.of(heard.lines).compiled == ("tiny",)
 
 

@@ -1,78 +1,82 @@
-"""Built packages between a site and a builder: a folder stands for the cache mount, and copies for build steps."""
+"""Built packages between a site's folder and a builder."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from image_builder.errors import BuildFailed, ErrorCode
-from image_builder.exchange import Exchange
-from image_builder.process import CancelToken, run
-from image_builder.recipe import BRING_STAGE, FETCH_STAGE, PACKAGES_CONTEXT
-from image_builder.workspace import made_workspace
-from tests.system.recording import Heard
-from tests.unit.test_packages import Folder, digest_of, lock_of
+from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer
+from image_builder.package_places import FolderPlace, PackagePlace
+from tests.exchange_contract import *  # noqa: F403  the tests of the contract
+from tests.exchange_contract import CACHE, COMPILED, KEY, OTHER_KEY, TAKEN, Host, MakePlace
+from tests.unit.test_packages import digest_of
 
-LOCK = lock_of({"glibc": [], "zlib": ["glibc"], "png": ["zlib"]})
-
-
-class FakeStages:
-    """In place of buildx: `mount` is the builder's cache mount."""
-
-    def __init__(self, mount: Path) -> None:
-        self.mount = mount
-        self.ran: list[str] = []
-
-    def __call__(self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None) -> None:
-        assert nonce
-        self.ran.append(stage)
-        if stage == BRING_STAGE:
-            assert contexts is not None
-            shutil.copytree(contexts[PACKAGES_CONTEXT], self.mount / "shared", dirs_exist_ok=True)
-        else:
-            assert stage == FETCH_STAGE
-            shutil.copytree(self.mount / "shared", output.partition("dest=")[2])
+ENTRY = PackageEntry(node="n" * 32, spec_file="build_cache/a.spec.json", spec_sha256="1" * 64,
+                     files=(("build_cache/a.spack", "2" * 64),))
 
 
-class FailingStages(FakeStages):
-    def __call__(self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None) -> None:
-        raise BuildFailed("no builder", code=ErrorCode.BUILD_STEP_FAILED, step=stage)
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    return tmp_path / "site"
 
 
-def exchanged(root: Path, stages: FakeStages, way: str) -> Heard:
-    heard = Heard()
-    with made_workspace(root / "workspace") as workspace:
-        exchange = Exchange(root / "site", json.loads(LOCK), workspace=workspace, run_stage=stages, runner=run,
-                            observer=heard, cancel=CancelToken(), timeout_s=60)
-        exchange.bring() if way == "bring" else exchange.fetch()
-    return heard
+@pytest.fixture
+def place(site: Path) -> MakePlace:
+    def made(tool: MirrorTool, scratch: Path) -> PackagePlace:
+        return FolderPlace(site, tool)
+
+    return made
 
 
-@pytest.mark.parametrize("layout", ["build_cache", "v3"])
-def test_what_one_host_made_another_has(tmp_path: Path, layout: str) -> None:
-    made = Folder(tmp_path / "one", layout)
-    made.root.mkdir()
-    made.run(LOCK)
-    exchanged(tmp_path, FakeStages(made.cache), "fetch")
-    assert (tmp_path / "site" / "shared").is_dir()
-
-    other = Folder(tmp_path / "other", layout)
-    other.root.mkdir()
-    exchanged(tmp_path, FakeStages(other.cache), "bring")
-    assert any(digest_of("png") in path.name for path in other.published())
-    assert other.run(LOCK) == ["took zlib", "took png"]
+def archive_of(site: Path, name: str) -> Path:
+    return next(path for path in (site / "shared").rglob("*.spack") if digest_of(name) in path.name)
 
 
-def test_without_anything_to_bring_no_step_runs(tmp_path: Path) -> None:
-    stages = FakeStages(tmp_path / "mount")
-    exchanged(tmp_path, stages, "bring")
-    assert stages.ran == []
+@pytest.mark.parametrize("keys", [None, KEY])
+def test_a_broken_package_is_put_aside_and_built_again(tmp_path: Path, site: Path, place: MakePlace,
+                                                       keys: str | None) -> None:
+    Host(tmp_path / "one", place, keys=keys).build()
+    archive = archive_of(site, "png")
+    archive.write_bytes(archive.read_bytes()[:-1])
+    assert Host(tmp_path / "other", place, keys=keys).build() == ["took zlib", "compiled png"]
+    assert list((site / "aside").iterdir())
+    assert Host(tmp_path / "third", place, keys=keys).build() == TAKEN
 
 
-def test_what_fails_is_told_and_no_more(tmp_path: Path) -> None:
-    heard = exchanged(tmp_path, FailingStages(tmp_path / "mount"), "fetch")
-    assert "could be put into the folder of spack_cache: no builder" in heard.lines[-1]
+def test_what_was_changed_with_its_checksum_is_not_taken(tmp_path: Path, site: Path, place: MakePlace) -> None:
+    """Whoever can write there makes both agree. Without a key, nothing tells."""
+    Host(tmp_path / "one", place, keys=KEY).build()
+    spec_file = next(path for path in (site / "shared").rglob("*.spec.json") if digest_of("png") in path.name)
+    evil = {**json.loads(spec_file.read_text("utf-8")), "poison": True}
+    spec_file.unlink()
+    spec_file.write_text(json.dumps(evil), "utf-8")
+    signature = next(path for path in (site / "signatures").iterdir() if digest_of("png") in path.name)
+    unsigned = tmp_path / "unsigned"
+    shutil.copytree(site, unsigned)
+    signature.rename(signature.with_name(f"{digest_of('png')}-{'0' * 64}"))
+    assert Host(tmp_path / "other", place, keys=KEY).build() == ["took zlib", "compiled png"]
+    assert Host(tmp_path / "trusting", lambda tool, _: FolderPlace(unsigned, tool)).build() == TAKEN
+
+
+def test_without_anything_to_bring_no_step_brings(tmp_path: Path, place: MakePlace) -> None:
+    host = Host(tmp_path / "one", place)
+    assert host.build() == COMPILED
+    assert [stage for stage, _ in host.stages.ran] == ["packages"]
+
+
+@pytest.mark.parametrize("changed", [
+    {"node": "m" * 32}, {"spec_file": "build_cache/b.spec.json"}, {"spec_sha256": "3" * 64},
+    {"files": (("build_cache/a.spack", "4" * 64),)}])
+def test_a_signature_is_of_all_that_says_what_is_installed(changed: dict[str, object]) -> None:
+    signer = Signer(SecretStr(f"{KEY}\n{OTHER_KEY}\n"), cache=CACHE)
+    signature = signer.sign(ENTRY)
+    assert signer.verify(ENTRY, signature)
+    other = PackageEntry(**{**dataclasses.asdict(ENTRY), **changed})  # type: ignore[arg-type]
+    assert not signer.verify(other, signature)
+    assert not Signer(SecretStr(KEY), cache="another cache").verify(ENTRY, signature)
+    assert not signer.verify(ENTRY, "ü")

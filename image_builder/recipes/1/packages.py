@@ -2,9 +2,12 @@
 
     python3 packages.py install CACHE LOCK SCOPE [--build-roots] -- SPACK-INSTALL-COMMAND...
     python3 packages.py copy MIRROR CACHE HASHES
+    python3 packages.py list MIRROR HASHES
+    python3 packages.py aside CACHE HASHES
 
 The second copies the packages of a mirror whose hashes are lines of the file HASHES, where CACHE has none: a site's
-folder is such a CACHE, too.
+folder is such a CACHE, too. The third prints what a mirror holds of them, an object of JSON in each line, and does not
+look at the archives; the last takes them out of a CACHE.
 
 CACHE is a folder that all builds of one kind see at once (a BuildKit cache mount). It holds:
 
@@ -493,8 +496,7 @@ def install(arguments):
 
 
 def copy(mirror, folder, hashes):
-    with io.open(hashes, encoding="utf-8") as file:
-        wanted = set(file.read().split())
+    wanted = _read_hashes(hashes)
     cache = Cache(folder)
     cache.salvage()
     with Workplace(cache) as workplace:
@@ -505,8 +507,42 @@ def copy(mirror, folder, hashes):
     return 0
 
 
+def list_entries(mirror, hashes):
+    wanted = _read_hashes(hashes)
+    for node, spec_file in sorted(spec_files(mirror).items()):
+        if node in wanted:
+            told = {"node": node, "spec_file": spec_file}
+            try:
+                told["files"] = Entry(mirror, spec_file).files
+                told["spec_sha256"] = _sha256(os.path.join(mirror, spec_file))
+            except (Broken, OSError) as error:
+                told["broken"] = str(error)
+            print(json.dumps(told, sort_keys=True))
+    return 0
+
+
+def put_aside(folder, hashes):
+    cache = Cache(folder)
+    wanted = _read_hashes(hashes)
+    for node, spec_file in spec_files(cache.shared).items():
+        if node in wanted:
+            lock = cache.lock(node)
+            if lock.acquire():
+                cache.put_aside(spec_file)
+                lock.release()
+    return 0
+
+
+def _read_hashes(path):
+    with io.open(path, encoding="utf-8") as file:
+        return set(file.read().split())
+
+
+COMMANDS = {"copy": copy, "list": list_entries, "aside": put_aside}
+
+
 def main(arguments):
-    return copy(*arguments[1:]) if arguments[0] == "copy" else install(arguments[1:])
+    return COMMANDS[arguments[0]](*arguments[1:]) if arguments[0] in COMMANDS else install(arguments[1:])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ class Tiny(Package):
 
     has_code = False
 
-    for number in range(1, 13):
+    for number in range(1, 15):
         version(str(number) + ".0")
     version("main", branch="main", git="https://localhost/tiny.git")
 

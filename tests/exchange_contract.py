@@ -1,0 +1,125 @@
+"""What every place of built packages does for builds. A folder stands for a cache mount, and copies for build steps.
+
+A module that takes these tests has a fixture `place`, which makes the place for one build.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from image_builder.errors import BuildFailed, ErrorCode
+from image_builder.exchange import Exchange
+from image_builder.package_mirrors import MirrorTool, Signer
+from image_builder.package_places import PackagePlace
+from image_builder.process import CancelToken, run
+from image_builder.recipe import BRING_STAGE, FETCH_STAGE, PACKAGES_CONTEXT, WANTED_FILE
+from image_builder.workspace import Workspace, made_workspace
+from tests.system.recording import Heard
+from tests.unit.test_packages import Folder, digest_of, lock_of
+
+CACHE = "cic-spack-0123"
+LOCK = lock_of({"glibc": [], "zlib": ["glibc"], "png": ["zlib"]})
+KEY, OTHER_KEY = "a" * 64, "b" * 64
+MakePlace = Callable[[MirrorTool, Path], PackagePlace]
+
+
+class FakeStages:
+    """In place of buildx: `mount` is the builder's cache mount, and what is asked for is copied."""
+
+    def __init__(self, mount: Path) -> None:
+        self.mount = mount
+        self.wanted = ""
+        self.ran: list[tuple[str, list[str]]] = []
+
+    def workspace(self, workspace: Workspace) -> None:
+        self._context = workspace.context
+
+    def __call__(self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None) -> None:
+        assert nonce
+        self.ran.append((stage, (self._context / WANTED_FILE).read_text("utf-8").split()))
+        if stage == BRING_STAGE:
+            assert contexts is not None
+            shutil.copytree(contexts[PACKAGES_CONTEXT], self.mount / "shared", dirs_exist_ok=True)
+        else:
+            assert stage == FETCH_STAGE
+            shutil.copytree(self.mount / "shared", output.partition("dest=")[2])
+
+
+class FailingStages(FakeStages):
+    def __call__(self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None) -> None:
+        raise BuildFailed("no builder", code=ErrorCode.BUILD_STEP_FAILED, step=stage)
+
+
+class Host:
+    """A build host: its cache mount, and the key that it signs with."""
+
+    def __init__(self, root: Path, place: MakePlace, *, keys: str | None = None, layout: str = "build_cache") -> None:
+        root.mkdir()
+        self.root, self.place, self.layout = root, place, layout
+        self.folder = Folder(root, layout)
+        self.keys = keys
+
+    def build(self, lock: str = LOCK) -> list[str]:
+        """What a whole build does: bring, install, fetch. Returns what was compiled or taken, without beginnings."""
+        self.heard, cancel = Heard(), CancelToken()
+        self.stages = FakeStages(self.folder.cache)
+        with made_workspace(self.root / "workspace") as workspace:
+            self.stages.workspace(workspace)
+            tool = MirrorTool(scratch=workspace.scratch, runner=run, cancel=cancel, timeout_s=60,
+                              on_line=self.heard.line)
+            exchange = Exchange(
+                self.place(tool, workspace.scratch), json.loads(lock), tool=tool, workspace=workspace,
+                run_stage=self.stages, observer=self.heard,
+                signer=None if self.keys is None else Signer(SecretStr(self.keys), cache=CACHE))
+            exchange.bring()
+            done = self.folder.run(lock)
+            exchange.fetch()
+        return [line for line in done if not line.startswith("began")]
+
+
+TAKEN, COMPILED = ["took zlib", "took png"], ["compiled zlib", "compiled png"]
+
+
+@pytest.mark.parametrize("keys", [None, KEY])
+@pytest.mark.parametrize("layout", ["build_cache", "v3"])
+def test_what_one_host_made_another_has(tmp_path: Path, place: MakePlace, layout: str, keys: str | None) -> None:
+    assert Host(tmp_path / "one", place, layout=layout, keys=keys).build() == COMPILED
+    other = Host(tmp_path / "other", place, layout=layout, keys=keys)
+    assert other.build() == TAKEN
+    assert [stage for stage, _ in other.stages.ran] == [BRING_STAGE]  # there was nothing to put
+
+
+def test_only_what_a_place_has_not_is_put_there(tmp_path: Path, place: MakePlace) -> None:
+    Host(tmp_path / "one", place).build()
+    other = Host(tmp_path / "other", place)
+    assert other.build(lock_of({"glibc": [], "zlib": ["glibc"], "jpeg": ["zlib"]})) == ["took zlib", "compiled jpeg"]
+    assert other.stages.ran == [(BRING_STAGE, [digest_of("zlib")]), (FETCH_STAGE, [digest_of("jpeg")])]
+
+
+@pytest.mark.parametrize("keys", [None, OTHER_KEY])
+def test_what_is_signed_with_no_known_key_is_built_again_and_signed(
+        tmp_path: Path, place: MakePlace, keys: str | None) -> None:
+    Host(tmp_path / "stranger", place, keys=keys).build()
+    host = Host(tmp_path / "host", place, keys=KEY)
+    assert host.build() == COMPILED
+    assert any("broken or not signed" in line for line in host.heard.lines)
+    assert Host(tmp_path / "next", place, keys=KEY).build() == TAKEN
+
+
+def test_an_old_key_still_opens_what_it_signed(tmp_path: Path, place: MakePlace) -> None:
+    Host(tmp_path / "before", place, keys=KEY).build()
+    assert Host(tmp_path / "after", place, keys=f"{OTHER_KEY} {KEY}").build() == TAKEN
+
+
+def test_no_mount_to_be_seen_is_told_and_no_more(tmp_path: Path, place: MakePlace,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host(tmp_path / "host", place)
+    monkeypatch.setattr("tests.exchange_contract.FakeStages", FailingStages)
+    assert host.build() == COMPILED
+    assert "could be put into the place of spack_cache: no builder" in host.heard.lines[-1]
