@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import re
 import secrets
 from collections.abc import Collection, Mapping
@@ -15,9 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+from image_builder.errors import ServiceError
+from image_builder.images import open_repository
 from image_builder.oci import MANIFEST, Manifest, OciRepository, RegistryUnavailable
 from image_builder.package_mirrors import MirrorTool, PackageEntry
 from image_builder.process import CancelToken
+from image_builder.settings import ORAS, BuildSettings, RegistrySettings
 
 CONFIG = "application/vnd.cic.package.v1+json"
 FILE_LAYER = "application/octet-stream"
@@ -25,6 +29,7 @@ TITLE, SIGNATURE = "org.opencontainers.image.title", "cic.signature"
 READERS = 4
 CHUNK_BYTES = 1024**2
 
+_IN_MOUNTS = "in cache mounts of the builder, whose garbage collection removes idle ones (dockerd: builder.gc)"
 _MIRROR_PATH = re.compile(r"(?:build_cache|blobs|v3)(?:/[A-Za-z0-9_+@=,-][A-Za-z0-9_.+@=,-]*)+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -51,6 +56,25 @@ class PackagePlace(Protocol):
 
     def put_aside(self, nodes: Collection[str]) -> None:
         """Let packages of the last offer be published anew."""
+
+
+def described(build: BuildSettings, registry: RegistrySettings) -> str:
+    """Where builds share packages, and what removes them there. Raises `ServiceError` when that place is away."""
+    if build.spack_cache == "none":
+        return "builds share no packages (spack_cache)"
+    if build.spack_cache == "mount":
+        return _IN_MOUNTS
+    if build.spack_cache.startswith(ORAS):
+        open_repository(build.spack_cache, build, registry).manifest("cic-spack")
+    elif not _may_be_made(Path(build.spack_cache)):
+        raise ServiceError(f"Nothing can be written to {build.spack_cache}, so no packages are shared there.",
+                           hint="Let the service's user write there, or name another place in spack_cache.")
+    return f"in {build.spack_cache}, where the service removes nothing, and {_IN_MOUNTS}"
+
+
+def _may_be_made(folder: Path) -> bool:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 class FolderPlace:

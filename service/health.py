@@ -13,7 +13,7 @@ from flask import Response, jsonify
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder import docker, isolation, resolve
+from image_builder import docker, isolation, package_places, resolve
 from image_builder.errors import CicError, Misconfigured, ServiceError, ToolMissing
 from image_builder.images import open_images
 from image_builder.process import Command, run
@@ -30,12 +30,12 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """One part: `ask` raises what is wrong with it. It is asked every `every_s` at the most.
+    """One part: `ask` raises what is wrong with it, or tells what is to be known. It is asked every `every_s` at most.
 
     Without a part that is not `needed` the service is ready all the same, and says what is wrong as a warning.
     """
 
-    ask: Callable[[], object]
+    ask: Callable[[], str | None]
     every_s: float = FRESH_S
     needed: bool = True
 
@@ -45,7 +45,7 @@ class Readiness:
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = dict(checks)
-        self._found: dict[str, tuple[float, CicError | None]] = {}
+        self._found: dict[str, tuple[float, CicError | str | None]] = {}
         self._lock = threading.Lock()
         self._first = threading.Event()
 
@@ -57,14 +57,19 @@ class Readiness:
         """200 when everything is there, else 503 with what is missing and what to do."""
         self._refresh()
         self._first.wait(FIRST_ANSWER_S)
-        errors = {name: error for name, (_, error) in list(self._found.items())}
-        checks = {name: "ok" if error is None else str(error) if self._checks[name].needed else f"warning: {error}"
-                  for name, error in errors.items()}
-        missing = [name for name, error in errors.items() if error is not None and self._checks[name].needed]
+        found = {name: outcome for name, (_, outcome) in list(self._found.items())}
+        checks = {name: self._told(name, outcome) for name, outcome in found.items()}
+        missing = [name for name, outcome in found.items()
+                   if isinstance(outcome, CicError) and self._checks[name].needed]
         if not missing and self._first.is_set():
             return jsonify({"status": "ready", "checks": checks})
         detail = f"Not ready: {', '.join(missing)}." if missing else "Not all checks have answered yet."
         return problem(503, "NOT_READY", detail, more={"checks": checks}, headers={"Retry-After": str(int(FRESH_S))})
+
+    def _told(self, name: str, outcome: CicError | str | None) -> str:
+        if not isinstance(outcome, CicError):
+            return f"ok: {outcome}" if outcome else "ok"
+        return str(outcome) if self._checks[name].needed else f"warning: {outcome}"
 
     def _refresh(self) -> None:
         due = {name: check for name, check in self._checks.items()
@@ -77,28 +82,26 @@ class Readiness:
             for name, check in sorted(due.items(), key=lambda item: not item[1].needed):
                 if not check.needed:
                     self._first.set()
-                self._take(name, check, _outcome(name, check))
+                self._take(name, _outcome(name, check))
             self._first.set()
         finally:
             self._lock.release()
 
-
-    def _take(self, name: str, check: Check, error: CicError | None) -> None:
+    def _take(self, name: str, outcome: CicError | str | None) -> None:
         _, before = self._found.get(name, (0.0, None))
-        if error is not None and str(error) != str(before):
-            _log.warning("%s: %s", name, error)
-        self._found[name] = (time.monotonic(), error)
+        if isinstance(outcome, CicError) and str(outcome) != str(before):
+            _log.warning("%s: %s", name, outcome)
+        self._found[name] = (time.monotonic(), outcome)
 
 
-def _outcome(name: str, check: Check) -> CicError | None:
+def _outcome(name: str, check: Check) -> CicError | str | None:
     try:
-        check.ask()
+        return check.ask()
     except CicError as error:
         return error
     except Exception as error:
         _log.exception("the check of %s failed", name)
         return ServiceError(f"The check itself failed: {type(error).__name__}.")
-    return None
 
 
 def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
@@ -108,6 +111,18 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
     images = open_images(build, library.registry)
 
     platforms = ["linux/amd64"] if isinstance(build.base_image, str) else list(build.base_image)
+
+    def database() -> None:
+        store.is_idle(engine)
+
+    def storage() -> None:
+        images.is_known("0" * 64)
+
+    def workflow_registry() -> None:
+        resolve.open_registry(library).versions()
+
+    def buildx() -> None:
+        run(Command(name="docker buildx", argv=("docker", "buildx", "version"), timeout_s=30))
 
     def base_image() -> None:
         for platform in platforms:
@@ -126,21 +141,22 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
             raise ServiceError(" ".join(error.message for error in found), hint=found[0].hint)
 
     everywhere = {
-        "database": Check(ask=lambda: store.is_idle(engine)),
+        "database": Check(ask=database),
         "disk": Check(ask=lambda: require_free_space(build.tmp_folder, build.min_free_bytes)),
         "git": Check(ask=lambda: _program("git")),
-        "storage": Check(ask=lambda: images.is_known("0" * 64), every_s=SLOW_S),
-        "workflow_registry": Check(ask=lambda: resolve.open_registry(library).versions(), every_s=SLOW_S),
+        "storage": Check(ask=storage, every_s=SLOW_S),
+        "workflow_registry": Check(ask=workflow_registry, every_s=SLOW_S),
     }
     if settings.service.executor == "celery":
         return everywhere
     return everywhere | {
         "docker": Check(ask=daemon),
         "singularity": Check(ask=_singularity),
-        "buildx": Check(ask=lambda: run(Command(name="docker buildx", argv=("docker", "buildx", "version"),
-                                                timeout_s=30)), every_s=SLOW_S),
+        "buildx": Check(ask=buildx, every_s=SLOW_S),
         "base_image": Check(ask=base_image, every_s=SLOW_S),
         "isolation": Check(ask=isolated, every_s=isolation.REMEMBERED_S, needed=build.require_isolation),
+        "package_cache": Check(ask=lambda: package_places.described(build, library.registry), every_s=SLOW_S,
+                               needed=False),
     }
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from image_builder.errors import Unavailable
 from image_builder.images import open_repository
 from image_builder.oci import OciRepository
 from image_builder.package_mirrors import MirrorTool
-from image_builder.package_places import PackagePlace, RegistryPlace
+from image_builder.package_places import PackagePlace, RegistryPlace, described
 from image_builder.process import CancelToken
 from image_builder.settings import BuildSettings, RegistrySettings
 from tests.conftest import PROJECT
@@ -90,6 +91,18 @@ def test_a_registry_writes_nowhere_but_into_a_mirror(
     repository.put_manifest(tag_of("png"), {**whole.content, "layers": layers})
     assert Host(tmp_path / "other", place).build() == ["took zlib", "compiled png"]
     assert not [found for found in tmp_path.parent.rglob("*") if found.name in ("escaped", ".hidden")]
+
+
+def test_readiness_says_whether_the_registry_is_there(tmp_path: Path, registry: ImageRegistry) -> None:
+    def asked(host: str) -> str:
+        logins = {host: {"user": registry.user, "token": registry.password}}
+        build = BuildSettings(tmp_folder=tmp_path, builder_home=PROJECT, base_image="base:1",
+                              spack_cache=f"oras://{host}/packages")
+        return described(build, RegistrySettings.model_validate({"logins": logins}))
+
+    assert registry.host in asked(registry.host)
+    with pytest.raises(Unavailable):
+        asked(f"127.0.0.1:{free_port()}")
 
 
 def test_a_registry_that_is_away_costs_time_only(tmp_path: Path) -> None:

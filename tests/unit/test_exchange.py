@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from image_builder.errors import ServiceError
 from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer
-from image_builder.package_places import FolderPlace, PackagePlace
+from image_builder.package_places import FolderPlace, PackagePlace, described
+from image_builder.settings import BuildSettings, RegistrySettings
 from tests.exchange_contract import *  # noqa: F403  the tests of the contract
 from tests.exchange_contract import CACHE, COMPILED, KEY, OTHER_KEY, TAKEN, Host, MakePlace
 from tests.unit.test_packages import digest_of
@@ -80,3 +82,19 @@ def test_a_signature_is_of_all_that_says_what_is_installed(changed: dict[str, ob
     assert not signer.verify(other, signature)
     assert not Signer(SecretStr(KEY), cache="another cache").verify(ENTRY, signature)
     assert not signer.verify(ENTRY, "ü")
+
+
+@pytest.mark.parametrize(("place", "said"), [
+    ("none", "share no packages"), ("mount", "builder.gc"), ("{tmp}/new/folder", "the service removes nothing")])
+def test_readiness_says_where_packages_are_and_what_removes_them(tmp_path: Path, place: str, said: str) -> None:
+    build = BuildSettings(tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1",
+                          spack_cache=place.format(tmp=tmp_path))
+    assert said in described(build, RegistrySettings())
+
+
+def test_a_place_that_nobody_can_write_to_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    build = BuildSettings(tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1",
+                          spack_cache=f"{tmp_path}/file/packages")
+    with pytest.raises(ServiceError, match="file/packages"):
+        described(build, RegistrySettings())
