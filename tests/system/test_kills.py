@@ -90,9 +90,12 @@ def test_a_database_that_is_locked_for_longer_than_anybody_waits(site: Site) -> 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own for a whole site: tmp_folder, database and all."""
-    folder = tmp_path / "disk"
+    folder, image = tmp_path / "disk", tmp_path / "disk.img"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "cic-test", str(folder)]).returncode:
+    image.touch()
+    os.truncate(image, DISK_BYTES)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    if subprocess.run(["mount", "-o", "loop", str(image), str(folder)]).returncode:
         pytest.skip("NOT TESTED: a full disk. This user or container may not mount a file system.")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
