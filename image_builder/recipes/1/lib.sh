@@ -51,7 +51,7 @@ python() {
 }
 
 # take_environment FILE...: put files of the environment where Spack finds it. A COPY before the step would be as good,
-# but then BuildKit reads the whole image below a step with secrets, for every new file: 4 to 10 s.
+# but BuildKit was seen to begin a step with secrets only 4 to 10 s after one, on an image of 870 MB.
 take_environment() {
     mkdir -p /opt/cic
     for file in "$@"; do
