@@ -1,17 +1,21 @@
 """All benchmarks with a goal, one after another: `python3 -m benchmarks [--write] [NAME ...]`.
 
-`--write` puts the table and the plot into the documentation. Nothing else should run on the machine meanwhile.
+`--write` puts the table and the plot into the documentation, where each benchmark's rows are of its latest run:
+`measured.json` keeps them. Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import importlib
+import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pygal
 
@@ -19,6 +23,7 @@ from benchmarks.docs import DOCS, replace_table
 from benchmarks.rows import Row, show
 
 NAMES = ("status", "submitting", "own_time", "download", "conversion", "slim", "spack", "throughput")
+MEASURED = Path(__file__).with_name("measured.json")
 COLORS = {"met": "#2a7f3f", "missed": "#b3361e"}
 
 
@@ -29,31 +34,50 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
-    rows: list[Row] = []
+    missed = False
     for name in options.names or NAMES:
         print(f"\n{name}", flush=True)
         found = importlib.import_module(f"benchmarks.{name}").rows()
         show(found)
-        rows += found
+        missed |= any(row.verdict == "missed" for row in found)
+        if options.write:
+            keep(name, found)
     if options.write:
-        write(rows)
-    return 0 if all(row.verdict != "missed" for row in rows) else 1
+        write(kept())
+    return 1 if missed else 0
 
 
-def write(rows: Sequence[Row]) -> None:
-    """Replace the table in the documentation, and the plot."""
-    replace_table(DOCS / "performance.md", table(rows))
-    (DOCS / "performance.svg").write_bytes(plot(rows))
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown, and where and when they were measured."""
+def keep(name: str, rows: Sequence[Row]) -> None:
+    """Remember the rows of one run, in place of those of an earlier one."""
+    runs = json.loads(MEASURED.read_text("utf-8")) if MEASURED.exists() else {}
     day = datetime.datetime.now(datetime.timezone.utc).date()
+    runs[name] = {"where": f"{day}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+                  "rows": [dataclasses.asdict(row) for row in rows]}
+    MEASURED.write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def kept() -> dict[str, list[Row]]:
+    """The rows of each benchmark's latest run, by where and when that was."""
+    runs = json.loads(MEASURED.read_text("utf-8"))
+    found: dict[str, list[Row]] = {}
+    for name in NAMES:
+        if name in runs:
+            found.setdefault(runs[name]["where"], []).extend(Row(**row) for row in runs[name]["rows"])
+    return found
+
+
+def write(runs: Mapping[str, Sequence[Row]]) -> None:
+    """Replace the table in the documentation, and the plot."""
+    replace_table(DOCS / "performance.md", "\n".join(table(where, rows) for where, rows in runs.items()))
+    (DOCS / "performance.svg").write_bytes(plot([row for rows in runs.values() for row in rows]))
+
+
+def table(where: str, rows: Sequence[Row]) -> str:
+    """The rows in Markdown, and where and when they were measured."""
     lines = ["| what | measured | goal | |", "|---|---|---|---|"]
     lines += [f"| {row.what}{row.note and f' ({row.note})'} | {row.measured} | {row.wanted} | {row.verdict} |"
               for row in rows]
-    return "\n".join(lines) + (f"\n\nMeasured on {day}, {os.cpu_count()} cores, {platform.machine()}, "
-                               f"Python {platform.python_version()}.\n")
+    return "\n".join(lines) + f"\n\nMeasured on {where}.\n"
 
 
 def plot(rows: Sequence[Row]) -> bytes:
