@@ -1,15 +1,16 @@
-"""A service of several hosts, in miniature and real: PostgreSQL, Redis, web processes and workers, each on its host."""
+"""A service of several hosts, in miniature and real: PostgreSQL, a broker, web processes and workers."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,52 @@ class Redis:
         self._process.wait()
 
 
+class RabbitMQ:
+    """A RabbitMQ server without plugins, which closes a channel that holds a message for longer than 5 s."""
+
+    PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+    def __init__(self, host: Host, folder: Path) -> None:
+        self._host, self._folder = host, folder / "rabbitmq"
+        self._folder.mkdir()
+        self.url = f"amqp://guest:guest@{host.address}:5672//"
+        (self._folder / "advanced.config").write_text(
+            "[{rabbit, [{loopback_users, []}, {consumer_timeout, 5000}, {channel_tick_interval, 1000}]}].\n", "utf-8")
+        (self._folder / "enabled_plugins").write_text("[].\n", "utf-8")
+        self.start()
+
+    def start(self) -> None:
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self._folder), "RABBITMQ_NODENAME": "cic@localhost",
+                   "RABBITMQ_MNESIA_BASE": str(self._folder / "data"), "RABBITMQ_LOG_BASE": str(self._folder / "log"),
+                   "RABBITMQ_ADVANCED_CONFIG_FILE": str(self._folder / "advanced.config"),
+                   "RABBITMQ_CONFIG_FILE": str(self._folder / "none.conf"),
+                   "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "enabled_plugins"),
+                   "RABBITMQ_CONF_ENV_FILE": "/dev/null", "LANG": "C.UTF-8"}
+        with (self._folder / "rabbitmq.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._host.prefix, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", str(self.PROGRAM)],
+                env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        self._wait()
+
+    def stop(self) -> None:
+        """At once, with all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _wait(self) -> None:
+        end = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection((self._host.address, 5672), timeout=5):
+                return
+            log = (self._folder / "rabbitmq.log").read_text("utf-8", "replace")
+            assert time.monotonic() < end and self._process.poll() is None, log
+            time.sleep(0.2)
+
+
+Broker = Redis | RabbitMQ
+
+
 class Process:
     """A web process or a worker on a host of its own."""
 
@@ -78,12 +125,12 @@ class Process:
 class Cluster:
     """The service of one test."""
 
-    def __init__(self, site: Site, net: Network, database: PostgreSQL, redis: Redis) -> None:
-        self.site, self.net, self.database, self.redis = site, net, database, redis
+    def __init__(self, site: Site, net: Network, database: PostgreSQL, broker: Broker) -> None:
+        self.site, self.net, self.database, self.broker = site, net, database, broker
         self.journal = site.root / "journal"
         self.journal.touch()
         self.environ = {**site.environ, "CIC_EXECUTOR": "celery", "CIC_DATABASE": database.database(),
-                        "CIC_BROKER_URL": redis.url, "CIC_LOST_WORKER_AFTER_S": "10", "CIC_WEB_PROCESSES": "1",
+                        "CIC_BROKER_URL": broker.url, "CIC_LOST_WORKER_AFTER_S": "10", "CIC_WEB_PROCESSES": "1",
                         "CIC_HOST": "0.0.0.0", "CIC_PORT": "5000", "CIC_TEST_JOURNAL": str(self.journal),
                         "CIC_BUILD_STORAGE": str(site.root / "images-of-all")}
         self.engine: Engine = make_engine(self.environ["CIC_DATABASE"])
@@ -196,19 +243,19 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(site: Site, net: Network) -> Iterator[Cluster]:
+def cluster(site: Site, net: Network, make_broker: Callable[[Host, Path], Broker] = Redis) -> Iterator[Cluster]:
     """The records and the broker; processes are added by the test."""
     database_host = net.host()
     database = PostgreSQL(host=database_host.address, prefix=database_host.prefix)
     try:
-        redis = Redis(net.host(), site.root)
+        broker = make_broker(net.host(), site.root)
         try:
-            made = Cluster(site, net, database, redis)
+            made = Cluster(site, net, database, broker)
             try:
                 yield made
             finally:
                 made.stop()
         finally:
-            redis.stop()
+            broker.stop()
     finally:
         database.stop()

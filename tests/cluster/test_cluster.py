@@ -22,7 +22,7 @@ from service.pool import host_name
 from service.workers import all_workers
 from tests.cluster import network
 from tests.cluster.registry import registry
-from tests.cluster.service import Cluster, Process, cluster
+from tests.cluster.service import Cluster, Process, RabbitMQ, Redis, cluster
 from tests.postgresql import programs
 from tests.system.conftest import remove_images
 from tests.system.site import make_site
@@ -31,9 +31,11 @@ LACKING = network.why_not() or (None if programs() else "PostgreSQL is not insta
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(LACKING is not None, reason=str(LACKING))]
 
 
-@pytest.fixture
-def several(tmp_path: Path) -> Iterator[Cluster]:
+@pytest.fixture(params=[Redis])
+def several(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A service with records, a broker and 60 steps, `many/s0` to `many/s59`."""
+    if request.param is RabbitMQ and not RabbitMQ.PROGRAM.exists():
+        pytest.skip("RABBITMQ IS NOT INSTALLED: NOTHING IS TESTED WITH IT")
     site = make_site(tmp_path)
     for number in range(60):
         folder = site.registry / "many" / f"s{number}"
@@ -41,7 +43,8 @@ def several(tmp_path: Path) -> Iterator[Cluster]:
         (folder / "eflows4hpc.yaml").write_text("apt:\n  - bc\n")
         (folder / "number").write_text(f"{number} {secrets.token_hex(8)}")  # no earlier test's image is the same
     site.add_step("many", "last", {"eflows4hpc.yaml": "apt:\n  - less\n"})
-    with network.network() as net, cluster(site.with_environ(CIC_REPOSITORIES_MIRROR_MAX_AGE_S="600"), net) as made:
+    site = site.with_environ(CIC_REPOSITORIES_MIRROR_MAX_AGE_S="600")
+    with network.network() as net, cluster(site, net, request.param) as made:
         yield made
     remove_images(site)
 
@@ -78,8 +81,8 @@ def test_whatever_goes_every_build_ends_once(several: Cluster) -> None:
     cut.host.cut()
     cut_at = time.monotonic()
     time.sleep(5)
-    several.redis.stop()
-    several.redis.start()
+    several.broker.stop()
+    several.broker.start()
     time.sleep(5)
     several.database.stop(remove=False)
     time.sleep(3)
@@ -130,8 +133,11 @@ def test_a_build_waits_for_a_worker_that_can_build_it_and_says_so(several: Clust
     assert arm == ["emulates", *["arm"] * 4]
 
 
-def test_a_short_visibility_timeout_repeats_nothing(several: Cluster) -> None:
-    several.environ["CIC_BROKER_OPTIONS"] = '{"visibility_timeout": 5}'
+@pytest.mark.parametrize("several", [Redis, RabbitMQ], indirect=True)
+def test_a_broker_that_is_impatient_repeats_nothing(several: Cluster) -> None:
+    """Redis gives a message to another after 5 s; RabbitMQ closes the channel that it was sent through."""
+    if isinstance(several.broker, Redis):
+        several.environ["CIC_BROKER_OPTIONS"] = '{"visibility_timeout": 5}'
     several.web()
     for name in ("one", "other"):
         several.waiting_worker(name, wait_s=30)
@@ -141,6 +147,32 @@ def test_a_short_visibility_timeout_repeats_nothing(several: Cluster) -> None:
     assert [what for _, _, what, _ in several.notes()] == ["begin", "end"]
     (run,) = several.runs()
     assert run.attempts == 1
+
+
+@pytest.mark.parametrize("several", [RabbitMQ], indirect=True)
+def test_rabbitmq_wakes_workers_and_may_be_restarted(several: Cluster) -> None:
+    several.web()
+    for name in ("one", "other"):
+        several.waiting_worker(name, slots=2, wait_s=3)
+    _until_there(several, 2)
+    builds = [several.submit(f"s{n}") for n in range(8)]
+    _until_each_works(several, {"one", "other"})
+    several.broker.stop()
+    builds += [several.submit(f"s{n}") for n in range(8, 12)]
+    several.broker.start()
+    several.wait_for_all(12, 240)
+    assert several.states() == {"FINISHED": 12}
+    assert Counter(what for _, _, what, _ in several.notes()) == {"begin": 12, "end": 12}
+
+    end = time.monotonic() + 90  # the web process has found it again
+    while several.call("GET", "/health/ready").json()["checks"].get("broker") != "ok":
+        assert time.monotonic() < end
+        time.sleep(1)
+    woken = several.submit("s20")
+    several.wait(woken, "STARTED", "BUILDING", timeout_s=30)
+    several.broker.stop()
+    several.broker.start()
+    assert several.wait(woken)["status"] == "FINISHED"
 
 
 def test_a_sif_of_one_worker_is_had_everywhere(several: Cluster, tmp_path: Path) -> None:
