@@ -41,15 +41,22 @@ def make_celery(settings: Settings) -> Celery:
     service = settings.service
     if service.broker_url is None:
         raise Misconfigured("broker_url is not set.", hint="Write for example redis://host:6379/0.")
-    made = Celery("cic", broker=service.broker_url.get_secret_value(), set_as_current=False)
+    url = service.broker_url.get_secret_value()
+    made = Celery("cic", broker=url, set_as_current=False)
     made.conf.update(
         task_ignore_result=True, task_acks_late=False, task_serializer="json", accept_content=["json"],
         task_queues=[Broadcast(EXCHANGE)], task_default_queue=EXCHANGE, broker_connection_timeout=ANSWER_S,
         broker_connection_retry_on_startup=True, broker_connection_max_retries=None, worker_hijack_root_logger=False,
         worker_prefetch_multiplier=1, enable_utc=True,
-        broker_transport_options={"socket_timeout": 4 * ANSWER_S, "socket_connect_timeout": ANSWER_S,
-                                  "socket_keepalive": True, **service.broker_options})
+        broker_transport_options={**_patience(url), **service.broker_options})
     return made
+
+
+def _patience(url: str) -> dict[str, Any]:
+    """How long each transport waits for a broker that says nothing, in its own words."""
+    if url.startswith("amqp"):
+        return {"write_timeout": 4 * ANSWER_S}
+    return {"socket_timeout": 4 * ANSWER_S, "socket_connect_timeout": ANSWER_S, "socket_keepalive": True}
 
 
 class CeleryExecutor:
