@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from image_builder.errors import CicError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,18 @@ def show(rows: Sequence[Row]) -> None:
     print(f"{'what':72} {'measured':>10}  {'goal':>10}")
     for row in rows:
         print(f"{row.what:72} {row.measured:>10}  {row.wanted:>10}  {row.verdict}{row.note and f' ({row.note})'}")
+
+
+def attempted(wanted: Sequence[Row], measure: Callable[[], list[Row]]) -> list[Row]:
+    """What `measure` finds, or the rows that are missing then."""
+    try:
+        return measure()
+    except (AssertionError, CicError) as error:
+        return not_measured(wanted, str(error) or type(error).__name__)
+
+
+def not_measured(wanted: Sequence[Row], reason: str) -> list[Row]:
+    return [dataclasses.replace(row, note=reason.splitlines()[0][:200]) for row in wanted]
 
 
 def _figure(value: float) -> str:

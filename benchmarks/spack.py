@@ -14,12 +14,11 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.rows import Row, show
-from image_builder.errors import CicError
+from benchmarks.rows import Row, attempted, not_measured, show
 from image_builder.state import BuildState
 from tests.system.conftest import remove_images
 from tests.system.recording import Heard
@@ -75,18 +74,6 @@ def rows(concurrent: int = CONCURRENT) -> list[Row]:
             return found + (attempted(AT_ONCE, lambda: [at_once(site, concurrent)]) if concurrent else [])
         finally:
             remove_images(site)
-
-
-def attempted(wanted: Sequence[Row], measure: Callable[[], list[Row]]) -> list[Row]:
-    """What `measure` finds, or the rows that are missing then."""
-    try:
-        return measure()
-    except (AssertionError, CicError) as error:
-        return not_measured(wanted, str(error) or type(error).__name__)
-
-
-def not_measured(wanted: Sequence[Row], reason: str) -> list[Row]:
-    return [dataclasses.replace(row, note=reason.splitlines()[0][:200]) for row in wanted]
 
 
 def reuse(site: Site) -> list[Row]:
