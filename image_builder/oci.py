@@ -170,7 +170,7 @@ class OciRepository:
             return answer
         with answer:
             raise RegistryUnavailable(f"The registry {self.host} answers {method} with {answer.status_code}: "
-                                      f"{answer.text[:300]}", hint="Check `storage` and the registry's credentials.")
+                                      f"{answer.text[:300]}", hint="Check the address and the credentials.")
 
     def _send(self, method: str, address: str, headers: Mapping[str, str] | None,
               body: Callable[[], Any] | None) -> requests.Response:

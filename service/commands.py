@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import pwd
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -15,10 +17,13 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 
 from image_builder.errors import CicError
-from service import accounts, trail
+from service import accounts, store, trail
 from service.cleanup import Cleanup
 from service.context import Service
 from service.database import copy_sqlite, now
+
+COMMAND_LINE = "command line"
+"""Where the audit trail says that an operator's command came from; its user is one of the operating system."""
 
 users = AppGroup("users", help="Who may use the service.")
 tokens = AppGroup("tokens", help="What programs log in with instead of a password.")
@@ -42,6 +47,7 @@ def add(name: str, admin: bool) -> None:
     """Make a user. The password is asked for, or read from standard input."""
     password = _password()
     _do(lambda: accounts.add_user(_service().engine, name, password, is_admin=admin))
+    _note("add administrator" if admin else "add user", name)
     click.echo(f"Made {'administrator' if admin else 'user'} {name}.")
 
 
@@ -59,6 +65,7 @@ def list_all() -> None:
 def remove(name: str) -> None:
     """Remove a user with all builds and tokens. Images stay."""
     _do(lambda: accounts.remove_user(_service().engine, name))
+    _note("remove user", name)
     click.echo(f"Removed {name}.")
 
 
@@ -68,6 +75,7 @@ def password(name: str) -> None:
     """Give a user another password. It is asked for, or read from standard input."""
     chosen = _password()
     _do(lambda: accounts.set_password(_service().engine, name, chosen))
+    _note("password", name)
     click.echo(f"{name} has another password.")
 
 
@@ -111,6 +119,7 @@ def add_token(user: str, name: str, days: int | None, scopes: tuple[str, ...]) -
     user_id = _user_id(user)
     _do(lambda: click.echo(accounts.add_token(_service().engine, user_id, name, scopes=sorted(set(scopes)),
                                               expires_at=expires_at)))
+    _note("token", f"{name} of {user}")
 
 
 @tokens.command("list")
@@ -129,6 +138,7 @@ def revoke_token(user: str, number: int) -> None:
     """Revoke the token of that number (see `tokens list`), at once."""
     if not accounts.revoke_token(_service().engine, _user_id(user), number):
         raise click.ClickException(f"{user} has no token of the number {number}.")
+    _note("revoke token", f"{number} of {user}")
     click.echo(f"Revoked token {number} of {user}.")
 
 
@@ -147,6 +157,7 @@ def list_images() -> None:
 def pin(name: str) -> None:
     """Let clean-up keep an image. NAME is its file name, its sha256, or its identity."""
     _service().images.pin(_digest(name))
+    _note("pin", name)
     click.echo(f"{name} stays.")
 
 
@@ -155,6 +166,7 @@ def pin(name: str) -> None:
 def unpin(name: str) -> None:
     """Let clean-up treat an image as all others again."""
     _service().images.unpin(_digest(name))
+    _note("unpin", name)
     click.echo(f"{name} may go.")
 
 
@@ -164,6 +176,7 @@ def remove_image(name: str) -> None:
     """Remove the SIF of this file name or sha256, and every name of it, unless it is pinned or being read."""
     if not _service().images.remove(_digest(name)):
         raise click.ClickException(f"{name} is pinned or in use.")
+    _note("remove image", name)
     click.echo(f"Removed {name}.")
 
 
@@ -180,6 +193,8 @@ def cleanup(dry_run: bool) -> None:
             click.echo("\t".join([item.kind, item.name, _size(item.size_bytes), item.reason]))
     except CicError as error:
         raise click.ClickException(str(error)) from None
+    if not dry_run:
+        _note("cleanup", f"{count} things of {_size(freed_bytes)}")
     click.echo(f"{'Would remove' if dry_run else 'Removed'} {count} things of {_size(freed_bytes)}.")
 
 
@@ -251,7 +266,14 @@ def _password() -> str:
 
 def _change(name: str, what: str, **values: bool) -> None:
     _do(lambda: accounts.change_user(_service().engine, name, **values))
+    _note(click.get_current_context().info_name or "change", name)
     click.echo(f"{name} {what}")
+
+
+def _note(action: str, subject: str) -> None:
+    """Write down what was done here, in the name of the operating system's user."""
+    store.note(_service().engine, user=pwd.getpwuid(os.getuid()).pw_name[:64], action=action, subject=subject,
+               address=COMMAND_LINE)
 
 
 def _do(work: Callable[[], object]) -> None:

@@ -32,13 +32,9 @@ MakePlace = Callable[[MirrorTool, Path], PackagePlace]
 class FakeStages:
     """In place of buildx: `mount` is the builder's cache mount, and what is asked for is copied."""
 
-    def __init__(self, mount: Path) -> None:
-        self.mount = mount
-        self.wanted = ""
+    def __init__(self, mount: Path, workspace: Workspace) -> None:
+        self.mount, self._context = mount, workspace.context
         self.ran: list[tuple[str, list[str]]] = []
-
-    def workspace(self, workspace: Workspace) -> None:
-        self._context = workspace.context
 
     def __call__(self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None) -> None:
         assert nonce
@@ -68,9 +64,8 @@ class Host:
     def build(self, lock: str = LOCK) -> list[str]:
         """What a whole build does: bring, install, fetch. Returns what was compiled or taken, without beginnings."""
         self.heard, cancel = Heard(), CancelToken()
-        self.stages = FakeStages(self.folder.cache)
         with made_workspace(self.root / "workspace") as workspace:
-            self.stages.workspace(workspace)
+            self.stages = FakeStages(self.folder.cache, workspace)
             tool = MirrorTool(scratch=workspace.scratch, runner=run, cancel=cancel, timeout_s=60,
                               on_line=self.heard.line)
             exchange = Exchange(

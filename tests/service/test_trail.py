@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import pwd
 import subprocess
 import sys
 from typing import Any
@@ -20,7 +22,7 @@ from service.database import now, writing
 from tests.conftest import PROJECT
 from tests.service.conftest import Api, FakeBuilder
 from tests.service.test_web import Visitor
-from tests.system.site import Site
+from tests.system.site import PASSWORD, Site
 
 
 @pytest.fixture
@@ -129,3 +131,18 @@ def test_lines_as_objects(app: Flask, ada: Api, caplog: pytest.LogCaptureFixture
     failed = next(line for line in made if line["logger"] == "service.errors")
     assert (failed["user"], failed["method"], failed["path"]) == ("ada", "GET", "/build/")
     assert all(line["time"].endswith("+00:00") for line in made)
+
+
+def test_what_operators_do_by_commands(app: Flask, engine: sa.Engine) -> None:
+    run = app.test_cli_runner().invoke
+    for command, text in [(("users", "add", "eve"), f"{PASSWORD}\n"), (("users", "promote", "eve"), None),
+                          (("tokens", "add", "eve", "nightly"), None), (("tokens", "revoke", "eve", "1"), None),
+                          (("users", "block", "eve"), None), (("users", "remove", "eve"), None)]:
+        assert run(args=command, input=text).exit_code == 0, command
+    assert run(args=("users", "remove", "nobody")).exit_code != 0
+    assert run(args=("cleanup", "--dry-run")).exit_code == 0
+    told = [(row.action, row.subject) for row in reversed(trail.events(engine)) if row.address == "command line"]
+    assert told == [("add user", "eve"), ("promote", "eve"), ("token", "nightly of eve"), ("revoke token", "1 of eve"),
+                    ("block", "eve"), ("remove user", "eve")]
+    assert {row.user for row in trail.events(engine) if row.address == "command line"} == {
+        pwd.getpwuid(os.getuid()).pw_name}

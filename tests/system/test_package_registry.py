@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,9 @@ from image_builder.errors import Unavailable
 from image_builder.images import open_repository
 from image_builder.oci import OciRepository
 from image_builder.package_mirrors import MirrorTool
-from image_builder.package_places import PackagePlace, RegistryPlace, described
+from image_builder.package_places import Offer, PackagePlace, RegistryPlace, described
 from image_builder.process import CancelToken
+from image_builder.recipe import FETCH_STAGE
 from image_builder.settings import BuildSettings, RegistrySettings
 from tests.conftest import PROJECT
 from tests.exchange_contract import *  # noqa: F403  the tests of the contract
@@ -58,14 +59,19 @@ def tag_of(name: str) -> str:
     return f"{CACHE}.{digest_of(name)}"
 
 
-def test_nothing_is_published_over_what_is_there(tmp_path: Path, place: MakePlace, repository: OciRepository) -> None:
-    Host(tmp_path / "one", place).build()
+def test_nothing_is_published_over_what_came_there_meanwhile(tmp_path: Path, repository: OciRepository) -> None:
+    """Two hosts found nothing, and both built."""
+    Host(tmp_path / "one", placed(repository)).build()
     before = repository.manifest(tag_of("png"))
-    late = Host(tmp_path / "late", place)
-    late.folder.run(LOCK)  # noqa: F405
     assert before is not None
-    again = Host(tmp_path / "third", place)
-    again.build()
+
+    class Late(RegistryPlace):
+        def offer(self, wanted: Collection[str]) -> Offer:
+            return Offer(mirror=tmp_path, nodes=())
+
+    late = Host(tmp_path / "late", lambda _, scratch: Late(repository, CACHE, scratch=scratch, cancel=CancelToken()))
+    assert late.build() == COMPILED
+    assert late.stages.ran == [(FETCH_STAGE, sorted([digest_of("zlib"), digest_of("png")]))]
     assert repository.manifest(tag_of("png")) == before
 
 

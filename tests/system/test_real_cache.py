@@ -149,7 +149,7 @@ def test_builds_at_once_compile_nothing_twice(site: Site) -> None:
         list(pool.map(lambda number: build(empty, f"at-once-{number}", heard[number], workspace=f"at-once-{number}"),
                       heard))
     compiled = Counter(name for one in heard.values() for name in Told.of(one.lines).compiled)
-    assert compiled == {"gcc-runtime": 1, "lz4": 1, "tiny": 3}
+    assert compiled.pop("tiny") == 3 and compiled["lz4"] == 1 and set(compiled.values()) == {1}, compiled
 
 
 @pytest.mark.parametrize(("place", "here", "there"), [("folder", 10, 11), ("registry", 13, 14)])
