@@ -49,6 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("machine"))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long values are named by their length: a test's name stands in the environment of processes, which has bounds."""
+    return f"{argname} of {len(val)}" if isinstance(val, (str, bytes)) and len(val) > 200 else None
+
+
 @pytest.fixture
 def started_processes() -> Iterator[list[str]]:
     """What this Python process starts while the test runs, as the interpreter itself reports it."""

@@ -279,8 +279,6 @@ def test_of_two_descriptions_the_yaml_is_used(upstream: GitRepository, read_step
         ("eflows4hpc.yaml/file", b"", "eflows4hpc.yaml: is not a regular file"),
         ("post_inst.sh/file", b"", "post_inst.sh: is not a regular file"),
     ],
-    ids=["missing", "no text", "too large", "requirements are no text", "requirements are too large", "a folder",
-         "the script is a folder"],
 )
 def test_files_that_cannot_be_read(
     upstream: GitRepository, read_step: Callable[[], StepFiles], name: str, content: bytes, message: str
