@@ -27,6 +27,7 @@ from service.context import Service
 from service.database import PROJECT, bring_up_to_date, db, init_database
 from service.executors import Executor, PoolProcess
 from service.logs import logs_of
+from service.memory import share_arenas
 from service.pool import BuildPool
 from service.submission import Submission
 
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
 
 def start_service(app: Flask) -> None:
     """Let an application that serves requests see to its workers, and tell the operator what happens."""
+    share_arenas()
     log_to_stderr(app.extensions["cic"].settings.service.log_format)
     executor = app.extensions["cic"].executor
     readiness = app.extensions["cic"].readiness

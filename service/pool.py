@@ -39,6 +39,7 @@ from service.cleanup import Cleanup
 from service.console import log_to_stderr
 from service.database import make_engine
 from service.executors import STOP, RunFolder
+from service.memory import share_arenas
 from service.openapi import VERSION
 from service.routing import Abilities, Kind
 from service.worker import HAND_BACK, BuildImage, Worker
@@ -364,6 +365,7 @@ def main() -> int:
 
 def prepare_process(settings: Settings) -> None:
     """What a process that builds needs of its folder, its environment and its machine."""
+    share_arenas()
     (settings.library.build.tmp_folder / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
     _let_buildx_write(settings.library.build.tmp_folder / "run" / "buildx")
     limits.prepare(settings.library.build)

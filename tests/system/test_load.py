@@ -48,11 +48,13 @@ def under_load(tmp_path: Path, *, queued: int, readers: int, submits: int) -> tu
         with ThreadPoolExecutor(readers) as pool:
             reading = [pool.submit(follow_to, service, build_id, "last", lines, stop) for lines in got]
             try:
-                time.sleep(2)
-                before = submitting.memory_bytes(service)
-                written = []
-                taken = []
+                written, taken = ["first"], []
                 with log.open("a", buffering=1) as file:
+                    file.write("first\n")
+                    while not all(got):  # every reader is there
+                        assert not any(future.done() for future in reading)
+                        time.sleep(0.1)
+                    before = submitting.memory_bytes(service)
                     for turn in range(submits):
                         written.append(f"line {turn}")
                         file.write(f"line {turn}\n")
