@@ -7,7 +7,7 @@ import ctypes
 M_ARENA_MAX = -8
 ARENAS = 2
 """Eight arenas per core, glibc's own choice, each keep what its threads once needed: with 200 log followers and 60 more
-builds a process grew by 20 % that way, and by 6 % with two arenas (tests/system/test_load.py)."""
+builds a process grew by 20 % that way, and by 5 to 10 % with two arenas (tests/system/test_load.py)."""
 
 
 def share_arenas() -> None:

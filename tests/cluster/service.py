@@ -67,7 +67,8 @@ class RabbitMQ:
                    "RABBITMQ_ADVANCED_CONFIG_FILE": str(self._folder / "advanced.config"),
                    "RABBITMQ_CONFIG_FILE": str(self._folder / "none.conf"),
                    "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "enabled_plugins"),
-                   "RABBITMQ_CONF_ENV_FILE": "/dev/null", "LANG": "C.UTF-8"}
+                   "RABBITMQ_CONF_ENV_FILE": "/dev/null", "LANG": "C.UTF-8",
+                   "ERL_CRASH_DUMP": str(self._folder / "erl_crash.dump")}
         with (self._folder / "rabbitmq.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._host.prefix, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", str(self.PROGRAM)],

@@ -54,8 +54,9 @@ def under_load(tmp_path: Path, *, queued: int, readers: int, submits: int) -> tu
                     while not all(got):  # every reader is there
                         assert not any(future.done() for future in reading)
                         time.sleep(0.1)
-                    before = submitting.memory_bytes(service)
                     for turn in range(submits):
+                        if turn == submits // 3:  # by now the threads have what they need to work with
+                            before = submitting.memory_bytes(service)
                         written.append(f"line {turn}")
                         file.write(f"line {turn}\n")
                         taken.append(submitting.submit(service, f"turn-{turn}"))
