@@ -75,8 +75,9 @@ def write(runs: Mapping[str, Sequence[Row]]) -> None:
 def table(where: str, rows: Sequence[Row]) -> str:
     """The rows in Markdown, and where and when they were measured."""
     lines = ["| what | measured | goal | |", "|---|---|---|---|"]
-    lines += [f"| {row.what}{row.note and f' ({row.note})'} | {row.measured} | {row.wanted} | {row.verdict} |"
-              for row in rows]
+    for row in rows:
+        what = f"{row.what}{row.note and f' ({row.note})'}".replace("|", r"\|")  # else a cell ends there
+        lines.append(f"| {what} | {row.measured} | {row.wanted} | {row.verdict} |")
     return "\n".join(lines) + f"\n\nMeasured on {where}.\n"
 
 
