@@ -793,7 +793,7 @@ def test_log_of_an_unknown_build(service: FakeService, cic: Client) -> None:
 def test_an_interrupted_log_leaves_nothing(service: FakeService, cic: Client, sent: signal.Signals, code: int) -> None:
     never = threading.Event()
     service.at(f"/build/{BUILD_ID}/log", Answer(200, b"", hold=never))
-    # A shell's own background jobs ignore SIGINT: a session of its own has it as a terminal's foreground job does.
+    # A session of its own: the signal reaches all its processes, as a terminal sends it to a foreground job.
     client = cic.start(USER, PASSWORD, service.url, "log", BUILD_ID, start_new_session=True)
     assert service.arrived.acquire(timeout=60)
     os.killpg(client.pid, sent)
