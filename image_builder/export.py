@@ -15,6 +15,7 @@ import io
 import json
 import os
 import secrets
+import socket
 import tarfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from image_builder.docker import daemon
+from image_builder.docker import DAEMON_TIMEOUT_S, daemon
 from image_builder.errors import CicError, ErrorCode, ServiceError
 from image_builder.process import CancelToken, Command, started
 
@@ -37,6 +38,7 @@ HIDDEN_IF_LINK = frozenset({"etc/hosts", "etc/resolv.conf"})
 """What `apptainer build` replaces by an empty file, unless it is a symbolic link."""
 
 MAX_HIDDEN_BYTES = 1024**2
+MAX_ANSWER_BYTES = 64 * 1024
 
 _CONFIG_KEYS = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal",
                 "ArgsEscaped")
@@ -141,8 +143,52 @@ def _remove_container(client: docker.DockerClient, container: str) -> None:
         client.api.remove_container(container, v=True, force=True)
 
 
+def export_socket(image: ExportedImage) -> socket.socket | None:
+    """A connection from which the image's files are read as a tar; None for a daemon that has no socket here.
+
+    Asked in HTTP/1.0, the daemon sends them as they are until it closes the connection. The program `docker` does the
+    same for any daemon, and costs 0.8 s of a processor per GB more, a tenth of a whole conversion.
+
+    Raises `NotStreamable` when the daemon does not give them.
+    """
+    path = _socket_path(os.environ)
+    if path is None:
+        return None
+    with contextlib.ExitStack() as unless_it_works:
+        connection = unless_it_works.enter_context(socket.socket(socket.AF_UNIX))
+        try:
+            connection.settimeout(DAEMON_TIMEOUT_S)
+            connection.connect(path)
+            connection.sendall(f"GET /containers/{image.container}/export HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+            status, error = _answer(connection)
+        except OSError as refused:
+            raise NotStreamable(f"docker does not export the image: {refused}") from refused
+        if status != "200":
+            raise NotStreamable(f"docker does not export the image: {error or status}")
+        connection.settimeout(None)  # whoever reads it waits for what comes
+        unless_it_works.pop_all()
+    return connection
+
+
+def _socket_path(environ: Mapping[str, str]) -> str | None:
+    """Where the Docker SDK reaches the daemon, if that is a socket of this machine."""
+    scheme, _, path = (environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock").partition("://")
+    return path if scheme == "unix" and path else None
+
+
+def _answer(connection: socket.socket) -> tuple[str, str]:
+    """Take the head of an HTTP answer from a connection; returns its status, and what an error says."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):  # a byte at a time: not one of the body's may be lost
+        if not (byte := connection.recv(1)) or len(head) > MAX_ANSWER_BYTES:
+            return "no answer", ""
+        head += byte
+    status = head.decode("latin-1").split(" ", 2)[1]
+    return status, "" if status == "200" else connection.recv(MAX_ANSWER_BYTES).decode("utf-8", "replace").strip()
+
+
 def export_command(image: ExportedImage, *, timeout_s: float) -> Command:
-    """What writes the image's files to standard output as a tar."""
+    """What writes the image's files to standard output as a tar, wherever the daemon is."""
     return Command(name="docker export", argv=("docker", "export", image.container), timeout_s=timeout_s)
 
 

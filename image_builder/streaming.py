@@ -1,6 +1,6 @@
 """The quick way from an image to a SIF: its files stream into squashfs, and nothing is unpacked.
 
-    docker export ──> tarfilter.py ──> tar2sqfs ──> squashfs ─┐
+    docker daemon ──> tarfilter.py ──> tar2sqfs ──> squashfs ─┐
                           │ additions                         ├─> SIF, hashed while it is written
     docker buildx ────────┤ (what the export hides)           │
     singularity build ────┴─ of an image without files ───────┘ (its small objects)
@@ -21,6 +21,7 @@ import fcntl
 import io
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -208,7 +209,7 @@ def _json_as_go_writes_it(value: Any) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class _Pipeline:
-    """The three processes that the image's files run through."""
+    """The processes that the image's files run through."""
 
     image: ExportedImage
     squashfs: Path
@@ -221,16 +222,20 @@ class _Pipeline:
     def run(self, stencil: Future[Stencil]) -> tarfilter.Report:
         """Run them to their ends, as long as nothing fails; returns what went through."""
         report = self.scratch / "report.json"
-        commands = (export.export_command(self.image, timeout_s=self.settings.convert_timeout_s),
-                    filter_command(self.additions, report), squashfs_command(self.squashfs, self.level, self.settings))
+        commands = [filter_command(self.additions, report),
+                    squashfs_command(self.squashfs, self.level, self.settings)]
         with contextlib.ExitStack() as stack:
             processes: list[subprocess.Popen[bytes]] = []
-            source: IO[bytes] | None = None
+            source: IO[bytes] | socket.socket | None = export.export_socket(self.image)
+            if source is None:
+                commands.insert(0, export.export_command(self.image, timeout_s=self.settings.convert_timeout_s))
+            else:
+                stack.callback(source.close)
             for index, command in enumerate(commands):
                 errors = stack.enter_context(self._log(index).open("wb"))
                 last = index == len(commands) - 1
-                process = stack.enter_context(started(command, stdin=source, stderr=errors,
-                                                      stdout=errors if last else subprocess.PIPE))
+                process = stack.enter_context(started(command, stdin=None if source is None else source.fileno(),
+                                                      stderr=errors, stdout=errors if last else subprocess.PIPE))
                 if source is not None:
                     source.close()  # the reader alone holds it now: when it ends, the writer is told
                 source = process.stdout
@@ -270,7 +275,7 @@ class _Pipeline:
                 raise Interrupted(command.name)
         index = max(failed)
         text = _tail(self._log(index))
-        if index == 1 and processes[index].returncode == tarfilter.EXIT_UNFIT:
+        if index == len(commands) - 2 and processes[index].returncode == tarfilter.EXIT_UNFIT:
             raise NotStreamable(text)
         if least_free_bytes < FULL_BYTES and ("I/O error" in text or text == SILENCE):  # its log has no room either
             raise NoSpace("The disk is full: the SIF could not be written.", hint="Free some room in tmp_folder.")

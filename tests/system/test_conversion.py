@@ -10,6 +10,8 @@ import io
 import json
 import os
 import shutil
+import socket
+import socketserver
 import subprocess
 import sys
 import tarfile
@@ -373,6 +375,101 @@ def shim(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
+class Door(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Another way to the daemon: a socket, or a port when no path is given. It may end an export's answer early."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path | None = None, *, export_bytes: int | None = None) -> None:
+        self.address_family = socket.AF_INET if path is None else socket.AF_UNIX
+        self.export_bytes, self.exports = export_bytes, 0
+        super().__init__(("127.0.0.1", 0) if path is None else str(path), Passage)  # type: ignore[arg-type]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        return self.socket.accept()[0], "someone"
+
+
+class Passage(socketserver.BaseRequestHandler):
+    """One connection through a door."""
+
+    server: Door
+
+    def handle(self) -> None:
+        asked = self.request.recv(65536)
+        is_export = b"/export HTTP/" in asked.partition(b"\r\n")[0]
+        self.server.exports += is_export
+        with socket.socket(socket.AF_UNIX) as daemon:
+            daemon.connect("/var/run/docker.sock")
+            daemon.sendall(asked)
+            threading.Thread(target=passed_on, args=(self.request, daemon, None), daemon=True).start()
+            passed_on(daemon, self.request, self.server.export_bytes if is_export else None)
+
+
+def passed_on(source: socket.socket, target: socket.socket, limit_bytes: int | None) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := source.recv(65536 if limit_bytes is None else min(65536, limit_bytes)):
+            target.sendall(chunk)
+            limit_bytes = None if limit_bytes is None else limit_bytes - len(chunk)
+        target.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def opened(door: Door) -> Iterator[Door]:
+    with door:
+        thread = threading.Thread(target=door.serve_forever)
+        thread.start()
+        try:
+            yield door
+        finally:
+            door.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def port_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    """A daemon without a socket here, so that `docker export` is what gives an image's files."""
+    with opened(Door()) as door:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{door.server_address[1]}")
+        yield door
+
+
+@pytest.mark.usefixtures("port_only")
+def test_an_image_comes_over_a_port_as_it_does_over_a_socket(odd_image: str, tmp_path: Path, shims: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    shim(shims, "docker", f'[ "$1" = export ] && echo asked >> {tmp_path}/note; exec "$real" "$@"')
+    convert(odd_image, tmp_path / "port.sif")
+    monkeypatch.delenv("DOCKER_HOST")
+    convert(odd_image, tmp_path / "socket.sif")
+    assert (tmp_path / "note").read_text() == "asked\n"
+    ported, direct = tree(tmp_path / "port.sif"), tree(tmp_path / "socket.sif")
+    assert ported.keys() == direct.keys() and len(direct) > 20
+
+
+@pytest.mark.parametrize("export_bytes", [0, 100])
+def test_a_socket_without_an_answer_means_a_build(odd_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  export_bytes: int) -> None:
+    lines: list[str] = []
+    with opened(Door(tmp_path / "door", export_bytes=export_bytes)) as door:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/door")
+        made = singularity.convert(odd_image, tmp_path / "out.sif", platform="linux/amd64", settings=site(),
+                                   on_line=lines.append)
+    assert made.method == singularity.BUILD and door.exports == 1
+    assert any("docker does not export the image" in line for line in lines)
+    sif.verify(tmp_path / "out.sif", platform="linux/amd64")
+
+
+@pytest.mark.parametrize("export_bytes", [2048, 300_000])
+def test_a_socket_that_is_cut_never_gives_a_sif(odd_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                export_bytes: int) -> None:
+    (tmp_path / "out").mkdir()
+    with opened(Door(tmp_path / "door", export_bytes=export_bytes)) as door:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/door")
+        with pytest.raises(ServiceError) as failure:
+            singularity.convert(odd_image, tmp_path / "out" / "out.sif", platform="linux/amd64", settings=site())
+        assert failure.value.code == ErrorCode.CONVERSION_FAILED and door.exports == 1
+        assert not list((tmp_path / "out").iterdir()) and left_behind(odd_image) == ([], [])
+
+
 @pytest.mark.parametrize(("program", "script"), [
     ("docker", '[ "$1" = export ] && exit 0; exec "$real" "$@"'),
     ("docker", '[ "$1" = export ] || exec "$real" "$@"; "$real" "$@" | head --bytes 2048'),
@@ -394,6 +491,7 @@ def shim(folder: Path, name: str, script: str) -> None:
 ], ids=["no stream", "cut at an edge", "cut", "docker fails at the end", "docker is killed", "no reader",
         "nothing written", "tar2sqfs fails at the end", "tar2sqfs is killed", "squashfs cut", "a hard link is skipped",
         "a file is skipped", "unreadable"])
+@pytest.mark.usefixtures("port_only")
 def test_no_failure_on_the_way_gives_a_sif(odd_image: str, tmp_path: Path, shims: Path, program: str, script: str
                                            ) -> None:
     shim(shims, program, script)
@@ -428,6 +526,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(odd_image: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("stuck", ["tar2sqfs", "docker"])
+@pytest.mark.usefixtures("port_only")
 def test_a_cancel_ends_it_and_leaves_nothing(odd_image: str, tmp_path: Path, shims: Path, stuck: str) -> None:
     note = tmp_path / "stuck"
     shim(shims, stuck, f'case "$1" in --quiet|export) echo $$ > {note}; exec sleep 600;; esac; exec "$real" "$@"')
@@ -449,6 +548,7 @@ def test_a_cancel_ends_it_and_leaves_nothing(odd_image: str, tmp_path: Path, shi
     assert not list((tmp_path / "out").iterdir()) and left_behind(odd_image) == ([], [])
 
 
+@pytest.mark.usefixtures("port_only")
 def test_what_a_killed_conversion_leaves_is_swept_and_nothing_of_a_living_one(odd_image: str, tmp_path: Path,
                                                                              shims: Path) -> None:
     note = tmp_path / "note"
