@@ -17,8 +17,10 @@ from image_builder.environment import Environment
 from image_builder.resolve import Inputs
 
 CACHE_VERSION = 1
-FIRST_RELEASE = (0, 22)
-"""The first Spack that pushes each package as it is finished."""
+FIRST_RELEASE = (0, 20)
+"""The first Spack for which packages are shared."""
+FIRST_PUSHING = (0, 22)
+"""The first Spack that pushes each package by itself as it is finished."""
 
 _FLAGS = ("cflags", "cxxflags", "fflags", "cppflags", "ldflags", "ldlibs")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:,+/@=-]*\Z")
@@ -39,6 +41,11 @@ def cache_name(environment: Environment, inputs: Inputs, platform: str, *, are_s
         "recipe": inputs.recipe_version, **({"signed": True} if are_signed else {}),
     }
     return "cic-spack-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def pushes_by_itself(spack_version: tuple[int, ...] | None) -> bool:
+    """Whether a Spack needs no help of the recipe to push packages as they are finished."""
+    return spack_version is not None and spack_version >= FIRST_PUSHING
 
 
 def why_not_shared(environment: Environment, lock: Mapping[str, Any],

@@ -53,8 +53,8 @@ _TEMPLATE = "Dockerfile.j2"
 _SCRIPTS = ("lib.sh", "entrypoint")
 _SLIM_SCRIPTS = ("apt.sh", "collect.sh", "collect.py", "closure.py", "runtime.sh", "verify.sh", "verify.py",
                  "inventory.py")
-_SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "packages.py", "exchange.sh", "stages.py",
-                  "activation.py")
+_SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "packages.py", "autopush.py",
+                  "exchange.sh", "stages.py", "activation.py")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,8 @@ class RecipeOptions:
     """A Spack source mirror comes as the build context `SOURCES_CONTEXT`."""
     package_cache: str | None = None
     """The cache mount of built packages, for the install step."""
+    autopush: bool = False
+    """The base image's Spack does not push packages by itself as they are built."""
     packages_folder: bool = False
     """Packages go from and to a folder of the site."""
 
@@ -104,7 +106,7 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
         has_requirements=environment.requirements is not None, has_catalogue=options.has_catalogue,
         has_spack_config=options.has_spack_config, find_externals=environment.find_externals,
         sources_folder=options.sources_folder, package_cache=options.package_cache or "",
-        packages_folder=options.packages_folder, packages_context=PACKAGES_CONTEXT,
+        autopush=options.autopush, packages_folder=options.packages_folder, packages_context=PACKAGES_CONTEXT,
         from_source=environment.from_source, has_post_install=options.has_post_install,
         requirements_in_step=environment.requirements_in_step,
         runtime=runtime.reference if runtime is not None else None, variables=slim.variables(base),

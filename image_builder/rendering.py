@@ -46,6 +46,7 @@ def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySetti
         has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,
         sources_folder=settings.build.spack_mirror_folder is not None,
         package_cache=package_cache_of(request, environment, inputs, settings, lock),
+        autopush=not package_cache.pushes_by_itself(inputs.base.spack_version),
         packages_folder=settings.build.has_package_place), runtime=inputs.runtime)
     return Rendered(environment=environment, recipe=recipe)
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from image_builder.errors import Cancelled
+from image_builder.errors import BuildFailed, Cancelled
 from image_builder.process import CancelToken
 from tests.system.conftest import remove_images
 from tests.system.recording import Heard
@@ -138,6 +138,18 @@ def test_what_an_ended_build_had_finished_is_taken_by_the_next(site: Site) -> No
     heard = Heard()
     build(site, "ended", heard)
     assert "tiny" in Told.of(heard.lines).taken
+
+
+def test_what_a_failed_build_had_finished_is_taken_by_the_next(site: Site) -> None:
+    site.add_step("spack", "failed", environment(["failing@1.0 ^tiny@12.0"]))
+    heard = Heard()
+    with pytest.raises(BuildFailed, match="failing"):
+        build(site, "failed", heard)
+    assert "tiny" in Told.of(heard.lines).compiled
+    site.add_step("spack", "after-failed", environment(["tiny@12.0"]))
+    heard = Heard()
+    build(site, "after-failed", heard)
+    assert Told.of(heard.lines).compiled == () and "tiny" in Told.of(heard.lines).taken
 
 
 def test_builds_at_once_compile_nothing_twice(site: Site) -> None:

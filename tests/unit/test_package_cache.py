@@ -10,7 +10,7 @@ import pytest
 from image_builder.catalogue import PinnedCatalogue
 from image_builder.environment import Environment, compose
 from image_builder.locks import Locks, lock_key
-from image_builder.package_cache import cache_name, why_not_shared
+from image_builder.package_cache import cache_name, pushes_by_itself, why_not_shared
 from image_builder.resolve import Inputs
 from image_builder.workflow import StepRef
 from tests.unit.planning import base, described, request
@@ -99,9 +99,16 @@ def test_an_external_that_names_programs_sees_no_cache() -> None:
     assert "cmake" in (why_not_shared(environment(more), {}, (0, 23)) or "")
 
 
-@pytest.mark.parametrize("version", [None, (0, 19, 2), (0, 21)])
-def test_before_spack_pushes_by_itself_there_is_no_cache(version: tuple[int, ...] | None) -> None:
+@pytest.mark.parametrize("version", [None, (0, 19, 2)])
+def test_older_releases_have_no_cache(version: tuple[int, ...] | None) -> None:
     assert why_not_shared(environment(), {}, version)
+
+
+@pytest.mark.parametrize(("version", "by_itself"), [((0, 20, 3), False), ((0, 21), False), ((0, 22), True),
+                                                    ((1, 1), True)])
+def test_releases_that_do_not_push_by_themselves_are_helped(version: tuple[int, ...], by_itself: bool) -> None:
+    assert why_not_shared(environment(), {}, version) is None
+    assert pushes_by_itself(version) is by_itself
 
 
 def test_locks_are_kept_and_forgotten(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from image_builder.environment import compose
 from image_builder.errors import BadDescription, Misconfigured
-from image_builder.recipe import LATEST_RECIPE, LOCK_FILE, Recipe, RecipeOptions, render, site_secret
+from image_builder.recipe import (
+    LATEST_RECIPE,
+    LOCK_FILE,
+    WANTED_FILE,
+    Recipe,
+    RecipeOptions,
+    render,
+    site_secret,
+)
 from image_builder.request import parse_request
 from image_builder.slim import FIRST_LINES_FILE
 from tests.unit.golden_files import assert_golden
@@ -39,11 +47,15 @@ def rendered(text: str, *, step_id: str = "solver", options: RecipeOptions | Non
 FULL = "apt: [grace, graphviz]\npip: [pillow, rocrate]\nspack:\n  specs: [compss@3.3, gromacs@2022.3~mpi^fftw~mpi]\n"
 
 
+OLDER_SPACK = RecipeOptions(package_cache="cic-spack-0", packages_folder=True, autopush=True)
+
+
 @pytest.mark.parametrize(("name", "text", "options", "machine"), [
     ("full", FULL, RecipeOptions(has_catalogue=True, has_spack_config=True), {"mpi": "openmpi@4"}),
     ("post-install", FULL, RecipeOptions(has_catalogue=True, has_post_install=True), {}),
     ("apt-and-pip", "apt: [jq]\npip: [six]\n", RecipeOptions(has_catalogue=True, has_spack_config=True), {}),
     ("sources-only", "", RecipeOptions(), {}),
+    ("older-spack", "spack:\n  specs: [lz4]\n", OLDER_SPACK, {}),
     ("mpi-only", "", RecipeOptions(sources_folder=True), {"mpi": "openmpi@4"}),
 ])
 def test_golden_dockerfiles(name: str, text: str, options: RecipeOptions, machine: dict[str, str]) -> None:
@@ -111,10 +123,10 @@ def test_steps_ask_for_no_rights_and_no_other_network(name: str | None, runtime:
 
 def test_every_file_that_the_dockerfile_takes_is_there() -> None:
     for recipe in (rendered(FULL, options=RecipeOptions(has_catalogue=True, has_post_install=True)), rendered(""),
-                   rendered(FULL, runtime="r:1"), rendered("", runtime="r:1")):
+                   rendered(FULL, options=OLDER_SPACK), rendered(FULL, runtime="r:1"), rendered("", runtime="r:1")):
         taken = re.findall(r"source=(cic/[\w./-]+)|COPY (?:--chmod=\d+ )?(cic/[\w./]+)", recipe.dockerfile)
         for name in filter(None, sum(taken, ())):
-            if name in (FIRST_LINES_FILE, LOCK_FILE):  # made of the step, and by Spack
+            if name in (FIRST_LINES_FILE, LOCK_FILE, WANTED_FILE):  # made of the step, by Spack, and in the exchange
                 continue
             assert any(path == name or (path.startswith(name) and name.endswith("/")) for path in recipe.files), name
 

@@ -1,0 +1,88 @@
+"""Run by a Spack before 0.22, whose `install` does not push what it has built:
+
+    spack -e ENVIRONMENT python autopush.py SCOPE [INSTALL-OPTION]...
+
+Installs as `spack install` does. SCOPE/mirrors.yaml is for newer releases, and these cannot read it: packages are taken
+from its binary mirrors, without signatures, and from no other mirror; each is pushed as soon as it is built to those
+with `autopush`. A package that cannot be pushed is installed all the same.
+"""
+
+import os
+import sys
+
+import llnl.util.tty as tty
+import spack.binary_distribution as binaries
+import spack.config
+import spack.error
+import spack.hooks
+import spack.installer
+import spack.main
+import spack.util.spack_yaml as yaml
+
+
+def mirrors_of(scope):
+    """The mirrors of a scope, by name; none where there is no such file."""
+    path = os.path.join(scope, "mirrors.yaml")
+    if not os.path.exists(path):
+        return {}
+    with open(path) as file:
+        return yaml.load(file)["mirrors"]
+
+
+class Autopush(object):
+    """A hook of Spack that pushes to one mirror."""
+
+    def __init__(self, name, url):
+        self._name, self._url = name, url
+
+    def post_install(self, spec, *_):
+        if spec.external or getattr(spec.package, "installed_from_binary_cache", False):
+            return
+        try:
+            push(spec, self._url)
+        except Exception as error:  # whatever it is, the package is there
+            tty.warn("{0} was not pushed: {1}".format(spec.name, error))
+        else:
+            tty.msg("{0}: Pushed to build cache: '{1}'".format(spec.name, self._name))
+
+
+def push(spec, url):
+    options = {"force": True, "unsigned": True, "regenerate_index": False}
+    if "allow_root" in binaries.PushOptions._fields:  # before 0.21; what is taken lies where it was built
+        options["allow_root"] = True
+    binaries.push_or_raise(spec, url, binaries.PushOptions(**options))
+
+
+def take_only_from(urls):
+    """Let Spack look for built packages in these mirrors, whatever its configuration and its indices say."""
+    mirrors = {"taken{0}".format(number): {"fetch": url, "push": url} for number, url in enumerate(urls)}
+    try_to_take = spack.installer._try_install_from_binary_cache
+
+    def take(package, explicit, unsigned=False, **more):
+        try:
+            with spack.config.override(spack.config.InternalConfigScope("taken", {"mirrors:": mirrors})):
+                return try_to_take(package, explicit, unsigned=True, **more)
+        except Exception as error:  # these releases trip over that themselves
+            tty.warn("{0} was not taken, and is built: {1}".format(package.name, error))
+            package.remove_prefix()
+            return False
+
+    spack.installer._try_install_from_binary_cache = take
+    binaries.get_mirrors_for_spec = lambda *_, **__: [{"mirror_url": url} for url in urls]
+
+
+def main(scope, *options):
+    mirrors = mirrors_of(scope)
+    take_only_from([str(fields["url"]) for fields in mirrors.values() if fields.get("binary")])
+    for name, fields in mirrors.items():
+        if fields.get("autopush"):
+            spack.hooks.post_install.hooks.append(("cic", Autopush(name, str(fields["url"]))))
+    parser = spack.main.make_argument_parser()
+    install = parser.add_command("install")
+    try:
+        return install(parser, parser.parse_args(["install", *options]))
+    except spack.error.SpackError as error:
+        error.die()
+
+
+sys.exit(main(*sys.argv[1:]))
