@@ -17,7 +17,7 @@ from image_builder.environment import Environment
 from image_builder.resolve import Inputs
 
 CACHE_VERSION = 1
-FIRST_RELEASE = (0, 20)
+FIRST_RELEASE = (0, 19)
 """The first Spack for which packages are shared."""
 FIRST_PUSHING = (0, 22)
 """The first Spack that pushes each package by itself as it is finished."""

@@ -40,17 +40,18 @@ class Autopush(object):
             return
         try:
             push(spec, self._url)
-        except Exception as error:  # whatever it is, the package is there
+        except (Exception, SystemExit) as error:  # whatever it is, the package is there
             tty.warn("{0} was not pushed: {1}".format(spec.name, error))
         else:
             tty.msg("{0}: Pushed to build cache: '{1}'".format(spec.name, self._name))
 
 
 def push(spec, url):
-    options = {"force": True, "unsigned": True, "regenerate_index": False}
-    if "allow_root" in binaries.PushOptions._fields:  # before 0.21; what is taken lies where it was built
-        options["allow_root"] = True
-    binaries.push_or_raise(spec, url, binaries.PushOptions(**options))
+    if not hasattr(binaries, "PushOptions"):  # before 0.20
+        binaries._build_tarball(spec, url, force=True, unsigned=True, allow_root=True)
+        return
+    before_0_21 = {"allow_root": True} if "allow_root" in binaries.PushOptions._fields else {}
+    binaries.push_or_raise(spec, url, binaries.PushOptions(force=True, unsigned=True, **before_0_21))
 
 
 def take_only_from(urls):
@@ -68,7 +69,7 @@ def take_only_from(urls):
             return False
 
     spack.installer._try_install_from_binary_cache = take
-    binaries.get_mirrors_for_spec = lambda *_, **__: [{"mirror_url": url} for url in urls]
+    binaries.get_mirrors_for_spec = lambda spec, *_, **__: binaries.try_direct_fetch(spec)
 
 
 def main(scope, *options):
