@@ -18,7 +18,8 @@ PUSH, CONVERT = "push", "convert"
 """What `classify` may be given as `step` for logs that are not buildx's."""
 
 _SCRIPTS = (("concretize", "spack concretize"), ("post_inst", "post_inst.sh"), ("install.sh", "spack install"),
-            ("apt.sh", "apt"), ("pip.sh", "pip"), ("spack", "spack"), ("site_tools", "site tools"), ("tools", "tools"))
+            ("apt.sh", "apt"), ("runtime.sh", "apt"), ("pip.sh", "pip"), ("spack", "spack"),
+            ("site_tools", "site tools"), ("tools", "tools"))
 _UNREACHABLE = re.compile(r"no such host|connection refused|i/o timeout|TLS handshake|x509:|server misbehaving|"
                           r"connection reset|network is unreachable|(?:status|code):? 50[0234]|50[0234] [A-Z]|\bEOF\b|"
                           r"service unavailable|Client\.Timeout", re.IGNORECASE)
@@ -158,7 +159,7 @@ _APT_PACKAGE = (
     re.compile(r"E: Unable to locate package (?P<package>\S+)"),
     re.compile(r"E: Couldn't find any package by (?:glob|regex) '(?P<package>[^']+)'"),
     re.compile(r"E: Package '(?P<package>[^']+)' has no installation candidate"),
-    re.compile(r"E: Version '[^']*' for '(?P<package>[^']+)' was not found"),
+    re.compile(r"E: Version '(?P<version>[^']*)' for '(?P<package>[^']+)' was not found"),
     re.compile(r"dpkg: error processing (?:package|archive) (?P<package>\S+)"),
     re.compile(r"\A (?P<package>[a-z0-9][a-z0-9+.:-]*) : (?:Depends|Conflicts|Breaks|PreDepends):"),
 )
@@ -172,11 +173,13 @@ def _apt(failed: FailedStep) -> Finding:
         if match := first_match(pattern, failed.lines, groups=True):
             if "Unable to locate" in match[0] and first_match(_NO_NETWORK, failed.lines):
                 break
-            return found(ErrorCode.APT_FAILED, f"apt cannot install {match['package']}.", package=match["package"],
+            version = match.groupdict().get("version")
+            what = match["package"] + (f" in version {version}" if version else "")
+            return found(ErrorCode.APT_FAILED, f"apt cannot install {what}.", package=match["package"],
                          hint="Check the package's name for the base image's Debian release.", excerpt=excerpt)
     if first_match(_NO_NETWORK, failed.lines):
         return found(ErrorCode.FETCH_FAILED, "apt cannot reach the package server.", excerpt=excerpt)
-    return found(ErrorCode.APT_FAILED, "apt failed.", excerpt=excerpt)
+    return found(ErrorCode.APT_FAILED, _own_words(failed) or "apt failed.", excerpt=excerpt)
 
 
 _PIP_PACKAGE = (
@@ -227,9 +230,14 @@ def _post_install(failed: FailedStep) -> Finding:
 
 
 def _other(failed: FailedStep) -> Finding:
-    own = next((line for line in reversed(failed.lines) if line.startswith("cic: error: ")), "")
     return found(ErrorCode.BUILD_STEP_FAILED, excerpt=tail(failed.lines),
-                 message=own.removeprefix("cic: error: ") or failed.message or "A step failed without saying why.")
+                 message=_own_words(failed) or failed.message or "A step failed without saying why.")
+
+
+def _own_words(failed: FailedStep) -> str:
+    """What a script of the recipe said of its failure, if it did."""
+    own = next((line for line in reversed(failed.lines) if line.startswith("cic: error: ")), "")
+    return own.removeprefix("cic: error: ")
 
 
 def _push(lines: Sequence[str]) -> Cause:

@@ -210,6 +210,8 @@ def test_a_slim_image_runs_the_same_without_what_built_it(slim_site: Site) -> No
     assert not record_of(slim_site, full)["slim"]
     assert "spack" in inside(full.image_id, "sh", "-c", "command -v spack")
     assert slim_bytes < size_bytes(full.image_id)
+    packages = ("dpkg-query", "-W", "bc", "libreadline8", "libc6", "python3", "python3-minimal", "libexpat1")
+    assert inside(image, *packages) == inside(full.image_id, *packages)
 
 
 def test_a_changed_source_of_a_slim_image_runs_nothing_of_the_packages_again(slim_site: Site) -> None:
@@ -231,6 +233,22 @@ def test_what_a_post_install_script_made_is_in_a_slim_image(slim_site: Site) -> 
     assert inside(result.image_id, "cat", "/scripted/here") == "made\n"
     told = inside(result.image_id, "stat", "-c", "%u %g %a %h %Y", "/opt/own/one", "/opt/own/other")
     assert told == "1234 56789 4711 2 981173106\n" * 2
+
+
+@pytest.mark.parametrize(("package", "then", "reason"), [
+    ("bc", "", "apt cannot install bc in version 0.1"),
+    ("readline-common", "apt-mark auto readline-common", "readline-common:all is "),
+])
+def test_a_package_in_another_version_than_the_full_images_makes_no_slim_image(
+        slim_site: Site, package: str, then: str, reason: str) -> None:
+    """The full image has a version that the archive does not: of what is needed, and of what only that needs."""
+    control = f"Package: {package}\\nVersion: 0.1\\nArchitecture: all\\nMaintainer: me <me@host>\\nDescription: x\\n"
+    script = (f"set -e\nmkdir -p made/DEBIAN && printf '{control}' >made/DEBIAN/control\n"
+              f"dpkg-deb -b made made.deb && dpkg -i made.deb\n{then}\n")
+    result = build(slim_site, "older", {"eflows4hpc.yaml": "apt: [bc]\nslim: true\n", "post_inst.sh": script})
+    details = record_of(slim_site, result)
+    assert not details["slim"] and reason in details["full_because"], details
+    assert inside(result.image_id, "dpkg-query", "-W", "-f=${Version}", package) == "0.1"
 
 
 def test_what_does_not_run_in_a_slim_image_gets_a_full_one(slim_site: Site) -> None:

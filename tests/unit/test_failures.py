@@ -91,7 +91,8 @@ def test_colours_and_line_ends_make_no_difference() -> None:
 
 def test_the_scripts_of_the_recipe_are_known_by_their_names() -> None:
     for script, step in [("apt.sh", "apt"), ("pip.sh", "pip"), ("concretize.sh", "spack concretize"),
-                         ("install.sh", "spack install"), ("post_install.sh", "post_inst.sh"), ("tools.sh", "tools")]:
+                         ("install.sh", "spack install"), ("post_install.sh", "post_inst.sh"), ("tools.sh", "tools"),
+                         ("runtime.sh", "apt")]:
         log = [f'#9 [final 1/1] RUN --mount=type=bind,source=cic/lib.sh ["sh", "/run/cic/{script}"]', "#9 0.1 nothing",
                f'#9 ERROR: process "sh /run/cic/{script}" did not complete successfully: exit code: 1']
         assert classify(log, step="final").step == step
@@ -103,6 +104,18 @@ def test_the_recipes_own_words_are_the_message() -> None:
            '#9 ERROR: process "sh /run/cic/tools.sh" did not complete successfully: exit code: 1']
     cause = classify(log, step="final")
     assert cause.code is ErrorCode.BUILD_STEP_FAILED and cause.message.startswith("the base image has no spack")
+
+
+@pytest.mark.parametrize(("said", "message"), [
+    ("cic: error: the packages are not to be had in the full image's versions: a:all is 2, not 1",
+     "the packages are not to be had in the full image's versions: a:all is 2, not 1"),
+    ("E: Version '0.1' for 'bc' was not found", "apt cannot install bc in version 0.1."),
+])
+def test_why_a_slim_images_packages_are_not_installed(said: str, message: str) -> None:
+    log = ['#9 [slim 2/5] RUN --mount=type=bind,source=cic/apt.sh ["sh", "/run/cic/runtime.sh"]', f"#9 0.1 {said}",
+           '#9 ERROR: process "sh /run/cic/runtime.sh" did not complete successfully: exit code: 1']
+    cause = classify(log, step="report")
+    assert cause.code is ErrorCode.APT_FAILED and cause.message == message
 
 
 def test_a_failed_step_is_taken_out_of_the_log() -> None:

@@ -152,20 +152,32 @@ def test_interpreters(closure: Any, line: str, expected: dict[str, str | None]) 
 STATUS = """\
 Package: perl-base
 Status: install ok installed
+Architecture: amd64
 Source: perl
 Version: 5.36
 
 Package: perl
 Status: install ok installed
+Architecture: all
 Version: 5.36
 
 Package: libperl-dev
 Status: install ok installed
+Architecture: amd64
+Multi-Arch: same
+Source: perl (5.36)
+Version: 5.36
+
+Package: libperl-dev
+Status: install ok installed
+Architecture: i386
+Multi-Arch: same
 Source: perl (5.36)
 Version: 5.36
 
 Package: gone
 Status: deinstall ok config-files
+Architecture: amd64
 Version: 1
 """
 
@@ -180,16 +192,32 @@ def debian(tmp_path: Path) -> Path:
     (tmp_path / "var/lib/apt/extended_states").write_text("Package: perl-base\nAuto-Installed: 1\n")
     (info / "perl-base.list").write_text("/usr\n/usr/bin/perl\n/lib/old.so\n")
     (info / "libperl-dev:amd64.list").write_text("/usr/lib/libperl.a\n")
+    (info / "libperl-dev:i386.list").write_text("/usr/lib32/libperl.a\n")
+    (info / "gone.list").write_text("/etc/gone.conf\n")
     return tmp_path
 
 
 def test_debians_packages(closure: Any, debian: Path) -> None:
     packages = load("collect").Packages(str(debian))
-    assert packages.versions == {"perl-base": "5.36", "perl": "5.36", "libperl-dev": "5.36"}
+    dev = ["libperl-dev:amd64", "libperl-dev:i386"]
+    assert packages.versions == dict.fromkeys(["perl-base:amd64", "perl:all", *dev], "5.36")
     assert packages.automatic == {"perl-base"}
-    assert packages.owner("/usr/bin/perl") == packages.owner("/usr/lib/old.so") == "perl-base"
-    assert packages.owner("/usr/lib/libperl.a") == "libperl-dev" and packages.owner("/opt/own") is None
-    assert packages.family("perl-base") == ["perl-base", "perl"], "not what is only for building"
+    assert packages.owner("/usr/bin/perl") == packages.owner("/usr/lib/old.so") == "perl-base:amd64"
+    assert [packages.owner(f"/usr/{folder}/libperl.a") for folder in ("lib", "lib32")] == dev
+    assert packages.owner("/opt/own") is None and packages.owner("/etc/gone.conf") is None
+    assert packages.family("perl-base:amd64") == ["perl-base:amd64", "perl:all"], "not what is only for building"
+
+
+def test_a_slim_image_asks_for_the_full_ones_versions(closure: Any, debian: Path, monkeypatch: Any) -> None:
+    collect = load("collect")
+    monkeypatch.setattr(collect, "ASKED", str(debian / "asked"))
+    packages, before = collect.Packages(str(debian)), collect.Packages(str(debian))
+    before.versions["removed:all"] = "1"
+    (debian / "asked").write_text("perl=5.3*\nlibperl-dev:i386\nawk\nremoved\n")
+    assert collect.to_install({"perl-base:amd64"}, packages, before) == [
+        "libperl-dev:i386 5.36", "perl-base:amd64 5.36", "perl:all 5.36", "awk"]
+    (debian / "asked").write_text("libperl-dev=5.36\n")
+    assert collect.to_install(set(), packages, before) == ["libperl-dev:amd64 5.36", "libperl-dev:i386 5.36"]
 
 
 def test_a_base_that_is_not_made_of_debians_packages(closure: Any, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Collects below /cic-slim what a slim image gets: what Spack keeps, and what pip, scripts and packages added.
 
-Debian's own files are not copied: /cic-slim.packages names the packages to be installed instead, with the versions
-that are here. Python 3.6, and nothing of the library.
+Debian's own files are not copied: /cic-slim.packages names the packages to be installed instead, and
+/cic-slim.versions the version of every package that is here. Python 3.6, and nothing of the library.
 """
 
 import collections
@@ -22,16 +22,16 @@ ASKED = "/run/cic/packages.apt"
 FIRST_LINES = "/run/cic/first-lines"
 PASSED_OVER = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/cache", "/var/log", "/var/lib/apt",
                "/var/lib/dpkg", "/root/.cache", "/root/.spack", "/opt/cic/.spack-env", "/software-catalog", OUT,
-               OUT + ".packages", "/etc/ld.so.cache", "/etc/alternatives", "/etc/mtab", "/etc/hosts", "/etc/hostname",
-               "/etc/resolv.conf", "/etc/passwd", "/etc/passwd-", "/etc/group", "/etc/group-", "/etc/shadow",
-               "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/.dockerenv")
+               OUT + ".packages", OUT + ".versions", "/etc/ld.so.cache", "/etc/alternatives", "/etc/mtab", "/etc/hosts",
+               "/etc/hostname", "/etc/resolv.conf", "/etc/passwd", "/etc/passwd-", "/etc/group", "/etc/group-",
+               "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/.dockerenv")
 """What a running system, Debian's packages and Spack make by themselves."""
 SHARED_PREFIXES = ("/", "/usr", "/usr/local", "/bin", "/opt")
 NOT_TO_RUN = re.compile(r"-(dev|dbg|dbgsym|doc|headers|source)\Z")
 
 
 class Packages:
-    """Debian's packages below a root: versions, sources, who owns which file."""
+    """Debian's packages below a root, as `name:architecture`: versions, sources, who owns which file."""
 
     def __init__(self, top=""):
         self.top = top
@@ -41,8 +41,9 @@ class Packages:
             sys.exit("cic: error: the base image is not made of Debian packages")
         for fields in stanzas(status):
             if fields.get("Status", "").endswith(" installed"):
-                self.versions[fields["Package"]] = fields["Version"]
-                self.sources[fields["Package"]] = fields.get("Source", fields["Package"]).split()[0]
+                package = "%(Package)s:%(Architecture)s" % fields
+                self.versions[package] = fields["Version"]
+                self.sources[package] = fields.get("Source", fields["Package"]).split()[0]
         self.automatic = {fields["Package"] for fields in stanzas(top + "/var/lib/apt/extended_states")
                           if fields.get("Auto-Installed") == "1"}
 
@@ -53,18 +54,29 @@ class Packages:
         other = path[4:] if path.startswith("/usr/") else "/usr" + path
         return self._owners.get(path) or self._owners.get(other)
 
+    def named(self, asked):
+        """The packages that a description means by `name`, `name:architecture`, or either with `=version`."""
+        name = asked.split("=")[0]
+        return [package for package in self.versions if name in (package, bare(package))]
+
     def _files(self):
-        folder = self.top + "/var/lib/dpkg/info"
+        folder, known = self.top + "/var/lib/dpkg/info", {bare(package): package for package in self.versions}
         for name in sorted(os.listdir(folder)):
             if name.endswith(".list"):
+                package = name[:-5] if ":" in name else known.get(name[:-5])
                 with open(os.path.join(folder, name), errors="surrogateescape") as file:
-                    for line in file:
-                        yield line.rstrip("\n"), name[:-5].split(":")[0]
+                    for line in file if package in self.versions else ():
+                        yield line.rstrip("\n"), package
 
     def family(self, package):
         """The packages here that were made of the same source, without those that are only for building."""
         return [name for name, source in self.sources.items()
-                if source == self.sources.get(package) and (name == package or not NOT_TO_RUN.search(name))]
+                if source == self.sources.get(package) and (name == package or not NOT_TO_RUN.search(bare(name)))]
+
+
+def bare(package):
+    """A package's name without its architecture."""
+    return package.split(":")[0]
 
 
 def stanzas(path):
@@ -229,11 +241,27 @@ def with_parents(paths):
 
 
 def asked():
-    """The description's packages: how it writes them, by name."""
+    """The description's packages, as it writes them."""
     if not os.path.exists(ASKED):
-        return {}
+        return []
     with open(ASKED) as file:
-        return {re.split("[=:]", line.strip())[0]: line.strip() for line in file if line.strip()}
+        return file.read().split()
+
+
+def to_install(needed, packages, before):
+    """`package version` for everything needed, and the description's names that are virtual packages'."""
+    provided = []
+    for name in asked():
+        found = packages.named(name)
+        needed.update(found)
+        if not found and not before.named(name):
+            provided.append(name)
+    return ["%s %s" % (package, packages.versions[package]) for package in sorted(needed)] + provided
+
+
+def write_lines(path, lines):
+    with open(path, "w") as file:
+        file.write("".join(line + "\n" for line in lines))
 
 
 def main():
@@ -255,16 +283,11 @@ def main():
     for path in list(collection.paths):
         if not os.path.islink(path) and os.path.isfile(path) and os.access(path, os.X_OK):
             collection.interpreter(first_line(path))
-    specs = asked()
-    collection.needed.update(changed - packages.automatic)
-    if "python3-pip" in packages.versions and collection.needed & set(packages.family("python3")):
-        collection.needed.add("python3-pip")
-    with open(OUT + ".packages", "w") as file:
-        for name in sorted(collection.needed | set(specs)):
-            if name in packages.versions:
-                file.write("%s %s\n" % (specs.get(name, name), packages.versions[name]))
-            elif name in specs:
-                file.write("%s 0\n" % specs[name])
+    collection.needed.update(package for package in changed if bare(package) not in packages.automatic)
+    if collection.needed & {package for name in packages.named("python3") for package in packages.family(name)}:
+        collection.needed.update(packages.named("python3-pip"))
+    write_lines(OUT + ".packages", to_install(collection.needed, packages, before))
+    write_lines(OUT + ".versions", ["%s %s" % pair for pair in sorted(packages.versions.items())])
     paths = [path for path in collection.paths if os.path.lexists(path)]
     copy(with_parents(paths))
     strip([OUT + path for path in paths if below(path, kept["prefixes"]) and not os.path.islink(path)
