@@ -28,6 +28,12 @@ def closure() -> ModuleType:
     return load("closure")
 
 
+@pytest.fixture(scope="module")
+def collect(closure: Any) -> Any:
+    load("accounts")
+    return load("collect")
+
+
 def load(name: str) -> ModuleType:
     """A script of the recipe as a module."""
     spec = importlib.util.spec_from_file_location(name, RECIPE / f"{name}.py")
@@ -197,8 +203,8 @@ def debian(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_debians_packages(closure: Any, debian: Path) -> None:
-    packages = load("collect").Packages(str(debian))
+def test_debians_packages(collect: Any, debian: Path) -> None:
+    packages = collect.Packages(str(debian))
     dev = ["libperl-dev:amd64", "libperl-dev:i386"]
     assert packages.versions == dict.fromkeys(["perl-base:amd64", "perl:all", *dev], "5.36")
     assert packages.automatic == {"perl-base"}
@@ -208,8 +214,7 @@ def test_debians_packages(closure: Any, debian: Path) -> None:
     assert packages.family("perl-base:amd64") == ["perl-base:amd64", "perl:all"], "not what is only for building"
 
 
-def test_a_slim_image_asks_for_the_full_ones_versions(closure: Any, debian: Path, monkeypatch: Any) -> None:
-    collect = load("collect")
+def test_a_slim_image_asks_for_the_full_ones_versions(collect: Any, debian: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(collect, "ASKED", str(debian / "asked"))
     packages, before = collect.Packages(str(debian)), collect.Packages(str(debian))
     before.versions["removed:all"] = "1"
@@ -220,9 +225,9 @@ def test_a_slim_image_asks_for_the_full_ones_versions(closure: Any, debian: Path
     assert collect.to_install(set(), packages, before) == ["libperl-dev:amd64 5.36", "libperl-dev:i386 5.36"]
 
 
-def test_a_base_that_is_not_made_of_debians_packages(closure: Any, tmp_path: Path) -> None:
+def test_a_base_that_is_not_made_of_debians_packages(collect: Any, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="not made of Debian packages"):
-        load("collect").Packages(str(tmp_path))
+        collect.Packages(str(tmp_path))
 
 
 def test_what_is_found_in_the_full_image_alone_is_missing(closure: Any, tmp_path: Path) -> None:
@@ -241,3 +246,42 @@ def test_what_is_found_in_the_full_image_alone_is_missing(closure: Any, tmp_path
     found = verify.missing(closure.Root(str(tmp_path / "full")), closure.Root(str(tmp_path / "slim")),
                            [f"/step/{name}" for name in ("run", "odd", "special", "link", "lost")], "/bin", [])
     assert list(found) == ["/step/special: /bin/special", "/step/link: -> /bin/special", "/step/lost: it is not there"]
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Path:
+    """Two folders with files of users and groups: the full image's, and its runtime base's."""
+    texts = {
+        "full/passwd": "root:x:0:0::/root:/bin/bash\ntoor:x:0:0::/root:/bin/sh\nann:x:1001:1001::/home/ann:/bin/sh\n",
+        "base/passwd": "root:x:0:0::/root:/bin/sh\nown:x:50:50::/:/bin/sh\n",
+        "full/group": "root:x:0:\nvideo:x:44:ann,bob\nann:x:1001:\n", "base/group": "root:x:0:\nvideo:x:44:own,bob\n",
+        "full/shadow": "root:*:1:0:99999:7:::\nann:$y$h:2:0:99999:7:::\n", "base/shadow": "root:*:1:0:99999:7:::\n",
+        "full/gshadow": "video:!::ann\n"}
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_users_and_groups_of_the_full_image_are_added(etc: Path) -> None:
+    accounts = load("accounts")
+    made = {name: accounts.merged(str(etc / "full"), str(etc / "base"), name) for name in accounts.FILES}
+    assert made == {
+        "passwd": "root:x:0:0::/root:/bin/bash\nown:x:50:50::/:/bin/sh\ntoor:x:0:0::/root:/bin/sh\n"
+                  "ann:x:1001:1001::/home/ann:/bin/sh\n",
+        "group": "root:x:0:\nvideo:x:44:ann,bob,own\nann:x:1001:\n",
+        "shadow": "root:*:1:0:99999:7:::\nann:$y$h:2:0:99999:7:::\n", "gshadow": None}
+
+
+@pytest.mark.parametrize(("file", "line", "words"), [
+    ("passwd", "ann:x:7:7::/:/bin/sh", "user ann is 7 there and 1001 in the full image"),
+    ("passwd", "other:x:1001:7::/:/bin/sh", "user other is 1001 there, which is ann in the full image"),
+    ("group", "ann:x:7:", "group ann is 7 there and 1001"),
+    ("group", "x:x:1001:", "group x is 1001 there, which is ann"),
+])
+def test_a_name_or_number_that_means_another_in_the_base(etc: Path, file: str, line: str, words: str) -> None:
+    accounts = load("accounts")
+    with (etc / "base" / file).open("a") as opened:
+        opened.write(f"{line}\n")
+    with pytest.raises(accounts.Conflict, match=words):
+        accounts.merged(str(etc / "full"), str(etc / "base"), file)

@@ -1,7 +1,8 @@
 """Collects below /cic-slim what a slim image gets: what Spack keeps, and what pip, scripts and packages added.
 
-Debian's own files are not copied: /cic-slim.packages names the packages to be installed instead, and
-/cic-slim.versions the version of every package that is here. Python 3.6, and nothing of the library.
+Debian's own files are not copied. /cic-slim.facts tells what is to be done on the runtime base before the rest is
+copied there: `packages` to be installed, the `versions` of all that are here, and the files of users and groups.
+Python 3.6, and nothing of the library.
 """
 
 import collections
@@ -13,18 +14,21 @@ import stat
 import subprocess
 import sys
 
+import accounts
 from closure import Root, first_line, interpreters, needs, read_elf
 
 BEFORE = "/run/cic/before"
+RUNTIME = "/run/cic/runtime"
 OUT = "/cic-slim"
+FACTS = "/cic-slim.facts"
 KEPT = "/run/cic/kept.json"
 ASKED = "/run/cic/packages.apt"
 FIRST_LINES = "/run/cic/first-lines"
 PASSED_OVER = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/cache", "/var/log", "/var/lib/apt",
                "/var/lib/dpkg", "/root/.cache", "/root/.spack", "/opt/cic/.spack-env", "/software-catalog", OUT,
-               OUT + ".packages", OUT + ".versions", "/etc/ld.so.cache", "/etc/alternatives", "/etc/mtab", "/etc/hosts",
-               "/etc/hostname", "/etc/resolv.conf", "/etc/passwd", "/etc/passwd-", "/etc/group", "/etc/group-",
-               "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/.dockerenv")
+               FACTS, "/etc/ld.so.cache", "/etc/alternatives", "/etc/mtab", "/etc/hosts", "/etc/hostname",
+               "/etc/resolv.conf", "/.dockerenv",
+               *("/etc/" + name + end for name in accounts.FILES for end in ("", "-")))
 """What a running system, Debian's packages and Spack make by themselves."""
 SHARED_PREFIXES = ("/", "/usr", "/usr/local", "/bin", "/opt")
 NOT_TO_RUN = re.compile(r"-(dev|dbg|dbgsym|doc|headers|source)\Z")
@@ -259,9 +263,19 @@ def to_install(needed, packages, before):
     return ["%s %s" % (package, packages.versions[package]) for package in sorted(needed)] + provided
 
 
-def write_lines(path, lines):
-    with open(path, "w") as file:
-        file.write("".join(line + "\n" for line in lines))
+def write_fact(name, text):
+    with open(os.path.join(FACTS, name), "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+
+
+def write_accounts():
+    for name in accounts.FILES:
+        try:
+            text = accounts.merged("/etc", RUNTIME + "/etc", name)
+        except accounts.Conflict as error:
+            sys.exit("cic: error: the runtime base does not go with the full image: %s" % error)
+        if text is not None:
+            write_fact(name, text)
 
 
 def main():
@@ -269,6 +283,8 @@ def main():
     if os.path.exists(KEPT):
         with open(KEPT) as file:
             kept = json.load(file)
+    os.mkdir(FACTS, 0o700)
+    write_accounts()
     packages, before = Packages(), Packages(BEFORE)
     changed = {name for name, version in packages.versions.items() if before.versions.get(name) != version}
     collection = Collection(packages)
@@ -286,8 +302,8 @@ def main():
     collection.needed.update(package for package in changed if bare(package) not in packages.automatic)
     if collection.needed & {package for name in packages.named("python3") for package in packages.family(name)}:
         collection.needed.update(packages.named("python3-pip"))
-    write_lines(OUT + ".packages", to_install(collection.needed, packages, before))
-    write_lines(OUT + ".versions", ["%s %s" % pair for pair in sorted(packages.versions.items())])
+    write_fact("packages", "".join(line + "\n" for line in to_install(collection.needed, packages, before)))
+    write_fact("versions", "".join("%s %s\n" % pair for pair in sorted(packages.versions.items())))
     paths = [path for path in collection.paths if os.path.lexists(path)]
     copy(with_parents(paths))
     strip([OUT + path for path in paths if below(path, kept["prefixes"]) and not os.path.islink(path)
