@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 from image_builder.errors import BuildFailed, LimitReached, Unavailable
 from image_builder.observer import Observer
-from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer
+from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer, read_list
 from image_builder.package_places import PackagePlace
 from image_builder.process import ProcessFailed
-from image_builder.recipe import BRING_STAGE, FETCH_STAGE, PACKAGES_CONTEXT, WANTED_FILE
+from image_builder.recipe import BRING_STAGE, FETCH_STAGE, HELD_FILE, LOOK_STAGE, PACKAGES_CONTEXT, WANTED_FILE
 from image_builder.workspace import Workspace
 
 
@@ -37,14 +37,22 @@ class Exchange:
         self._workspace, self._run_stage, self._observer = workspace, run_stage, observer
         self._missing = {node for node, fields in lock["concrete_specs"].items() if not fields.get("external")}
 
-    def bring(self) -> None:
-        """From the place into the mount, what this build needs; what is broken there, or not signed, is put aside."""
+    def bring(self, *, again: bool = False) -> None:
+        """From the place into the mount, what this build needs; what is broken there, or not signed, is put aside.
+
+        What the mount holds is not brought. `again` says that an earlier build of this lock has been here: what the
+        mount holds then is in the place as well, and is not asked for there.
+        """
         with self._told("taken from"):
-            sound = self._taken(self._workspace.scratch / "brought")
+            in_mount = self._in_mount()
+            if again:
+                self._missing -= in_mount
+            in_place = self._place.held(self._missing) if self._missing else set()
+            sound = self._taken(self._workspace.scratch / "brought", in_place - in_mount)
             if sound:
                 self._run(BRING_STAGE, "type=cacheonly", sound,
                           contexts={PACKAGES_CONTEXT: self._workspace.scratch / "brought" / "shared"})
-                self._missing -= sound
+            self._missing -= sound | in_place & in_mount
 
     def fetch(self) -> None:
         """From the mount into the place, what this build needed and the place had not."""
@@ -56,17 +64,24 @@ class Exchange:
             made = [entry for entry in self._tool.entries(fetched, self._missing).values() if entry is not None]
             self._place.put(fetched, {entry: self._signer.sign(entry) if self._signer else None for entry in made})
 
-    def _taken(self, staged: Path) -> set[str]:
-        """Copy what the place offers, so that nobody can change it any more, and keep what may be used."""
-        offer = self._place.offer(self._missing)
-        self._tool.copy(offer.mirror, staged, offer.nodes)
+    def _in_mount(self) -> set[str]:
+        """What the mount holds of this build's packages, sound or broken."""
+        seen = self._workspace.scratch / "seen"
+        self._run(LOOK_STAGE, f"type=local,dest={seen}", self._missing)
+        return set(read_list((seen / HELD_FILE).read_text("utf-8")))
+
+    def _taken(self, staged: Path, nodes: Collection[str]) -> set[str]:
+        """Copy what the place holds, so that nobody can change it any more, and keep what may be used."""
+        if not nodes:
+            return set()
+        self._tool.copy(self._place.offer(nodes), staged, nodes)
         sound = set()
-        for node, entry in self._tool.entries(staged / "shared", offer.nodes).items():
+        for node, entry in self._tool.entries(staged / "shared", nodes).items():
             if entry is not None and self._is_signed(entry):
                 sound.add(node)
             elif entry is not None:
                 (staged / "shared" / entry.spec_file).unlink()
-        bad = set(offer.nodes) - sound
+        bad = set(nodes) - sound
         if bad:
             self._observer.line(f"Warning: {len(bad)} packages of spack_cache are broken or not signed, and are put "
                                 f"aside: {', '.join(sorted(bad)[:10])}")

@@ -143,19 +143,19 @@ class Job:
         self.cancel.check()
         self.observer.entered(BuildState.BUILDING)
         lock: dict[str, Any] = {}
-        verdict, exchange = None, None
+        verdict, exchange, is_new = None, None, False
         if rendered.recipe.has_spack:
             lock, is_new = self._decided(rendered.environment)
             verdict = self._audit(rendered.environment, lock)
             rendered = self._with_lock(lock)
-            exchange = self._exchange(rendered.environment, lock) if is_new else None
+            exchange = self._exchange(rendered.environment, lock)
         to_install = packages_to_install(lock)
         self.log.follow_install(to_install)
         labels = image_labels(self.request, environment=rendered.environment, identity=self.identity,
                               recipe=self.inputs.recipe_version, lock=lock, workflow_commit=self.inputs.step.commit,
                               workflow_source=self.settings.repositories.workflow_repository)
         if exchange is not None:
-            exchange.bring()
+            exchange.bring(again=not is_new)
         try:
             built = self._build_checked(rendered.environment, verdict, labels, to_install)
         except BuildFailed:  # what Spack decided earlier may name what is not there any more

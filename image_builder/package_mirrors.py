@@ -32,6 +32,17 @@ class PackageEntry:
     files: tuple[tuple[str, str], ...]
 
 
+def read_list(text: str) -> dict[str, PackageEntry | None]:
+    """What the program's `list` says, by package; None for what cannot be read."""
+    found: dict[str, PackageEntry | None] = {}
+    for line in text.splitlines():
+        told = json.loads(line)
+        found[told["node"]] = None if "broken" in told else PackageEntry(
+            node=told["node"], spec_file=told["spec_file"], spec_sha256=told["spec_sha256"],
+            files=tuple((path, sha256) for path, sha256 in told["files"]))
+    return found
+
+
 class MirrorTool:
     """Runs the recipe's program on mirrors and caches that are folders of this machine."""
 
@@ -42,13 +53,7 @@ class MirrorTool:
 
     def entries(self, mirror: Path, nodes: Iterable[str]) -> dict[str, PackageEntry | None]:
         """What the mirror holds of these packages; None for what cannot be read. Archives are not looked at."""
-        found: dict[str, PackageEntry | None] = {}
-        for line in self._run("list", mirror, nodes=nodes).splitlines():
-            told = json.loads(line)
-            found[told["node"]] = None if "broken" in told else PackageEntry(
-                node=told["node"], spec_file=told["spec_file"], spec_sha256=told["spec_sha256"],
-                files=tuple((path, sha256) for path, sha256 in told["files"]))
-        return found
+        return read_list(self._run("list", mirror, nodes=nodes).decode())
 
     def copy(self, mirror: Path, cache: Path, nodes: Iterable[str]) -> None:
         """Copy those of these packages that are sound and that the cache has not."""

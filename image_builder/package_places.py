@@ -6,7 +6,6 @@ A place only keeps: whether an entry is sound, and who signed it, is for `exchan
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import re
@@ -34,19 +33,14 @@ _MIRROR_PATH = re.compile(r"(?:build_cache|blobs|v3)(?:/[A-Za-z0-9_+@=,-][A-Za-z
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Offer:
-    """A mirror, and the packages that the place calls its content: some may be broken."""
-
-    mirror: Path
-    nodes: Collection[str]
-
-
 class PackagePlace(Protocol):
     """The built packages of one cache. Raises `Unavailable`, `ProcessFailed` or `OSError` when it is away."""
 
-    def offer(self, wanted: Collection[str]) -> Offer:
-        """What there is of the wanted packages."""
+    def held(self, wanted: Collection[str]) -> set[str]:
+        """Which of these packages the place calls its content: some may be broken."""
+
+    def offer(self, nodes: Collection[str]) -> Path:
+        """A mirror with these packages of what was found held last."""
 
     def signature(self, entry: PackageEntry) -> str | None:
         """What an entry of the last offer was signed with."""
@@ -86,9 +80,11 @@ class FolderPlace:
     def __init__(self, folder: Path, tool: MirrorTool) -> None:
         self._folder, self._tool = folder, tool
 
-    def offer(self, wanted: Collection[str]) -> Offer:
-        mirror = self._folder / "shared"
-        return Offer(mirror=mirror, nodes=self._tool.entries(mirror, wanted).keys())
+    def held(self, wanted: Collection[str]) -> set[str]:
+        return set(self._tool.entries(self._folder / "shared", wanted))
+
+    def offer(self, nodes: Collection[str]) -> Path:
+        return self._folder / "shared"
 
     def signature(self, entry: PackageEntry) -> str | None:
         with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -123,18 +119,23 @@ class RegistryPlace:
     def __init__(self, repository: OciRepository, cache: str, *, scratch: Path, cancel: CancelToken) -> None:
         self._repository, self._cache, self._cancel = repository, cache, cancel
         self._mirror = scratch / "offered"
-        self._offered: dict[str, Manifest] = {}
+        self._held: dict[str, Manifest] = {}
         self._refused: set[str] = set()
 
-    def offer(self, wanted: Collection[str]) -> Offer:
+    def held(self, wanted: Collection[str]) -> set[str]:
         nodes = sorted(wanted)
         with ThreadPoolExecutor(READERS) as pool:
-            manifests = list(pool.map(self._download, nodes))
-        self._offered = {node: found for node, found in zip(nodes, manifests, strict=True) if found is not None}
-        return Offer(mirror=self._mirror, nodes=self._offered.keys())
+            manifests = list(pool.map(self._manifest, nodes))
+        self._held = {node: found for node, found in zip(nodes, manifests, strict=True) if found is not None}
+        return set(self._held)
+
+    def offer(self, nodes: Collection[str]) -> Path:
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(self._download, nodes))
+        return self._mirror
 
     def signature(self, entry: PackageEntry) -> str | None:
-        said = _annotations(self._offered[entry.node].content).get(SIGNATURE)
+        said = _annotations(self._held[entry.node].content).get(SIGNATURE)
         return said if isinstance(said, str) else None
 
     def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
@@ -146,7 +147,7 @@ class RegistryPlace:
 
     def put_aside(self, nodes: Collection[str]) -> None:
         for node in nodes:
-            manifest = self._offered[node]
+            manifest = self._held[node]
             self._refused.add(manifest.digest)
             with contextlib.suppress(RegistryUnavailable):  # it need not take what has lost a blob
                 self._repository.put_manifest(f"aside.{self._tag(node)}.{manifest.digest[-12:]}", manifest.content)
@@ -160,14 +161,15 @@ class RegistryPlace:
             "config": {"mediaType": CONFIG, **self._repository.put_blob(b"{}")},
             "annotations": {SIGNATURE: signature} if signature is not None else {}})
 
-    def _download(self, node: str) -> Manifest | None:
-        """The package's manifest, if it has one, with its files in the mirror: those that are what they are called."""
+    def _manifest(self, node: str) -> Manifest | None:
         self._cancel.check()
-        manifest = self._repository.manifest(self._tag(node))
-        for path, sha256 in _files(manifest) if manifest is not None else ():
+        return self._repository.manifest(self._tag(node))
+
+    def _download(self, node: str) -> None:
+        """Put a held package's files into the mirror: those that are what they are called."""
+        for path, sha256 in _files(self._held[node]):
             with contextlib.suppress(FileNotFoundError):
                 self._download_file(path, sha256)
-        return manifest
 
     def _download_file(self, path: str, sha256: str) -> None:
         target = self._mirror / path

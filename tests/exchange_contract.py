@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
-from image_builder.errors import BuildFailed, ErrorCode
+from image_builder.errors import BuildFailed, ErrorCode, Unavailable
 from image_builder.exchange import Exchange
-from image_builder.package_mirrors import MirrorTool, Signer
+from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer
 from image_builder.package_places import PackagePlace
 from image_builder.process import CancelToken, run
-from image_builder.recipe import BRING_STAGE, FETCH_STAGE, PACKAGES_CONTEXT, WANTED_FILE
+from image_builder.recipe import (
+    BRING_STAGE,
+    FETCH_STAGE,
+    HELD_FILE,
+    LOOK_STAGE,
+    PACKAGES_CONTEXT,
+    WANTED_FILE,
+    packages_program,
+)
 from image_builder.workspace import Workspace, made_workspace
 from tests.system.recording import Heard
 from tests.unit.test_packages import Folder, digest_of, lock_of
@@ -39,7 +49,13 @@ class FakeStages:
     def __call__(self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None) -> None:
         assert nonce
         self.ran.append((stage, (self._context / WANTED_FILE).read_text("utf-8").split()))
-        if stage == BRING_STAGE:
+        if stage == LOOK_STAGE:
+            seen = Path(output.partition("dest=")[2])
+            seen.mkdir()
+            with packages_program() as program, (seen / HELD_FILE).open("w") as held:
+                subprocess.run([sys.executable, program, "list", self.mount / "shared", self._context / WANTED_FILE],
+                               check=True, stdout=held)
+        elif stage == BRING_STAGE:
             assert contexts is not None
             shutil.copytree(contexts[PACKAGES_CONTEXT], self.mount / "shared", dirs_exist_ok=True)
         else:
@@ -47,9 +63,32 @@ class FakeStages:
             shutil.copytree(self.mount / "shared", output.partition("dest=")[2])
 
 
+    def names(self) -> list[str]:
+        return [stage for stage, _ in self.ran]
+
+
 class FailingStages(FakeStages):
     def __call__(self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None) -> None:
         raise BuildFailed("no builder", code=ErrorCode.BUILD_STEP_FAILED, step=stage)
+
+
+class FakePlaceAway:
+    """A place that nobody reaches."""
+
+    def held(self, wanted: Collection[str]) -> set[str]:
+        raise Unavailable("the place is away")
+
+    def offer(self, nodes: Collection[str]) -> Path:
+        raise Unavailable("the place is away")
+
+    def signature(self, entry: PackageEntry) -> str | None:
+        raise Unavailable("the place is away")
+
+    def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
+        raise Unavailable("the place is away")
+
+    def put_aside(self, nodes: Collection[str]) -> None:
+        raise Unavailable("the place is away")
 
 
 class Host:
@@ -61,7 +100,7 @@ class Host:
         self.folder = Folder(root, layout)
         self.keys = keys
 
-    def build(self, lock: str = LOCK) -> list[str]:
+    def build(self, lock: str = LOCK, *, again: bool = False) -> list[str]:
         """What a whole build does: bring, install, fetch. Returns what was compiled or taken, without beginnings."""
         self.heard, cancel = Heard(), CancelToken()
         with made_workspace(self.root / "workspace") as workspace:
@@ -72,7 +111,7 @@ class Host:
                 self.place(tool, workspace.scratch), json.loads(lock), tool=tool, workspace=workspace,
                 run_stage=self.stages, observer=self.heard,
                 signer=None if self.keys is None else Signer(SecretStr(self.keys), cache=CACHE))
-            exchange.bring()
+            exchange.bring(again=again)
             done = self.folder.run(lock)
             exchange.fetch()
         return [line for line in done if not line.startswith("began")]
@@ -87,14 +126,51 @@ def test_what_one_host_made_another_has(tmp_path: Path, place: MakePlace, layout
     assert Host(tmp_path / "one", place, layout=layout, keys=keys).build() == COMPILED
     other = Host(tmp_path / "other", place, layout=layout, keys=keys)
     assert other.build() == TAKEN
-    assert [stage for stage, _ in other.stages.ran] == [BRING_STAGE]  # there was nothing to put
+    assert other.stages.names() == [LOOK_STAGE, BRING_STAGE]  # there was nothing to put
 
 
 def test_only_what_a_place_has_not_is_put_there(tmp_path: Path, place: MakePlace) -> None:
     Host(tmp_path / "one", place).build()
     other = Host(tmp_path / "other", place)
     assert other.build(lock_of({"glibc": [], "zlib": ["glibc"], "jpeg": ["zlib"]})) == ["took zlib", "compiled jpeg"]
-    assert other.stages.ran == [(BRING_STAGE, [digest_of("zlib")]), (FETCH_STAGE, [digest_of("jpeg")])]
+    assert other.stages.ran[1:] == [(BRING_STAGE, [digest_of("zlib")]), (FETCH_STAGE, [digest_of("jpeg")])]
+
+
+def test_what_the_mount_holds_is_not_brought(tmp_path: Path, place: MakePlace) -> None:
+    Host(tmp_path / "one", place).build()
+    other = Host(tmp_path / "other", place)
+    assert other.build(lock_of({"glibc": [], "zlib": ["glibc"]})) == ["took zlib"]
+    assert other.build() == TAKEN
+    assert other.stages.ran[1:] == [(BRING_STAGE, [digest_of("png")])]
+    assert other.build() == TAKEN
+    assert other.stages.names() == [LOOK_STAGE]
+
+
+def test_what_the_mount_held_before_there_was_a_place_is_put_there(tmp_path: Path, place: MakePlace) -> None:
+    host = Host(tmp_path / "one", place)
+    host.folder.run(LOCK)
+    assert host.build() == TAKEN
+    assert host.stages.names() == [LOOK_STAGE, FETCH_STAGE]
+    assert Host(tmp_path / "other", place).build() == TAKEN
+
+
+def test_a_host_that_lost_its_mount_alone_compiles_nothing(tmp_path: Path, place: MakePlace) -> None:
+    """What Spack decided is remembered, so that the build is of a lock that was here before."""
+    host = Host(tmp_path / "one", place)
+    assert host.build() == COMPILED
+    shutil.rmtree(host.folder.cache)
+    host.folder.cache.mkdir()
+    assert host.build(again=True) == TAKEN
+    assert host.stages.names() == [LOOK_STAGE, BRING_STAGE]
+
+
+def test_a_lock_whose_packages_are_here_asks_no_place(tmp_path: Path, place: MakePlace) -> None:
+    host = Host(tmp_path / "one", place)
+    assert host.build() == COMPILED
+    host.place = lambda tool, scratch: FakePlaceAway()
+    assert host.build(again=True) == TAKEN
+    assert host.stages.names() == [LOOK_STAGE]
+    assert not [line for line in host.heard.lines if line.startswith("Warning")]
 
 
 @pytest.mark.parametrize("keys", [None, OTHER_KEY])

@@ -185,6 +185,13 @@ def test_another_host_takes_packages_from_where_hosts_share_them(
     heard = Heard()
     build(sharing, f"there-{place}", heard)
     assert Told.of(heard.lines).compiled == ("tiny",)
+    in_the_cache(site, heard, "rm -rf /cache/*")
+    site.add_step("spack", f"lost-{place}", environment(["lz4@1.9.4", f"tiny@{there}.0"]))
+    heard = Heard()
+    with_other_layers = sharing.with_environ(CIC_BUILD_SPACK_MIRROR="https://sources.invalid")
+    build(with_other_layers, f"lost-{place}", heard)
+    assert any("was concretized before" in line for line in heard.lines)
+    assert Told.of(heard.lines).compiled == () and {"lz4", "tiny"} <= set(Told.of(heard.lines).taken)
 
 
 def test_nothing_of_a_workflows_own_sees_the_cache(site: Site) -> None:

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from image_builder.errors import ServiceError
 from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer
 from image_builder.package_places import FolderPlace, PackagePlace, described
+from image_builder.recipe import FETCH_STAGE, LOOK_STAGE
 from image_builder.settings import BuildSettings, RegistrySettings
 from tests.exchange_contract import *  # noqa: F403  the tests of the contract
 from tests.exchange_contract import CACHE, COMPILED, KEY, OTHER_KEY, TAKEN, Host, MakePlace
@@ -68,7 +69,7 @@ def test_what_was_changed_with_its_checksum_is_not_taken(tmp_path: Path, site: P
 def test_without_anything_to_bring_no_step_brings(tmp_path: Path, place: MakePlace) -> None:
     host = Host(tmp_path / "one", place)
     assert host.build() == COMPILED
-    assert [stage for stage, _ in host.stages.ran] == ["packages"]
+    assert host.stages.names() == [LOOK_STAGE, FETCH_STAGE]
 
 
 @pytest.mark.parametrize("changed", [

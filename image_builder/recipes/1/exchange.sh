@@ -1,6 +1,8 @@
-# exchange.sh bring|fetch: copy the wanted packages from the site's folder into the cache mount, or out of it.
+# exchange.sh look|bring|fetch: tell which of the wanted packages the cache mount holds; copy them from the site's folder
+# into it, or out of it.
 . /run/cic/lib.sh
 case $1 in
+    look) python /run/cic/packages.py list /run/cic/packages/shared /run/cic/wanted >/cic-held ;;
     bring) python /run/cic/packages.py copy /run/cic/brought /run/cic/packages /run/cic/wanted ;;
     fetch)
         mkdir -p /run/cic/packages/shared
