@@ -228,7 +228,8 @@ def test_what_a_post_install_script_made_is_in_a_slim_image(slim_site: Site) -> 
     script = ("set -e\nmkdir -p /opt/own && echo made >/opt/own/by-the-script && ln -s /opt/own/by-the-script here\n"
               "cp /bin/true /opt/own/one && chown 1234:56789 /opt/own/one && chmod 4711 /opt/own/one\n"
               "ln /opt/own/one /opt/own/other && touch -d 2001-02-03T04:05:06Z /opt/own/one\n"
-              "groupadd -g 1777 data && useradd -m -u 1777 -g data -G video ann\n")
+              "groupadd -g 1777 data && useradd -m -u 1777 -g data -G video ann\n"
+              "apt-get update && apt-get install -y netbase && echo mine 9/tcp >>/etc/services\n")
     result = build(slim_site, "scripted", {"eflows4hpc.yaml": "slim: true\n", "post_inst.sh": script})
     assert record_of(slim_site, result)["slim"], result.warnings
     assert inside(result.image_id, "cat", "/scripted/here") == "made\n"
@@ -236,6 +237,9 @@ def test_what_a_post_install_script_made_is_in_a_slim_image(slim_site: Site) -> 
     assert told == "1234 56789 4711 2 981173106\n" * 2
     assert inside(result.image_id, "sh", "-c", "id ann; stat -c '%U %a' ~ann; getent shadow ann | cut -d: -f2") == (
         "uid=1777(ann) gid=1777(data) groups=1777(data),44(video)\nann 755\n!\n")
+    assert inside(result.image_id, "tail", "-n1", "/etc/services") == "mine 9/tcp\n"
+    edited = inside(result.image_id, "sh", "-c", "dpkg --verify netbase | grep /etc")
+    assert edited.split() == ["??5??????", "c", "/etc/services"], "of a package that is there"
     files = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow")
     modes = inside(result.image_id, "stat", "-c", "%a %U:%G", *files)
     assert modes == "644 root:root\n" * 2 + "640 root:shadow\n" * 2

@@ -161,6 +161,12 @@ Status: install ok installed
 Architecture: amd64
 Source: perl
 Version: 5.36
+Conffiles:
+ /etc/perl/as it came.conf d41d8cd98f00b204e9800998ecf8427e
+ /etc/perl/edited d41d8cd98f00b204e9800998ecf8427e obsolete
+ /etc/perl/gone d41d8cd98f00b204e9800998ecf8427e
+Description: the interpreter
+ Version: of a description's own words
 
 Package: perl
 Status: install ok installed
@@ -212,6 +218,15 @@ def test_debians_packages(collect: Any, debian: Path) -> None:
     assert [packages.owner(f"/usr/{folder}/libperl.a") for folder in ("lib", "lib32")] == dev
     assert packages.owner("/opt/own") is None and packages.owner("/etc/gone.conf") is None
     assert packages.family("perl-base:amd64") == ["perl-base:amd64", "perl:all"], "not what is only for building"
+
+
+def test_a_configuration_file_that_was_edited(collect: Any, debian: Path) -> None:
+    (debian / "etc/perl").mkdir(parents=True)
+    (debian / "etc/perl/as it came.conf").write_text("")
+    (debian / "etc/perl/edited").write_text("x")
+    packages = collect.Packages(str(debian))
+    assert [name for name in ("as it came.conf", "edited", "gone", "other") if packages.was_edited(f"/etc/perl/{name}")
+            ] == ["edited"]
 
 
 def test_a_slim_image_asks_for_the_full_ones_versions(collect: Any, debian: Path, monkeypatch: Any) -> None:

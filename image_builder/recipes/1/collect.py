@@ -6,6 +6,7 @@ Python 3.6, and nothing of the library.
 """
 
 import collections
+import hashlib
 import json
 import os
 import re
@@ -35,11 +36,14 @@ NOT_TO_RUN = re.compile(r"-(dev|dbg|dbgsym|doc|headers|source)\Z")
 
 
 class Packages:
-    """Debian's packages below a root, as `name:architecture`: versions, sources, who owns which file."""
+    """Debian's packages below a root, as `name:architecture`: versions, sources, who owns which file.
+
+    `configuration` has the MD5 sums of the configuration files as the packages brought them.
+    """
 
     def __init__(self, top=""):
         self.top = top
-        self.versions, self.sources, self._owners = {}, {}, None
+        self.versions, self.sources, self.configuration, self._owners = {}, {}, {}, None
         status = top + "/var/lib/dpkg/status"
         if not os.path.exists(status):
             sys.exit("cic: error: the base image is not made of Debian packages")
@@ -48,6 +52,7 @@ class Packages:
                 package = "%(Package)s:%(Architecture)s" % fields
                 self.versions[package] = fields["Version"]
                 self.sources[package] = fields.get("Source", fields["Package"]).split()[0]
+                self.configuration.update(re.findall(r"^ (/.+) ([0-9a-f]{32})\b", fields.get("Conffiles", ""), re.M))
         self.automatic = {fields["Package"] for fields in stanzas(top + "/var/lib/apt/extended_states")
                           if fields.get("Auto-Installed") == "1"}
 
@@ -57,6 +62,13 @@ class Packages:
             self._owners = dict(self._files())
         other = path[4:] if path.startswith("/usr/") else "/usr" + path
         return self._owners.get(path) or self._owners.get(other)
+
+    def was_edited(self, path):
+        """Whether a configuration file is not what its package brought."""
+        if path not in self.configuration or not os.path.isfile(self.top + path):
+            return False
+        with open(self.top + path, "rb") as file:
+            return hashlib.md5(file.read()).hexdigest() != self.configuration[path]
 
     def named(self, asked):
         """The packages that a description means by `name`, `name:architecture`, or either with `=version`."""
@@ -88,7 +100,7 @@ def stanzas(path):
         return
     with open(path, errors="replace") as file:
         for block in file.read().split("\n\n"):
-            fields = dict(re.findall(r"^([A-Za-z-]+): *(.*)$", block, re.MULTILINE))
+            fields = dict(re.findall(r"^([A-Za-z-]+): *(.*(?:\n[ \t].*)*)", block, re.MULTILINE))
             if "Package" in fields:
                 yield fields
 
@@ -122,9 +134,12 @@ def differs(path):
 
 
 def added(kept, packages, changed):
-    """What came since the Debian packages of the description, aside from Spack's and newer packages' files."""
+    """What came since the Debian packages of the description, aside from Spack's and newer packages' files.
+
+    Of those packages' files, the edited ones.
+    """
     for path in entries("/", frozenset(PASSED_OVER) | frozenset(kept["apart"])):
-        if differs(path) and packages.owner(path) not in changed:
+        if differs(path) and (packages.owner(path) not in changed or packages.was_edited(path)):
             yield path
 
 
