@@ -54,8 +54,8 @@ SOURCES_CONTEXT = "spack-sources"
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")
 _TEMPLATE = "Dockerfile.j2"
 _SCRIPTS = ("lib.sh", "entrypoint")
-_SLIM_SCRIPTS = ("apt.sh", "collect.sh", "collect.py", "accounts.py", "closure.py", "runtime.sh", "verify.sh",
-                 "verify.py", "inventory.py")
+_SLIM_SCRIPTS = ("apt.sh", "collect.sh", "collect.py", "accounts.py", "closure.py", "runtime.sh", "settle.sh",
+                 "verify.sh", "verify.py", "inventory.py")
 _SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "packages.py", "autopush.py",
                   "exchange.sh", "stages.py", "activation.py")
 

@@ -229,7 +229,8 @@ def test_what_a_post_install_script_made_is_in_a_slim_image(slim_site: Site) -> 
               "cp /bin/true /opt/own/one && chown 1234:56789 /opt/own/one && chmod 4711 /opt/own/one\n"
               "ln /opt/own/one /opt/own/other && touch -d 2001-02-03T04:05:06Z /opt/own/one\n"
               "groupadd -g 1777 data && useradd -m -u 1777 -g data -G video ann\n"
-              "apt-get update && apt-get install -y netbase && echo mine 9/tcp >>/etc/services\n")
+              "apt-get update && apt-get install -y netbase less && echo mine 9/tcp >>/etc/services\n"
+              "update-alternatives --set pager /bin/more\n")
     result = build(slim_site, "scripted", {"eflows4hpc.yaml": "slim: true\n", "post_inst.sh": script})
     assert record_of(slim_site, result)["slim"], result.warnings
     assert inside(result.image_id, "cat", "/scripted/here") == "made\n"
@@ -240,9 +241,23 @@ def test_what_a_post_install_script_made_is_in_a_slim_image(slim_site: Site) -> 
     assert inside(result.image_id, "tail", "-n1", "/etc/services") == "mine 9/tcp\n"
     edited = inside(result.image_id, "sh", "-c", "dpkg --verify netbase | grep /etc")
     assert edited.split() == ["??5??????", "c", "/etc/services"], "of a package that is there"
+    pager = inside(result.image_id, "sh", "-c", "readlink -f /usr/bin/pager; update-alternatives --query pager")
+    assert pager.startswith("/usr/bin/more\n") and "Status: manual" in pager and "Alternative: /usr/bin/less" in pager
     files = ("/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow")
     modes = inside(result.image_id, "stat", "-c", "%a %U:%G", *files)
     assert modes == "644 root:root\n" * 2 + "640 root:shadow\n" * 2
+
+
+@pytest.mark.parametrize(("link", "reason"), [
+    ("pager", "would have /bin/more as pager, and the full image has /opt/own"),
+    ("ours", "/usr/bin/ours: -> /etc/alternatives/ours"),
+])
+def test_an_alternative_that_only_the_script_knows_makes_no_slim_image(
+        slim_site: Site, link: str, reason: str) -> None:
+    script = f"cp /bin/true /opt/own && update-alternatives --install /usr/bin/{link} {link} /opt/own 99\n"
+    result = build(slim_site, "registered", {"eflows4hpc.yaml": "slim: true\n", "post_inst.sh": script})
+    details = record_of(slim_site, result)
+    assert not details["slim"] and reason in details["full_because"], details
 
 
 def test_a_user_who_is_another_in_the_runtime_base_makes_no_slim_image(slim_site: Site) -> None:

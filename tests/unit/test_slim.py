@@ -229,6 +229,17 @@ def test_a_configuration_file_that_was_edited(collect: Any, debian: Path) -> Non
             ] == ["edited"]
 
 
+def test_which_alternatives_are_chosen(collect: Any, debian: Path) -> None:
+    assert collect.alternatives(str(debian)) == {}
+    for folder in ("etc/alternatives", "var/lib/dpkg/alternatives"):
+        (debian / folder).mkdir(parents=True)
+    for name, mode, program in (("pager", "manual", "/bin/more"), ("awk", "auto", "/usr/bin/mawk")):
+        (debian / "var/lib/dpkg/alternatives" / name).write_text(f"{mode}\n/usr/bin/{name}\n\n{program}\n5\n")
+        (debian / "etc/alternatives" / name).symlink_to(program)
+    (debian / "var/lib/dpkg/alternatives/lost").write_text("auto\n")
+    assert collect.alternatives(str(debian)) == {"awk": ("auto", "/usr/bin/mawk"), "pager": ("manual", "/bin/more")}
+
+
 def test_a_slim_image_asks_for_the_full_ones_versions(collect: Any, debian: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(collect, "ASKED", str(debian / "asked"))
     packages, before = collect.Packages(str(debian)), collect.Packages(str(debian))

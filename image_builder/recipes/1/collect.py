@@ -1,8 +1,8 @@
 """Collects below /cic-slim what a slim image gets: what Spack keeps, and what pip, scripts and packages added.
 
 Debian's own files are not copied. /cic-slim.facts tells what is to be done on the runtime base before the rest is
-copied there: `packages` to be installed, the `versions` of all that are here, and the files of users and groups.
-Python 3.6, and nothing of the library.
+copied there: `packages` to be installed, the `versions` of all that are here, and the files of users and groups; and
+after that, which `alternatives` were chosen. Python 3.6, and nothing of the library.
 """
 
 import collections
@@ -103,6 +103,17 @@ def stanzas(path):
             fields = dict(re.findall(r"^([A-Za-z-]+): *(.*(?:\n[ \t].*)*)", block, re.MULTILINE))
             if "Package" in fields:
                 yield fields
+
+
+def alternatives(top=""):
+    """Debian's alternatives below a root: (`auto` or `manual`, the program chosen) by name."""
+    found, folder = {}, top + "/var/lib/dpkg/alternatives"
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        link = os.path.join(top + "/etc/alternatives", name)
+        if os.path.islink(link):
+            with open(os.path.join(folder, name), errors="surrogateescape") as file:
+                found[name] = (file.readline().strip(), os.readlink(link))
+    return found
 
 
 def below(path, folders):
@@ -314,10 +325,17 @@ def main():
     for path in list(collection.paths):
         if not os.path.islink(path) and os.path.isfile(path) and os.access(path, os.X_OK):
             collection.interpreter(first_line(path))
+    earlier = alternatives(BEFORE)
+    chosen = {name: choice for name, choice in alternatives().items()
+              if choice[0] == "manual" or choice != earlier.get(name)}
+    for name, choice in chosen.items():
+        if choice != earlier.get(name):
+            collection.deliver(collection.take(choice[1]))
     collection.needed.update(package for package in changed if bare(package) not in packages.automatic)
     if collection.needed & {package for name in packages.named("python3") for package in packages.family(name)}:
         collection.needed.update(packages.named("python3-pip"))
     write_fact("packages", "".join(line + "\n" for line in to_install(collection.needed, packages, before)))
+    write_fact("alternatives", "".join("%s %s %s\n" % (name, *choice) for name, choice in chosen.items()))
     write_fact("versions", "".join("%s %s\n" % pair for pair in sorted(packages.versions.items())))
     paths = [path for path in collection.paths if os.path.lexists(path)]
     copy(with_parents(paths))
