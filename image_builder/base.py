@@ -20,3 +20,6 @@ class BaseFacts:
     python: str | None
     variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """The environment that its containers start with."""
+    folder: str = ""
+    """Where its containers start."""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)

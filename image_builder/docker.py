@@ -285,9 +285,14 @@ def image_bytes(image: str) -> int | None:
 
 def image_labels(image: str) -> dict[str, str]:
     """The labels of an image in the daemon; empty when there is no such image."""
+    return dict(image_config(image).get("Labels") or {})
+
+
+def image_config(image: str) -> Mapping[str, Any]:
+    """What an image in the daemon says of its containers (`WorkingDir`, ...); empty when there is no such image."""
     with daemon() as client:
         try:
-            return dict(client.images.get(image).labels or {})
+            return dict(client.images.get(image).attrs.get("Config") or {})
         except docker.errors.ImageNotFound:
             return {}
 

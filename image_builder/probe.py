@@ -10,7 +10,7 @@ from image_builder import docker
 from image_builder.base import BaseFacts
 from image_builder.errors import CicError
 
-QUESTIONS = 2
+QUESTIONS = 3
 """The number of what is asked below: answers to fewer questions are not used any more."""
 _SCRIPT = """
 . /etc/os-release 2>/dev/null; echo "os=$ID"; echo "os_version=$VERSION_ID"
@@ -31,6 +31,7 @@ def probe_base(reference: str, digest: str | None, platform: str, cache: Path) -
         output = json.loads(remembered.read_text("utf-8"))
     else:
         output = docker.run_probe(reference, platform, ("/bin/sh", "-c", _SCRIPT))
+        output += f"\nconfig={json.dumps(docker.image_config(reference))}\n"
         if digest:
             cache.mkdir(parents=True, exist_ok=True)
             aside = remembered.with_suffix(f".{id(output)}.tmp")
@@ -61,10 +62,12 @@ def _facts(output: str, reference: str, digest: str | None, platform: str) -> Ba
     variables = dict(value.split("=", 1) for key, value in pairs if key == "variable" and "=" in value)
     compilers = dict(value.split(":", 1) for key, value in pairs if key == "compiler" and ":" in value)
     spack = _VERSION.search(single.get("spack", ""))
+    config = json.loads(single["config"])
     return BaseFacts(reference=reference, digest=digest, platform=platform, os_id=single.get("os", ""),
                      os_version=single.get("os_version", ""),
                      spack_version=_numbers(spack.group()) if spack else None, compilers=compilers,
-                     python=single.get("python") or None, variables=variables)
+                     python=single.get("python") or None, variables=variables,
+                     folder=config.get("WorkingDir") or "", labels=config.get("Labels") or {})
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -95,7 +95,8 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
     """The recipe of `environment` for `request`, built on `base.reference`; with `runtime` of a slim image on that.
 
     Raises `Misconfigured` for a base image whose name cannot be. The step's name, the only other value that the
-    template puts into the Dockerfile beside the base image's own environment, was checked when the request was parsed.
+    template puts into the Dockerfile beside the base image's own environment, labels and folder, was checked when the
+    request was parsed.
     """
     _check_reference(base, "base_image")
     if runtime is not None:
@@ -113,6 +114,7 @@ def render(environment: Environment, *, request: BuildRequest, description: Desc
         from_source=environment.from_source, has_post_install=options.has_post_install,
         requirements_in_step=environment.requirements_in_step,
         runtime=runtime.reference if runtime is not None else None, variables=slim.variables(base),
+        labels=slim.labels(base), folder=slim.folder(base),
         trees=[*INSTALL_TREES],
         sources_before_pip=options.has_post_install or environment.requirements_in_step)
     return Recipe(version=LATEST_RECIPE, dockerfile=dockerfile, has_spack=has_spack,

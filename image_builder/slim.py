@@ -75,6 +75,17 @@ def variables(base: BaseFacts) -> list[str]:
             and value.isprintable()]
 
 
+def labels(base: BaseFacts) -> list[str]:
+    """The base image's labels for a `LABEL` instruction, which holds none of several lines."""
+    return [f"{_quoted(name)}={_quoted(value)}" for name, value in sorted(base.labels.items())
+            if name.isprintable() and value.isprintable()]
+
+
+def folder(base: BaseFacts) -> str:
+    """Where the base image's containers start, for a `WORKDIR` instruction."""
+    return _quoted(base.folder if base.folder.isprintable() and base.folder else "/")
+
+
 def _quoted(value: str) -> str:
     return '"' + re.sub(r'([\\"$])', r"\\\1", value) + '"'
 

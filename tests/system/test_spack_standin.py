@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from image_builder import docker
 from image_builder.errors import BuildFailed, ErrorCode, UserError
 from image_builder.pipeline import BuildResult, build_image
 from image_builder.process import CancelToken
@@ -46,7 +47,8 @@ def standin_base(root: Path) -> Iterator[str]:
     repository = f"cic-test-standin-{secrets.token_hex(4)}"
     name = f"{repository}:1"
     (root / "base").mkdir()
-    dockerfile = f"FROM {BASE_IMAGE}\nCOPY --chmod=755 spack /usr/local/bin/spack\n"
+    dockerfile = f"FROM {BASE_IMAGE}\nCOPY --chmod=755 spack /usr/local/bin/spack\n" \
+                 'LABEL "site.name"="the \\"first\\" of \\$2"\nWORKDIR "/data sets"\n'
     (root / "base" / "Dockerfile").write_text(dockerfile, "utf-8")
     (root / "base" / "spack").write_bytes((PROJECT / "tests" / "standin" / "spack").read_bytes())
     subprocess.run(["docker", "buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", name,
@@ -188,6 +190,11 @@ def size_bytes(image: str) -> int:
                               capture_output=True, text=True).stdout)
 
 
+def labels_and_folder(image: str) -> tuple[str, str]:
+    config = docker.image_config(image)
+    return config["Labels"]["site.name"], config["WorkingDir"]
+
+
 def test_a_slim_image_runs_the_same_without_what_built_it(slim_site: Site) -> None:
     files = {**described("needy", "lz4@1.9~mpi", more="apt: [bc]\npip: [six]\nslim: true\nsmoke: [./run.py]\n"),
              "run.py": "#!/usr/bin/env python3\nimport six, subprocess\nsubprocess.run(['needy'], check=True)\n"}
@@ -210,6 +217,7 @@ def test_a_slim_image_runs_the_same_without_what_built_it(slim_site: Site) -> No
     assert not record_of(slim_site, full)["slim"]
     assert "spack" in inside(full.image_id, "sh", "-c", "command -v spack")
     assert slim_bytes < size_bytes(full.image_id)
+    assert labels_and_folder(image) == labels_and_folder(full.image_id) == ('the "first" of $2', "/data sets")
     packages = ("dpkg-query", "-W", "bc", "libreadline8", "libc6", "python3", "python3-minimal", "libexpat1")
     assert inside(image, *packages) == inside(full.image_id, *packages)
 

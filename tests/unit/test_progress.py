@@ -51,6 +51,11 @@ class TestProbe:
     ANSWER = ("os=debian\nos_version=12\ncompiler=gcc:12.2.0\ncompiler=clang:14.0.6\npython=3.11.2\n"
               "spack=0.23.1 (2bfcc69fa870d3c6919be87593f22647981b648a)\n")
 
+    @pytest.fixture(autouse=True)
+    def config(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        config = {"WorkingDir": "/data", "Labels": {"site": "=\nhere"}}
+        monkeypatch.setattr(docker, "image_config", lambda reference: config)
+
     def test_what_an_answer_means(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         asked: list[str] = []
 
@@ -64,6 +69,7 @@ class TestProbe:
             assert (facts.os_id, facts.os_version, facts.python) == ("debian", "12", "3.11.2")
             assert facts.compilers == {"gcc": "12.2.0", "clang": "14.0.6"}
             assert facts.spack_version == (0, 23, 1)
+            assert (facts.folder, facts.labels) == ("/data", {"site": "=\nhere"})
         assert asked == ["base:1"], "what is known of a digest is remembered"
         probe.probe_base("base:1", "sha256:12", "linux/arm64", tmp_path / "cache")
         probe.probe_base("base:1", None, "linux/amd64", tmp_path / "cache")

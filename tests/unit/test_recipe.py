@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -34,13 +35,13 @@ RECIPES = Path(__file__).resolve().parents[2] / "image_builder" / "recipes"
 def rendered(text: str, *, step_id: str = "solver", options: RecipeOptions | None = None,
              requirements: str | None = None,
              reference: str = "registry.test/spack_base@sha256:" + "a" * 64, runtime: str | None = None,
-             variables: dict[str, str] | None = None, **machine: str) -> Recipe:
+             facts: dict[str, Any] | None = None, **machine: str) -> Recipe:
     asked, description = request(step_id, **machine), described(text)
-    facts = base(reference=reference, variables=variables or {})
+    of_base = base(reference=reference, **facts or {})
     options = options or RecipeOptions()
-    environment = compose(description, asked.machine, base=facts, requirements=requirements,
+    environment = compose(description, asked.machine, base=of_base, requirements=requirements,
                           has_post_install=options.has_post_install)
-    return render(environment, request=asked, description=description, base=facts, options=options,
+    return render(environment, request=asked, description=description, base=of_base, options=options,
                   runtime=base(reference=runtime) if runtime is not None else None)
 
 
@@ -64,7 +65,9 @@ def test_golden_dockerfiles(name: str, text: str, options: RecipeOptions, machin
 
 def test_golden_dockerfile_of_a_slim_image() -> None:
     recipe = rendered(FULL, runtime="registry.test/runtime:1", mpi="openmpi@4",
-                      variables={"PATH": "/opt/spack/bin:/usr/bin", "LANG": "C.UTF-8", "SPACK_ROOT": "/opt/spack"})
+                      facts={"variables": {"PATH": "/opt/spack/bin:/usr/bin", "LANG": "C.UTF-8",
+                                           "SPACK_ROOT": "/opt/spack"},
+                             "folder": "/data", "labels": {"site.name": "here", "site.owner": "us"}})
     assert_golden("Dockerfile-slim", recipe.dockerfile)
 
 
@@ -113,7 +116,7 @@ def test_steps_ask_for_no_rights_and_no_other_network(name: str | None, runtime:
     assert recipe.dockerfile.lstrip().startswith(f"# Recipe {LATEST_RECIPE}."), "no directive comes before"
     for line in instructions(recipe):
         word, _, rest = line.partition(" ")
-        assert word in {"FROM", "USER", "ARG", "ENV", "COPY", "RUN", "ENTRYPOINT"}, line
+        assert word in {"FROM", "USER", "ARG", "ENV", "COPY", "RUN", "ENTRYPOINT", "LABEL", "WORKDIR"}, line
         flags = [part for part in rest.split() if part.startswith("--")]
         if word == "RUN":
             assert all(re.match(r"--mount=type=(bind|secret|tmpfs|cache),", flag) for flag in flags), line

@@ -70,6 +70,12 @@ def test_the_environment_is_the_base_images_own() -> None:
     assert slim.variables(facts) == ['ODD="a \\"b\\" \\$c \\\\\\\\ d"', 'PATH="/a:/b"']
 
 
+def test_labels_and_folder_are_the_base_images_own() -> None:
+    facts = base(folder="/my data", labels={"z": 'say "$HOME"', "a.b": "", "of\ntwo": "x", "lines": "1\n2"})
+    assert slim.labels(facts) == ['"a.b"=""', '"z"="say \\"\\$HOME\\""']
+    assert slim.folder(facts) == '"/my data"' and slim.folder(base()) == slim.folder(base(folder="\n")) == '"/"'
+
+
 def test_first_lines_of_a_step(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.pl").write_text("#! /usr/bin/perl -w\nprint 1;\n")
