@@ -15,6 +15,8 @@ import threading
 from typing import Any
 
 from celery import Celery  # type: ignore[import-untyped]
+from celery.worker import state as celery_state  # type: ignore[import-untyped]
+from kombu.asynchronous import get_event_loop
 from kombu.common import Broadcast
 from kombu.entity import Exchange
 from sqlalchemy.engine import Engine
@@ -146,26 +148,42 @@ class CeleryExecutor:
 
 
 class Listener:
-    """A worker's end: hears of runs and wakes its pool, in a thread, until the process ends."""
+    """A worker's end: hears of runs and wakes its pool, in a thread, until it is stopped.
+
+    One at a time in a process: what ends Celery's worker is a flag of the process.
+    """
 
     def __init__(self, settings: Settings, pool: BuildPool) -> None:
         self._celery = make_celery(settings)
         self._name = pool.name
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="celery", daemon=True)
 
-        @self._celery.task(name=WAITS)  # type: ignore[untyped-decorator]
+        @self._celery.task(name=WAITS, shared=False)  # type: ignore[untyped-decorator]
         def run_waits(run_id: str) -> None:
             pool.submit(run_id)
 
-        @self._celery.task(name=CANCEL)  # type: ignore[untyped-decorator]
+        @self._celery.task(name=CANCEL, shared=False)  # type: ignore[untyped-decorator]
         def cancel_run(run_id: str) -> None:
             pool.cancel(run_id)
 
     def start(self) -> None:
-        threading.Thread(target=self._listen, name="celery", daemon=True).start()
+        celery_state.should_stop = None
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 3 * ANSWER_S) -> None:
+        """Hear nothing more, and wait until the thread has ended; it ends on its own if the broker keeps it longer."""
+        self._stopped.set()
+        celery_state.should_stop = 0
+        loop = get_event_loop()
+        if loop is not None:
+            loop.call_soon(lambda: None)  # it looks at the flag once it is awake
+        self._thread.join(timeout_s)
 
     def _listen(self) -> None:
         """Celery's own worker, which reconnects by itself; what runs in it ends at once."""
-        while True:
+        self._celery.set_current()  # in this thread: where Celery looks for the tasks of what it hears
+        while not self._stopped.is_set():
             try:
                 worker: Any = self._celery.WorkController(
                     pool_cls="solo", concurrency=1, hostname=f"cic@{self._name}", loglevel=logging.INFO,
@@ -173,4 +191,4 @@ class Listener:
                 worker.start()
             except Exception:
                 _log.exception("Celery's worker ended; it begins again")
-            threading.Event().wait(ANSWER_S)
+            self._stopped.wait(ANSWER_S)

@@ -46,8 +46,10 @@ class WorkerMain(PoolMain):
                          build_image=self._build_image, is_one_of_many=True)
         _log.info("worker %s begins: %d builds at once", pool.name, self._settings.library.build.max_concurrent_builds)
         pool.start()
-        Listener(self._settings, pool).start()
+        listener = Listener(self._settings, pool)
+        listener.start()
         while not self._stops:
             time.sleep(0.2)
         self._stop(pool)
+        listener.stop()
         _log.info("worker %s ends", pool.name)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import queue
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from builder_service import create_app
 from config.settings import Settings
 from image_builder.errors import Unavailable
 from service import accounts, store
-from service.broker import CeleryExecutor, Listener
+from service.broker import WAITS, CeleryExecutor, Listener
 from service.database import make_engine, now, reading, writing
 from service.pool import BuildPool
 from service.workers import all_workers
@@ -64,15 +66,17 @@ def working(settings: Settings, builder: FakeBuilder, executor: str) -> Iterator
     app = create_app(settings, executor=made)
     accounts.add_user(engine, "ada", PASSWORD)
     pool.start()
-    if isinstance(made, CeleryExecutor):
+    listener = Listener(settings, pool) if executor == "celery" else None
+    if listener is not None:
         made.start()
-        Listener(settings, pool).start()
+        listener.start()
     try:
         yield app
     finally:
         made.shutdown()
         pool.shutdown()
-        if isinstance(made, CeleryExecutor):
+        if listener is not None:
+            listener.stop()
             made.join(30)
         engine.dispose()
         app.extensions["cic"].engine.dispose()
@@ -196,3 +200,53 @@ def test_a_broker_that_is_away_is_told_and_costs_no_build(ada: Api, redis: Redis
     executor.require_broker()
     executor.require_worker()
     assert ada.wait(ada.submit(step_id="other"), timeout_s=60)["status"] == "FINISHED"
+
+
+class FakePool:
+    """Stands in for a pool: keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.name, self.told = "host:1", queue.Queue[str]()
+
+    def submit(self, run_id: str) -> None:
+        self.told.put(run_id)
+
+    cancel = submit
+
+
+def listener_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "celery"]
+
+
+@pytest.mark.parametrize("executor", ["celery"])
+def test_a_listener_hears_until_it_is_stopped_and_another_may_follow(settings: Settings) -> None:
+    engine = make_engine(settings.service.database)
+    sender = CeleryExecutor(engine, settings)
+    for _ in range(2):
+        pool = FakePool()
+        listener = Listener(settings, pool)  # type: ignore[arg-type]
+        listener.start()
+        end = time.monotonic() + 30
+        try:
+            while pool.told.empty():  # what is sent before it listens, it never hears
+                assert time.monotonic() < end
+                sender._send(WAITS, "run")
+                time.sleep(0.1)
+        finally:
+            listener.stop()
+        assert listener_threads() == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("executor", ["celery"])
+def test_a_listener_that_is_stopped_looks_for_its_broker_no_more(settings: Settings, redis: Redis,
+                                                                caplog: pytest.LogCaptureFixture) -> None:
+    redis.stop()
+    listener = Listener(settings, FakePool())  # type: ignore[arg-type]
+    listener.start()
+    end = time.monotonic() + 30
+    while "Cannot connect" not in caplog.text:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    listener.stop()
+    assert listener_threads() == []
