@@ -17,6 +17,7 @@ import os
 import secrets
 import socket
 import tarfile
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ HIDDEN = frozenset({".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/host
 
 HIDDEN_IF_LINK = frozenset({"etc/hosts", "etc/resolv.conf"})
 """What `apptainer build` replaces by an empty file, unless it is a symbolic link."""
+
+ABANDONED_S = 7 * 24 * 3600
+"""After so long, no conversion goes on any more, whosever it was."""
 
 MAX_HIDDEN_BYTES = 1024**2
 MAX_ANSWER_BYTES = 64 * 1024
@@ -67,7 +71,7 @@ def exported(image: str) -> Iterator[ExportedImage]:
     with daemon() as client, contextlib.ExitStack() as stack:
         try:
             found = client.images.get(image)
-            tag = f"{_owner(os.getpid())}-{secrets.token_hex(8)}"
+            tag = f"{_owner(os.getpid())}-{int(time.time())}-{secrets.token_hex(8)}"
             found.tag(REPOSITORY, tag=tag)
             stack.callback(_untag, client, found.id, f"{REPOSITORY}:{tag}")
             container = client.api.create_container(
@@ -91,7 +95,7 @@ def is_converted(names: Collection[str]) -> bool:
 
 
 def sweep() -> int:
-    """Remove what conversions of this machine left that were killed; returns how many things that were."""
+    """Remove what killed conversions left; returns how many things that were."""
     removed = 0
     with daemon() as client:
         for container in client.api.containers(all=True, filters={"label": REPOSITORY}):
@@ -108,22 +112,29 @@ def sweep() -> int:
 
 
 def _owner(pid: int) -> str:
-    """A process of this machine, told apart from a later one with the same number."""
+    """A process that this one sees, told apart from a later one with the same number."""
     try:
         began = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
     except OSError:
         began = "ended"
-    return f"{_this_boot()}-{pid}-{began}"
+    return f"{_here()}-{pid}-{began}"
 
 
-def _this_boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
+def _here() -> str:
+    """This boot of this machine, and the PID name space: each container counts from 1, and may share the daemon."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
+    return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def _is_dead(tag: str) -> bool:
-    """Whether the process that made this is gone. One of another machine, which shares the daemon, is not judged."""
-    boot, pid, began, _ = (*tag.split("-"), "", "", "", "")[:4]
-    return boot == _this_boot() and pid.isdigit() and _owner(int(pid)) != f"{boot}-{pid}-{began}"
+    """Whether the process that made this is gone. Of one that is not seen from here, only the age tells."""
+    owner, _, made_at = tag.rpartition("-")[0].rpartition("-")
+    boot, space, pid, _ = (*owner.split("-"), "", "", "", "")[:4]
+    if not (pid.isdigit() and made_at.isdigit()):
+        return False
+    if f"{boot}-{space}" == _here():
+        return _owner(int(pid)) != owner
+    return time.time() - int(made_at) > ABANDONED_S
 
 
 def _platform(attributes: Mapping[str, Any]) -> str:

@@ -571,6 +571,28 @@ def test_what_a_killed_conversion_leaves_is_swept_and_nothing_of_a_living_one(od
         time.sleep(0.01)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes PID name spaces")
+def test_a_conversion_in_another_container_is_left_alone_until_it_must_be_dead(odd_image: str, tmp_path: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    note = tmp_path / "note"
+    script = ("import sys, time; from pathlib import Path; from image_builder import export\n"
+              "with export.exported(sys.argv[1]): Path(sys.argv[2]).touch(); time.sleep(600)\n")
+    process = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c",
+                                script, odd_image, str(note)], cwd=PROJECT)
+    try:
+        while not note.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        export.sweep()
+        assert [len(left) for left in left_behind(odd_image)] == [1, 1]
+    finally:
+        process.kill()
+        process.wait()
+        monkeypatch.setattr(export, "ABANDONED_S", -1)
+        export.sweep()
+    assert left_behind(odd_image) == ([], [])
+
+
 def test_room_and_memory_are_bounded(runnable_image: str, tmp_path: Path) -> None:
     """Beside the SIF itself, no more room than it takes; no process with more than 512 MB."""
     peak_bytes = peak_memory_bytes = 0
