@@ -79,6 +79,8 @@ def _end_with_master(master: Any, _: Any) -> None:
 
 
 def _stop_pool(settings: Settings) -> None:
+    if settings.service.executor == "celery":
+        return
     timeout_s = settings.service.stop_timeout_s + MARGIN_S
     if not stop_pool_if_last(settings.library.build.tmp_folder, timeout_s):
         print("The build pool goes on: it serves others, or takes its time.", file=sys.stderr)

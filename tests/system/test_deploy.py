@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import re
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from tests.system.conftest import remove_images
 from tests.system.site import BASE_IMAGE, MACHINE, PASSWORD, PROJECT, USER, Service, free_port, make_site
 
 DEPLOY = PROJECT / "deploy"
+STANDINS = PROJECT / "tests" / "standin"
 
 
 def known_variables() -> set[str]:
@@ -91,16 +95,30 @@ def test_systemd_accepts_the_units(unit: Path, tmp_path: Path) -> None:
     assert unit.name not in done.stderr, done.stderr
 
 
+@contextlib.contextmanager
+def built(context: Path, *options: str) -> Iterator[str]:
+    """An image built from a folder, until the block ends; its name."""
+    name = f"cic-deploy-test:{secrets.token_hex(4)}"
+    subprocess.run(["docker", "buildx", "build", "--quiet", f"--tag={name}", f"--build-arg=BASE={BASE_IMAGE}", "--load",
+                    *options, str(context)], check=True, timeout=1800)
+    try:
+        yield name
+    finally:
+        subprocess.run(["docker", "rmi", "--force", name], capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
     """The image of the service, built from this very tree."""
-    name = f"cic-deploy-test:{secrets.token_hex(4)}"
     bundle = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
-    subprocess.run(["docker", "buildx", "build", "--quiet", f"--file={DEPLOY / 'Dockerfile'}", f"--tag={name}",
-                    f"--build-arg=BASE={BASE_IMAGE}", f"--secret=id=ca_bundle,src={bundle}", "--load", str(PROJECT)],
-                   check=True, timeout=1800)
-    yield name
-    subprocess.run(["docker", "rmi", "--force", name], capture_output=True)
+    with built(PROJECT, f"--file={DEPLOY / 'Dockerfile'}", f"--secret=id=ca_bundle,src={bundle}") as name:
+        yield name
+
+
+def open_to_all(folder: Path) -> None:
+    """Let the service's user in its container read what lies there."""
+    for one in (folder, *folder.parents[:-2]):
+        one.chmod(one.stat().st_mode | 0o055)
 
 
 @pytest.mark.endurance
@@ -109,8 +127,7 @@ def image() -> Iterator[str]:
 def test_the_container_builds_an_image_with_the_hosts_docker(image: str, tmp_path: Path) -> None:
     site = make_site(tmp_path)
     site.add_step("demo", "hello", {"eflows4hpc.yaml": "apt: []\n"})
-    for folder in (tmp_path, *tmp_path.parents[:-2]):
-        folder.chmod(folder.stat().st_mode | 0o055)
+    open_to_all(tmp_path)
     port = free_port()
     settings = {key: value for key, value in site.environ.items() if key.startswith("CIC_") and key not in (
         "CIC_CONFIG", "CIC_BUILD_TMP_FOLDER", "CIC_DATABASE", "CIC_HOST", "CIC_BUILD_CA_BUNDLE")}
@@ -132,6 +149,98 @@ def test_the_container_builds_an_image_with_the_hosts_docker(image: str, tmp_pat
     finally:
         subprocess.run(["docker", "rm", "--force", "--volumes", container], capture_output=True)
         remove_images(site)
+
+
+class Compose:
+    """`docker compose` with the files of a cluster, as a project of its own."""
+
+    def __init__(self, more: Path, environ: Mapping[str, str]) -> None:
+        files = (DEPLOY / "compose.yaml", DEPLOY / "compose.cluster.yaml", more)
+        self._command = ["docker", "compose", f"--project-name=cic-test-{secrets.token_hex(4)}",
+                         *(f"--file={file}" for file in files)]
+        self._environ = {**{key: value for key, value in os.environ.items() if not key.startswith("CIC_")}, **environ}
+
+    def __call__(self, *arguments: str, stdin: str = "") -> str:
+        done = subprocess.run([*self._command, *arguments], env=self._environ, input=stdin, capture_output=True,
+                              text=True, timeout=600)
+        assert done.returncode == 0, done.stderr + self.logs()
+        return done.stdout
+
+    def logs(self, *services: str) -> str:
+        done = subprocess.run([*self._command, "logs", "--no-color", *services], env=self._environ, text=True,
+                              capture_output=True)
+        return done.stdout
+
+
+@pytest.fixture
+def cluster(image: str, tmp_path: Path) -> Iterator[tuple[Compose, Service]]:
+    """The compose cluster with two workers, and a user. What cannot be pulled here has stand-ins."""
+    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+        pytest.skip("DOCKER COMPOSE IS NOT INSTALLED: THE COMPOSE FILES ARE NOT TRIED")
+    site = make_site(tmp_path)
+    site.add_step("demo", "hello", {"eflows4hpc.yaml": "apt: []\n"})
+    site.add_step("demo", "other", {"eflows4hpc.yaml": "apt: []\n", "other": "other"})
+    site.add_step("demo", "slow", {"eflows4hpc.yaml": "apt: []\n",
+                                   "post_inst.sh": "#!/bin/sh\necho slowly\nsleep 45\n"})
+    open_to_all(tmp_path)
+    prefix = "CIC_REGISTRY_IMAGES_PREFIX"
+    ours = {"environment": {prefix: site.environ[prefix]}, "volumes": [f"{site.registry}:{site.registry}:ro"]}
+    more = tmp_path / "more.yaml"
+    more.write_text(yaml.safe_dump({"services": {"cic": ours, "worker": ours}}))
+    port = free_port()
+    with built(STANDINS / "postgres") as postgres, built(STANDINS / "redis") as redis:
+        compose = Compose(more, {
+            "CIC_IMAGE": image, "CIC_POSTGRES_IMAGE": postgres, "CIC_REDIS_IMAGE": redis,
+            "CIC_SECRET_KEY": secrets.token_hex(32), "CIC_DATABASE_PASSWORD": secrets.token_hex(32),
+            "CIC_BUILD_BASE_IMAGE": BASE_IMAGE, "CIC_PUBLISHED_PORT": f"127.0.0.1:{port}",
+            "CIC_REPOSITORIES_WORKFLOW_REPOSITORY": site.environ["CIC_REPOSITORIES_WORKFLOW_REPOSITORY"],
+            "DOCKER_GROUP": str(Path("/var/run/docker.sock").stat().st_gid)})
+        try:
+            compose(*UP)
+            service = Service(site, f"http://127.0.0.1:{port}", tmp_path / "none", None)  # type: ignore[arg-type]
+            wait_until_ready(f"{service.url}/image_creation/health/ready")
+            compose("exec", "-T", "cic", "flask", "--app", "builder_service", "users", "add", USER,
+                    stdin=f"{PASSWORD}\n")
+            yield compose, service
+        finally:
+            compose("down", "--volumes", "--timeout=5")
+            remove_images(site)
+
+
+UP = ("up", "--detach", "--no-build", "--scale=worker=2")
+
+
+@pytest.mark.endurance
+@pytest.mark.system
+@pytest.mark.timeout(2400)
+def test_the_compose_cluster_builds_and_goes_on_after_a_stop(cluster: tuple[Compose, Service]) -> None:
+    compose, service = cluster
+    request = {"machine": MACHINE, "workflow": "demo", "push": False}
+    builds = [service.call("POST", "/build/", json={**request, "step_id": step}).json()["id"]
+              for step in ("hello", "other")]
+    for build in builds:
+        status = service.wait_for(build)
+        assert status["status"] == "FINISHED", status
+        assert "docker buildx build" in service.call("GET", f"/build/{build}/log").text
+        sif = service.call("GET", f"/images/download/{status['filename']}")
+        assert hashlib.sha256(sif.content).hexdigest() == status["sha256"]
+
+    slow = service.call("POST", "/build/", json={**request, "step_id": "slow"}).json()["id"]
+    end = time.monotonic() + 120
+    while "slowly\n" not in service.call("GET", f"/build/{slow}/log").text:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    compose("stop")
+    ended = compose("ps", "--all", "--format={{.Service}} {{.ExitCode}}").split("\n")
+    assert sorted(filter(None, ended)) == ["cic 0", "postgres 0", "redis 0", "worker 0", "worker 0"]
+
+    compose(*UP)
+    wait_until_ready(f"{service.url}/image_creation/health/ready")
+    assert service.wait_for(slow)["status"] == "FINISHED"
+    assert len(service.call("GET", "/image/").json()["images"]) == 3
+    said = compose.logs("cic", "worker")
+    assert len(re.findall(r"worker \S+ begins", said)) == 4 and len(re.findall(r"worker \S+ ends", said)) == 2
+    assert "Traceback" not in said, said
 
 
 def wait_until_ready(url: str) -> None:
