@@ -9,13 +9,14 @@ import logging
 import time
 
 import filelock
+from flask import Flask
 
 from config.settings import Settings
 from image_builder import guard, pipeline
 from image_builder.errors import ServiceError
 from service.broker import Listener
-from service.database import make_engine
-from service.pool import BuildPool, PoolMain
+from service.database import DatabaseSilent, bring_up_to_date, db, init_database, make_engine
+from service.pool import TICK_S, BuildPool, PoolMain
 from service.worker import BuildImage
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class WorkerMain(PoolMain):
     def _work(self) -> None:
         guard.end_orphans()
         self._hear_signals()
+        self._make_tables()
         pool = BuildPool(make_engine(self._settings.service.database), self._settings,
                          build_image=self._build_image, is_one_of_many=True)
         _log.info("worker %s begins: %d builds at once", pool.name, self._settings.library.build.max_concurrent_builds)
@@ -53,3 +55,17 @@ class WorkerMain(PoolMain):
         self._stop(pool)
         listener.stop()
         _log.info("worker %s ends", pool.name)
+
+    def _make_tables(self) -> None:
+        """As a web host does, since whoever starts first makes or upgrades them; a silent database is waited for."""
+        app = Flask(__name__)
+        init_database(app, self._settings.service.database)
+        while not self._stops:
+            try:
+                bring_up_to_date(app, self._settings.library.build.tmp_folder / "run" / "migration.lock")
+                break
+            except DatabaseSilent as error:
+                _log.warning("the worker waits: %s", error)
+                time.sleep(TICK_S)
+        with app.app_context():
+            db.engine.dispose()

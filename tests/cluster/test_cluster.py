@@ -51,9 +51,9 @@ def several(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]
 
 def test_many_builds_on_many_hosts(several: Cluster) -> None:
     """Two web processes, three workers, 60 builds: all end, limits per worker hold, no build twice."""
-    webs = [several.web(), several.web()]
-    for number in range(3):
+    for number in range(3):  # before the tables are there: whoever is first makes them
         several.waiting_worker(f"worker{number}", slots=2 + number, wait_s=1)
+    webs = [several.web(), several.web()]
     builds = [several.submit(f"s{n}", web=webs[n % 2], push=False) for n in range(60)]
     several.wait_for_all(60, 240)
     assert several.states() == {"FINISHED": 60}
@@ -69,6 +69,8 @@ def test_many_builds_on_many_hosts(several: Cluster) -> None:
         assert "waited\n" in log.text and log.headers["X-Log-Complete"] == "true"
     ready = several.call("GET", "/health/ready").json()
     assert {"database", "broker", "workers"} <= set(ready["checks"])
+    for process in several.processes:
+        assert "Traceback" not in process.log()
 
 
 def test_whatever_goes_every_build_ends_once(several: Cluster) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.engine import Engine
 
@@ -141,6 +142,6 @@ def test_downloads_are_noted(ada: Api, app: Flask, sha256: str) -> None:
     ada("GET", f"/images/download/{NAME}").close()
     ada("GET", f"/images/download/{NAME}", headers={"Range": "bytes=5-"}).close()
     with engine.connect() as connection:
-        rows = connection.exec_driver_sql(
-            'SELECT "user", subject FROM audit_events WHERE action = ?', ("download",)).all()
+        rows = connection.execute(sa.text(
+            'SELECT "user", subject FROM audit_events WHERE action = \'download\'')).all()
     assert [tuple(row) for row in rows] == [("ada", f"{NAME} {sha256}")] * 2, "who asks for parts gets the whole, too"
