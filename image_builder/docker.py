@@ -97,7 +97,7 @@ def resolve_base(reference: str, platform: str, registry: RegistrySettings, *,
         if image is not None and not image.attrs.get("RepoDigests"):
             _require_platform(image, reference, platform)
             return _pinned_tag(image, reference), image.id
-        repository, _ = parse_repository_tag(reference.split("@")[0])
+        repository = repository_of(reference)
         try:
             digest = client.images.get_registry_data(reference, auth_config=auth_config(reference, registry)).id
             return f"{repository}@{digest}", digest
@@ -127,7 +127,7 @@ def _require_platform(image: Any, reference: str, platform: str) -> None:
 
 
 def _pinned_tag(image: Any, reference: str) -> str:
-    repository, _ = parse_repository_tag(reference.split("@")[0])
+    repository = repository_of(reference)
     tag = image.id.removeprefix("sha256:")
     pinned = f"{repository}:{tag}"
     if pinned not in image.tags:
@@ -191,9 +191,14 @@ def run_on_bridge(reference: str, program: Sequence[str], *, timeout_s: float = 
     return _run(reference, program, timeout_s=timeout_s, network_mode="bridge")
 
 
+def repository_of(reference: str) -> str:
+    """What an image's reference names, without its tag and its digest."""
+    return str(parse_repository_tag(reference.split("@")[0])[0])
+
+
 def auth_config(reference: str, registry: RegistrySettings) -> dict[str, str] | None:
     """The credentials for the registry that `reference` lies in, in the form that the SDK takes."""
-    host, _ = docker.auth.resolve_repository_name(parse_repository_tag(reference.split("@")[0])[0])
+    host, _ = docker.auth.resolve_repository_name(repository_of(reference))
     login = registry.login_for(host)
     return None if login is None else {"username": login.user, "password": login.token.get_secret_value()}
 
@@ -215,14 +220,17 @@ def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, s
 def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],
                   labels: Mapping[str, str], secrets: Mapping[str, Path], build_contexts: Mapping[str, Path],
                   output: str, nonce: str, cgroup: str | None = None, image_id_file: Path | None = None,
-                  cache_tag: str | None = None) -> Command:
+                  cache_tag: str | None = None, attested: Sequence[str] = (),
+                  metadata_file: Path | None = None) -> Command:
     """The `docker buildx build` of one stage. `output` is buildx's own notation (`type=local,dest=…`).
 
     Labels and build arguments never begin an option: each is one argument behind an `=`. A `nonce` that no build had
     before makes every layer anew, and is the same for both stages of one build. `cgroup` is the control group that
     build steps run in. `cache_tag` is where in the site's `build_cache` this build's layers are found and put.
+    `attested` is what the image is attested with, in buildx's notation (`type=provenance,mode=min`).
     """
-    argv = ["docker", "buildx", "build", "--progress=plain", "--provenance=false", f"--platform={platform}",
+    attestations = [f"--attest={what}" for what in attested] or ["--provenance=false"]
+    argv = ["docker", "buildx", "build", "--progress=plain", *attestations, f"--platform={platform}",
             f"--target={target}", f"--file={context / 'Dockerfile'}"]
     if settings.buildx_builder:
         argv.append(f"--builder={settings.buildx_builder}")
@@ -239,6 +247,8 @@ def build_command(*, context: Path, platform: str, settings: BuildSettings, targ
         argv.append(f"--build-arg={NONCE_ARGUMENT}={nonce}")
     if image_id_file is not None:
         argv.append(f"--iidfile={image_id_file}")
+    if metadata_file is not None:
+        argv.append(f"--metadata-file={metadata_file}")
     argv += [f"--output={output}", str(context)]
     return Command(name="docker buildx build", argv=tuple(argv), env=environment, timeout_s=settings.build_timeout_s,
                    quiet_timeout_s=settings.quiet_timeout_s)
@@ -281,6 +291,15 @@ def image_bytes(image: str) -> int | None:
             return int(client.images.get(image).attrs["Size"])
         except docker.errors.ImageNotFound:
             return None
+
+
+def image_layers(image: str) -> tuple[str, ...]:
+    """The digests of an image's unpacked layers; empty when there is no such image in the daemon."""
+    with daemon() as client:
+        try:
+            return tuple(client.images.get(image).attrs["RootFS"].get("Layers") or ())
+        except docker.errors.ImageNotFound:
+            return ()
 
 
 def image_labels(image: str) -> dict[str, str]:

@@ -7,11 +7,12 @@ import dataclasses
 import json
 import shlex
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from image_builder import docker, failures, isolation, limits, resolve, singularity, slim, smoke
+from image_builder import attestations, docker, failures, isolation, limits, resolve, singularity, slim, smoke
+from image_builder.attestations import Attested, NotAttested
 from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource
 from image_builder.environment import Environment
@@ -225,15 +226,36 @@ class Job:
         self._fill_context(rendered)
         return self._build_stage(DEBUG_STAGE, {})
 
-    def push(self) -> str | None:
-        """Push the named image; returns its digest in the registry."""
+    def push(self, built: Built) -> str | None:
+        """Push the named image, with attestations where the builder has them; returns its digest in the registry."""
         self.cancel.check()
         self.observer.line(f"Pushing {self.inputs.image_id}")
+        if self.settings.build.attestations and not docker.sees_local_images(self.settings.build, run):
+            try:
+                with _limit_of(ErrorCode.PUSH_TIMEOUT):
+                    return self._push_attested(built)
+            except (BuildFailed, NotAttested, ProcessFailed, Unavailable) as error:
+                self.observer.line(f"Warning: the image is pushed without attestations: {error}")
         command = docker.push_command(self.inputs.image_id, self.settings.registry,
                                       environment=self._client_environment(),
                                       timeout_s=self.settings.build.push_timeout_s)
         with _limit_of(ErrorCode.PUSH_TIMEOUT):
             return docker.push_image(command, self.runner, on_line=self.observer.line, cancel=self.cancel)
+
+    def _push_attested(self, built: Built) -> str:
+        """Let the builder push, and give what it pushed the image's name; an earlier build may have done so."""
+        attested = Attested(self.settings.build, environment=self._client_environment(), runner=self.runner,
+                            on_line=self.observer.line, cancel=self.cancel)
+        layers = docker.image_layers(built.image)
+        if built.reused:
+            return attested.require(self.inputs.image_id, layers)
+        metadata = self.workspace.scratch / "pushed.json"
+        self._buildx(SLIM_STAGE if built.is_slim else FINAL_STAGE, attestations.output(self.inputs.image_id),
+                     labels=built.labels, attested=attestations.wanted(self.settings.build), metadata_file=metadata)
+        pushed = attestations.pushed(self.inputs.image_id, metadata.read_text("utf-8"))
+        digest = attested.require(pushed, layers)
+        attested.name(pushed, self.inputs.image_id)
+        return digest
 
     def store_image(self, built: Built) -> ImageRecord:
         """Keep the image's record, and its SIF if one was asked for: a stored one, or a new one."""
@@ -375,7 +397,8 @@ class Job:
 
     def _buildx(self, stage: str, output: str, *, image_id_file: Path | None = None,
                 labels: dict[str, str] | None = None, nonce: str | None = None,
-                contexts: Mapping[str, Path] | None = None) -> None:
+                contexts: Mapping[str, Path] | None = None, attested: Sequence[str] = (),
+                metadata_file: Path | None = None) -> None:
         build = self.settings.build
         require_free_space(self.workspace.root, build.min_free_bytes)
         command = docker.build_command(
@@ -384,6 +407,7 @@ class Job:
             labels=labels or {}, secrets=self._secrets(), output=output,
             build_contexts=self._build_contexts() | dict(contexts or {}),
             image_id_file=image_id_file, nonce=self._nonce() if nonce is None else nonce, cgroup=self._cgroup(),
+            attested=attested, metadata_file=metadata_file,
             cache_tag=docker.cache_tag(self.request.workflow, self.request.step_id, self.request.machine.platform))
         self.log.begin(str(command))
         try:
@@ -405,7 +429,7 @@ class Job:
     def _client_environment(self) -> dict[str, str]:
         """Of Docker's client: its configuration is the build's own, and so is what it leaves behind when killed."""
         configuration = docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry)
-        return configuration | {"TMPDIR": str(self.workspace.scratch)}
+        return configuration | {"TMPDIR": str(self.workspace.scratch), **attestations.ENVIRONMENT}
 
     def _cgroup(self) -> str | None:
         """The control group of build steps, which Docker's own builder finds on this machine."""

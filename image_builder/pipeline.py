@@ -103,7 +103,7 @@ def _build_image(request: BuildRequest, settings: LibrarySettings, workspace: Pa
             pushed_digest = None
             if pinned.push:
                 _require_wanted(is_wanted)
-                pushed_digest = job.push()
+                pushed_digest = job.push(built)
             _require_wanted(is_wanted)
             record = job.store_image(built)
             return _result(pinned, job, record, built=built, pushed_digest=pushed_digest)

@@ -157,6 +157,10 @@ class BuildSettings(Section):
     """A builder made with `docker buildx create`; None is docker's default one."""
     build_cache: str | None = None
     """A repository of an image registry in which builders keep layers for each other; not for the docker driver."""
+    attestations: bool = True
+    """Whether pushed images say how they came about, where the builder keeps that: all drivers but docker."""
+    sbom_generator: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")
+    """An image that makes a software bill of materials for BuildKit, which is attested too; None: there is none."""
     build_jobs: int | None = Field(default=None, ge=1)
     """Compile jobs of one build; None: the machine's cores divided among the concurrent builds."""
     ca_bundle: Path | None = None

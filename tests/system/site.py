@@ -193,6 +193,15 @@ class ImageRegistry:
         answer = requests.get(url, auth=(self.user, self.password), timeout=10)
         return answer.json()["tags"] if answer.status_code == 200 else []
 
+    def get(self, repository: str, what: str) -> Any:
+        """JSON of a repository: `manifests/…` or `blobs/sha256:…`."""
+        accepted = ("application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+                    "application/vnd.docker.distribution.manifest.v2+json")
+        answer = requests.get(f"http://{self.host}/v2/{repository}/{what}", auth=(self.user, self.password),
+                              headers={"Accept": accepted}, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
 
 @contextlib.contextmanager
 def running_image_registry(root: Path) -> Iterator[ImageRegistry]:

@@ -16,11 +16,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from image_builder.docker import image_layers
 from tests.system.conftest import remove_images
-from tests.system.own_docker import own_docker
+from tests.system.own_docker import OwnDocker, own_docker
 from tests.system.site import BASE_IMAGE, MACHINE, ImageRegistry, Site, running_service
 from tests.system.test_registries import forget, publish
 
@@ -47,20 +49,9 @@ HERE, THERE = "198.18.77.1", "198.18.77.2"
 def test_a_remote_builder_builds_and_keeps_layers_in_the_registry(
         site: Site, image_registry: ImageRegistry, tmp_path: Path) -> None:
     site.add_step("demo", "plain", {"eflows4hpc.yaml": "apt: []\n", "hello.txt": "hello\n"})
-    config = tmp_path / "daemon.json"
-    config.write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
-    base, cache = f"{image_registry.host}/bases/base:1", f"{image_registry.host}/group/cache"
-    name = f"cic-{secrets.token_hex(4)}"
-    configured = site.with_environ(
-        CIC_REGISTRY_URL=image_registry.host, CIC_REGISTRY_USER=image_registry.user,
-        CIC_REGISTRY_TOKEN=image_registry.password, CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
-        CIC_BUILD_BASE_IMAGE=base, CIC_BUILD_BUILDX_BUILDER=name, CIC_BUILD_BUILD_CACHE=cache,
-        BUILDX_CONFIG=str(tmp_path / "buildx"))
-    publish(BASE_IMAGE, base, configured, tmp_path)
-    with (own_docker("--config-file", str(config)) as docker, cable(docker.host),
-          registry_there(docker.host, image_registry.host), bridge(docker.socket) as port):
-        subprocess.run(["docker", "buildx", "create", "--name", name, "--driver", "remote", f"tcp://127.0.0.1:{port}"],
-                       env=dict(configured.environ), check=True, capture_output=True)
+    cache = f"{image_registry.host}/group/cache"
+    with remote_builder(site, image_registry, tmp_path) as (builder, docker):
+        configured = builder.with_environ(CIC_BUILD_BUILD_CACHE=cache)
         with running_service(configured) as service:
             built = service.build(REQUEST)
             log = service.call("GET", f"/build/{built['id']}/log").text
@@ -71,15 +62,101 @@ def test_a_remote_builder_builds_and_keeps_layers_in_the_registry(
         with running_service(elsewhere, name="elsewhere") as service:  # it shares the registry alone
             again = service.build(REQUEST)
             second_log = service.call("GET", f"/build/{again['id']}/log").text
-    remove_images(configured)
-    forget(image_registry.host)
     assert built["status"] == "FINISHED", log[-4000:]
-    assert built["sha256"] and f"--builder={name}" in log
+    assert built["sha256"] and f"--builder={configured.environ['CIC_BUILD_BUILDX_BUILDER']}" in log
     assert image_registry.tags("group/cache")
     assert pruned.returncode == 0, pruned.stderr
     assert again["status"] == "FINISHED", second_log[-4000:]
     assert "] COPY step/ /plain/\n" in log
     assert " CACHED\n" not in log and " CACHED\n" in second_log, second_log[-6000:]
+
+
+def test_what_a_remote_builder_pushes_is_attested(site: Site, image_registry: ImageRegistry, tmp_path: Path) -> None:
+    """What the registry gets is the image that was checked, with provenance and a bill of materials."""
+    site.add_step("demo", "plain", {"eflows4hpc.yaml": "apt: []\n", "hello.txt": "hello\n"})
+    generator = f"{image_registry.host}/bases/fake-generator:1"
+    request = {**REQUEST, "push": True}
+    with (remote_builder(site, image_registry, tmp_path) as (builder, _),
+          published_generator(generator, builder, tmp_path)):
+        configured = builder.with_environ(CIC_BUILD_SBOM_GENERATOR=generator,
+                                          CIC_BUILD_HTTPS_PROXY="http://proxy:canary-word@127.0.0.1:1")
+        with running_service(configured) as service:
+            built = service.build(request)
+            log = service.call("GET", f"/build/{built['id']}/log").text
+            again = service.build(request)
+        layers = image_layers(built["image_id"])
+        index = image_registry.get("group/demo_plain_x86_64_nompi_nogpu", "manifests/latest")
+        unable = configured.with_environ(CIC_BUILD_SBOM_GENERATOR=f"{image_registry.host}/bases/none:1")
+        with running_service(unable, name="unable") as service:
+            plain = service.build({**request, "force": True})
+            unable_log = service.call("GET", f"/build/{plain['id']}/log").text
+        replaced = image_registry.get("group/demo_plain_x86_64_nompi_nogpu", "manifests/latest")
+    assert built["status"] == "FINISHED", log[-4000:]
+    pushed, attested = index["manifests"]
+    assert attested["annotations"]["vnd.docker.reference.digest"] == pushed["digest"]
+    config = read(image_registry, pushed, "config")
+    assert config["rootfs"]["diff_ids"] == list(layers)
+    statements = {statement["predicateType"]: statement for statement in read_layers(image_registry, attested)}
+    assert set(statements) == {"https://slsa.dev/provenance/v0.2", "https://spdx.dev/Document"}
+    for statement in statements.values():
+        assert "sha256:" + statement["subject"][0]["digest"]["sha256"] == pushed["digest"]
+    provenance = json.dumps(statements["https://slsa.dev/provenance/v0.2"])
+    assert "bases/base" in provenance and "canary-word" not in provenance
+    assert again["status"] == "FINISHED" and again["pushed_digest"] == built["pushed_digest"]
+    assert plain["status"] == "FINISHED" and "is pushed without attestations" in unable_log, unable_log[-4000:]
+    assert "manifests" not in replaced
+
+
+def read(registry: ImageRegistry, manifest: dict[str, Any], part: str) -> Any:
+    """A part of an image that an index of `demo_plain` names."""
+    repository = "group/demo_plain_x86_64_nompi_nogpu"
+    found = registry.get(repository, f"manifests/{manifest['digest']}")[part]
+    return registry.get(repository, f"blobs/{found['digest']}") if part == "config" else found
+
+
+def read_layers(registry: ImageRegistry, manifest: dict[str, Any]) -> list[Any]:
+    return [registry.get("group/demo_plain_x86_64_nompi_nogpu", f"blobs/{layer['digest']}")
+            for layer in read(registry, manifest, "layers")]
+
+
+@contextlib.contextmanager
+def published_generator(name: str, configured: Site, folder: Path) -> Iterator[None]:
+    """A fake of BuildKit's generators of bills of materials, in the registry: it finds one package in every image."""
+    found = {"_type": "https://in-toto.io/Statement/v0.1", "predicateType": "https://spdx.dev/Document",
+             "predicate": {"spdxVersion": "SPDX-2.3", "packages": [{"name": "found"}]}}
+    context = folder / "generator"
+    context.mkdir()
+    (context / "found.json").write_text(json.dumps(found))
+    (context / "Dockerfile").write_text(
+        f'FROM {BASE_IMAGE}\nCOPY found.json /\n'
+        'ENTRYPOINT ["/bin/sh", "-c", "cp /found.json $BUILDKIT_SCAN_DESTINATION/found.spdx.json"]\n')
+    local = f"cic-test-generator-{secrets.token_hex(4)}"
+    subprocess.run(["docker", "build", "--quiet", f"--tag={local}", str(context)], check=True, capture_output=True)
+    try:
+        publish(local, name, configured, folder)
+        yield
+    finally:
+        subprocess.run(["docker", "rmi", "--force", local], capture_output=True)
+
+
+@contextlib.contextmanager
+def remote_builder(site: Site, image_registry: ImageRegistry, folder: Path) -> Iterator[tuple[Site, OwnDocker]]:
+    """The site with a builder on another host, and the daemon there; its base image is in the registry."""
+    config = folder / "daemon.json"
+    config.write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
+    base, name = f"{image_registry.host}/bases/base:1", f"cic-{secrets.token_hex(4)}"
+    configured = site.with_environ(
+        CIC_REGISTRY_URL=image_registry.host, CIC_REGISTRY_USER=image_registry.user,
+        CIC_REGISTRY_TOKEN=image_registry.password, CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+        CIC_BUILD_BASE_IMAGE=base, CIC_BUILD_BUILDX_BUILDER=name, BUILDX_CONFIG=str(folder / "buildx"))
+    publish(BASE_IMAGE, base, configured, folder)
+    with (own_docker("--config-file", str(config)) as docker, cable(docker.host),
+          registry_there(docker.host, image_registry.host), bridge(docker.socket) as port):
+        subprocess.run(["docker", "buildx", "create", "--name", name, "--driver", "remote", f"tcp://127.0.0.1:{port}"],
+                       env=dict(configured.environ), check=True, capture_output=True)
+        yield configured, docker
+    remove_images(configured)
+    forget(image_registry.host)
 
 
 @contextlib.contextmanager

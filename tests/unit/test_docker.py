@@ -54,6 +54,14 @@ def test_everything_that_can_be_asked_for(library_settings: LibrarySettings) -> 
         "--output=type=docker", "/b/context")
 
 
+def test_an_attested_build(library_settings: LibrarySettings) -> None:
+    made = command(library_settings.build, attested=("type=provenance,mode=min", "type=sbom,generator=x"),
+                   metadata_file=Path("/b/scratch/pushed.json"))
+    assert made.argv[4:6] == ("--attest=type=provenance,mode=min", "--attest=type=sbom,generator=x")
+    assert "--metadata-file=/b/scratch/pushed.json" in made.argv
+    assert not any("--provenance" in argument for argument in made.argv)
+
+
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_no_value_asks_for_rights(label: str, value: str) -> None:
     """Labels are all that a user's words become here."""
