@@ -116,13 +116,17 @@ class BuildPool:
         """Take no new work, wait `timeout_s` for what is going on, and hand the rest back to the queue."""
         self._accepting = False
         self._wait_idle(timeout_s)
-        self.hand_back()
-        self._wait_idle(HAND_BACK_S)
+        self._end_all()
         self._ended.set()
         self.wake()
         self._loop.join(HAND_BACK_S)
+        self._end_all()  # what the loop was just claiming
         self._tried(self._leave)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _end_all(self) -> None:
+        self.hand_back()
+        self._wait_idle(HAND_BACK_S)
 
     def _leave(self) -> None:
         workers.leave(self._engine, self.name)

@@ -73,6 +73,12 @@ class PostgreSQL:
     def drop(self, url: str) -> None:
         self._admin(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
 
+    def dump(self, url: str) -> str:
+        """All that a database holds, as text."""
+        done = subprocess.run([str(self._programs / "pg_dump"), "--inserts", url], check=True, capture_output=True,
+                              text=True)
+        return done.stdout
+
     def url(self, name: str) -> str:
         return f"postgresql://{USER}@{self._host}:{self.port}/{name}"
 

@@ -294,6 +294,7 @@ def _clean_often(root: Path, database: str, settings: Settings, rounds: int) -> 
         with contextlib.suppress(ServiceError):  # another one is at work
             for _ in Cleanup(engine, greedy, ImageStore(root), grace_s=0).run():
                 pass
+    engine.dispose()
 
 
 def test_builds_find_what_they_named_while_greedy_clean_ups_go_on(

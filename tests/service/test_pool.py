@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.engine import Engine
@@ -139,6 +140,32 @@ def test_a_stopping_pool_lets_builds_end_that_do_so_in_time(settings: Settings, 
         builder.hold.set()
         stopping.join()
         assert (ada.status(build_id)["status"], ada.status(later)["status"]) == ("FINISHED", "PENDING")
+
+
+def test_what_is_claimed_while_the_pool_stops_goes_back(settings: Settings, builder: FakeBuilder,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    claim, claimed, go_on = store.claim, threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any, **more: Any) -> str | None:
+        run_id = claim(*arguments, **more)
+        if run_id is not None:
+            claimed.set()
+            assert go_on.wait(30)
+        return run_id
+
+    monkeypatch.setattr(store, "claim", slowly)
+    builder.hold.clear()
+    running = running_app(settings, builder)
+    with running as app:
+        ada = Api(app)
+        build_id = ada.submit()
+        assert claimed.wait(30)
+        stopping = threading.Thread(target=running.pool.shutdown)
+        stopping.start()
+        assert running.pool._ended.wait(30)  # it found nothing going on
+        go_on.set()
+        stopping.join()
+        assert running.pool.is_idle() and ada.status(build_id)["status"] == "PENDING"
 
 
 def test_a_run_that_was_taken_away_is_left_alone(settings: Settings, builder: FakeBuilder, engine: Engine) -> None:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from builder_service import create_app
 from config.settings import Settings
 from service import accounts
+from tests.postgresql import PostgreSQL
 from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder, running_app
 from tests.service.test_access import routes
 from tests.service.test_web import Visitor, csrf_token
@@ -136,7 +137,8 @@ class TestNothingSecretIsSeen:
 
     def test_in_answers_logs_files_and_arguments(
             self, settings: Settings, builder: FakeBuilder, tmp_path: Path, answers: list[tuple[str, str]],
-            started_processes: list[str], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+            started_processes: list[str], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
+            request: pytest.FixtureRequest) -> None:
         caplog.set_level("DEBUG")
         builder.lines = [f"docker login -p {self.CANARIES['registry']}"]
         with running_app(settings, builder) as app:
@@ -156,7 +158,12 @@ class TestNothingSecretIsSeen:
         seen |= {f"answer of {endpoint} {number}": text for number, (endpoint, text) in enumerate(answers)
                  if endpoint != "web.add_token"}
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
-        assert any(path.name.startswith("db.sqlite") for path in files)
+        if settings.service.database.startswith("sqlite"):
+            assert any(path.name.startswith("db.sqlite") for path in files)
+        else:
+            server: PostgreSQL = request.getfixturevalue("postgresql")
+            seen["the database"] = server.dump(settings.service.database)
+            assert build_id in seen["the database"]
         assert any(path.suffix == ".log" for path in files)
         seen |= {str(path): path.read_bytes().decode("latin-1") for path in files}
         assert "git" in seen["arguments"]
