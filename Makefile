@@ -13,7 +13,7 @@ PYTEST = .venv/bin/python -m pytest $(PYTEST_ARGS)
 help:
 	@echo "make demo            install, start the service, build an example image and run it"
 	@echo "make test            install, then all tests but the long ones (PYTEST_ARGS are handed on)"
-	@echo "make test-cluster    several hosts in network namespaces, and the service's tests on PostgreSQL"
+	@echo "make test-cluster    several hosts in network namespaces; the service on PostgreSQL, and all kinds of storage"
 	@echo "make test-endurance  the long ones: endurance and kill tests"
 	@echo "make setup           only install what the service needs; setup-test: what tests need too"
 	@echo "make lint            ruff, mypy and shellcheck"
@@ -33,7 +33,7 @@ test: setup-test
 
 test-cluster: setup-test
 	@$(PYTEST) -m cluster tests/cluster
-	@CIC_TEST_DATABASE=postgresql $(PYTEST) tests/service
+	@CIC_TEST_DATABASE=postgresql $(PYTEST) tests/service tests/unit/test_storage.py tests/system/test_oras.py
 
 test-endurance: setup-test
 	@$(PYTEST) -m endurance

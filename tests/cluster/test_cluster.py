@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import throughput
 from service.pool import host_name
 from service.workers import all_workers
 from tests.cluster import network
@@ -213,6 +214,12 @@ def test_a_sif_of_one_worker_is_had_everywhere(several: Cluster, tmp_path: Path)
                               text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert hashlib.sha256(pulled.read_bytes()).hexdigest() == status["sha256"]
+
+
+def test_throughput_grows_with_workers_as_the_simulation_says() -> None:
+    """One, two and four workers whose builds wait: at least 0.9 of the ideal, and the simulation within a tenth."""
+    for row in throughput.rows():
+        assert row.verdict == "met", row
 
 
 def _follow(several: Cluster, build: str, web: Process) -> tuple[threading.Thread, list[str]]:

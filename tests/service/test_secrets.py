@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,17 +23,28 @@ from tests.system.site import Site
 
 BASE_REQUEST = REQUEST | {"workflow": "BASE", "step_id": "BASE"}
 
+Restart = Callable[..., Flask]
+
 
 class TestAnotherSecretKey:
     """The service is started anew with another `secret_key`."""
 
-    @staticmethod
-    def restarted(app: Flask, *, keeps_the_old: bool) -> Flask:
-        settings: Settings = app.extensions["cic"].settings
-        service = settings.service.model_copy(update={
-            "secret_key": SecretStr(secrets.token_hex(32)),
-            "old_secret_keys": (settings.service.secret_key,) if keeps_the_old else ()})
-        return create_app(settings.model_copy(update={"service": service}), executor=app.extensions["cic"].executor)
+    @pytest.fixture
+    def restarted(self, app: Flask) -> Iterator[Restart]:
+        """Starts the service anew, with another key; the one before it may be kept."""
+        with contextlib.ExitStack() as stack:
+
+            def restart(before: Flask = app, *, key: SecretStr | None = None, keeps_the_old: bool) -> Flask:
+                settings: Settings = before.extensions["cic"].settings
+                service = settings.service.model_copy(update={
+                    "secret_key": key or SecretStr(secrets.token_hex(32)),
+                    "old_secret_keys": (settings.service.secret_key,) if keeps_the_old else ()})
+                made = create_app(settings.model_copy(update={"service": service}),
+                                  executor=app.extensions["cic"].executor)
+                stack.callback(made.extensions["cic"].engine.dispose)
+                return made
+
+            yield restart
 
     @staticmethod
     def moved(visitor: Visitor, app: Flask) -> Visitor:
@@ -43,10 +55,10 @@ class TestAnotherSecretKey:
         other.client.set_cookie("cic_session", cookie.value, path=ROOT)
         return other
 
-    def test_nobody_is_logged_out_where_the_old_one_is_kept(self, app: Flask) -> None:
+    def test_nobody_is_logged_out_where_the_old_one_is_kept(self, app: Flask, restarted: Restart) -> None:
         visitor = Visitor(app, "ada")
         form = csrf_token(visitor.get("/account"))
-        after = self.moved(visitor, self.restarted(app, keeps_the_old=True))
+        after = self.moved(visitor, restarted(keeps_the_old=True))
 
         assert after.get("/builds").status_code == 200
         made = after.post("/account/tokens", {"name": "laptop", "life": "7", "scopes": "read"}, token=form)
@@ -56,22 +68,21 @@ class TestAnotherSecretKey:
         assert after.post("/logout", token=csrf_token(after.get("/account"))).status_code == 302
         assert after.get("/builds").status_code == 302
 
-    def test_without_the_old_one_sessions_end_and_tokens_do_not(self, app: Flask) -> None:
+    def test_without_the_old_one_sessions_end_and_tokens_do_not(self, app: Flask, restarted: Restart) -> None:
         visitor = Visitor(app, "ada")
         engine = app.extensions["cic"].engine
         token = accounts.add_token(engine, accounts.by_name(engine, "ada").id, "laptop")
-        other = self.restarted(app, keeps_the_old=False)
+        other = restarted(keeps_the_old=False)
         assert self.moved(visitor, other).get("/builds").status_code == 302
         for name in (token, "ada"):
             assert Api(other, name)("GET", "/build/").status_code == 200
 
-    def test_a_new_session_is_not_signed_with_the_old_one(self, app: Flask) -> None:
+    def test_a_new_session_is_not_signed_with_the_old_one(self, restarted: Restart) -> None:
         """Whoever has got hold of the old key opens nothing once it is taken out."""
-        between = self.restarted(app, keeps_the_old=True)
+        between = restarted(keeps_the_old=True)
         begun = Visitor(between, "ada")
-        settings = between.extensions["cic"].settings
-        without = settings.service.model_copy(update={"old_secret_keys": ()})
-        last = create_app(settings.model_copy(update={"service": without}), executor=app.extensions["cic"].executor)
+        key = between.extensions["cic"].settings.service.secret_key
+        last = restarted(between, key=key, keeps_the_old=False)
         assert self.moved(begun, last).get("/builds").status_code == 200
 
 
