@@ -155,8 +155,7 @@ def test_a_broker_that_is_impatient_repeats_nothing(several: Cluster) -> None:
 @pytest.mark.parametrize("several", [RabbitMQ], indirect=True)
 def test_rabbitmq_wakes_workers_and_may_be_restarted(several: Cluster) -> None:
     several.web()
-    for name in ("one", "other"):
-        several.waiting_worker(name, slots=2, wait_s=3)
+    workers = [several.waiting_worker(name, slots=2, wait_s=3) for name in ("one", "other")]
     _until_there(several, 2)
     builds = [several.submit(f"s{n}") for n in range(8)]
     _until_each_works(several, {"one", "other"})
@@ -176,6 +175,10 @@ def test_rabbitmq_wakes_workers_and_may_be_restarted(several: Cluster) -> None:
     several.broker.stop()
     several.broker.start()
     assert several.wait(woken)["status"] == "FINISHED"
+
+    assert workers[0].stop() == 0
+    several.broker.stop()
+    assert workers[1].stop() == 0  # which was listening, or looking for its broker
 
 
 def test_a_sif_of_one_worker_is_had_everywhere(several: Cluster, tmp_path: Path) -> None:
