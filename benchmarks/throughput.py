@@ -23,7 +23,7 @@ from image_builder.request import BuildRequest, parse_request
 from image_builder.resolve import Inputs, resolve
 from service import accounts, store
 from service.broker import CeleryExecutor
-from service.database import bring_up_to_date, init_database, reading
+from service.database import bring_up_to_date, db, init_database, reading
 from service.submission import new_build
 from service.workers import all_workers
 from tests.cluster import network
@@ -73,6 +73,7 @@ def measure(count: int) -> float:
                 executor.submit(run_id)
             several.wait_for_all(BUILDS, 600)
             executor.shutdown()
+            executor.join(30)
             with reading(several.engine) as connection:
                 begun, ended = connection.execute(sa.select(
                     sa.func.min(store.RUNS.c.created_at), sa.func.max(store.RUNS.c.ended_at))).one()
@@ -85,6 +86,8 @@ def prepare(several: Cluster) -> tuple[CeleryExecutor, BuildRequest, Inputs, int
     app = Flask("benchmark")
     init_database(app, settings.service.database)
     bring_up_to_date(app, several.site.root / "lock")
+    with app.app_context():
+        db.engine.dispose()
     accounts.add_user(several.engine, USER, PASSWORD)
     executor = CeleryExecutor(several.engine, settings)
     executor.start()
