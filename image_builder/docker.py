@@ -219,15 +219,15 @@ def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, s
 
 def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],
                   labels: Mapping[str, str], secrets: Mapping[str, Path], build_contexts: Mapping[str, Path],
-                  output: str, nonce: str, cgroup: str | None = None, image_id_file: Path | None = None,
-                  cache_tag: str | None = None, attested: Sequence[str] = (),
-                  metadata_file: Path | None = None) -> Command:
+                  output: str, nonce: str, cgroup: str | None = None, metadata_file: Path | None = None,
+                  cache_tag: str | None = None, attested: Sequence[str] = ()) -> Command:
     """The `docker buildx build` of one stage. `output` is buildx's own notation (`type=local,dest=…`).
 
     Labels and build arguments never begin an option: each is one argument behind an `=`. A `nonce` that no build had
     before makes every layer anew, and is the same for both stages of one build. `cgroup` is the control group that
     build steps run in. `cache_tag` is where in the site's `build_cache` this build's layers are found and put.
-    `attested` is what the image is attested with, in buildx's notation (`type=provenance,mode=min`).
+    `attested` is what the image is attested with, in buildx's notation (`type=provenance,mode=min`). `metadata_file` is
+    where buildx tells what it made.
     """
     attestations = [f"--attest={what}" for what in attested] or ["--provenance=false"]
     argv = ["docker", "buildx", "build", "--progress=plain", *attestations, f"--platform={platform}",
@@ -245,8 +245,6 @@ def build_command(*, context: Path, platform: str, settings: BuildSettings, targ
     argv += [f"--build-arg={name}={value}" for name, value in proxy_arguments(settings).items()]
     if nonce:
         argv.append(f"--build-arg={NONCE_ARGUMENT}={nonce}")
-    if image_id_file is not None:
-        argv.append(f"--iidfile={image_id_file}")
     if metadata_file is not None:
         argv.append(f"--metadata-file={metadata_file}")
     argv += [f"--output={output}", str(context)]
@@ -263,6 +261,21 @@ def proxy_arguments(settings: BuildSettings) -> dict[str, str]:
     """BuildKit's predefined build arguments: they reach every step and stay in no layer."""
     values = {"http_proxy": settings.http_proxy, "https_proxy": settings.https_proxy, "no_proxy": settings.no_proxy}
     return {name: value for key, value in values.items() if value for name in (key, key.upper())}
+
+
+def made_image(metadata: str) -> str:
+    """The id in the daemon of the image that a buildx made; `metadata` is what it told of that.
+
+    Docker's own store names an image after its configuration, and containerd's after its manifest.
+    """
+    told = json.loads(metadata)
+    with daemon() as client:
+        for key in ("containerimage.config.digest", "containerimage.digest"):
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                if key in told:
+                    return str(client.images.get(told[key]).id)
+    raise ServiceError("The image that buildx made is not in the Docker daemon.",
+                       hint="Does something on this machine remove images without a name?")
 
 
 def find_by_identity(identity: str, *, named: bool = False) -> str | None:

@@ -214,9 +214,9 @@ class Job:
 
     def _build_stage(self, stage: str, labels: dict[str, str]) -> str:
         """The id of the image of a stage, which has no name yet."""
-        image_id_file = self.workspace.scratch / "image-id"
-        self._buildx(stage, "type=docker", image_id_file=image_id_file, labels=labels)
-        return image_id_file.read_text("utf-8").strip()
+        metadata = self.workspace.scratch / "made.json"
+        self._buildx(stage, "type=docker", metadata_file=metadata, labels=labels)
+        return docker.made_image(metadata.read_text("utf-8"))
 
     def build_debug_image(self) -> str:
         """The stage before concretization, with the recipe's files in it."""
@@ -395,10 +395,9 @@ class Job:
                               step="audit", hint="Nothing was published.")
         return verdict
 
-    def _buildx(self, stage: str, output: str, *, image_id_file: Path | None = None,
+    def _buildx(self, stage: str, output: str, *, metadata_file: Path | None = None,
                 labels: dict[str, str] | None = None, nonce: str | None = None,
-                contexts: Mapping[str, Path] | None = None, attested: Sequence[str] = (),
-                metadata_file: Path | None = None) -> None:
+                contexts: Mapping[str, Path] | None = None, attested: Sequence[str] = ()) -> None:
         build = self.settings.build
         require_free_space(self.workspace.root, build.min_free_bytes)
         command = docker.build_command(
@@ -406,8 +405,8 @@ class Job:
             environment=self._client_environment(),
             labels=labels or {}, secrets=self._secrets(), output=output,
             build_contexts=self._build_contexts() | dict(contexts or {}),
-            image_id_file=image_id_file, nonce=self._nonce() if nonce is None else nonce, cgroup=self._cgroup(),
-            attested=attested, metadata_file=metadata_file,
+            metadata_file=metadata_file, nonce=self._nonce() if nonce is None else nonce, cgroup=self._cgroup(),
+            attested=attested,
             cache_tag=docker.cache_tag(self.request.workflow, self.request.step_id, self.request.machine.platform))
         self.log.begin(str(command))
         try:

@@ -45,12 +45,12 @@ def test_everything_that_can_be_asked_for(library_settings: LibrarySettings) -> 
     build = library_settings.build.model_copy(update={"buildx_builder": "far", "https_proxy": "http://proxy:3128"})
     made = command(build, labels={"b": "2; --push", "a": "--x"}, secrets={"site": Path("/b/secrets/site")},
                    build_contexts={"sources": Path("/srv/mirror")}, nonce="again", cgroup="/steps",
-                   image_id_file=Path("/b/scratch/id"))
+                   metadata_file=Path("/b/scratch/made"))
     assert made.argv[8:] == (
         "--builder=far", "--cgroup-parent=/steps", "--label=a=--x", "--label=b=2; --push",
         "--secret=id=site,src=/b/secrets/site",
         "--build-context=sources=/srv/mirror", "--build-arg=https_proxy=http://proxy:3128",
-        "--build-arg=HTTPS_PROXY=http://proxy:3128", "--build-arg=CIC_NONCE=again", "--iidfile=/b/scratch/id",
+        "--build-arg=HTTPS_PROXY=http://proxy:3128", "--build-arg=CIC_NONCE=again", "--metadata-file=/b/scratch/made",
         "--output=type=docker", "/b/context")
 
 
