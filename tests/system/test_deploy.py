@@ -181,7 +181,8 @@ def cluster(image: str, tmp_path: Path) -> Iterator[tuple[Compose, Service]]:
     site.add_step("demo", "hello", {"eflows4hpc.yaml": "apt: []\n"})
     site.add_step("demo", "other", {"eflows4hpc.yaml": "apt: []\n", "other": "other"})
     site.add_step("demo", "slow", {"eflows4hpc.yaml": "apt: []\n",
-                                   "post_inst.sh": "#!/bin/sh\necho slowly\nsleep 45\n"})
+                                   "post_inst.sh": "#!/bin/sh\necho slowly\nsleep 45\n",
+                                   "once": secrets.token_hex(8)})  # no earlier run's layer is the same
     open_to_all(tmp_path)
     prefix = "CIC_REGISTRY_IMAGES_PREFIX"
     ours = {"environment": {prefix: site.environ[prefix]}, "volumes": [f"{site.registry}:{site.registry}:ro"]}
