@@ -1,8 +1,11 @@
 """How fast an image becomes a SIF, side by side in one run: `python3 -m benchmarks.conversion`.
 
 Against `apptainer build` with its defaults, against the same with our compressor and level, and against the bare
-stream `docker export | tar2sqfs`, which checks nothing and makes no SIF. The image is made of this machine's own
-programs and libraries, so no network is needed. Our time includes every check, the hash, and publishing in a store.
+stream `docker export | tar2sqfs`, which checks nothing and makes no SIF. Our time includes every check, the hash, and
+publishing in a store.
+
+The image is what a build with real Spack makes (`CIC_SPACK_ROOT`), or an image of this machine's own programs and
+libraries; no network is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ import os
 import shutil
 import statistics
 import subprocess
-import tarfile
 import tempfile
 import threading
 import time
@@ -24,19 +26,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import slim
+from benchmarks.archive import write_archive
 from benchmarks.rows import Row, show
-from image_builder import singularity, streaming
+from image_builder import docker, singularity, streaming
 from image_builder.settings import BuildSettings
 from image_builder.storage import ImageRecord, ImageStore
-
-SOURCES = ("/usr/bin", "/usr/sbin", "/usr/libexec", "/usr/lib", "/usr/share", "/usr/include", "/opt")
-"""Where the image's files come from, until it is large enough."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    result = run(size_gb=options.size_gb, rounds=options.rounds, builds=options.builds, folder=options.folder,
-                 settings=_settings(options.compressor, options.level))
+    with contextlib.ExitStack() as stack:
+        image = options.image or stack.enter_context(_image(int(options.size_gb * 1e9)))
+        result = run(image, rounds=options.rounds, builds=options.builds, folder=options.folder,
+                     settings=settings_for(options.compressor, options.level))
     rows = goals(result)
     _print(result, rows)
     if options.json:
@@ -45,23 +48,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def rows() -> list[Row]:
-    """The figures of a 1 GB image with the default settings."""
-    result = run(size_gb=1.0, rounds=3, builds=1, folder=None, settings=_settings("zstd", None))
-    return [dataclasses.replace(row, what=f"conversion of a {result['image_bytes'] / 1e9:.1f} GB image: {row.what}")
+    """The figures of 1 GB with the default settings: of what a build makes if there is a real Spack, else of files."""
+    with contextlib.ExitStack() as stack:
+        try:
+            image = slim.built(stack.enter_context(slim.site_with_spack()), slim=False)
+            what = "full image of fftw, lz4 and bzip2"
+        except slim.NoSpack:
+            image, what = stack.enter_context(_image(int(1e9))), "image of large files"
+        result = run(image, rounds=3, builds=1, folder=None, settings=settings_for("zstd", None))
+    return [dataclasses.replace(row, what=f"conversion of the {what}, {result['image_bytes'] / 1e9:.1f} GB: {row.what}")
             for row in goals(result)]
 
 
-def run(*, size_gb: float, rounds: int, builds: int, folder: Path | None, settings: BuildSettings) -> dict[str, Any]:
-    """Make an image, measure, and take the image away."""
-    with tempfile.TemporaryDirectory(prefix="cic-benchmark-", dir=folder) as scratch, \
-            _image(int(size_gb * 1e9)) as (image, image_bytes):
+def run(image: str, *, rounds: int, builds: int, folder: Path | None, settings: BuildSettings) -> dict[str, Any]:
+    """Measure an image that the daemon has."""
+    with tempfile.TemporaryDirectory(prefix="cic-benchmark-", dir=folder) as scratch:
         return measure(image, Path(scratch), rounds=rounds, builds=builds,
-                       settings=settings) | {"image_bytes": image_bytes}
+                       settings=settings) | {"image_bytes": docker.image_bytes(image) or 0}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the conversion of an image to a SIF.")
-    parser.add_argument("--size-gb", type=float, default=1.2, help="size of the image (default: 1.2)")
+    parser.add_argument("--image", help="an image that the daemon has (default: one of this machine's own files)")
+    parser.add_argument("--size-gb", type=float, default=1.2, help="size of an image of files (default: 1.2)")
     parser.add_argument("--rounds", type=int, default=3, help="how often all but the slowest run (default: 3)")
     parser.add_argument("--builds", type=int, default=1, help="how often `build` with its defaults runs (default: 1)")
     parser.add_argument("--compressor", default="zstd")
@@ -71,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(compressor: str, level: int | None) -> BuildSettings:
+def settings_for(compressor: str, level: int | None) -> BuildSettings:
     return BuildSettings.model_validate({"tmp_folder": "/nonexistent", "builder_home": "/nonexistent",
                                          "base_image": "none", "sif_compressor": compressor,
                                          "sif_compression_level": level})
@@ -122,6 +131,7 @@ def _print(result: dict[str, Any], rows: Sequence[Row]) -> None:
 
 
 def _timed(work: Callable[[], object]) -> float:
+    os.sync()  # what the one before wrote is written: each begins with an idle disk
     begin = time.monotonic()
     work()
     return time.monotonic() - begin
@@ -130,6 +140,7 @@ def _timed(work: Callable[[], object]) -> float:
 def _convert(image: str, root: Path, settings: BuildSettings) -> tuple[float, int]:
     """Our way, from the image in the daemon to the SIF in a store."""
     store = ImageStore(root)
+    os.sync()
     begin = time.monotonic()
     with store.temporary_path() as temporary:
         made = singularity.convert(image, temporary, platform=_platform(image), settings=settings)
@@ -220,61 +231,23 @@ def _disk_bytes(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def _image(size_bytes: int) -> Iterator[tuple[str, int]]:
-    """An image of this machine's own files, of about `size_bytes`; removed at the end."""
+def _image(size_bytes: int) -> Iterator[str]:
+    """An image of this machine's own files, of about `size_bytes`; removed at the end.
+
+    Its first GB are rather few files and large ones, which `apptainer build` unpacks more easily than those of a build.
+    """
     name = f"cic-benchmark:{uuid.uuid4().hex}"
     importer = subprocess.Popen(["docker", "import", "--change=CMD /bin/true", "-", name], stdin=subprocess.PIPE,
                                 stdout=subprocess.DEVNULL)
     assert importer.stdin is not None
-    written = 0
-    with tarfile.open(fileobj=importer.stdin, mode="w|") as archive:
-        for member, path in _members():
-            if written > size_bytes:
-                break
-            if member.isreg():
-                with path.open("rb") as file:
-                    archive.addfile(member, file)
-            else:
-                archive.addfile(member)
-            written += member.size
+    write_archive(importer.stdin, size_bytes)
     importer.stdin.close()
     if importer.wait() != 0:
         raise SystemExit("docker import failed")
     try:
-        yield name, written
+        yield name
     finally:
         subprocess.run(["docker", "rmi", "--force", name], capture_output=True)
-
-
-def _members() -> Iterator[tuple[tarfile.TarInfo, Path]]:
-    """Folders, files and links of this machine, folders first, as they are when they are looked at."""
-    made: set[str] = set()
-    with tarfile.open(os.devnull, "w") as archive:  # only for its gettarinfo
-        for parent, folders, names in (step for source in SOURCES for step in os.walk(source)):
-            folders.sort()
-            for name in _parents(parent, made):
-                yield archive.gettarinfo(name), Path(name)
-            links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
-            for name in sorted(names) + links:
-                path = Path(parent, name)
-                with contextlib.suppress(OSError):
-                    member = archive.gettarinfo(str(path))
-                    if member.islnk():
-                        member = _unlinked(member, path)
-                    if member.issym() or (member.isreg() and os.access(path, os.R_OK)):
-                        yield member, path
-
-
-def _unlinked(member: tarfile.TarInfo, path: Path) -> tarfile.TarInfo:
-    member.type, member.linkname, member.size = tarfile.REGTYPE, "", path.stat().st_size
-    return member
-
-
-def _parents(folder: str, made: set[str]) -> Iterator[str]:
-    for path in (*reversed(Path(folder).parents), Path(folder)):
-        if path != Path("/") and str(path) not in made:
-            made.add(str(path))
-            yield str(path)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ image of one base; their programs and libraries have run in the slim one. Withou
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.rows import Row, attempted, not_measured, show
@@ -35,22 +37,37 @@ def main() -> None:
 
 def rows() -> list[Row]:
     """The ratio of their bytes."""
+    try:
+        with site_with_spack() as site:
+            return attempted([UNKNOWN], lambda: [against_full(site)])
+    except NoSpack as reason:
+        return not_measured([UNKNOWN], str(reason))
+
+
+class NoSpack(Exception):
+    """There is no real Spack here, or no site could be made of it; the message says why."""
+
+
+@contextlib.contextmanager
+def site_with_spack() -> Iterator[Site]:
+    """A site that builds the environment; its images are gone at the end. Raises `NoSpack`."""
     root = os.environ.get("CIC_SPACK_ROOT")
     if root is None:
-        return not_measured([UNKNOWN], "CIC_SPACK_ROOT names no Spack")
+        raise NoSpack("CIC_SPACK_ROOT names no Spack")
     with tempfile.TemporaryDirectory() as folder:
         try:
             site = spack_site(Path(folder), Path(root))
         except subprocess.CalledProcessError as error:
-            return not_measured([UNKNOWN], str(error))
+            raise NoSpack(str(error)) from error
         try:
-            return attempted([UNKNOWN], lambda: [against_full(site)])
+            yield site
         finally:
             remove_images(site)
 
 
 def against_full(site: Site) -> Row:
-    full, slim = image_bytes(site, slim=False), image_bytes(site, slim=True)
+    full, slim = (docker.image_bytes(built(site, slim=slim)) for slim in (False, True))
+    assert full and slim, "Docker does not tell the size of an image"
     return dataclasses.replace(UNKNOWN, value=slim / full, note=f"{slim / 1e6:.0f} of {full / 1e6:.0f} MB")
 
 
@@ -81,17 +98,15 @@ def add_fftw(packages: Path, spack_root: Path) -> None:
     recipe.write_text(re.sub(r'    patch\(\s*"https://[^)]*\)\n', "", recipe.read_text("utf-8")), "utf-8")
 
 
-def image_bytes(site: Site, *, slim: bool) -> int:
-    """The size of the image, as Docker tells it."""
+def built(site: Site, *, slim: bool) -> str:
+    """Build the environment; returns the image's id."""
     machine = {"platform": "linux/amd64", "architecture": "x86_64_v3", "container_engine": "docker"}
     request = parse_request({"machine": machine, "workflow": "bench", "step_id": "three", "push": False, "slim": slim})
     result = build_image(request, settings=site.settings.library, workspace=site.root / "workspace", observer=Heard(),
                          cancel=CancelToken())
     record = ImageStore(site.tmp_folder / "store").by_identity(result.identity)
     assert record is not None and record.details["slim"] is slim, f"no such image was made: {result.warnings}"
-    size_bytes = docker.image_bytes(result.image_id)
-    assert size_bytes, f"Docker does not tell the size of {result.image_id}"
-    return size_bytes
+    return result.image_id
 
 
 if __name__ == "__main__":

@@ -175,6 +175,7 @@ def write(path: Path, *, architecture: str, small: Sequence[Object], squashfs: P
         _copy(squashfs, target)
         if os.fstat(target.fileno()).st_size != end:
             raise BadSif("its squashfs changed while it was copied")
+        os.fdatasync(target.fileno())  # while it is still being hashed: whoever publishes it has less to wait for
         return digest.result()
 
 

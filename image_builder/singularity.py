@@ -32,7 +32,7 @@ PROGRAMS = ("apptainer", "singularity")
 STREAM, BUILD = "stream", "build"
 
 DEFAULT_LEVELS = {"zstd": 3, "gzip": 6}
-"""Where more effort takes much time and saves little room."""
+"""Where more effort takes much time and saves little room: `benchmarks/levels.py` tells."""
 
 STREAMED_COMPRESSORS = ("zstd", "gzip", "xz")
 """Those whose squashfs, made by tar2sqfs, other tools read: its lz4 is not read by unsquashfs."""
