@@ -86,8 +86,8 @@ def plot(rows: Sequence[Row]) -> bytes:
     measured = [row for row in rows if row.value]
     chart = pygal.HorizontalBar(
         title="Measured against the goal (1 = the goal, shorter is better)", width=1000, height=80 + 34 * len(measured),
-        logarithmic=True, print_values=True, value_formatter=lambda value: f"{value:.2g}", show_legend=False,
-        truncate_label=-1, js=[])
+        include_x_axis=True, y_labels=[0, 0.25, 0.5, 0.75, 1], print_values=True, show_legend=False,
+        value_formatter=lambda value: f"{value:.2g}", truncate_label=-1, js=[])
     chart.x_labels = [row.what for row in reversed(measured)]
     chart.add("against the goal", [{"value": against_goal(row), "color": COLORS[row.verdict]}
                                    for row in reversed(measured)])
@@ -99,7 +99,7 @@ def against_goal(row: Row) -> float:
     """The figure divided by its goal, or the other way round where more is better."""
     assert row.value is not None
     ratio = row.goal / row.value if row.at_least else row.value / row.goal
-    return max(ratio, 0.01) if math.isfinite(ratio) else 100.0
+    return ratio if math.isfinite(ratio) else 100.0
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def rows() -> list[Row]:
         except slim.NoSpack:
             image, what = stack.enter_context(_image(int(1e9))), "image of large files"
         result = run(image, rounds=3, builds=1, folder=None, settings=settings_for("zstd", None))
-    return [dataclasses.replace(row, what=f"conversion of the {what}, {result['image_bytes'] / 1e9:.1f} GB: {row.what}")
-            for row in goals(result)]
+    note = f"{what}, {result['image_bytes'] / 1e9:.1f} GB"
+    return [dataclasses.replace(row, what=f"conversion: {row.what}", note=note) for row in goals(result)]
 
 
 def run(image: str, *, rounds: int, builds: int, folder: Path | None, settings: BuildSettings) -> dict[str, Any]:
