@@ -1,4 +1,5 @@
-"""The service. `python3 builder_service.py` serves; `flask --app builder_service users add NAME` makes a user.
+"""The service. `python3 builder_service.py` serves; `flask --app builder_service users add NAME`
+makes a user.
 
 Importing this module makes nothing but `db`, `create_app` and `main`.
 """

@@ -1,6 +1,7 @@
 """A worker of a service of several hosts. `python3 builder_worker.py` works until told to stop.
 
-It reads the same configuration as the service, and needs its database and its broker; nobody connects to it.
+It reads the same configuration as the service, and needs its database and its broker; nobody
+connects to it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if settings.service.executor != "celery":
-        print('Workers belong to a service of several hosts: write executor = "celery" into the configuration.',
-              file=sys.stderr)
+        print(
+            'Workers belong to a service of several hosts: write executor = "celery" into the configuration.',
+            file=sys.stderr,
+        )
         return 2
     from service.cluster import WorkerMain
     from service.console import log_to_stderr

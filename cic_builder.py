@@ -1,7 +1,8 @@
 """Build one container image without the service: `python3 cic_builder.py --request file.json`.
 
-Needs `requirements-library.txt` alone. Ends with 0 when the image is there, 2 for a bad request or configuration,
-3 when the build failed, 4 when something that the build needs is not available, 130 when it was interrupted.
+Needs `requirements-library.txt` alone. Ends with 0 when the image is there, 2 for a bad request or
+configuration, 3 when the build failed, 4 when something that the build needs is not available, 130
+when it was interrupted.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         settings = load_library_settings(options.config)
-        request = parse_request(_read(options.request), allow_path=True,
-                                machines=load_machines(settings.build.machines))
+        request = parse_request(
+            _read(options.request), allow_path=True, machines=load_machines(settings.build.machines)
+        )
         if options.plan:
             return _print_plan(request, settings)
         if options.shell:
@@ -88,15 +90,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Build a container image for a workflow step and a target machine.")
-    parser.add_argument("--request", required=True, type=Path, metavar="FILE",
-                        help="JSON file with the request; - reads standard input")
-    parser.add_argument("--plan", action="store_true", help="print what would be built, and build nothing")
-    parser.add_argument("--shell", action="store_true",
-                        help="open a shell in the environment in which Spack would work on the request")
-    parser.add_argument("--config", type=Path, metavar="FILE",
-                        help="configuration file instead of config/configuration.py")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="copy the SIF there, under its own name")
+    parser = argparse.ArgumentParser(
+        description="Build a container image for a workflow step and a target machine."
+    )
+    parser.add_argument(
+        "--request",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="JSON file with the request; - reads standard input",
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="print what would be built, and build nothing"
+    )
+    parser.add_argument(
+        "--shell",
+        action="store_true",
+        help="open a shell in the environment in which Spack would work on the request",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration file instead of config/configuration.py",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="copy the SIF there, under its own name"
+    )
     return parser
 
 
@@ -118,28 +138,59 @@ def _print_plan(request: BuildRequest, settings: LibrarySettings) -> int:
     return EXIT_OK
 
 
-def _build(request: BuildRequest, settings: LibrarySettings, console: Console, output: Path | None) -> int:
-    local = settings.model_copy(update={"build": settings.build.model_copy(update={"storage": "folder"})})
+def _build(
+    request: BuildRequest, settings: LibrarySettings, console: Console, output: Path | None
+) -> int:
+    local = settings.model_copy(
+        update={"build": settings.build.model_copy(update={"storage": "folder"})}
+    )
     with _folder(settings) as folder, ConsoleObserver(console) as observer:
-        result = pipeline.build_image(request, settings=local, workspace=folder / "build", observer=observer,
-                                      cancel=_cancel_on_signals())
+        result = pipeline.build_image(
+            request,
+            settings=local,
+            workspace=folder / "build",
+            observer=observer,
+            cancel=_cancel_on_signals(),
+        )
     print(f"image_id: {result.image_id}")
     if result.sif_path is not None and result.filename is not None:
-        print(f"sif: {_put(result.sif_path, output / result.filename) if output else result.sif_path}")
+        print(
+            f"sif: {_put(result.sif_path, output / result.filename) if output else result.sif_path}"
+        )
     return EXIT_OK
 
 
 def _open_shell(request: BuildRequest, settings: LibrarySettings, console: Console) -> int:
     """Become `docker run` of the environment; `spack` is there as the build sees it."""
     with _folder(settings) as folder, ConsoleObserver(console) as observer:
-        image = pipeline.build_debug_image(request, settings=settings, workspace=folder / "debug", observer=observer,
-                                           cancel=_cancel_on_signals())
-    console.print("The request's environment is /opt/cic/spack.yaml: try `spack -e /opt/cic concretize`, or "
-                  "`spack install -v <your package>`.", markup=False, highlight=False)
+        image = pipeline.build_debug_image(
+            request,
+            settings=settings,
+            workspace=folder / "debug",
+            observer=observer,
+            cancel=_cancel_on_signals(),
+        )
+    console.print(
+        "The request's environment is /opt/cic/spack.yaml: try `spack -e /opt/cic concretize`, or "
+        "`spack install -v <your package>`.",
+        markup=False,
+        highlight=False,
+    )
     terminal = ["--tty"] if sys.stdin.isatty() else []
     sys.stdout.flush()
-    os.execvp("docker", ["docker", "run", "--rm", "--interactive", *terminal, "--platform", request.machine.platform,
-                         image])
+    os.execvp(
+        "docker",
+        [
+            "docker",
+            "run",
+            "--rm",
+            "--interactive",
+            *terminal,
+            "--platform",
+            request.machine.platform,
+            image,
+        ],
+    )
 
 
 def _cancel_on_signals() -> CancelToken:
@@ -159,7 +210,10 @@ def _folder(settings: LibrarySettings) -> Iterator[Path]:
     """A folder of our own among the builds, removed at the end."""
     builds = settings.build.tmp_folder / "builds"
     builds.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder, leases.held_folder(Path(folder)):
+    with (
+        tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder,
+        leases.held_folder(Path(folder)),
+    ):
         yield Path(folder)
 
 
@@ -170,8 +224,10 @@ def _put(sif: Path, destination: Path) -> Path:
         shutil.copyfile(sif, aside)
         aside.replace(destination)
     except OSError as error:
-        raise UserError(f"The SIF cannot be written to {destination}: {error.strerror}.",
-                        hint=f"It lies at {sif}.") from None
+        raise UserError(
+            f"The SIF cannot be written to {destination}: {error.strerror}.",
+            hint=f"It lies at {sif}.",
+        ) from None
     return destination
 
 
@@ -193,7 +249,11 @@ def _explain(error: CicError, console: Console) -> int:
         return EXIT_BAD_REQUEST
     if isinstance(error, ServiceError):
         return EXIT_UNAVAILABLE
-    return EXIT_BAD_REQUEST if isinstance(error, UserError) and not isinstance(error, BuildFailed) else EXIT_FAILED
+    return (
+        EXIT_BAD_REQUEST
+        if isinstance(error, UserError) and not isinstance(error, BuildFailed)
+        else EXIT_FAILED
+    )
 
 
 if __name__ == "__main__":

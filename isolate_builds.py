@@ -1,8 +1,9 @@
-"""Keep build steps from this host's services and within limits: `sudo python3 isolate_builds.py apply`.
+"""Keep build steps from this host's services and within limits: `sudo python3 isolate_builds.py
+apply`.
 
-`apply` puts the control group and the firewall's rules in force that the configuration asks for, and may be run again
-and again; it holds until the machine is started anew. `show` prints what is in force, `remove` takes both away. Ends
-with 0 when that was done, 2 when it could not be.
+`apply` puts the control group and the firewall's rules in force that the configuration asks for,
+and may be run again and again; it holds until the machine is started anew. `show` prints what is in
+force, `remove` takes both away. Ends with 0 when that was done, 2 when it could not be.
 """
 
 from __future__ import annotations
@@ -22,14 +23,21 @@ EXIT_OK, EXIT_FAILED = 0, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, do it, and return the exit code."""
-    parser = argparse.ArgumentParser(description="Keep build steps from this host's services and within limits.")
+    parser = argparse.ArgumentParser(
+        description="Keep build steps from this host's services and within limits."
+    )
     parser.add_argument("what", choices=("apply", "show", "remove"))
-    parser.add_argument("--config", type=Path, metavar="FILE",
-                        help="configuration file instead of config/configuration.py")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration file instead of config/configuration.py",
+    )
     options = parser.parse_args(arguments)
     try:
         return {"apply": _apply, "show": _show, "remove": _remove}[options.what](
-            load_library_settings(options.config).build)
+            load_library_settings(options.config).build
+        )
     except (CicError, OSError) as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED

@@ -13,7 +13,9 @@ from service.app import start_service
 
 
 def configured() -> Settings:
-    """The settings, with the number of threads that Apache gives to each process: some follow logs, never all."""
+    """The settings, with the number of threads that Apache gives to each process: some follow logs,
+    never all.
+    """
     settings = load_settings()
     try:
         import mod_wsgi

@@ -1,4 +1,6 @@
-"""An archive of this machine's own programs and libraries: files as they are in images, and no network is needed."""
+"""An archive of this machine's own programs and libraries: files as they are in images, and no
+network is needed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-SOURCES = ("/usr/bin", "/usr/sbin", "/usr/libexec", "/usr/lib", "/usr/share", "/usr/include", "/opt")
+SOURCES = (
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/libexec",
+    "/usr/lib",
+    "/usr/share",
+    "/usr/include",
+    "/opt",
+)
 """Where the files come from, until there are enough."""
 
 

@@ -1,11 +1,11 @@
 """How fast an image becomes a SIF, side by side in one run: `python3 -m benchmarks.conversion`.
 
-Against `apptainer build` with its defaults, against the same with our compressor and level, and against the bare
-stream `docker export | tar2sqfs`, which checks nothing and makes no SIF. Our time includes every check, the hash, and
-publishing in a store.
+Against `apptainer build` with its defaults, against the same with our compressor and level, and
+against the bare stream `docker export | tar2sqfs`, which checks nothing and makes no SIF. Our time
+includes every check, the hash, and publishing in a store.
 
-The image is what a build with real Spack makes (`CIC_SPACK_ROOT`), or an image of this machine's own programs and
-libraries; no network is needed.
+The image is what a build with real Spack makes (`CIC_SPACK_ROOT`), or an image of this machine's
+own programs and libraries; no network is needed.
 """
 
 from __future__ import annotations
@@ -38,17 +38,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     with contextlib.ExitStack() as stack:
         image = options.image or stack.enter_context(_image(int(options.size_gb * 1e9)))
-        result = run(image, rounds=options.rounds, builds=options.builds, folder=options.folder,
-                     settings=settings_for(options.compressor, options.level))
+        result = run(
+            image,
+            rounds=options.rounds,
+            builds=options.builds,
+            folder=options.folder,
+            settings=settings_for(options.compressor, options.level),
+        )
     rows = goals(result)
     _print(result, rows)
     if options.json:
-        options.json.write_text(json.dumps({**result, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1))
+        options.json.write_text(
+            json.dumps({**result, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1)
+        )
     return 0 if all(row.verdict != "missed" for row in rows) else 1
 
 
 def rows() -> list[Row]:
-    """The figures of 1 GB with the default settings: of what a build makes if there is a real Spack, else of files."""
+    """The figures of 1 GB with the default settings: of what a build makes if there is a real
+    Spack, else of files.
+    """
     with contextlib.ExitStack() as stack:
         try:
             image = slim.built(stack.enter_context(slim.site_with_spack()), slim=False)
@@ -57,37 +66,65 @@ def rows() -> list[Row]:
             image, what = stack.enter_context(_image(int(1e9))), "image of large files"
         result = run(image, rounds=3, builds=1, folder=None, settings=settings_for("zstd", None))
     note = f"{what}, {result['image_bytes'] / 1e9:.1f} GB"
-    return [dataclasses.replace(row, what=f"conversion: {row.what}", note=note) for row in goals(result)]
+    return [
+        dataclasses.replace(row, what=f"conversion: {row.what}", note=note) for row in goals(result)
+    ]
 
 
-def run(image: str, *, rounds: int, builds: int, folder: Path | None, settings: BuildSettings) -> dict[str, Any]:
+def run(
+    image: str, *, rounds: int, builds: int, folder: Path | None, settings: BuildSettings
+) -> dict[str, Any]:
     """Measure an image that the daemon has."""
     with tempfile.TemporaryDirectory(prefix="cic-benchmark-", dir=folder) as scratch:
-        return measure(image, Path(scratch), rounds=rounds, builds=builds,
-                       settings=settings) | {"image_bytes": docker.image_bytes(image) or 0}
+        return measure(image, Path(scratch), rounds=rounds, builds=builds, settings=settings) | {
+            "image_bytes": docker.image_bytes(image) or 0
+        }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the conversion of an image to a SIF.")
-    parser.add_argument("--image", help="an image that the daemon has (default: one of this machine's own files)")
-    parser.add_argument("--size-gb", type=float, default=1.2, help="size of an image of files (default: 1.2)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often all but the slowest run (default: 3)")
-    parser.add_argument("--builds", type=int, default=1, help="how often `build` with its defaults runs (default: 1)")
+    parser.add_argument(
+        "--image", help="an image that the daemon has (default: one of this machine's own files)"
+    )
+    parser.add_argument(
+        "--size-gb", type=float, default=1.2, help="size of an image of files (default: 1.2)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often all but the slowest run (default: 3)"
+    )
+    parser.add_argument(
+        "--builds",
+        type=int,
+        default=1,
+        help="how often `build` with its defaults runs (default: 1)",
+    )
     parser.add_argument("--compressor", default="zstd")
     parser.add_argument("--level", type=int, default=None)
-    parser.add_argument("--folder", type=Path, default=None, help="where to write; the store's disk is what counts")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to write; the store's disk is what counts"
+    )
     parser.add_argument("--json", type=Path, default=None, help="write the figures there too")
     return parser
 
 
 def settings_for(compressor: str, level: int | None) -> BuildSettings:
-    return BuildSettings.model_validate({"tmp_folder": "/nonexistent", "builder_home": "/nonexistent",
-                                         "base_image": "none", "sif_compressor": compressor,
-                                         "sif_compression_level": level})
+    return BuildSettings.model_validate(
+        {
+            "tmp_folder": "/nonexistent",
+            "builder_home": "/nonexistent",
+            "base_image": "none",
+            "sif_compressor": compressor,
+            "sif_compression_level": level,
+        }
+    )
 
 
-def measure(image: str, folder: Path, *, rounds: int, builds: int, settings: BuildSettings) -> dict[str, Any]:
-    """The times of all four ways in seconds, and our peaks in bytes. All but the slowest take turns."""
+def measure(
+    image: str, folder: Path, *, rounds: int, builds: int, settings: BuildSettings
+) -> dict[str, Any]:
+    """The times of all four ways in seconds, and our peaks in bytes. All but the slowest take
+    turns.
+    """
     ours, bare, same = [], [], []
     peaks = Peaks()
     sif_bytes = 0
@@ -97,11 +134,23 @@ def measure(image: str, folder: Path, *, rounds: int, builds: int, settings: Bui
         with watched as peaks:
             seconds, sif_bytes = _convert(image, folder / "store", settings)
         ours.append(seconds)
-        same.append(_timed(lambda: _build(image, folder / "same", singularity.mksquashfs_arguments(settings))))
+        same.append(
+            _timed(
+                lambda: _build(image, folder / "same", singularity.mksquashfs_arguments(settings))
+            )
+        )
     default = [_timed(lambda: _build(image, folder / "default", None)) for _ in range(builds)]
-    return {"compression": singularity.mksquashfs_arguments(settings), "sif_bytes": sif_bytes, "ours_s": ours,
-            "bare_s": bare, "build_same_s": same, "build_default_s": default, "cores": os.cpu_count(),
-            "peak_memory_bytes": peaks.memory_bytes, "peak_disk_bytes": peaks.disk_bytes}
+    return {
+        "compression": singularity.mksquashfs_arguments(settings),
+        "sif_bytes": sif_bytes,
+        "ours_s": ours,
+        "bare_s": bare,
+        "build_same_s": same,
+        "build_default_s": default,
+        "cores": os.cpu_count(),
+        "peak_memory_bytes": peaks.memory_bytes,
+        "peak_disk_bytes": peaks.disk_bytes,
+    }
 
 
 def goals(result: dict[str, Any]) -> list[Row]:
@@ -110,22 +159,41 @@ def goals(result: dict[str, Any]) -> list[Row]:
     def against(name: str) -> float | None:
         return ours / statistics.median(result[name]) if result[name] else None
 
-    return [Row("time against `apptainer build`, default settings", against("build_default_s"), 0.15),
-            Row("time against `apptainer build`, same compressor and level", against("build_same_s"), 0.3),
-            Row("time against bare `docker export | tar2sqfs`, same level", against("bare_s"), 1.3),
-            Row("peak memory of all processes", result["peak_memory_bytes"] / 1024**2, 512, " MB"),
-            Row("temporary disk against the SIF's size", result["peak_disk_bytes"] / result["sif_bytes"] - 1, 1.0)]
+    return [
+        Row("time against `apptainer build`, default settings", against("build_default_s"), 0.15),
+        Row(
+            "time against `apptainer build`, same compressor and level",
+            against("build_same_s"),
+            0.3,
+        ),
+        Row("time against bare `docker export | tar2sqfs`, same level", against("bare_s"), 1.3),
+        Row("peak memory of all processes", result["peak_memory_bytes"] / 1024**2, 512, " MB"),
+        Row(
+            "temporary disk against the SIF's size",
+            result["peak_disk_bytes"] / result["sif_bytes"] - 1,
+            1.0,
+        ),
+    ]
 
 
 def _print(result: dict[str, Any], rows: Sequence[Row]) -> None:
-    print(f"Image of {result['image_bytes'] / 1e9:.2f} GB, SIF of {result['sif_bytes'] / 1e9:.2f} GB, "
-          f"{result['compression']}, {result['cores']} cores\n")
-    for name, title in (("build_default_s", "apptainer build, default settings"),
-                        ("build_same_s", "apptainer build, same compressor and level"),
-                        ("bare_s", "docker export | tar2sqfs"), ("ours_s", "ours")):
+    print(
+        f"Image of {result['image_bytes'] / 1e9:.2f} GB, SIF of {result['sif_bytes'] / 1e9:.2f} GB, "
+        f"{result['compression']}, {result['cores']} cores\n"
+    )
+    for name, title in (
+        ("build_default_s", "apptainer build, default settings"),
+        ("build_same_s", "apptainer build, same compressor and level"),
+        ("bare_s", "docker export | tar2sqfs"),
+        ("ours_s", "ours"),
+    ):
         times = result[name]
-        print(f"{title:45} {statistics.median(times):7.1f} s" if times else f"{title:45} not measured",
-              f"  ({', '.join(f'{value:.1f}' for value in times)})" if len(times) > 1 else "")
+        print(
+            f"{title:45} {statistics.median(times):7.1f} s"
+            if times
+            else f"{title:45} not measured",
+            f"  ({', '.join(f'{value:.1f}' for value in times)})" if len(times) > 1 else "",
+        )
     print()
     show(rows)
 
@@ -144,24 +212,34 @@ def _convert(image: str, root: Path, settings: BuildSettings) -> tuple[float, in
     begin = time.monotonic()
     with store.temporary_path() as temporary:
         made = singularity.convert(image, temporary, platform=_platform(image), settings=settings)
-        record = store.publish(temporary, ImageRecord(identity="0" * 64, image_id=image, platform="-",
-                                                      filename="benchmark.sif"), sha256=made.sha256)
+        record = store.publish(
+            temporary,
+            ImageRecord(identity="0" * 64, image_id=image, platform="-", filename="benchmark.sif"),
+            sha256=made.sha256,
+        )
     seconds = time.monotonic() - begin
     if made.method != singularity.STREAM:
-        raise SystemExit("the image was not streamed: are tar2sqfs, sqfs2tar and unsquashfs installed?")
+        raise SystemExit(
+            "the image was not streamed: are tar2sqfs, sqfs2tar and unsquashfs installed?"
+        )
     assert record.sha256 is not None
     store.remove(record.sha256)
     return seconds, made.size_bytes
 
 
 def _platform(image: str) -> str:
-    return subprocess.run(["docker", "inspect", "--format={{.Os}}/{{.Architecture}}", image], check=True,
-                          capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["docker", "inspect", "--format={{.Os}}/{{.Architecture}}", image],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
 
 
 def _bare(image: str, target: Path, settings: BuildSettings) -> None:
-    container = subprocess.run(["docker", "create", image, "none"], check=True, capture_output=True,
-                               text=True).stdout.strip()
+    container = subprocess.run(
+        ["docker", "create", image, "none"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     command = streaming.squashfs_command(target, singularity.level(settings), settings)
     try:
         with subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export:
@@ -175,11 +253,24 @@ def _build(image: str, folder: Path, mksquashfs_arguments: str | None) -> None:
     """Apptainer's own way, with a cache and temporary files of its own."""
     folder.mkdir()
     options = ["--mksquashfs-args", mksquashfs_arguments] if mksquashfs_arguments else []
-    environment = {f"{prefix}_{name}": str(folder) for prefix in ("APPTAINER", "SINGULARITY")
-                   for name in ("TMPDIR", "CACHEDIR")}
+    environment = {
+        f"{prefix}_{name}": str(folder)
+        for prefix in ("APPTAINER", "SINGULARITY")
+        for name in ("TMPDIR", "CACHEDIR")
+    }
     try:
-        subprocess.run([singularity.program(), "build", *options, str(folder / "made.sif"), f"docker-daemon:{image}"],
-                       check=True, capture_output=True, env=os.environ | environment)
+        subprocess.run(
+            [
+                singularity.program(),
+                "build",
+                *options,
+                str(folder / "made.sif"),
+                f"docker-daemon:{image}",
+            ],
+            check=True,
+            capture_output=True,
+            env=os.environ | environment,
+        )
     finally:
         shutil.rmtree(folder)
 
@@ -214,8 +305,11 @@ class _Watch:
 def _tree_memory_bytes(pid: int) -> int:
     try:
         total = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        children = [child for task in Path(f"/proc/{pid}/task").iterdir()
-                    for child in (task / "children").read_text().split()]
+        children = [
+            child
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
     except (OSError, IndexError):
         return 0
     return total + sum(_tree_memory_bytes(int(child)) for child in children)
@@ -234,11 +328,15 @@ def _disk_bytes(folder: Path) -> int:
 def _image(size_bytes: int) -> Iterator[str]:
     """An image of this machine's own files, of about `size_bytes`; removed at the end.
 
-    Its first GB are rather few files and large ones, which `apptainer build` unpacks more easily than those of a build.
+    Its first GB are rather few files and large ones, which `apptainer build` unpacks more easily
+    than those of a build.
     """
     name = f"cic-benchmark:{uuid.uuid4().hex}"
-    importer = subprocess.Popen(["docker", "import", "--change=CMD /bin/true", "-", name], stdin=subprocess.PIPE,
-                                stdout=subprocess.DEVNULL)
+    importer = subprocess.Popen(
+        ["docker", "import", "--change=CMD /bin/true", "-", name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
     assert importer.stdin is not None
     write_archive(importer.stdin, size_bytes)
     importer.stdin.close()

@@ -1,4 +1,5 @@
-"""How fast the service itself sends a SIF, beside Apache sending the same file: `python3 -m benchmarks.download`.
+"""How fast the service itself sends a SIF, beside Apache sending the same file: `python3 -m
+benchmarks.download`.
 
 Both send in turn, over HTTP on this machine, to the same client. Needs Apache.
 """
@@ -57,8 +58,15 @@ def rows() -> list[Row]:
                 theirs.append(fetch(apache))
                 ours.append(fetch(ours_url))
     ours_s, theirs_s = statistics.median(ours), statistics.median(theirs)
-    return [Row(what, theirs_s / ours_s, 0.9, at_least=True,
-                note=f"{SIF_BYTES / 1024**2 / ours_s:.0f} and {SIF_BYTES / 1024**2 / theirs_s:.0f} MB/s")]
+    return [
+        Row(
+            what,
+            theirs_s / ours_s,
+            0.9,
+            at_least=True,
+            note=f"{SIF_BYTES / 1024**2 / ours_s:.0f} and {SIF_BYTES / 1024**2 / theirs_s:.0f} MB/s",
+        )
+    ]
 
 
 def store_sif(store: ImageStore) -> Path:
@@ -66,8 +74,15 @@ def store_sif(store: ImageStore) -> Path:
         with temporary.open("wb") as file:
             for _ in range(SIF_BYTES // 1024**2):
                 file.write(os.urandom(1024**2))
-        record = store.publish(temporary, ImageRecord(identity="sha256:" + "0" * 64, image_id="a",
-                                                      platform="linux/amd64", filename="a.sif"))
+        record = store.publish(
+            temporary,
+            ImageRecord(
+                identity="sha256:" + "0" * 64,
+                image_id="a",
+                platform="linux/amd64",
+                filename="a.sif",
+            ),
+        )
     assert record.sha256 is not None
     return store.path_of(record.sha256)
 
@@ -81,8 +96,16 @@ def running_apache(root: Path, sif: Path) -> Iterator[str]:
     sif.chmod(0o644)
     port = free_port()
     configuration = root / "apache.conf"
-    configuration.write_text(APACHE.format(port=port, root=root, files=files, modules=MODULES,
-                                           user="User www-data\nGroup www-data" if os.geteuid() == 0 else ""), "utf-8")
+    configuration.write_text(
+        APACHE.format(
+            port=port,
+            root=root,
+            files=files,
+            modules=MODULES,
+            user="User www-data\nGroup www-data" if os.geteuid() == 0 else "",
+        ),
+        "utf-8",
+    )
     process = subprocess.Popen(["apache2", "-DFOREGROUND", "-f", str(configuration)])
     try:
         time.sleep(2)
@@ -95,9 +118,24 @@ def running_apache(root: Path, sif: Path) -> Iterator[str]:
 def fetch(url: str) -> float:
     """Seconds that the download takes; nothing is kept."""
     begun = time.monotonic()
-    done = subprocess.run(["curl", "--fail", "--silent", "--show-error", "--user", f"{USER}:{PASSWORD}", "--output",
-                           "/dev/null", "--write-out", "%{size_download}", url], check=True, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [
+            "curl",
+            "--fail",
+            "--silent",
+            "--show-error",
+            "--user",
+            f"{USER}:{PASSWORD}",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{size_download}",
+            url,
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert int(done.stdout) == SIF_BYTES
     return time.monotonic() - begun
 

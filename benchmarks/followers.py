@@ -31,12 +31,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--followers", type=int, nargs="+", default=[10, 50, 200, 400])
     counts = parser.parse_args().followers
-    with tempfile.TemporaryDirectory() as root, running_service(make_site(Path(root) / "site")) as service:
+    with (
+        tempfile.TemporaryDirectory() as root,
+        running_service(make_site(Path(root) / "site")) as service,
+    ):
         build_id, log = going_on(service)
         print("followers  question, median  question, 95 %  slowest reader behind")
         for count in counts:
             median, late, behind = measure(service, build_id, log, count)
-            print(f"{count:9}  {median * 1000:13.0f} ms  {late * 1000:12.0f} ms  {behind:19.1f} s", flush=True)
+            print(
+                f"{count:9}  {median * 1000:13.0f} ms  {late * 1000:12.0f} ms  {behind:19.1f} s",
+                flush=True,
+            )
 
 
 def going_on(service: Service) -> tuple[str, Path]:
@@ -46,14 +52,39 @@ def going_on(service: Service) -> tuple[str, Path]:
     assert user is not None
     run_id, build_id = str(uuid.uuid4()), str(uuid.uuid4())
     with writing(engine) as connection:
-        connection.execute(store.RUNS.insert().values(
-            id=run_id, join_key=run_id, user_id=user.id, platform="linux/amd64", force=False, state="BUILDING",
-            attempts=1, retries=0, cancel_requested=False, created_at=now(), started_at=now(), worker="elsewhere:1",
-            heartbeat_at=sa.null(), stage="build"))
-        connection.execute(store.BUILDS.insert().values(
-            id=build_id, user_id=user.id, run_id=run_id, request={"machine": MACHINE, "workflow": "w", "step_id": "s"},
-            inputs={}, image_id="w_s", filename="w_s.sif", engine="singularity", push=False, warnings=[],
-            created_at=now()))
+        connection.execute(
+            store.RUNS.insert().values(
+                id=run_id,
+                join_key=run_id,
+                user_id=user.id,
+                platform="linux/amd64",
+                force=False,
+                state="BUILDING",
+                attempts=1,
+                retries=0,
+                cancel_requested=False,
+                created_at=now(),
+                started_at=now(),
+                worker="elsewhere:1",
+                heartbeat_at=sa.null(),
+                stage="build",
+            )
+        )
+        connection.execute(
+            store.BUILDS.insert().values(
+                id=build_id,
+                user_id=user.id,
+                run_id=run_id,
+                request={"machine": MACHINE, "workflow": "w", "step_id": "s"},
+                inputs={},
+                image_id="w_s",
+                filename="w_s.sif",
+                engine="singularity",
+                push=False,
+                warnings=[],
+                created_at=now(),
+            )
+        )
     engine.dispose()
     path = logs.FolderLogs(service.site.tmp_folder / "logs").of(run_id).path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,12 +92,17 @@ def going_on(service: Service) -> tuple[str, Path]:
 
 
 def measure(service: Service, build_id: str, log: Path, count: int) -> tuple[float, float, float]:
-    """Median and 95th percentile of a short question, and the greatest age at which a reader got a line, in seconds."""
+    """Median and 95th percentile of a short question, and the greatest age at which a reader got a
+    line, in seconds.
+    """
     log.write_bytes(b"")
     stop = threading.Event()
     worst = [0.0] * count
     threads = [threading.Thread(target=write, args=(log, stop))]
-    threads += [threading.Thread(target=follow, args=(service, build_id, stop, worst, index)) for index in range(count)]
+    threads += [
+        threading.Thread(target=follow, args=(service, build_id, stop, worst, index))
+        for index in range(count)
+    ]
     for thread in threads:
         thread.start()
     taken = []
@@ -88,13 +124,21 @@ def write(log: Path, stop: threading.Event) -> None:
             file.write(f"{time.time()}\n".encode())
 
 
-def follow(service: Service, build_id: str, stop: threading.Event, worst: list[float], index: int) -> None:
+def follow(
+    service: Service, build_id: str, stop: threading.Event, worst: list[float], index: int
+) -> None:
     """Follow as a browser does, until told to stop."""
     offset = "0"
     url = f"{service.url}/image_creation/build/{build_id}/log"
     while not stop.is_set():
-        with requests.get(url, params={"offset": offset}, headers={"Accept": "text/event-stream"}, stream=True,
-                          auth=(USER, PASSWORD), timeout=120) as answer:
+        with requests.get(
+            url,
+            params={"offset": offset},
+            headers={"Accept": "text/event-stream"},
+            stream=True,
+            auth=(USER, PASSWORD),
+            timeout=120,
+        ) as answer:
             for line in answer.iter_lines(chunk_size=64):
                 if stop.is_set():
                     break

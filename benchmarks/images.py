@@ -1,7 +1,8 @@
 """How quick lists of finished images are: `python3 -m benchmarks.images [--images N]`.
 
-A store with that many images, whose records are as long as real ones, is listed by a store that has just been opened,
-which reads every record, and by one that knows them already, as a server process does from its second call on.
+A store with that many images, whose records are as long as real ones, is listed by a store that has
+just been opened, which reads every record, and by one that knows them already, as a server process
+does from its second call on.
 """
 
 from __future__ import annotations
@@ -18,11 +19,25 @@ from image_builder.storage import ImageRecord, ImageStore
 
 ROUNDS = 5
 DETAILS = {
-    "request": {"machine": {"platform": "linux/amd64", "architecture": "zen2", "container_engine": "singularity"},
-                "workflow": "minimal_workflow", "step_id": "wordcount", "version": "latest"},
-    "recipe": "1", "commit": "0" * 40,
-    "audit": {"ok": True, "nodes": [{"name": f"package-{number}", "version": "1.0", "target": "zen2"}
-                                    for number in range(40)]},
+    "request": {
+        "machine": {
+            "platform": "linux/amd64",
+            "architecture": "zen2",
+            "container_engine": "singularity",
+        },
+        "workflow": "minimal_workflow",
+        "step_id": "wordcount",
+        "version": "latest",
+    },
+    "recipe": "1",
+    "commit": "0" * 40,
+    "audit": {
+        "ok": True,
+        "nodes": [
+            {"name": f"package-{number}", "version": "1.0", "target": "zen2"}
+            for number in range(40)
+        ],
+    },
     "labels": {f"cic.label.{number}": "value " * 5 for number in range(16)},
 }
 
@@ -40,7 +55,9 @@ def main() -> None:
         one = _median_s(lambda: store.by_name("image-1.sif"))
         assert len(store.names()) == options.images
     print(f"{options.images} images, every record read: {anew * 1000:.0f} ms")
-    print(f"{options.images} images, records known: {known * 1000:.0f} ms, ratio {anew / known:.1f}")
+    print(
+        f"{options.images} images, records known: {known * 1000:.0f} ms, ratio {anew / known:.1f}"
+    )
     print(f"one image by its name: {one * 1000:.2f} ms")
 
 
@@ -49,10 +66,20 @@ def _put(store: ImageStore, number: int) -> None:
     content = str(number).encode()
     sha256 = hashlib.sha256(content).hexdigest()
     store.path_of(sha256).write_bytes(content)
-    record = ImageRecord(identity=sha256, image_id="a:1", platform="linux/amd64", filename=f"image-{number}.sif",
-                         sha256=sha256, size_bytes=len(content), details=DETAILS)
-    for path in (store.path_of(sha256).with_suffix(".json"), store.root / "names" / f"image-{number}.sif",
-                 store.root / "records" / f"{sha256}.json"):
+    record = ImageRecord(
+        identity=sha256,
+        image_id="a:1",
+        platform="linux/amd64",
+        filename=f"image-{number}.sif",
+        sha256=sha256,
+        size_bytes=len(content),
+        details=DETAILS,
+    )
+    for path in (
+        store.path_of(sha256).with_suffix(".json"),
+        store.root / "names" / f"image-{number}.sif",
+        store.root / "records" / f"{sha256}.json",
+    ):
         path.write_text(record.model_dump_json())
 
 

@@ -1,7 +1,8 @@
 """What the service itself takes of a build: `python3 -m benchmarks.own_time`.
 
-The time from the request until FINISHED, less what buildx and the conversion took. Git is counted as ours here, so the
-figure is an upper bound. Needs Docker, Apptainer and the base image of the tests.
+The time from the request until FINISHED, less what buildx and the conversion took. Git is counted
+as ours here, so the figure is an upper bound. Needs Docker, Apptainer and the base image of the
+tests.
 """
 
 from __future__ import annotations
@@ -32,8 +33,15 @@ def main() -> None:
 def rows() -> list[Row]:
     """The median of some builds."""
     own, whole = measure()
-    return [Row("service's own time in a build, git included", statistics.median(own), 0.5, " s",
-                note=f"of {statistics.median(whole):.1f} s")]
+    return [
+        Row(
+            "service's own time in a build, git included",
+            statistics.median(own),
+            0.5,
+            " s",
+            note=f"of {statistics.median(whole):.1f} s",
+        )
+    ]
 
 
 class Others:
@@ -54,10 +62,16 @@ def measure() -> tuple[list[float], list[float]]:
     """Our own seconds, and all seconds, of each build."""
     others = Others()
 
-    def runner(command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
-               capture_stdout: bool = False) -> Completed:
-        made: Completed = others.timed(process.run, command, on_line=on_line, cancel=cancel,
-                                     capture_stdout=capture_stdout)
+    def runner(
+        command: Command,
+        *,
+        on_line: LineSink | None = None,
+        cancel: CancelToken | None = None,
+        capture_stdout: bool = False,
+    ) -> Completed:
+        made: Completed = others.timed(
+            process.run, command, on_line=on_line, cancel=cancel, capture_stdout=capture_stdout
+        )
         return made
 
     convert = singularity.convert
@@ -66,7 +80,9 @@ def measure() -> tuple[list[float], list[float]]:
     with tempfile.TemporaryDirectory() as root:
         site = make_site(Path(root))
         for turn in range(BUILDS):
-            site.add_step("demo", f"step-{turn}", {"eflows4hpc.yaml": "apt: []\n", "turn": str(turn)})
+            site.add_step(
+                "demo", f"step-{turn}", {"eflows4hpc.yaml": "apt: []\n", "turn": str(turn)}
+            )
         add_user(site, USER, PASSWORD)
         app = create_app(site.settings, runner=runner)
         app.extensions["cic"].executor.start()

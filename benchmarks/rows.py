@@ -10,7 +10,9 @@ from image_builder.errors import CicError
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure against its goal; `value` None means that it was not measured, and `note` says why."""
+    """One figure against its goal; `value` None means that it was not measured, and `note` says
+    why.
+    """
 
     what: str
     value: float | None
@@ -40,7 +42,9 @@ def show(rows: Sequence[Row]) -> None:
     """Print a table of the rows."""
     print(f"{'what':72} {'measured':>10}  {'goal':>10}")
     for row in rows:
-        print(f"{row.what:72} {row.measured:>10}  {row.wanted:>10}  {row.verdict}{row.note and f' ({row.note})'}")
+        print(
+            f"{row.what:72} {row.measured:>10}  {row.wanted:>10}  {row.verdict}{row.note and f' ({row.note})'}"
+        )
 
 
 def attempted(wanted: Sequence[Row], measure: Callable[[], list[Row]]) -> list[Row]:

@@ -1,7 +1,8 @@
 """How many workers a site needs: `python3 -m benchmarks.simulation [--write]`.
 
-A day of requests meets a number of workers, in simulated time. What a stage takes is measured (`MEASURED`); how many
-people ask for what is assumed (`SITES`). Same seed, same figures. `--write` puts the table into docs/sizing.md.
+A day of requests meets a number of workers, in simulated time. What a stage takes is measured
+(`MEASURED`); how many people ask for what is assumed (`SITES`). Same seed, same figures. `--write`
+puts the table into docs/sizing.md.
 """
 
 from __future__ import annotations
@@ -43,10 +44,19 @@ class Stages:
     sif_bytes: float
 
 
-MEASURED = Stages(begin_s=0.2, cached_build_s=30.0, cold_build_s=1200.0, cold_spread=1.2, convert_s_per_gb=8.0,
-                  image_bytes=1.5 * GB, sif_bytes=0.5 * GB)
-"""`begin_s`, `cached_build_s` and `convert_s_per_gb` as benchmarks/ measured them on two cores. What is compiled
-differs more between workflows than between machines: 20 minutes is an assumption, like the sizes."""
+MEASURED = Stages(
+    begin_s=0.2,
+    cached_build_s=30.0,
+    cold_build_s=1200.0,
+    cold_spread=1.2,
+    convert_s_per_gb=8.0,
+    image_bytes=1.5 * GB,
+    sif_bytes=0.5 * GB,
+)
+"""`begin_s`, `cached_build_s` and `convert_s_per_gb` as benchmarks/ measured them on two cores.
+What is compiled differs more between workflows than between machines: 20 minutes is an assumption,
+like the sizes.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +75,12 @@ SITES = (
     Site(name="a group", requests_per_day=20, same_image_share=0.3, cached_share=0.4),
     Site(name="a site", requests_per_day=200, same_image_share=0.4, cached_share=0.6),
     Site(name="a national centre", requests_per_day=2_000, same_image_share=0.5, cached_share=0.7),
-    Site(name="a federation of ten centres", requests_per_day=20_000, same_image_share=0.6, cached_share=0.8),
+    Site(
+        name="a federation of ten centres",
+        requests_per_day=20_000,
+        same_image_share=0.6,
+        cached_share=0.8,
+    ),
 )
 
 
@@ -93,17 +108,24 @@ def main() -> None:
 
 def table(sites: Sequence[Site], stages: Stages) -> str:
     """What each site needs, in Markdown."""
-    lines = ["| | requests a day | builds a day | new SIFs a day | workers of 2 slots | slots busy | wait, median "
-             "| wait, 95 % |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| | requests a day | builds a day | new SIFs a day | workers of 2 slots | slots busy | wait, median "
+        "| wait, 95 % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for site in sites:
         workers, outcome = workers_needed(site, stages)
-        lines.append(f"| {site.name} | {site.requests_per_day:,.0f} | {outcome.builds_per_day:,.0f} "
-                     f"| {outcome.stored_bytes_per_day / GB:,.0f} GB | {workers} | {outcome.busy:.0%} "
-                     f"| {_time(outcome.wait_median_s)} | {_time(outcome.wait_p95_s)} |")
+        lines.append(
+            f"| {site.name} | {site.requests_per_day:,.0f} | {outcome.builds_per_day:,.0f} "
+            f"| {outcome.stored_bytes_per_day / GB:,.0f} GB | {workers} | {outcome.busy:.0%} "
+            f"| {_time(outcome.wait_median_s)} | {_time(outcome.wait_p95_s)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
-def workers_needed(site: Site, stages: Stages, *, slots: int = 2, wait_p95_s: float = 300.0) -> tuple[int, Outcome]:
+def workers_needed(
+    site: Site, stages: Stages, *, slots: int = 2, wait_p95_s: float = 300.0
+) -> tuple[int, Outcome]:
     """The fewest workers with which 95 % of the builds begin in time."""
     workers = 1 + int(simulate(site, stages, workers=1, slots=slots, days=1).busy)
     while (outcome := simulate(site, stages, workers=workers, slots=slots)).wait_p95_s > wait_p95_s:
@@ -114,19 +136,28 @@ def workers_needed(site: Site, stages: Stages, *, slots: int = 2, wait_p95_s: fl
 def simulate(site: Site, stages: Stages, *, workers: int, slots: int, days: int = DAYS) -> Outcome:
     """So many days of a site. Builds begin in the order of their requests, wherever a slot is free."""
     chance = random.Random(SEED)
-    works = [(moment, work_s(site, stages, chance)) for moment in requests(site, chance, days)
-             if chance.random() >= site.same_image_share]
+    works = [
+        (moment, work_s(site, stages, chance))
+        for moment in requests(site, chance, days)
+        if chance.random() >= site.same_image_share
+    ]
     waits, _ = run(works, slots=workers * slots, begin_s=stages.begin_s)
     return Outcome(
-        builds_per_day=len(works) / days, stored_bytes_per_day=len(works) * stages.sif_bytes / days,
-        wait_median_s=statistics.median(waits), wait_p95_s=statistics.quantiles(waits, n=20)[-1],
-        busy=sum(seconds for _, seconds in works) / (workers * slots * days * DAY_S))
+        builds_per_day=len(works) / days,
+        stored_bytes_per_day=len(works) * stages.sif_bytes / days,
+        wait_median_s=statistics.median(waits),
+        wait_p95_s=statistics.quantiles(waits, n=20)[-1],
+        busy=sum(seconds for _, seconds in works) / (workers * slots * days * DAY_S),
+    )
 
 
 def requests(site: Site, chance: random.Random, days: int) -> Iterator[float]:
     """When requests come: by chance, more of them within working hours."""
     for day in range(days):
-        for share, begin_s, end_s in ((WORKING_SHARE, 0.0, WORKING_S), (1 - WORKING_SHARE, WORKING_S, DAY_S)):
+        for share, begin_s, end_s in (
+            (WORKING_SHARE, 0.0, WORKING_S),
+            (1 - WORKING_SHARE, WORKING_S, DAY_S),
+        ):
             rate = site.requests_per_day * share / (end_s - begin_s)
             moment_s = begin_s
             while (moment_s := moment_s + chance.expovariate(rate)) < end_s:
@@ -142,8 +173,12 @@ def work_s(site: Site, stages: Stages, chance: random.Random) -> float:
     return build_s + stages.convert_s_per_gb * stages.image_bytes / GB
 
 
-def run(works: Sequence[tuple[float, float]], *, slots: int, begin_s: float) -> tuple[list[float], float]:
-    """Waiting times of builds, given when each comes and how long it takes; and when the last one ends."""
+def run(
+    works: Sequence[tuple[float, float]], *, slots: int, begin_s: float
+) -> tuple[list[float], float]:
+    """Waiting times of builds, given when each comes and how long it takes; and when the last one
+    ends.
+    """
     environment = simpy.Environment()
     free = simpy.Resource(environment, capacity=slots)
     waits: list[float] = []

@@ -1,7 +1,8 @@
 """How much smaller a slim image is: `CIC_SPACK_ROOT=... python3 -m benchmarks.slim`.
 
-The environment of fftw, lz4 and bzip2, built by real Spack from sources that Debian has too, as a full and as a slim
-image of one base; their programs and libraries have run in the slim one. Without a real Spack nothing is measured.
+The environment of fftw, lz4 and bzip2, built by real Spack from sources that Debian has too, as a
+full and as a slim image of one base; their programs and libraries have run in the slim one. Without
+a real Spack nothing is measured.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from tests.system.recording import Heard
 from tests.system.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site
 
 UNKNOWN = Row("slim against full image of fftw, lz4 and bzip2", None, 0.25)
-STEP = {"eflows4hpc.yaml": "spack:\n  specs: [fftw@3.3.10~mpi, lz4@1.9.4, bzip2@1.0.8]\nsmoke: [sh, -e, check.sh]\n",
-        "check.sh": "lz4 --version\nbzip2 --help\nfftw-wisdom --version\n"}
+STEP = {
+    "eflows4hpc.yaml": "spack:\n  specs: [fftw@3.3.10~mpi, lz4@1.9.4, bzip2@1.0.8]\nsmoke: [sh, -e, check.sh]\n",
+    "check.sh": "lz4 --version\nbzip2 --help\nfftw-wisdom --version\n",
+}
 
 
 def main() -> None:
@@ -68,44 +71,70 @@ def site_with_spack() -> Iterator[Site]:
 def against_full(site: Site) -> Row:
     full, slim = (docker.image_bytes(built(site, slim=slim)) for slim in (False, True))
     assert full and slim, "Docker does not tell the size of an image"
-    return dataclasses.replace(UNKNOWN, value=slim / full, note=f"{slim / 1e6:.0f} of {full / 1e6:.0f} MB")
+    return dataclasses.replace(
+        UNKNOWN, value=slim / full, note=f"{slim / 1e6:.0f} of {full / 1e6:.0f} MB"
+    )
 
 
 def spack_site(root: Path, spack_root: Path) -> Site:
     """A site on a base image with that Spack, and a mirror of all sources that are needed."""
     base = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
     subprocess.run([str(PROJECT / "scripts" / "spack_base"), base], check=True)
-    subprocess.run([str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE_IMAGE, BASE_IMAGE], check=True)
-    subprocess.run([str(PROJECT / "tests/system/real_spack/source_mirror"), str(root / "mirror")], check=True)
+    subprocess.run(
+        [str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE_IMAGE, BASE_IMAGE], check=True
+    )
+    subprocess.run(
+        [str(PROJECT / "tests/system/real_spack/source_mirror"), str(root / "mirror")], check=True
+    )
     catalogue = root / "catalogue"
     (catalogue / "packages").mkdir(parents=True)
     shutil.copy(PROJECT / "examples/software-catalog/repo.yaml", catalogue)
     add_fftw(catalogue / "packages", spack_root)
     site = make_site(root).with_environ(
-        CIC_BUILD_BASE_IMAGE=base, CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE_IMAGE, CIC_BUILD_MAX_CONCURRENT_BUILDS="1",
-        CIC_BUILD_SPACK_MIRROR=str(root / "mirror"), CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue))
+        CIC_BUILD_BASE_IMAGE=base,
+        CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE_IMAGE,
+        CIC_BUILD_MAX_CONCURRENT_BUILDS="1",
+        CIC_BUILD_SPACK_MIRROR=str(root / "mirror"),
+        CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue),
+    )
     site.add_step("bench", "three", STEP)
     return site
 
 
 def add_fftw(packages: Path, spack_root: Path) -> None:
     """Spack's own package without the patch that is fetched: Debian has the tarball alone."""
-    own = next(folder / "fftw" for folder in (
-        spack_root / "var/spack/repos/builtin/packages",
-        Path(os.environ.get("CIC_SPACK_PACKAGES", ""), "repos/spack_repo/builtin/packages")) if folder.is_dir())
+    own = next(
+        folder / "fftw"
+        for folder in (
+            spack_root / "var/spack/repos/builtin/packages",
+            Path(os.environ.get("CIC_SPACK_PACKAGES", ""), "repos/spack_repo/builtin/packages"),
+        )
+        if folder.is_dir()
+    )
     shutil.copytree(own, packages / "fftw")
     recipe = packages / "fftw" / "package.py"
-    recipe.write_text(re.sub(r'    patch\(\s*"https://[^)]*\)\n', "", recipe.read_text("utf-8")), "utf-8")
+    recipe.write_text(
+        re.sub(r'    patch\(\s*"https://[^)]*\)\n', "", recipe.read_text("utf-8")), "utf-8"
+    )
 
 
 def built(site: Site, *, slim: bool) -> str:
     """Build the environment; returns the image's id."""
     machine = {"platform": "linux/amd64", "architecture": "x86_64_v3", "container_engine": "docker"}
-    request = parse_request({"machine": machine, "workflow": "bench", "step_id": "three", "push": False, "slim": slim})
-    result = build_image(request, settings=site.settings.library, workspace=site.root / "workspace", observer=Heard(),
-                         cancel=CancelToken())
+    request = parse_request(
+        {"machine": machine, "workflow": "bench", "step_id": "three", "push": False, "slim": slim}
+    )
+    result = build_image(
+        request,
+        settings=site.settings.library,
+        workspace=site.root / "workspace",
+        observer=Heard(),
+        cancel=CancelToken(),
+    )
     record = ImageStore(site.tmp_folder / "store").by_identity(result.identity)
-    assert record is not None and record.details["slim"] is slim, f"no such image was made: {result.warnings}"
+    assert record is not None and record.details["slim"] is slim, (
+        f"no such image was made: {result.warnings}"
+    )
     return result.image_id
 
 

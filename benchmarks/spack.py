@@ -1,8 +1,9 @@
 """What builds share, with real Spack: `python3 -m benchmarks.spack [--concurrent N]`.
 
-`CIC_SPACK_ROOT` and `CIC_TEST_SPACK_BASE` name the Spack, as for the tests; without them nothing is measured. The
-environment is fftw, lz4 and bzip2, from a mirror of Debian's source tarballs. Every figure is a ratio of builds of one
-run; "cold" is a build with no layer, package or decision of an earlier one, on a base that Spack has been prepared on.
+`CIC_SPACK_ROOT` and `CIC_TEST_SPACK_BASE` name the Spack, as for the tests; without them nothing is
+measured. The environment is fftw, lz4 and bzip2, from a mirror of Debian's source tarballs. Every
+figure is a ratio of builds of one run; "cold" is a build with no layer, package or decision of an
+earlier one, on a base that Spack has been prepared on.
 """
 
 from __future__ import annotations
@@ -23,12 +24,22 @@ from image_builder.state import BuildState
 from tests.system.conftest import remove_images
 from tests.system.recording import Heard
 from tests.system.site import Site
-from tests.system.spack_site import MEASURED, SPACK_ROOT, Told, anew, build, environment, make_spack_site
+from tests.system.spack_site import (
+    MEASURED,
+    SPACK_ROOT,
+    Told,
+    anew,
+    build,
+    environment,
+    make_spack_site,
+)
 
 CONCURRENT = 10
-SECOND, CHANGED, TOGETHER = ("second environment that shares all but one small package, of the first's time",
-                             "one changed source line, before conversion",
-                             "concurrent builds that share packages, of the longest alone and cold")
+SECOND, CHANGED, TOGETHER = (
+    "second environment that shares all but one small package, of the first's time",
+    "one changed source line, before conversion",
+    "concurrent builds that share packages, of the longest alone and cold",
+)
 REUSE = (Row(SECOND, None, 0.15), Row(CHANGED, None, 5, " s"))
 AT_ONCE = (Row(f"{CONCURRENT} {TOGETHER}", None, 2),)
 """The rows when there is nothing to tell."""
@@ -56,7 +67,9 @@ class Timed:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--concurrent", type=int, default=CONCURRENT, help="how many builds at once; 0: none")
+    parser.add_argument(
+        "--concurrent", type=int, default=CONCURRENT, help="how many builds at once; 0: none"
+    )
     show(rows(parser.parse_args().concurrent))
 
 
@@ -71,7 +84,9 @@ def rows(concurrent: int = CONCURRENT) -> list[Row]:
             return not_measured([*REUSE, *AT_ONCE], str(error))
         try:
             found = attempted(REUSE, lambda: reuse(site))
-            return found + (attempted(AT_ONCE, lambda: [at_once(site, concurrent)]) if concurrent else [])
+            return found + (
+                attempted(AT_ONCE, lambda: [at_once(site, concurrent)]) if concurrent else []
+            )
         finally:
             remove_images(site)
 
@@ -85,15 +100,27 @@ def reuse(site: Site) -> list[Row]:
     first, second = timed(site, "first"), timed(site, "second")
     site.add_step("spack", "first", {"run.sh": "#!/bin/sh\necho changed\n"})
     changed = timed(site, "first")
-    assert second.told.compiled == ("tiny",), f"the second environment compiled {second.told.compiled}"
-    assert changed.steps_of_spack == 0 and not changed.told.taken, "Spack was started for a changed source line"
-    return [Row(SECOND, second.seconds / first.seconds, 0.15,
-                note=f"{second.seconds:.1f} s of {first.seconds:.1f} s"),
-            Row(CHANGED, changed.seconds, 5, " s", note="no Spack started")]
+    assert second.told.compiled == ("tiny",), (
+        f"the second environment compiled {second.told.compiled}"
+    )
+    assert changed.steps_of_spack == 0 and not changed.told.taken, (
+        "Spack was started for a changed source line"
+    )
+    return [
+        Row(
+            SECOND,
+            second.seconds / first.seconds,
+            0.15,
+            note=f"{second.seconds:.1f} s of {first.seconds:.1f} s",
+        ),
+        Row(CHANGED, changed.seconds, 5, " s", note="no Spack started"),
+    ]
 
 
 def at_once(site: Site, count: int) -> Row:
-    """Builds that differ in one small package, with caches of their own, against one of them with caches of its own."""
+    """Builds that differ in one small package, with caches of their own, against one of them with
+    caches of its own.
+    """
     steps = [f"at-once-{number}" for number in range(1, count + 1)]
     for number, step in enumerate(steps, 1):
         site.add_step("spack", step, environment([*MEASURED, f"tiny@{number}.0"]))
@@ -104,9 +131,15 @@ def at_once(site: Site, count: int) -> Row:
         builds = list(pool.map(lambda step: timed(shared, step), steps))
     seconds = time.perf_counter() - begun
     compiled = Counter(name for one in builds for name in one.told.compiled)
-    assert compiled.pop("tiny") == count and set(compiled.values()) == {1}, f"compiled twice: {compiled}"
-    return Row(f"{count} {TOGETHER}", seconds / alone.seconds, 2,
-               note=f"{seconds:.0f} s of {alone.seconds:.0f} s; nothing compiled twice")
+    assert compiled.pop("tiny") == count and set(compiled.values()) == {1}, (
+        f"compiled twice: {compiled}"
+    )
+    return Row(
+        f"{count} {TOGETHER}",
+        seconds / alone.seconds,
+        2,
+        note=f"{seconds:.0f} s of {alone.seconds:.0f} s; nothing compiled twice",
+    )
 
 
 def timed(site: Site, step: str) -> Timed:

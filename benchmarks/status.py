@@ -1,8 +1,9 @@
 """How many status calls a second: `python3 -m benchmarks.status [--seconds N] [--clients N]`.
 
-Starts a service with its default settings, and beside it a bare Flask route that returns the same JSON under the same
-server with the same options. The two are asked in turn, so that whatever else the machine does disturbs both alike. The
-clients run on the same cores; what they cost is part of both figures.
+Starts a service with its default settings, and beside it a bare Flask route that returns the same
+JSON under the same server with the same options. The two are asked in turn, so that whatever else
+the machine does disturbs both alike. The clients run on the same cores; what they cost is part of
+both figures.
 """
 
 from __future__ import annotations
@@ -62,29 +63,49 @@ server.run()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
-    parser.add_argument("--clients", type=int, default=4, help="that ask at once, each over one connection")
+    parser.add_argument(
+        "--clients", type=int, default=4, help="that ask at once, each over one connection"
+    )
     options = parser.parse_args()
     show(rows(options.seconds, options.clients))
 
 
 def rows(seconds: float = 4.0, clients: int = 4) -> list[Row]:
     """Our rate, and its ratio to the bare route's; medians of the rounds."""
-    with tempfile.TemporaryDirectory() as root, running_service(make_site(Path(root) / "site")) as service:
+    with (
+        tempfile.TemporaryDirectory() as root,
+        running_service(make_site(Path(root) / "site")) as service,
+    ):
         build_id, _ = going_on(service)
         answer = service.call("GET", f"/build/{build_id}")
         assert answer.status_code == 200
         port = free_port()
-        bare = subprocess.Popen([sys.executable, "-c", BARE, str(port), answer.text], cwd=PROJECT,
-                                env=dict(service.site.environ), stderr=subprocess.DEVNULL)
+        bare = subprocess.Popen(
+            [sys.executable, "-c", BARE, str(port), answer.text],
+            cwd=PROJECT,
+            env=dict(service.site.environ),
+            stderr=subprocess.DEVNULL,
+        )
         try:
-            ours, theirs = _compare(f"{service.url}/image_creation/build/{build_id}", f"http://127.0.0.1:{port}/",
-                                    clients, seconds)
+            ours, theirs = _compare(
+                f"{service.url}/image_creation/build/{build_id}",
+                f"http://127.0.0.1:{port}/",
+                clients,
+                seconds,
+            )
         finally:
             bare.terminate()
             bare.wait()
-    return [Row("authenticated status calls", ours, 1000, "/s", at_least=True),
-            Row("authenticated status calls against a bare Flask route", ours / theirs, 0.4, at_least=True,
-                note=f"which answers {theirs:.0f}/s")]
+    return [
+        Row("authenticated status calls", ours, 1000, "/s", at_least=True),
+        Row(
+            "authenticated status calls against a bare Flask route",
+            ours / theirs,
+            0.4,
+            at_least=True,
+            note=f"which answers {theirs:.0f}/s",
+        ),
+    ]
 
 
 def _compare(status: str, bare: str, clients: int, seconds: float) -> tuple[float, float]:

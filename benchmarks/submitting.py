@@ -1,8 +1,8 @@
 """What a long queue costs: `python3 -m benchmarks.submitting`.
 
-Two services, one with an empty queue and one with a thousand builds in it, get the same requests in turn. Then memory,
-how soon a plan is made, and how soon a request is answered whose image exists already. Needs Docker and the base image
-of the tests.
+Two services, one with an empty queue and one with a thousand builds in it, get the same requests in
+turn. Then memory, how soon a plan is made, and how soon a request is answered whose image exists
+already. Needs Docker and the base image of the tests.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ def main() -> None:
 
 def rows() -> list[Row]:
     """All figures of this module."""
-    with tempfile.TemporaryDirectory() as root, busy_service(Path(root) / "empty") as empty, \
-            busy_service(Path(root) / "full") as full:
+    with (
+        tempfile.TemporaryDirectory() as root,
+        busy_service(Path(root) / "empty") as empty,
+        busy_service(Path(root) / "full") as full,
+    ):
         submit(full, "warm-up"), submit(empty, "warm-up")
         idle = memory_bytes(full)
         fill(full)
@@ -54,10 +57,16 @@ def rows() -> list[Row]:
     growth = max(loaded[pid] / idle[pid] - 1 for pid in idle.keys() & loaded.keys())
     return [
         Row(f"submit with {QUEUED} queued builds, 95 %", p95[1] * 1000, 100, " ms"),
-        Row(f"submit with {QUEUED} queued builds against an empty queue, 95 %", p95[1] / p95[0], 1.5,
-            note=f"empty: {p95[0] * 1000:.0f} ms"),
+        Row(
+            f"submit with {QUEUED} queued builds against an empty queue, 95 %",
+            p95[1] / p95[0],
+            1.5,
+            note=f"empty: {p95[0] * 1000:.0f} ms",
+        ),
         Row("the same request again, until FINISHED", again, 0.5, " s"),
-        Row("a plan, with the registry on disk, median", statistics.median(plans) * 1000, 50, " ms"),
+        Row(
+            "a plan, with the registry on disk, median", statistics.median(plans) * 1000, 50, " ms"
+        ),
         Row("resident memory of the largest process, idle", max(idle.values()) / MB, 150, " MB"),
         Row(f"... with {QUEUED} queued builds", max(loaded.values()) / MB, 150, " MB"),
         Row("... growth of the process that grew most", growth * 100, 10, " %"),
@@ -66,10 +75,19 @@ def rows() -> list[Row]:
 
 @contextlib.contextmanager
 def busy_service(root: Path) -> Iterator[Service]:
-    """A service whose only place is taken by a build that does not end, so that all others stay in the queue."""
-    site = make_site(root).with_environ(CIC_BUILD_MAX_CONCURRENT_BUILDS="1", CIC_MAX_QUEUED_BUILDS_PER_USER=MANY,
-                                         CIC_REPOSITORIES_MIRROR_MAX_AGE_S="60")
-    site.add_step("demo", "sleep", HELLO | {"post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\nsleep 3600\n"})
+    """A service whose only place is taken by a build that does not end, so that all others stay in
+    the queue.
+    """
+    site = make_site(root).with_environ(
+        CIC_BUILD_MAX_CONCURRENT_BUILDS="1",
+        CIC_MAX_QUEUED_BUILDS_PER_USER=MANY,
+        CIC_REPOSITORIES_MIRROR_MAX_AGE_S="60",
+    )
+    site.add_step(
+        "demo",
+        "sleep",
+        HELLO | {"post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\nsleep 3600\n"},
+    )
     site.add_step("demo", "hello", HELLO)
     for turn in ("warm-up", *(f"turn-{turn}" for turn in range(SUBMITS))):
         site.add_step("many", turn, HELLO | {"turn": turn})
@@ -111,10 +129,25 @@ def fill(service: Service, builds: int = QUEUED) -> None:
     user = accounts.by_name(engine, USER)
     assert user is not None
     for _ in range(builds):
-        store.create_or_join(engine, store.NewBuild(
-            user_id=user.id, request=request("many", "x"), inputs={}, join_key=str(uuid.uuid4()), identity=None,
-            platform="linux/amd64", target="x86_64", force=False, image_id="many_x",
-            filename="many_x.sif", engine="singularity", push=False, warnings=[]), LIMITS)
+        store.create_or_join(
+            engine,
+            store.NewBuild(
+                user_id=user.id,
+                request=request("many", "x"),
+                inputs={},
+                join_key=str(uuid.uuid4()),
+                identity=None,
+                platform="linux/amd64",
+                target="x86_64",
+                force=False,
+                image_id="many_x",
+                filename="many_x.sif",
+                engine="singularity",
+                push=False,
+                warnings=[],
+            ),
+            LIMITS,
+        )
     engine.dispose()
 
 

@@ -1,8 +1,8 @@
 """How much more several workers do than one: `python3 -m benchmarks.throughput`.
 
-One, two and four workers, each on a host of its own with PostgreSQL and Redis on theirs, get the same builds, whose
-steps wait rather than compute: what is measured is the service. Beside it stands what the simulation says. Needs root,
-PostgreSQL, Redis, Docker and the base image of the tests.
+One, two and four workers, each on a host of its own with PostgreSQL and Redis on theirs, get the
+same builds, whose steps wait rather than compute: what is measured is the service. Beside it stands
+what the simulation says. Needs root, PostgreSQL, Redis, Docker and the base image of the tests.
 """
 
 from __future__ import annotations
@@ -42,16 +42,38 @@ def rows() -> list[Row]:
     """All figures of this module."""
     why = network.why_not()
     if why is not None:
-        return [Row("throughput of 4 workers against 4 times that of 1", None, 0.9, at_least=True, note=why)]
+        return [
+            Row(
+                "throughput of 4 workers against 4 times that of 1",
+                None,
+                0.9,
+                at_least=True,
+                note=why,
+            )
+        ]
     taken = {count: measure(count) for count in WORKERS}
-    found = [Row(f"throughput of {count} workers against {count} times that of 1", taken[1] / taken[count] / count, 0.9,
-                 at_least=True, note=f"{BUILDS} builds of {WAIT_S:.0f} s in {taken[count]:.1f} s")
-             for count in WORKERS[1:]]
+    found = [
+        Row(
+            f"throughput of {count} workers against {count} times that of 1",
+            taken[1] / taken[count] / count,
+            0.9,
+            at_least=True,
+            note=f"{BUILDS} builds of {WAIT_S:.0f} s in {taken[count]:.1f} s",
+        )
+        for count in WORKERS[1:]
+    ]
     for count in WORKERS:
         _, simulated = run([(0.0, WAIT_S)] * BUILDS, slots=SLOTS * count, begin_s=MEASURED.begin_s)
         off_percent = abs(simulated / taken[count] - 1) * 100
-        found.append(Row(f"{count} workers: the simulation is off by", off_percent, 10, " %",
-                         note=f"{simulated:.1f} s"))
+        found.append(
+            Row(
+                f"{count} workers: the simulation is off by",
+                off_percent,
+                10,
+                " %",
+                note=f"{simulated:.1f} s",
+            )
+        )
     return found
 
 
@@ -69,20 +91,29 @@ def measure(count: int) -> float:
             time.sleep(5)  # for Celery to connect
             for _ in range(BUILDS):
                 new = new_build(request, inputs, user_id)
-                _, run_id = store.create_or_join(several.engine, _alone(new), store.Limits(queued_builds=BUILDS))
+                _, run_id = store.create_or_join(
+                    several.engine, _alone(new), store.Limits(queued_builds=BUILDS)
+                )
                 executor.submit(run_id)
             several.wait_for_all(BUILDS, 600)
             executor.shutdown()
             executor.join(30)
             with reading(several.engine) as connection:
-                begun, ended = connection.execute(sa.select(
-                    sa.func.min(store.RUNS.c.created_at), sa.func.max(store.RUNS.c.ended_at))).one()
+                begun, ended = connection.execute(
+                    sa.select(
+                        sa.func.min(store.RUNS.c.created_at), sa.func.max(store.RUNS.c.ended_at)
+                    )
+                ).one()
             return float((ended - begun).total_seconds())
 
 
 def prepare(several: Cluster) -> tuple[CeleryExecutor, BuildRequest, Inputs, int]:
-    """What a web process would bring: tables, a user, a request with its inputs, and a way to wake workers."""
-    settings = load_settings(environ={**several.environ, "CIC_BUILD_TMP_FOLDER": str(several.site.root / "web")})
+    """What a web process would bring: tables, a user, a request with its inputs, and a way to wake
+    workers.
+    """
+    settings = load_settings(
+        environ={**several.environ, "CIC_BUILD_TMP_FOLDER": str(several.site.root / "web")}
+    )
     app = Flask("benchmark")
     init_database(app, settings.service.database)
     bring_up_to_date(app, several.site.root / "lock")
@@ -93,8 +124,14 @@ def prepare(several: Cluster) -> tuple[CeleryExecutor, BuildRequest, Inputs, int
     executor.start()
     user = accounts.by_name(several.engine, USER)
     assert user is not None
-    request = parse_request({"machine": {**MACHINE, "container_engine": "docker"}, "workflow": "many", "step_id": "s",
-                             "push": False})
+    request = parse_request(
+        {
+            "machine": {**MACHINE, "container_engine": "docker"},
+            "workflow": "many",
+            "step_id": "s",
+            "push": False,
+        }
+    )
     return executor, request, resolve(request, settings.library), user.id
 
 

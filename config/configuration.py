@@ -1,10 +1,13 @@
-"""The operator's settings. Put your own values here, or name another file of this form with CIC_CONFIG.
+"""The operator's settings. Put your own values here, or name another file of this form with
+CIC_CONFIG.
 
-Every key can also be given in the environment: CIC_PORT, CIC_REGISTRY_URL, CIC_BUILD_TMP_FOLDER and so on, or with
-_FILE behind it to have the value read from a file. docs/configuration.md describes every key.
+Every key can also be given in the environment: CIC_PORT, CIC_REGISTRY_URL, CIC_BUILD_TMP_FOLDER and
+so on, or with _FILE behind it to have the value read from a file. docs/configuration.md describes
+every key.
 """
 
-# The image registry to which finished images are pushed. url, user and token may be None: then nothing is pushed.
+# The image registry to which finished images are pushed. url, user and token may be None: then
+# nothing is pushed.
 registry_cfg = {
     "url": None,
     "user": None,
@@ -12,7 +15,8 @@ registry_cfg = {
     "images_prefix": "",
 }
 
-# Where workflows and packages come from: git URLs or folders, both with an optional #branch, #tag or #commit.
+# Where workflows and packages come from: git URLs or folders, both with an optional #branch, #tag
+# or #commit.
 repositories_cfg = {
     "workflow_repository": "https://github.com/eflows4hpc/workflow-registry.git",
     "software_repository": None,

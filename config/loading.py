@@ -1,7 +1,8 @@
 """From `configuration.py` and the environment to typed settings.
 
 Every key of the file can be given as `CIC_<NAME>` in the environment, those of the sections as
-`CIC_<SECTION>_<NAME>`; with `_FILE` behind it, the value is read from the file named there. The environment wins.
+`CIC_<SECTION>_<NAME>`; with `_FILE` behind it, the value is read from the file named there. The
+environment wins.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from pydantic.fields import FieldInfo
 
 from config.settings import ServiceSettings, Settings
 from image_builder.errors import Misconfigured
-from image_builder.settings import BuildSettings, LibrarySettings, RegistrySettings, RepositorySettings
+from image_builder.settings import (
+    BuildSettings,
+    LibrarySettings,
+    RegistrySettings,
+    RepositorySettings,
+)
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEFAULT_FILE = PROJECT / "config" / "configuration.py"
@@ -37,7 +43,9 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
 _log = logging.getLogger(__name__)
 
 _PLACEHOLDER = re.compile(r"_put_|/path/to(/|$)|<.*>\Z|change_?me\Z", re.IGNORECASE)
-_PUBLIC_SECRETS = frozenset({"", "secret", "secret_key", "dev", "development", "password", "test", "default"})
+_PUBLIC_SECRETS = frozenset(
+    {"", "secret", "secret_key", "dev", "development", "password", "test", "default"}
+)
 _MAY_BE_PLACEHOLDERS = frozenset({"captcha_web_site_key", "captcha_site_key"})
 """Keys that nobody needs: their placeholder means that they are not set."""
 
@@ -58,8 +66,12 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
     return Settings(library=library, service=service)  # type: ignore[arg-type]
 
 
-def load_library_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> LibrarySettings:
-    """What the library needs, from the same file; the service's keys may be missing. Raises `ConfigError`."""
+def load_library_settings(
+    path: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> LibrarySettings:
+    """What the library needs, from the same file; the service's keys may be missing. Raises
+    `ConfigError`.
+    """
     source = _Source(path, environ)
     library = _library(source)
     source.fail_if_wrong()
@@ -67,12 +79,17 @@ def load_library_settings(path: Path | None = None, environ: Mapping[str, str] =
 
 
 def _library(source: _Source) -> LibrarySettings | None:
-    sections = {name: source.model(model, source.section(name), name, prefix)
-                for name, (prefix, model) in SECTIONS.items()}
+    sections = {
+        name: source.model(model, source.section(name), name, prefix)
+        for name, (prefix, model) in SECTIONS.items()
+    }
     if any(section is None for section in sections.values()):
         return None
-    return LibrarySettings(registry=sections["registry_cfg"], repositories=sections["repositories_cfg"],  # type: ignore[arg-type]
-                           build=sections["build_cfg"])  # type: ignore[arg-type]
+    return LibrarySettings(
+        registry=sections["registry_cfg"],
+        repositories=sections["repositories_cfg"],  # type: ignore[arg-type]
+        build=sections["build_cfg"],
+    )  # type: ignore[arg-type]
 
 
 class _Source:
@@ -88,11 +105,15 @@ class _Source:
         try:
             values = runpy.run_path(str(self.path))
         except FileNotFoundError:
-            raise ConfigError(f"There is no configuration file {self.path}.",
-                              hint="Write one, or name another with CIC_CONFIG.") from None
+            raise ConfigError(
+                f"There is no configuration file {self.path}.",
+                hint="Write one, or name another with CIC_CONFIG.",
+            ) from None
         except Exception as error:
-            raise ConfigError(f"The configuration file {self.path} cannot be read: "
-                              f"{type(error).__name__}: {error}") from error
+            raise ConfigError(
+                f"The configuration file {self.path} cannot be read: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         return {key: value for key, value in values.items() if not key.startswith("__")}
 
     def section(self, name: str) -> dict[str, Any]:
@@ -103,10 +124,14 @@ class _Source:
             return {}
         return ({"builder_home": PROJECT} if name == "build_cfg" else {}) | dict(given)
 
-    def model(self, model: type[BaseModel], given: Mapping[str, Any], section: str, prefix: str) -> BaseModel | None:
+    def model(
+        self, model: type[BaseModel], given: Mapping[str, Any], section: str, prefix: str
+    ) -> BaseModel | None:
         """One section as its model, or None with the problems noted."""
         label = (lambda key: f"{section}[{key!r}]") if section else (lambda key: key)
-        values = {key: value for key, value in given.items() if section or key in model.model_fields}
+        values = {
+            key: value for key, value in given.items() if section or key in model.model_fields
+        }
         values.update(self._from_environment(model, prefix))
         before = len(self.problems)
         for key in list(values):
@@ -114,13 +139,17 @@ class _Source:
                 if key in _MAY_BE_PLACEHOLDERS:
                     del values[key]
                 elif not _unused(section, values):
-                    self.problems.append(f"{label(key)} is not set to a value of your own ({_hint(key, prefix)})")
+                    self.problems.append(
+                        f"{label(key)} is not set to a value of your own ({_hint(key, prefix)})"
+                    )
         try:
             made = model.model_validate(values)
         except ValidationError as error:
-            self.problems += [f"{label('.'.join(map(str, detail['loc'])))}: {detail['msg'].lower()} "
-                              f"({_hint(str(detail['loc'][0]) if detail['loc'] else section, prefix)})"
-                              for detail in error.errors(include_url=False, include_input=False)]
+            self.problems += [
+                f"{label('.'.join(map(str, detail['loc'])))}: {detail['msg'].lower()} "
+                f"({_hint(str(detail['loc'][0]) if detail['loc'] else section, prefix)})"
+                for detail in error.errors(include_url=False, include_input=False)
+            ]
             return None
         return made if len(self.problems) == before else None
 
@@ -128,25 +157,42 @@ class _Source:
         """A key that nobody reads may be a slip. A file that has always worked goes on working."""
         known = (*SECTIONS, *ServiceSettings.model_fields)
         for key, value in self.values.items():
-            if key in known or key.startswith("_") or callable(value) or isinstance(value, types.ModuleType):
+            if (
+                key in known
+                or key.startswith("_")
+                or callable(value)
+                or isinstance(value, types.ModuleType)
+            ):
                 continue
             close = difflib.get_close_matches(key.lower(), known, n=1)
-            _log.warning("%s: there is no key %s%s. A name of your own may begin with '_'.", self.path, key,
-                         f", and {close[0]} is one" if close else "")
+            _log.warning(
+                "%s: there is no key %s%s. A name of your own may begin with '_'.",
+                self.path,
+                key,
+                f", and {close[0]} is one" if close else "",
+            )
 
     def hold_together(self, library: LibrarySettings, service: ServiceSettings) -> None:
         """Several hosts have to find the same images."""
         if service.executor == "celery" and library.build.storage == "folder":
-            self.problems.append("build_cfg['storage'] must be one for all hosts when executor is celery (write a "
-                                 "folder that they share, or oras://host/repository; CIC_BUILD_STORAGE does the same)")
+            self.problems.append(
+                "build_cfg['storage'] must be one for all hosts when executor is celery (write a "
+                "folder that they share, or oras://host/repository; CIC_BUILD_STORAGE does the same)"
+            )
 
     def fail_if_wrong(self) -> None:
         if self.problems:
-            raise ConfigError(f"The configuration {self.path} cannot be used:\n  " + "\n  ".join(self.problems))
+            raise ConfigError(
+                f"The configuration {self.path} cannot be used:\n  " + "\n  ".join(self.problems)
+            )
 
     @staticmethod
     def _is_placeholder(key: str, value: Any) -> bool:
-        if key == "secret_key" and isinstance(value, str) and value.strip().lower() in _PUBLIC_SECRETS:
+        if (
+            key == "secret_key"
+            and isinstance(value, str)
+            and value.strip().lower() in _PUBLIC_SECRETS
+        ):
             return True
         return isinstance(value, (str, Path)) and bool(_PLACEHOLDER.search(str(value)))
 
@@ -173,7 +219,9 @@ def _unused(section: str, values: Mapping[str, Any]) -> bool:
 
 
 def _parsed(text: str, field: FieldInfo) -> Any:
-    """A value from the environment: empty is None where None is allowed, commas part a list, JSON is a mapping."""
+    """A value from the environment: empty is None where None is allowed, commas part a list, JSON
+    is a mapping.
+    """
     if text == "" and type(None) in get_args(field.annotation):
         return None
     if get_origin(field.annotation) is tuple:
@@ -188,13 +236,14 @@ def _parsed(text: str, field: FieldInfo) -> Any:
 
 _HINTS = {
     "secret_key": "write a long random text, for example from: "
-                  "python3 -c 'import secrets; print(secrets.token_hex(32))'",
+    "python3 -c 'import secrets; print(secrets.token_hex(32))'",
     "tmp_folder": "write the folder in which images are made and kept, for example /var/lib/cic",
     "software_repository": "write the folder or git URL of the software catalogue, or None",
     "spack_cfg": "write the folder or git URL of the site's Spack configuration, or None",
     "workflow_repository": "write the git URL of the workflow registry",
     "base_image": "write the name of an image with Spack in it",
-    "user": "write the image registry's user, or None", "token": "write the image registry's token, or None",
+    "user": "write the image registry's user, or None",
+    "token": "write the image registry's token, or None",
 }
 
 

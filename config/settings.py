@@ -13,7 +13,11 @@ from image_builder.settings import LibrarySettings, Section
 
 def _split(value: Any) -> Any:
     """From the environment, a list is a text with commas."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip())
+        if isinstance(value, str)
+        else value
+    )
 
 
 SecretList = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
@@ -48,7 +52,9 @@ class ServiceSettings(Section):
     log_format: Literal["text", "json"] = "text"
     """How the service's own log lines look: text, or a JSON object in each line."""
     log_stream_s: float = Field(default=25.0, gt=0, le=30)
-    """How long one answer follows a log; whoever follows comes back. Front servers lose patience after 30 s."""
+    """How long one answer follows a log; whoever follows comes back. Front servers lose patience
+    after 30 s.
+    """
     executor: Literal["pool", "celery"] = "pool"
     """Who builds: this machine, or workers on any machine that Celery's broker wakes."""
     broker_url: SecretStr | None = None
@@ -58,16 +64,22 @@ class ServiceSettings(Section):
     log_storage: Literal["folder", "database"] | None = None
     """Where logs are kept. None: a folder with the executor `pool`, the database with `celery`."""
     lost_worker_after_s: float = Field(default=60.0, ge=5)
-    """A worker of another host that has said nothing for so long is gone, and its builds begin again elsewhere."""
+    """A worker of another host that has said nothing for so long is gone, and its builds begin
+    again elsewhere.
+    """
     worker_platforms: TextList | None = None
     """Platforms that this worker builds for natively. None: what buildx says."""
     worker_emulated_platforms: TextList | None = None
     """Those that it emulates. None: what buildx says."""
 
     download_links: str | None = None
-    """URL path under which a front server serves `<tmp_folder>/images/`; downloads become expiring links there."""
+    """URL path under which a front server serves `<tmp_folder>/images/`; downloads become expiring
+    links there.
+    """
     public_downloads: bool = False
-    """Finished SIFs also lie under their plain names in `<tmp_folder>/images/`: anybody may fetch them."""
+    """Finished SIFs also lie under their plain names in `<tmp_folder>/images/`: anybody may fetch
+    them.
+    """
 
     signup_open: bool = True
     confirm_users: bool = False
@@ -77,11 +89,13 @@ class ServiceSettings(Section):
     max_queued_builds_per_user: int = Field(default=1000, ge=1)
     max_stored_bytes_per_user: int | None = Field(default=None, ge=1)
     stop_timeout_s: float = Field(default=30.0, ge=0)
-    """How long a stopping service waits for running builds before it hands them back to the queue."""
+    """How long a stopping service waits for running builds before it hands them back to the queue.
+    """
     max_attempts: int = Field(default=3, ge=1)
     """How often a run whose worker was lost is begun before it is failed."""
     max_retries: int = Field(default=2, ge=0)
-    """How often a run is tried again that failed because docker or a git registry did not answer."""
+    """How often a run is tried again that failed because docker or a git registry did not answer.
+    """
     retry_delay_s: float = Field(default=5.0, ge=0)
     """How long the first of these waits; each further one waits three times as long."""
 
@@ -106,15 +120,21 @@ class ServiceSettings(Section):
     def _celery_has_what_it_needs(self) -> ServiceSettings:
         if self.executor == "celery":
             if self.broker_url is None:
-                raise ValueError("the executor celery needs broker_url: write for example redis://host:6379/0")
+                raise ValueError(
+                    "the executor celery needs broker_url: write for example redis://host:6379/0"
+                )
             if not self.database.startswith("postgres"):
-                raise ValueError("the executor celery needs a database that hosts share: "
-                                 "write postgresql://user:password@host/name for database")
+                raise ValueError(
+                    "the executor celery needs a database that hosts share: "
+                    "write postgresql://user:password@host/name for database"
+                )
         return self
 
     @property
     def keeps_logs_in_database(self) -> bool:
-        return (self.log_storage or ("database" if self.executor == "celery" else "folder")) == "database"
+        return (
+            self.log_storage or ("database" if self.executor == "celery" else "folder")
+        ) == "database"
 
     @field_validator("application_root", "download_links", mode="after")
     @classmethod

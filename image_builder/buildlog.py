@@ -21,9 +21,10 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
 class FailedStep:
     """The step at which a build ended.
 
-    `name` is buildx's (`[final 2/3] RUN ...`), `message` what it said of the failure, `lines` what the step wrote
-    without buildx's own marks. `exit_code` None: no program ended with one. Nothing failed in a step of its own (the
-    daemon is gone): `name` is empty, and `lines` are the log's last ones.
+    `name` is buildx's (`[final 2/3] RUN ...`), `message` what it said of the failure, `lines` what
+    the step wrote without buildx's own marks. `exit_code` None: no program ended with one. Nothing
+    failed in a step of its own (the daemon is gone): `name` is empty, and `lines` are the log's
+    last ones.
     """
 
     name: str
@@ -44,23 +45,36 @@ def failed_step(log: Sequence[str]) -> FailedStep:
     failure = next((match for line in reversed(lines) if (match := _FAILED.match(line))), None)
     last = next((match["message"] for line in reversed(lines) if (match := _SOLVE.match(line))), "")
     if failure is None:
-        return FailedStep(name="", message=last, exit_code=_exit_code(last), lines=tuple(lines[-200:]))
+        return FailedStep(
+            name="", message=last, exit_code=_exit_code(last), lines=tuple(lines[-200:])
+        )
     message = failure["message"] or last
-    return FailedStep(name=_name(lines, failure["id"]), message=message, exit_code=_exit_code(message),
-                      lines=tuple(_output(lines, failure["id"])))
+    return FailedStep(
+        name=_name(lines, failure["id"]),
+        message=message,
+        exit_code=_exit_code(message),
+        lines=tuple(_output(lines, failure["id"])),
+    )
 
 
 def plain(line: str) -> str:
-    """A line without colours and line ends, as it stood on the screen in the end; very long ones are cut."""
+    """A line without colours and line ends, as it stood on the screen in the end; very long ones
+    are cut.
+    """
     return _COLOUR.sub("", line[:MAX_LINE]).rstrip("\r\n").rpartition("\r")[2]
 
 
 def _name(lines: Iterable[str], step: str) -> str:
-    return next((match["name"] for line in lines if (match := _HEADER.match(line)) and match["id"] == step), "")
+    return next(
+        (match["name"] for line in lines if (match := _HEADER.match(line)) and match["id"] == step),
+        "",
+    )
 
 
 def _output(lines: Iterable[str], step: str) -> Iterable[str]:
-    """What the step wrote: buildx puts its number before every line, and the seconds where a program wrote it."""
+    """What the step wrote: buildx puts its number before every line, and the seconds where a
+    program wrote it.
+    """
     header_seen = False
     for line in lines:
         match = _OUTPUT.match(line)

@@ -1,8 +1,9 @@
 """The site's software catalogue and Spack configuration: pinned for a build, and copied into it.
 
-Each is a folder of this machine, taken as it lies there, or a git repository. What is pinned are trees, not commits:
-the packages (`repo.yaml`, `packages/` and what they import) and the configuration's files. A folder that somebody may
-edit while a build waits is kept by its tree below the mirrors, so that a build gets exactly what was pinned for it.
+Each is a folder of this machine, taken as it lies there, or a git repository. What is pinned are
+trees, not commits: the packages (`repo.yaml`, `packages/` and what they import) and the
+configuration's files. A folder that somebody may edit while a build waits is kept by its tree below
+the mirrors, so that a build gets exactly what was pinned for it.
 """
 
 from __future__ import annotations
@@ -22,14 +23,23 @@ from image_builder import trees
 from image_builder.branch_versions import branch_commits, branch_refs
 from image_builder.errors import ErrorCode, Misconfigured, Unavailable
 from image_builder.gitmirror import Mirror, Repository
-from image_builder.gitremote import BadGitUrl, Network, RemoteCommits, Source, folder_url, parse_source
+from image_builder.gitremote import (
+    BadGitUrl,
+    Network,
+    RemoteCommits,
+    Source,
+    folder_url,
+    parse_source,
+)
 from image_builder.gitversions import LATEST, Ambiguous, Versions
 from image_builder.process import CancelToken
 from image_builder.settings import RepositorySettings
 from image_builder.trees import BadTree, Entry, Found, Limits
 
 PACKAGE_PARTS = ("repo.yaml", "packages", "build_systems")
-"""What of a catalogue makes packages; documentation and the site's configuration beside it do not count."""
+"""What of a catalogue makes packages; documentation and the site's configuration beside it do not
+count.
+"""
 LIMITS = Limits(max_files=200_000, max_bytes=1024**3)
 KEPT_S = 30 * 24 * 3600.0
 _PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
@@ -49,10 +59,11 @@ def _is_package_file(path: str) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PinnedCatalogue:
-    """What one build takes of the catalogue: plain values, to be stored and used by another process.
+    """What one build takes of the catalogue: plain values, to be stored and used by another
+    process.
 
-    None where the settings name no catalogue or no configuration. The trees are part of a build's identity, the
-    commits (None for a folder) are only recorded.
+    None where the settings name no catalogue or no configuration. The trees are part of a build's
+    identity, the commits (None for a folder) are only recorded.
     """
 
     packages_tree: str | None = None
@@ -64,12 +75,23 @@ class PinnedCatalogue:
 class Catalogue:
     """The catalogue and configuration that the settings name. Threads may share it."""
 
-    def __init__(self, settings: RepositorySettings, spack_cfg: str | None, mirrors: Path, *,
-                 network: Network | None = None) -> None:
-        network = network or Network(schemes=settings.allowed_git_schemes, hosts=settings.allowed_git_hosts,
-                                     timeout_s=settings.git_timeout_s)
+    def __init__(
+        self,
+        settings: RepositorySettings,
+        spack_cfg: str | None,
+        mirrors: Path,
+        *,
+        network: Network | None = None,
+    ) -> None:
+        network = network or Network(
+            schemes=settings.allowed_git_schemes,
+            hosts=settings.allowed_git_hosts,
+            timeout_s=settings.git_timeout_s,
+        )
         max_age_s = settings.mirror_max_age_s
-        self._packages = open_shelf(settings.software_repository, PACKAGES, mirrors, network, max_age_s)
+        self._packages = open_shelf(
+            settings.software_repository, PACKAGES, mirrors, network, max_age_s
+        )
         self._config = open_shelf(spack_cfg, CONFIG, mirrors, network, max_age_s)
         self._remote = RemoteCommits(network, max_age_s=max_age_s)
 
@@ -83,20 +105,29 @@ class Catalogue:
         """What is there now. Raises `Misconfigured` or `Unavailable`, both naming the setting."""
         packages = self._packages.pin(cancel) if self._packages is not None else None
         config = self._config.pin(cancel) if self._config is not None else None
-        return PinnedCatalogue(packages_tree=packages.tree if packages else None,
-                               packages_commit=packages.commit if packages else None,
-                               config_tree=config.tree if config else None,
-                               config_commit=config.commit if config else None)
+        return PinnedCatalogue(
+            packages_tree=packages.tree if packages else None,
+            packages_commit=packages.commit if packages else None,
+            config_tree=config.tree if config else None,
+            config_commit=config.commit if config else None,
+        )
 
-    def copy(self, pinned: PinnedCatalogue, packages: Path, config: Path, *,
-             cancel: CancelToken | None = None) -> None:
+    def copy(
+        self,
+        pinned: PinnedCatalogue,
+        packages: Path,
+        config: Path,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> None:
         """Write what was pinned to the two folders, which must not exist or be empty.
 
         Where nothing was pinned, the folder is made and stays empty.
         """
         for shelf, tree, commit, destination in (
-                (self._packages, pinned.packages_tree, pinned.packages_commit, packages),
-                (self._config, pinned.config_tree, pinned.config_commit, config)):
+            (self._packages, pinned.packages_tree, pinned.packages_commit, packages),
+            (self._config, pinned.config_tree, pinned.config_commit, config),
+        ):
             if tree is None:
                 destination.mkdir(parents=True, exist_ok=True)
             else:
@@ -113,15 +144,22 @@ class Catalogue:
         names = [f"packages/{name}/package.py" for name in (package, package.replace("-", "_"))]
         return self._text(self._packages, pinned.packages_tree, pinned.packages_commit, names)
 
-    def branch_commits(self, pinned: PinnedCatalogue, specs: Iterable[object], *,
-                       cancel: CancelToken | None = None) -> tuple[dict[str, str], list[str]]:
-        """The commits behind the versions of `specs` that are branches (`exageostat@master -> hash`), and warnings."""
+    def branch_commits(
+        self, pinned: PinnedCatalogue, specs: Iterable[object], *, cancel: CancelToken | None = None
+    ) -> tuple[dict[str, str], list[str]]:
+        """The commits behind the versions of `specs` that are branches (`exageostat@master ->
+        hash`), and warnings.
+        """
         refs = branch_refs(specs, lambda package: self.package_text(pinned, package))
         found = branch_commits(refs, self._remote, cancel=cancel)
-        return {name: commit for name, commit in found.commits.items() if commit is not None}, list(found.warnings)
+        return {name: commit for name, commit in found.commits.items() if commit is not None}, list(
+            found.warnings
+        )
 
     @staticmethod
-    def _text(shelf: Shelf | None, tree: str | None, commit: str | None, names: Sequence[str]) -> str | None:
+    def _text(
+        shelf: Shelf | None, tree: str | None, commit: str | None, names: Sequence[str]
+    ) -> str | None:
         if tree is None:
             return None
         raw = _named(shelf).file(ShelfPin(tree=tree, commit=commit), names)
@@ -138,7 +176,9 @@ class ShelfPin:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Holding:
-    """What a shelf holds: how messages call it, the setting that names it, which files count, which must be there."""
+    """What a shelf holds: how messages call it, the setting that names it, which files count, which
+    must be there.
+    """
 
     name: str
     key: str
@@ -152,21 +192,31 @@ class Holding:
         except BadTree as error:
             raise self.unusable(place, str(error), error.hint) from error
         if self.required is not None and all(entry.path != self.required for entry in entries):
-            raise self.unusable(place, f"it has no {self.required}, which every Spack package repository has")
+            raise self.unusable(
+                place, f"it has no {self.required}, which every Spack package repository has"
+            )
 
     def unusable(self, place: str, why: str, hint: str = "") -> Misconfigured:
-        return Misconfigured(f"The {self.name} {place} cannot be used: {why}. The setting is {self.key}.",
-                             code=ErrorCode.CATALOGUE_UNAVAILABLE,
-                             hint=hint or "Write a folder that the service's user may read, a git URL, or None.")
+        return Misconfigured(
+            f"The {self.name} {place} cannot be used: {why}. The setting is {self.key}.",
+            code=ErrorCode.CATALOGUE_UNAVAILABLE,
+            hint=hint or "Write a folder that the service's user may read, a git URL, or None.",
+        )
 
 
-PACKAGES = Holding(name="software catalogue", key="software_repository in repositories_cfg", wanted=_is_package_file,
-                   required="repo.yaml")
+PACKAGES = Holding(
+    name="software catalogue",
+    key="software_repository in repositories_cfg",
+    wanted=_is_package_file,
+    required="repo.yaml",
+)
 CONFIG = Holding(name="Spack configuration", key="spack_cfg in build_cfg", wanted=_is_source)
 
 
 class FolderShelf:
-    """A folder of this machine. What was pinned is kept under its tree's hash, for as long as a build may wait."""
+    """A folder of this machine. What was pinned is kept under its tree's hash, for as long as a
+    build may wait.
+    """
 
     def __init__(self, folder: Path, holding: Holding, kept: Path) -> None:
         self._folder = folder
@@ -178,7 +228,11 @@ class FolderShelf:
     def pin(self, cancel: CancelToken | None = None) -> ShelfPin:
         found = self._walk()
         with self._lock:
-            if self._known is None or self._known[0] != found or not (self._kept / self._known[1]).is_dir():
+            if (
+                self._known is None
+                or self._known[0] != found
+                or not (self._kept / self._known[1]).is_dir()
+            ):
                 entries = self._entries(found)
                 tree = trees.tree_digest(entries)
                 self._keep(tree, entries, cancel)
@@ -209,7 +263,9 @@ class FolderShelf:
         except BadTree as error:
             raise self._holding.unusable(str(self._folder), str(error), error.hint) from error
         except OSError as error:
-            raise self._holding.unusable(str(self._folder), f"it cannot be read ({error.strerror})") from error
+            raise self._holding.unusable(
+                str(self._folder), f"it cannot be read ({error.strerror})"
+            ) from error
 
     def _entries(self, found: Sequence[Found]) -> list[Entry]:
         try:
@@ -227,10 +283,15 @@ class FolderShelf:
         self._forget_old()
         aside = self._kept / f"aside-{uuid.uuid4().hex}"
         try:
-            trees.write(entries, aside, lambda entry: trees.read_file(self._folder / entry.path), cancel)
+            trees.write(
+                entries, aside, lambda entry: trees.read_file(self._folder / entry.path), cancel
+            )
         except (trees.Changed, FileNotFoundError) as error:
-            raise Unavailable(f"The {self._holding.name} {self._folder} changed while it was read.",
-                              code=ErrorCode.CATALOGUE_UNAVAILABLE, hint="Try again in a moment.") from error
+            raise Unavailable(
+                f"The {self._holding.name} {self._folder} changed while it was read.",
+                code=ErrorCode.CATALOGUE_UNAVAILABLE,
+                hint="Try again in a moment.",
+            ) from error
         os.utime(aside)
         try:
             aside.rename(self._kept / tree)
@@ -243,14 +304,19 @@ class FolderShelf:
         horizon = time.time() - KEPT_S
         for folder in self._kept.iterdir():
             with contextlib.suppress(OSError):
-                if trees.MTIME_S < folder.stat().st_mtime < horizon:  # at MTIME_S another process just wrote it
+                if (
+                    trees.MTIME_S < folder.stat().st_mtime < horizon
+                ):  # at MTIME_S another process just wrote it
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _require(self, tree: str) -> Path:
         kept = self._kept / tree
         if not kept.is_dir() and self.pin().tree != tree:
-            raise Unavailable(f"What was pinned of the {self._holding.name} {self._folder} is not there any more.",
-                              code=ErrorCode.CATALOGUE_UNAVAILABLE, hint="Send the request again.")
+            raise Unavailable(
+                f"What was pinned of the {self._holding.name} {self._folder} is not there any more.",
+                code=ErrorCode.CATALOGUE_UNAVAILABLE,
+                hint="Send the request again.",
+            )
         return kept
 
 
@@ -268,11 +334,16 @@ class GitShelf:
 
     def pin(self, cancel: CancelToken | None = None) -> ShelfPin:
         try:
-            resolved = self._versions.resolve(self._ref, self._mirror.recent(self._max_age_s, cancel))
+            resolved = self._versions.resolve(
+                self._ref, self._mirror.recent(self._max_age_s, cancel)
+            )
         except Ambiguous:
             resolved = None
         if resolved is None:
-            raise self._unusable(f"it has no version {self._ref!r}", "Write a branch, tag or commit of it after the #.")
+            raise self._unusable(
+                f"it has no version {self._ref!r}",
+                "Write a branch, tag or commit of it after the #.",
+            )
         commit = resolved.commit
         if commit not in self._trees:
             self._trees[commit] = trees.tree_digest(self._entries(commit, cancel))
@@ -296,16 +367,22 @@ class GitShelf:
 
     def _entries(self, commit: str, cancel: CancelToken | None) -> list[Entry]:
         try:
-            entries = self._mirror.entries(self._folder(commit), LIMITS, wanted=self._holding.wanted, cancel=cancel)
+            entries = self._mirror.entries(
+                self._folder(commit), LIMITS, wanted=self._holding.wanted, cancel=cancel
+            )
         except BadTree as error:
             raise self._unusable(str(error), error.hint) from error
         self._holding.check(entries, str(self._mirror.repository.url))
         return entries
 
     def _folder(self, commit: str) -> str:
-        tree = self._descend(self._mirror.tree_of(commit), self._inside.split("/") if self._inside else [])
+        tree = self._descend(
+            self._mirror.tree_of(commit), self._inside.split("/") if self._inside else []
+        )
         if tree is None:
-            raise self._unusable(f"it has no folder {self._inside!r}", "Write a folder of it after the #ref:.")
+            raise self._unusable(
+                f"it has no folder {self._inside!r}", "Write a folder of it after the #ref:."
+            )
         return tree
 
     def _unusable(self, why: str, hint: str) -> Misconfigured:
@@ -324,40 +401,61 @@ class GitShelf:
         assert pin.commit is not None
         if not self._mirror.holds(pin.commit):
             self._mirror.recent(self._max_age_s, cancel)
-            if not self._mirror.holds(pin.commit) and not self._mirror.fetch_commit(pin.commit, cancel=cancel):
-                raise Unavailable(f"Commit {pin.commit[:12]} is no longer in the {self._mirror.repository.name}.",
-                                  code=ErrorCode.CATALOGUE_UNAVAILABLE, hint="Send the request again.")
+            if not self._mirror.holds(pin.commit) and not self._mirror.fetch_commit(
+                pin.commit, cancel=cancel
+            ):
+                raise Unavailable(
+                    f"Commit {pin.commit[:12]} is no longer in the {self._mirror.repository.name}.",
+                    code=ErrorCode.CATALOGUE_UNAVAILABLE,
+                    hint="Send the request again.",
+                )
         return pin.commit
 
 
 Shelf = FolderShelf | GitShelf
 
 
-def open_shelf(text: str | None, holding: Holding, mirrors: Path, network: Network, max_age_s: float) -> Shelf | None:
-    """What a setting names: a folder of this machine or a git URL; None for None. Raises `Misconfigured`."""
+def open_shelf(
+    text: str | None, holding: Holding, mirrors: Path, network: Network, max_age_s: float
+) -> Shelf | None:
+    """What a setting names: a folder of this machine or a git URL; None for None. Raises
+    `Misconfigured`.
+    """
     if not text:
         return None
     try:
         source = parse_source(text, network.schemes)
     except BadGitUrl as error:
-        raise Misconfigured(f"{holding.key} cannot be used: {error}.", code=ErrorCode.CATALOGUE_UNAVAILABLE,
-                            hint="Write a folder or a git URL, or None.") from None
+        raise Misconfigured(
+            f"{holding.key} cannot be used: {error}.",
+            code=ErrorCode.CATALOGUE_UNAVAILABLE,
+            hint="Write a folder or a git URL, or None.",
+        ) from None
     if source.folder is not None and not _is_bare_repository(source.folder):
         return FolderShelf(source.folder, holding, mirrors / "folders")
-    repository = Repository(url=source.url or folder_url(source.folder or Path()), name=holding.name, key=holding.key,
-                            code=ErrorCode.CATALOGUE_UNAVAILABLE)
+    repository = Repository(
+        url=source.url or folder_url(source.folder or Path()),
+        name=holding.name,
+        key=holding.key,
+        code=ErrorCode.CATALOGUE_UNAVAILABLE,
+    )
     return GitShelf(Mirror(repository, mirrors, network), source, holding, max_age_s)
 
 
 def _named(shelf: Shelf | None) -> Shelf:
     if shelf is None:
-        raise Misconfigured("The build was pinned with a software catalogue or Spack configuration, and the settings "
-                            "name none any more.", hint="Send the request again.")
+        raise Misconfigured(
+            "The build was pinned with a software catalogue or Spack configuration, and the settings "
+            "name none any more.",
+            hint="Send the request again.",
+        )
     return shelf
 
 
 def _is_bare_repository(folder: Path) -> bool:
-    return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
+    return (
+        (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
+    )
 
 
 def _settled(found: Sequence[Found]) -> bool:

@@ -1,4 +1,6 @@
-"""Which compiler can make code for which target, and which host can run it. Pure but for the host's own CPU."""
+"""Which compiler can make code for which target, and which host can run it. Pure but for the host's
+own CPU.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,29 @@ _NEWEST_MINOR = ".99"
 
 
 def available(base: Mapping[str, str], apt: Iterable[str]) -> list[tuple[str, str]]:
-    """The compilers of a base image together with those that Debian packages bring, as (name, version)."""
+    """The compilers of a base image together with those that Debian packages bring, as (name,
+    version).
+    """
     brought = [match.groups() for match in map(_APT_COMPILER.match, apt) if match]
     return [*base.items(), *((name, f"{version}{_NEWEST_MINOR}") for name, version in brought)]
 
 
 def named(compiler_specs: Iterable[str]) -> list[tuple[str, str]]:
     """The compilers that a workflow names (`gcc@8`); those without a plain version are left out."""
-    found = [re.fullmatch(r"%?(gcc|clang|llvm)@=?(\d+)(\.[\d.]*\d)?", text) for text in compiler_specs]
-    return [("clang" if match[1] == "llvm" else match[1], match[2] + (match[3] or _NEWEST_MINOR))
-            for match in found if match]
+    found = [
+        re.fullmatch(r"%?(gcc|clang|llvm)@=?(\d+)(\.[\d.]*\d)?", text) for text in compiler_specs
+    ]
+    return [
+        ("clang" if match[1] == "llvm" else match[1], match[2] + (match[3] or _NEWEST_MINOR))
+        for match in found
+        if match
+    ]
 
 
 def can_make(target: str, compiler: str, version: str) -> bool:
-    """Whether a compiler can make code for an archspec target; one that archspec does not know gets the benefit."""
+    """Whether a compiler can make code for an archspec target; one that archspec does not know gets
+    the benefit.
+    """
     cpu = archspec.cpu.TARGETS[target]
     if compiler not in cpu.compilers:
         return True
@@ -43,8 +54,11 @@ def nearest_makeable(target: str, compilers: Iterable[tuple[str, str]]) -> str:
     """The most capable ancestor of `target`, or itself, that one of the compilers can make."""
     known = list(compilers)
     cpu = archspec.cpu.TARGETS[target]
-    ancestors = sorted(cpu.ancestors, key=lambda ancestor: (len(ancestor.ancestors), len(ancestor.features)),
-                       reverse=True)
+    ancestors = sorted(
+        cpu.ancestors,
+        key=lambda ancestor: (len(ancestor.ancestors), len(ancestor.features)),
+        reverse=True,
+    )
     for candidate in [cpu, *ancestors]:
         if any(can_make(candidate.name, name, version) for name, version in known):
             return str(candidate.name)
@@ -55,37 +69,53 @@ def check_target(target: Target, compilers: list[tuple[str, str]]) -> None:
     """Raises `UserError` (`COMPILER_TOO_OLD`) when there are compilers and none can make `target`."""
     if not compilers or any(can_make(target.name, name, version) for name, version in compilers):
         return
-    shown = ", ".join(f"{name} {version.removesuffix(_NEWEST_MINOR)}" for name, version in compilers)
+    shown = ", ".join(
+        f"{name} {version.removesuffix(_NEWEST_MINOR)}" for name, version in compilers
+    )
     fitting = nearest_makeable(target.name, compilers)
-    raise UserError(f"The image's compilers ({shown}) cannot make code for {target.name}.",
-                    hint=f"Ask for \"architecture\": \"{fitting}\", the nearest that they can make, or choose a base "
-                         "image with a newer compiler.", code=ErrorCode.COMPILER_TOO_OLD)
+    raise UserError(
+        f"The image's compilers ({shown}) cannot make code for {target.name}.",
+        hint=f'Ask for "architecture": "{fitting}", the nearest that they can make, or choose a base '
+        "image with a newer compiler.",
+        code=ErrorCode.COMPILER_TOO_OLD,
+    )
 
 
 def host_warning(target: Target, host: str | None = None) -> str | None:
-    """A warning when programs for `target` cannot run on the building `host` (an archspec name; None: this machine).
+    """A warning when programs for `target` cannot run on the building `host` (an archspec name;
+    None: this machine).
 
     Build tools are made for the target too, and run during the build.
     """
     cpu = archspec.cpu.TARGETS[host] if host else archspec.cpu.host()
     wanted = archspec.cpu.TARGETS[target.name]
     if is_emulated(target, cpu.name):
-        return (f"This host's CPU ({cpu.name}) is not {wanted.family.name}: the build is emulated, which is slow, "
-                "and the emulator may lack instructions of the target.")
+        return (
+            f"This host's CPU ({cpu.name}) is not {wanted.family.name}: the build is emulated, which is slow, "
+            "and the emulator may lack instructions of the target."
+        )
     if wanted.name in executable_targets(host):
         return None
-    return (f"This host's CPU ({cpu.name}) cannot execute code for {target.name}: a build tool made for it may stop "
-            "with an illegal instruction.")
+    return (
+        f"This host's CPU ({cpu.name}) cannot execute code for {target.name}: a build tool made for it may stop "
+        "with an illegal instruction."
+    )
 
 
 def executable_targets(host: str | None = None) -> list[str]:
     """The targets whose programs the `host` (an archspec name; None: this machine) can execute."""
     cpu = archspec.cpu.TARGETS[host] if host else archspec.cpu.host()
-    return sorted(name for name, wanted in archspec.cpu.TARGETS.items() if wanted.family == cpu.family and (
-        wanted == cpu or wanted in cpu.ancestors or set(wanted.features) <= set(cpu.features)))
+    return sorted(
+        name
+        for name, wanted in archspec.cpu.TARGETS.items()
+        if wanted.family == cpu.family
+        and (wanted == cpu or wanted in cpu.ancestors or set(wanted.features) <= set(cpu.features))
+    )
 
 
 def is_emulated(target: Target, host: str | None = None) -> bool:
-    """Whether programs for `target` need an emulator on the building `host`, as that is of another family."""
+    """Whether programs for `target` need an emulator on the building `host`, as that is of another
+    family.
+    """
     cpu = archspec.cpu.TARGETS[host] if host else archspec.cpu.host()
     return bool(cpu.family != archspec.cpu.TARGETS[target.name].family)

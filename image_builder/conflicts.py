@@ -14,19 +14,33 @@ from image_builder.safe_yaml import Path
 
 
 def refuse(description: Description, machine: Machine, mpi: Mpi | None, gpu: Gpu | None) -> None:
-    """Raises `BadDescription` (`CONFLICT`) for the first thing that the workflow wants and the machine forbids."""
+    """Raises `BadDescription` (`CONFLICT`) for the first thing that the workflow wants and the
+    machine forbids.
+    """
     body = description.spack or {}
     for path, text in [*_wanted(body), *_preferred_targets(body)]:
         for asked in [text] if path[-2] == "target" else specs.targets_of(text):
             if not specs.target_allows(asked, machine.target.name):
-                raise _conflict(description, path, f"asks for the target {asked}, the request for "
-                                f"{machine.target.name}", f"Remove it, or request \"architecture\": \"{asked}\".")
+                raise _conflict(
+                    description,
+                    path,
+                    f"asks for the target {asked}, the request for {machine.target.name}",
+                    f'Remove it, or request "architecture": "{asked}".',
+                )
     for path, node in _nodes(body):
         if mpi is not None:
             _refuse_other_mpi(description, path, node, mpi)
-        if gpu is not None and node.name == gpu.name and specs.disjoint_versions(node.version, gpu.version):
-            raise _conflict(description, path, f"names {node.name}@{node.version}, the request {gpu.spec}",
-                            "Remove the version there, or request that one.")
+        if (
+            gpu is not None
+            and node.name == gpu.name
+            and specs.disjoint_versions(node.version, gpu.version)
+        ):
+            raise _conflict(
+                description,
+                path,
+                f"names {node.name}@{node.version}, the request {gpu.spec}",
+                "Remove the version there, or request that one.",
+            )
 
 
 def compilers_named(body: Mapping[str, Any]) -> list[str]:
@@ -39,17 +53,30 @@ def _refuse_other_mpi(description: Description, path: Path, node: specs.Node, mp
     if not providers.is_mpi(node.name):
         return
     if node.name != mpi.name:
-        raise _conflict(description, path, f"names the MPI {node.name}, the request {mpi.spec}",
-                        f"Remove {node.name} there, or request \"mpi\": \"{node.name}\".")
+        raise _conflict(
+            description,
+            path,
+            f"names the MPI {node.name}, the request {mpi.spec}",
+            f'Remove {node.name} there, or request "mpi": "{node.name}".',
+        )
     if specs.disjoint_versions(node.version, mpi.version):
-        raise _conflict(description, path, f"names {node.name}@{node.version}, the request {mpi.spec}",
-                        "Remove the version there, or request that one.")
+        raise _conflict(
+            description,
+            path,
+            f"names {node.name}@{node.version}, the request {mpi.spec}",
+            "Remove the version there, or request that one.",
+        )
 
 
 def _conflict(description: Description, path: Path, problem: str, hint: str) -> BadDescription:
     where = ": ".join(str(part) for part in path if isinstance(part, str))
-    return BadDescription(f"{where} {problem}: both cannot hold", file=description.file,
-                          line=description.line("spack", *path), hint=hint, code=ErrorCode.CONFLICT)
+    return BadDescription(
+        f"{where} {problem}: both cannot hold",
+        file=description.file,
+        line=description.line("spack", *path),
+        hint=hint,
+        code=ErrorCode.CONFLICT,
+    )
 
 
 def _nodes(body: Mapping[str, Any]) -> Iterator[tuple[Path, specs.Node]]:
@@ -64,14 +91,18 @@ def _wanted(body: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     yield from _strings(body.get("definitions"), ("definitions",))
     for name, fields in (body.get("packages") or {}).items():
         for key in ("require", "prefer", "variants"):
-            yield from _strings((fields or {}).get(key), ("packages", name, key), skip=("when", "message"))
+            yield from _strings(
+                (fields or {}).get(key), ("packages", name, key), skip=("when", "message")
+            )
 
 
 def _providers(body: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """The first choice for MPI: those that follow it do no harm."""
     for name, fields in (body.get("packages") or {}).items():
         chosen = ((fields or {}).get("providers") or {}).get("mpi") or ()
-        yield from ((("packages", name, "providers", "mpi", at), text) for at, text in enumerate(chosen[:1]))
+        yield from (
+            (("packages", name, "providers", "mpi", at), text) for at, text in enumerate(chosen[:1])
+        )
 
 
 def _preferred_targets(body: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:

@@ -1,4 +1,6 @@
-"""A step's description, `eflows4hpc.yaml`: read, checked entry by entry, and not yet held against a machine. Pure."""
+"""A step's description, `eflows4hpc.yaml`: read, checked entry by entry, and not yet held against a
+machine. Pure.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +15,32 @@ from image_builder.safe_yaml import Document, Path, load
 
 KEYS = ("apt", "pip", "spack", "smoke", "slim")
 SPACK_KEYS = ("specs", "packages", "concretizer", "view", "definitions")
-PACKAGE_KEYS = ("version", "variants", "require", "prefer", "conflict", "compiler", "providers", "target", "buildable",
-                "externals")
+PACKAGE_KEYS = (
+    "version",
+    "variants",
+    "require",
+    "prefer",
+    "conflict",
+    "compiler",
+    "providers",
+    "target",
+    "buildable",
+    "externals",
+)
 CONCRETIZER_KEYS = ("unify", "reuse", "targets", "duplicates", "timeout", "error_on_timeout")
 MAX_ENTRIES = 1000
 MAX_SHOWN = 20
 
-_APT = re.compile(r"[a-z0-9][a-z0-9.+-]*[a-z0-9+](?::[a-z0-9-]+)?(?:=[A-Za-z0-9][A-Za-z0-9.+:~*-]*)?\Z")
+_APT = re.compile(
+    r"[a-z0-9][a-z0-9.+-]*[a-z0-9+](?::[a-z0-9-]+)?(?:=[A-Za-z0-9][A-Za-z0-9.+:~*-]*)?\Z"
+)
 _PIP_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _PIP_VERSION = r"\s*(?:===?|~=|!=|<=|>=|<|>)\s*[A-Za-z0-9][A-Za-z0-9._*+!-]*\s*"
-_PIP = re.compile(rf"{_PIP_NAME}\s*(?:\[\s*{_PIP_NAME}(?:\s*,\s*{_PIP_NAME})*\s*\])?"
-                  rf"(?:{_PIP_VERSION}(?:,{_PIP_VERSION})*|\s*\({_PIP_VERSION}(?:,{_PIP_VERSION})*\))?"
-                  r"\s*(?:;[A-Za-z0-9_ .'\"<>=!()~,+-]+)?\Z")
+_PIP = re.compile(
+    rf"{_PIP_NAME}\s*(?:\[\s*{_PIP_NAME}(?:\s*,\s*{_PIP_NAME})*\s*\])?"
+    rf"(?:{_PIP_VERSION}(?:,{_PIP_VERSION})*|\s*\({_PIP_VERSION}(?:,{_PIP_VERSION})*\))?"
+    r"\s*(?:;[A-Za-z0-9_ .'\"<>=!()~,+-]+)?\Z"
+)
 _PACKAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _PLACE = re.compile(r"/[A-Za-z0-9][A-Za-z0-9._+/-]*\Z")
 _WHY_REFUSED = {
@@ -39,7 +55,10 @@ _WHY_REFUSED = {
     "toolchains": "Name a compiler with packages: all: compiler: [gcc@12].",
     "modules": "An image has a view in place of module files: leave it out.",
     "env_vars": "Set variables in the step's own scripts.",
-    "cdash": "Leave it out.", "ci": "Leave it out.", "container": "Leave it out.", "upstreams": "Leave it out.",
+    "cdash": "Leave it out.",
+    "ci": "Leave it out.",
+    "container": "Leave it out.",
+    "upstreams": "Leave it out.",
 }
 _WHY_PACKAGE_KEY_REFUSED = {
     "package_attributes": "It would change where sources come from: put a recipe into the catalogue.",
@@ -49,9 +68,11 @@ _WHY_PACKAGE_KEY_REFUSED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a step says it needs. `pip` None: nothing was said, a `requirements.txt` beside it counts.
+    """What a step says it needs. `pip` None: nothing was said, a `requirements.txt` beside it
+    counts.
 
-    `spack` holds only what may be handed on to Spack; `lines` says where its parts stand in the file.
+    `spack` holds only what may be handed on to Spack; `lines` says where its parts stand in the
+    file.
     """
 
     file: str
@@ -80,12 +101,16 @@ def parse_description(text: str, file: str) -> Description:
     check.unknown_keys(fields)
     smoke = check.entries(("smoke",), fields.get("smoke"), _smoke_problem)
     description = Description(
-        file=file, text=text, document=document,
+        file=file,
+        text=text,
+        document=document,
         apt=check.entries(("apt",), fields.get("apt"), _apt_problem) or (),
         pip=check.entries(("pip",), fields.get("pip"), pip_problem),
         spack=check.spack(fields.get("spack")),
-        smoke=smoke or None, slim=check.flag(("slim",), fields.get("slim")),
-        warnings=tuple(check.warnings))
+        smoke=smoke or None,
+        slim=check.flag(("slim",), fields.get("slim")),
+        warnings=tuple(check.warnings),
+    )
     check.raise_problems()
     return description
 
@@ -93,24 +118,38 @@ def parse_description(text: str, file: str) -> Description:
 def pip_problem(text: str) -> tuple[str, str] | None:
     """What is wrong with an entry under `pip`, and what to write instead."""
     if text.startswith("-"):
-        return f"{_short(text)} is an option of pip", "Write packages only, or a requirements.txt in the step's folder."
+        return (
+            f"{_short(text)} is an option of pip",
+            "Write packages only, or a requirements.txt in the step's folder.",
+        )
     if "://" in text or " @ " in text or "/" in text.split(";")[0]:
-        return f"{_short(text)} is not a package's name", \
-               "Write name==version; a requirements.txt or post_inst.sh may install from elsewhere."
+        return (
+            f"{_short(text)} is not a package's name",
+            "Write name==version; a requirements.txt or post_inst.sh may install from elsewhere.",
+        )
     if not _PIP.match(text):
-        return f"{_short(text)} is not a Python requirement", "Write name, name==1.2 or name[extra]>=1.2."
+        return (
+            f"{_short(text)} is not a Python requirement",
+            "Write name, name==1.2 or name[extra]>=1.2.",
+        )
     return None
 
 
 def _apt_problem(text: str) -> tuple[str, str] | None:
     if not _APT.match(text):
-        return f"{_short(text)} is not a Debian package", "Write its name, perhaps with =version, such as libgsl-dev."
+        return (
+            f"{_short(text)} is not a Debian package",
+            "Write its name, perhaps with =version, such as libgsl-dev.",
+        )
     return None
 
 
 def _smoke_problem(text: str) -> tuple[str, str] | None:
     if any(ord(letter) < 32 for letter in text):
-        return "a word of the command holds a line end or control character", "Put the command into a script."
+        return (
+            "a word of the command holds a line end or control character",
+            "Put the command into a script.",
+        )
     return None
 
 
@@ -135,7 +174,9 @@ class _Check:
             return
         ordered = sorted(dict.fromkeys(self.problems))
         line, problem, hint = ordered[0]
-        others = [f"line {other}: {what} ({advice})" for other, what, advice in ordered[1:MAX_SHOWN]]
+        others = [
+            f"line {other}: {what} ({advice})" for other, what, advice in ordered[1:MAX_SHOWN]
+        ]
         if len(ordered) > MAX_SHOWN:
             others.append(f"and {len(ordered) - MAX_SHOWN} more")
         if others:
@@ -146,7 +187,11 @@ class _Check:
     def mapping(self, path: Path, value: Any) -> Mapping[str, Any]:
         if value is None or isinstance(value, dict):
             return value or {}
-        self.wrong(path, f"must be a mapping, not {_kind(value)}", "Write keys with a colon, and their values below.")
+        self.wrong(
+            path,
+            f"must be a mapping, not {_kind(value)}",
+            "Write keys with a colon, and their values below.",
+        )
         return {}
 
     def unknown_keys(self, fields: Mapping[str, Any]) -> None:
@@ -157,25 +202,38 @@ class _Check:
             if close:
                 self.wrong((key,), "is not a known key", f"Did you mean {close[0]}?")
             else:
-                self.warnings.append(f"{self.file}, line {self.document.line((key,))}: {key[:60]!r} is not a known key"
-                                     f" and was not used; known are {', '.join(KEYS)}")
+                self.warnings.append(
+                    f"{self.file}, line {self.document.line((key,))}: {key[:60]!r} is not a known key"
+                    f" and was not used; known are {', '.join(KEYS)}"
+                )
 
-    def entries(self, path: Path, value: Any, problem_of: Callable[[str], tuple[str, str] | None]
-                ) -> tuple[str, ...] | None:
+    def entries(
+        self, path: Path, value: Any, problem_of: Callable[[str], tuple[str, str] | None]
+    ) -> tuple[str, ...] | None:
         """A list of texts, each without a problem; None when there is nothing."""
         if value is None:
             return None
         if not isinstance(value, list):
-            self.wrong(path, f"must be a list, not {_kind(value)}", "Write each entry on a line that begins with '- '.")
+            self.wrong(
+                path,
+                f"must be a list, not {_kind(value)}",
+                "Write each entry on a line that begins with '- '.",
+            )
             return None
         if len(value) > MAX_ENTRIES:
-            self.wrong(path, f"has more than {MAX_ENTRIES} entries", "Keep only what the step needs.")
+            self.wrong(
+                path, f"has more than {MAX_ENTRIES} entries", "Keep only what the step needs."
+            )
             return None
         return tuple(self._entry((*path, at), entry, problem_of) for at, entry in enumerate(value))
 
-    def _entry(self, path: Path, entry: Any, problem_of: Callable[[str], tuple[str, str] | None]) -> str:
+    def _entry(
+        self, path: Path, entry: Any, problem_of: Callable[[str], tuple[str, str] | None]
+    ) -> str:
         text = entry.strip() if isinstance(entry, str) else ""
-        found = problem_of(text) if text else (f"must be a text, not {_kind(entry)}", "Write one name.")
+        found = (
+            problem_of(text) if text else (f"must be a text, not {_kind(entry)}", "Write one name.")
+        )
         if found:
             self.wrong(path, *found)
         return text
@@ -188,7 +246,9 @@ class _Check:
 
     def spec(self, path: Path, value: Any, *, named: bool) -> None:
         if not isinstance(value, str):
-            self.wrong(path, f"must be a spec, not {_kind(value)}", "Write a text such as hdf5@1.14+mpi.")
+            self.wrong(
+                path, f"must be a spec, not {_kind(value)}", "Write a text such as hdf5@1.14+mpi."
+            )
             return
         found = specs.problem(value.strip(), named=named)
         if found:
@@ -201,7 +261,11 @@ class _Check:
     def _list(self, path: Path, value: Any) -> list[Any]:
         if isinstance(value, list):
             return value
-        self.wrong(path, f"must be a list, not {_kind(value)}", "Write each entry on a line that begins with '- '.")
+        self.wrong(
+            path,
+            f"must be a list, not {_kind(value)}",
+            "Write each entry on a line that begins with '- '.",
+        )
         return []
 
     def spack(self, value: Any) -> Mapping[str, Any] | None:
@@ -212,21 +276,41 @@ class _Check:
         self._spec_matrix(("spack", "specs"), fields.get("specs"))
         self._definitions(fields.get("definitions"))
         self._packages(fields.get("packages"))
-        self._known(("spack", "concretizer"), self.mapping(("spack", "concretizer"), fields.get("concretizer")),
-                    CONCRETIZER_KEYS, {})
-        unify = (fields.get("concretizer") or {}).get("unify") if isinstance(fields.get("concretizer"), dict) else None
+        self._known(
+            ("spack", "concretizer"),
+            self.mapping(("spack", "concretizer"), fields.get("concretizer")),
+            CONCRETIZER_KEYS,
+            {},
+        )
+        unify = (
+            (fields.get("concretizer") or {}).get("unify")
+            if isinstance(fields.get("concretizer"), dict)
+            else None
+        )
         if unify not in (None, True, False, "when_possible"):
-            self.wrong(("spack", "concretizer", "unify"), "is not known", "Write true, false or when_possible.")
+            self.wrong(
+                ("spack", "concretizer", "unify"),
+                "is not known",
+                "Write true, false or when_possible.",
+            )
         if not isinstance(fields.get("view"), bool | str | dict | None):
             self.wrong(("spack", "view"), "is not known", "Leave it out: the view is at /opt/view.")
         return fields
 
-    def _known(self, path: Path, fields: Mapping[str, Any], known: tuple[str, ...], why: Mapping[str, str]) -> None:
+    def _known(
+        self, path: Path, fields: Mapping[str, Any], known: tuple[str, ...], why: Mapping[str, str]
+    ) -> None:
         for key in fields:
             if key not in known:
                 close = targets.nearest(key, known, 1)
-                self.wrong((*path, key), "is not allowed here", why.get(key) or (
-                    f"Did you mean {close[0]}?" if close else f"Allowed are {', '.join(known)}."))
+                self.wrong(
+                    (*path, key),
+                    "is not allowed here",
+                    why.get(key)
+                    or (
+                        f"Did you mean {close[0]}?" if close else f"Allowed are {', '.join(known)}."
+                    ),
+                )
 
     def _spec_matrix(self, path: Path, value: Any) -> None:
         """`specs` or a definition: specs, `$names`, and matrices of them."""
@@ -245,7 +329,11 @@ class _Check:
         for at, entry in enumerate(self._list(path, value) if value is not None else ()):
             for name, entries in self.mapping((*path, at), entry).items():
                 if name == "when":
-                    self.wrong((*path, at, name), "is not allowed here", "It would run code: name the specs.")
+                    self.wrong(
+                        (*path, at, name),
+                        "is not allowed here",
+                        "It would run code: name the specs.",
+                    )
                 elif not re.fullmatch(r"[A-Za-z_]\w*", name):
                     self.wrong((*path, at, name), "is not a name", "Write letters, digits and '_'.")
                 else:
@@ -263,9 +351,13 @@ class _Check:
 
     def _package(self, path: Path, fields: Mapping[str, Any]) -> None:
         for key in ("version", "compiler", "target"):
-            for at, entry in enumerate(self._list((*path, key), fields[key]) if key in fields else ()):
+            for at, entry in enumerate(
+                self._list((*path, key), fields[key]) if key in fields else ()
+            ):
                 if not re.fullmatch(r"[A-Za-z0-9_@.:=,+~-]+", str(entry)):
-                    self.wrong((*path, key, at), f"{_short(str(entry))} is not a {key}", "Write one word.")
+                    self.wrong(
+                        (*path, key, at), f"{_short(str(entry))} is not a {key}", "Write one word."
+                    )
         self.flag((*path, "buildable"), fields.get("buildable"))
         variants = fields.get("variants", [])
         for at, entry in enumerate(variants if isinstance(variants, list) else [variants]):
@@ -275,8 +367,12 @@ class _Check:
                 self._rules((*path, key), fields[key])
         for virtual, names in self.mapping((*path, "providers"), fields.get("providers")).items():
             self.spec_list((*path, "providers", virtual), names, named=True)
-        for at, external in enumerate(self._list((*path, "externals"), fields.get("externals", []))):
-            self._external((*path, "externals", at), self.mapping((*path, "externals", at), external))
+        for at, external in enumerate(
+            self._list((*path, "externals"), fields.get("externals", []))
+        ):
+            self._external(
+                (*path, "externals", at), self.mapping((*path, "externals", at), external)
+            )
 
     def _rules(self, path: Path, value: Any) -> None:
         """A `require`, `prefer` or `conflict`: a spec, or a list of specs and groups of specs."""
@@ -295,24 +391,45 @@ class _Check:
                 self.wrong((*here, "message"), "must be a text", "Write a sentence.")
 
     def _external(self, path: Path, fields: Mapping[str, Any]) -> None:
-        self._known(path, fields, ("spec", "prefix", "extra_attributes"),
-                    {"modules": "There are no modules in an image: write prefix."})
+        self._known(
+            path,
+            fields,
+            ("spec", "prefix", "extra_attributes"),
+            {"modules": "There are no modules in an image: write prefix."},
+        )
         self.spec((*path, "spec"), fields.get("spec"), named=True)
         self._place((*path, "prefix"), fields.get("prefix"))
         attributes = self.mapping((*path, "extra_attributes"), fields.get("extra_attributes"))
         self._known((*path, "extra_attributes"), attributes, ("compilers",), {})
-        compilers = self.mapping((*path, "extra_attributes", "compilers"), attributes.get("compilers"))
+        compilers = self.mapping(
+            (*path, "extra_attributes", "compilers"), attributes.get("compilers")
+        )
         for language, place in compilers.items():
             self._place((*path, "extra_attributes", "compilers", language), place)
 
     def _place(self, path: Path, value: Any) -> None:
         if not isinstance(value, str) or not _PLACE.match(value) or ".." in value:
-            self.wrong(path, "is not the path of a folder or file in the image", "Write an absolute path such as /usr.")
+            self.wrong(
+                path,
+                "is not the path of a folder or file in the image",
+                "Write an absolute path such as /usr.",
+            )
 
 
 def _kind(value: Any) -> str:
-    return {dict: "a mapping", list: "a list", str: "a text", bool: "true or false", int: "a number",
-            float: "a number", type(None): "nothing"}[type(value)] if value != "" else "an empty text"
+    return (
+        {
+            dict: "a mapping",
+            list: "a list",
+            str: "a text",
+            bool: "true or false",
+            int: "a number",
+            float: "a number",
+            type(None): "nothing",
+        }[type(value)]
+        if value != ""
+        else "an empty text"
+    )
 
 
 def _dotted(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Questions to the Docker daemon and the image registry, and the buildx calls.
 
-Questions go through the Docker SDK; images are built with `docker buildx`, and pushed with `docker push`. Every
-command's arguments are made in one function and run in another. Credentials pass to the daemon over its socket, or lie
-in a build's own DOCKER_CONFIG.
+Questions go through the Docker SDK; images are built with `docker buildx`, and pushed with `docker
+push`. Every command's arguments are made in one function and run in another. Credentials pass to
+the daemon over its socket, or lie in a build's own DOCKER_CONFIG.
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ def daemon(timeout_s: float = DAEMON_TIMEOUT_S) -> Iterator[docker.DockerClient]
 
 
 def _no_daemon(error: Exception) -> Unavailable:
-    return Unavailable(f"The Docker daemon does not answer: {_first_line(error)}",
-                       hint="Start it, and check that this user may use its socket.", code=ErrorCode.DOCKER_UNAVAILABLE)
+    return Unavailable(
+        f"The Docker daemon does not answer: {_first_line(error)}",
+        hint="Start it, and check that this user may use its socket.",
+        code=ErrorCode.DOCKER_UNAVAILABLE,
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -85,12 +88,14 @@ def _first_line(error: Exception) -> str:
     return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
 
 
-def resolve_base(reference: str, platform: str, registry: RegistrySettings, *,
-                 local: bool = True) -> tuple[str, str]:
+def resolve_base(
+    reference: str, platform: str, registry: RegistrySettings, *, local: bool = True
+) -> tuple[str, str]:
     """What `FROM` has to name so that it means exactly this image, and the image's digest.
 
-    An image that exists in the daemon alone has no registry digest: it gets a tag that holds its content's id.
-    `local` False is for builders that do not see the daemon's images. Raises `BaseImageUnavailable`.
+    An image that exists in the daemon alone has no registry digest: it gets a tag that holds its
+    content's id. `local` False is for builders that do not see the daemon's images. Raises
+    `BaseImageUnavailable`.
     """
     with daemon() as client:
         image = _local_image(client, reference) if local else None
@@ -99,13 +104,16 @@ def resolve_base(reference: str, platform: str, registry: RegistrySettings, *,
             return _pinned_tag(image, reference), image.id
         repository = repository_of(reference)
         try:
-            digest = client.images.get_registry_data(reference, auth_config=auth_config(reference, registry)).id
+            digest = client.images.get_registry_data(
+                reference, auth_config=auth_config(reference, registry)
+            ).id
             return f"{repository}@{digest}", digest
         except docker.errors.APIError as error:
             if image is None:
                 raise BaseImageUnavailable(
                     f"The base image {reference} cannot be had: {_first_line(error)}",
-                    hint="Check build_cfg['base_image'], or make the image on this host.") from error
+                    hint="Check build_cfg['base_image'], or make the image on this host.",
+                ) from error
         _require_platform(image, reference, platform)
         return _pinned_tag(image, reference), image.id
 
@@ -116,14 +124,18 @@ def _local_image(client: docker.DockerClient, reference: str) -> Any | None:
     except docker.errors.ImageNotFound:
         return None
     except docker.errors.APIError as error:
-        raise BaseImageUnavailable(f"The base image {reference!r} cannot be looked up: {_first_line(error)}") from error
+        raise BaseImageUnavailable(
+            f"The base image {reference!r} cannot be looked up: {_first_line(error)}"
+        ) from error
 
 
 def _require_platform(image: Any, reference: str, platform: str) -> None:
     own = f"{image.attrs.get('Os', 'linux')}/{image.attrs.get('Architecture', '')}"
     if own != platform:
-        raise BaseImageUnavailable(f"The base image {reference} is for {own}, and the request is for {platform}.",
-                                   hint="Let build_cfg['base_image'] hold {platform}, or map platforms to images.")
+        raise BaseImageUnavailable(
+            f"The base image {reference} is for {own}, and the request is for {platform}.",
+            hint="Let build_cfg['base_image'] hold {platform}, or map platforms to images.",
+        )
 
 
 def _pinned_tag(image: Any, reference: str) -> str:
@@ -135,8 +147,11 @@ def _pinned_tag(image: Any, reference: str) -> str:
     return pinned
 
 
-def run_probe(reference: str, platform: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
-    """What a program prints in a container of the image, which has no network, no rights and little memory.
+def run_probe(
+    reference: str, platform: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S
+) -> str:
+    """What a program prints in a container of the image, which has no network, no rights and little
+    memory.
 
     Raises `BaseImageUnavailable` when the image cannot run it here.
     """
@@ -147,16 +162,29 @@ def _run(reference: str, program: Sequence[str], *, timeout_s: float, **options:
     with daemon(timeout_s) as client:
         try:
             output: bytes = client.containers.run(
-                reference, list(program[1:]), entrypoint=program[0], remove=True, mem_limit="1g", pids_limit=256,
-                cap_drop=["ALL"], stdout=True, stderr=False, **options)
+                reference,
+                list(program[1:]),
+                entrypoint=program[0],
+                remove=True,
+                mem_limit="1g",
+                pids_limit=256,
+                cap_drop=["ALL"],
+                stdout=True,
+                stderr=False,
+                **options,
+            )
         except docker.errors.DockerException as error:
-            raise BaseImageUnavailable(f"The image {reference} does not run here: {_first_line(error)}") from error
+            raise BaseImageUnavailable(
+                f"The image {reference} does not run here: {_first_line(error)}"
+            ) from error
     return output.decode("utf-8", "replace")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bridge:
-    """The network of build steps, and of containers that name no other: its interface and this host's address on it."""
+    """The network of build steps, and of containers that name no other: its interface and this
+    host's address on it.
+    """
 
     interface: str
     gateway: str
@@ -169,12 +197,18 @@ def default_bridge() -> Bridge:
             attributes = client.networks.get("bridge").attrs
         except docker.errors.APIError as error:
             raise ServiceError(f"Docker has no default bridge: {_first_line(error)}") from error
-    gateways = [entry.get("Gateway") or str(ipaddress.ip_network(entry["Subnet"])[1])  # 20.10 leaves out the usual one
-                for entry in attributes["IPAM"]["Config"] if "." in entry.get("Subnet", "")]
+    gateways = [
+        entry.get("Gateway")
+        or str(ipaddress.ip_network(entry["Subnet"])[1])  # 20.10 leaves out the usual one
+        for entry in attributes["IPAM"]["Config"]
+        if "." in entry.get("Subnet", "")
+    ]
     if not gateways:
         raise ServiceError("Docker's default bridge has no address.")
-    return Bridge(interface=attributes["Options"].get("com.docker.network.bridge.name", "docker0"),
-                  gateway=gateways[0])
+    return Bridge(
+        interface=attributes["Options"].get("com.docker.network.bridge.name", "docker0"),
+        gateway=gateways[0],
+    )
 
 
 def server_version() -> str:
@@ -183,8 +217,12 @@ def server_version() -> str:
         return str(client.version()["Version"])
 
 
-def run_on_bridge(reference: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
-    """What a program prints in a container that is on the default bridge, as a build step is. Nothing is pulled."""
+def run_on_bridge(
+    reference: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S
+) -> str:
+    """What a program prints in a container that is on the default bridge, as a build step is.
+    Nothing is pulled.
+    """
     with daemon() as client:
         if _local_image(client, reference) is None:
             raise BaseImageUnavailable(f"The image {reference} is not on this machine.")
@@ -200,38 +238,72 @@ def auth_config(reference: str, registry: RegistrySettings) -> dict[str, str] | 
     """The credentials for the registry that `reference` lies in, in the form that the SDK takes."""
     host, _ = docker.auth.resolve_repository_name(repository_of(reference))
     login = registry.login_for(host)
-    return None if login is None else {"username": login.user, "password": login.token.get_secret_value()}
+    return (
+        None
+        if login is None
+        else {"username": login.user, "password": login.token.get_secret_value()}
+    )
 
 
 def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, str]:
-    """A build's own client configuration with credentials by host; returns the environment that names it."""
+    """A build's own client configuration with credentials by host; returns the environment that
+    names it.
+    """
     auths = {}
     for host, login in registry.all_logins().items():
         pair = f"{login.user}:{login.token.get_secret_value()}".encode()
-        auths[DOCKER_HUB_KEY if host == "docker.io" else host] = {"auth": base64.b64encode(pair).decode()}
+        auths[DOCKER_HUB_KEY if host == "docker.io" else host] = {
+            "auth": base64.b64encode(pair).decode()
+        }
     folder.mkdir(mode=0o700, exist_ok=True)
     file = folder / "config.json"
     file.touch(mode=0o600)
     file.write_text(json.dumps({"auths": auths}), "utf-8")
     own = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
-    return {"DOCKER_CONFIG": str(folder), "BUILDX_CONFIG": os.environ.get("BUILDX_CONFIG", f"{own}/buildx")}
+    return {
+        "DOCKER_CONFIG": str(folder),
+        "BUILDX_CONFIG": os.environ.get("BUILDX_CONFIG", f"{own}/buildx"),
+    }
 
 
-def build_command(*, context: Path, platform: str, settings: BuildSettings, target: str, environment: Mapping[str, str],
-                  labels: Mapping[str, str], secrets: Mapping[str, Path], build_contexts: Mapping[str, Path],
-                  output: str, nonce: str, cgroup: str | None = None, metadata_file: Path | None = None,
-                  cache_tag: str | None = None, attested: Sequence[str] = ()) -> Command:
-    """The `docker buildx build` of one stage. `output` is buildx's own notation (`type=local,dest=…`).
+def build_command(
+    *,
+    context: Path,
+    platform: str,
+    settings: BuildSettings,
+    target: str,
+    environment: Mapping[str, str],
+    labels: Mapping[str, str],
+    secrets: Mapping[str, Path],
+    build_contexts: Mapping[str, Path],
+    output: str,
+    nonce: str,
+    cgroup: str | None = None,
+    metadata_file: Path | None = None,
+    cache_tag: str | None = None,
+    attested: Sequence[str] = (),
+) -> Command:
+    """The `docker buildx build` of one stage. `output` is buildx's own notation
+    (`type=local,dest=…`).
 
-    Labels and build arguments never begin an option: each is one argument behind an `=`. A `nonce` that no build had
-    before makes every layer anew, and is the same for both stages of one build. `cgroup` is the control group that
-    build steps run in. `cache_tag` is where in the site's `build_cache` this build's layers are found and put.
-    `attested` is what the image is attested with, in buildx's notation (`type=provenance,mode=min`). `metadata_file` is
-    where buildx tells what it made.
+    Labels and build arguments never begin an option: each is one argument behind an `=`. A `nonce`
+    that no build had before makes every layer anew, and is the same for both stages of one build.
+    `cgroup` is the control group that build steps run in. `cache_tag` is where in the site's
+    `build_cache` this build's layers are found and put. `attested` is what the image is attested
+    with, in buildx's notation (`type=provenance,mode=min`). `metadata_file` is where buildx tells
+    what it made.
     """
     attestations = [f"--attest={what}" for what in attested] or ["--provenance=false"]
-    argv = ["docker", "buildx", "build", "--progress=plain", *attestations, f"--platform={platform}",
-            f"--target={target}", f"--file={context / 'Dockerfile'}"]
+    argv = [
+        "docker",
+        "buildx",
+        "build",
+        "--progress=plain",
+        *attestations,
+        f"--platform={platform}",
+        f"--target={target}",
+        f"--file={context / 'Dockerfile'}",
+    ]
     if settings.buildx_builder:
         argv.append(f"--builder={settings.buildx_builder}")
     if cgroup is not None:
@@ -248,8 +320,13 @@ def build_command(*, context: Path, platform: str, settings: BuildSettings, targ
     if metadata_file is not None:
         argv.append(f"--metadata-file={metadata_file}")
     argv += [f"--output={output}", str(context)]
-    return Command(name="docker buildx build", argv=tuple(argv), env=environment, timeout_s=settings.build_timeout_s,
-                   quiet_timeout_s=settings.quiet_timeout_s)
+    return Command(
+        name="docker buildx build",
+        argv=tuple(argv),
+        env=environment,
+        timeout_s=settings.build_timeout_s,
+        quiet_timeout_s=settings.quiet_timeout_s,
+    )
 
 
 def cache_tag(workflow: str, step: str, platform: str) -> str:
@@ -259,7 +336,11 @@ def cache_tag(workflow: str, step: str, platform: str) -> str:
 
 def proxy_arguments(settings: BuildSettings) -> dict[str, str]:
     """BuildKit's predefined build arguments: they reach every step and stay in no layer."""
-    values = {"http_proxy": settings.http_proxy, "https_proxy": settings.https_proxy, "no_proxy": settings.no_proxy}
+    values = {
+        "http_proxy": settings.http_proxy,
+        "https_proxy": settings.https_proxy,
+        "no_proxy": settings.no_proxy,
+    }
     return {name: value for key, value in values.items() if value for name in (key, key.upper())}
 
 
@@ -274,20 +355,30 @@ def made_image(metadata: str) -> str:
             with contextlib.suppress(docker.errors.ImageNotFound):
                 if key in told:
                     return str(client.images.get(told[key]).id)
-    raise ServiceError("The image that buildx made is not in the Docker daemon.",
-                       hint="Does something on this machine remove images without a name?")
+    raise ServiceError(
+        "The image that buildx made is not in the Docker daemon.",
+        hint="Does something on this machine remove images without a name?",
+    )
 
 
 def find_by_identity(identity: str, *, named: bool = False) -> str | None:
-    """The id of an image in the daemon that was built with this identity; with `named` one that has a name, too."""
+    """The id of an image in the daemon that was built with this identity; with `named` one that has
+    a name, too.
+    """
     with daemon() as client:
         found = client.images.list(filters={"label": f"{IDENTITY_LABEL}={identity}"})
-    passed = sorted((image for image in found if image.tags or not named), key=lambda image: not image.tags)
+    passed = sorted(
+        (image for image in found if image.tags or not named), key=lambda image: not image.tags
+    )
     return str(passed[0].id) if passed else None
 
 
-def pull_by_identity(image_id: str, identity: str, platform: str, registry: RegistrySettings) -> str | None:
-    """The id of the pulled image, if the registry's image of this name was built with this identity."""
+def pull_by_identity(
+    image_id: str, identity: str, platform: str, registry: RegistrySettings
+) -> str | None:
+    """The id of the pulled image, if the registry's image of this name was built with this
+    identity.
+    """
     auth = auth_config(image_id, registry)
     with daemon() as client:
         try:
@@ -321,7 +412,9 @@ def image_labels(image: str) -> dict[str, str]:
 
 
 def image_config(image: str) -> Mapping[str, Any]:
-    """What an image in the daemon says of its containers (`WorkingDir`, ...); empty when there is no such image."""
+    """What an image in the daemon says of its containers (`WorkingDir`, ...); empty when there is
+    no such image.
+    """
     with daemon() as client:
         try:
             return dict(client.images.get(image).attrs.get("Config") or {})
@@ -330,7 +423,9 @@ def image_config(image: str) -> Mapping[str, Any]:
 
 
 def read_file(image: str, path: str, max_bytes: int) -> str | None:
-    """A text file of an image; None when it is not there, no plain file, or larger than `max_bytes`."""
+    """A text file of an image; None when it is not there, no plain file, or larger than
+    `max_bytes`.
+    """
     with daemon() as client:
         container = client.api.create_container(image, command=["true"], entrypoint=[])
         try:
@@ -358,17 +453,27 @@ def tag_image(image: str, image_id: str) -> None:
         client.images.get(image).tag(repository, tag=tag)
 
 
-def push_command(image_id: str, registry: RegistrySettings, *, environment: Mapping[str, str],
-                 timeout_s: float) -> Command:
-    """The `docker push` of a named image; `environment` names the client configuration with the credentials.
+def push_command(
+    image_id: str, registry: RegistrySettings, *, environment: Mapping[str, str], timeout_s: float
+) -> Command:
+    """The `docker push` of a named image; `environment` names the client configuration with the
+    credentials.
 
-    A process of its own: it can be ended in the middle of a silence, and the daemon stops pushing with it.
+    A process of its own: it can be ended in the middle of a silence, and the daemon stops pushing
+    with it.
     """
-    return Command(name="docker push", argv=("docker", "push", "--", image_id), env=environment, timeout_s=timeout_s,
-                   secrets=tuple(login.token for login in registry.all_logins().values()))
+    return Command(
+        name="docker push",
+        argv=("docker", "push", "--", image_id),
+        env=environment,
+        timeout_s=timeout_s,
+        secrets=tuple(login.token for login in registry.all_logins().values()),
+    )
 
 
-def push_image(command: Command, run: Runner, *, on_line: LineSink, cancel: CancelToken) -> str | None:
+def push_image(
+    command: Command, run: Runner, *, on_line: LineSink, cancel: CancelToken
+) -> str | None:
     """Push a named image and return the digest that the registry gave it.
 
     Raises `Unavailable` for what may pass, `PushFailed`, `NoSpace`, `LimitReached` or `Cancelled`.
@@ -383,18 +488,27 @@ def push_image(command: Command, run: Runner, *, on_line: LineSink, cancel: Canc
         run(command, on_line=hear, cancel=cancel)
     except ProcessFailed as error:
         reason = next((line for line in reversed(error.tail) if line.strip()), str(error))
-        raise _push_failed(command.argv[-1], reason, failures.classify(error.tail, step=failures.PUSH)) from error
+        raise _push_failed(
+            command.argv[-1], reason, failures.classify(error.tail, step=failures.PUSH)
+        ) from error
     return digests[-1] if digests else None
 
 
 def _push_failed(image_id: str, reason: str, cause: failures.Cause) -> CicError:
     if cause.code in (ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.DOCKER_UNAVAILABLE):
-        return Unavailable(f"{cause.message} It was asked to take {image_id}: {reason}", hint=cause.hint,
-                           code=cause.code)
+        return Unavailable(
+            f"{cause.message} It was asked to take {image_id}: {reason}",
+            hint=cause.hint,
+            code=cause.code,
+        )
     if cause.code is ErrorCode.NO_SPACE:
-        return NoSpace(f"{image_id} could not be pushed: {reason}", hint="Ask the operator to free some room.")
-    return PushFailed(f"The image registry did not take {image_id}: {reason}",
-                      hint="Check registry_cfg (url, user, token, images_prefix) and the rights of that user.")
+        return NoSpace(
+            f"{image_id} could not be pushed: {reason}", hint="Ask the operator to free some room."
+        )
+    return PushFailed(
+        f"The image registry did not take {image_id}: {reason}",
+        hint="Check registry_cfg (url, user, token, images_prefix) and the rights of that user.",
+    )
 
 
 def remove_image(image: str) -> None:
@@ -428,10 +542,18 @@ def made_images() -> list[DaemonImage]:
     """The images in the daemon that were built here."""
     with daemon() as client:
         found = client.api.images(filters={"label": [IDENTITY_LABEL]})
-    return [DaemonImage(
-        id=image["Id"], identity=image["Labels"][IDENTITY_LABEL], names=_without_none(image.get("RepoTags")),
-        digests=_without_none(image.get("RepoDigests")), size_bytes=image["Size"], created_at=image["Created"],
-        is_base=image["Labels"].get(WORKFLOW_LABEL) == BASE_NAME) for image in found]
+    return [
+        DaemonImage(
+            id=image["Id"],
+            identity=image["Labels"][IDENTITY_LABEL],
+            names=_without_none(image.get("RepoTags")),
+            digests=_without_none(image.get("RepoDigests")),
+            size_bytes=image["Size"],
+            created_at=image["Created"],
+            is_base=image["Labels"].get(WORKFLOW_LABEL) == BASE_NAME,
+        )
+        for image in found
+    ]
 
 
 def _without_none(references: Sequence[str] | None) -> tuple[str, ...]:
@@ -439,7 +561,9 @@ def _without_none(references: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def remove_made_image(image: DaemonImage) -> bool:
-    """Remove an image with all its names. False, and nothing is done, while a container is made of it."""
+    """Remove an image with all its names. False, and nothing is done, while a container is made of
+    it.
+    """
     with daemon() as client:
         if client.api.containers(all=True, filters={"ancestor": image.id}):
             return False
@@ -454,39 +578,59 @@ def remove_made_image(image: DaemonImage) -> bool:
 
 
 def cache_command(settings: BuildSettings, *, keep_bytes: int | None = None) -> Command:
-    """What tells how large the build cache is; with `keep_bytes`, what empties it down to that, oldest use first.
+    """What tells how large the build cache is; with `keep_bytes`, what empties it down to that,
+    oldest use first.
 
     BuildKit keeps what a running build uses.
     """
     builder = (f"--builder={settings.buildx_builder}",) if settings.buildx_builder else ()
     prune = ("du",) if keep_bytes is None else ("prune", "--force", f"--keep-storage={keep_bytes}")
-    return Command(name=f"docker buildx {prune[0]}", argv=("docker", "buildx", *prune, *builder),
-                   timeout_s=CACHE_TIMEOUT_S)
+    return Command(
+        name=f"docker buildx {prune[0]}",
+        argv=("docker", "buildx", *prune, *builder),
+        timeout_s=CACHE_TIMEOUT_S,
+    )
 
 
 def cache_bytes(command: Command, run: Runner) -> int:
-    """What a `cache_command` tells: how much of the cache can be freed, or how much was. Raises `Unavailable`.
+    """What a `cache_command` tells: how much of the cache can be freed, or how much was. Raises
+    `Unavailable`.
 
     What the cache shares with images goes with those, and is told apart where there is any.
     """
     try:
         said = run(command, capture_stdout=True).stdout.decode("utf-8", "replace")
     except ProcessFailed as error:
-        raise Unavailable(f"The build cache cannot be looked at: {(error.tail or [str(error)])[-1]}",
-                          code=ErrorCode.DOCKER_UNAVAILABLE) from error
-    told = {match[1]: match for line in said.splitlines() if (match := _TOLD.match(line)) is not None}
+        raise Unavailable(
+            f"The build cache cannot be looked at: {(error.tail or [str(error)])[-1]}",
+            code=ErrorCode.DOCKER_UNAVAILABLE,
+        ) from error
+    told = {
+        match[1]: match for line in said.splitlines() if (match := _TOLD.match(line)) is not None
+    }
     size = told.get("Private") or told.get("Total")
     return 0 if size is None else round(float(size[2]) * _UNITS[size[3].upper()])
 
 
 def sees_local_images(settings: BuildSettings, run: Runner) -> bool:
-    """Whether the builder uses the daemon's own images: the default builder, and others of the docker driver."""
+    """Whether the builder uses the daemon's own images: the default builder, and others of the
+    docker driver.
+    """
     if settings.buildx_builder is None:
         return True
-    inspected = run(Command(name="docker buildx inspect", argv=("docker", "buildx", "inspect", "--",
-                                                                settings.buildx_builder), timeout_s=60),
-                    capture_stdout=True)
-    fields = (line.split(":", 1) for line in inspected.stdout.decode("utf-8", "replace").splitlines() if ":" in line)
+    inspected = run(
+        Command(
+            name="docker buildx inspect",
+            argv=("docker", "buildx", "inspect", "--", settings.buildx_builder),
+            timeout_s=60,
+        ),
+        capture_stdout=True,
+    )
+    fields = (
+        line.split(":", 1)
+        for line in inspected.stdout.decode("utf-8", "replace").splitlines()
+        if ":" in line
+    )
     return any(key.strip() == "Driver" and value.strip() == "docker" for key, value in fields)
 
 

@@ -33,13 +33,17 @@ def toolkit_driver(cuda: str) -> str | None:
 
 
 def minimal_driver(cuda: str) -> str | None:
-    """The oldest driver that runs programs of a CUDA release: its family's oldest, before CUDA 11 its own."""
+    """The oldest driver that runs programs of a CUDA release: its family's oldest, before CUDA 11
+    its own.
+    """
     family: str | None = facts()["cuda_family"].get(cuda.split(".")[0])
     return family or toolkit_driver(cuda)
 
 
 def rocm_fits(image: str, host: str) -> bool | None:
-    """Whether ROCm `image` (user space) is supported on a host with the driver of ROCm `host`; None: nobody said."""
+    """Whether ROCm `image` (user space) is supported on a host with the driver of ROCm `host`;
+    None: nobody said.
+    """
     releases: list[str] = facts()["rocm_releases"]
     if _release(image) not in releases or _release(host) not in releases:
         return None

@@ -1,7 +1,7 @@
 """From a step's description and a machine to what goes into the image. Pure: no file, no process.
 
-`description.parse_description` reads `eflows4hpc.yaml`, `compose` merges it with the machine: what the user wrote is
-kept, and what the machine needs is added as requirements that Spack must meet.
+`description.parse_description` reads `eflows4hpc.yaml`, `compose` merges it with the machine: what
+the user wrote is kept, and what the machine needs is added as requirements that Spack must meet.
 """
 
 from __future__ import annotations
@@ -29,20 +29,27 @@ STAGES = "/tmp/root/spack-stage"
 NEWEST_TESTED = (1, 1)
 """The Spack release that an environment is made for where the base image's own is not known."""
 
-_COMPILER_PACKAGES = {"clang": "llvm", "oneapi": "intel-oneapi-compilers", "intel": "intel-oneapi-compilers-classic"}
+_COMPILER_PACKAGES = {
+    "clang": "llvm",
+    "oneapi": "intel-oneapi-compilers",
+    "intel": "intel-oneapi-compilers-classic",
+}
 """What compilers are called as packages, from Spack 1.0 on."""
-_LOCAL_REQUIREMENT = re.compile(r"\s*(?:-(?:r|c|e|f)\b|--(?:requirement|constraint|editable|find-links)\b|\.{0,2}/|"
-                                r"\.\s*$|\.\[|[^#;]*@\s*file:|[^#;\s]+\.(?:whl|tar\.gz|zip)\s*$)")
+_LOCAL_REQUIREMENT = re.compile(
+    r"\s*(?:-(?:r|c|e|f)\b|--(?:requirement|constraint|editable|find-links)\b|\.{0,2}/|"
+    r"\.\s*$|\.\[|[^#;]*@\s*file:|[^#;\s]+\.(?:whl|tar\.gz|zip)\s*$)"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Environment:
     """What goes into one image, for one machine.
 
-    `spack` is the body of `spack.yaml` and `spack_yaml` its text; both None when nothing needs Spack. `from_source`
-    says that the roots are built from source and their stages kept, for a post-install script; `find_externals` that
-    Spack looks for build tools in the base image, since the site's configuration names none. `requirements` is a
-    pip requirements file, and `requirements_in_step` says that it names files of the step's folder. `mpi`, `gpu` and
+    `spack` is the body of `spack.yaml` and `spack_yaml` its text; both None when nothing needs
+    Spack. `from_source` says that the roots are built from source and their stages kept, for a
+    post-install script; `find_externals` that Spack looks for build tools in the base image, since
+    the site's configuration names none. `requirements` is a pip requirements file, and
+    `requirements_in_step` says that it names files of the step's folder. `mpi`, `gpu` and
     `gpu_arch` are what the request means, as Spack calls it (`openmpi@4`, `cuda@12`, `90`).
     """
 
@@ -63,48 +70,90 @@ class Environment:
     warnings: tuple[str, ...] = ()
 
 
-def compose(description: Description, machine: Machine, *, base: BaseFacts, requirements: str | None = None,
-            has_post_install: bool = False, site_packages: Mapping[str, Any] | None = None) -> Environment:
+def compose(
+    description: Description,
+    machine: Machine,
+    *,
+    base: BaseFacts,
+    requirements: str | None = None,
+    has_post_install: bool = False,
+    site_packages: Mapping[str, Any] | None = None,
+) -> Environment:
     """What an image of `description` for `machine` holds, on a base image of which `base` is known.
 
-    `requirements` is the text of the `requirements.txt` beside the description, `site_packages` the `packages` of the
-    site's own Spack configuration. Raises `BadDescription` (`CONFLICT`) where workflow and machine cannot both hold,
-    `InvalidRequest` for an MPI or GPU that nobody knows, and `UserError` (`COMPILER_TOO_OLD`).
+    `requirements` is the text of the `requirements.txt` beside the description, `site_packages` the
+    `packages` of the site's own Spack configuration. Raises `BadDescription` (`CONFLICT`) where
+    workflow and machine cannot both hold, `InvalidRequest` for an MPI or GPU that nobody knows, and
+    `UserError` (`COMPILER_TOO_OLD`).
     """
     mpi = providers.mpi_of(machine, base.spack_version)
     gpu = providers.gpu_of(machine)
     pip_text, pip_in_step = _requirements(description, requirements)
-    plain = Environment(target=machine.target.name, apt=description.apt, requirements=pip_text,
-                        requirements_in_step=pip_in_step, mpi=mpi.spec if mpi else None,
-                        gpu=gpu.spec if gpu else None, gpu_arch=gpu.arch if gpu else None,
-                        smoke=description.smoke, slim=description.slim, warnings=description.warnings)
+    plain = Environment(
+        target=machine.target.name,
+        apt=description.apt,
+        requirements=pip_text,
+        requirements_in_step=pip_in_step,
+        mpi=mpi.spec if mpi else None,
+        gpu=gpu.spec if gpu else None,
+        gpu_arch=gpu.arch if gpu else None,
+        smoke=description.smoke,
+        slim=description.slim,
+        warnings=description.warnings,
+    )
     if not ((description.spack or {}).get("specs") or mpi or gpu):
-        return dataclasses.replace(plain, warnings=(*plain.warnings, *_unused(description, machine)))
+        return dataclasses.replace(
+            plain, warnings=(*plain.warnings, *_unused(description, machine))
+        )
     conflicts.refuse(description, machine, mpi, gpu)
     named = compilers.named(conflicts.compilers_named(description.spack or {}))
-    compilers.check_target(machine.target, named + compilers.available(base.compilers, description.apt))
-    merge = _Merge(description, machine, mpi, gpu, base.spack_version or NEWEST_TESTED, site_packages or {})
+    compilers.check_target(
+        machine.target, named + compilers.available(base.compilers, description.apt)
+    )
+    merge = _Merge(
+        description, machine, mpi, gpu, base.spack_version or NEWEST_TESTED, site_packages or {}
+    )
     body = merge.body()
     if named and not any(compilers.can_make(machine.target.name, *compiler) for compiler in named):
-        merge.warnings.append(f"{description.file}: the compiler that it prefers cannot make code for "
-                              f"{machine.target.name}; Spack takes another.")
+        merge.warnings.append(
+            f"{description.file}: the compiler that it prefers cannot make code for "
+            f"{machine.target.name}; Spack takes another."
+        )
     if base.spack_version is None:
-        merge.warnings.append("Which Spack the base image has is not known; the environment is written for "
-                              f"{'.'.join(map(str, NEWEST_TESTED))}.")
+        merge.warnings.append(
+            "Which Spack the base image has is not known; the environment is written for "
+            f"{'.'.join(map(str, NEWEST_TESTED))}."
+        )
     return dataclasses.replace(
-        plain, spack=body, spack_yaml=dump({"spack": body}), roots=tuple(roots_of(body)),
-        from_source=has_post_install, find_externals=not _has_externals(site_packages or {}),
-        warnings=(*plain.warnings, *merge.warnings))
+        plain,
+        spack=body,
+        spack_yaml=dump({"spack": body}),
+        roots=tuple(roots_of(body)),
+        from_source=has_post_install,
+        find_externals=not _has_externals(site_packages or {}),
+        warnings=(*plain.warnings, *merge.warnings),
+    )
 
 
 def dump(value: Any) -> str:
     """YAML that reads back as the same value, in the order of its keys."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=10_000, allow_unicode=True)
+    return yaml.dump(
+        value,
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=False,
+        width=10_000,
+        allow_unicode=True,
+    )
 
 
 def roots_of(body: Mapping[str, Any]) -> Iterator[str]:
     """The plain specs under `specs`; matrices and definitions are Spack's to expand."""
-    return (entry for entry in body.get("specs", ()) if isinstance(entry, str) and not entry.startswith("$"))
+    return (
+        entry
+        for entry in body.get("specs", ())
+        if isinstance(entry, str) and not entry.startswith("$")
+    )
 
 
 def _requirements(description: Description, beside: str | None) -> tuple[str | None, bool]:
@@ -113,7 +162,9 @@ def _requirements(description: Description, beside: str | None) -> tuple[str | N
     if beside is None or not beside.strip():
         return None, False
     if "\0" in beside:
-        raise BadDescription("holds a NUL character", file="requirements.txt", hint="Save the file as plain text.")
+        raise BadDescription(
+            "holds a NUL character", file="requirements.txt", hint="Save the file as plain text."
+        )
     return beside, any(map(_LOCAL_REQUIREMENT.match, beside.splitlines()))
 
 
@@ -139,17 +190,27 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Merge:
-    """One description and one machine becoming a `spack.yaml`. Not for what cannot hold: `conflicts` refuses it."""
+    """One description and one machine becoming a `spack.yaml`. Not for what cannot hold:
+    `conflicts` refuses it.
+    """
 
-    def __init__(self, description: Description, machine: Machine, mpi: Mpi | None, gpu: Gpu | None,
-                 release: tuple[int, ...], site_packages: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        description: Description,
+        machine: Machine,
+        mpi: Mpi | None,
+        gpu: Gpu | None,
+        release: tuple[int, ...],
+        site_packages: Mapping[str, Any],
+    ) -> None:
         self.user: dict[str, Any] = copy.deepcopy(dict(description.spack or {}))
         self.file = description.file
         self.target = machine.target.name
         self.mpi, self.gpu, self.release = mpi, gpu, release
         self.site = site_packages
-        self.packages: dict[str, dict[str, Any]] = {name: dict(fields or {})
-                                                    for name, fields in (self.user.get("packages") or {}).items()}
+        self.packages: dict[str, dict[str, Any]] = {
+            name: dict(fields or {}) for name, fields in (self.user.get("packages") or {}).items()
+        }
         self.warnings: list[str] = []
 
     def body(self) -> dict[str, Any]:
@@ -174,14 +235,18 @@ class _Merge:
         return entries + [spec for spec in added if spec not in entries]
 
     def _rule(self, spec: str) -> Any:
-        """A hard requirement. Before 0.20 only groups are read; from 1.0 on only a plain one reaches externals."""
+        """A hard requirement. Before 0.20 only groups are read; from 1.0 on only a plain one
+        reaches externals.
+        """
         return spec if self.release >= (0, 20) else {"one_of": [spec]}
 
     def _rules(self, name: str) -> list[Any]:
-        """A package's own requirements, without the targets in plain ones: `conflicts` has found that they allow ours,
-        and from 1.0 on externals get the required target only where it stands once.
+        """A package's own requirements, without the targets in plain ones: `conflicts` has found
+        that they allow ours, and from 1.0 on externals get the required target only where it stands
+        once.
 
-        Spack joins a list with the site's own list; the site's plain text would be lost, and is repeated here.
+        Spack joins a list with the site's own list; the site's plain text would be lost, and is
+        repeated here.
         """
         existing = (self.packages.get(name) or {}).get("require")
         if not existing:
@@ -192,31 +257,41 @@ class _Merge:
         return [self._rule(rule) if isinstance(rule, str) else rule for rule in plain if rule]
 
     def _require_everywhere(self) -> None:
-        """The target, for all packages and again where a package's own requirements would hide those of `all`."""
+        """The target, for all packages and again where a package's own requirements would hide
+        those of `all`.
+        """
         wanted = [f"target={self.target}"]
         everywhere = self.packages.setdefault("all", {})
         everywhere["require"] = [*self._rules("all"), *map(self._rule, wanted)]
         if self.gpu is not None:
             self._prefer_gpu(everywhere)
         for name in dict.fromkeys([*self.packages, *self.site]):
-            own = [*_texts((self.packages.get(name) or {}).get("require")),
-                   *_texts((self.site.get(name) or {}).get("require"))]
+            own = [
+                *_texts((self.packages.get(name) or {}).get("require")),
+                *_texts((self.site.get(name) or {}).get("require")),
+            ]
             if name != "all" and own and not _is_virtual(name, own):
                 self._require(name, *wanted)
 
     def _require(self, name: str, *wanted: str) -> None:
         rules = self._rules(name)
-        self.packages.setdefault(name, {})["require"] = rules + [rule for rule in map(self._rule, wanted)
-                                                                 if rule not in rules]
+        self.packages.setdefault(name, {})["require"] = rules + [
+            rule for rule in map(self._rule, wanted) if rule not in rules
+        ]
 
     def _prefer_gpu(self, everywhere: dict[str, Any]) -> None:
-        """GPU variants: required where the release passes over packages without them, else preferred."""
+        """GPU variants: required where the release passes over packages without them, else
+        preferred.
+        """
         assert self.gpu is not None
         settings = dict.fromkeys([f"+{self.gpu.variant}", self.gpu.settings])
         if self.release >= (0, 21):
             everywhere["require"] += list(settings)
         variants = everywhere.get("variants") or []
-        everywhere["variants"] = [*([variants] if isinstance(variants, str) else variants), self.gpu.settings]
+        everywhere["variants"] = [
+            *([variants] if isinstance(variants, str) else variants),
+            self.gpu.settings,
+        ]
         for name in dict.fromkeys([*self.packages, *self.site]):
             fields = {**(self.site.get(name) or {}), **(self.packages.get(name) or {})}
             if name != "all" and fields.get("externals"):
@@ -230,7 +305,9 @@ class _Merge:
             for node in specs.nodes(root):
                 if node.name and node.variants.get(self.gpu.variant, "").lower() == "false":
                     self._require(node.name, f"target={self.target}", f"~{self.gpu.variant}")
-                    self.warnings.append(f"{self.file}: {node.name} is built without {self.gpu.name}: {root} says so.")
+                    self.warnings.append(
+                        f"{self.file}: {node.name} is built without {self.gpu.name}: {root} says so."
+                    )
 
     def _require_mpi(self) -> None:
         if self.mpi is None:
@@ -240,7 +317,9 @@ class _Merge:
         self._require("mpi", self.mpi.spec)
 
     def _translate_compilers(self) -> None:
-        """`compiler: [gcc@8]` is not read from Spack 1.0 on, where compilers are packages that provide languages."""
+        """`compiler: [gcc@8]` is not read from Spack 1.0 on, where compilers are packages that
+        provide languages.
+        """
         if self.release < (1, 0):
             return
         for name, fields in list(self.packages.items()):
@@ -248,22 +327,35 @@ class _Merge:
             if not wanted:
                 continue
             if name != "all":
-                fields["prefer"] = [*(fields.get("prefer") or ()), *(f"%{compiler}" for compiler in wanted)]
+                fields["prefer"] = [
+                    *(fields.get("prefer") or ()),
+                    *(f"%{compiler}" for compiler in wanted),
+                ]
                 continue
             for language in ("c", "cxx", "fortran"):
                 own = self.packages.setdefault(language, {})
                 own.setdefault("prefer", wanted)
 
     def _concretizer(self) -> dict[str, Any]:
-        """The user's settings; targets other than the host's are allowed, and nothing installed changes the result."""
+        """The user's settings; targets other than the host's are allowed, and nothing installed
+        changes the result.
+        """
         settings = dict(self.user.get("concretizer") or {})
         if settings.pop("reuse", False) is not False:
-            self.warnings.append(f"{self.file}: concretizer: reuse is not used: an image does not depend on what was "
-                                 "built before.")
+            self.warnings.append(
+                f"{self.file}: concretizer: reuse is not used: an image does not depend on what was "
+                "built before."
+            )
         if settings.pop("targets", None):
-            self.warnings.append(f"{self.file}: concretizer: targets is not used: the machine decides.")
-        return {"unify": True, **settings, "reuse": False,
-                "targets": {"granularity": "microarchitectures", "host_compatible": False}}
+            self.warnings.append(
+                f"{self.file}: concretizer: targets is not used: the machine decides."
+            )
+        return {
+            "unify": True,
+            **settings,
+            "reuse": False,
+            "targets": {"granularity": "microarchitectures", "host_compatible": False},
+        }
 
     def _view(self) -> Any:
         view = self.user.get("view", True)

@@ -15,7 +15,8 @@
     ├── LimitReached             a time, size or count limit ended the work
     └── Cancelled                somebody asked for the end
 
-`message` says what happened, `hint` what to do next; both are shown to users, so neither may hold a secret.
+`message` says what happened, `hint` what to do next; both are shown to users, so neither may hold a
+secret.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class ErrorCode(str, enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class FieldProblem:
-    """One wrong field: `field` is its dotted path (`machine.platform`), `hint` says what to write instead."""
+    """One wrong field: `field` is its dotted path (`machine.platform`), `hint` says what to write
+    instead.
+    """
 
     field: str
     problem: str
@@ -123,12 +126,21 @@ class NotFound(UserError):
 
 
 class BadDescription(UserError):
-    """A step's description cannot be used; `file` is relative to the step's folder, `line` counts from 1."""
+    """A step's description cannot be used; `file` is relative to the step's folder, `line` counts
+    from 1.
+    """
 
     code = ErrorCode.BAD_DESCRIPTION
 
-    def __init__(self, problem: str, *, file: str, line: int | None = None, hint: str = "",
-                 code: ErrorCode | None = None) -> None:
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str,
+        line: int | None = None,
+        hint: str = "",
+        code: ErrorCode | None = None,
+    ) -> None:
         where = file if line is None else f"{file}, line {line}"
         super().__init__(f"{where}: {problem}", hint=hint, code=code)
         self.file = file
@@ -138,14 +150,22 @@ class BadDescription(UserError):
 class BuildFailed(UserError):
     """A step of the image build ended with a failure.
 
-    `step` names it (`spack install`), `package` the failing package where there is one, and `excerpt` holds the
-    lines that matter.
+    `step` names it (`spack install`), `package` the failing package where there is one, and
+    `excerpt` holds the lines that matter.
     """
 
     code = ErrorCode.BUILD_STEP_FAILED
 
-    def __init__(self, message: str, *, code: ErrorCode | None = None, hint: str = "", step: str = "",
-                 package: str = "", excerpt: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: ErrorCode | None = None,
+        hint: str = "",
+        step: str = "",
+        package: str = "",
+        excerpt: Sequence[str] = (),
+    ) -> None:
         super().__init__(message, hint=hint, code=code)
         self.step = step
         self.package = package
@@ -161,13 +181,17 @@ class Unavailable(ServiceError):
 
 
 class Interrupted(ServiceError):
-    """A program that the service started was ended by somebody else: a person, or the kernel when memory is short."""
+    """A program that the service started was ended by somebody else: a person, or the kernel when
+    memory is short.
+    """
 
     code = ErrorCode.INTERRUPTED
 
     def __init__(self, program: str) -> None:
-        super().__init__(f"{program} was ended from outside.",
-                         hint="Try again; if it stays, the operator has to look whether the machine's memory runs out.")
+        super().__init__(
+            f"{program} was ended from outside.",
+            hint="Try again; if it stays, the operator has to look whether the machine's memory runs out.",
+        )
 
 
 class Misconfigured(ServiceError):

@@ -15,7 +15,9 @@ MAX_LINES = 40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one reader of a log found. `excerpt` is for people, `evidence` all that belongs to the failure."""
+    """What one reader of a log found. `excerpt` is for people, `evidence` all that belongs to the
+    failure.
+    """
 
     code: ErrorCode
     message: str
@@ -25,9 +27,18 @@ class Finding:
     evidence: tuple[str, ...] = ()
 
 
-def found(code: ErrorCode, message: str, *, package: str = "", hint: str = "", excerpt: tuple[str, ...] = (),
-          evidence: tuple[str, ...] = ()) -> Finding:
-    return Finding(code=code, message=message, package=package, hint=hint, excerpt=excerpt, evidence=evidence)
+def found(
+    code: ErrorCode,
+    message: str,
+    *,
+    package: str = "",
+    hint: str = "",
+    excerpt: tuple[str, ...] = (),
+    evidence: tuple[str, ...] = (),
+) -> Finding:
+    return Finding(
+        code=code, message=message, package=package, hint=hint, excerpt=excerpt, evidence=evidence
+    )
 
 
 @overload
@@ -35,10 +46,14 @@ def first_match(pattern: re.Pattern[str], lines: Sequence[str]) -> str: ...
 
 
 @overload
-def first_match(pattern: re.Pattern[str], lines: Sequence[str], *, groups: Literal[True]) -> re.Match[str] | None: ...
+def first_match(
+    pattern: re.Pattern[str], lines: Sequence[str], *, groups: Literal[True]
+) -> re.Match[str] | None: ...
 
 
-def first_match(pattern: re.Pattern[str], lines: Sequence[str], *, groups: bool = False) -> str | re.Match[str] | None:
+def first_match(
+    pattern: re.Pattern[str], lines: Sequence[str], *, groups: bool = False
+) -> str | re.Match[str] | None:
     """The first line that holds `pattern`, empty when none does; with `groups` the match itself."""
     match = next((match for line in lines if (match := pattern.search(line))), None)
     if groups:
@@ -56,4 +71,4 @@ def around(lines: Sequence[str], line: str, before: int = 12, after: int = 6) ->
     if line not in lines:
         return ()
     place = list(lines).index(line)
-    return tuple(text for text in lines[max(0, place - before):place + after + 1] if text.strip())
+    return tuple(text for text in lines[max(0, place - before) : place + after + 1] if text.strip())

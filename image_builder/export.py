@@ -1,9 +1,10 @@
-"""What the Docker daemon tells of an image for its conversion: its configuration, its files as one stream, and the
-few files that this stream does not show as they are.
+"""What the Docker daemon tells of an image for its conversion: its configuration, its files as one
+stream, and the few files that this stream does not show as they are.
 
-The stream is that of a container which is never started. Docker prepares such a container for its start: it puts
-files into `/dev` and `/etc` and hides the image's own behind them. Those are read through BuildKit, which shows the
-image as it is, is slower, and is stopped as soon as it has passed `/etc`.
+The stream is that of a container which is never started. Docker prepares such a container for its
+start: it puts files into `/dev` and `/etc` and hides the image's own behind them. Those are read
+through BuildKit, which shows the image as it is, is slower, and is stopped as soon as it has passed
+`/etc`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from image_builder.errors import CicError, ErrorCode, ServiceError
 from image_builder.process import CancelToken, Command, started
 
 REPOSITORY = "cic-conversion"
-"""Names of images while they are converted, and the label of their containers: what a killed conversion leaves."""
+"""Names of images while they are converted, and the label of their containers: what a killed
+conversion leaves.
+"""
 
 HIDDEN = frozenset({".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/hostname", "etc/mtab"})
 """What `apptainer build` takes from the image, and the stream does not show as the image has it."""
@@ -44,8 +47,18 @@ ABANDONED_S = 7 * 24 * 3600
 MAX_HIDDEN_BYTES = 1024**2
 MAX_ANSWER_BYTES = 64 * 1024
 
-_CONFIG_KEYS = ("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir", "Labels", "StopSignal",
-                "ArgsEscaped")
+_CONFIG_KEYS = (
+    "User",
+    "ExposedPorts",
+    "Env",
+    "Entrypoint",
+    "Cmd",
+    "Volumes",
+    "WorkingDir",
+    "Labels",
+    "StopSignal",
+    "ArgsEscaped",
+)
 
 
 class NotStreamable(CicError):
@@ -75,18 +88,32 @@ def exported(image: str) -> Iterator[ExportedImage]:
             found.tag(REPOSITORY, tag=tag)
             stack.callback(_untag, client, found.id, f"{REPOSITORY}:{tag}")
             container = client.api.create_container(
-                found.id, command=["/never-started"], labels={REPOSITORY: tag}, platform=_platform(found.attrs),
-                network_disabled=True)["Id"]
+                found.id,
+                command=["/never-started"],
+                labels={REPOSITORY: tag},
+                platform=_platform(found.attrs),
+                network_disabled=True,
+            )["Id"]
             stack.callback(_remove_container, client, container)
         except docker.errors.ImageNotFound:
-            raise ServiceError(f"The image {image} is not in the Docker daemon.",
-                               code=ErrorCode.CONVERSION_FAILED) from None
+            raise ServiceError(
+                f"The image {image} is not in the Docker daemon.", code=ErrorCode.CONVERSION_FAILED
+            ) from None
         except docker.errors.APIError as error:
-            raise NotStreamable(f"docker does not export the image: {error.explanation or error}") from error
+            raise NotStreamable(
+                f"docker does not export the image: {error.explanation or error}"
+            ) from error
         attributes = found.attrs
-        config = {key: attributes["Config"][key] for key in _CONFIG_KEYS if attributes["Config"].get(key)}
-        yield ExportedImage(id=found.id, architecture=attributes["Architecture"], config=config, container=container,
-                            reference=f"{REPOSITORY}:{tag}")
+        config = {
+            key: attributes["Config"][key] for key in _CONFIG_KEYS if attributes["Config"].get(key)
+        }
+        yield ExportedImage(
+            id=found.id,
+            architecture=attributes["Architecture"],
+            config=config,
+            container=container,
+            reference=f"{REPOSITORY}:{tag}",
+        )
 
 
 def is_converted(names: Collection[str]) -> bool:
@@ -121,13 +148,17 @@ def _owner(pid: int) -> str:
 
 
 def _here() -> str:
-    """This boot of this machine, and the PID name space: each container counts from 1, and may share the daemon."""
+    """This boot of this machine, and the PID name space: each container counts from 1, and may
+    share the daemon.
+    """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
     return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def _is_dead(tag: str) -> bool:
-    """Whether the process that made this is gone. Of one that is not seen from here, only the age tells."""
+    """Whether the process that made this is gone. Of one that is not seen from here, only the age
+    tells.
+    """
     owner, _, made_at = tag.rpartition("-")[0].rpartition("-")
     boot, space, pid, _ = (*owner.split("-"), "", "", "", "")[:4]
     if not (pid.isdigit() and made_at.isdigit()):
@@ -155,10 +186,12 @@ def _remove_container(client: docker.DockerClient, container: str) -> None:
 
 
 def export_socket(image: ExportedImage) -> socket.socket | None:
-    """A connection from which the image's files are read as a tar; None for a daemon that has no socket here.
+    """A connection from which the image's files are read as a tar; None for a daemon that has no
+    socket here.
 
-    Asked in HTTP/1.0, the daemon sends them as they are until it closes the connection. The program `docker` does the
-    same for any daemon, and costs 0.8 s of a processor per GB more, a tenth of a whole conversion.
+    Asked in HTTP/1.0, the daemon sends them as they are until it closes the connection. The program
+    `docker` does the same for any daemon, and costs 0.8 s of a processor per GB more, a tenth of a
+    whole conversion.
 
     Raises `NotStreamable` when the daemon does not give them.
     """
@@ -170,7 +203,9 @@ def export_socket(image: ExportedImage) -> socket.socket | None:
         try:
             connection.settimeout(DAEMON_TIMEOUT_S)
             connection.connect(path)
-            connection.sendall(f"GET /containers/{image.container}/export HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+            connection.sendall(
+                f"GET /containers/{image.container}/export HTTP/1.0\r\nHost: docker\r\n\r\n".encode()
+            )
             status, error = _answer(connection)
         except OSError as refused:
             raise NotStreamable(f"docker does not export the image: {refused}") from refused
@@ -188,34 +223,59 @@ def _socket_path(environ: Mapping[str, str]) -> str | None:
 
 
 def _answer(connection: socket.socket) -> tuple[str, str]:
-    """Take the head of an HTTP answer from a connection; returns its status, and what an error says."""
+    """Take the head of an HTTP answer from a connection; returns its status, and what an error
+    says.
+    """
     head = b""
     while not head.endswith(b"\r\n\r\n"):  # a byte at a time: not one of the body's may be lost
         if not (byte := connection.recv(1)) or len(head) > MAX_ANSWER_BYTES:
             return "no answer", ""
         head += byte
     status = head.decode("latin-1").split(" ", 2)[1]
-    return status, "" if status == "200" else connection.recv(MAX_ANSWER_BYTES).decode("utf-8", "replace").strip()
+    return status, "" if status == "200" else connection.recv(MAX_ANSWER_BYTES).decode(
+        "utf-8", "replace"
+    ).strip()
 
 
 def export_command(image: ExportedImage, *, timeout_s: float) -> Command:
     """What writes the image's files to standard output as a tar, wherever the daemon is."""
-    return Command(name="docker export", argv=("docker", "export", image.container), timeout_s=timeout_s)
+    return Command(
+        name="docker export", argv=("docker", "export", image.container), timeout_s=timeout_s
+    )
 
 
 def originals_command(image: ExportedImage, *, platform: str, timeout_s: float) -> Command:
     """What writes them as the image has them; more slowly, sorted by path."""
-    return Command(name="docker buildx build", timeout_s=timeout_s, stdin=f"FROM {image.reference}\n".encode(),
-                   argv=("docker", "buildx", "build", "--builder=default", "--progress=plain", "--provenance=false",
-                         f"--platform={platform}", "--output=type=tar,dest=-", "-"))
+    return Command(
+        name="docker buildx build",
+        timeout_s=timeout_s,
+        stdin=f"FROM {image.reference}\n".encode(),
+        argv=(
+            "docker",
+            "buildx",
+            "build",
+            "--builder=default",
+            "--progress=plain",
+            "--provenance=false",
+            f"--platform={platform}",
+            "--output=type=tar,dest=-",
+            "-",
+        ),
+    )
 
 
-def originals(image: ExportedImage, *, platform: str, timeout_s: float, log: Path,
-              cancel: CancelToken | None = None) -> list[tuple[tarfile.TarInfo, bytes]]:
+def originals(
+    image: ExportedImage,
+    *,
+    platform: str,
+    timeout_s: float,
+    log: Path,
+    cancel: CancelToken | None = None,
+) -> list[tuple[tarfile.TarInfo, bytes]]:
     """The members of the image that the exported stream hides, folders before what is in them.
 
-    Raises `NotStreamable` when they cannot be read, or when `/dev` or `/etc` is not a folder: then the stream shows
-    another tree than the image has.
+    Raises `NotStreamable` when they cannot be read, or when `/dev` or `/etc` is not a folder: then
+    the stream shows another tree than the image has.
     """
     found: list[tuple[tarfile.TarInfo, bytes]] = []
     command = originals_command(image, platform=platform, timeout_s=timeout_s)
@@ -232,7 +292,9 @@ def originals(image: ExportedImage, *, platform: str, timeout_s: float, log: Pat
             if process.wait() != 0:
                 raise NotStreamable("docker buildx does not show the image's files")
     except tarfile.TarError as error:
-        raise NotStreamable(f"docker buildx does not show the image's files: {_last_line(log)}") from error
+        raise NotStreamable(
+            f"docker buildx does not show the image's files: {_last_line(log)}"
+        ) from error
     return found
 
 
@@ -241,7 +303,9 @@ def _is_past_etc(name: str) -> bool:
     return name.split("/")[0] > "etc"
 
 
-def _original(stream: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[tarfile.TarInfo, bytes] | None:
+def _original(
+    stream: tarfile.TarFile, member: tarfile.TarInfo
+) -> tuple[tarfile.TarInfo, bytes] | None:
     name = member.name.rstrip("/")
     if name in ("dev", "etc") and not member.isdir():
         raise NotStreamable(f"the image's /{name} is not a folder")
@@ -262,11 +326,28 @@ def empty_archive(image: ExportedImage, *, architecture: str) -> bytes:
     """An archive as `docker save` makes it, of an image with this one's configuration and no files."""
     layer = _tar([])
     digest = _sha256(layer)
-    config = json.dumps({"architecture": architecture, "os": "linux", "config": dict(image.config),
-                         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}}).encode()
-    manifest = [{"Config": f"{_sha256(config)}.json", "RepoTags": [f"{REPOSITORY}:empty"], "Layers": ["layer.tar"]}]
-    return _tar([(f"{_sha256(config)}.json", config), ("layer.tar", layer),
-                 ("manifest.json", json.dumps(manifest).encode())])
+    config = json.dumps(
+        {
+            "architecture": architecture,
+            "os": "linux",
+            "config": dict(image.config),
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        }
+    ).encode()
+    manifest = [
+        {
+            "Config": f"{_sha256(config)}.json",
+            "RepoTags": [f"{REPOSITORY}:empty"],
+            "Layers": ["layer.tar"],
+        }
+    ]
+    return _tar(
+        [
+            (f"{_sha256(config)}.json", config),
+            ("layer.tar", layer),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ]
+    )
 
 
 def _tar(files: list[tuple[str, bytes]]) -> bytes:

@@ -1,8 +1,10 @@
-"""Keeps build steps from this host's services: rules for what comes in from Docker's default bridge.
+"""Keeps build steps from this host's services: rules for what comes in from Docker's default
+bridge.
 
-With Docker's own builder, build steps are on that bridge, as are containers that name no other network. What they send
-to this host itself, to each other and to blocked networks is refused; answers and questions to the host's resolvers
-pass. The rules lie in two chains of their own, which `apply` makes or brings up to date and `remove` removes.
+With Docker's own builder, build steps are on that bridge, as are containers that name no other
+network. What they send to this host itself, to each other and to blocked networks is refused;
+answers and questions to the host's resolvers pass. The rules lie in two chains of their own, which
+`apply` makes or brings up to date and `remove` removes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ Family = Literal[4, 6]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What is refused to whatever is on the interface `bridge`, and what is let through all the same."""
+    """What is refused to whatever is on the interface `bridge`, and what is let through all the
+    same.
+    """
 
     bridge: str
     resolvers: tuple[str, ...] = ()
@@ -41,8 +45,12 @@ class Policy:
     @classmethod
     def of(cls, settings: BuildSettings, bridge: str) -> Policy:
         """What the settings and this machine say."""
-        return cls(bridge=bridge, resolvers=_resolvers(), reachable=settings.reachable_networks,
-                   blocked=settings.blocked_networks)
+        return cls(
+            bridge=bridge,
+            resolvers=_resolvers(),
+            reachable=settings.reachable_networks,
+            blocked=settings.blocked_networks,
+        )
 
 
 def rules(policy: Policy, family: Family) -> list[tuple[str, ...]]:
@@ -51,11 +59,28 @@ def rules(policy: Policy, family: Family) -> list[tuple[str, ...]]:
     for chain in (TO_HOST, ONWARD):
         made.append((chain, "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "RETURN"))
         if family == 6:
-            made += [(chain, "-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", str(kind), "-j", "RETURN")
-                     for kind in NEIGHBOURS]
-        made += [(chain, "-d", network, "-p", protocol, "-m", protocol, "--dport", "53", "-j", "RETURN")
-                 for network in _of(family, policy.resolvers) for protocol in ("udp", "tcp")]
-        made += [(chain, "-d", network, "-j", "RETURN") for network in _of(family, policy.reachable)]
+            made += [
+                (
+                    chain,
+                    "-p",
+                    "ipv6-icmp",
+                    "-m",
+                    "icmp6",
+                    "--icmpv6-type",
+                    str(kind),
+                    "-j",
+                    "RETURN",
+                )
+                for kind in NEIGHBOURS
+            ]
+        made += [
+            (chain, "-d", network, "-p", protocol, "-m", protocol, "--dport", "53", "-j", "RETURN")
+            for network in _of(family, policy.resolvers)
+            for protocol in ("udp", "tcp")
+        ]
+        made += [
+            (chain, "-d", network, "-j", "RETURN") for network in _of(family, policy.reachable)
+        ]
     made.append((TO_HOST, "-j", "REJECT"))
     made.append((ONWARD, "-o", policy.bridge, "-j", "REJECT"))
     made += [(ONWARD, "-d", network, "-j", "REJECT") for network in _of(family, policy.blocked)]
@@ -63,15 +88,25 @@ def rules(policy: Policy, family: Family) -> list[tuple[str, ...]]:
 
 
 def apply(policy: Policy) -> list[str]:
-    """Put the rules in force, instead of earlier ones. Returns what is to be warned of; raises `Misconfigured`."""
+    """Put the rules in force, instead of earlier ones. Returns what is to be warned of; raises
+    `Misconfigured`.
+    """
     for family in _families():
-        script = ["*filter", f":{TO_HOST} - [0:0]", f":{ONWARD} - [0:0]",
-                  *(f"-A {' '.join(rule)}" for rule in rules(policy, family)), "COMMIT", ""]
+        script = [
+            "*filter",
+            f":{TO_HOST} - [0:0]",
+            f":{ONWARD} - [0:0]",
+            *(f"-A {' '.join(rule)}" for rule in rules(policy, family)),
+            "COMMIT",
+            "",
+        ]
         _iptables(family, "-restore", "-w", "--noflush", stdin="\n".join(script))
         for parent, chain in ((_INPUT, TO_HOST), (_onward_parent(family), ONWARD)):
             jump = (parent, "-i", policy.bridge, "-j", chain)
             earlier = _jumps(family, chain)
-            if earlier != [jump]:  # put first what is new, then take away what is old: never without
+            if earlier != [
+                jump
+            ]:  # put first what is new, then take away what is old: never without
                 _iptables(family, "", "-w", "-I", parent, "1", *jump[1:])
                 for old in earlier:
                     _iptables(family, "", "-w", "-D", *old)
@@ -91,9 +126,15 @@ def remove() -> None:
 
 
 def show() -> list[str]:
-    """The rules that are in force, as iptables shows them; empty when there are none. Raises `Misconfigured`."""
-    return [f"{_PROGRAMS[family]} {line}" for family in _families() for line in _listed(family)
-            if TO_HOST in line or ONWARD in line]
+    """The rules that are in force, as iptables shows them; empty when there are none. Raises
+    `Misconfigured`.
+    """
+    return [
+        f"{_PROGRAMS[family]} {line}"
+        for family in _families()
+        for line in _listed(family)
+        if TO_HOST in line or ONWARD in line
+    ]
 
 
 _INPUT, _DOCKER_USER, _FORWARD = "INPUT", "DOCKER-USER", "FORWARD"
@@ -101,7 +142,11 @@ _PROGRAMS: dict[Family, str] = {4: "iptables", 6: "ip6tables"}
 
 
 def _of(family: Family, networks: Sequence[str]) -> Iterator[str]:
-    return (str(parsed) for network in networks if (parsed := ipaddress.ip_network(network)).version == family)
+    return (
+        str(parsed)
+        for network in networks
+        if (parsed := ipaddress.ip_network(network)).version == family
+    )
 
 
 def _families() -> list[Family]:
@@ -109,7 +154,9 @@ def _families() -> list[Family]:
 
 
 def _onward_parent(family: Family) -> str:
-    """Docker's chain for rules like these, which it never flushes; where it is not, the one it would hang in."""
+    """Docker's chain for rules like these, which it never flushes; where it is not, the one it
+    would hang in.
+    """
     return _DOCKER_USER if f"-N {_DOCKER_USER}" in _listed(family) else _FORWARD
 
 
@@ -125,13 +172,22 @@ def _listed(family: Family) -> list[str]:
 
 def _iptables(family: Family, suffix: str, *arguments: str, stdin: str | None = None) -> str:
     program = _PROGRAMS[family] + suffix
-    command = Command(name=program, argv=(program, *arguments), stdin=None if stdin is None else stdin.encode(),
-                      env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}, timeout_s=TIMEOUT_S)
+    command = Command(
+        name=program,
+        argv=(program, *arguments),
+        stdin=None if stdin is None else stdin.encode(),
+        env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"},
+        timeout_s=TIMEOUT_S,
+    )
     heard: list[str] = []
     try:
-        return run(command, on_line=heard.append, capture_stdout=True).stdout.decode("utf-8", "replace")
+        return run(command, on_line=heard.append, capture_stdout=True).stdout.decode(
+            "utf-8", "replace"
+        )
     except ProcessFailed as error:
-        raise Misconfigured(f"{error} {' '.join(heard[-3:])}".strip(), hint="It needs root.") from error
+        raise Misconfigured(
+            f"{error} {' '.join(heard[-3:])}".strip(), hint="It needs root."
+        ) from error
 
 
 def _resolvers() -> tuple[str, ...]:
@@ -149,6 +205,8 @@ def _see_bridged_packets() -> list[str]:
     try:
         BRIDGED_PACKETS.write_text("1")
     except OSError as error:
-        return [f"Build steps may reach other containers on their bridge: {BRIDGED_PACKETS} cannot be set "
-                f"({error.strerror}); load the kernel module br_netfilter."]
+        return [
+            f"Build steps may reach other containers on their bridge: {BRIDGED_PACKETS} cannot be set "
+            f"({error.strerror}); load the kernel module br_netfilter."
+        ]
     return []

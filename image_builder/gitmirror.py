@@ -1,12 +1,13 @@
-"""A local mirror of a git repository: fetched, shared by threads and processes, and read without a checkout.
+"""A local mirror of a git repository: fetched, shared by threads and processes, and read without a
+checkout.
 
 `Mirror.snapshot` says which commits the repository's references named at some recent time, and is the only call that
 talks to the other side (`fetch_commit` aside). Everything else reads the mirror's objects. A warm question starts no
 process: references lie in one small file that is written with each fetch, and objects never change, so what was read
 once is remembered.
 
-Mirrors are bare and lie in one folder, each beside a lock file. Whoever fetches holds the lock. A new mirror is made
-aside and renamed into place; one that turns out to be damaged is made anew.
+Mirrors are bare and lie in one folder, each beside a lock file. Whoever fetches holds the lock. A
+new mirror is made aside and renamed into place; one that turns out to be damaged is made anew.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from typing import TYPE_CHECKING, TypeVar
 import filelock
 
 from image_builder import gitobjects, process, trees
-from image_builder.errors import CicError, ErrorCode, LimitReached, Misconfigured, NoSpace, Unavailable
+from image_builder.errors import (
+    CicError,
+    ErrorCode,
+    LimitReached,
+    Misconfigured,
+    NoSpace,
+    Unavailable,
+)
 from image_builder.gitobjects import Damaged, TreeItem
 from image_builder.gitremote import GitUrl, Network, git_command, list_remote
 from image_builder.process import CancelToken, ProcessFailed
@@ -73,14 +81,23 @@ class Snapshot:
     def default_branch(self) -> str | None:
         """The branch that HEAD seems to be: git does not always tell."""
         candidates = [name for name, commit in self.branches.items() if commit == self.head]
-        return next((name for name in ("main", "master") if name in candidates), next(iter(sorted(candidates)), None))
+        return next(
+            (name for name in ("main", "master") if name in candidates),
+            next(iter(sorted(candidates)), None),
+        )
 
 
 class Mirror:
     """The mirror of one repository in the folder `mirrors`. Threads and processes may share it."""
 
-    def __init__(self, repository: Repository, mirrors: Path, network: Network, *,
-                 clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        mirrors: Path,
+        network: Network,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.repository = repository
         self._mirrors = mirrors
         self._network = network
@@ -104,7 +121,8 @@ class Mirror:
     # What the other side says
 
     def snapshot(self, *, not_before: float, cancel: CancelToken | None = None) -> Snapshot:
-        """The references as they were at `not_before` or later; fetches only if the last fetch began before that.
+        """The references as they were at `not_before` or later; fetches only if the last fetch
+        began before that.
 
         Raises `Unavailable` if the repository cannot be reached.
         """
@@ -116,7 +134,9 @@ class Mirror:
             current = self._current()
             if current is not None and self._is_fresh(current, not_before):
                 return current
-            if self._failure is not None and self._failure[0] >= asked_at:  # somebody just tried for all who waited
+            if (
+                self._failure is not None and self._failure[0] >= asked_at
+            ):  # somebody just tried for all who waited
                 raise self._failure[1]
             return self._refresh(current is not None, cancel)
 
@@ -129,13 +149,18 @@ class Mirror:
         return self._clock()
 
     def fetch_commit(self, commit: str, *, cancel: CancelToken | None = None) -> bool:
-        """Fetch one commit by its full hash; False if the other side does not have it or does not give it."""
+        """Fetch one commit by its full hash; False if the other side does not have it or does not
+        give it.
+        """
         with self._locked(cancel):
             if self.holds(commit):
                 return True
             try:
-                self._git(self.folder, *_fetch_arguments(self.repository.url, f"+{commit}:{REFS}/commits/{commit}"),
-                          cancel=cancel)
+                self._git(
+                    self.folder,
+                    *_fetch_arguments(self.repository.url, f"+{commit}:{REFS}/commits/{commit}"),
+                    cancel=cancel,
+                )
             except ProcessFailed as failure:
                 self._ask_whether_reachable(failure, cancel)
                 return False
@@ -194,16 +219,36 @@ class Mirror:
         """A small file's content, or None if it is larger than `max_bytes`."""
         return self._read_or_remake(lambda repo: gitobjects.small_blob(repo, digest, max_bytes))
 
-    def entries(self, tree: str, limits: Limits, *, wanted: Callable[[str], bool] = lambda path: True,
-                cancel: CancelToken | None = None) -> list[Entry]:
-        """Everything below a tree that is `wanted`, in order of path. Raises `trees.BadTree` past the limits."""
-        return self._apart(lambda repo: gitobjects.entries_below(repo, tree, limits, wanted, cancel))
+    def entries(
+        self,
+        tree: str,
+        limits: Limits,
+        *,
+        wanted: Callable[[str], bool] = lambda path: True,
+        cancel: CancelToken | None = None,
+    ) -> list[Entry]:
+        """Everything below a tree that is `wanted`, in order of path. Raises `trees.BadTree` past
+        the limits.
+        """
+        return self._apart(
+            lambda repo: gitobjects.entries_below(repo, tree, limits, wanted, cancel)
+        )
 
-    def write(self, entries: Sequence[Entry], destination: Path, cancel: CancelToken | None = None) -> None:
-        """Write these files (checked, from `entries`) to `destination`, which must not exist or be empty."""
+    def write(
+        self, entries: Sequence[Entry], destination: Path, cancel: CancelToken | None = None
+    ) -> None:
+        """Write these files (checked, from `entries`) to `destination`, which must not exist or be
+        empty.
+        """
+
         def write(repo: Repo) -> None:
             try:
-                trees.write(entries, destination, lambda entry: gitobjects.blob_chunks(repo, entry.digest), cancel)
+                trees.write(
+                    entries,
+                    destination,
+                    lambda entry: gitobjects.blob_chunks(repo, entry.digest),
+                    cancel,
+                )
             except trees.Changed as error:
                 raise Damaged(f"{error} is not what its hash says") from error
 
@@ -226,7 +271,9 @@ class Mirror:
             return None
 
     def _is_fresh(self, snapshot: Snapshot, not_before: float) -> bool:
-        return not_before <= snapshot.fetched_at <= self._clock() + 1  # a time ahead of ours: the clock was set back
+        return (
+            not_before <= snapshot.fetched_at <= self._clock() + 1
+        )  # a time ahead of ours: the clock was set back
 
     # Fetching
 
@@ -258,10 +305,14 @@ class Mirror:
     def _cannot_write(self, why: str) -> CicError:
         with contextlib.suppress(OSError):
             if shutil.disk_usage(self._mirrors).free < MIN_FREE_BYTES:
-                return NoSpace(f"The disk that holds {self._mirrors} is full.",
-                               hint="Free some space there, or move tmp_folder.")
-        return Misconfigured(f"The folder {self._mirrors} cannot be written: {why}.",
-                             hint="Let the service's user write there, or move tmp_folder.")
+                return NoSpace(
+                    f"The disk that holds {self._mirrors} is full.",
+                    hint="Free some space there, or move tmp_folder.",
+                )
+        return Misconfigured(
+            f"The folder {self._mirrors} cannot be written: {why}.",
+            hint="Let the service's user write there, or move tmp_folder.",
+        )
 
     def _refresh(self, exists: bool, cancel: CancelToken | None) -> Snapshot:
         try:
@@ -308,19 +359,35 @@ class Mirror:
         began = self._clock()
         wanted = [f"+refs/heads/*:{REFS}/heads/*", f"+refs/tags/*:{REFS}/tags/*"]
         try:
-            self._git(folder, *_fetch_arguments(self.repository.url, f"+HEAD:{REFS}/head", *wanted), cancel=cancel)
+            self._git(
+                folder,
+                *_fetch_arguments(self.repository.url, f"+HEAD:{REFS}/head", *wanted),
+                cancel=cancel,
+            )
         except ProcessFailed as failure:
             if "HEAD" in self._ask_whether_reachable(failure, cancel):
                 raise
             self._git(folder, "update-ref", "-d", f"{REFS}/head", cancel=cancel)
             self._git(folder, *_fetch_arguments(self.repository.url, *wanted), cancel=cancel)
-        listing = self._git(folder, "for-each-ref", "--format=%(objectname) %(refname)", REFS, cancel=cancel,
-                            capture=True)
+        listing = self._git(
+            folder,
+            "for-each-ref",
+            "--format=%(objectname) %(refname)",
+            REFS,
+            cancel=cancel,
+            capture=True,
+        )
         return _write_state(folder, began, listing.decode("utf-8", "surrogateescape"))
 
-    def _git(self, folder: Path, *argv: str, cancel: CancelToken | None, capture: bool = False) -> bytes:
-        """Run one git command in `folder`. Raises `ProcessFailed`, and `Unavailable` if it took too long."""
-        command = git_command(f"git {argv[0]}", argv, self.repository.url, self._network, added=self._local(folder))
+    def _git(
+        self, folder: Path, *argv: str, cancel: CancelToken | None, capture: bool = False
+    ) -> bytes:
+        """Run one git command in `folder`. Raises `ProcessFailed`, and `Unavailable` if it took too
+        long.
+        """
+        command = git_command(
+            f"git {argv[0]}", argv, self.repository.url, self._network, added=self._local(folder)
+        )
         try:
             return process.run(command, cancel=cancel, capture_stdout=capture).stdout
         except LimitReached as error:
@@ -338,27 +405,42 @@ class Mirror:
             added["GIT_CONFIG_GLOBAL"] = str(trusted)
         return added
 
-    def _ask_whether_reachable(self, failure: ProcessFailed, cancel: CancelToken | None) -> Mapping[str, str]:
-        """After a fetch that failed: what the other side offers. Raises `Unavailable` if it does not answer."""
+    def _ask_whether_reachable(
+        self, failure: ProcessFailed, cancel: CancelToken | None
+    ) -> Mapping[str, str]:
+        """After a fetch that failed: what the other side offers. Raises `Unavailable` if it does
+        not answer.
+        """
         try:
-            return list_remote(self.repository.url, self._network, added=self._local(self.folder), cancel=cancel)
+            return list_remote(
+                self.repository.url, self._network, added=self._local(self.folder), cancel=cancel
+            )
         except (ProcessFailed, LimitReached):
             raise self._unreachable(failure) from failure
 
     def _unreachable(self, failure: ProcessFailed) -> Unavailable:
-        said = [line.removeprefix("fatal: ").strip() for line in failure.tail if line.startswith(("fatal:", "error:"))]
+        said = [
+            line.removeprefix("fatal: ").strip()
+            for line in failure.tail
+            if line.startswith(("fatal:", "error:"))
+        ]
         return self._unavailable(said[0] if said else failure.message)
 
     def _unavailable(self, why: str) -> Unavailable:
         repository = self.repository
-        return Unavailable(f"The {repository.name} {repository.url} cannot be reached: {why}", code=repository.code,
-                           hint=f"Try again later. If it stays so, the operator should check {repository.key}, its "
-                                "credentials, and whether this machine reaches that host (git ls-remote tells).")
+        return Unavailable(
+            f"The {repository.name} {repository.url} cannot be reached: {why}",
+            code=repository.code,
+            hint=f"Try again later. If it stays so, the operator should check {repository.key}, its "
+            "credentials, and whether this machine reaches that host (git ls-remote tells).",
+        )
 
     # Reading
 
     def _read(self, question: Callable[[Repo], _T]) -> _T:
-        """Ask the open repository; once more with a new one, as the mirror may have been replaced meanwhile."""
+        """Ask the open repository; once more with a new one, as the mirror may have been replaced
+        meanwhile.
+        """
         with self._reading:
             try:
                 with gitobjects.reading():
@@ -372,7 +454,10 @@ class Mirror:
         return self._healed(lambda: self._read(question))
 
     def _apart(self, question: Callable[[Repo], _T]) -> _T:
-        """Ask a repository of its own, so that long reading holds nobody up. `question` names its reading errors."""
+        """Ask a repository of its own, so that long reading holds nobody up. `question` names its
+        reading errors.
+        """
+
         def ask() -> _T:
             with contextlib.closing(gitobjects.open_repository(self.folder)) as repo:
                 return question(repo)
@@ -393,10 +478,14 @@ class Mirror:
         try:
             return ask()
         except Damaged:
-            raise self._unavailable(f"its mirror {self.folder} cannot be read ({damage})") from damage
+            raise self._unavailable(
+                f"its mirror {self.folder} cannot be read ({damage})"
+            ) from damage
 
     def _opened(self) -> Repo:
-        """The open repository. After a fork it is opened again: two processes cannot share git's pipes."""
+        """The open repository. After a fork it is opened again: two processes cannot share git's
+        pipes.
+        """
         if self._repo is None or self._owner != os.getpid():
             self._repo, self._owner = gitobjects.open_repository(self.folder), os.getpid()
         return self._repo
@@ -408,8 +497,18 @@ class Mirror:
 
 
 def _fetch_arguments(url: GitUrl, *refspecs: str) -> tuple[str, ...]:
-    return ("fetch", "--progress", "--prune", "--no-tags", "--force", "--no-recurse-submodules",
-            "--no-write-fetch-head", "--", url.text, *refspecs)
+    return (
+        "fetch",
+        "--progress",
+        "--prune",
+        "--no-tags",
+        "--force",
+        "--no-recurse-submodules",
+        "--no-write-fetch-head",
+        "--",
+        url.text,
+        *refspecs,
+    )
 
 
 def _write_state(folder: Path, fetched_at: float, listing: str) -> Snapshot:
@@ -419,8 +518,13 @@ def _write_state(folder: Path, fetched_at: float, listing: str) -> Snapshot:
         digest, _, name = line.partition(" ")
         kind, _, short = name.removeprefix(f"{REFS}/").partition("/")
         state.setdefault(kind, {})[short] = digest
-    content = {"format": STATE_FORMAT, "fetched_at": fetched_at, "head": state["head"].get(""),
-               "branches": state["heads"], "tags": state["tags"]}
+    content = {
+        "format": STATE_FORMAT,
+        "fetched_at": fetched_at,
+        "head": state["head"].get(""),
+        "branches": state["heads"],
+        "tags": state["tags"],
+    }
     raw = json.dumps(content).encode("ascii")
     aside = folder / f"{STATE_FILE}.aside"
     with open(aside, "wb") as file:
@@ -435,15 +539,21 @@ def _parse_state(raw: bytes) -> Snapshot:
     content = json.loads(raw)
     if content["format"] != STATE_FORMAT:
         raise ValueError("another format")
-    return Snapshot(fetched_at=float(content["fetched_at"]), head=content["head"], branches=dict(content["branches"]),
-                    tags=dict(content["tags"]))
+    return Snapshot(
+        fetched_at=float(content["fetched_at"]),
+        head=content["head"],
+        branches=dict(content["branches"]),
+        tags=dict(content["tags"]),
+    )
 
 
 _K = TypeVar("_K")
 
 
 def _remember(known: dict[_K, _T], key: _K, value: _T) -> None:
-    """Keep an answer that cannot change; now and then all is forgotten, so that memory stays bounded."""
+    """Keep an answer that cannot change; now and then all is forgotten, so that memory stays
+    bounded.
+    """
     if len(known) >= MAX_REMEMBERED:
         known.clear()
     known[key] = value

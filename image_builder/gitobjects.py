@@ -1,7 +1,9 @@
-"""The objects of a bare git repository on this machine, read through GitPython, which is used in this module alone.
+"""The objects of a bare git repository on this machine, read through GitPython, which is used in
+this module alone.
 
-Nothing here writes to a repository or talks to another. What is read was written by strangers: rows of trees are
-given as they stand, for `trees.check` to judge, and no answer grows beyond the limits that are passed in.
+Nothing here writes to a repository or talks to another. What is read was written by strangers: rows
+of trees are given as they stand, for `trees.check` to judge, and no answer grows beyond the limits
+that are passed in.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ def _gitpython() -> Any:
     try:
         import git
     except ImportError as error:
-        raise ToolMissing("The program git is not installed.", hint="Install it (Debian: apt install git).") from error
+        raise ToolMissing(
+            "The program git is not installed.", hint="Install it (Debian: apt install git)."
+        ) from error
     return git
 
 
@@ -104,7 +108,12 @@ def peel(repo: Repo, digest: str) -> str:
             raise ValueError(f"object {digest} is missing")
         if kind != "tag":
             break
-        digest = _object(repo, digest, "tag").partition(b"\n")[0].removeprefix(b"object ").decode("ascii")
+        digest = (
+            _object(repo, digest, "tag")
+            .partition(b"\n")[0]
+            .removeprefix(b"object ")
+            .decode("ascii")
+        )
     return ""
 
 
@@ -117,7 +126,11 @@ def tree_items(repo: Repo, tree: str) -> tuple[TreeItem, ...]:
         end = content.index(b"\0", position)
         mode, _, name = content[position:end].partition(b" ")
         position = end + 21
-        items.append(TreeItem(name=os.fsdecode(name), mode=int(mode, 8), digest=content[end + 1:position].hex()))
+        items.append(
+            TreeItem(
+                name=os.fsdecode(name), mode=int(mode, 8), digest=content[end + 1 : position].hex()
+            )
+        )
     return tuple(items)
 
 
@@ -150,9 +163,12 @@ def is_reached_from(repo: Repo, commit: str, places: Sequence[str]) -> bool:
     return bool(repo.git.for_each_ref("--count=1", f"--contains={commit}", *places))
 
 
-def entries_below(repo: Repo, tree: str, limits: Limits, wanted: Callable[[str], bool],
-             cancel: CancelToken | None) -> list[Entry]:
-    """All files below a tree. A tree may name itself a million times over: what is read is bounded by the limits."""
+def entries_below(
+    repo: Repo, tree: str, limits: Limits, wanted: Callable[[str], bool], cancel: CancelToken | None
+) -> list[Entry]:
+    """All files below a tree. A tree may name itself a million times over: what is read is bounded
+    by the limits.
+    """
     budget = trees.Budget(limits)
     found: list[Entry] = []
     waiting = [("", tree)]
@@ -165,7 +181,9 @@ def entries_below(repo: Repo, tree: str, limits: Limits, wanted: Callable[[str],
         for item in items:
             path = prefix + item.name
             if "/" in item.name:
-                raise trees.BadTree(trees.printable(path), "has a name that is not allowed", "use plain file names")
+                raise trees.BadTree(
+                    trees.printable(path), "has a name that is not allowed", "use plain file names"
+                )
             trees.check_name(path)
             if not wanted(path):
                 continue
@@ -184,7 +202,13 @@ def _entry(repo: Repo, path: str, item: TreeItem) -> Entry:
     with reading():
         if item.mode == trees.LINK:
             target = small_blob(repo, item.digest, trees.MAX_LINK_BYTES) or b""
-            return Entry(path=path, mode=item.mode, digest=item.digest, size=len(target), target=os.fsdecode(target))
+            return Entry(
+                path=path,
+                mode=item.mode,
+                digest=item.digest,
+                size=len(target),
+                target=os.fsdecode(target),
+            )
         _, _, size = repo.git.get_object_header(item.digest)
     mode = item.mode if not item.is_file else trees.EXECUTABLE if item.mode & 0o100 else trees.FILE
     return Entry(path=path, mode=mode, digest=item.digest, size=size)

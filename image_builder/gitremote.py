@@ -1,8 +1,9 @@
 """Git repositories elsewhere: which URLs are allowed, and how git is started to talk to them.
 
-Git is started through `process` with an environment of its own: no prompt, no hooks, no configuration of the machine
-or its user, allowed protocols only. Credentials that stand in a URL never become an argument: they travel as a header
-that git reads from its environment and sends to that URL's host alone.
+Git is started through `process` with an environment of its own: no prompt, no hooks, no
+configuration of the machine or its user, allowed protocols only. Credentials that stand in a URL
+never become an argument: they travel as a header that git reads from its environment and sends to
+that URL's host alone.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class BadGitUrl(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GitUrl:
-    """A checked URL. `text` holds no credentials and may be shown; `header` is what logs in, if anything does."""
+    """A checked URL. `text` holds no credentials and may be shown; `header` is what logs in, if
+    anything does.
+    """
 
     text: str
     scheme: str
@@ -84,13 +87,21 @@ class Network:
     def of(cls, settings: LibrarySettings) -> Network:
         """What a site's settings say about it."""
         build, repositories = settings.build, settings.repositories
-        return cls(schemes=repositories.allowed_git_schemes, hosts=repositories.allowed_git_hosts,
-                   timeout_s=repositories.git_timeout_s, ca_bundle=build.ca_bundle, http_proxy=build.http_proxy,
-                   https_proxy=build.https_proxy, no_proxy=build.no_proxy)
+        return cls(
+            schemes=repositories.allowed_git_schemes,
+            hosts=repositories.allowed_git_hosts,
+            timeout_s=repositories.git_timeout_s,
+            ca_bundle=build.ca_bundle,
+            http_proxy=build.http_proxy,
+            https_proxy=build.https_proxy,
+            no_proxy=build.no_proxy,
+        )
 
 
 def parse_url(text: str, schemes: Sequence[str] = DEFAULT_SCHEMES) -> GitUrl:
-    """A git URL (`https://…`, `ssh://…`, `git@host:path`, `file:///…`), checked. Raises `BadGitUrl`."""
+    """A git URL (`https://…`, `ssh://…`, `git@host:path`, `file:///…`), checked. Raises
+    `BadGitUrl`.
+    """
     if not _URL_SHAPE.match(text) or text.startswith("-"):
         raise BadGitUrl("it is not a git URL")
     scheme_match = _SCHEME.match(text)
@@ -122,27 +133,52 @@ def folder_url(folder: Path) -> GitUrl:
     return GitUrl(text="file://" + quote(str(folder.absolute())), scheme="file")
 
 
-def git_command(name: str, argv: Sequence[str], url: GitUrl, network: Network, *, added: Mapping[str, str],
-                timeout_s: float | None = None) -> Command:
+def git_command(
+    name: str,
+    argv: Sequence[str],
+    url: GitUrl,
+    network: Network,
+    *,
+    added: Mapping[str, str],
+    timeout_s: float | None = None,
+) -> Command:
     """A command that lets git talk to `url`; `added` goes into its environment (`GIT_DIR`).
 
-    Raises `Misconfigured` for a host that is not allowed. Git follows no redirect, which could lead to any other.
+    Raises `Misconfigured` for a host that is not allowed. Git follows no redirect, which could lead
+    to any other.
     """
-    if network.hosts is not None and url.host and url.host not in {host.lower() for host in network.hosts}:
-        raise Misconfigured(f"git does not talk to {url.host} here.",
-                            hint="Add it to repositories_cfg['allowed_git_hosts'], if it may.")
-    return Command(name=name, argv=("git", *argv), env=environment(url, network) | dict(added), secrets=url.secrets,
-                   timeout_s=timeout_s or network.timeout_s, quiet_timeout_s=QUIET_S)
+    if (
+        network.hosts is not None
+        and url.host
+        and url.host not in {host.lower() for host in network.hosts}
+    ):
+        raise Misconfigured(
+            f"git does not talk to {url.host} here.",
+            hint="Add it to repositories_cfg['allowed_git_hosts'], if it may.",
+        )
+    return Command(
+        name=name,
+        argv=("git", *argv),
+        env=environment(url, network) | dict(added),
+        secrets=url.secrets,
+        timeout_s=timeout_s or network.timeout_s,
+        quiet_timeout_s=QUIET_S,
+    )
 
 
 def environment(url: GitUrl, network: Network) -> dict[str, str]:
     """What git's environment holds beyond the inherited one when it talks to `url`."""
     values = quiet_environment()
-    values |= {"GIT_ALLOW_PROTOCOL": ":".join(network.schemes),
-               "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=20"}
+    values |= {
+        "GIT_ALLOW_PROTOCOL": ":".join(network.schemes),
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=20",
+    }
     values |= _config(url)
-    for name, value in (("http_proxy", network.http_proxy), ("https_proxy", network.https_proxy),
-                        ("no_proxy", network.no_proxy)):
+    for name, value in (
+        ("http_proxy", network.http_proxy),
+        ("https_proxy", network.https_proxy),
+        ("no_proxy", network.no_proxy),
+    ):
         if value:
             values |= {name: value, name.upper(): value}
     if network.ca_bundle is not None:
@@ -153,27 +189,60 @@ def environment(url: GitUrl, network: Network) -> dict[str, str]:
 
 
 def quiet_environment() -> dict[str, str]:
-    """What every git of ours gets: no questions, English messages, no configuration but what is given here."""
-    return {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_PARAMETERS": "", "GIT_ATTR_NOSYSTEM": "1", "GIT_NO_REPLACE_OBJECTS": "1",
-            "GIT_DEFAULT_HASH": "sha1", "GIT_DEFAULT_REF_FORMAT": "files", "LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
+    """What every git of ours gets: no questions, English messages, no configuration but what is
+    given here.
+    """
+    return {
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_PARAMETERS": "",
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_DEFAULT_HASH": "sha1",
+        "GIT_DEFAULT_REF_FORMAT": "files",
+        "LC_ALL": "C.UTF-8",
+        "LANGUAGE": "C",
+    }
 
 
-def list_remote(url: GitUrl, network: Network, patterns: Sequence[str] = (), *,
-                added: Mapping[str, str] | None = None, cancel: CancelToken | None = None) -> dict[str, str]:
+def list_remote(
+    url: GitUrl,
+    network: Network,
+    patterns: Sequence[str] = (),
+    *,
+    added: Mapping[str, str] | None = None,
+    cancel: CancelToken | None = None,
+) -> dict[str, str]:
     """The references of a repository elsewhere, `name -> hash`. Raises what `process.run` raises."""
-    command = git_command("git ls-remote", ("ls-remote", "--quiet", "--", url.text, *patterns), url, network,
-                          added=added or {}, timeout_s=min(ASK_TIMEOUT_S, network.timeout_s))
-    output = process.run(command, cancel=cancel, capture_stdout=True).stdout.decode("utf-8", "replace")
+    command = git_command(
+        "git ls-remote",
+        ("ls-remote", "--quiet", "--", url.text, *patterns),
+        url,
+        network,
+        added=added or {},
+        timeout_s=min(ASK_TIMEOUT_S, network.timeout_s),
+    )
+    output = process.run(command, cancel=cancel, capture_stdout=True).stdout.decode(
+        "utf-8", "replace"
+    )
     rows = (line.partition("\t") for line in output.splitlines())
     return {name: digest for digest, _, name in rows if _COMMIT.match(digest)}
 
 
 class RemoteCommits:
-    """Which commit a branch or tag of some repository names now; remembers answers, failures too, for 30 s."""
+    """Which commit a branch or tag of some repository names now; remembers answers, failures too,
+    for 30 s.
+    """
 
-    def __init__(self, network: Network, *, max_age_s: float = REFS_MAX_AGE_S,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        max_age_s: float = REFS_MAX_AGE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._network = network
         self._max_age_s = max_age_s
         self._clock = clock
@@ -181,7 +250,9 @@ class RemoteCommits:
         self._known: dict[tuple[str, str], tuple[float, str | None]] = {}
 
     def commit(self, url: str, ref: str, *, cancel: CancelToken | None = None) -> str | None:
-        """The commit behind branch or tag `ref` (`HEAD`: the default branch), or None where it cannot be had."""
+        """The commit behind branch or tag `ref` (`HEAD`: the default branch), or None where it
+        cannot be had.
+        """
         now = self._clock()
         with self._lock:
             known = self._known.get((url, ref))
@@ -189,14 +260,20 @@ class RemoteCommits:
                 return known[1]
         commit = self._ask(url, ref, cancel)
         with self._lock:
-            self._known = {key: value for key, value in self._known.items() if now - value[0] < self._max_age_s}
+            self._known = {
+                key: value for key, value in self._known.items() if now - value[0] < self._max_age_s
+            }
             self._known[url, ref] = (now, commit)
         return commit
 
     def _ask(self, url: str, ref: str, cancel: CancelToken | None) -> str | None:
         try:
             checked = parse_url(url, self._network.schemes)
-            names = ["HEAD"] if ref == "HEAD" else [f"refs/heads/{ref}", f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}"]
+            names = (
+                ["HEAD"]
+                if ref == "HEAD"
+                else [f"refs/heads/{ref}", f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}"]
+            )
             found = list_remote(checked, self._network, names, cancel=cancel)
         except (BadGitUrl, CicError):
             if cancel is not None:
@@ -206,7 +283,9 @@ class RemoteCommits:
 
 
 def _parse_scp_like(text: str, schemes: Sequence[str]) -> GitUrl:
-    if not _SCP_LIKE.match(text) or text.partition(":")[0].lower() in _SCHEME_NAMES:  # https:/host: a typing error
+    if (
+        not _SCP_LIKE.match(text) or text.partition(":")[0].lower() in _SCHEME_NAMES
+    ):  # https:/host: a typing error
         raise BadGitUrl("it is not a git URL")
     _check_scheme("ssh", schemes)
     return GitUrl(text=text, scheme="ssh")
@@ -222,7 +301,9 @@ def _ssh_url(user: str | None, password: str | None, netloc: str, path: str) -> 
         raise BadGitUrl("ssh takes no password from a URL; give this user a key instead")
     if user is not None and not re.match(_USER + r"\Z", user):
         raise BadGitUrl("its user name is not allowed")
-    return GitUrl(text=f"ssh://{user}@{netloc}{path}" if user else f"ssh://{netloc}{path}", scheme="ssh")
+    return GitUrl(
+        text=f"ssh://{user}@{netloc}{path}" if user else f"ssh://{netloc}{path}", scheme="ssh"
+    )
 
 
 def _with_credentials(clean: str, scheme: str, user: str | None, password: str | None) -> GitUrl:
@@ -232,16 +313,29 @@ def _with_credentials(clean: str, scheme: str, user: str | None, password: str |
         raise BadGitUrl(f"{scheme}:// takes no user name")
     name, word = unquote(user or ""), unquote(password or "")
     encoded = base64.b64encode(f"{name}:{word}".encode()).decode()
-    hidden = {encoded, word, password or ""} if word else {encoded, name, user or ""}  # a token may stand alone
-    return GitUrl(text=clean, scheme=scheme, header=Secret(f"Authorization: Basic {encoded}"),
-                  secrets=tuple(Secret(value) for value in sorted(hidden | {quote(word, safe="")}) if value))
+    hidden = (
+        {encoded, word, password or ""} if word else {encoded, name, user or ""}
+    )  # a token may stand alone
+    return GitUrl(
+        text=clean,
+        scheme=scheme,
+        header=Secret(f"Authorization: Basic {encoded}"),
+        secrets=tuple(Secret(value) for value in sorted(hidden | {quote(word, safe="")}) if value),
+    )
 
 
 def _config(url: GitUrl) -> Mapping[str, str]:
     """Git's configuration as variables of its environment."""
-    pairs = [("core.hooksPath", os.devnull), ("credential.helper", ""), ("gc.autoDetach", "false"),
-             ("maintenance.autoDetach", "false"), ("fetch.unpackLimit", "1"), ("http.followRedirects", "false"),
-             ("http.lowSpeedLimit", "100"), ("http.lowSpeedTime", str(int(QUIET_S)))]
+    pairs = [
+        ("core.hooksPath", os.devnull),
+        ("credential.helper", ""),
+        ("gc.autoDetach", "false"),
+        ("maintenance.autoDetach", "false"),
+        ("fetch.unpackLimit", "1"),
+        ("http.followRedirects", "false"),
+        ("http.lowSpeedLimit", "100"),
+        ("http.lowSpeedTime", str(int(QUIET_S))),
+    ]
     if url.header is not None:
         pairs.append((f"http.{url.origin}.extraHeader", url.header.get_secret_value()))
     values = {"GIT_CONFIG_COUNT": str(len(pairs))}
@@ -254,7 +348,8 @@ def _config(url: GitUrl) -> Mapping[str, str]:
 class Source:
     """Where a setting says that files are: a plain `folder` as it lies there, or a git `url`.
 
-    `ref` is the branch, tag or commit wanted (None: the default branch), `inside` a folder in the repository.
+    `ref` is the branch, tag or commit wanted (None: the default branch), `inside` a folder in the
+    repository.
     """
 
     folder: Path | None = None
@@ -264,7 +359,8 @@ class Source:
 
 
 def parse_source(text: str, schemes: Sequence[str] = DEFAULT_SCHEMES) -> Source:
-    """`/a/folder`, `URL`, `URL#ref`, `URL#ref:folder/in/it`; a folder with `#ref` is a repository on this machine.
+    """`/a/folder`, `URL`, `URL#ref`, `URL#ref:folder/in/it`; a folder with `#ref` is a repository
+    on this machine.
 
     Raises `BadGitUrl`.
     """

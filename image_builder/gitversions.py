@@ -1,7 +1,8 @@
-"""What a version means: `latest`, a branch, a tag or a commit, looked up in a mirror as git itself would.
+"""What a version means: `latest`, a branch, a tag or a commit, looked up in a mirror as git itself
+would.
 
-A tag wins over a branch of its name, `heads/x` and `tags/x` say which is meant, and `latest` is the default branch
-whatever else is called so.
+A tag wins over a branch of its name, `heads/x` and `tags/x` say which is meant, and `latest` is the
+default branch whatever else is called so.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Versions:
                 self._known = (snapshot, {})
             known = self._known[1]
         if version not in known:
-            resolved = self._latest(snapshot) if version == LATEST else self._resolve(version, snapshot)
+            resolved = (
+                self._latest(snapshot) if version == LATEST else self._resolve(version, snapshot)
+            )
             if resolved is None:
                 return None
             known[version] = resolved
@@ -56,10 +59,19 @@ class Versions:
         commit = self._mirror.peeled(snapshot.head) if snapshot.head else None
         if commit is None:
             return None
-        shadowed = [kind for kind, names in (("branch", snapshot.branches), ("tag", snapshot.tags)) if LATEST in names]
-        return Resolved(commit=commit, warnings=tuple(
-            f"'latest' means the default branch of the {self._name}, not its {kind} called 'latest': "
-            f"write {'heads' if kind == 'branch' else 'tags'}/latest for that." for kind in shadowed))
+        shadowed = [
+            kind
+            for kind, names in (("branch", snapshot.branches), ("tag", snapshot.tags))
+            if LATEST in names
+        ]
+        return Resolved(
+            commit=commit,
+            warnings=tuple(
+                f"'latest' means the default branch of the {self._name}, not its {kind} called 'latest': "
+                f"write {'heads' if kind == 'branch' else 'tags'}/latest for that."
+                for kind in shadowed
+            ),
+        )
 
     def _resolve(self, version: str, snapshot: Snapshot) -> Resolved | None:
         hexadecimal = version.lower() if _HEX.match(version.lower()) else ""
@@ -71,7 +83,7 @@ class Versions:
         if MIN_ABBREVIATION <= len(hexadecimal) < FULL_HASH:
             found = self._mirror.commits_beginning(hexadecimal)
             if len(found) > 1:
-                raise Ambiguous(", ".join(commit[:len(hexadecimal) + 4] for commit in found[:4]))
+                raise Ambiguous(", ".join(commit[: len(hexadecimal) + 4] for commit in found[:4]))
             return self._as_commit(found[0]) if found else None
         return None
 
@@ -86,10 +98,20 @@ class Versions:
         commit = self._mirror.peeled(digest) if digest is not None else None
         if commit is None:
             return None
-        warnings = (f"{version} is a tag and a branch of the {self._name}; the tag is taken. "
-                    f"Write heads/{version} for the branch.",) if tag is not None and branch is not None else ()
+        warnings = (
+            (
+                f"{version} is a tag and a branch of the {self._name}; the tag is taken. "
+                f"Write heads/{version} for the branch.",
+            )
+            if tag is not None and branch is not None
+            else ()
+        )
         return Resolved(commit=commit, warnings=warnings)
 
     def _as_commit(self, commit: str) -> Resolved:
-        return Resolved(commit=commit, warnings=() if self._mirror.is_listed(commit) else (
-            f"Commit {commit[:12]} is on no branch and no tag of the {self._name}.",))
+        return Resolved(
+            commit=commit,
+            warnings=()
+            if self._mirror.is_listed(commit)
+            else (f"Commit {commit[:12]} is on no branch and no tag of the {self._name}.",),
+        )

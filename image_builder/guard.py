@@ -1,9 +1,10 @@
 """Ends what a process left behind, wherever it went.
 
-A command's processes share a group and carry a mark in their environment, so that one which made a session of its own
-is found as well. Run as a program by `process.py`, once for each process that runs commands: it reads `+<group> <mark>`
-and `-<group>` lines from standard input; when the input ends, because its writer ended in whatever way, all that is
-still listed is killed. It imports nothing of ours, so that it starts in a few milliseconds.
+A command's processes share a group and carry a mark in their environment, so that one which made a
+session of its own is found as well. Run as a program by `process.py`, once for each process that
+runs commands: it reads `+<group> <mark>` and `-<group>` lines from standard input; when the input
+ends, because its writer ended in whatever way, all that is still listed is killed. It imports
+nothing of ours, so that it starts in a few milliseconds.
 """
 
 import os
@@ -11,11 +12,14 @@ import signal
 import sys
 
 MARK = "IMAGE_BUILDER_COMMAND"
-"""The environment variable that holds a command's mark: whose it is, a point, and what nobody else has."""
+"""The environment variable that holds a command's mark: whose it is, a point, and what nobody else
+has.
+"""
 
 
 def owner_of(pid: int) -> str:
-    """What a process and nobody else is called, now and later: its PID name space, its number and when it began.
+    """What a process and nobody else is called, now and later: its PID name space, its number and
+    when it began.
 
     Raises `OSError` when there is no such process.
     """
@@ -25,7 +29,9 @@ def owner_of(pid: int) -> str:
 
 
 def end_orphans() -> None:
-    """Kill every marked process whose owner is dead: its guard was killed, too. Another name space's are left alone."""
+    """Kill every marked process whose owner is dead: its guard was killed, too. Another name
+    space's are left alone.
+    """
     space = os.readlink("/proc/self/ns/pid")
     for mark in {found for _, found in _marks()}:
         owner = mark.rpartition(".")[0]
@@ -59,7 +65,9 @@ def _marks() -> list[tuple[int, str]]:
                 with open(f"/proc/{name}/environ", "rb") as file:
                     for entry in file.read().split(b"\0"):
                         if entry.startswith(begin):
-                            found.append((int(name), entry[len(begin):].decode("ascii", "replace")))
+                            found.append(
+                                (int(name), entry[len(begin) :].decode("ascii", "replace"))
+                            )
             except OSError:  # ended meanwhile, or somebody else's
                 pass
     return found

@@ -1,4 +1,6 @@
-"""The seam between finished images and where they lie: a folder, local or shared, or an OCI registry."""
+"""The seam between finished images and where they lie: a folder, local or shared, or an OCI
+registry.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,39 @@ from image_builder.storage import ImageRecord, ImageStore
 
 
 class Images(Protocol):
-    """Finished images: SIFs by their sha256, records of identities, names that point at them, and texts about them.
+    """Finished images: SIFs by their sha256, records of identities, names that point at them, and
+    texts about them.
 
-    A SIF is whole before anything points at it, and a name moves in one step. One contract suite of tests holds every
-    implementation to what is said here.
+    A SIF is whole before anything points at it, and a name moves in one step. One contract suite of
+    tests holds every implementation to what is said here.
     """
 
     def using(self, identity: str) -> AbstractContextManager[None]:
-        """Make or hand out images of an identity: until the block ends, none of them is removed from this machine."""
+        """Make or hand out images of an identity: until the block ends, none of them is removed
+        from this machine.
+        """
 
     def temporary_path(self) -> AbstractContextManager[Path]:
-        """A path for a SIF to be written. What was not published is removed at the end of the block."""
+        """A path for a SIF to be written. What was not published is removed at the end of the
+        block.
+        """
 
-    def publish(self, temporary: Path, record: ImageRecord, *, sha256: str | None = None) -> ImageRecord:
-        """Store a whole SIF and let the record's name and identity point at it; returns the full record."""
+    def publish(
+        self, temporary: Path, record: ImageRecord, *, sha256: str | None = None
+    ) -> ImageRecord:
+        """Store a whole SIF and let the record's name and identity point at it; returns the full
+        record.
+        """
 
     def point(self, record: ImageRecord) -> ImageRecord:
-        """Let the record's name and identity point at a SIF that is stored already. `LookupError` if it is not."""
+        """Let the record's name and identity point at a SIF that is stored already. `LookupError`
+        if it is not.
+        """
 
     def record(self, record: ImageRecord) -> ImageRecord:
-        """Keep the record of an image without a SIF. A SIF that the identity has already stays known."""
+        """Keep the record of an image without a SIF. A SIF that the identity has already stays
+        known.
+        """
 
     def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
         """Keep texts about an identity's image."""
@@ -46,7 +61,9 @@ class Images(Protocol):
         """One of them."""
 
     def by_name(self, filename: str) -> ImageRecord | None:
-        """What a name means at present. None for an unknown name, and for one that cannot be a name."""
+        """What a name means at present. None for an unknown name, and for one that cannot be a
+        name.
+        """
 
     def by_sha256(self, sha256: str) -> ImageRecord | None:
         """The record that a stored SIF came with."""
@@ -55,28 +72,40 @@ class Images(Protocol):
         """The newest image of an identity."""
 
     def images(self) -> list[ImageRecord]:
-        """The record of every stored SIF, newest first. Of its details, a list has the labels alone."""
+        """The record of every stored SIF, newest first. Of its details, a list has the labels
+        alone.
+        """
 
     def names(self) -> dict[str, ImageRecord]:
         """Every name with what it means at present. Of the details, a list has the labels alone."""
 
     def identities(self) -> dict[str, float]:
-        """Every identity that was ever worked with and not forgotten, with when it was last used, since 1970."""
+        """Every identity that was ever worked with and not forgotten, with when it was last used,
+        since 1970.
+        """
 
     def is_known(self, identity: str) -> bool:
         """Whether anything was made of an identity."""
 
     def last_use(self, record: ImageRecord) -> float:
-        """When a stored SIF was last made, named, handed out or, in a folder, opened, in seconds since 1970."""
+        """When a stored SIF was last made, named, handed out or, in a folder, opened, in seconds
+        since 1970.
+        """
 
     def path_of(self, sha256: str) -> Path | None:
-        """Where the SIF lies as a file, stored or not; None where SIFs are no files of this machine."""
+        """Where the SIF lies as a file, stored or not; None where SIFs are no files of this
+        machine.
+        """
 
     def address_of(self, filename: str) -> str | None:
-        """What `singularity pull` takes to fetch the image of this name; None where there is no such place."""
+        """What `singularity pull` takes to fetch the image of this name; None where there is no
+        such place.
+        """
 
     def opened(self, sha256: str) -> AbstractContextManager[BinaryIO]:
-        """A stored SIF, open for reading from any byte on; it stays meanwhile. Raises `FileNotFoundError`."""
+        """A stored SIF, open for reading from any byte on; it stays meanwhile. Raises
+        `FileNotFoundError`.
+        """
 
     def pin(self, digest: str) -> None:
         """Keep a SIF, or the images of an identity, until that is unpinned."""
@@ -91,16 +120,22 @@ class Images(Protocol):
         """Whether a SIF or its identity is pinned, or in use on this machine at this moment."""
 
     def remove(self, sha256: str, *, unless: Callable[[], bool] = ...) -> bool:
-        """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or in use.
+        """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or
+        in use.
 
-        Nor is anything done when `unless` says so, which is asked when nobody can begin to use the SIF any more.
+        Nor is anything done when `unless` says so, which is asked when nobody can begin to use the
+        SIF any more.
         """
 
     def unused(self, identity: str) -> AbstractContextManager[bool]:
-        """Whether nobody uses an identity and it is not pinned; nobody begins to until the block ends."""
+        """Whether nobody uses an identity and it is not pinned; nobody begins to until the block
+        ends.
+        """
 
     def forget(self, identity: str) -> bool:
-        """Remove record and texts of an identity without a SIF. False, and nothing is done, while it is in use."""
+        """Remove record and texts of an identity without a SIF. False, and nothing is done, while
+        it is in use.
+        """
 
     def texts_bytes(self, identity: str) -> int:
         """How much `forget` would free."""
@@ -120,7 +155,9 @@ def open_images(build: BuildSettings, registry: RegistrySettings) -> Images:
     return RegistryImages(open_repository(build.storage, build, registry), folder)
 
 
-def open_repository(address: str, build: BuildSettings, registry: RegistrySettings) -> OciRepository:
+def open_repository(
+    address: str, build: BuildSettings, registry: RegistrySettings
+) -> OciRepository:
     """The repository `oras://host/name`, with the credentials of its host."""
     host, _, name = address.removeprefix(ORAS).partition("/")
     auth = auth_config(f"{host}/{name}", registry)

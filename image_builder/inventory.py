@@ -1,8 +1,8 @@
 """The programs and libraries that were built, held against platform and target. Pure.
 
-The recipe's `inventory.py` makes the inventory inside the image; here it is judged. A wrong machine is a problem. An
-instruction that the target does not have is only told: libraries such as OpenBLAS hold code for several CPUs and
-choose when they run.
+The recipe's `inventory.py` makes the inventory inside the image; here it is judged. A wrong machine
+is a problem. An instruction that the target does not have is only told: libraries such as OpenBLAS
+hold code for several CPUs and choose when they run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ INSTALL_TREES = ("/opt/spack/opt/spack", "/spack/opt/spack")
 
 def inventory_program(recipe_version: str) -> tuple[str, ...]:
     """What is run in an image to list what was built there: it prints what `audit_files` reads."""
-    script = resources.files("image_builder").joinpath(f"recipes/{recipe_version}/inventory.py").read_text("utf-8")
+    script = (
+        resources.files("image_builder")
+        .joinpath(f"recipes/{recipe_version}/inventory.py")
+        .read_text("utf-8")
+    )
     return ("python3", "-c", script, *INSTALL_TREES)
 
 
@@ -39,37 +43,62 @@ def audit_files(verdict: Verdict, inventory: str, *, platform: str, target: str)
     try:
         content: dict[str, Any] = json.loads(inventory)
         files = [(str(path), bytes.fromhex(start)) for path, start in content["files"]]
-        sampled = {str(path): frozenset(map(str, kinds)) for path, kinds in content["instructions"].items()}
+        sampled = {
+            str(path): frozenset(map(str, kinds)) for path, kinds in content["instructions"].items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableInventory(f"the inventory cannot be read: {error}") from error
-    problems = [Problem(check="files", node=misfit.path,
-                        message=f"{misfit.path} is for {misfit.header}, not {platform}")
-                for misfit in elf.misfits(files, platform)]
-    checks = [Check(name="files", expected=platform, ok=not problems,
-                    found=f"{len(files) - len(problems)} of {len(files)} programs and libraries")]
+    problems = [
+        Problem(
+            check="files",
+            node=misfit.path,
+            message=f"{misfit.path} is for {misfit.header}, not {platform}",
+        )
+        for misfit in elf.misfits(files, platform)
+    ]
+    checks = [
+        Check(
+            name="files",
+            expected=platform,
+            ok=not problems,
+            found=f"{len(files) - len(problems)} of {len(files)} programs and libraries",
+        )
+    ]
     if sampled:
         checks.append(_instructions(sampled, target))
     return Verdict(checks=(*verdict.checks, *checks), problems=(*verdict.problems, *problems))
 
 
 def features_of(instructions: Iterable[str], family: str) -> frozenset[str]:
-    """The CPU features that some instructions (and marks of registers) need, as archspec calls them."""
+    """The CPU features that some instructions (and marks of registers) need, as archspec calls
+    them.
+    """
     table = _table().get(family, {})
     patterns = [(pattern, feature) for pattern, feature in table.items() if pattern.endswith("*")]
-    return frozenset(feature for kind in instructions
-                     for feature in [table.get(kind), *(feature for pattern, feature in patterns
-                                                        if fnmatch.fnmatchcase(kind, pattern))] if feature)
+    return frozenset(
+        feature
+        for kind in instructions
+        for feature in [
+            table.get(kind),
+            *(feature for pattern, feature in patterns if fnmatch.fnmatchcase(kind, pattern)),
+        ]
+        if feature
+    )
 
 
 def _instructions(sampled: Mapping[str, frozenset[str]], target: str) -> Check:
     cpu = archspec.cpu.TARGETS[target]
     used = {path: features_of(kinds, cpu.family.name) for path, kinds in sampled.items()}
-    beyond = {path: features - cpu.features for path, features in used.items() if features - cpu.features}
+    beyond = {
+        path: features - cpu.features for path, features in used.items() if features - cpu.features
+    }
     found = f"{len(sampled)} files sampled, using {_words(frozenset().union(*used.values()) & cpu.features)}"
     if beyond:
         path = min(beyond)
-        found += (f"; {len(beyond)} hold more than {target} has, to be chosen at run time: "
-                  f"{path} ({_words(beyond[path])})")
+        found += (
+            f"; {len(beyond)} hold more than {target} has, to be chosen at run time: "
+            f"{path} ({_words(beyond[path])})"
+        )
     return Check(name="instructions", expected=f"for {target}", found=found, ok=True)
 
 

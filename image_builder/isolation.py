@@ -1,7 +1,7 @@
 """Whether build steps are kept from this host's services and held to limits; asked, not believed.
 
-A container on the network that build steps have tries to reach a listener of ours. What it finds holds for build steps
-of Docker's own builder; of other builders nothing is known from here.
+A container on the network that build steps have tries to reach a listener of ours. What it finds
+holds for build steps of Docker's own builder; of other builders nothing is known from here.
 """
 
 from __future__ import annotations
@@ -37,18 +37,30 @@ echo done
 
 
 def problems(settings: BuildSettings, *, base_image: str | None) -> list[Misconfigured]:
-    """What build steps can do that they should not, or why that is not known; empty when all is well.
+    """What build steps can do that they should not, or why that is not known; empty when all is
+    well.
     """
-    return [found for found in (_limits_problem(settings), _network_problem(settings, base_image)) if found is not None]
+    return [
+        found
+        for found in (_limits_problem(settings), _network_problem(settings, base_image))
+        if found is not None
+    ]
 
 
 def require(settings: BuildSettings, *, base_image: str | None) -> None:
-    """Raise what `problems` finds, if the settings require isolation. What was found holds for ten minutes."""
+    """Raise what `problems` finds, if the settings require isolation. What was found holds for ten
+    minutes.
+    """
     if settings.require_isolation:
-        found = _remembered(settings.model_dump_json(), base_image, int(time.monotonic() // REMEMBERED_S))
+        found = _remembered(
+            settings.model_dump_json(), base_image, int(time.monotonic() // REMEMBERED_S)
+        )
         if found:
-            raise Misconfigured("Nothing is built here while build steps are not isolated: "
-                                + " ".join(error.message for error in found), hint=found[0].hint)
+            raise Misconfigured(
+                "Nothing is built here while build steps are not isolated: "
+                + " ".join(error.message for error in found),
+                hint=found[0].hint,
+            )
 
 
 @functools.lru_cache(maxsize=4)
@@ -66,32 +78,47 @@ def _limits_problem(settings: BuildSettings) -> Misconfigured | None:
     major = version.partition(".")[0]
     if not major.isdigit() or int(major) >= FIRST_WITH_LIMITS:
         return None
-    return Misconfigured(f"Docker {version} holds build steps to no limits.",
-                         hint=f"Version {FIRST_WITH_LIMITS} and later ones do.")
+    return Misconfigured(
+        f"Docker {version} holds build steps to no limits.",
+        hint=f"Version {FIRST_WITH_LIMITS} and later ones do.",
+    )
 
 
 def _network_problem(settings: BuildSettings, base_image: str | None) -> Misconfigured | None:
     try:
         if not docker.sees_local_images(settings, run):
-            return Misconfigured("What build steps can reach and use is not known for this buildx_builder.",
-                                 hint="Only Docker's own builder can be looked at.")
+            return Misconfigured(
+                "What build steps can reach and use is not known for this buildx_builder.",
+                hint="Only Docker's own builder can be looked at.",
+            )
         if base_image is None:
-            return Misconfigured("What build steps can reach is not known: there is no base image for this platform.")
+            return Misconfigured(
+                "What build steps can reach is not known: there is no base image for this platform."
+            )
         reached = _reached(base_image)
     except (CicError, OSError) as error:
         return Misconfigured(f"What build steps can reach is not known: {error}")
     if not reached:
         return None
-    return Misconfigured(f"Build steps can reach this host's services: {', '.join(reached)}.",
-                         hint="As root: python3 isolate_builds.py apply.")
+    return Misconfigured(
+        f"Build steps can reach this host's services: {', '.join(reached)}.",
+        hint="As root: python3 isolate_builds.py apply.",
+    )
 
 
 def _reached(base_image: str) -> list[str]:
-    """Which of this host's addresses, or the metadata address, a container on the default bridge can talk to."""
+    """Which of this host's addresses, or the metadata address, a container on the default bridge
+    can talk to.
+    """
     word = secrets.token_hex(WORD_BYTES // 2)
-    with _listening(docker.default_bridge().gateway, word) as inner, _listening(_own_address(), word) as outer:
+    with (
+        _listening(docker.default_bridge().gateway, word) as inner,
+        _listening(_own_address(), word) as outer,
+    ):
         targets = [inner, outer, METADATA]
-        said = docker.run_on_bridge(base_image, ("bash", "-c", _PROGRAM, "probe", *targets)).splitlines()
+        said = docker.run_on_bridge(
+            base_image, ("bash", "-c", _PROGRAM, "probe", *targets)
+        ).splitlines()
     if "done" not in said:
         raise Misconfigured("the base image's bash did not answer")
     lines = [line.split() for line in said if line.startswith("reached ")]

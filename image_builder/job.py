@@ -11,7 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from image_builder import attestations, docker, failures, isolation, limits, resolve, singularity, slim, smoke
+from image_builder import (
+    attestations,
+    docker,
+    failures,
+    isolation,
+    limits,
+    resolve,
+    singularity,
+    slim,
+    smoke,
+)
 from image_builder.attestations import Attested, NotAttested
 from image_builder.audit import Verdict, audit
 from image_builder.base_recipe import SpackSource
@@ -82,41 +92,67 @@ class Built:
 
 
 class Job:
-    """The steps of one build and what they share. No step leaves state behind for another but the log."""
+    """The steps of one build and what they share. No step leaves state behind for another but the
+    log.
+    """
 
-    def __init__(self, request: BuildRequest, inputs: Inputs, settings: LibrarySettings, workspace: Workspace,
-                 observer: Observer, cancel: CancelToken, runner: Runner) -> None:
+    def __init__(
+        self,
+        request: BuildRequest,
+        inputs: Inputs,
+        settings: LibrarySettings,
+        workspace: Workspace,
+        observer: Observer,
+        cancel: CancelToken,
+        runner: Runner,
+    ) -> None:
         assert inputs.identity is not None
         self.request, self.inputs, self.settings = request, inputs, settings
-        self.workspace, self.observer, self.cancel, self.runner = workspace, observer, cancel, runner
+        self.workspace, self.observer, self.cancel, self.runner = (
+            workspace,
+            observer,
+            cancel,
+            runner,
+        )
         self.identity = inputs.identity
         self.store = open_images(settings.build, settings.registry)
         self.locks = Locks(settings.build.tmp_folder / "cache" / "locks")
         self.log = BuildLog(observer, settings.build.log_max_bytes)
 
     def stored_sif(self) -> ImageRecord | None:
-        """The SIF that answers everything: it is stored, and nothing has to be pushed. It gets this request's name."""
+        """The SIF that answers everything: it is stored, and nothing has to be pushed. It gets this
+        request's name.
+        """
         if self.request.force or self.inputs.push or self.inputs.filename is None:
             return None
         earlier = self.store.by_identity(self.identity)
         if earlier is None or earlier.sha256 is None:
             return None
         self.observer.line("This image exists already: nothing is built.")
-        return self.store.point(earlier.model_copy(update={"filename": self.inputs.filename,
-                                                           "image_id": self.inputs.image_id}))
+        return self.store.point(
+            earlier.model_copy(
+                update={"filename": self.inputs.filename, "image_id": self.inputs.image_id}
+            )
+        )
 
     def existing_image(self) -> Built | None:
         """The image that an earlier build made of the same inputs, here or in the image registry.
 
-        Only what passed its checks has documents here, or a name: a build that was killed may have left an image that
-        never was checked.
+        Only what passed its checks has documents here, or a name: a build that was killed may have
+        left an image that never was checked.
         """
         if self.request.force:
             return None
-        image = docker.find_by_identity(self.identity, named=not self.store.documents(self.identity))
+        image = docker.find_by_identity(
+            self.identity, named=not self.store.documents(self.identity)
+        )
         if image is None and self.settings.registry.url:
-            image = docker.pull_by_identity(self.inputs.image_id, self.identity, self.request.machine.platform,
-                                            self.settings.registry)
+            image = docker.pull_by_identity(
+                self.inputs.image_id,
+                self.identity,
+                self.request.machine.platform,
+                self.settings.registry,
+            )
         if image is None:
             return None
         self.observer.line("This image exists already: nothing is built.")
@@ -124,11 +160,19 @@ class Job:
         earlier = self.store.by_identity(self.identity)
         details = earlier.details if earlier else {}
         labels = docker.image_labels(image)
-        return Built(image=image, reused=True, labels=labels, audit=details.get("audit"),
-                      is_slim=SLIM in labels, full_because=details.get("full_because", ""))
+        return Built(
+            image=image,
+            reused=True,
+            labels=labels,
+            audit=details.get("audit"),
+            is_slim=SLIM in labels,
+            full_because=details.get("full_because", ""),
+        )
 
     def _keep_documents_of(self, image: str) -> None:
-        """What an image from elsewhere was made from: equal inputs render equally, and the lock lies in the image."""
+        """What an image from elsewhere was made from: equal inputs render equally, and the lock
+        lies in the image.
+        """
         if not self.store.documents(self.identity):
             rendered = render_request(self.request, self.inputs, self.settings)
             lock = docker.read_file(image, f"{RECORD_FOLDER}/spack.lock", MAX_LOCK_BYTES)
@@ -152,9 +196,15 @@ class Job:
             exchange = self._exchange(rendered.environment, lock)
         to_install = packages_to_install(lock)
         self.log.follow_install(to_install)
-        labels = image_labels(self.request, environment=rendered.environment, identity=self.identity,
-                              recipe=self.inputs.recipe_version, lock=lock, workflow_commit=self.inputs.step.commit,
-                              workflow_source=self.settings.repositories.workflow_repository)
+        labels = image_labels(
+            self.request,
+            environment=rendered.environment,
+            identity=self.identity,
+            recipe=self.inputs.recipe_version,
+            lock=lock,
+            workflow_commit=self.inputs.step.commit,
+            workflow_source=self.settings.repositories.workflow_repository,
+        )
         if exchange is not None:
             exchange.bring(again=not is_new)
         try:
@@ -165,12 +215,23 @@ class Job:
         finally:
             if exchange is not None and not self.cancel.is_set:
                 exchange.fetch()
-        self.store.keep_documents(self.identity, _documents(rendered, json.dumps(lock) if lock else None))
-        return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
+        self.store.keep_documents(
+            self.identity, _documents(rendered, json.dumps(lock) if lock else None)
+        )
+        return dataclasses.replace(
+            built, warnings=(*rendered.environment.warnings, *built.warnings)
+        )
 
-    def _build_checked(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str],
-                       to_install: int) -> Built:
-        """The image that passed its checks: a slim one where that is wanted and as good as the full one."""
+    def _build_checked(
+        self,
+        environment: Environment,
+        verdict: Verdict | None,
+        labels: dict[str, str],
+        to_install: int,
+    ) -> Built:
+        """The image that passed its checks: a slim one where that is wanted and as good as the full
+        one.
+        """
         if self.inputs.runtime is None:
             built = self._build_full(environment, verdict, labels, to_install)
             return dataclasses.replace(built, full_because=self.inputs.full_because)
@@ -182,32 +243,62 @@ class Job:
             warning = f"The full image is built, not a slim one: {error.message}"
             self.observer.line(f"Warning: {warning}")
             built = self._build_full(environment, verdict, labels, to_install)
-            return dataclasses.replace(built, full_because=error.message, warnings=(warning, *built.warnings))
+            return dataclasses.replace(
+                built, full_because=error.message, warnings=(warning, *built.warnings)
+            )
 
-    def _build_full(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str],
-                    to_install: int) -> Built:
+    def _build_full(
+        self,
+        environment: Environment,
+        verdict: Verdict | None,
+        labels: dict[str, str],
+        to_install: int,
+    ) -> Built:
         image = self._build_stage(FINAL_STAGE, labels)
         self._tell_installed(to_install)
         if verdict is not None:
             verdict = self._audit_image(image, verdict, environment.target)
-        return Built(image=image, reused=False, labels=labels, audit=verdict.as_dict() if verdict else None,
-                      warnings=self._smoke(image, environment))
+        return Built(
+            image=image,
+            reused=False,
+            labels=labels,
+            audit=verdict.as_dict() if verdict else None,
+            warnings=self._smoke(image, environment),
+        )
 
-    def _build_slim(self, environment: Environment, verdict: Verdict | None, labels: dict[str, str]) -> Built:
-        """The slim image. Raises `SlimFailed` or `BuildFailed` when it is not as good as the full one."""
+    def _build_slim(
+        self, environment: Environment, verdict: Verdict | None, labels: dict[str, str]
+    ) -> Built:
+        """The slim image. Raises `SlimFailed` or `BuildFailed` when it is not as good as the full
+        one.
+        """
         folder = self.workspace.scratch / "report"
         self._buildx(REPORT_STAGE, f"type=local,dest={folder}")
         report = slim.read_report((folder / "report.json").read_text("utf-8"))
         report.require_nothing_missing()
         if verdict is not None:
-            verdict = self._passed(audit_files(verdict, report.inventory, platform=self.request.machine.platform,
-                                               target=environment.target))
+            verdict = self._passed(
+                audit_files(
+                    verdict,
+                    report.inventory,
+                    platform=self.request.machine.platform,
+                    target=environment.target,
+                )
+            )
         image = self._build_stage(SLIM_STAGE, {**labels, SLIM: "true"})
-        return Built(image=image, reused=False, labels={**labels, SLIM: "true"}, is_slim=True,
-                      audit=verdict.as_dict() if verdict else None, warnings=self._smoke(image, environment))
+        return Built(
+            image=image,
+            reused=False,
+            labels={**labels, SLIM: "true"},
+            is_slim=True,
+            audit=verdict.as_dict() if verdict else None,
+            warnings=self._smoke(image, environment),
+        )
 
     def _tell_installed(self, packages: int) -> None:
-        """Layers that were there already said nothing of their packages, and no later command is about them."""
+        """Layers that were there already said nothing of their packages, and no later command is
+        about them.
+        """
         self.log.follow_install(0)
         if packages:
             self.observer.progress(packages, packages, "installed")
@@ -227,31 +318,52 @@ class Job:
         return self._build_stage(DEBUG_STAGE, {})
 
     def push(self, built: Built) -> str | None:
-        """Push the named image, with attestations where the builder has them; returns its digest in the registry."""
+        """Push the named image, with attestations where the builder has them; returns its digest in
+        the registry.
+        """
         self.cancel.check()
         self.observer.line(f"Pushing {self.inputs.image_id}")
-        if self.settings.build.attestations and not docker.sees_local_images(self.settings.build, run):
+        if self.settings.build.attestations and not docker.sees_local_images(
+            self.settings.build, run
+        ):
             try:
                 with _limit_of(ErrorCode.PUSH_TIMEOUT):
                     return self._push_attested(built)
             except (BuildFailed, NotAttested, ProcessFailed, Unavailable) as error:
                 self.observer.line(f"Warning: the image is pushed without attestations: {error}")
-        command = docker.push_command(self.inputs.image_id, self.settings.registry,
-                                      environment=self._client_environment(),
-                                      timeout_s=self.settings.build.push_timeout_s)
+        command = docker.push_command(
+            self.inputs.image_id,
+            self.settings.registry,
+            environment=self._client_environment(),
+            timeout_s=self.settings.build.push_timeout_s,
+        )
         with _limit_of(ErrorCode.PUSH_TIMEOUT):
-            return docker.push_image(command, self.runner, on_line=self.observer.line, cancel=self.cancel)
+            return docker.push_image(
+                command, self.runner, on_line=self.observer.line, cancel=self.cancel
+            )
 
     def _push_attested(self, built: Built) -> str:
-        """Let the builder push, and give what it pushed the image's name; an earlier build may have done so."""
-        attested = Attested(self.settings.build, environment=self._client_environment(), runner=self.runner,
-                            on_line=self.observer.line, cancel=self.cancel)
+        """Let the builder push, and give what it pushed the image's name; an earlier build may have
+        done so.
+        """
+        attested = Attested(
+            self.settings.build,
+            environment=self._client_environment(),
+            runner=self.runner,
+            on_line=self.observer.line,
+            cancel=self.cancel,
+        )
         layers = docker.image_layers(built.image)
         if built.reused:
             return attested.require(self.inputs.image_id, layers)
         metadata = self.workspace.scratch / "pushed.json"
-        self._buildx(SLIM_STAGE if built.is_slim else FINAL_STAGE, attestations.output(self.inputs.image_id),
-                     labels=built.labels, attested=attestations.wanted(self.settings.build), metadata_file=metadata)
+        self._buildx(
+            SLIM_STAGE if built.is_slim else FINAL_STAGE,
+            attestations.output(self.inputs.image_id),
+            labels=built.labels,
+            attested=attestations.wanted(self.settings.build),
+            metadata_file=metadata,
+        )
         pushed = attestations.pushed(self.inputs.image_id, metadata.read_text("utf-8"))
         digest = attested.require(pushed, layers)
         attested.name(pushed, self.inputs.image_id)
@@ -260,18 +372,30 @@ class Job:
     def store_image(self, built: Built) -> ImageRecord:
         """Keep the image's record, and its SIF if one was asked for: a stored one, or a new one."""
         record = ImageRecord(
-            identity=self.identity, image_id=self.inputs.image_id, platform=self.request.machine.platform,
-            filename=self.inputs.filename, details={
-                "request": self.request.model_dump(mode="json"), "recipe": self.inputs.recipe_version,
-                "commit": self.inputs.step.commit, "audit": built.audit, "labels": built.labels,
+            identity=self.identity,
+            image_id=self.inputs.image_id,
+            platform=self.request.machine.platform,
+            filename=self.inputs.filename,
+            details={
+                "request": self.request.model_dump(mode="json"),
+                "recipe": self.inputs.recipe_version,
+                "commit": self.inputs.step.commit,
+                "audit": built.audit,
+                "labels": built.labels,
                 "image_bytes": docker.image_bytes(built.image),
-                "slim": built.is_slim, "full_because": built.full_because})
+                "slim": built.is_slim,
+                "full_because": built.full_because,
+            },
+        )
         if self.inputs.filename is None:
             return self.store.record(record)
         earlier = self.store.by_identity(self.identity)
         if built.reused and earlier is not None and earlier.sha256 is not None:
-            return self.store.point(record.model_copy(update={"sha256": earlier.sha256,
-                                                              "size_bytes": earlier.size_bytes}))
+            return self.store.point(
+                record.model_copy(
+                    update={"sha256": earlier.sha256, "size_bytes": earlier.size_bytes}
+                )
+            )
         return self._convert(built.image, record)
 
     def _convert(self, image: str, record: ImageRecord) -> ImageRecord:
@@ -279,9 +403,15 @@ class Job:
         self.observer.entered(BuildState.CONVERTING)
         require_free_space(self.workspace.root, self.settings.build.min_free_bytes)
         with self.store.temporary_path() as temporary, _limit_of(ErrorCode.CONVERSION_TIMEOUT):
-            conversion = singularity.convert(image, temporary, platform=self.request.machine.platform,
-                                             settings=self.settings.build, scratch=self.workspace.scratch,
-                                             on_line=self.log.line, cancel=self.cancel)
+            conversion = singularity.convert(
+                image,
+                temporary,
+                platform=self.request.machine.platform,
+                settings=self.settings.build,
+                scratch=self.workspace.scratch,
+                on_line=self.log.line,
+                cancel=self.cancel,
+            )
             return self.store.publish(temporary, record, sha256=conversion.sha256)
 
     def _fill_context(self, rendered: Rendered) -> None:
@@ -290,8 +420,12 @@ class Job:
             SpackSource(self.settings).copy(resolve.pinned_spack(self.inputs), context, self.cancel)
         else:
             resolve.extract_step(self.inputs.step, self.settings, context / "step", self.cancel)
-            resolve.open_catalogue(self.settings).copy(self.inputs.catalogue, context / "catalogue",
-                                                       context / "spack-config", cancel=self.cancel)
+            resolve.open_catalogue(self.settings).copy(
+                self.inputs.catalogue,
+                context / "catalogue",
+                context / "spack-config",
+                cancel=self.cancel,
+            )
         files = {**rendered.recipe.files, "Dockerfile": rendered.recipe.dockerfile}
         if self.inputs.runtime is not None:
             files[slim.FIRST_LINES_FILE] = slim.first_lines(context / "step")
@@ -303,20 +437,40 @@ class Job:
         name = package_cache_of(self.request, environment, self.inputs, self.settings, lock)
         if not build.has_package_place or name is None:
             return None
-        tool = MirrorTool(scratch=self.workspace.scratch, runner=self.runner, cancel=self.cancel,
-                          timeout_s=build.push_timeout_s, on_line=self.observer.line)
+        tool = MirrorTool(
+            scratch=self.workspace.scratch,
+            runner=self.runner,
+            cancel=self.cancel,
+            timeout_s=build.push_timeout_s,
+            on_line=self.observer.line,
+        )
         place: PackagePlace
         if build.spack_cache.startswith(ORAS):
             repository = open_repository(build.spack_cache, build, self.settings.registry)
-            place = RegistryPlace(repository, name, scratch=self.workspace.scratch, cancel=self.cancel)
+            place = RegistryPlace(
+                repository, name, scratch=self.workspace.scratch, cancel=self.cancel
+            )
         else:
             place = FolderPlace(Path(build.spack_cache) / name, tool)
-        signer = Signer(build.spack_cache_keys, cache=name) if build.spack_cache_keys is not None else None
-        return Exchange(place, lock, signer=signer, tool=tool, workspace=self.workspace, run_stage=self._buildx,
-                        observer=self.observer)
+        signer = (
+            Signer(build.spack_cache_keys, cache=name)
+            if build.spack_cache_keys is not None
+            else None
+        )
+        return Exchange(
+            place,
+            lock,
+            signer=signer,
+            tool=tool,
+            workspace=self.workspace,
+            run_stage=self._buildx,
+            observer=self.observer,
+        )
 
     def _decided(self, environment: Environment) -> tuple[dict[str, Any], bool]:
-        """What Spack installs: as it was decided earlier for the same inputs, else as it decides now; and which."""
+        """What Spack installs: as it was decided earlier for the same inputs, else as it decides
+        now; and which.
+        """
         key = self._lock_key(environment)
         known = None if self.request.force else self.locks.get(key)
         if known is not None:
@@ -332,7 +486,9 @@ class Job:
         return lock_key(environment, self.inputs, self.request.machine.platform)
 
     def _concretize(self) -> str:
-        """Let Spack decide what to install, and bring its `spack.lock` back before anything is installed."""
+        """Let Spack decide what to install, and bring its `spack.lock` back before anything is
+        installed.
+        """
         folder = self.workspace.scratch / "lock"
         self._buildx(LOCK_STAGE, f"type=local,dest={folder}")
         return (folder / "spack.lock").read_text("utf-8")
@@ -345,19 +501,35 @@ class Job:
 
     def _audit(self, environment: Environment, lock: dict[str, Any]) -> Verdict:
         try:
-            verdict = audit(lock, target=environment.target, mpi=environment.mpi, gpu=environment.gpu,
-                            gpu_arch=environment.gpu_arch, roots=environment.roots)
+            verdict = audit(
+                lock,
+                target=environment.target,
+                mpi=environment.mpi,
+                gpu=environment.gpu,
+                gpu_arch=environment.gpu_arch,
+                roots=environment.roots,
+            )
         except UnreadableLock as error:
-            raise ServiceError(f"Spack's lock file cannot be read: {error}.",
-                               hint="The base image's Spack may be newer than this service knows.") from error
+            raise ServiceError(
+                f"Spack's lock file cannot be read: {error}.",
+                hint="The base image's Spack may be newer than this service knows.",
+            ) from error
         return self._passed(verdict)
 
     def _audit_image(self, image: str, verdict: Verdict, target: str) -> Verdict:
-        """Look at the programs and libraries themselves. An image without Python cannot be looked at: that is told."""
+        """Look at the programs and libraries themselves. An image without Python cannot be looked
+        at: that is told.
+        """
         try:
-            listing = docker.run_probe(image, self.request.machine.platform,
-                                       inventory_program(self.inputs.recipe_version), timeout_s=INVENTORY_TIMEOUT_S)
-            whole = audit_files(verdict, listing, platform=self.request.machine.platform, target=target)
+            listing = docker.run_probe(
+                image,
+                self.request.machine.platform,
+                inventory_program(self.inputs.recipe_version),
+                timeout_s=INVENTORY_TIMEOUT_S,
+            )
+            whole = audit_files(
+                verdict, listing, platform=self.request.machine.platform, target=target
+            )
         except (CicError, UnreadableInventory) as error:
             self.observer.line(f"Warning: what was built was not looked at: {error}")
             return verdict
@@ -377,9 +549,16 @@ class Job:
             return (warning,)
         self.observer.line(f"Smoke command: {shlex.join(environment.smoke)}")
         try:
-            smoke.run_smoke(image, environment.smoke, machine=self.request.machine, step_id=self.request.step_id,
-                            timeout_s=self.settings.build.smoke_timeout_s, runner=self.runner, on_line=self.log.line,
-                            cancel=self.cancel)
+            smoke.run_smoke(
+                image,
+                environment.smoke,
+                machine=self.request.machine,
+                step_id=self.request.step_id,
+                timeout_s=self.settings.build.smoke_timeout_s,
+                runner=self.runner,
+                on_line=self.log.line,
+                cancel=self.cancel,
+            )
         except CicError:
             docker.remove_image(image)
             raise
@@ -390,24 +569,46 @@ class Job:
         for line in verdict.table().splitlines():
             self.observer.line(f"  {line}")
         if not verdict.ok:
-            raise BuildFailed("What Spack made of the request is not what was asked for: "
-                              + "; ".join(map(str, verdict.problems[:5])), code=ErrorCode.TARGET_MISMATCH,
-                              step="audit", hint="Nothing was published.")
+            raise BuildFailed(
+                "What Spack made of the request is not what was asked for: "
+                + "; ".join(map(str, verdict.problems[:5])),
+                code=ErrorCode.TARGET_MISMATCH,
+                step="audit",
+                hint="Nothing was published.",
+            )
         return verdict
 
-    def _buildx(self, stage: str, output: str, *, metadata_file: Path | None = None,
-                labels: dict[str, str] | None = None, nonce: str | None = None,
-                contexts: Mapping[str, Path] | None = None, attested: Sequence[str] = ()) -> None:
+    def _buildx(
+        self,
+        stage: str,
+        output: str,
+        *,
+        metadata_file: Path | None = None,
+        labels: dict[str, str] | None = None,
+        nonce: str | None = None,
+        contexts: Mapping[str, Path] | None = None,
+        attested: Sequence[str] = (),
+    ) -> None:
         build = self.settings.build
         require_free_space(self.workspace.root, build.min_free_bytes)
         command = docker.build_command(
-            context=self.workspace.context, platform=self.request.machine.platform, settings=build, target=stage,
+            context=self.workspace.context,
+            platform=self.request.machine.platform,
+            settings=build,
+            target=stage,
             environment=self._client_environment(),
-            labels=labels or {}, secrets=self._secrets(), output=output,
+            labels=labels or {},
+            secrets=self._secrets(),
+            output=output,
             build_contexts=self._build_contexts() | dict(contexts or {}),
-            metadata_file=metadata_file, nonce=self._nonce() if nonce is None else nonce, cgroup=self._cgroup(),
+            metadata_file=metadata_file,
+            nonce=self._nonce() if nonce is None else nonce,
+            cgroup=self._cgroup(),
             attested=attested,
-            cache_tag=docker.cache_tag(self.request.workflow, self.request.step_id, self.request.machine.platform))
+            cache_tag=docker.cache_tag(
+                self.request.workflow, self.request.step_id, self.request.machine.platform
+            ),
+        )
         self.log.begin(str(command))
         try:
             with _limit_of(ErrorCode.BUILD_TIMEOUT):
@@ -421,21 +622,41 @@ class Job:
             if cause.code in NOT_THE_USERS_FAULT:
                 raise Unavailable(cause.message, hint=cause.hint, code=cause.code) from error
             bounds = limits.in_force(build) if cause.code in LIMITED else None
-            message = f"{cause.message} Build steps may use no more than {bounds}." if bounds else cause.message
-            raise BuildFailed(message, code=cause.code, hint=cause.hint, step=cause.step, package=cause.package,
-                              excerpt=cause.excerpt) from error
+            message = (
+                f"{cause.message} Build steps may use no more than {bounds}."
+                if bounds
+                else cause.message
+            )
+            raise BuildFailed(
+                message,
+                code=cause.code,
+                hint=cause.hint,
+                step=cause.step,
+                package=cause.package,
+                excerpt=cause.excerpt,
+            ) from error
 
     def _client_environment(self) -> dict[str, str]:
-        """Of Docker's client: its configuration is the build's own, and so is what it leaves behind when killed."""
-        configuration = docker.write_docker_config(self.workspace.secrets / "docker", self.settings.registry)
+        """Of Docker's client: its configuration is the build's own, and so is what it leaves behind
+        when killed.
+        """
+        configuration = docker.write_docker_config(
+            self.workspace.secrets / "docker", self.settings.registry
+        )
         return configuration | {"TMPDIR": str(self.workspace.scratch), **attestations.ENVIRONMENT}
 
     def _cgroup(self) -> str | None:
         """The control group of build steps, which Docker's own builder finds on this machine."""
-        return limits.cgroup_of(self.settings.build) if docker.sees_local_images(self.settings.build, run) else None
+        return (
+            limits.cgroup_of(self.settings.build)
+            if docker.sees_local_images(self.settings.build, run)
+            else None
+        )
 
     def _nonce(self) -> str:
-        """What keeps a forced build from earlier layers other than its own: its workspace's name, which is unique."""
+        """What keeps a forced build from earlier layers other than its own: its workspace's name,
+        which is unique.
+        """
         root = self.workspace.root
         return f"{root.parent.name}-{root.name}" if self.request.force else ""
 
@@ -445,11 +666,16 @@ class Job:
         return {} if folder is None else {SOURCES_CONTEXT: folder}
 
     def _secrets(self) -> dict[str, Path]:
-        """What the build may mount and no layer keeps: the site's CA bundle, mirrors and number of jobs."""
+        """What the build may mount and no layer keeps: the site's CA bundle, mirrors and number of
+        jobs.
+        """
         build = self.settings.build
-        site = site_secret(build_jobs=build.jobs_per_build(), pip_index_url=build.pip_index_url,
-                           apt_mirror=build.apt_mirror,
-                           spack_mirror=None if build.spack_mirror_folder else build.spack_mirror)
+        site = site_secret(
+            build_jobs=build.jobs_per_build(),
+            pip_index_url=build.pip_index_url,
+            apt_mirror=build.apt_mirror,
+            spack_mirror=None if build.spack_mirror_folder else build.spack_mirror,
+        )
         secrets = {SITE_SECRET: self.workspace.write_secret(SITE_SECRET, site.encode())}
         if build.ca_bundle is not None:
             secrets[CA_BUNDLE_SECRET] = build.ca_bundle
@@ -459,7 +685,11 @@ class Job:
 def _documents(rendered: Rendered, lock: str | None) -> dict[str, str]:
     """What the image was made from, as it also lies in the image below `/opt/cic`."""
     record = "cic/record/"
-    files = {name.removeprefix(record): text for name, text in rendered.recipe.files.items() if name.startswith(record)}
+    files = {
+        name.removeprefix(record): text
+        for name, text in rendered.recipe.files.items()
+        if name.startswith(record)
+    }
     files["Dockerfile"] = rendered.recipe.dockerfile
     if rendered.environment.spack_yaml is not None:
         files["spack.yaml"] = rendered.environment.spack_yaml
@@ -480,7 +710,9 @@ def _limit_of(code: ErrorCode) -> Iterator[None]:
 
 
 class BuildLog:
-    """Hands the lines of a build on, counts them, and remembers the last ones to find the cause of a failure."""
+    """Hands the lines of a build on, counts them, and remembers the last ones to find the cause of
+    a failure.
+    """
 
     def __init__(self, observer: Observer, max_bytes: int) -> None:
         self._observer = observer
@@ -508,8 +740,10 @@ class BuildLog:
         self._lines.append(text)
         self._bytes += len(text) + 1
         if self._bytes > self._max_bytes:
-            raise LimitReached(f"The build wrote more than {self._max_bytes} bytes of log and was ended.",
-                               code=ErrorCode.LOG_TOO_LARGE)
+            raise LimitReached(
+                f"The build wrote more than {self._max_bytes} bytes of log and was ended.",
+                code=ErrorCode.LOG_TOO_LARGE,
+            )
         self._observer.line(text)
         if self._install is not None and (progress := self._install.heard(text)):
             self._observer.progress(*progress)

@@ -1,6 +1,8 @@
-"""What an image says of itself: its OCI labels, which Singularity keeps in the SIF. Pure and without time stamps.
+"""What an image says of itself: its OCI labels, which Singularity keeps in the SIF. Pure and
+without time stamps.
 
-Equal inputs give equal labels. Nothing here is a secret, and nothing names the place where the image was built.
+Equal inputs give equal labels. Nothing here is a secret, and nothing names the place where the
+image was built.
 """
 
 from __future__ import annotations
@@ -39,26 +41,46 @@ RECIPE = "cic.recipe"
 SLIM = "cic.slim"
 
 
-def image_labels(request: BuildRequest, *, environment: Environment, identity: str, recipe: str,
-                 workflow_commit: str | None = None, workflow_source: str | None = None,
-                 lock: Mapping[str, Any] | None = None) -> dict[str, str]:
+def image_labels(
+    request: BuildRequest,
+    *,
+    environment: Environment,
+    identity: str,
+    recipe: str,
+    workflow_commit: str | None = None,
+    workflow_source: str | None = None,
+    lock: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
     """The labels of an image of `request`; what is not known is left out.
 
-    `workflow_source` is the registry's address, `recipe` the recipe's version. `lock` is the `spack.lock`, and tells
-    which MPI and GPU runtime it really became.
+    `workflow_source` is the registry's address, `recipe` the recipe's version. `lock` is the
+    `spack.lock`, and tells which MPI and GPU runtime it really became.
     """
-    labels = {TITLE: f"{request.workflow}/{request.step_id}", VERSION: request.version, REVISION: workflow_commit,
-              SOURCE: public_address(workflow_source) if workflow_source else None,
-              REQUEST: canonical_request(request), IDENTITY: identity, WORKFLOW: request.workflow,
-              STEP: request.step_id, WORKFLOW_COMMIT: workflow_commit, PLATFORM: request.machine.platform,
-              TARGET: environment.target, RECIPE: recipe}
+    labels = {
+        TITLE: f"{request.workflow}/{request.step_id}",
+        VERSION: request.version,
+        REVISION: workflow_commit,
+        SOURCE: public_address(workflow_source) if workflow_source else None,
+        REQUEST: canonical_request(request),
+        IDENTITY: identity,
+        WORKFLOW: request.workflow,
+        STEP: request.step_id,
+        WORKFLOW_COMMIT: workflow_commit,
+        PLATFORM: request.machine.platform,
+        TARGET: environment.target,
+        RECIPE: recipe,
+    }
     nodes = list(Graph(lock)) if lock else []
-    labels |= _mpi_labels(environment.mpi, nodes) | _gpu_labels(environment.gpu, environment.gpu_arch, nodes)
+    labels |= _mpi_labels(environment.mpi, nodes) | _gpu_labels(
+        environment.gpu, environment.gpu_arch, nodes
+    )
     return {key: value for key, value in sorted(labels.items()) if value}
 
 
 def canonical_request(request: BuildRequest) -> str:
-    """What was asked for, as one line of JSON: without how to go about it (`force`, `push`) and local paths."""
+    """What was asked for, as one line of JSON: without how to go about it (`force`, `push`) and
+    local paths.
+    """
     fields = request.model_dump(mode="json", exclude={"force", "push", "path"}, exclude_none=True)
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
@@ -84,13 +106,18 @@ def _gpu_labels(spec: str | None, arch: str | None, nodes: list[Node]) -> dict[s
     if not spec:
         return {}
     name, version = _name_and_version(spec, nodes)
-    runtime = next((known for known, facts in gpu_facts()["runtimes"].items() if facts["package"] == name), name)
+    runtime = next(
+        (known for known, facts in gpu_facts()["runtimes"].items() if facts["package"] == name),
+        name,
+    )
     driver = drivers.minimal_driver(version) if runtime == "cuda" and version else None
     return {GPU_RUNTIME: runtime, GPU_VERSION: version, GPU_ARCH: arch, GPU_MIN_DRIVER: driver}
 
 
 def _name_and_version(spec: str, nodes: list[Node]) -> tuple[str, str | None]:
-    """The package of a spec, and the version that it became; without a lock, the plain version that was asked for."""
+    """The package of a spec, and the version that it became; without a lock, the plain version that
+    was asked for.
+    """
     asked = specs.nodes(spec)[0]
     found = next((node.version for node in nodes if node.name == asked.name), None)
     plain = asked.version.lstrip("=")

@@ -1,8 +1,9 @@
-"""Who uses what: locks on files and folders, which hold across processes and end with their holder, however it ends.
+"""Who uses what: locks on files and folders, which hold across processes and end with their holder,
+however it ends.
 
-Whoever uses a thing holds its lock together with others. Whoever removes it holds the lock alone, or leaves the thing
-where it is. So nothing is removed that somebody uses, and who comes while it is removed waits for that and finds it
-gone.
+Whoever uses a thing holds its lock together with others. Whoever removes it holds the lock alone,
+or leaves the thing where it is. So nothing is removed that somebody uses, and who comes while it is
+removed waits for that and finds it gone.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def held_folder(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[bool]:
-    """Whether nobody uses the file or folder at `path`, and nobody can begin to until the block ends.
+    """Whether nobody uses the file or folder at `path`, and nobody can begin to until the block
+    ends.
 
     One that is not there is used by nobody, and may be made meanwhile.
     """

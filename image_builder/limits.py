@@ -1,7 +1,9 @@
-"""What all build steps together may use of this machine: a control group that BuildKit starts them in.
+"""What all build steps together may use of this machine: a control group that BuildKit starts them
+in.
 
-The name of the group is part of BuildKit's key of a layer, so there is one group for all builds and not one for each.
-Root makes it (`prepare`); the layouts of both kernels' versions are known. What is in force is read from the kernel.
+The name of the group is part of BuildKit's key of a layer, so there is one group for all builds and
+not one for each. Root makes it (`prepare`); the layouts of both kernels' versions are known. What
+is in force is read from the kernel.
 """
 
 from __future__ import annotations
@@ -29,8 +31,11 @@ class Limits:
     cpus: float | None
 
     def __str__(self) -> str:
-        parts = ((f"{self.memory_bytes} bytes of memory", self.memory_bytes), (f"{self.pids} processes", self.pids),
-                 (f"{self.cpus:g} CPUs" if self.cpus else "", self.cpus))
+        parts = (
+            (f"{self.memory_bytes} bytes of memory", self.memory_bytes),
+            (f"{self.pids} processes", self.pids),
+            (f"{self.cpus:g} CPUs" if self.cpus else "", self.cpus),
+        )
         return ", ".join(text for text, value in parts if value is not None) or "nothing"
 
 
@@ -38,13 +43,21 @@ def wanted(settings: BuildSettings) -> Limits:
     """What the settings say."""
     page = os.sysconf("SC_PAGE_SIZE")
     numerator, denominator = OF_MEMORY
-    memory = settings.steps_memory_bytes or os.sysconf("SC_PHYS_PAGES") * page * numerator // denominator
-    cpus = None if settings.steps_cpus is None else round(settings.steps_cpus * CPU_PERIOD_US) / CPU_PERIOD_US
+    memory = (
+        settings.steps_memory_bytes or os.sysconf("SC_PHYS_PAGES") * page * numerator // denominator
+    )
+    cpus = (
+        None
+        if settings.steps_cpus is None
+        else round(settings.steps_cpus * CPU_PERIOD_US) / CPU_PERIOD_US
+    )
     return Limits(memory_bytes=memory // page * page, pids=settings.steps_pids, cpus=cpus)
 
 
 def prepare(settings: BuildSettings, *, root: Path = CGROUPS) -> bool:
-    """Make the group, or bring its limits up to date. False where this user may not, or none is wanted."""
+    """Make the group, or bring its limits up to date. False where this user may not, or none is
+    wanted.
+    """
     if settings.steps_cgroup is None:
         return False
     limits = wanted(settings)
@@ -61,7 +74,9 @@ def prepare(settings: BuildSettings, *, root: Path = CGROUPS) -> bool:
 
 
 def remove(settings: BuildSettings, *, root: Path = CGROUPS) -> None:
-    """Remove the group, with what runc made of it for other controllers. Raises `OSError` while steps run in it."""
+    """Remove the group, with what runc made of it for other controllers. Raises `OSError` while
+    steps run in it.
+    """
     if settings.steps_cgroup is None:
         return
     name = settings.steps_cgroup
@@ -92,8 +107,10 @@ def problem(settings: BuildSettings) -> Misconfigured | None:
     if settings.steps_cgroup is not None and found == limits:
         return None
     if settings.steps_cgroup is None:
-        return Misconfigured("Build steps have no limits of memory, processes and CPU.",
-                             hint="Give build_cfg['steps_cgroup'] a name.")
+        return Misconfigured(
+            "Build steps have no limits of memory, processes and CPU.",
+            hint="Give build_cfg['steps_cgroup'] a name.",
+        )
     what = "have no limits" if found is None else f"may use {found} instead of {limits}"
     return Misconfigured(f"Build steps {what}.", hint="As root: python3 isolate_builds.py apply.")
 
@@ -118,7 +135,9 @@ def _files(root: Path, name: str, limits: Limits) -> Iterator[tuple[Path, str]]:
         yield folder / "cpu.max", f"{_or('max', quota)} {CPU_PERIOD_US}"
         return
     memory = root / "memory" / name
-    with_swap = memory / "memory.memsw.limit_in_bytes"  # it is never less than the limit of memory alone
+    with_swap = (
+        memory / "memory.memsw.limit_in_bytes"
+    )  # it is never less than the limit of memory alone
     if with_swap.exists():
         yield with_swap, "-1"
     yield memory / "memory.limit_in_bytes", _or("-1", limits.memory_bytes)
@@ -137,11 +156,18 @@ def _read(root: Path, name: str) -> Limits:
     if _is_unified(root):
         memory, pids = (_number(root / name / file) for file in ("memory.max", "pids.max"))
         quota, period = (root / name / "cpu.max").read_text().split()
-        return Limits(memory_bytes=memory, pids=pids, cpus=None if quota == "max" else int(quota) / int(period))
+        return Limits(
+            memory_bytes=memory,
+            pids=pids,
+            cpus=None if quota == "max" else int(quota) / int(period),
+        )
     quota_us = int((root / "cpu" / name / "cpu.cfs_quota_us").read_text())
     period_us = int((root / "cpu" / name / "cpu.cfs_period_us").read_text())
-    return Limits(memory_bytes=_number(root / "memory" / name / "memory.limit_in_bytes"),
-                  pids=_number(root / "pids" / name / "pids.max"), cpus=None if quota_us < 0 else quota_us / period_us)
+    return Limits(
+        memory_bytes=_number(root / "memory" / name / "memory.limit_in_bytes"),
+        pids=_number(root / "pids" / name / "pids.max"),
+        cpus=None if quota_us < 0 else quota_us / period_us,
+    )
 
 
 def _number(file: Path) -> int | None:

@@ -48,19 +48,27 @@ class Graph:
         try:
             self.user_roots = tuple((root["hash"], root["spec"]) for root in lock["roots"])
             raw: Mapping[str, Any] = lock["concrete_specs"]
-            self._nodes = {node_hash: _node(node_hash, raw[node_hash]) for node_hash in self._reachable(raw)}
+            self._nodes = {
+                node_hash: _node(node_hash, raw[node_hash]) for node_hash in self._reachable(raw)
+            }
         except (KeyError, TypeError, AttributeError) as error:
-            raise UnreadableLock(f"spack.lock cannot be read: {type(error).__name__}: {error}") from error
+            raise UnreadableLock(
+                f"spack.lock cannot be read: {type(error).__name__}: {error}"
+            ) from error
 
     def _reachable(self, raw: Mapping[str, Any]) -> list[str]:
-        """Hashes in the order of a walk from the roots. What a spliced node was built from is no part of the image."""
+        """Hashes in the order of a walk from the roots. What a spliced node was built from is no
+        part of the image.
+        """
         order: dict[str, None] = {}
         waiting = [root_hash for root_hash, _ in reversed(self.user_roots)]
         while waiting:
             node_hash = waiting.pop()
             if node_hash not in order:
                 order[node_hash] = None
-                waiting += [edge["hash"] for edge in reversed(raw[node_hash].get("dependencies") or [])]
+                waiting += [
+                    edge["hash"] for edge in reversed(raw[node_hash].get("dependencies") or [])
+                ]
         return list(order)
 
     def __iter__(self) -> Iterator[Node]:
@@ -76,7 +84,10 @@ class Graph:
         return [node for node in self if node.name == name]
 
     def root_nodes(self) -> list[Node]:
-        return [self[root_hash] for root_hash in dict.fromkeys(root_hash for root_hash, _ in self.user_roots)]
+        return [
+            self[root_hash]
+            for root_hash in dict.fromkeys(root_hash for root_hash, _ in self.user_roots)
+        ]
 
     def edges(self) -> Iterator[tuple[Node, Edge, Node]]:
         for node in self:
@@ -86,11 +97,18 @@ class Graph:
 
 def _node(node_hash: str, raw: Mapping[str, Any]) -> Node:
     target = raw["arch"]["target"]
-    return Node(hash=node_hash, name=raw["name"], version=str(raw["version"]),
-                target=target if isinstance(target, str) else target["name"], external=bool(raw.get("external")),
-                parameters=raw.get("parameters") or {},
-                dependencies=tuple(_edge(edge) for edge in raw.get("dependencies") or []))
+    return Node(
+        hash=node_hash,
+        name=raw["name"],
+        version=str(raw["version"]),
+        target=target if isinstance(target, str) else target["name"],
+        external=bool(raw.get("external")),
+        parameters=raw.get("parameters") or {},
+        dependencies=tuple(_edge(edge) for edge in raw.get("dependencies") or []),
+    )
 
 
 def _edge(raw: Mapping[str, Any]) -> Edge:
-    return Edge(hash=raw["hash"], virtuals=tuple((raw.get("parameters") or {}).get("virtuals") or ()))
+    return Edge(
+        hash=raw["hash"], virtuals=tuple((raw.get("parameters") or {}).get("virtuals") or ())
+    )

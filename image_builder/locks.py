@@ -1,4 +1,6 @@
-"""What Spack decided for the same inputs before: its `spack.lock`, so that it need not decide again."""
+"""What Spack decided for the same inputs before: its `spack.lock`, so that it need not decide
+again.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,16 @@ MAX_LOCKS = 2000
 def lock_key(environment: Environment, inputs: Inputs, platform: str) -> str:
     """A name of everything that decides what Spack makes of an environment."""
     parts = {
-        "locks_version": LOCKS_VERSION, "spack_yaml": environment.spack_yaml, "apt": environment.apt,
-        "platform": platform, "base": inputs.base.digest, "packages": inputs.catalogue.packages_tree,
-        "config": inputs.catalogue.config_tree, "externals": environment.find_externals,
-        "branches": inputs.branch_commits, "recipe": inputs.recipe_version,
+        "locks_version": LOCKS_VERSION,
+        "spack_yaml": environment.spack_yaml,
+        "apt": environment.apt,
+        "platform": platform,
+        "base": inputs.base.digest,
+        "packages": inputs.catalogue.packages_tree,
+        "config": inputs.catalogue.config_tree,
+        "externals": environment.find_externals,
+        "branches": inputs.branch_commits,
+        "recipe": inputs.recipe_version,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -45,7 +53,9 @@ class Locks:
         return text
 
     def keep(self, key: str, text: str) -> None:
-        """Remember a lock, in one step. The ones that were not used for longest go when there are too many."""
+        """Remember a lock, in one step. The ones that were not used for longest go when there are
+        too many.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self._folder, prefix=".new-")
         with open(handle, "w", encoding="utf-8") as file:

@@ -1,6 +1,7 @@
 """The machine catalogue: machines that a request may name instead of describing them.
 
-The library ships public systems (`data/machines.yaml`); an operator's file of the same form adds to them.
+The library ships public systems (`data/machines.yaml`); an operator's file of the same form adds to
+them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ __all__ = ["MachineEntry", "expand", "load_machines", "machine_facts"]
 
 
 class MachineEntry(BaseModel):
-    """One machine of the catalogue. `mpi` is what images are built with; `site_mpi` the site's own, if another."""
+    """One machine of the catalogue. `mpi` is what images are built with; `site_mpi` the site's own,
+    if another.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,22 +52,38 @@ class MachineEntry(BaseModel):
 
     def request_fields(self) -> dict[str, Any]:
         """The `machine` of a request that names this entry."""
-        fields = {"platform": self.platform, "architecture": self.architecture, "mpi": self.mpi, "gpu": self.gpu,
-                  "container_engine": self.container_engine, "gpu_arch": self.gpu_arch}
+        fields = {
+            "platform": self.platform,
+            "architecture": self.architecture,
+            "mpi": self.mpi,
+            "gpu": self.gpu,
+            "container_engine": self.container_engine,
+            "gpu_arch": self.gpu_arch,
+        }
         return {key: value for key, value in fields.items() if value is not None}
 
     def facts(self, name: str) -> MachineFacts:
         """What `compat.check` needs to know of this machine."""
-        return MachineFacts(name=name, platform=self.platform, architecture=self.architecture,
-                            engine=self.container_engine, mpi=self.site_mpi or self.mpi, gpu=self.gpu,
-                            gpu_arch=self.gpu_arch, driver=self.driver, launcher=self.launcher, binds=self.binds)
+        return MachineFacts(
+            name=name,
+            platform=self.platform,
+            architecture=self.architecture,
+            engine=self.container_engine,
+            mpi=self.site_mpi or self.mpi,
+            gpu=self.gpu,
+            gpu_arch=self.gpu_arch,
+            driver=self.driver,
+            launcher=self.launcher,
+            binds=self.binds,
+        )
 
 
 def load_machines(path: Path | None = None) -> Mapping[str, MachineEntry]:
     """The shipped machines and those of the operator's file, by name.
 
-    The file holds `machines: {<name>: {<fields>}}`. An entry replaces the shipped one of its name, `null` removes it,
-    and `shipped: false` beside `machines` leaves out all that are shipped. Raises `Misconfigured` with every problem.
+    The file holds `machines: {<name>: {<fields>}}`. An entry replaces the shipped one of its name,
+    `null` removes it, and `shipped: false` beside `machines` leaves out all that are shipped.
+    Raises `Misconfigured` with every problem.
     """
     text = resources.files("image_builder").joinpath("data/machines.yaml").read_text("utf-8")
     shipped = _entries(text, "machines.yaml")
@@ -73,10 +92,14 @@ def load_machines(path: Path | None = None) -> Mapping[str, MachineEntry]:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"The machine catalogue {path} cannot be read: {error}.",
-                            hint="Set `machines` to a YAML file, or leave it out.") from error
+        raise Misconfigured(
+            f"The machine catalogue {path} cannot be read: {error}.",
+            hint="Set `machines` to a YAML file, or leave it out.",
+        ) from error
     own = _entries(text, str(path))
-    return _present(own if _content(text, str(path)).get("shipped") is False else {**shipped, **own})
+    return _present(
+        own if _content(text, str(path)).get("shipped") is False else {**shipped, **own}
+    )
 
 
 FACTS = ("platform", "architecture", "mpi", "gpu", "gpu_arch", "driver", "launcher")
@@ -84,20 +107,30 @@ FACTS = ("platform", "architecture", "mpi", "gpu", "gpu_arch", "driver", "launch
 
 
 def machine_facts(given: Mapping[str, str], machines: Mapping[str, MachineEntry]) -> MachineFacts:
-    """The machine that `given` names (`machine`) or describes (`FACTS`); what is described wins over the catalogue.
+    """The machine that `given` names (`machine`) or describes (`FACTS`); what is described wins
+    over the catalogue.
 
     Raises `InvalidRequest` with every problem.
     """
-    problems = [FieldProblem(key[:60], "is not a known field", f"known fields: machine, {', '.join(FACTS)}")
-                for key in given if key not in (*FACTS, "machine")]
+    problems = [
+        FieldProblem(key[:60], "is not a known field", f"known fields: machine, {', '.join(FACTS)}")
+        for key in given
+        if key not in (*FACTS, "machine")
+    ]
     name = given.get("machine", "").strip().lower()
     entry = machines.get(name)
     if name and entry is None:
         close = targets.nearest(name, machines) or tuple(machines)[:3]
-        problems.append(FieldProblem("machine", f"unknown machine {name[:60]!r}", f"known are {', '.join(close)}, …"))
+        problems.append(
+            FieldProblem(
+                "machine", f"unknown machine {name[:60]!r}", f"known are {', '.join(close)}, …"
+            )
+        )
     fields = {key: given[key] for key in FACTS if given.get(key)}
     if entry is None and not problems and "platform" not in fields:
-        problems.append(FieldProblem("machine", "is missing", "name a machine, or say its platform, mpi …"))
+        problems.append(
+            FieldProblem("machine", "is missing", "name a machine, or say its platform, mpi …")
+        )
     if problems:
         raise InvalidRequest(problems)
     facts = entry.facts(name) if entry is not None else MachineFacts(platform=fields["platform"])
@@ -121,8 +154,10 @@ def _content(text: str, file: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise Misconfigured(f"The machine catalogue {file} is not valid YAML: {error}.") from error
     if not isinstance(content, dict) or not isinstance(content.get("machines"), dict):
-        raise Misconfigured(f"The machine catalogue {file} has no `machines`.",
-                            hint="Write `machines:` and below it a block for each machine, beginning with its name.")
+        raise Misconfigured(
+            f"The machine catalogue {file} has no `machines`.",
+            hint="Write `machines:` and below it a block for each machine, beginning with its name.",
+        )
     return content
 
 
@@ -131,10 +166,16 @@ def _entries(text: str, file: str) -> dict[str, MachineEntry | None]:
     entries: dict[str, MachineEntry | None] = {}
     for name, fields in _content(text, file)["machines"].items():
         try:
-            entries[str(name).lower()] = None if fields is None else MachineEntry.model_validate(fields)
+            entries[str(name).lower()] = (
+                None if fields is None else MachineEntry.model_validate(fields)
+            )
         except ValidationError as error:
-            problems += [FieldProblem(f"machines.{name}.{problem.field}", problem.problem, problem.hint)
-                         for problem in field_problems(error, MachineEntry)]
+            problems += [
+                FieldProblem(f"machines.{name}.{problem.field}", problem.problem, problem.hint)
+                for problem in field_problems(error, MachineEntry)
+            ]
     if problems:
-        raise Misconfigured(f"The machine catalogue {file} is wrong: " + "; ".join(map(str, problems)))
+        raise Misconfigured(
+            f"The machine catalogue {file} is wrong: " + "; ".join(map(str, problems))
+        )
     return entries

@@ -1,8 +1,9 @@
 """From a request to the name of its image. Pure.
 
-A name says what was asked for: `<prefix><workflow>_<step>_<architecture>_<mpi>_<gpu>:<version>`, and the SIF is
-`..._v_<version>.sif`. It is always a valid image reference and file name. Where the mapping loses something, so that
-two requests could meet in one name, `-<8 hex digits of the request>` is appended.
+A name says what was asked for: `<prefix><workflow>_<step>_<architecture>_<mpi>_<gpu>:<version>`,
+and the SIF is `..._v_<version>.sif`. It is always a valid image reference and file name. Where the
+mapping loses something, so that two requests could meet in one name, `-<8 hex digits of the
+request>` is appended.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ MAX_TAG = 64
 
 _SEPARATOR_RUN = re.compile(r"[._-]{2,}")
 _LIKE_A_DIGEST = re.compile(r"-[0-9a-f]{8}\Z")
-_SIMPLE_SPEC = re.compile(r"(?P<name>[a-z][a-z0-9]*(?:-[a-z][a-z0-9]*)*)(?:@(?P<version>[0-9][0-9.]*[0-9]|[0-9]))?\Z")
+_SIMPLE_SPEC = re.compile(
+    r"(?P<name>[a-z][a-z0-9]*(?:-[a-z][a-z0-9]*)*)(?:@(?P<version>[0-9][0-9.]*[0-9]|[0-9]))?\Z"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,11 +38,18 @@ class ImageName:
 def image_name(request: BuildRequest, *, prefix: str = "") -> ImageName:
     """The names of the image that `request` asks for, below the registry's `prefix`."""
     machine = request.machine
-    parts = [_part(request.workflow), _part(request.step_id), _part(machine.architecture or machine.target.name),
-             _spec_part(machine.mpi, "nompi"), _spec_part(machine.gpu, "nogpu")]
+    parts = [
+        _part(request.workflow),
+        _part(request.step_id),
+        _part(machine.architecture or machine.target.name),
+        _spec_part(machine.mpi, "nompi"),
+        _spec_part(machine.gpu, "nogpu"),
+    ]
     name = "_".join(text for text, _ in parts)
     tag, tag_is_exact = _tag(request.version)
-    exact = all(is_exact for _, is_exact in parts) and tag_is_exact and not _says_too_little(request)
+    exact = (
+        all(is_exact for _, is_exact in parts) and tag_is_exact and not _says_too_little(request)
+    )
     if not exact or _LIKE_A_DIGEST.search(name):
         name += f"-{request_digest(request)[:8]}"
     return ImageName(image_id=f"{prefix.lower()}{name}:{tag}", filename=f"{name}_v_{tag}.sif")
@@ -48,20 +58,29 @@ def image_name(request: BuildRequest, *, prefix: str = "") -> ImageName:
 def request_digest(request: BuildRequest) -> str:
     """SHA-256 over what makes two requests different images.
 
-    How the build goes about it (`force`, `push`) does not, nor in which form the image is handed out.
+    How the build goes about it (`force`, `push`) does not, nor in which form the image is handed
+    out.
     """
-    fields = request.model_dump(mode="json", exclude={"force": True, "push": True, "machine": {"container_engine"}})
+    fields = request.model_dump(
+        mode="json", exclude={"force": True, "push": True, "machine": {"container_engine"}}
+    )
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _says_too_little(request: BuildRequest) -> bool:
     """Whether two requests that differ could have the same parts.
 
-    `a_b`/`c` and `a`/`b_c` meet in `a_b_c`: a step with `_` in it is the one that has to give way. So has an
-    architecture that ends in another one's name: the step `mic` for `knl` and some step for `mic_knl`.
+    `a_b`/`c` and `a`/`b_c` meet in `a_b_c`: a step with `_` in it is the one that has to give way.
+    So has an architecture that ends in another one's name: the step `mic` for `knl` and some step
+    for `mic_knl`.
     """
-    return bool("_" in request.step_id or _ends_in_another(request.machine.architecture or "")
-                or request.machine.gpu_arch or request.slim is not None or request.path)
+    return bool(
+        "_" in request.step_id
+        or _ends_in_another(request.machine.architecture or "")
+        or request.machine.gpu_arch
+        or request.slim is not None
+        or request.path
+    )
 
 
 def _ends_in_another(architecture: str) -> bool:
@@ -88,4 +107,7 @@ def _spec_part(spec: str | None, absent: str) -> tuple[str, bool]:
 
 def _tag(version: str) -> tuple[str, bool]:
     tag = re.sub(r"[^a-z0-9._-]", "-", version.lower()).lstrip(".-")[:MAX_TAG] or "x"
-    return tag, tag == version and "_v_" not in f"_{tag}"  # which separates name and tag in a file name
+    return (
+        tag,
+        tag == version and "_v_" not in f"_{tag}",
+    )  # which separates name and tag in a file name

@@ -14,7 +14,9 @@ class Observer(Protocol):
         """The build entered `state` (STARTED, BUILDING or CONVERTING)."""
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """`done` of `total` units are complete; `what` names the present one, such as `openmpi@4.1.6`."""
+        """`done` of `total` units are complete; `what` names the present one, such as
+        `openmpi@4.1.6`.
+        """
 
     def line(self, text: str) -> None:
         """One line of output, already free of secrets and without its line end."""

@@ -56,15 +56,23 @@ class Body:
         try:
             found: bytes = self._raw.read(size)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise RegistryUnavailable(f"The registry's answer broke off: {type(error).__name__}.") from error
+            raise RegistryUnavailable(
+                f"The registry's answer broke off: {type(error).__name__}."
+            ) from error
         return found
 
 
 class OciRepository:
     """One repository. Safe among threads: each request is a connection of the pool's."""
 
-    def __init__(self, host: str, name: str, *, credentials: tuple[str, str] | None = None,
-                 ca_bundle: Path | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        name: str,
+        *,
+        credentials: tuple[str, str] | None = None,
+        ca_bundle: Path | None = None,
+    ) -> None:
         is_local = host.rpartition(":")[0] in LOOPBACK or host in LOOPBACK
         self.host, self.name = host, name
         self._base = f"{'http' if is_local else 'https'}://{host}/v2/{name}"
@@ -90,8 +98,9 @@ class OciRepository:
 
     def manifest(self, tag: str) -> Manifest | None:
         """What a tag means at present."""
-        with self._request("GET", f"{self._base}/manifests/{tag}", accept=(200, 404),
-                           headers={"Accept": MANIFEST}) as answer:
+        with self._request(
+            "GET", f"{self._base}/manifests/{tag}", accept=(200, 404), headers={"Accept": MANIFEST}
+        ) as answer:
             if answer.status_code == 404:
                 return None
             text = _content(answer)
@@ -100,13 +109,22 @@ class OciRepository:
     def put_manifest(self, tag: str, content: Mapping[str, Any]) -> str:
         """Let a tag mean a manifest whose blobs are there; returns the manifest's digest."""
         body = json.dumps(content, sort_keys=True).encode()
-        with self._request("PUT", f"{self._base}/manifests/{tag}", accept=(201,), body=lambda: body,
-                           headers={"Content-Type": MANIFEST}):
+        with self._request(
+            "PUT",
+            f"{self._base}/manifests/{tag}",
+            accept=(201,),
+            body=lambda: body,
+            headers={"Content-Type": MANIFEST},
+        ):
             return _digest(body)
 
     def delete_manifest(self, digest: str) -> bool:
-        """Delete a manifest with every tag of it. False where the registry does not let anybody delete."""
-        with self._request("DELETE", f"{self._base}/manifests/{digest}", accept=(200, 202, 404, 405)) as answer:
+        """Delete a manifest with every tag of it. False where the registry does not let anybody
+        delete.
+        """
+        with self._request(
+            "DELETE", f"{self._base}/manifests/{digest}", accept=(200, 202, 404, 405)
+        ) as answer:
             return answer.status_code != 405
 
     def blob_bytes(self, digest: str) -> int | None:
@@ -118,12 +136,18 @@ class OciRepository:
     def blob(self, digest: str, *, begin: int = 0) -> Iterator[Body]:
         """A blob from a byte on, as it comes. Raises `FileNotFoundError`."""
         headers = {"Range": f"bytes={begin}-"} if begin else {}
-        with self._request("GET", f"{self._base}/blobs/{digest}", accept=(200, 206, 404),
-                           headers=headers | {"Accept-Encoding": "identity"}) as answer:
+        with self._request(
+            "GET",
+            f"{self._base}/blobs/{digest}",
+            accept=(200, 206, 404),
+            headers=headers | {"Accept-Encoding": "identity"},
+        ) as answer:
             if answer.status_code == 404:
                 raise FileNotFoundError(digest)
             if begin and answer.status_code != 206:
-                raise RegistryUnavailable(f"The registry {self.host} does not send parts of a file.")
+                raise RegistryUnavailable(
+                    f"The registry {self.host} does not send parts of a file."
+                )
             yield Body(answer.raw)
 
     def put_blob(self, content: bytes) -> dict[str, Any]:
@@ -141,9 +165,11 @@ class OciRepository:
         digest, size_bytes = f"sha256:{sha256}", path.stat().st_size
         if self.blob_bytes(digest) != size_bytes:
             with path.open("rb") as file:
+
                 def from_the_beginning() -> IO[bytes]:
                     file.seek(0)
                     return file
+
                 self._upload(digest, size_bytes, from_the_beginning)
         return {"digest": digest, "size": size_bytes}
 
@@ -151,13 +177,26 @@ class OciRepository:
         with self._request("POST", f"{self._base}/blobs/uploads/", accept=(202,)) as answer:
             place = urllib.parse.urljoin(answer.url, answer.headers["Location"])
         place += ("&" if "?" in place else "?") + urllib.parse.urlencode({"digest": digest})
-        with self._request("PUT", place, accept=(201,), body=body, headers={
-                "Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)}):
+        with self._request(
+            "PUT",
+            place,
+            accept=(201,),
+            body=body,
+            headers={"Content-Type": "application/octet-stream", "Content-Length": str(size_bytes)},
+        ):
             pass
 
-    def _request(self, method: str, address: str, *, accept: tuple[int, ...], headers: Mapping[str, str] | None = None,
-                 body: Callable[[], Any] | None = None) -> requests.Response:
-        """The answer, whose body is not read yet; one whose status is none of `accept` is `RegistryUnavailable`.
+    def _request(
+        self,
+        method: str,
+        address: str,
+        *,
+        accept: tuple[int, ...],
+        headers: Mapping[str, str] | None = None,
+        body: Callable[[], Any] | None = None,
+    ) -> requests.Response:
+        """The answer, whose body is not read yet; one whose status is none of `accept` is
+        `RegistryUnavailable`.
 
         `body` is asked for what to send each time: with a log-in, a request is sent twice.
         """
@@ -169,42 +208,74 @@ class OciRepository:
         if answer.status_code in accept:
             return answer
         with answer:
-            raise RegistryUnavailable(f"The registry {self.host} answers {method} with {answer.status_code}: "
-                                      f"{answer.text[:300]}", hint="Check the address and the credentials.")
+            raise RegistryUnavailable(
+                f"The registry {self.host} answers {method} with {answer.status_code}: "
+                f"{answer.text[:300]}",
+                hint="Check the address and the credentials.",
+            )
 
-    def _send(self, method: str, address: str, headers: Mapping[str, str] | None,
-              body: Callable[[], Any] | None) -> requests.Response:
+    def _send(
+        self,
+        method: str,
+        address: str,
+        headers: Mapping[str, str] | None,
+        body: Callable[[], Any] | None,
+    ) -> requests.Response:
         mine = {"Authorization": self._authorization} if self._authorization else {}
         try:
-            return self._session.request(method, address, headers=mine | dict(headers or {}), stream=True,
-                                         data=body() if body is not None else None, timeout=TIMEOUT_S,
-                                         verify=self._verify)
+            return self._session.request(
+                method,
+                address,
+                headers=mine | dict(headers or {}),
+                stream=True,
+                data=body() if body is not None else None,
+                timeout=TIMEOUT_S,
+                verify=self._verify,
+            )
         except requests.RequestException as error:
-            raise RegistryUnavailable(f"The registry {self.host} does not answer: {type(error).__name__}.",
-                                      hint="Try again in a while.") from error
+            raise RegistryUnavailable(
+                f"The registry {self.host} does not answer: {type(error).__name__}.",
+                hint="Try again in a while.",
+            ) from error
 
     def _log_in(self, challenge: str) -> None:
-        """As the registry asks for it: with the password itself, or with a token that is had for it elsewhere."""
+        """As the registry asks for it: with the password itself, or with a token that is had for it
+        elsewhere.
+        """
         scheme, _, fields = challenge.partition(" ")
         if scheme.lower() == "basic" and self._credentials is not None:
-            self._authorization = "Basic " + base64.b64encode(":".join(self._credentials).encode()).decode()
+            self._authorization = (
+                "Basic " + base64.b64encode(":".join(self._credentials).encode()).decode()
+            )
         elif scheme.lower() == "bearer":
             self._authorization = f"Bearer {self._token(_challenge(fields))}"
         else:
-            raise RegistryUnavailable(f"The registry {self.host} wants a log-in.",
-                                      hint="Set registry_cfg's user and token for this registry.")
+            raise RegistryUnavailable(
+                f"The registry {self.host} wants a log-in.",
+                hint="Set registry_cfg's user and token for this registry.",
+            )
 
     def _token(self, challenge: Mapping[str, str]) -> str:
-        asked = {"service": challenge.get("service", ""), "scope": f"repository:{self.name}:pull,push,delete"}
+        asked = {
+            "service": challenge.get("service", ""),
+            "scope": f"repository:{self.name}:pull,push,delete",
+        }
         try:
-            answer = self._session.get(challenge.get("realm", ""), params=asked, auth=self._credentials,
-                                       timeout=TIMEOUT_S, verify=self._verify)
+            answer = self._session.get(
+                challenge.get("realm", ""),
+                params=asked,
+                auth=self._credentials,
+                timeout=TIMEOUT_S,
+                verify=self._verify,
+            )
             answer.raise_for_status()
             said = answer.json()
             return str(said.get("token") or said["access_token"])
         except (requests.RequestException, KeyError, ValueError) as error:
-            raise RegistryUnavailable(f"The registry {self.host} gives no token: {type(error).__name__}.",
-                                      hint="Check registry_cfg's user and token.") from error
+            raise RegistryUnavailable(
+                f"The registry {self.host} gives no token: {type(error).__name__}.",
+                hint="Check registry_cfg's user and token.",
+            ) from error
 
 
 def _digest(content: bytes) -> str:
@@ -215,7 +286,9 @@ def _content(answer: requests.Response) -> bytes:
     try:
         return answer.content
     except requests.RequestException as error:
-        raise RegistryUnavailable(f"The registry's answer broke off: {type(error).__name__}.") from error
+        raise RegistryUnavailable(
+            f"The registry's answer broke off: {type(error).__name__}."
+        ) from error
 
 
 def _parsed(text: bytes) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Finished images in an OCI registry, where clusters fetch them with `singularity pull oras://…`.
 
-Everything is a tag of one repository. A tag is an artifact of its own, which carries its record as an annotation:
+Everything is a tag of one repository. A tag is an artifact of its own, which carries its record as
+an annotation:
 
     <name>                    the SIF of this name, without `.sif`
     sha256.<sha256>           a SIF, with the record it was stored with
@@ -9,11 +10,12 @@ Everything is a tag of one repository. A tag is an artifact of its own, which ca
     pin.<digest>              clean-up leaves this SIF, or the images of this identity, alone
     name.<sha256>             a name that cannot be a tag, or looks like one of those above
 
-A SIF is uploaded before anything means it, and the registry checks its digest; a tag moves in one step. What is deleted
-here frees room when the registry's own garbage collection runs, so that a download goes on meanwhile.
+A SIF is uploaded before anything means it, and the registry checks its digest; a tag moves in one
+step. What is deleted here frees room when the registry's own garbage collection runs, so that a
+download goes on meanwhile.
 
-Leases and half-written files lie in a local folder: they hold for the processes of one machine. Other machines see what
-is used by when it was used last.
+Leases and half-written files lie in a local folder: they hold for the processes of one machine.
+Other machines see what is used by when it was used last.
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ RECORD, TAG, TITLE = "cic.record", "cic.tag", "org.opencontainers.image.title"
 USED_AT = "cic.used_at"
 LIST_AGE_S = 30.0
 REFRESHED = 100
-"""A list asks for every tag that is new, and once more for so many of those it has known for so long, the oldest first:
-a registry tells of one tag at a time. A single image is always asked for."""
+"""A list asks for every tag that is new, and once more for so many of those it has known for so
+long, the oldest first: a registry tells of one tag at a time. A single image is always asked for.
+"""
 READERS = 8
 MAX_RESUMES = 5
 
@@ -85,7 +88,9 @@ class RegistryImages:
     def sweep(self) -> int:
         return self._local.sweep()
 
-    def publish(self, temporary: Path, record: ImageRecord, *, sha256: str | None = None) -> ImageRecord:
+    def publish(
+        self, temporary: Path, record: ImageRecord, *, sha256: str | None = None
+    ) -> ImageRecord:
         checked_filename(record.filename)
         if sha256 is None:
             with temporary.open("rb") as file:
@@ -101,16 +106,25 @@ class RegistryImages:
     def point(self, record: ImageRecord) -> ImageRecord:
         checked_filename(record.filename)
         stored = self.by_sha256(record.sha256 or "")
-        if stored is None or self.repository.blob_bytes(f"sha256:{record.sha256}") != record.size_bytes:
+        if (
+            stored is None
+            or self.repository.blob_bytes(f"sha256:{record.sha256}") != record.size_bytes
+        ):
             raise LookupError(f"no SIF {record.sha256} is stored")
-        self._put_record(f"sha256.{record.sha256}", stored)  # who removes it elsewhere removes the old one
+        self._put_record(
+            f"sha256.{record.sha256}", stored
+        )  # who removes it elsewhere removes the old one
         self._point(record)
         return record
 
     def record(self, record: ImageRecord) -> ImageRecord:
         earlier = self.by_identity(record.identity)
         if earlier is not None and earlier.sha256 is not None:
-            kept = {"sha256": earlier.sha256, "size_bytes": earlier.size_bytes, "filename": earlier.filename}
+            kept = {
+                "sha256": earlier.sha256,
+                "size_bytes": earlier.size_bytes,
+                "filename": earlier.filename,
+            }
             record = record.model_copy(update=kept)
         self._put_record(f"identity.{identity_digest(record.identity)}", record)
         return record
@@ -118,8 +132,14 @@ class RegistryImages:
     def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
         tag = f"documents.{identity_digest(identity)}"
         together = {**self._texts(identity), **documents}
-        layers = [{"mediaType": TEXT_LAYER, "annotations": {TITLE: name},
-                   **self.repository.put_blob(text.encode())} for name, text in sorted(together.items())]
+        layers = [
+            {
+                "mediaType": TEXT_LAYER,
+                "annotations": {TITLE: name},
+                **self.repository.put_blob(text.encode()),
+            }
+            for name, text in sorted(together.items())
+        ]
         self._put(tag, OTHER_CONFIG, layers, {})
 
     def documents(self, identity: str) -> tuple[str, ...]:
@@ -144,14 +164,21 @@ class RegistryImages:
 
     def images(self) -> list[ImageRecord]:
         found = (_read(manifest) for _, manifest in self._listed(_is_of("sha256")))
-        return sorted((shortened(record) for record in found if record is not None),
-                      key=lambda record: record.created, reverse=True)
+        return sorted(
+            (shortened(record) for record in found if record is not None),
+            key=lambda record: record.created,
+            reverse=True,
+        )
 
     def names(self) -> dict[str, ImageRecord]:
         found = {}
         for tag, manifest in self._listed(_is_name):
             record = _read(manifest)
-            if record is not None and record.filename is not None and _tag_of(record.filename) == tag:
+            if (
+                record is not None
+                and record.filename is not None
+                and _tag_of(record.filename) == tag
+            ):
                 found[record.filename] = shortened(record)
         return dict(sorted(found.items()))
 
@@ -165,11 +192,16 @@ class RegistryImages:
     def is_known(self, identity: str) -> bool:
         digest = identity_digest(identity)
         return is_sha256(digest) and any(
-            self.repository.manifest(f"{kind}.{digest}") is not None for kind in ("identity", "documents"))
+            self.repository.manifest(f"{kind}.{digest}") is not None
+            for kind in ("identity", "documents")
+        )
 
     def last_use(self, record: ImageRecord) -> float:
         tags = (f"sha256.{record.sha256}", f"identity.{identity_digest(record.identity)}")
-        manifests = [self._known[tag][1] if tag in self._known else self.repository.manifest(tag) for tag in tags]
+        manifests = [
+            self._known[tag][1] if tag in self._known else self.repository.manifest(tag)
+            for tag in tags
+        ]
         return max([*map(_used_at, manifests), self._local.lease_used_at(record.identity)])
 
     def path_of(self, sha256: str) -> Path | None:
@@ -182,7 +214,9 @@ class RegistryImages:
     def opened(self, sha256: str) -> Iterator[BinaryIO]:
         _require_sha256(sha256)
         with leases.held(self._reading(sha256)):
-            size_bytes = self.repository.blob_bytes(f"sha256:{sha256}") if self.by_sha256(sha256) else None
+            size_bytes = (
+                self.repository.blob_bytes(f"sha256:{sha256}") if self.by_sha256(sha256) else None
+            )
             if size_bytes is None:
                 raise FileNotFoundError(sha256)
             with contextlib.closing(_RemoteFile(self.repository, sha256, size_bytes)) as file:
@@ -199,21 +233,34 @@ class RegistryImages:
 
     def is_kept(self, record: ImageRecord) -> bool:
         assert record.sha256 is not None
-        return (self.is_pinned(record.sha256) or self.is_pinned(record.identity)
-                or leases.is_held(self._reading(record.sha256)) or self._local.is_leased(record.identity))
+        return (
+            self.is_pinned(record.sha256)
+            or self.is_pinned(record.identity)
+            or leases.is_held(self._reading(record.sha256))
+            or self._local.is_leased(record.identity)
+        )
 
     def remove(self, sha256: str, *, unless: Callable[[], bool] = lambda: False) -> bool:
         with contextlib.ExitStack() as stack:
-            pointers = {tag: manifest for tag, manifest in self._listed(lambda tag: True)
-                        if _sha256_in(manifest) == sha256}
-            identities = {record.identity for manifest in pointers.values() if (record := _read(manifest)) is not None}
+            pointers = {
+                tag: manifest
+                for tag, manifest in self._listed(lambda tag: True)
+                if _sha256_in(manifest) == sha256
+            }
+            identities = {
+                record.identity
+                for manifest in pointers.values()
+                if (record := _read(manifest)) is not None
+            }
             locks = [leases.alone(self._reading(sha256)), *map(self.unused, identities)]
             if not all(list(map(stack.enter_context, locks))) or self.is_pinned(sha256) or unless():
                 return False
             if any(self.repository.manifest(tag) != manifest for tag, manifest in pointers.items()):
                 self._known.clear()  # another machine uses it
                 return False
-            for tag in sorted(pointers, key=lambda tag: tag.startswith("sha256.")):  # the SIF's own record goes last
+            for tag in sorted(
+                pointers, key=lambda tag: tag.startswith("sha256.")
+            ):  # the SIF's own record goes last
                 self._delete_manifest(tag, pointers[tag])
         return True
 
@@ -241,17 +288,32 @@ class RegistryImages:
         if record.sha256 is None:
             self._put(tag, OTHER_CONFIG, [], annotations)
             return
-        layer = {"mediaType": SIF_LAYER, "digest": f"sha256:{record.sha256}", "size": record.size_bytes,
-                 "annotations": {TITLE: record.filename or f"{record.sha256}.sif"}}
+        layer = {
+            "mediaType": SIF_LAYER,
+            "digest": f"sha256:{record.sha256}",
+            "size": record.size_bytes,
+            "annotations": {TITLE: record.filename or f"{record.sha256}.sif"},
+        }
         self._put(tag, SIF_CONFIG, [layer], annotations)
 
-    def _put(self, tag: str, config_type: str, layers: list[dict[str, Any]], annotations: dict[str, str]) -> None:
-        """Let a tag mean this. Its own name and the time make the manifest one of its own, deleted with it alone."""
+    def _put(
+        self, tag: str, config_type: str, layers: list[dict[str, Any]], annotations: dict[str, str]
+    ) -> None:
+        """Let a tag mean this. Its own name and the time make the manifest one of its own, deleted
+        with it alone.
+        """
         earlier = self.repository.manifest(tag)
         config = {"mediaType": config_type, **self.repository.put_blob(b"{}")}
-        digest = self.repository.put_manifest(tag, {
-            "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers,
-            "annotations": annotations | {TAG: tag, USED_AT: f"{time.time():.3f}"}})
+        digest = self.repository.put_manifest(
+            tag,
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": config,
+                "layers": layers,
+                "annotations": annotations | {TAG: tag, USED_AT: f"{time.time():.3f}"},
+            },
+        )
         self._known.pop(tag, None)
         if earlier is not None and earlier.digest != digest:
             self.repository.delete_manifest(earlier.digest)
@@ -262,38 +324,61 @@ class RegistryImages:
     def _delete_manifest(self, tag: str, found: Manifest | None) -> None:
         """Delete just this: what a tag means by now, if it is something else, stays."""
         if found is not None and not self.repository.delete_manifest(found.digest):
-            raise RegistryUnavailable(f"The registry {self.repository.host} does not let anybody delete.",
-                                      hint="Let it (docker-registry: storage.delete.enabled), or clean up there.")
+            raise RegistryUnavailable(
+                f"The registry {self.repository.host} does not let anybody delete.",
+                hint="Let it (docker-registry: storage.delete.enabled), or clean up there.",
+            )
         self._known.pop(tag, None)
 
     def _record(self, tag: str, *, filename: str | None = None) -> ImageRecord | None:
-        """What a tag means, unless that is a SIF that is not there any more: another machine may have removed it."""
+        """What a tag means, unless that is a SIF that is not there any more: another machine may
+        have removed it.
+        """
         found = _read(self.repository.manifest(tag))
         if found is None or (filename is not None and found.filename != filename):
             return None
         stored = f"sha256.{found.sha256}"
-        is_there = found.sha256 is None or tag == stored or self.repository.manifest(stored) is not None
+        is_there = (
+            found.sha256 is None or tag == stored or self.repository.manifest(stored) is not None
+        )
         return found if is_there else None
 
     def _listed(self, is_wanted: Callable[[str], bool]) -> list[tuple[str, Manifest]]:
-        """The wanted ones of all tags, with their manifests. What names a SIF that is not there is none."""
+        """The wanted ones of all tags, with their manifests. What names a SIF that is not there is
+        none.
+        """
         everything, begun = set(self.repository.tags()), time.monotonic()
         tags = sorted(filter(is_wanted, everything))
         known = {tag: found for tag, found in self._known.items() if tag in everything}
-        old = sorted((known[tag][0], tag) for tag in tags if tag in known and begun - known[tag][0] > LIST_AGE_S)
+        old = sorted(
+            (known[tag][0], tag)
+            for tag in tags
+            if tag in known and begun - known[tag][0] > LIST_AGE_S
+        )
         asked = [tag for tag in tags if tag not in known] + [tag for _, tag in old[:REFRESHED]]
         with ThreadPoolExecutor(READERS) as readers:
-            fresh = {tag: (begun, found) for tag, found in zip(
-                asked, readers.map(self.repository.manifest, asked), strict=True)}
+            fresh = {
+                tag: (begun, found)
+                for tag, found in zip(
+                    asked, readers.map(self.repository.manifest, asked), strict=True
+                )
+            }
         self._known = {**known, **fresh}
         found = [(tag, manifest) for tag in tags if (manifest := self._known[tag][1]) is not None]
-        return [(tag, manifest) for tag, manifest in found
-                if (sha256 := _sha256_in(manifest)) is None or f"sha256.{sha256}" in everything]
+        return [
+            (tag, manifest)
+            for tag, manifest in found
+            if (sha256 := _sha256_in(manifest)) is None or f"sha256.{sha256}" in everything
+        ]
 
     def _text_layers(self, identity: str) -> dict[str, Any]:
         digest = identity_digest(identity)
         found = self.repository.manifest(f"documents.{digest}") if is_sha256(digest) else None
-        return {} if found is None else {layer["annotations"][TITLE]: layer for layer in found.content["layers"]}
+        return (
+            {}
+            if found is None
+            else {layer["annotations"][TITLE]: layer for layer in found.content["layers"]}
+        )
 
     def _texts(self, identity: str) -> dict[str, str]:
         names = self.documents(identity)
@@ -304,10 +389,16 @@ class RegistryImages:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A blob as a file that is read from any byte on. A connection that breaks is taken up where it broke."""
+    """A blob as a file that is read from any byte on. A connection that breaks is taken up where it
+    broke.
+    """
 
     def __init__(self, repository: OciRepository, sha256: str, size_bytes: int) -> None:
-        self._repository, self._digest, self._size_bytes = repository, f"sha256:{sha256}", size_bytes
+        self._repository, self._digest, self._size_bytes = (
+            repository,
+            f"sha256:{sha256}",
+            size_bytes,
+        )
         self._at = 0
         self._stack = contextlib.ExitStack()
         self._body: Body | None = None
@@ -319,7 +410,9 @@ class _RemoteFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        place = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[whence] + offset
+        place = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[
+            whence
+        ] + offset
         if place != self._at:
             self._hang_up()
             self._at = place
@@ -329,14 +422,20 @@ class _RemoteFile(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        wanted = self._size_bytes - self._at if size is None or size < 0 else min(size, self._size_bytes - self._at)
+        wanted = (
+            self._size_bytes - self._at
+            if size is None or size < 0
+            else min(size, self._size_bytes - self._at)
+        )
         parts: list[bytes] = []
         resumes = 0
         while wanted > 0:
             part = self._some(wanted)
             resumes = 0 if part else resumes + 1
             if resumes > MAX_RESUMES:
-                raise RegistryUnavailable(f"The registry {self._repository.host} breaks off again and again.")
+                raise RegistryUnavailable(
+                    f"The registry {self._repository.host} breaks off again and again."
+                )
             if not part:
                 self._hang_up()
             parts.append(part)
@@ -351,7 +450,9 @@ class _RemoteFile(io.RawIOBase):
     def _some(self, wanted: int) -> bytes:
         try:
             if self._body is None:
-                self._body = self._stack.enter_context(self._repository.blob(self._digest, begin=self._at))
+                self._body = self._stack.enter_context(
+                    self._repository.blob(self._digest, begin=self._at)
+                )
             return self._body.read(wanted)
         except RegistryUnavailable:
             return b""
@@ -387,7 +488,9 @@ def _read(manifest: Manifest | None) -> ImageRecord | None:
     if manifest is None:
         return None
     try:
-        record = ImageRecord.model_validate_json(manifest.content.get("annotations", {}).get(RECORD, ""))
+        record = ImageRecord.model_validate_json(
+            manifest.content.get("annotations", {}).get(RECORD, "")
+        )
         layers = [layer["digest"] for layer in manifest.content["layers"]]
     except (ValidationError, KeyError, TypeError):
         return None

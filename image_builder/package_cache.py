@@ -1,8 +1,9 @@
 """Which builds share built packages, and the cache in which they do. Pure.
 
-The cache is a BuildKit cache mount of the install step. A package's hash in Spack does not say everything that its
-binary depends on; the mount's name says the rest. Whoever can run code of their own in the install step could write
-into the cache what others install, so a build whose specs could do that sees no cache.
+The cache is a BuildKit cache mount of the install step. A package's hash in Spack does not say
+everything that its binary depends on; the mount's name says the rest. Whoever can run code of their
+own in the install step could write into the cache what others install, so a build whose specs could
+do that sees no cache.
 """
 
 from __future__ import annotations
@@ -28,19 +29,31 @@ _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _EXTERNAL_KEYS = {"spec", "prefix"}
 
 
-def cache_name(environment: Environment, inputs: Inputs, platform: str, *, are_signed: bool = False) -> str:
-    """The name of the mount that builds share: what decides over binaries beside Spack's own hashes.
+def cache_name(
+    environment: Environment, inputs: Inputs, platform: str, *, are_signed: bool = False
+) -> str:
+    """The name of the mount that builds share: what decides over binaries beside Spack's own
+    hashes.
 
-    These are the base image (operating system, compilers, Spack and its packages), the Debian packages that were put
-    on it, the site's Spack configuration, and the recipe. What is brought only with a signature has a mount of its own.
+    These are the base image (operating system, compilers, Spack and its packages), the Debian
+    packages that were put on it, the site's Spack configuration, and the recipe. What is brought
+    only with a signature has a mount of its own.
     """
     parts = {
-        "cache_version": CACHE_VERSION, "platform": platform, "target": environment.target,
-        "spack": inputs.base.spack_version, "base": inputs.base.digest, "apt": sorted(environment.apt),
-        "config": inputs.catalogue.config_tree, "externals": environment.find_externals,
-        "recipe": inputs.recipe_version, **({"signed": True} if are_signed else {}),
+        "cache_version": CACHE_VERSION,
+        "platform": platform,
+        "target": environment.target,
+        "spack": inputs.base.spack_version,
+        "base": inputs.base.digest,
+        "apt": sorted(environment.apt),
+        "config": inputs.catalogue.config_tree,
+        "externals": environment.find_externals,
+        "recipe": inputs.recipe_version,
+        **({"signed": True} if are_signed else {}),
     }
-    return "cic-spack-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+    return (
+        "cic-spack-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+    )
 
 
 def pushes_by_itself(spack_version: tuple[int, ...] | None) -> bool:
@@ -48,8 +61,9 @@ def pushes_by_itself(spack_version: tuple[int, ...] | None) -> bool:
     return spack_version is not None and spack_version >= FIRST_PUSHING
 
 
-def why_not_shared(environment: Environment, lock: Mapping[str, Any],
-                   spack_version: tuple[int, ...] | None) -> str | None:
+def why_not_shared(
+    environment: Environment, lock: Mapping[str, Any], spack_version: tuple[int, ...] | None
+) -> str | None:
     """Why a build of `lock` takes no part in the cache; None when it does."""
     if spack_version is None or spack_version < FIRST_RELEASE:
         return f"the base image has no Spack from {'.'.join(map(str, FIRST_RELEASE))} on"
@@ -64,7 +78,9 @@ def why_not_shared(environment: Environment, lock: Mapping[str, Any],
 
 
 def _runs_own_code(node: Mapping[str, Any]) -> str | None:
-    """How a node of the lock lets whoever wrote the spec run code of their own; None when it does not."""
+    """How a node of the lock lets whoever wrote the spec run code of their own; None when it does
+    not.
+    """
     version, parameters = str(node.get("version", "")), node.get("parameters") or {}
     if version.startswith("git.") or "=" in version or _COMMIT.match(version):
         return "is of a commit that the workflow chose"

@@ -1,8 +1,9 @@
 """What a Spack binary mirror holds, as the recipe's own program reads it, and signatures of that.
 
-A signature says that this site's service published an entry: a keyed hash (HMAC-SHA256) of the cache's name, the
-package's hash and the checksums of the file that names the package and of all its archives. Every build host both
-publishes and verifies, so each would hold a private key as well: one kind of key does for both.
+A signature says that this site's service published an entry: a keyed hash (HMAC-SHA256) of the
+cache's name, the package's hash and the checksums of the file that names the package and of all its
+archives. Every build host both publishes and verifies, so each would hold a private key as well:
+one kind of key does for both.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ SIGNATURE_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackageEntry:
-    """One package of a mirror. `spec_file` names `files`, each a path in the mirror with its sha256."""
+    """One package of a mirror. `spec_file` names `files`, each a path in the mirror with its
+    sha256.
+    """
 
     node: str
     spec_file: str
@@ -37,22 +40,38 @@ def read_list(text: str) -> dict[str, PackageEntry | None]:
     found: dict[str, PackageEntry | None] = {}
     for line in text.splitlines():
         told = json.loads(line)
-        found[told["node"]] = None if "broken" in told else PackageEntry(
-            node=told["node"], spec_file=told["spec_file"], spec_sha256=told["spec_sha256"],
-            files=tuple((path, sha256) for path, sha256 in told["files"]))
+        found[told["node"]] = (
+            None
+            if "broken" in told
+            else PackageEntry(
+                node=told["node"],
+                spec_file=told["spec_file"],
+                spec_sha256=told["spec_sha256"],
+                files=tuple((path, sha256) for path, sha256 in told["files"]),
+            )
+        )
     return found
 
 
 class MirrorTool:
     """Runs the recipe's program on mirrors and caches that are folders of this machine."""
 
-    def __init__(self, *, scratch: Path, runner: Runner, cancel: CancelToken, timeout_s: float,
-                 on_line: LineSink) -> None:
+    def __init__(
+        self,
+        *,
+        scratch: Path,
+        runner: Runner,
+        cancel: CancelToken,
+        timeout_s: float,
+        on_line: LineSink,
+    ) -> None:
         self._scratch, self._runner, self._cancel = scratch, runner, cancel
         self._timeout_s, self._on_line = timeout_s, on_line
 
     def entries(self, mirror: Path, nodes: Iterable[str]) -> dict[str, PackageEntry | None]:
-        """What the mirror holds of these packages; None for what cannot be read. Archives are not looked at."""
+        """What the mirror holds of these packages; None for what cannot be read. Archives are not
+        looked at.
+        """
         return read_list(self._run("list", mirror, nodes=nodes).decode())
 
     def copy(self, mirror: Path, cache: Path, nodes: Iterable[str]) -> None:
@@ -68,8 +87,12 @@ class MirrorTool:
         wanted.write_text("".join(f"{node}\n" for node in nodes), "utf-8")
         with packages_program() as program:
             argv = (sys.executable, str(program), verb, *map(str, folders), str(wanted))
-            return self._runner(Command(name=f"{verb} packages", argv=argv, timeout_s=self._timeout_s),
-                                on_line=self._on_line, cancel=self._cancel, capture_stdout=True).stdout
+            return self._runner(
+                Command(name=f"{verb} packages", argv=argv, timeout_s=self._timeout_s),
+                on_line=self._on_line,
+                cancel=self._cancel,
+                capture_stdout=True,
+            ).stdout
 
 
 class Signer:
@@ -84,7 +107,9 @@ class Signer:
 
     def verify(self, entry: PackageEntry, signature: str | None) -> bool:
         return signature is not None and any(
-            hmac.compare_digest(self._signature(key, entry).encode(), signature.encode()) for key in self._keys)
+            hmac.compare_digest(self._signature(key, entry).encode(), signature.encode())
+            for key in self._keys
+        )
 
     def _signature(self, key: bytes, entry: PackageEntry) -> str:
         signed = {"version": SIGNATURE_VERSION, "cache": self._cache, **dataclasses.asdict(entry)}

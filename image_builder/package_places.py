@@ -34,7 +34,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class PackagePlace(Protocol):
-    """The built packages of one cache. Raises `Unavailable`, `ProcessFailed` or `OSError` when it is away."""
+    """The built packages of one cache. Raises `Unavailable`, `ProcessFailed` or `OSError` when it
+    is away.
+    """
 
     def held(self, wanted: Collection[str]) -> set[str]:
         """Which of these packages the place calls its content: some may be broken."""
@@ -46,14 +48,18 @@ class PackagePlace(Protocol):
         """What an entry of the last offer was signed with."""
 
     def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
-        """Publish entries of a mirror with their signatures, each in one step. What is there already stays."""
+        """Publish entries of a mirror with their signatures, each in one step. What is there
+        already stays.
+        """
 
     def put_aside(self, nodes: Collection[str]) -> None:
         """Let packages of the last offer be published anew."""
 
 
 def described(build: BuildSettings, registry: RegistrySettings) -> str:
-    """Where builds share packages, and what removes them there. Raises `ServiceError` when that place is away."""
+    """Where builds share packages, and what removes them there. Raises `ServiceError` when that
+    place is away.
+    """
     if build.spack_cache == "none":
         return "builds share no packages (spack_cache)"
     if build.spack_cache == "mount":
@@ -61,8 +67,10 @@ def described(build: BuildSettings, registry: RegistrySettings) -> str:
     if build.spack_cache.startswith(ORAS):
         open_repository(build.spack_cache, build, registry).manifest("cic-spack")
     elif not _may_be_made(Path(build.spack_cache)):
-        raise ServiceError(f"Nothing can be written to {build.spack_cache}, so no packages are shared there.",
-                           hint="Let the service's user write there, or name another place in spack_cache.")
+        raise ServiceError(
+            f"Nothing can be written to {build.spack_cache}, so no packages are shared there.",
+            hint="Let the service's user write there, or name another place in spack_cache.",
+        )
     return f"in {build.spack_cache}, where the service removes nothing, and {_IN_MOUNTS}"
 
 
@@ -72,9 +80,10 @@ def _may_be_made(folder: Path) -> bool:
 
 
 class FolderPlace:
-    """A folder laid out as a cache mount is (`packages.py` tells), with signatures beside the mirror.
+    """A folder laid out as a cache mount is (`packages.py` tells), with signatures beside the
+    mirror.
 
-        signatures/<package>-<sha256 of the file that names it>
+    signatures/<package>-<sha256 of the file that names it>
     """
 
     def __init__(self, folder: Path, tool: MirrorTool) -> None:
@@ -109,14 +118,17 @@ class FolderPlace:
 
 
 class RegistryPlace:
-    """A repository in which every package is an artifact: tag `<cache>.<package>`, a layer for each file.
+    """A repository in which every package is an artifact: tag `<cache>.<package>`, a layer for each
+    file.
 
-    A tag moves in one step, and its blobs are there before. Two hosts that publish the same package at the same moment
-    both publish a whole one, and the later one is found. What is put aside gets a tag of its own, `aside.…`; nothing is
-    deleted here.
+    A tag moves in one step, and its blobs are there before. Two hosts that publish the same package
+    at the same moment both publish a whole one, and the later one is found. What is put aside gets
+    a tag of its own, `aside.…`; nothing is deleted here.
     """
 
-    def __init__(self, repository: OciRepository, cache: str, *, scratch: Path, cancel: CancelToken) -> None:
+    def __init__(
+        self, repository: OciRepository, cache: str, *, scratch: Path, cancel: CancelToken
+    ) -> None:
         self._repository, self._cache, self._cancel = repository, cache, cancel
         self._mirror = scratch / "offered"
         self._held: dict[str, Manifest] = {}
@@ -126,7 +138,9 @@ class RegistryPlace:
         nodes = sorted(wanted)
         with ThreadPoolExecutor(READERS) as pool:
             manifests = list(pool.map(self._manifest, nodes))
-        self._held = {node: found for node, found in zip(nodes, manifests, strict=True) if found is not None}
+        self._held = {
+            node: found for node, found in zip(nodes, manifests, strict=True) if found is not None
+        }
         return set(self._held)
 
     def offer(self, nodes: Collection[str]) -> Path:
@@ -150,16 +164,29 @@ class RegistryPlace:
             manifest = self._held[node]
             self._refused.add(manifest.digest)
             with contextlib.suppress(RegistryUnavailable):  # it need not take what has lost a blob
-                self._repository.put_manifest(f"aside.{self._tag(node)}.{manifest.digest[-12:]}", manifest.content)
+                self._repository.put_manifest(
+                    f"aside.{self._tag(node)}.{manifest.digest[-12:]}", manifest.content
+                )
 
     def _upload(self, mirror: Path, entry: PackageEntry, signature: str | None) -> None:
-        layers = [{"mediaType": FILE_LAYER, "annotations": {TITLE: path},
-                   **self._repository.put_file(mirror / path, sha256)}
-                  for path, sha256 in (*entry.files, (entry.spec_file, entry.spec_sha256))]
-        self._repository.put_manifest(self._tag(entry.node), {
-            "schemaVersion": 2, "mediaType": MANIFEST, "layers": layers,
-            "config": {"mediaType": CONFIG, **self._repository.put_blob(b"{}")},
-            "annotations": {SIGNATURE: signature} if signature is not None else {}})
+        layers = [
+            {
+                "mediaType": FILE_LAYER,
+                "annotations": {TITLE: path},
+                **self._repository.put_file(mirror / path, sha256),
+            }
+            for path, sha256 in (*entry.files, (entry.spec_file, entry.spec_sha256))
+        ]
+        self._repository.put_manifest(
+            self._tag(entry.node),
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "layers": layers,
+                "config": {"mediaType": CONFIG, **self._repository.put_blob(b"{}")},
+                "annotations": {SIGNATURE: signature} if signature is not None else {},
+            },
+        )
 
     def _manifest(self, node: str) -> Manifest | None:
         self._cancel.check()
@@ -188,12 +215,16 @@ class RegistryPlace:
 
 
 def _files(manifest: Manifest) -> list[tuple[str, str]]:
-    """The paths in a mirror that a manifest names, with their sha256; what cannot be one is left out."""
+    """The paths in a mirror that a manifest names, with their sha256; what cannot be one is left
+    out.
+    """
     layers = manifest.content.get("layers")
     found = []
     for layer in layers if isinstance(layers, list) else ():
         path = _annotations(layer).get(TITLE) if isinstance(layer, dict) else None
-        sha256 = str(layer.get("digest", "")).removeprefix("sha256:") if isinstance(layer, dict) else ""
+        sha256 = (
+            str(layer.get("digest", "")).removeprefix("sha256:") if isinstance(layer, dict) else ""
+        )
         if isinstance(path, str) and _MIRROR_PATH.fullmatch(path) and _SHA256.fullmatch(sha256):
             found.append((path, sha256))
     return found

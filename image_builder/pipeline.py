@@ -50,7 +50,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """What was built. The SIF's fields are None for the docker engine; `reused` says that nothing was built."""
+    """What was built. The SIF's fields are None for the docker engine; `reused` says that nothing
+    was built.
+    """
 
     image_id: str
     identity: str
@@ -65,32 +67,59 @@ class BuildResult:
 
 
 def plan(request: BuildRequest, settings: LibrarySettings, *, inputs: Inputs | None = None) -> Plan:
-    """What `request` would build, without building or keeping anything. Raises what `resolve` and `compose` do."""
+    """What `request` would build, without building or keeping anything. Raises what `resolve` and
+    `compose` do.
+    """
     pinned = inputs or resolve.resolve(request, settings)
     rendered = render_request(request, pinned, settings)
-    return Plan(image_id=pinned.image_id, filename=pinned.filename, identity=pinned.identity,
-                spack_yaml=rendered.environment.spack_yaml, dockerfile=rendered.recipe.dockerfile,
-                warnings=pinned.warnings + rendered.environment.warnings)
+    return Plan(
+        image_id=pinned.image_id,
+        filename=pinned.filename,
+        identity=pinned.identity,
+        spack_yaml=rendered.environment.spack_yaml,
+        dockerfile=rendered.recipe.dockerfile,
+        warnings=pinned.warnings + rendered.environment.warnings,
+    )
 
 
-def build_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
-                cancel: CancelToken, inputs: Inputs | None = None, runner: Runner = run,
-                is_wanted: Callable[[], bool] = lambda: True) -> BuildResult:
+def build_image(
+    request: BuildRequest,
+    *,
+    settings: LibrarySettings,
+    workspace: Path,
+    observer: Observer,
+    cancel: CancelToken,
+    inputs: Inputs | None = None,
+    runner: Runner = run,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> BuildResult:
     """Build what `request` asks for, in a folder `workspace` of its own that is removed at the end.
 
-    An image with the same identity that exists already is used, unless `force`. Raises a `CicError` that says why
-    there is no image; then nothing was tagged, pushed or stored. `is_wanted` is asked before the image is pushed or
-    converted, which is done for one who asked alone: when it says no, `NotWanted` is raised.
+    An image with the same identity that exists already is used, unless `force`. Raises a `CicError`
+    that says why there is no image; then nothing was tagged, pushed or stored. `is_wanted` is asked
+    before the image is pushed or converted, which is done for one who asked alone: when it says no,
+    `NotWanted` is raised.
     """
     with cancel.limited(settings.build.total_timeout_s, ErrorCode.TOTAL_TIMEOUT):
-        return _build_image(request, settings, workspace, observer, cancel, inputs, runner, is_wanted)
+        return _build_image(
+            request, settings, workspace, observer, cancel, inputs, runner, is_wanted
+        )
 
 
-def _build_image(request: BuildRequest, settings: LibrarySettings, workspace: Path, observer: Observer,
-                 cancel: CancelToken, inputs: Inputs | None, runner: Runner, is_wanted: Callable[[], bool]
-                 ) -> BuildResult:
+def _build_image(
+    request: BuildRequest,
+    settings: LibrarySettings,
+    workspace: Path,
+    observer: Observer,
+    cancel: CancelToken,
+    inputs: Inputs | None,
+    runner: Runner,
+    is_wanted: Callable[[], bool],
+) -> BuildResult:
     observer.entered(BuildState.STARTED)
-    pinned = resolve.reachable(request, inputs or resolve.resolve(request, settings, cancel=cancel), settings)
+    pinned = resolve.reachable(
+        request, inputs or resolve.resolve(request, settings, cancel=cancel), settings
+    )
     for warning in pinned.warnings:
         observer.line(f"Warning: {warning}")
     with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
@@ -114,9 +143,16 @@ def _require_wanted(is_wanted: Callable[[], bool]) -> None:
         raise NotWanted
 
 
-def build_debug_image(request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
-                      cancel: CancelToken) -> str:
-    """The id of an image of the environment in which Spack would work on `request`: nothing is concretized yet.
+def build_debug_image(
+    request: BuildRequest,
+    *,
+    settings: LibrarySettings,
+    workspace: Path,
+    observer: Observer,
+    cancel: CancelToken,
+) -> str:
+    """The id of an image of the environment in which Spack would work on `request`: nothing is
+    concretized yet.
 
     Raises `UserError` for a request that needs no Spack.
     """
@@ -126,12 +162,24 @@ def build_debug_image(request: BuildRequest, *, settings: LibrarySettings, works
         return job.build_debug_image()
 
 
-def _result(inputs: Inputs, job: Job, record: ImageRecord, *, built: Built | None = None,
-            pushed_digest: str | None = None) -> BuildResult:
+def _result(
+    inputs: Inputs,
+    job: Job,
+    record: ImageRecord,
+    *,
+    built: Built | None = None,
+    pushed_digest: str | None = None,
+) -> BuildResult:
     has_sif = record.sha256 is not None and inputs.filename is not None
     return BuildResult(
-        image_id=inputs.image_id, identity=job.identity, filename=inputs.filename,
+        image_id=inputs.image_id,
+        identity=job.identity,
+        filename=inputs.filename,
         sif_path=job.store.path_of(record.sha256) if has_sif and record.sha256 else None,
-        sha256=record.sha256 if has_sif else None, size_bytes=record.size_bytes if has_sif else None,
-        pushed_digest=pushed_digest, reused=built is None or built.reused, audit=record.details.get("audit"),
-        warnings=inputs.warnings + (built.warnings if built else ()))
+        sha256=record.sha256 if has_sif else None,
+        size_bytes=record.size_bytes if has_sif else None,
+        pushed_digest=pushed_digest,
+        reused=built is None or built.reused,
+        audit=record.details.get("audit"),
+        warnings=inputs.warnings + (built.warnings if built else ()),
+    )

@@ -25,8 +25,12 @@ _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
 def probe_base(reference: str, digest: str | None, platform: str, cache: Path) -> BaseFacts:
-    """What the base image holds. `cache` is a folder; an image that cannot run here gives facts that say little."""
-    remembered = cache / f"{(digest or '').replace(':', '-')}_{platform.replace('/', '-')}_{QUESTIONS}.txt"
+    """What the base image holds. `cache` is a folder; an image that cannot run here gives facts
+    that say little.
+    """
+    remembered = (
+        cache / f"{(digest or '').replace(':', '-')}_{platform.replace('/', '-')}_{QUESTIONS}.txt"
+    )
     if digest and remembered.is_file():
         output = json.loads(remembered.read_text("utf-8"))
     else:
@@ -44,30 +48,54 @@ def unprobed_base(reference: str, digest: str | None, platform: str) -> BaseFact
     """What the reference alone tells: `spack_base:0.19.2` names its Spack."""
     tag = reference.split("@")[0].rsplit(":", 1)[-1]
     named = _VERSION.match(tag) if "spack" in reference else None
-    return BaseFacts(reference=reference, digest=digest, platform=platform, os_id="", os_version="",
-                     spack_version=_numbers(named.group()) if named else None, compilers={}, python=None)
+    return BaseFacts(
+        reference=reference,
+        digest=digest,
+        platform=platform,
+        os_id="",
+        os_version="",
+        spack_version=_numbers(named.group()) if named else None,
+        compilers={},
+        python=None,
+    )
 
 
-def facts_or_guess(reference: str, digest: str | None, platform: str, cache: Path) -> tuple[BaseFacts, str]:
+def facts_or_guess(
+    reference: str, digest: str | None, platform: str, cache: Path
+) -> tuple[BaseFacts, str]:
     """The facts, and a warning where they had to be guessed."""
     try:
         return probe_base(reference, digest, platform, cache), ""
     except CicError as error:
-        return unprobed_base(reference, digest, platform), f"What the base image holds is not known: {error.message}"
+        return unprobed_base(
+            reference, digest, platform
+        ), f"What the base image holds is not known: {error.message}"
 
 
 def _facts(output: str, reference: str, digest: str | None, platform: str) -> BaseFacts:
     pairs = [line.split("=", 1) for line in output.splitlines() if "=" in line]
     single = {key: value for key, value in pairs if key not in ("compiler", "variable")}
-    variables = dict(value.split("=", 1) for key, value in pairs if key == "variable" and "=" in value)
-    compilers = dict(value.split(":", 1) for key, value in pairs if key == "compiler" and ":" in value)
+    variables = dict(
+        value.split("=", 1) for key, value in pairs if key == "variable" and "=" in value
+    )
+    compilers = dict(
+        value.split(":", 1) for key, value in pairs if key == "compiler" and ":" in value
+    )
     spack = _VERSION.search(single.get("spack", ""))
     config = json.loads(single["config"])
-    return BaseFacts(reference=reference, digest=digest, platform=platform, os_id=single.get("os", ""),
-                     os_version=single.get("os_version", ""),
-                     spack_version=_numbers(spack.group()) if spack else None, compilers=compilers,
-                     python=single.get("python") or None, variables=variables,
-                     folder=config.get("WorkingDir") or "", labels=config.get("Labels") or {})
+    return BaseFacts(
+        reference=reference,
+        digest=digest,
+        platform=platform,
+        os_id=single.get("os", ""),
+        os_version=single.get("os_version", ""),
+        spack_version=_numbers(spack.group()) if spack else None,
+        compilers=compilers,
+        python=single.get("python") or None,
+        variables=variables,
+        folder=config.get("WorkingDir") or "",
+        labels=config.get("Labels") or {},
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
 """The one place that starts a process.
 
-Arguments are lists and never pass a shell. A process gets a group of its own, a closed or given standard input, and
-an environment without the service's own settings. Its output is streamed line by line with secrets blotted out.
-Success is the exit code. A process ends with its whole group and with what left that group for a session of its own;
-if this process dies without a word, the guard does the same.
+Arguments are lists and never pass a shell. A process gets a group of its own, a closed or given
+standard input, and an environment without the service's own settings. Its output is streamed line
+by line with secrets blotted out. Success is the exit code. A process ends with its whole group and
+with what left that group for a session of its own; if this process dies without a word, the guard
+does the same.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from typing import IO, Protocol
 from pydantic import SecretStr
 
 from image_builder import guard
-from image_builder.errors import Cancelled, CicError, ErrorCode, Interrupted, LimitReached, ToolMissing
+from image_builder.errors import (
+    Cancelled,
+    CicError,
+    ErrorCode,
+    Interrupted,
+    LimitReached,
+    ToolMissing,
+)
 
 Secret = SecretStr
 """A value whose printing is masked; only what hands it to a process's input reads it."""
@@ -63,8 +71,15 @@ class CancelToken:
         if seconds is None:
             yield
             return
-        timer = threading.Timer(seconds, self._end, [lambda: LimitReached(
-            f"It took longer than {seconds:.0f} s in all and was ended.", code=code)])
+        timer = threading.Timer(
+            seconds,
+            self._end,
+            [
+                lambda: LimitReached(
+                    f"It took longer than {seconds:.0f} s in all and was ended.", code=code
+                )
+            ],
+        )
         timer.daemon = True
         timer.start()
         try:
@@ -123,7 +138,11 @@ class ProcessFailed(CicError):
     code = ErrorCode.BUILD_STEP_FAILED
 
     def __init__(self, command: Command, exit_code: int, tail: Sequence[str]) -> None:
-        how = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+        how = (
+            f"was ended by signal {-exit_code}"
+            if exit_code < 0
+            else f"ended with exit code {exit_code}"
+        )
         last = next((line for line in reversed(tail) if line.strip()), "")
         super().__init__(f"{command.name} {how}." + (f" Its last line: {last}" if last else ""))
         self.command = command
@@ -134,20 +153,34 @@ class ProcessFailed(CicError):
 class Runner(Protocol):
     """What starts a command. The real one is `run`; tests may pass another."""
 
-    def __call__(self, command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
-                 capture_stdout: bool = False) -> Completed: ...
+    def __call__(
+        self,
+        command: Command,
+        *,
+        on_line: LineSink | None = None,
+        cancel: CancelToken | None = None,
+        capture_stdout: bool = False,
+    ) -> Completed: ...
 
 
-def run(command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
-        capture_stdout: bool = False) -> Completed:
+def run(
+    command: Command,
+    *,
+    on_line: LineSink | None = None,
+    cancel: CancelToken | None = None,
+    capture_stdout: bool = False,
+) -> Completed:
     """Run a command to its end and return how it went.
 
-    `on_line` hears every line of its output (standard error alone when `capture_stdout`). Raises `ToolMissing`,
-    `ProcessFailed`, `Interrupted`, `LimitReached` (either timeout) or `Cancelled`.
+    `on_line` hears every line of its output (standard error alone when `capture_stdout`). Raises
+    `ToolMissing`, `ProcessFailed`, `Interrupted`, `LimitReached` (either timeout) or `Cancelled`.
     """
     watch = _Watch(command, on_line, cancel)
-    with started(command, stdout=subprocess.PIPE,
-                 stderr=subprocess.PIPE if capture_stdout else subprocess.STDOUT) as process:
+    with started(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if capture_stdout else subprocess.STDOUT,
+    ) as process:
         captured = watch.follow(process, capture_stdout)
         exit_code = process.wait()
     if cancel is not None:
@@ -160,8 +193,13 @@ def run(command: Command, *, on_line: LineSink | None = None, cancel: CancelToke
 
 
 @contextlib.contextmanager
-def started(command: Command, *, stdin: int | IO[bytes] | None = None, stdout: int | IO[bytes] | None = None,
-            stderr: int | IO[bytes] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    command: Command,
+    *,
+    stdin: int | IO[bytes] | None = None,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
     """A started process in a group of its own, all of which has ended when the block is left.
 
     The low-level half of `run`, for pipelines of several processes. Raises `ToolMissing`.
@@ -170,17 +208,27 @@ def started(command: Command, *, stdin: int | IO[bytes] | None = None, stdout: i
     mark = f"{guard.owner_of(os.getpid())}.{token_hex(16)}"
     try:
         process = subprocess.Popen(
-            command.argv, cwd=command.cwd,
+            command.argv,
+            cwd=command.cwd,
             env=child_environment(os.environ, command.env) | {guard.MARK: mark},
-            stdin=subprocess.PIPE if given is not None else (stdin if stdin is not None else subprocess.DEVNULL),
-            stdout=stdout, stderr=stderr, start_new_session=True)
+            stdin=subprocess.PIPE
+            if given is not None
+            else (stdin if stdin is not None else subprocess.DEVNULL),
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
     except FileNotFoundError as error:
         if command.cwd is not None and not command.cwd.is_dir():
             raise
-        raise ToolMissing(f"The program {command.argv[0]} is not installed.",
-                          hint="Install it, or see docs/operate.md for what the service needs.") from error
+        raise ToolMissing(
+            f"The program {command.argv[0]} is not installed.",
+            hint="Install it, or see docs/operate.md for what the service needs.",
+        ) from error
     except PermissionError as error:
-        raise ToolMissing(f"The program {command.argv[0]} is not executable for this user.") from error
+        raise ToolMissing(
+            f"The program {command.argv[0]} is not executable for this user."
+        ) from error
     _guard.watch(process.pid, mark)
     try:
         if given is not None:
@@ -196,7 +244,9 @@ def started(command: Command, *, stdin: int | IO[bytes] | None = None, stdout: i
 
 
 def child_environment(own: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child: ours without the service's settings (which may be secrets), and `added`."""
+    """The environment of a child: ours without the service's settings (which may be secrets), and
+    `added`.
+    """
     return {key: value for key, value in own.items() if not key.startswith("CIC_")} | dict(added)
 
 
@@ -224,7 +274,9 @@ def _blotted(secrets: Sequence[Secret]) -> list[str]:
 class _Watch:
     """Follows one process's output: lines to the sink, time against the limits."""
 
-    def __init__(self, command: Command, on_line: LineSink | None, cancel: CancelToken | None) -> None:
+    def __init__(
+        self, command: Command, on_line: LineSink | None, cancel: CancelToken | None
+    ) -> None:
         self.command = command
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._on_line = on_line
@@ -267,7 +319,8 @@ class _Watch:
         return bytes(captured)
 
     def _orphaned(self, process: subprocess.Popen[bytes]) -> bool:
-        """The process ended, yet something it left behind still holds its output open: not worth waiting for.
+        """The process ended, yet something it left behind still holds its output open: not worth
+        waiting for.
 
         What that writes now and then, or without an end, does not keep us either.
         """
@@ -284,12 +337,14 @@ class _Watch:
         partial += chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         while (end := partial.find(b"\n")) >= 0:
             self._emit(bytes(partial[:end]))
-            del partial[:end + 1]
+            del partial[: end + 1]
         if len(partial) > MAX_LINE_BYTES + self._longest_secret:
             self._emit_begin(partial)
 
     def _emit_begin(self, partial: bytearray) -> None:
-        """Emit an endless line in pieces, and keep as much of its end as could be the begin of a secret."""
+        """Emit an endless line in pieces, and keep as much of its end as could be the begin of a
+        secret.
+        """
         text = self._redact(partial.decode("utf-8", "surrogateescape"))
         cut = len(text) - max(self._longest_secret - 1, 0)
         self._emit(text[:cut].encode("utf-8", "surrogateescape"))
@@ -306,10 +361,17 @@ class _Watch:
             self._cancel.check()
         command, now = self.command, time.monotonic()
         if command.timeout_s is not None and now - self._begin > command.timeout_s:
-            raise LimitReached(f"{command.name} took longer than {command.timeout_s:.0f} s and was ended.")
-        if command.quiet_timeout_s is not None and now - self._last_output > command.quiet_timeout_s:
-            raise LimitReached(f"{command.name} wrote nothing for {command.quiet_timeout_s:.0f} s and was ended.",
-                               code=ErrorCode.QUIET_TIMEOUT)
+            raise LimitReached(
+                f"{command.name} took longer than {command.timeout_s:.0f} s and was ended."
+            )
+        if (
+            command.quiet_timeout_s is not None
+            and now - self._last_output > command.quiet_timeout_s
+        ):
+            raise LimitReached(
+                f"{command.name} wrote nothing for {command.quiet_timeout_s:.0f} s and was ended.",
+                code=ErrorCode.QUIET_TIMEOUT,
+            )
 
 
 def _stdin_bytes(stdin: bytes | Secret | None) -> bytes | None:
@@ -318,6 +380,7 @@ def _stdin_bytes(stdin: bytes | Secret | None) -> bytes | None:
 
 def _feed(process: subprocess.Popen[bytes], given: bytes) -> None:
     """Hand over the input on a thread: a process that does not read must not hold us up."""
+
     def write() -> None:
         assert process.stdin is not None
         with contextlib.suppress(OSError, ValueError):
@@ -394,9 +457,14 @@ class _Guard:
 
     def _start(self) -> None:
         self._drop()
-        self._process = subprocess.Popen([sys.executable, "-I", "-S", guard.__file__], stdin=subprocess.PIPE,
-                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                         start_new_session=True, env={})
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={},
+        )
 
     def _write(self, message: str) -> None:
         assert self._process is not None and self._process.stdin is not None

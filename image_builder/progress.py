@@ -6,8 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_INSTALLED = re.compile(r"\[\+\] (?:\S*/)?(?P<name>[a-z0-9][a-z0-9-]*?)-(?P<version>[0-9][\w.]*|[\w.]+)-[a-z0-9]{32}\b")
-_INSTALLING = re.compile(r"==> Installing (?P<name>[a-z0-9][a-z0-9-]*?)-(?P<version>[\w.]+)-[a-z0-9]{7,32}\b")
+_INSTALLED = re.compile(
+    r"\[\+\] (?:\S*/)?(?P<name>[a-z0-9][a-z0-9-]*?)-(?P<version>[0-9][\w.]*|[\w.]+)-[a-z0-9]{32}\b"
+)
+_INSTALLING = re.compile(
+    r"==> Installing (?P<name>[a-z0-9][a-z0-9-]*?)-(?P<version>[\w.]+)-[a-z0-9]{7,32}\b"
+)
 
 
 class InstallProgress:

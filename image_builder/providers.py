@@ -1,4 +1,6 @@
-"""The MPI and the GPU runtime that a machine has: the names people use for them, and what Spack calls them. Pure."""
+"""The MPI and the GPU runtime that a machine has: the names people use for them, and what Spack
+calls them. Pure.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from image_builder.targets import nearest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mpi:
-    """One MPI: its package's `name`, the whole `spec` (`openmpi@4`), the `family` of its binary interface."""
+    """One MPI: its package's `name`, the whole `spec` (`openmpi@4`), the `family` of its binary
+    interface.
+    """
 
     name: str
     spec: str
@@ -29,9 +33,11 @@ class Mpi:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU runtime: its package's `name`, the whole `spec` (`cuda@12`), and what packages call it.
+    """One GPU runtime: its package's `name`, the whole `spec` (`cuda@12`), and what packages call
+    it.
 
-    `variant` is what packages are built with (`+cuda`), `arch` the architecture's value (`90`) or None.
+    `variant` is what packages are built with (`+cuda`), `arch` the architecture's value (`90`) or
+    None.
     """
 
     name: str
@@ -68,12 +74,26 @@ def mpi_of(machine: Machine, release: tuple[int, ...] | None) -> Mpi | None:
     name = mpi_facts()["aliases"].get(asked, asked)
     if name not in known:
         close = nearest(asked, [*known, *mpi_facts()["aliases"]]) or ("openmpi", "mpich")
-        raise _refused("machine.mpi", f"{asked!r} is not a known MPI", f"write {' or '.join(close)}")
+        raise _refused(
+            "machine.mpi", f"{asked!r} is not a known MPI", f"write {' or '.join(close)}"
+        )
     facts = known[name]
-    if release is not None and "last_release" in facts and release[:2] > _numbers(facts["last_release"]):
-        raise _refused("machine.mpi", f"Spack {'.'.join(map(str, release))} has no {name}",
-                       f"write {facts['instead']}, or choose a base image with Spack {facts['last_release']}")
-    return Mpi(name=name, spec=name + rest, version=specs.nodes(name + rest)[0].version, family=facts["family"])
+    if (
+        release is not None
+        and "last_release" in facts
+        and release[:2] > _numbers(facts["last_release"])
+    ):
+        raise _refused(
+            "machine.mpi",
+            f"Spack {'.'.join(map(str, release))} has no {name}",
+            f"write {facts['instead']}, or choose a base image with Spack {facts['last_release']}",
+        )
+    return Mpi(
+        name=name,
+        spec=name + rest,
+        version=specs.nodes(name + rest)[0].version,
+        family=facts["family"],
+    )
 
 
 def gpu_of(machine: Machine) -> Gpu | None:
@@ -84,12 +104,20 @@ def gpu_of(machine: Machine) -> Gpu | None:
     name = gpu_facts()["aliases"].get(asked, asked)
     runtimes = gpu_facts()["runtimes"]
     if name not in runtimes:
-        raise _refused("machine.gpu", f"{asked!r} is not a known GPU runtime",
-                       f"write {' or '.join([*runtimes, 'rocm'])}, perhaps with a version such as cuda@12")
+        raise _refused(
+            "machine.gpu",
+            f"{asked!r} is not a known GPU runtime",
+            f"write {' or '.join([*runtimes, 'rocm'])}, perhaps with a version such as cuda@12",
+        )
     facts = runtimes[name]
-    return Gpu(name=facts["package"], spec=facts["package"] + rest, variant=facts["variant"],
-               version=specs.nodes(facts["package"] + rest)[0].version, arch_variant=facts["arch_variant"],
-               arch=_gpu_arch(machine.gpu_arch, name, facts))
+    return Gpu(
+        name=facts["package"],
+        spec=facts["package"] + rest,
+        variant=facts["variant"],
+        version=specs.nodes(facts["package"] + rest)[0].version,
+        arch_variant=facts["arch_variant"],
+        arch=_gpu_arch(machine.gpu_arch, name, facts),
+    )
 
 
 def is_mpi(name: str) -> bool:
@@ -102,13 +130,21 @@ def _gpu_arch(asked: str | None, runtime: str, facts: Mapping[str, str]) -> str 
         return None
     name = asked.lower()
     name = gpu_facts()["products"].get(name, name)
-    name = re.sub(r"^(?:sm|compute)_?(?=\d)", "", name).replace(".", "") if runtime == "cuda" else name
+    name = (
+        re.sub(r"^(?:sm|compute)_?(?=\d)", "", name).replace(".", "") if runtime == "cuda" else name
+    )
     if not re.fullmatch(facts["pattern"], name):
-        products = [product for product, arch in gpu_facts()["products"].items()
-                    if re.fullmatch(facts["pattern"], arch)]
+        products = [
+            product
+            for product, arch in gpu_facts()["products"].items()
+            if re.fullmatch(facts["pattern"], arch)
+        ]
         close = (*(nearest(asked, products, 2) or products[-1:]), facts["example"])
-        raise _refused("machine.gpu_arch", f"{asked!r} is not an architecture of {runtime}",
-                       f"write {' or '.join(close)}")
+        raise _refused(
+            "machine.gpu_arch",
+            f"{asked!r} is not an architecture of {runtime}",
+            f"write {' or '.join(close)}",
+        )
     return name
 
 
@@ -116,9 +152,13 @@ def _name_and_rest(spec: str, field: str, example: str) -> tuple[str, str]:
     problem = specs.problem(spec)
     found = specs.nodes(spec)
     if problem or (len(found) > 1 and any(node.sigil == "^" for node in found)):
-        raise _refused(field, problem[0] if problem else "names dependencies", f"write a Spack spec such as {example}")
+        raise _refused(
+            field,
+            problem[0] if problem else "names dependencies",
+            f"write a Spack spec such as {example}",
+        )
     name = found[0].name
-    return name.lower(), spec[len(name):]
+    return name.lower(), spec[len(name) :]
 
 
 def _refused(field: str, problem: str, hint: str) -> InvalidRequest:

@@ -1,8 +1,9 @@
-"""From an environment to a Dockerfile and the files beside it in the build context. Pure: no process, and no file but
-the recipe's own.
+"""From an environment to a Dockerfile and the files beside it in the build context. Pure: no
+process, and no file but the recipe's own.
 
-The Dockerfile holds no value that a description chose: those lie in files which the scripts read. It holds nothing of
-the site either (its CA, mirrors, number of jobs): those come as build secrets, which are part of no layer and no key.
+The Dockerfile holds no value that a description chose: those lie in files which the scripts read.
+It holds nothing of the site either (its CA, mirrors, number of jobs): those come as build secrets,
+which are part of no layer and no key.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ LOCK_STAGE = "lock"
 """Build target that exports `spack.lock` alone; only in recipes with `has_spack`."""
 FINAL_STAGE = "final"
 SLIM_STAGE = "slim"
-"""Build target of the slim image, and of the report that holds it against the full one; only with a runtime base."""
+"""Build target of the slim image, and of the report that holds it against the full one; only with a
+runtime base.
+"""
 REPORT_STAGE = "report"
 DEBUG_STAGE = "debug"
-"""Build target of the environment in which Spack works, to look around in; only in recipes with `has_spack`."""
+"""Build target of the environment in which Spack works, to look around in; only in recipes with
+`has_spack`.
+"""
 LOCK_FILE = "cic/spack.lock"
 """Where the build context holds the lock that the install follows; `render` does not make it."""
 CA_BUNDLE_SECRET = "ca_bundle"
@@ -46,7 +51,8 @@ BRING_STAGE = "brought"
 FETCH_STAGE = "packages"
 """Build target that exports packages of the cache mount."""
 WANTED_FILE = "cic/wanted"
-"""Where the build context holds the hashes of the packages that those three are about, a line each."""
+"""Where the build context holds the hashes of the packages that those three are about, a line each.
+"""
 PACKAGES_CONTEXT = "spack-packages"
 SOURCES_CONTEXT = "spack-sources"
 """Name of the additional build context (`--build-context`) for `RecipeOptions.sources_folder`."""
@@ -54,10 +60,29 @@ SOURCES_CONTEXT = "spack-sources"
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")
 _TEMPLATE = "Dockerfile.j2"
 _SCRIPTS = ("lib.sh", "entrypoint")
-_SLIM_SCRIPTS = ("apt.sh", "collect.sh", "collect.py", "accounts.py", "closure.py", "runtime.sh", "settle.sh",
-                 "verify.sh", "verify.py", "inventory.py")
-_SPACK_SCRIPTS = ("tools.sh", "site_tools.sh", "concretize.sh", "install.sh", "packages.py", "autopush.py",
-                  "exchange.sh", "stages.py", "activation.py")
+_SLIM_SCRIPTS = (
+    "apt.sh",
+    "collect.sh",
+    "collect.py",
+    "accounts.py",
+    "closure.py",
+    "runtime.sh",
+    "settle.sh",
+    "verify.sh",
+    "verify.py",
+    "inventory.py",
+)
+_SPACK_SCRIPTS = (
+    "tools.sh",
+    "site_tools.sh",
+    "concretize.sh",
+    "install.sh",
+    "packages.py",
+    "autopush.py",
+    "exchange.sh",
+    "stages.py",
+    "activation.py",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +107,9 @@ class RecipeOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A rendered recipe: `files` are to be written into the build context, beside `dockerfile` as `Dockerfile`."""
+    """A rendered recipe: `files` are to be written into the build context, beside `dockerfile` as
+    `Dockerfile`.
+    """
 
     version: str
     dockerfile: str
@@ -90,69 +117,129 @@ class Recipe:
     has_spack: bool
 
 
-def render(environment: Environment, *, request: BuildRequest, description: Description, base: BaseFacts,
-           options: RecipeOptions, runtime: BaseFacts | None = None) -> Recipe:
-    """The recipe of `environment` for `request`, built on `base.reference`; with `runtime` of a slim image on that.
+def render(
+    environment: Environment,
+    *,
+    request: BuildRequest,
+    description: Description,
+    base: BaseFacts,
+    options: RecipeOptions,
+    runtime: BaseFacts | None = None,
+) -> Recipe:
+    """The recipe of `environment` for `request`, built on `base.reference`; with `runtime` of a
+    slim image on that.
 
-    Raises `Misconfigured` for a base image whose name cannot be. The step's name, the only other value that the
-    template puts into the Dockerfile beside the base image's own environment, labels and folder, was checked when the
-    request was parsed.
+    Raises `Misconfigured` for a base image whose name cannot be. The step's name, the only other
+    value that the template puts into the Dockerfile beside the base image's own environment, labels
+    and folder, was checked when the request was parsed.
     """
     _check_reference(base, "base_image")
     if runtime is not None:
         _check_reference(runtime, "runtime_base_image")
     has_spack = environment.spack_yaml is not None
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
-                                  autoescape=False).from_string(_read(LATEST_RECIPE, _TEMPLATE))
+    template = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    ).from_string(_read(LATEST_RECIPE, _TEMPLATE))
     dockerfile = template.render(
-        base=base.reference, step_id=request.step_id, recipe_version=LATEST_RECIPE, view=VIEW,
-        sources_context=SOURCES_CONTEXT, has_spack=has_spack, has_apt=bool(environment.apt),
-        has_requirements=environment.requirements is not None, has_catalogue=options.has_catalogue,
-        has_spack_config=options.has_spack_config, find_externals=environment.find_externals,
-        sources_folder=options.sources_folder, package_cache=options.package_cache or "",
-        autopush=options.autopush, packages_folder=options.packages_folder, packages_context=PACKAGES_CONTEXT,
-        from_source=environment.from_source, has_post_install=options.has_post_install,
+        base=base.reference,
+        step_id=request.step_id,
+        recipe_version=LATEST_RECIPE,
+        view=VIEW,
+        sources_context=SOURCES_CONTEXT,
+        has_spack=has_spack,
+        has_apt=bool(environment.apt),
+        has_requirements=environment.requirements is not None,
+        has_catalogue=options.has_catalogue,
+        has_spack_config=options.has_spack_config,
+        find_externals=environment.find_externals,
+        sources_folder=options.sources_folder,
+        package_cache=options.package_cache or "",
+        autopush=options.autopush,
+        packages_folder=options.packages_folder,
+        packages_context=PACKAGES_CONTEXT,
+        from_source=environment.from_source,
+        has_post_install=options.has_post_install,
         requirements_in_step=environment.requirements_in_step,
-        runtime=runtime.reference if runtime is not None else None, variables=slim.variables(base),
-        labels=slim.labels(base), folder=slim.folder(base),
+        runtime=runtime.reference if runtime is not None else None,
+        variables=slim.variables(base),
+        labels=slim.labels(base),
+        folder=slim.folder(base),
         trees=[*INSTALL_TREES],
-        sources_before_pip=options.has_post_install or environment.requirements_in_step)
-    return Recipe(version=LATEST_RECIPE, dockerfile=dockerfile, has_spack=has_spack,
-                  files=_files(environment, request, description, options, has_spack, runtime is not None))
+        sources_before_pip=options.has_post_install or environment.requirements_in_step,
+    )
+    return Recipe(
+        version=LATEST_RECIPE,
+        dockerfile=dockerfile,
+        has_spack=has_spack,
+        files=_files(environment, request, description, options, has_spack, runtime is not None),
+    )
 
 
 def packages_program() -> AbstractContextManager[Path]:
     """The recipe's program that copies built packages, as a file."""
-    return resources.as_file(resources.files("image_builder").joinpath(f"recipes/{LATEST_RECIPE}/packages.py"))
+    return resources.as_file(
+        resources.files("image_builder").joinpath(f"recipes/{LATEST_RECIPE}/packages.py")
+    )
 
 
-def site_secret(*, build_jobs: int, pip_index_url: str | None = None, spack_mirror: str | None = None,
-                apt_mirror: str | None = None) -> str:
-    """The text of the build secret `SITE_SECRET`: what the site lends to the build and no layer keeps.
+def site_secret(
+    *,
+    build_jobs: int,
+    pip_index_url: str | None = None,
+    spack_mirror: str | None = None,
+    apt_mirror: str | None = None,
+) -> str:
+    """The text of the build secret `SITE_SECRET`: what the site lends to the build and no layer
+    keeps.
 
-    Pass it with `--secret id=site,src=<file>`, the CA bundle with `--secret id=ca_bundle,src=<file>`, and proxies as
-    the predefined build arguments (`--build-arg http_proxy=…`).
+    Pass it with `--secret id=site,src=<file>`, the CA bundle with `--secret
+    id=ca_bundle,src=<file>`, and proxies as the predefined build arguments (`--build-arg
+    http_proxy=…`).
     """
-    values = {"build_jobs": str(build_jobs), "pip_index_url": pip_index_url, "spack_mirror": spack_mirror,
-              "apt_mirror": apt_mirror}
+    values = {
+        "build_jobs": str(build_jobs),
+        "pip_index_url": pip_index_url,
+        "spack_mirror": spack_mirror,
+        "apt_mirror": apt_mirror,
+    }
     for name, value in values.items():
         if value and re.search(r"[\s\"\\]", value):
-            raise Misconfigured(f"{name} holds a space, quote or line end.", hint="Write a plain URL.")
+            raise Misconfigured(
+                f"{name} holds a space, quote or line end.", hint="Write a plain URL."
+            )
     return "".join(f"{name}={value}\n" for name, value in values.items() if value)
 
 
 def _check_reference(base: BaseFacts, key: str) -> None:
     if not _REFERENCE.match(base.reference):
-        raise Misconfigured(f"The base image's name {base.reference[:100]!r} is not an image reference.",
-                            hint=f"Correct {key} in build_cfg.")
+        raise Misconfigured(
+            f"The base image's name {base.reference[:100]!r} is not an image reference.",
+            hint=f"Correct {key} in build_cfg.",
+        )
 
 
-def _files(environment: Environment, request: BuildRequest, description: Description, options: RecipeOptions,
-           has_spack: bool, is_slim: bool) -> dict[str, str]:
-    scripts = {*_SCRIPTS, *(_SPACK_SCRIPTS if has_spack else ()), *(_SLIM_SCRIPTS if is_slim else ())}
+def _files(
+    environment: Environment,
+    request: BuildRequest,
+    description: Description,
+    options: RecipeOptions,
+    has_spack: bool,
+    is_slim: bool,
+) -> dict[str, str]:
+    scripts = {
+        *_SCRIPTS,
+        *(_SPACK_SCRIPTS if has_spack else ()),
+        *(_SLIM_SCRIPTS if is_slim else ()),
+    }
     if has_spack and is_slim:
         scripts |= {"kept.sh", "kept.py"}
-    files = {"cic/record/description.yaml": description.text, "cic/record/request.json": _request_text(request)}
+    files = {
+        "cic/record/description.yaml": description.text,
+        "cic/record/request.json": _request_text(request),
+    }
     if environment.apt:
         scripts.add("apt.sh")
         files["cic/packages.apt"] = "".join(f"{package}\n" for package in environment.apt)

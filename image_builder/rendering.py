@@ -24,38 +24,78 @@ class Rendered:
     recipe: Recipe
 
 
-def render_request(request: BuildRequest, inputs: Inputs, settings: LibrarySettings, *,
-                   lock: dict[str, Any] | None = None) -> Rendered:
-    """The recipe for pinned inputs; with what Spack made of it, the recipe of the install, which may use a cache.
+def render_request(
+    request: BuildRequest,
+    inputs: Inputs,
+    settings: LibrarySettings,
+    *,
+    lock: dict[str, Any] | None = None,
+) -> Rendered:
+    """The recipe for pinned inputs; with what Spack made of it, the recipe of the install, which
+    may use a cache.
 
     Raises `BadDescription` when the description cannot be used for this machine.
     """
     if request.is_base:
-        dockerfile, context_files = render_base(inputs.base.reference,
-                                                has_packages=inputs.catalogue.packages_tree is not None)
-        return Rendered(environment=Environment(target=request.machine.target.name),
-                        recipe=Recipe(version=inputs.recipe_version, dockerfile=dockerfile, files=context_files,
-                                      has_spack=False))
+        dockerfile, context_files = render_base(
+            inputs.base.reference, has_packages=inputs.catalogue.packages_tree is not None
+        )
+        return Rendered(
+            environment=Environment(target=request.machine.target.name),
+            recipe=Recipe(
+                version=inputs.recipe_version,
+                dockerfile=dockerfile,
+                files=context_files,
+                has_spack=False,
+            ),
+        )
     files = resolve.read_step(inputs.step, settings)
     description = parse_description(files.description, files.description_file)
     site_packages = packages_of(resolve.open_catalogue(settings).config_text(inputs.catalogue))
-    environment = compose(description, request.machine, base=inputs.base, requirements=files.requirements,
-                          has_post_install=files.has_post_install, site_packages=site_packages)
-    recipe = render(environment, request=request, description=description, base=inputs.base, options=RecipeOptions(
-        has_catalogue=inputs.catalogue.packages_tree is not None,
-        has_spack_config=inputs.catalogue.config_tree is not None, has_post_install=files.has_post_install,
-        sources_folder=settings.build.spack_mirror_folder is not None,
-        package_cache=package_cache_of(request, environment, inputs, settings, lock),
-        autopush=not package_cache.pushes_by_itself(inputs.base.spack_version),
-        packages_folder=settings.build.has_package_place), runtime=inputs.runtime)
+    environment = compose(
+        description,
+        request.machine,
+        base=inputs.base,
+        requirements=files.requirements,
+        has_post_install=files.has_post_install,
+        site_packages=site_packages,
+    )
+    recipe = render(
+        environment,
+        request=request,
+        description=description,
+        base=inputs.base,
+        options=RecipeOptions(
+            has_catalogue=inputs.catalogue.packages_tree is not None,
+            has_spack_config=inputs.catalogue.config_tree is not None,
+            has_post_install=files.has_post_install,
+            sources_folder=settings.build.spack_mirror_folder is not None,
+            package_cache=package_cache_of(request, environment, inputs, settings, lock),
+            autopush=not package_cache.pushes_by_itself(inputs.base.spack_version),
+            packages_folder=settings.build.has_package_place,
+        ),
+        runtime=inputs.runtime,
+    )
     return Rendered(environment=environment, recipe=recipe)
 
 
-def package_cache_of(request: BuildRequest, environment: Environment, inputs: Inputs, settings: LibrarySettings,
-                     lock: dict[str, Any] | None) -> str | None:
+def package_cache_of(
+    request: BuildRequest,
+    environment: Environment,
+    inputs: Inputs,
+    settings: LibrarySettings,
+    lock: dict[str, Any] | None,
+) -> str | None:
     """The cache of built packages that an install of `lock` may use."""
-    if not lock or settings.build.spack_cache == "none" \
-            or package_cache.why_not_shared(environment, lock, inputs.base.spack_version) is not None:
+    if (
+        not lock
+        or settings.build.spack_cache == "none"
+        or package_cache.why_not_shared(environment, lock, inputs.base.spack_version) is not None
+    ):
         return None
-    return package_cache.cache_name(environment, inputs, request.machine.platform,
-                                    are_signed=settings.build.spack_cache_keys is not None)
+    return package_cache.cache_name(
+        environment,
+        inputs,
+        request.machine.platform,
+        are_signed=settings.build.spack_cache_keys is not None,
+    )

@@ -1,7 +1,7 @@
 """A build request: parsed once at the edge, frozen from there on.
 
-`parse_request` reports every wrong field together. The text of a request may be JSON, or JSON in which Python's
-`True`, `False` and `None` stand bare, as in the project's first documentation.
+`parse_request` reports every wrong field together. The text of a request may be JSON, or JSON in
+which Python's `True`, `False` and `None` stand bare, as in the project's first documentation.
 """
 
 from __future__ import annotations
@@ -35,9 +35,33 @@ BASE = "BASE"
 Engine = Literal["docker", "singularity"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
-_TAKEN_FOLDERS = frozenset({
-    "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "libx32", "media", "mnt", "opt", "proc", "root",
-    "run", "sbin", "software-catalog", "spack", "srv", "sys", "tmp", "usr", "var"})
+_TAKEN_FOLDERS = frozenset(
+    {
+        "bin",
+        "boot",
+        "dev",
+        "etc",
+        "home",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "media",
+        "mnt",
+        "opt",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "software-catalog",
+        "spack",
+        "srv",
+        "sys",
+        "tmp",
+        "usr",
+        "var",
+    }
+)
 """What lies at the top of an image already, where the step's folder gets its place."""
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/@-]*\Z")
 _SPEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[@ +~%][A-Za-z0-9_@.:=,+~% /-]*)?\Z")
@@ -50,10 +74,18 @@ def _problem(problem: str, hint: str) -> PydanticCustomError:
 
 
 def _short(value: Any) -> str:
-    """How a message shows a value: texts quoted and cut, anything else by its kind, however large or deep it is."""
+    """How a message shows a value: texts quoted and cut, anything else by its kind, however large
+    or deep it is.
+    """
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else value[:57] + "...")
-    kinds = {bool: "a truth value", int: "a number", float: "a number", type(None): "null", list: "a list"}
+    kinds = {
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+        list: "a list",
+    }
     return kinds.get(type(value), "an object")
 
 
@@ -66,21 +98,29 @@ def _checked(value: str, shape: re.Pattern[str], hint: str) -> str:
 
 
 def _folder_name(value: str) -> str:
-    return _checked(value, _NAME, "write a folder's name: letters, digits, '.', '_', '+' and '-', "
-                                  "beginning with a letter or digit")
+    return _checked(
+        value,
+        _NAME,
+        "write a folder's name: letters, digits, '.', '_', '+' and '-', "
+        "beginning with a letter or digit",
+    )
 
 
 def _step_name(value: str) -> str:
     if _folder_name(value) in _TAKEN_FOLDERS:
-        raise _problem(f"/{value} is taken in the image, where the step's folder would lie",
-                       "give the step's folder another name")
+        raise _problem(
+            f"/{value} is taken in the image, where the step's folder would lie",
+            "give the step's folder another name",
+        )
     return value
 
 
 def _version_name(value: str) -> str:
     _checked(value, _VERSION, "write a branch, a tag or a commit")
     if "@{" in value or "//" in value or value.endswith(("/", ".", ".lock")):
-        raise _problem(f"{_short(value)} is not a valid git name", "write a branch, a tag or a commit")
+        raise _problem(
+            f"{_short(value)} is not a valid git name", "write a branch, a tag or a commit"
+        )
     return value
 
 
@@ -112,9 +152,15 @@ FolderName = Annotated[str, AfterValidator(_folder_name), _text_like(_NAME)]
 StepName = Annotated[str, AfterValidator(_step_name), _text_like(_NAME)]
 Version = Annotated[str, AfterValidator(_version_name), _text_like(_VERSION)]
 SpecText = Annotated[str, AfterValidator(_spec), _text_like(_SPEC)]
-OptionalSpec = Annotated[SpecText | None, BeforeValidator(_absent_or_text, json_schema_input_type=str | None)]
-Flag = Annotated[bool, BeforeValidator(
-    _lenient_bool, json_schema_input_type=bool | Literal["true", "True", "false", "False"])]
+OptionalSpec = Annotated[
+    SpecText | None, BeforeValidator(_absent_or_text, json_schema_input_type=str | None)
+]
+Flag = Annotated[
+    bool,
+    BeforeValidator(
+        _lenient_bool, json_schema_input_type=bool | Literal["true", "True", "false", "False"]
+    ),
+]
 
 
 class Strict(BaseModel):
@@ -138,13 +184,21 @@ class Machine(Strict):
     """
 
     platform: str = Field(description="Container platform", examples=["linux/amd64"])
-    architecture: str | None = Field(default=None, examples=["rome", "zen2", "x86_64_v3"],
-                                     description="archspec target or product name; none: the generic family")
+    architecture: str | None = Field(
+        default=None,
+        examples=["rome", "zen2", "x86_64_v3"],
+        description="archspec target or product name; none: the generic family",
+    )
     container_engine: Engine = Field(examples=["singularity"])
-    mpi: OptionalSpec = Field(default=None, examples=["openmpi@4"], description="Spack spec of the one MPI")
-    gpu: OptionalSpec = Field(default=None, examples=["cuda@12"], description="Spack spec of the GPU runtime")
+    mpi: OptionalSpec = Field(
+        default=None, examples=["openmpi@4"], description="Spack spec of the one MPI"
+    )
+    gpu: OptionalSpec = Field(
+        default=None, examples=["cuda@12"], description="Spack spec of the GPU runtime"
+    )
     gpu_arch: Annotated[str | None, BeforeValidator(_absent_or_text)] = Field(
-        default=None, examples=["sm_90", "a100"], description="GPU architecture or product name")
+        default=None, examples=["sm_90", "a100"], description="GPU architecture or product name"
+    )
 
     @field_validator("platform", mode="after")
     @classmethod
@@ -170,7 +224,9 @@ class Machine(Strict):
             raise _problem(error.problem, error.hint) from None
         return name
 
-    @field_validator("container_engine", mode="before", json_schema_input_type=Engine | Literal["apptainer"])
+    @field_validator(
+        "container_engine", mode="before", json_schema_input_type=Engine | Literal["apptainer"]
+    )
     @classmethod
     def _known_engine(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -178,13 +234,19 @@ class Machine(Strict):
         name = value.strip(" ").lower()
         name = {"apptainer": "singularity"}.get(name, name)
         if name not in ("docker", "singularity"):
-            raise _problem(f"unknown container engine {_short(value)}", "write docker or singularity")
+            raise _problem(
+                f"unknown container engine {_short(value)}", "write docker or singularity"
+            )
         return name
 
     @field_validator("gpu_arch", mode="after")
     @classmethod
     def _gpu_arch_text(cls, value: str | None) -> str | None:
-        return value if value is None else _checked(value, _NAME, "write an architecture such as sm_90 or gfx90a")
+        return (
+            value
+            if value is None
+            else _checked(value, _NAME, "write an architecture such as sm_90 or gfx90a")
+        )
 
     @property
     def target(self) -> targets.Target:
@@ -201,8 +263,12 @@ class BuildRequest(Strict):
     machine: Machine
     workflow: FolderName = Field(examples=["minimal_workflow"])
     step_id: StepName = Field(examples=["wordcount"])
-    version: Version = Field(default=LATEST, description="branch, tag or commit; latest is the default branch")
-    path: str | None = Field(default=None, description="library mode only: a local folder with the description")
+    version: Version = Field(
+        default=LATEST, description="branch, tag or commit; latest is the default branch"
+    )
+    path: str | None = Field(
+        default=None, description="library mode only: a local folder with the description"
+    )
     force: Flag = False
     push: Flag | None = None
     slim: Flag | None = None
@@ -238,10 +304,11 @@ class NamedMachine(Protocol):
 
 
 def expand(fields: Mapping[str, Any], machines: Mapping[str, NamedMachine]) -> dict[str, Any]:
-    """The fields of a request, with a machine that is only named (`"lumi-c"`, `{"name": "lumi-c"}`) spelled out.
+    """The fields of a request, with a machine that is only named (`"lumi-c"`, `{"name": "lumi-c"}`)
+    spelled out.
 
-    What is written beside the name goes before what the catalogue says; another GPU, or none, drops its architecture.
-    Raises `InvalidRequest` for a name that the catalogue does not hold.
+    What is written beside the name goes before what the catalogue says; another GPU, or none, drops
+    its architecture. Raises `InvalidRequest` for a name that the catalogue does not hold.
     """
     machine = fields.get("machine")
     own = {"name": machine} if isinstance(machine, str) else machine
@@ -250,23 +317,38 @@ def expand(fields: Mapping[str, Any], machines: Mapping[str, NamedMachine]) -> d
     name = own["name"]
     entry = machines.get(name.strip().lower()) if isinstance(name, str) else None
     if entry is None:
-        close = targets.nearest(name if isinstance(name, str) else "", machines) or tuple(machines)[:3]
-        raise InvalidRequest([FieldProblem(
-            "machine" if isinstance(machine, str) else "machine.name",
-            f"{_short(name)} is not a machine of the catalogue",
-            (f"did you mean {' or '.join(close)}? " if close else "") + "GET /machine/ lists them")])
+        close = (
+            targets.nearest(name if isinstance(name, str) else "", machines) or tuple(machines)[:3]
+        )
+        raise InvalidRequest(
+            [
+                FieldProblem(
+                    "machine" if isinstance(machine, str) else "machine.name",
+                    f"{_short(name)} is not a machine of the catalogue",
+                    (f"did you mean {' or '.join(close)}? " if close else "")
+                    + "GET /machine/ lists them",
+                )
+            ]
+        )
     known = entry.request_fields()
     if "gpu" in own:
         known.pop("gpu_arch", None)
-    return {**fields, "machine": {**known, **{key: value for key, value in own.items() if key != "name"}}}
+    return {
+        **fields,
+        "machine": {**known, **{key: value for key, value in own.items() if key != "name"}},
+    }
 
 
-def parse_request(raw: bytes | str | Mapping[str, Any], *, allow_path: bool = False,
-                  machines: Mapping[str, NamedMachine] | None = None) -> BuildRequest:
+def parse_request(
+    raw: bytes | str | Mapping[str, Any],
+    *,
+    allow_path: bool = False,
+    machines: Mapping[str, NamedMachine] | None = None,
+) -> BuildRequest:
     """A request from a JSON text or from the mapping it holds.
 
-    `allow_path` is for the library; over REST, `path` is refused. With the catalogue `machines`, a machine may be
-    named. Raises `InvalidRequest` with every problem.
+    `allow_path` is for the library; over REST, `path` is refused. With the catalogue `machines`, a
+    machine may be named. Raises `InvalidRequest` with every problem.
     """
     fields = dict(raw) if isinstance(raw, Mapping) else load_json(raw)
     problems: list[FieldProblem] = []
@@ -278,21 +360,30 @@ def parse_request(raw: bytes | str | Mapping[str, Any], *, allow_path: bool = Fa
             problems += error.problems
             unknown_machine = True
     if not allow_path and fields.get("path") is not None:
-        problems.append(FieldProblem("path", "is for the library mode only",
-                                     "leave it out and name a workflow of the registry"))
+        problems.append(
+            FieldProblem(
+                "path",
+                "is for the library mode only",
+                "leave it out and name a workflow of the registry",
+            )
+        )
         fields.pop("path")
     try:
         request = BuildRequest.model_validate(fields)
     except ValidationError as error:
-        problems += [problem for problem in field_problems(error, BuildRequest)
-                     if not (unknown_machine and problem.field.split(".")[0] == "machine")]
+        problems += [
+            problem
+            for problem in field_problems(error, BuildRequest)
+            if not (unknown_machine and problem.field.split(".")[0] == "machine")
+        ]
     if problems:
         raise InvalidRequest(problems)
     return request
 
 
 def load_json(raw: bytes | str) -> dict[str, Any]:
-    """The object that a JSON text holds; bare `True`, `False` and `None` are read as Python writes them.
+    """The object that a JSON text holds; bare `True`, `False` and `None` are read as Python writes
+    them.
 
     Raises `InvalidRequest` with the place of a syntax error.
     """
@@ -307,9 +398,15 @@ def load_json(raw: bytes | str) -> dict[str, Any]:
     except RecursionError:
         raise _not_json("it is nested too deeply", "send a flat request") from None
     except ValueError as error:
-        place = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise _not_json(f"it is not valid JSON{place}: {getattr(error, 'msg', error)}",
-                        "check quotes, commas and braces at that place") from None
+        place = (
+            f" (line {error.lineno}, column {error.colno})"
+            if isinstance(error, json.JSONDecodeError)
+            else ""
+        )
+        raise _not_json(
+            f"it is not valid JSON{place}: {getattr(error, 'msg', error)}",
+            "check quotes, commas and braces at that place",
+        ) from None
     if not isinstance(value, dict):
         raise _not_json("it is not a JSON object", "begin with { and end with }")
     return value
@@ -320,7 +417,8 @@ def field_problems(error: ValidationError, model: type[BaseModel]) -> list[Field
     return [_field_problem(dict(detail), model) for detail in error.errors(include_url=False)]
 
 
-# An unclosed string is one, too: with nothing to go back for, the time stays linear in the text's length.
+# An unclosed string is one, too: with nothing to go back for, the time stays linear in the text's
+# length.
 _STRING_OR_WORD = re.compile(r'"(?:[^"\\]+|\\.)*"?|\b(?:True|False|None)\b', re.DOTALL)
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
@@ -338,8 +436,12 @@ def _not_json(problem: str, hint: str) -> InvalidRequest:
     return InvalidRequest([FieldProblem("body", problem, hint)])
 
 
-_TYPE_HINTS = {"string_type": "write a text in double quotes", "model_type": "write an object in braces",
-               "bool_type": "write true or false", "literal_error": "write docker or singularity"}
+_TYPE_HINTS = {
+    "string_type": "write a text in double quotes",
+    "model_type": "write an object in braces",
+    "bool_type": "write true or false",
+    "literal_error": "write docker or singularity",
+}
 
 
 def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProblem:
@@ -354,9 +456,14 @@ def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProbl
     if kind == "extra_forbidden":
         known = list(_model_at(model, path[:-1]).model_fields)
         close = difflib.get_close_matches(path[-1][:MAX_TEXT], known, n=1, cutoff=0.5)
-        return FieldProblem(field, "is not a known field",
-                            f"did you mean {close[0]}?" if close else f"known fields: {', '.join(known)}")
-    return FieldProblem(field, detail["msg"][0].lower() + detail["msg"][1:], _TYPE_HINTS.get(kind, ""))
+        return FieldProblem(
+            field,
+            "is not a known field",
+            f"did you mean {close[0]}?" if close else f"known fields: {', '.join(known)}",
+        )
+    return FieldProblem(
+        field, detail["msg"][0].lower() + detail["msg"][1:], _TYPE_HINTS.get(kind, "")
+    )
 
 
 def _shown_name(name: str) -> str:
@@ -374,4 +481,8 @@ def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
 
 def _example_hint(model: type[BaseModel], path: list[str]) -> str:
     info = _model_at(model, path[:-1]).model_fields.get(path[-1])
-    return f"for example {json.dumps(info.examples[0])}" if info is not None and info.examples else "add it"
+    return (
+        f"for example {json.dumps(info.examples[0])}"
+        if info is not None and info.examples
+        else "add it"
+    )

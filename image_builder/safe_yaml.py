@@ -1,7 +1,8 @@
-"""YAML from strangers: plain values with line numbers, or every reason why not. Pure, and quick whatever the text.
+"""YAML from strangers: plain values with line numbers, or every reason why not. Pure, and quick
+whatever the text.
 
-Tags, duplicate keys, several documents, aliases that multiply and deep nesting are refused before anything is made
-of them.
+Tags, duplicate keys, several documents, aliases that multiply and deep nesting are refused before
+anything is made of them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Document:
 def load(text: str, file: str) -> Document:
     """The one document in `text`: mappings, lists, texts, numbers, booleans and None.
 
-    A number comes as its text where it would not be written back the same (`1.10`). Raises `BadDescription`.
+    A number comes as its text where it would not be written back the same (`1.10`). Raises
+    `BadDescription`.
     """
     _check_text(text, file)
     builder = _Builder(file)
@@ -58,22 +60,37 @@ def load(text: str, file: str) -> Document:
 
 def _check_text(text: str, file: str) -> None:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise BadDescription(f"is larger than {MAX_BYTES // 1024} KiB", file=file,
-                             hint="Keep only what the step needs.")
+        raise BadDescription(
+            f"is larger than {MAX_BYTES // 1024} KiB",
+            file=file,
+            hint="Keep only what the step needs.",
+        )
     odd = _CONTROL.search(text)
     if odd:
-        raise BadDescription(f"holds the control character U+{ord(odd.group()):04X}", file=file,
-                             line=text.count("\n", 0, odd.start()) + 1, hint="Save the file as plain UTF-8 text.")
+        raise BadDescription(
+            f"holds the control character U+{ord(odd.group()):04X}",
+            file=file,
+            line=text.count("\n", 0, odd.start()) + 1,
+            hint="Save the file as plain UTF-8 text.",
+        )
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> BadDescription:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else None
     lines = text.splitlines()
-    if line is not None and any("\t" in lines[at] for at in (line - 1, line - 2) if 0 <= at < len(lines)):
-        return BadDescription("a tab stands where YAML wants spaces", file=file, line=line, hint="Indent with spaces.")
-    return BadDescription(f"is not valid YAML: {error.problem or error.context}", file=file, line=line,
-                          hint="Look at the indentation, colons and quotes there and above.")
+    if line is not None and any(
+        "\t" in lines[at] for at in (line - 1, line - 2) if 0 <= at < len(lines)
+    ):
+        return BadDescription(
+            "a tab stands where YAML wants spaces", file=file, line=line, hint="Indent with spaces."
+        )
+    return BadDescription(
+        f"is not valid YAML: {error.problem or error.context}",
+        file=file,
+        line=line,
+        hint="Look at the indentation, colons and quotes there and above.",
+    )
 
 
 class _Builder:
@@ -92,7 +109,9 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise self._bad(event, "holds a second document", "Remove the line '---' and what follows.")
+                    raise self._bad(
+                        event, "holds a second document", "Remove the line '---' and what follows."
+                    )
                 value = self._value(next(events), events, ())
         return value
 
@@ -104,7 +123,11 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         if event.tag is not None:
-            raise self._bad(event, f"the tag {event.tag[:60]!r} is not allowed", "Write the value without a tag.")
+            raise self._bad(
+                event,
+                f"the tag {event.tag[:60]!r} is not allowed",
+                "Write the value without a tag.",
+            )
         if isinstance(event, yaml.ScalarEvent):
             value = _scalar(event)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -119,11 +142,17 @@ class _Builder:
         if len(path) > MAX_DEPTH:
             raise self._bad(event, f"is nested deeper than {MAX_DEPTH} levels", "Write it flatter.")
         if self._count > MAX_VALUES:
-            raise self._bad(event, f"holds more than {MAX_VALUES} values", "Keep only what the step needs.")
+            raise self._bad(
+                event, f"holds more than {MAX_VALUES} values", "Keep only what the step needs."
+            )
 
     def _alias(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
-            raise self._bad(event, f"the alias *{event.anchor[:60]} has no value before it", "Write the value out.")
+            raise self._bad(
+                event,
+                f"the alias *{event.anchor[:60]} has no value before it",
+                "Write the value out.",
+            )
         value, size = self._anchors[event.anchor]
         self._count += size
         self._check_limits(event, ())
@@ -144,7 +173,9 @@ class _Builder:
                 break
             key = self._key(event)
             if key in fields:
-                raise self._bad(event, f"{key[:60]!r} stands twice in the same mapping", "Keep one of the two.")
+                raise self._bad(
+                    event, f"{key[:60]!r} stands twice in the same mapping", "Keep one of the two."
+                )
             here = (*path, key)
             self.lines[here] = event.start_mark.line + 1
             fields[key] = self._value(next(events), events, here)
@@ -165,7 +196,8 @@ def _scalar(event: Any) -> Any:
     """The value that a plain scalar means; anything quoted, and dates and such, are text."""
     text: str = event.value
     tag: str = _RESOLVER.resolve(  # type: ignore[no-untyped-call]
-        yaml.ScalarNode, text, event.implicit)
+        yaml.ScalarNode, text, event.implicit
+    )
     kind = tag.rsplit(":", 1)[-1]
     if kind == "null":
         return None

@@ -1,7 +1,7 @@
 """What the library needs to know of its site: frozen, typed sections.
 
-`config.load_settings` makes these from the operator's file and the environment; tests make them directly.
-Sizes are bytes and durations seconds, and the names say so.
+`config.load_settings` makes these from the operator's file and the environment; tests make them
+directly. Sizes are bytes and durations seconds, and the names say so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 
 def _network(value: str) -> str:
@@ -25,7 +33,9 @@ def _network(value: str) -> str:
 Network = Annotated[str, AfterValidator(_network)]
 """An IP network such as `10.0.0.0/8`, or an address."""
 
-_REGISTRY_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?\Z|\[[0-9A-Fa-f:]+\](?::[0-9]+)?\Z")
+_REGISTRY_HOST = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]+)?\Z|\[[0-9A-Fa-f:]+\](?::[0-9]+)?\Z"
+)
 _DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 
 
@@ -64,7 +74,11 @@ class Login(Section):
     @model_validator(mode="before")
     @classmethod
     def _token_of_file(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("token_file") is None or values.get("token") is not None:
+        if (
+            not isinstance(values, Mapping)
+            or values.get("token_file") is None
+            or values.get("token") is not None
+        ):
             return values
         try:
             return {**values, "token": Path(values["token_file"]).read_text("utf-8").rstrip("\r\n")}
@@ -87,7 +101,9 @@ class RegistrySettings(Section):
     def _by_host(cls, value: Mapping[str, Login]) -> Mapping[str, Login]:
         for host in value:
             if not _REGISTRY_HOST.match(host):
-                raise ValueError(f"{host[:100]!r} is not a registry's host, such as registry.example.org:5000")
+                raise ValueError(
+                    f"{host[:100]!r} is not a registry's host, such as registry.example.org:5000"
+                )
         return value
 
     def login_for(self, host: str) -> Login | None:
@@ -95,7 +111,9 @@ class RegistrySettings(Section):
         return self.all_logins().get(registry_host(host))
 
     def all_logins(self) -> dict[str, Login]:
-        """Every login, by host. That of the registry that images are pushed to goes before an entry of its host."""
+        """Every login, by host. That of the registry that images are pushed to goes before an entry
+        of its host.
+        """
         found = {registry_host(host): login for host, login in self.logins.items()}
         if self.url and self.user and self.token:
             found[registry_host(self.url.split("/")[0])] = Login(user=self.user, token=self.token)
@@ -124,7 +142,8 @@ class RepositorySettings(Section):
     git_timeout_s: float = Field(default=300.0, gt=0)
     allowed_git_schemes: tuple[str, ...] = ("https", "http", "ssh", "git", "file")
     allowed_git_hosts: tuple[str, ...] | None = None
-    """The hosts that git talks to; None: those that the settings and the catalogue's packages name."""
+    """The hosts that git talks to; None: those that the settings and the catalogue's packages name.
+    """
     step_max_files: int = Field(default=10_000, gt=0)
     step_max_bytes: int = Field(default=512 * 1024**2, gt=0)
 
@@ -138,11 +157,16 @@ class BuildSettings(Section):
     runtime_base_image: str | Mapping[str, str] | None = None
     """What slim images are put on, with nothing that only builds; None: `os_image`."""
     slim: bool = False
-    """Whether images are slim where neither request nor workflow says, and there is no `post_inst.sh`."""
+    """Whether images are slim where neither request nor workflow says, and there is no
+    `post_inst.sh`.
+    """
     os_image: str | Mapping[str, str] = "debian:12"
-    """What `BASE`/`BASE` builds the base image on: an image, or a mapping from platform to image."""
+    """What `BASE`/`BASE` builds the base image on: an image, or a mapping from platform to image.
+    """
     spack_repository: str | None = "https://github.com/spack/spack.git#v0.23.1"
-    """The Spack in the base image that `BASE`/`BASE` builds: a git URL or a folder, with an optional `#ref`."""
+    """The Spack in the base image that `BASE`/`BASE` builds: a git URL or a folder, with an
+    optional `#ref`.
+    """
     spack_packages_repository: str | None = None
     """The packages that go with a Spack from 1.0 on; before, they are part of Spack."""
     dockerfile: str = BUILTIN_DOCKERFILE
@@ -151,46 +175,68 @@ class BuildSettings(Section):
     singularity_sudo: bool = False
 
     storage: str = "folder"
-    """Where finished SIFs lie: `folder` is `<tmp_folder>/store`, a path another folder, which several machines may
-    share; `oras://host/repository` an OCI registry."""
+    """Where finished SIFs lie: `folder` is `<tmp_folder>/store`, a path another folder, which
+    several machines may share; `oras://host/repository` an OCI registry.
+    """
     buildx_builder: str | None = None
     """A builder made with `docker buildx create`; None is docker's default one."""
     build_cache: str | None = None
-    """A repository of an image registry in which builders keep layers for each other; not for the docker driver."""
+    """A repository of an image registry in which builders keep layers for each other; not for the
+    docker driver.
+    """
     attestations: bool = True
-    """Whether pushed images say how they came about, where the builder keeps that: all drivers but docker."""
+    """Whether pushed images say how they came about, where the builder keeps that: all drivers but
+    docker.
+    """
     sbom_generator: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")
-    """An image that makes a software bill of materials for BuildKit, which is attested too; None: there is none."""
+    """An image that makes a software bill of materials for BuildKit, which is attested too; None:
+    there is none.
+    """
     build_jobs: int | None = Field(default=None, ge=1)
     """Compile jobs of one build; None: the machine's cores divided among the concurrent builds."""
     ca_bundle: Path | None = None
-    """PEM file that apt, pip, git and Spack trust inside the build, and that is not left in the image."""
+    """PEM file that apt, pip, git and Spack trust inside the build, and that is not left in the
+    image.
+    """
     http_proxy: str | None = None
     https_proxy: str | None = None
     no_proxy: str | None = None
     pip_index_url: str | None = None
     spack_mirror: str | None = None
-    """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs."""
+    """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs.
+    """
     apt_mirror: str | None = None
     """A mirror of Debian's or Ubuntu's archive, asked in its place inside the build."""
     spack_cache: str = "mount"
-    """Where builds share built packages: `mount`, a cache mount of the builder; a folder or a repository of an OCI
-    registry, which build hosts may share, with such a mount before it; or `none`."""
+    """Where builds share built packages: `mount`, a cache mount of the builder; a folder or a
+    repository of an OCI registry, which build hosts may share, with such a mount before it; or
+    `none`.
+    """
     spack_cache_keys: SecretStr | None = None
-    """With what this service signs the packages that it puts into that folder or repository, and takes none that are
-    not signed: keys in words of their own. The first signs, and all verify."""
+    """With what this service signs the packages that it puts into that folder or repository, and
+    takes none that are not signed: keys in words of their own. The first signs, and all verify.
+    """
 
     unexecutable_targets: Literal["warn", "refuse"] = "warn"
-    """What a request gets whose target this host's CPU cannot execute, when Spack has to build for it."""
-    steps_cgroup: str | None = Field(default="cic-builds", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")
-    """The control group of all build steps; None: they have no limits of memory, processes and CPU."""
+    """What a request gets whose target this host's CPU cannot execute, when Spack has to build for
+    it.
+    """
+    steps_cgroup: str | None = Field(
+        default="cic-builds", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$"
+    )
+    """The control group of all build steps; None: they have no limits of memory, processes and CPU.
+    """
     steps_memory_bytes: int | None = Field(default=None, ge=64 * 1024**2)
     """What all of them together may use; None: 7/8 of the machine's memory."""
     steps_pids: int | None = Field(default=16_384, ge=16)
     steps_cpus: float | None = Field(default=None, ge=0.1)
     """None: all of the machine's."""
     blocked_networks: tuple[Network, ...] = (
-        "169.254.0.0/16", "100.100.100.200/32", "fe80::/10", "fd00:ec2::254/128")
+        "169.254.0.0/16",
+        "100.100.100.200/32",
+        "fe80::/10",
+        "fd00:ec2::254/128",
+    )
     """What build steps must not reach beside this host and other containers."""
     reachable_networks: tuple[Network, ...] = ()
     """What they reach although it lies on this host or in a blocked network."""
@@ -212,8 +258,9 @@ class BuildSettings(Section):
     """Free disk under `tmp_folder` below which no stage begins."""
 
     sif_compressor: Literal["zstd", "gzip", "xz", "lzo", "lz4"] = "zstd"
-    """How a SIF's files are compressed. zstd takes a third of gzip's time and is read by Linux 4.14 and later; a site
-    whose kernels were built without it sets gzip, which every kernel reads."""
+    """How a SIF's files are compressed. zstd takes a third of gzip's time and is read by Linux 4.14
+    and later; a site whose kernels were built without it sets gzip, which every kernel reads.
+    """
     sif_compression_level: int | None = Field(default=None, ge=1, le=22)
     """None: 3 for zstd, 6 for gzip. The other compressors have none."""
 
@@ -221,31 +268,45 @@ class BuildSettings(Section):
     @classmethod
     def _the_recipe(cls, value: str) -> str:
         if Path(value).name != BUILTIN_DOCKERFILE:
-            raise ValueError(f"only {BUILTIN_DOCKERFILE}, the recipe that comes with the service, can be used")
+            raise ValueError(
+                f"only {BUILTIN_DOCKERFILE}, the recipe that comes with the service, can be used"
+            )
         return value
 
     @field_validator("storage", mode="after")
     @classmethod
     def _folder_or_repository(cls, value: str) -> str:
         if value != "folder" and not value.startswith("/") and not _REPOSITORY.fullmatch(value):
-            raise ValueError("must be folder, a path that begins with /, or a repository such as "
-                             "oras://registry.example.org/group/images")
+            raise ValueError(
+                "must be folder, a path that begins with /, or a repository such as "
+                "oras://registry.example.org/group/images"
+            )
         return value
 
     @field_validator("spack_cache", mode="after")
     @classmethod
     def _a_known_place(cls, value: str) -> str:
-        if value not in ("mount", "none") and not value.startswith("/") and not _REPOSITORY.fullmatch(value):
-            raise ValueError("must be mount, none, a path that begins with /, or a repository such as "
-                             "oras://registry.example.org/group/packages")
+        if (
+            value not in ("mount", "none")
+            and not value.startswith("/")
+            and not _REPOSITORY.fullmatch(value)
+        ):
+            raise ValueError(
+                "must be mount, none, a path that begins with /, or a repository such as "
+                "oras://registry.example.org/group/packages"
+            )
         return value
 
     @field_validator("spack_cache_keys", mode="after")
     @classmethod
     def _long_keys(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and any(len(key) < MIN_KEY_LENGTH for key in value.get_secret_value().split() or [""]):
-            raise ValueError(f"must hold keys of {MIN_KEY_LENGTH} characters or more, for example from: "
-                             "python3 -c 'import secrets; print(secrets.token_hex(32))'")
+        if value is not None and any(
+            len(key) < MIN_KEY_LENGTH for key in value.get_secret_value().split() or [""]
+        ):
+            raise ValueError(
+                f"must hold keys of {MIN_KEY_LENGTH} characters or more, for example from: "
+                "python3 -c 'import secrets; print(secrets.token_hex(32))'"
+            )
         return value
 
     @field_validator("base_image", mode="after")
@@ -258,7 +319,11 @@ class BuildSettings(Section):
     @property
     def spack_mirror_folder(self) -> Path | None:
         """The Spack source mirror, if it is a folder of this machine."""
-        return Path(self.spack_mirror) if self.spack_mirror and self.spack_mirror.startswith("/") else None
+        return (
+            Path(self.spack_mirror)
+            if self.spack_mirror and self.spack_mirror.startswith("/")
+            else None
+        )
 
     @property
     def has_package_place(self) -> bool:
@@ -266,14 +331,17 @@ class BuildSettings(Section):
         return self.spack_cache not in ("mount", "none")
 
     def jobs_per_build(self) -> int:
-        """Compile jobs of one build: what was set, else its share of the CPUs that build steps may use."""
+        """Compile jobs of one build: what was set, else its share of the CPUs that build steps may
+        use.
+        """
         cpus = min(self.steps_cpus or math.inf, os.cpu_count() or 1)
         return self.build_jobs or max(1, int(cpus) // self.max_concurrent_builds)
 
     def base_image_for(self, platform: str) -> str | None:
         """The base image for a platform such as `linux/arm64`, or None where the mapping has none.
 
-        `{platform}` in a plain value becomes `linux-arm64`: a reference cannot hold a second slash there.
+        `{platform}` in a plain value becomes `linux-arm64`: a reference cannot hold a second slash
+        there.
         """
         return _for_platform(self.base_image, platform)
 
@@ -287,7 +355,11 @@ class BuildSettings(Section):
 
 
 def _for_platform(images: str | Mapping[str, str], platform: str) -> str | None:
-    return images.replace("{platform}", platform.replace("/", "-")) if isinstance(images, str) else images.get(platform)
+    return (
+        images.replace("{platform}", platform.replace("/", "-"))
+        if isinstance(images, str)
+        else images.get(platform)
+    )
 
 
 class LibrarySettings(Section):

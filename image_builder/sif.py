@@ -1,7 +1,7 @@
 """The SIF format: what is in a file, and whether it is whole.
 
-A SIF is a header, a table of descriptors, and the objects that they describe. The primary system partition holds the
-container's files as squashfs.
+A SIF is a header, a table of descriptors, and the objects that they describe. The primary system
+partition holds the container's files as squashfs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,16 @@ from typing import BinaryIO
 
 MAGIC = b"SIF_MAGIC\0"
 VERSION = b"01\0"
-ARCHITECTURES = {"386": b"01\0", "amd64": b"02\0", "arm": b"03\0", "arm64": b"04\0", "ppc64": b"05\0",
-                 "ppc64le": b"06\0", "s390x": b"11\0", "riscv64": b"12\0"}
+ARCHITECTURES = {
+    "386": b"01\0",
+    "amd64": b"02\0",
+    "arm": b"03\0",
+    "arm64": b"04\0",
+    "ppc64": b"05\0",
+    "ppc64le": b"06\0",
+    "s390x": b"11\0",
+    "riscv64": b"12\0",
+}
 """The header's code for the architecture in a platform such as `linux/arm64`."""
 
 SQUASHFS = 1
@@ -76,7 +84,10 @@ class Descriptor:
 
     @property
     def is_primary_partition(self) -> bool:
-        return self.data_type == DataType.PARTITION and _PARTITION.unpack_from(self.extra)[1] == PRIMARY_SYSTEM
+        return (
+            self.data_type == DataType.PARTITION
+            and _PARTITION.unpack_from(self.extra)[1] == PRIMARY_SYSTEM
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +99,9 @@ class Sif:
 
     @property
     def primary(self) -> Descriptor:
-        """The descriptor of the primary system partition. Raises `BadSif` unless there is exactly one."""
+        """The descriptor of the primary system partition. Raises `BadSif` unless there is exactly
+        one.
+        """
         found = [descriptor for descriptor in self.descriptors if descriptor.is_primary_partition]
         if len(found) != 1:
             raise BadSif(f"it has {len(found)} primary system partitions")
@@ -102,7 +115,8 @@ def read(path: Path) -> Sif:
 
 
 def verify(path: Path, *, platform: str | None = None) -> Sif:
-    """Check that a SIF is whole and can be run on `platform`: header, objects, and its squashfs to the last byte.
+    """Check that a SIF is whole and can be run on `platform`: header, objects, and its squashfs to
+    the last byte.
 
     Raises `BadSif` with the reason.
     """
@@ -141,13 +155,22 @@ def objects(path: Path) -> list[Object]:
         for descriptor in read(path).descriptors:
             if descriptor.data_type != DataType.PARTITION:
                 file.seek(descriptor.offset)
-                found.append(Object(data_type=descriptor.data_type, content=file.read(descriptor.size_bytes),
-                                    name=descriptor.name, group=descriptor.group, link=descriptor.link,
-                                    extra=descriptor.extra))
+                found.append(
+                    Object(
+                        data_type=descriptor.data_type,
+                        content=file.read(descriptor.size_bytes),
+                        name=descriptor.name,
+                        group=descriptor.group,
+                        link=descriptor.link,
+                        extra=descriptor.extra,
+                    )
+                )
     return found
 
 
-def write(path: Path, *, architecture: str, small: Sequence[Object], squashfs: Path, group: int) -> str:
+def write(
+    path: Path, *, architecture: str, small: Sequence[Object], squashfs: Path, group: int
+) -> str:
     """Write a SIF of small objects and a primary partition, in one pass; returns its sha256.
 
     The objects get the numbers from 1 on, the partition the last one.
@@ -157,17 +180,66 @@ def write(path: Path, *, architecture: str, small: Sequence[Object], squashfs: P
     begin = offset = _TABLE_OFFSET + _TABLE_SLOTS * _DESCRIPTOR.size
     table, bodies = [], bytearray()
     for number, item in enumerate(small, 1):
-        table.append(_DESCRIPTOR.pack(item.data_type, True, number, item.group, item.link, offset, len(item.content),
-                                      len(item.content), now, now, 0, 0, item.name.encode(), item.extra))
+        table.append(
+            _DESCRIPTOR.pack(
+                item.data_type,
+                True,
+                number,
+                item.group,
+                item.link,
+                offset,
+                len(item.content),
+                len(item.content),
+                now,
+                now,
+                0,
+                0,
+                item.name.encode(),
+                item.extra,
+            )
+        )
         bodies += item.content
         offset += len(item.content)
     partition_offset = -(-offset // _PARTITION_ALIGNMENT) * _PARTITION_ALIGNMENT
     end = partition_offset + squashfs_bytes
-    table.append(_DESCRIPTOR.pack(DataType.PARTITION, True, len(small) + 1, group, 0, partition_offset, squashfs_bytes,
-                                  end - offset, now, now, 0, 0, b"", _PARTITION.pack(SQUASHFS, PRIMARY_SYSTEM, code)))
-    header = _HEADER.pack(_LAUNCH, MAGIC, VERSION, code, uuid.uuid4().bytes, now, now, _TABLE_SLOTS - len(table),
-                          _TABLE_SLOTS, _TABLE_OFFSET, _TABLE_SLOTS * _DESCRIPTOR.size, begin, end - begin)
-    head = header.ljust(_TABLE_OFFSET, b"\0") + b"".join(table).ljust(_TABLE_SLOTS * _DESCRIPTOR.size, b"\0") + bodies
+    table.append(
+        _DESCRIPTOR.pack(
+            DataType.PARTITION,
+            True,
+            len(small) + 1,
+            group,
+            0,
+            partition_offset,
+            squashfs_bytes,
+            end - offset,
+            now,
+            now,
+            0,
+            0,
+            b"",
+            _PARTITION.pack(SQUASHFS, PRIMARY_SYSTEM, code),
+        )
+    )
+    header = _HEADER.pack(
+        _LAUNCH,
+        MAGIC,
+        VERSION,
+        code,
+        uuid.uuid4().bytes,
+        now,
+        now,
+        _TABLE_SLOTS - len(table),
+        _TABLE_SLOTS,
+        _TABLE_OFFSET,
+        _TABLE_SLOTS * _DESCRIPTOR.size,
+        begin,
+        end - begin,
+    )
+    head = (
+        header.ljust(_TABLE_OFFSET, b"\0")
+        + b"".join(table).ljust(_TABLE_SLOTS * _DESCRIPTOR.size, b"\0")
+        + bodies
+    )
     with open(path, "xb") as target, ThreadPoolExecutor(1) as executor:
         target.write(head.ljust(partition_offset, b"\0"))
         target.flush()
@@ -175,7 +247,9 @@ def write(path: Path, *, architecture: str, small: Sequence[Object], squashfs: P
         _copy(squashfs, target)
         if os.fstat(target.fileno()).st_size != end:
             raise BadSif("its squashfs changed while it was copied")
-        os.fdatasync(target.fileno())  # while it is still being hashed: whoever publishes it has less to wait for
+        os.fdatasync(
+            target.fileno()
+        )  # while it is still being hashed: whoever publishes it has less to wait for
         return digest.result()
 
 
@@ -206,13 +280,19 @@ def _read(file: BinaryIO, file_bytes: int) -> Sif:
     raw = file.read(_HEADER.size)
     if len(raw) < _HEADER.size:
         raise BadSif("it is shorter than a header")
-    _, magic, version, code, _, _, _, free, total, offset, size, data_offset, data_size = _HEADER.unpack(raw)
+    _, magic, version, code, _, _, _, free, total, offset, size, data_offset, data_size = (
+        _HEADER.unpack(raw)
+    )
     if magic != MAGIC or version != VERSION:
         raise BadSif("it does not begin as a SIF")
     architecture = next((name for name, known in ARCHITECTURES.items() if known == code), None)
     if architecture is None:
         raise BadSif(f"its header names an unknown architecture {code!r}")
-    if not (0 <= free <= total <= _MAX_DESCRIPTORS and size >= total * _DESCRIPTOR.size and offset >= _HEADER.size):
+    if not (
+        0 <= free <= total <= _MAX_DESCRIPTORS
+        and size >= total * _DESCRIPTOR.size
+        and offset >= _HEADER.size
+    ):
         raise BadSif("its descriptor table makes no sense")
     if data_offset + data_size > file_bytes:
         raise BadSif(f"it has {file_bytes} bytes of {data_offset + data_size}")
@@ -231,8 +311,18 @@ def _descriptors(table: bytes, file_bytes: int) -> list[Descriptor]:
             continue
         if offset < 0 or size < 0 or offset + size > file_bytes:
             raise BadSif(f"its object {number} does not lie within the file")
-        found.append(Descriptor(data_type=data_type, id=number, group=group, link=link, offset=offset, size_bytes=size,
-                                name=name.rstrip(b"\0").decode("utf-8", "replace"), extra=extra))
+        found.append(
+            Descriptor(
+                data_type=data_type,
+                id=number,
+                group=group,
+                link=link,
+                offset=offset,
+                size_bytes=size,
+                name=name.rstrip(b"\0").decode("utf-8", "replace"),
+                extra=extra,
+            )
+        )
     return found
 
 

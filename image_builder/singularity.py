@@ -1,9 +1,10 @@
 """From an image in the Docker daemon to a SIF: made, checked, and only then offered.
 
-The image is streamed (`streaming.py`) where that can be done, and else converted by Singularity's own `build`.
+The image is streamed (`streaming.py`) where that can be done, and else converted by Singularity's
+own `build`.
 
-The caller's destination appears in one step, when everything was checked. What becomes of it is written beside it,
-and what conversion needs meanwhile lies in a scratch folder.
+The caller's destination appears in one step, when everything was checked. What becomes of it is
+written beside it, and what conversion needs meanwhile lies in a scratch folder.
 """
 
 from __future__ import annotations
@@ -54,12 +55,23 @@ class Conversion:
     duration_s: float
 
 
-def convert(image: str, destination: Path, *, platform: str, settings: BuildSettings, scratch: Path | None = None,
-            runner: Runner = run, cancel: CancelToken | None = None, on_line: LineSink | None = None) -> Conversion:
-    """Make a SIF for `platform` of an image in the daemon (its id, or a reference) at `destination`.
+def convert(
+    image: str,
+    destination: Path,
+    *,
+    platform: str,
+    settings: BuildSettings,
+    scratch: Path | None = None,
+    runner: Runner = run,
+    cancel: CancelToken | None = None,
+    on_line: LineSink | None = None,
+) -> Conversion:
+    """Make a SIF for `platform` of an image in the daemon (its id, or a reference) at
+    `destination`.
 
-    `scratch` is a folder for temporary files; without it they lie beside the destination. Raises `ToolMissing`,
-    `ServiceError`, `LimitReached` or `Cancelled`; then there is no file at `destination`.
+    `scratch` is a folder for temporary files; without it they lie beside the destination. Raises
+    `ToolMissing`, `ServiceError`, `LimitReached` or `Cancelled`; then there is no file at
+    `destination`.
     """
     begin = time.monotonic()
     job = _Conversion(image, platform, settings, runner, cancel, on_line or _ignore)
@@ -74,7 +86,9 @@ def convert(image: str, destination: Path, *, platform: str, settings: BuildSett
         verify(made, platform=platform)
         size_bytes = made.stat().st_size
         os.replace(made, destination)
-    return Conversion(sha256=sha256, size_bytes=size_bytes, method=method, duration_s=time.monotonic() - begin)
+    return Conversion(
+        sha256=sha256, size_bytes=size_bytes, method=method, duration_s=time.monotonic() - begin
+    )
 
 
 def verify(path: Path, *, platform: str) -> None:
@@ -89,8 +103,10 @@ def program() -> str:
     """The path of Singularity or Apptainer. Raises `ToolMissing` when neither is installed."""
     found = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if found is None:
-        raise ToolMissing("Neither apptainer nor singularity is installed, and the image has to become a SIF.",
-                          hint="Install one of them, or ask for \"container_engine\": \"docker\".")
+        raise ToolMissing(
+            "Neither apptainer nor singularity is installed, and the image has to become a SIF.",
+            hint='Install one of them, or ask for "container_engine": "docker".',
+        )
     return found
 
 
@@ -110,27 +126,44 @@ class _Conversion:
         try:
             return STREAM, self.stream(made, scratch)
         except NotStreamable as reason:
-            self.on_line(f"Converting with {Path(program()).name} build, which takes longer: {reason.message}")
+            self.on_line(
+                f"Converting with {Path(program()).name} build, which takes longer: {reason.message}"
+            )
         return BUILD, self.build(made, scratch)
 
     def stream(self, made: Path, scratch: Path) -> str:
         if self.settings.sif_compressor not in STREAMED_COMPRESSORS:
             raise NotStreamable(f"streaming cannot make {self.settings.sif_compressor}")
         self.on_line(f"Streaming the image into squashfs ({self.settings.sif_compressor})")
-        return streaming.stream(self.image, made, source=self.image, build_empty=self._build_empty, scratch=scratch,
-                                platform=self.platform, level=level(self.settings), settings=self.settings,
-                                runner=self.runner, cancel=self.cancel)
+        return streaming.stream(
+            self.image,
+            made,
+            source=self.image,
+            build_empty=self._build_empty,
+            scratch=scratch,
+            platform=self.platform,
+            level=level(self.settings),
+            settings=self.settings,
+            runner=self.runner,
+            cancel=self.cancel,
+        )
 
     def build(self, made: Path, scratch: Path) -> str:
         """Let Singularity's own `build` make the SIF: it takes every image."""
         source = f"docker-daemon:{self.image}"
         if not _daemon_is_local(os.environ):
             archive = scratch / "image.tar"
-            self._run(Command(name="docker save", argv=("docker", "save", f"--output={archive}", self.image),
-                              timeout_s=self.settings.convert_timeout_s))
+            self._run(
+                Command(
+                    name="docker save",
+                    argv=("docker", "save", f"--output={archive}", self.image),
+                    timeout_s=self.settings.convert_timeout_s,
+                )
+            )
             source = f"docker-archive:{archive.name}"
-        command = build_command(program(), source, made, scratch=scratch, platform=self.platform,
-                                settings=self.settings)
+        command = build_command(
+            program(), source, made, scratch=scratch, platform=self.platform, settings=self.settings
+        )
         if needs_sudo(self.settings):
             self._run_as_root(command, scratch, made.parent)
         else:
@@ -139,19 +172,34 @@ class _Conversion:
             return sha256_of(file)
 
     def _build_empty(self, archive: Path, made: Path) -> None:
-        command = build_command(program(), f"docker-archive:{archive.name}", made, scratch=archive.parent,
-                                platform=self.platform, settings=self.settings)
+        command = build_command(
+            program(),
+            f"docker-archive:{archive.name}",
+            made,
+            scratch=archive.parent,
+            platform=self.platform,
+            settings=self.settings,
+        )
         try:
             self.runner(command, cancel=self.cancel)
         except ProcessFailed as error:
-            raise NotStreamable(f"an image without files does not convert: {error.message}") from error
+            raise NotStreamable(
+                f"an image without files does not convert: {error.message}"
+            ) from error
 
     def _run_as_root(self, command: Command, scratch: Path, target: Path) -> None:
         leave = scratch / "leave"
-        environment = {**command.env, **{name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ}}
-        elevated = dataclasses.replace(command, argv=sudo.arguments(command.argv, leave=leave, environment=environment))
+        environment = {
+            **command.env,
+            **{name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ},
+        }
+        elevated = dataclasses.replace(
+            command, argv=sudo.arguments(command.argv, leave=leave, environment=environment)
+        )
         try:
-            with sudo.leave_to_run(leave, cancel=self.cancel, timeout_s=self.settings.convert_timeout_s):
+            with sudo.leave_to_run(
+                leave, cancel=self.cancel, timeout_s=self.settings.convert_timeout_s
+            ):
                 self._run(elevated)
         except BaseException:
             with contextlib.suppress(CicError):
@@ -165,27 +213,55 @@ class _Conversion:
         except ProcessFailed as error:
             if "no space left" in "\n".join(error.tail).lower():
                 raise _no_space(error) from error
-            raise ConversionFailed(f"The image could not be converted: {error.message}", hint=_hint(error)) from error
+            raise ConversionFailed(
+                f"The image could not be converted: {error.message}", hint=_hint(error)
+            ) from error
 
 
-def build_command(singularity: str, source: str, made: Path, *, scratch: Path, platform: str,
-                  settings: BuildSettings) -> Command:
+def build_command(
+    singularity: str,
+    source: str,
+    made: Path,
+    *,
+    scratch: Path,
+    platform: str,
+    settings: BuildSettings,
+) -> Command:
     """`singularity build`, with its temporary files and cache in `scratch`."""
-    environment = {f"{prefix}_{name}": str(scratch) for prefix in ("APPTAINER", "SINGULARITY")
-                   for name in ("TMPDIR", "CACHEDIR")}
+    environment = {
+        f"{prefix}_{name}": str(scratch)
+        for prefix in ("APPTAINER", "SINGULARITY")
+        for name in ("TMPDIR", "CACHEDIR")
+    }
     compression: tuple[str, ...] = ()
     if takes_mksquashfs_arguments(singularity):
         compression = ("--mksquashfs-args", mksquashfs_arguments(settings))
-    return Command(name=f"{Path(singularity).name} build", env=environment, cwd=scratch,
-                   timeout_s=settings.convert_timeout_s,
-                   argv=(singularity, "build", "--force", "--arch", platform.split("/")[1], *compression, str(made),
-                         source))
+    return Command(
+        name=f"{Path(singularity).name} build",
+        env=environment,
+        cwd=scratch,
+        timeout_s=settings.convert_timeout_s,
+        argv=(
+            singularity,
+            "build",
+            "--force",
+            "--arch",
+            platform.split("/")[1],
+            *compression,
+            str(made),
+            source,
+        ),
+    )
 
 
 @functools.cache
 def takes_mksquashfs_arguments(singularity: str) -> bool:
-    """Whether this Singularity lets us choose the compression; those before 4 and Apptainer 1.2 do not."""
-    asked = Command(name=f"{Path(singularity).name} build", argv=(singularity, "build", "--help"), timeout_s=60)
+    """Whether this Singularity lets us choose the compression; those before 4 and Apptainer 1.2 do
+    not.
+    """
+    asked = Command(
+        name=f"{Path(singularity).name} build", argv=(singularity, "build", "--help"), timeout_s=60
+    )
     try:
         return b"--mksquashfs-args" in run(asked, capture_stdout=True).stdout
     except ProcessFailed:
@@ -202,7 +278,9 @@ def level(settings: BuildSettings) -> int | None:
 def mksquashfs_arguments(settings: BuildSettings) -> str:
     """The compressor and level of the settings, in mksquashfs's notation."""
     chosen = level(settings)
-    return f"-comp {settings.sif_compressor}" + ("" if chosen is None else f" -Xcompression-level {chosen}")
+    return f"-comp {settings.sif_compressor}" + (
+        "" if chosen is None else f" -Xcompression-level {chosen}"
+    )
 
 
 def needs_sudo(settings: BuildSettings) -> bool:
@@ -212,7 +290,10 @@ def needs_sudo(settings: BuildSettings) -> bool:
 
 def _daemon_is_local(environ: Mapping[str, str]) -> bool:
     """Whether `docker-daemon:` reaches the daemon: Singularity knows sockets alone."""
-    return environ.get("DOCKER_HOST", "unix://").startswith("unix://") and "DOCKER_CONTEXT" not in environ
+    return (
+        environ.get("DOCKER_HOST", "unix://").startswith("unix://")
+        and "DOCKER_CONTEXT" not in environ
+    )
 
 
 def _ignore(line: str) -> None:
@@ -220,7 +301,10 @@ def _ignore(line: str) -> None:
 
 
 def _no_space(error: Exception) -> NoSpace:
-    return NoSpace(f"The disk is full: the SIF could not be written. {error}", hint="Free some room in tmp_folder.")
+    return NoSpace(
+        f"The disk is full: the SIF could not be written. {error}",
+        hint="Free some room in tmp_folder.",
+    )
 
 
 def _hint(error: ProcessFailed) -> str:
@@ -233,5 +317,7 @@ def _hint(error: ProcessFailed) -> str:
 @contextlib.contextmanager
 def _folder(parent: Path) -> Iterator[Path]:
     """A private folder, removed at the end with what is in it."""
-    with tempfile.TemporaryDirectory(prefix=".convert-", dir=parent, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=".convert-", dir=parent, ignore_cleanup_errors=True
+    ) as folder:
         yield Path(folder)

@@ -1,7 +1,9 @@
-"""The step's own word on whether its image works: the description's smoke command, run in the finished image.
+"""The step's own word on whether its image works: the description's smoke command, run in the
+finished image.
 
-It runs as a user of the image would run it: by an ordinary user, through the entry point, in the step's folder, on a
-file system that cannot be written to but for `/tmp`. It has no network, no rights, and limited memory and processes.
+It runs as a user of the image would run it: by an ordinary user, through the entry point, in the
+step's folder, on a file system that cannot be written to but for `/tmp`. It has no network, no
+rights, and limited memory and processes.
 """
 
 from __future__ import annotations
@@ -23,14 +25,34 @@ DOCKERS_OWN_FAILURE = 125
 """What `docker run` ends with when there was no container to run."""
 
 
-def smoke_command(image: str, words: Sequence[str], *, name: str, platform: str, step_id: str,
-                  timeout_s: float) -> Command:
-    """The `docker run` of a description's smoke command; the words stand behind the image and are no options."""
-    return Command(name="smoke command", timeout_s=timeout_s, argv=(
-        "docker", "run", f"--name={name}", f"--platform={platform}", "--network=none", f"--user={ORDINARY_USER}",
-        "--cap-drop=ALL", "--security-opt=no-new-privileges", f"--memory={MEMORY_BYTES}",
-        f"--pids-limit={MAX_PROCESSES}", "--read-only", "--tmpfs=/tmp:rw,exec,mode=1777", "--env=HOME=/tmp",
-        f"--workdir=/{step_id}", image, *words))
+def smoke_command(
+    image: str, words: Sequence[str], *, name: str, platform: str, step_id: str, timeout_s: float
+) -> Command:
+    """The `docker run` of a description's smoke command; the words stand behind the image and are
+    no options.
+    """
+    return Command(
+        name="smoke command",
+        timeout_s=timeout_s,
+        argv=(
+            "docker",
+            "run",
+            f"--name={name}",
+            f"--platform={platform}",
+            "--network=none",
+            f"--user={ORDINARY_USER}",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+            f"--memory={MEMORY_BYTES}",
+            f"--pids-limit={MAX_PROCESSES}",
+            "--read-only",
+            "--tmpfs=/tmp:rw,exec,mode=1777",
+            "--env=HOME=/tmp",
+            f"--workdir=/{step_id}",
+            image,
+            *words,
+        ),
+    )
 
 
 def why_not_here(image: str, machine: Machine) -> str:
@@ -45,11 +67,24 @@ def why_not_here(image: str, machine: Machine) -> str:
     return ""
 
 
-def run_smoke(image: str, words: Sequence[str], *, machine: Machine, step_id: str, timeout_s: float, runner: Runner,
-              on_line: LineSink, cancel: CancelToken) -> None:
-    """Run the smoke command to its end. Raises `BuildFailed` (`SMOKE_FAILED`) when it fails or takes too long."""
+def run_smoke(
+    image: str,
+    words: Sequence[str],
+    *,
+    machine: Machine,
+    step_id: str,
+    timeout_s: float,
+    runner: Runner,
+    on_line: LineSink,
+    cancel: CancelToken,
+) -> None:
+    """Run the smoke command to its end. Raises `BuildFailed` (`SMOKE_FAILED`) when it fails or
+    takes too long.
+    """
     name = f"cic-smoke-{uuid.uuid4().hex}"
-    command = smoke_command(image, words, name=name, platform=machine.platform, step_id=step_id, timeout_s=timeout_s)
+    command = smoke_command(
+        image, words, name=name, platform=machine.platform, step_id=step_id, timeout_s=timeout_s
+    )
     lines: list[str] = []
 
     def hear(line: str) -> None:
@@ -61,8 +96,10 @@ def run_smoke(image: str, words: Sequence[str], *, machine: Machine, step_id: st
         runner(command, on_line=hear, cancel=cancel)
     except ProcessFailed as error:
         if error.exit_code == DOCKERS_OWN_FAILURE:
-            raise Unavailable(f"The smoke command could not be started: {error.message}",
-                              code=ErrorCode.DOCKER_UNAVAILABLE) from error
+            raise Unavailable(
+                f"The smoke command could not be started: {error.message}",
+                code=ErrorCode.DOCKER_UNAVAILABLE,
+            ) from error
         raise _failed(error, lines) from error
     except LimitReached as error:
         raise (_failed(error, lines) if error.code is ErrorCode.TIMEOUT else error) from error
@@ -71,6 +108,10 @@ def run_smoke(image: str, words: Sequence[str], *, machine: Machine, step_id: st
 
 
 def _failed(error: CicError, lines: Sequence[str]) -> BuildFailed:
-    return BuildFailed(f"The description's smoke command failed: {error.message}", code=ErrorCode.SMOKE_FAILED,
-                       step="smoke", excerpt=lines,
-                       hint="It is run by an ordinary user, without network, and may write in /tmp alone.")
+    return BuildFailed(
+        f"The description's smoke command failed: {error.message}",
+        code=ErrorCode.SMOKE_FAILED,
+        step="smoke",
+        excerpt=lines,
+        hint="It is run by an ordinary user, without network, and may write in /tmp alone.",
+    )

@@ -1,7 +1,7 @@
 """Spack specs as text: are they harmless, and what do they name? Pure; no Spack is needed.
 
-This is not Spack's parser: Spack decides later whether a spec means anything. Here it is made sure that a spec can be
-nothing else than one, and what the planner compares is read from it.
+This is not Spack's parser: Spack decides later whether a spec means anything. Here it is made sure
+that a spec can be nothing else than one, and what the planner compares is read from it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,21 @@ _ALLOWED = re.compile(r"[A-Za-z0-9_@.:=,+~^%*/\[\]$ -]*\Z")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*"
 _NODE_START = re.compile(rf"(?:[\^%]{{1,2}}(?:\[[^\]]*\])?\s*(?:[a-z,]+=(?={_NAME}))?)?")
 _FLAGS = frozenset({"cflags", "cxxflags", "fflags", "cppflags", "ldflags", "ldlibs"})
-_FLAG_VALUE = re.compile(r"-(?:O[0-3sg]?|Ofast|g[0-9]?|m[A-Za-z0-9=._-]+|f(?!plugin)[A-Za-z0-9=-]+|std=[a-z0-9+]+|"
-                         r"D[A-Za-z0-9_]+(?:=[A-Za-z0-9_.]*)?|l[A-Za-z0-9_+.-]+|W(?:all|extra|no-[a-z0-9=-]+))\Z")
-_REFUSED_KEYS = {"dev_path": "The source comes from the package's recipe: put a recipe into the catalogue.",
-                 "patches": "Put the patch into the package's recipe in the catalogue."}
+_FLAG_VALUE = re.compile(
+    r"-(?:O[0-3sg]?|Ofast|g[0-9]?|m[A-Za-z0-9=._-]+|f(?!plugin)[A-Za-z0-9=-]+|std=[a-z0-9+]+|"
+    r"D[A-Za-z0-9_]+(?:=[A-Za-z0-9_.]*)?|l[A-Za-z0-9_+.-]+|W(?:all|extra|no-[a-z0-9=-]+))\Z"
+)
+_REFUSED_KEYS = {
+    "dev_path": "The source comes from the package's recipe: put a recipe into the catalogue.",
+    "patches": "Put the patch into the package's recipe in the catalogue.",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node that a spec names. `sigil` is `` for the root, `^` for a dependency, `%` for a direct one."""
+    """One node that a spec names. `sigil` is `` for the root, `^` for a dependency, `%` for a
+    direct one.
+    """
 
     sigil: str
     name: str
@@ -48,15 +54,26 @@ class Node:
 def problem(text: str, *, named: bool = True) -> tuple[str, str] | None:
     """What is wrong with a spec, and what to do; None when its shape is fine.
 
-    A spec that is not `named` may begin with a version, variant or compiler (`@1.12`, `+mpi`, `%gcc@12`).
+    A spec that is not `named` may begin with a version, variant or compiler (`@1.12`, `+mpi`,
+    `%gcc@12`).
     """
     if not text.strip() or len(text) > MAX_SPEC:
-        return f"a spec is {'empty' if not text.strip() else 'far too long'}", "Write a package such as hdf5@1.14+mpi."
+        return (
+            f"a spec is {'empty' if not text.strip() else 'far too long'}",
+            "Write a package such as hdf5@1.14+mpi.",
+        )
     shown = repr(text if len(text) <= 80 else text[:77] + "...")
     if not _ALLOWED.match(text):
-        return f"{shown} holds characters that no spec needs", "Write name@version, +variant, key=value, ^dependency."
+        return (
+            f"{shown} holds characters that no spec needs",
+            "Write name@version, +variant, key=value, ^dependency.",
+        )
     if text.startswith("$"):
-        return None if re.fullmatch(r"\$[%^]?[A-Za-z_]\w*", text) else (f"{shown} names no definition", "Write $name.")
+        return (
+            None
+            if re.fullmatch(r"\$[%^]?[A-Za-z_]\w*", text)
+            else (f"{shown} names no definition", "Write $name.")
+        )
     return _parts_problem(text, shown, named)
 
 
@@ -67,17 +84,28 @@ def _parts_problem(text: str, shown: str, named: bool) -> tuple[str, str] | None
     found = nodes(text)
     root = found[0]
     if named and not re.fullmatch(_NAME, root.name):
-        return f"{shown} does not begin with a package's name", "Write a package such as hdf5@1.14+mpi."
+        return (
+            f"{shown} does not begin with a package's name",
+            "Write a package such as hdf5@1.14+mpi.",
+        )
     for node in found:
-        if node.name.endswith((".yaml", ".json")) or any(word.startswith("/") for word in node.words):
-            return f"{shown} names a file or an installed package", "Write the package's name and version."
+        if node.name.endswith((".yaml", ".json")) or any(
+            word.startswith("/") for word in node.words
+        ):
+            return (
+                f"{shown} names a file or an installed package",
+                "Write the package's name and version.",
+            )
         if "/" in node.name:
             return f"{shown} holds a path", "Write the package's name and version."
         for key, value in node.variants.items():
             if key in _REFUSED_KEYS:
                 return f"{shown} sets {key}", _REFUSED_KEYS[key]
             if key in _FLAGS and not all(_FLAG_VALUE.match(flag) for flag in value.split(",")):
-                return f"{shown} sets {key} to something else than a plain flag", "Write one flag, such as cflags=-O3."
+                return (
+                    f"{shown} sets {key} to something else than a plain flag",
+                    "Write one flag, such as cflags=-O3.",
+                )
     return None
 
 
@@ -93,13 +121,17 @@ def nodes(text: str) -> tuple[Node, ...]:
 def _node(piece: str) -> Node:
     start = _NODE_START.match(piece)
     prefix = start.group() if start else ""
-    rest = piece[len(prefix):]
+    rest = piece[len(prefix) :]
     name_match = re.match(rf"{_NAME}(?![A-Za-z0-9_-]*=)", rest)
     name = name_match.group() if name_match else ""
-    words = _words(rest[len(name):])
+    words = _words(rest[len(name) :])
     versions = [word[1:] for word in words if word.startswith("@")]
-    return Node(sigil=prefix[:1], name=name.rsplit(".", 1)[-1] if not name.endswith((".yaml", ".json")) else name,
-                version=",".join(versions), words=tuple(word for word in words if not word.startswith("@")))
+    return Node(
+        sigil=prefix[:1],
+        name=name.rsplit(".", 1)[-1] if not name.endswith((".yaml", ".json")) else name,
+        version=",".join(versions),
+        words=tuple(word for word in words if not word.startswith("@")),
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -115,9 +147,15 @@ def _words(text: str) -> list[str]:
 
 
 def disjoint_versions(one: str, other: str) -> bool:
-    """Whether two plain versions exclude each other: `4` and `4.1` do not, `3` and `4` do; ranges are not judged."""
+    """Whether two plain versions exclude each other: `4` and `4.1` do not, `3` and `4` do; ranges
+    are not judged.
+    """
     one, other = one.lstrip("="), other.lstrip("=")
-    if not one or not other or not all(re.fullmatch(r"\d+(?:\.\d+)*", version) for version in (one, other)):
+    if (
+        not one
+        or not other
+        or not all(re.fullmatch(r"\d+(?:\.\d+)*", version) for version in (one, other))
+    ):
         return False
     return any(a != b for a, b in zip(one.split("."), other.split("."), strict=False))
 
@@ -128,12 +166,16 @@ def targets_of(text: str) -> list[str]:
     for node in nodes(text):
         settings = node.variants
         asked += [settings["target"]] if "target" in settings else []
-        asked += [settings["arch"].split("-", 2)[2]] if settings.get("arch", "").count("-") >= 2 else []
+        asked += (
+            [settings["arch"].split("-", 2)[2]] if settings.get("arch", "").count("-") >= 2 else []
+        )
     return asked
 
 
 def target_allows(asked: str, target: str) -> bool:
-    """Whether the target that was asked for (a name, a list, a range such as `x86_64_v2:`) lets `target` be."""
+    """Whether the target that was asked for (a name, a list, a range such as `x86_64_v2:`) lets
+    `target` be.
+    """
     return any(_range_allows(part, target) for part in asked.split(","))
 
 
@@ -141,7 +183,9 @@ def _range_allows(asked: str, target: str) -> bool:
     if ":" not in asked:
         return asked == target
     low, _, high = asked.partition(":")
-    return (not low or _is_ancestor_or_self(low, target)) and (not high or _is_ancestor_or_self(target, high))
+    return (not low or _is_ancestor_or_self(low, target)) and (
+        not high or _is_ancestor_or_self(target, high)
+    )
 
 
 def _is_ancestor_or_self(older: str, newer: str) -> bool:

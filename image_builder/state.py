@@ -24,10 +24,18 @@ ACTIVE = frozenset(BuildState) - TERMINAL
 
 ALLOWED_MOVES: dict[BuildState, frozenset[BuildState]] = {
     BuildState.PENDING: frozenset({BuildState.STARTED, BuildState.FAILED, BuildState.FINISHED}),
-    BuildState.STARTED: frozenset({BuildState.BUILDING, BuildState.CONVERTING, BuildState.FINISHED,
-                                   BuildState.FAILED, BuildState.PENDING}),
-    BuildState.BUILDING: frozenset({BuildState.CONVERTING, BuildState.FINISHED, BuildState.FAILED,
-                                    BuildState.PENDING}),
+    BuildState.STARTED: frozenset(
+        {
+            BuildState.BUILDING,
+            BuildState.CONVERTING,
+            BuildState.FINISHED,
+            BuildState.FAILED,
+            BuildState.PENDING,
+        }
+    ),
+    BuildState.BUILDING: frozenset(
+        {BuildState.CONVERTING, BuildState.FINISHED, BuildState.FAILED, BuildState.PENDING}
+    ),
     BuildState.CONVERTING: frozenset({BuildState.FINISHED, BuildState.FAILED, BuildState.PENDING}),
     BuildState.FINISHED: frozenset(),
     BuildState.FAILED: frozenset(),

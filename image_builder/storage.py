@@ -10,10 +10,10 @@
       leases/<identity>         held by whoever makes or hands out an image of this identity; its time is the last use
       incoming/<token>/         one SIF being written; swept when its writer is gone
 
-Every small file is a whole record, replaced by a rename, so a reader needs no lock and never meets half of one. The
-SIF is in place before anything points at it, and whatever points at it is gone before it goes. Writers of several
-processes take turns through a lock on the root. A reader of a SIF holds a shared lock on it, and who works with an
-identity one on that: both keep it.
+Every small file is a whole record, replaced by a rename, so a reader needs no lock and never meets
+half of one. The SIF is in place before anything points at it, and whatever points at it is gone
+before it goes. Writers of several processes take turns through a lock on the root. A reader of a
+SIF holds a shared lock on it, and who works with an identity one on that: both keep it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ _CHUNK_BYTES = 1024**2
 
 
 class ImageRecord(BaseModel):
-    """What is known of a finished image. Images for the docker engine have no `sha256`, `size_bytes` and `filename`."""
+    """What is known of a finished image. Images for the docker engine have no `sha256`,
+    `size_bytes` and `filename`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,13 +57,16 @@ class ImageRecord(BaseModel):
     filename: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None
-    created: datetime.datetime = Field(default_factory=lambda: datetime.datetime.now(datetime.timezone.utc))
+    created: datetime.datetime = Field(
+        default_factory=lambda: datetime.datetime.now(datetime.timezone.utc)
+    )
     details: dict[str, Any] = Field(default_factory=dict)
     """Free for the audit's verdict, the request, the recipe, how it was converted, …"""
 
 
 class ImageStore:
-    """The finished images below one folder. Safe among threads and processes; raises `OSError` when the disk fails.
+    """The finished images below one folder. Safe among threads and processes; raises `OSError` when
+    the disk fails.
 
     It does not decide what to keep: clean-up does, through `images`, `remove` and `forget`.
     """
@@ -69,10 +74,22 @@ class ImageStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._sifs, self._records, self._names = root / "sif", root / "records", root / "names"
-        self._pins, self._incoming, self._documents = root / "pins", root / "incoming", root / "documents"
+        self._pins, self._incoming, self._documents = (
+            root / "pins",
+            root / "incoming",
+            root / "documents",
+        )
         self._leases = root / "leases"
-        for folder in (root, self._sifs, self._records, self._names, self._pins, self._incoming, self._documents,
-                       self._leases):
+        for folder in (
+            root,
+            self._sifs,
+            self._records,
+            self._names,
+            self._pins,
+            self._incoming,
+            self._documents,
+            self._leases,
+        ):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._known = {folder: _KnownRecords(folder) for folder in (self._sifs, self._names)}
 
@@ -99,11 +116,14 @@ class ImageStore:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def publish(self, temporary: Path, record: ImageRecord, *, sha256: str | None = None) -> ImageRecord:
-        """Put a whole SIF in place and let the record's name and identity point at it; returns the full record.
+    def publish(
+        self, temporary: Path, record: ImageRecord, *, sha256: str | None = None
+    ) -> ImageRecord:
+        """Put a whole SIF in place and let the record's name and identity point at it; returns the
+        full record.
 
-        `temporary` comes from `temporary_path` and is gone afterwards. `sha256` is what its writer computed while
-        writing; without it the file is read once more.
+        `temporary` comes from `temporary_path` and is gone afterwards. `sha256` is what its writer
+        computed while writing; without it the file is read once more.
         """
         filename = checked_filename(record.filename)
         temporary.chmod(0o640)
@@ -119,7 +139,9 @@ class ImageStore:
         return full
 
     def point(self, record: ImageRecord) -> ImageRecord:
-        """Let the record's name and identity point at a SIF that is stored already. `LookupError` if it is not."""
+        """Let the record's name and identity point at a SIF that is stored already. `LookupError`
+        if it is not.
+        """
         filename = checked_filename(record.filename)
         with self._locked():
             if not self._whole(record):
@@ -128,11 +150,17 @@ class ImageStore:
         return record
 
     def record(self, record: ImageRecord) -> ImageRecord:
-        """Keep the record of an image without a SIF. A SIF that the identity has already stays known."""
+        """Keep the record of an image without a SIF. A SIF that the identity has already stays
+        known.
+        """
         with self._locked():
             earlier = self.by_identity(record.identity)
             if earlier is not None and earlier.sha256 is not None:
-                kept = {"sha256": earlier.sha256, "size_bytes": earlier.size_bytes, "filename": earlier.filename}
+                kept = {
+                    "sha256": earlier.sha256,
+                    "size_bytes": earlier.size_bytes,
+                    "filename": earlier.filename,
+                }
                 record = record.model_copy(update=kept)
             _write(self._records / f"{identity_digest(record.identity)}.json", record)
         return record
@@ -150,8 +178,11 @@ class ImageStore:
         """The names of the texts that are kept about an identity's image."""
         match = _IDENTITY.fullmatch(identity)
         folder = self._documents / match[1] if match else None
-        return tuple(sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-                     ) if folder is not None and folder.is_dir() else ()
+        return (
+            tuple(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
+            if folder is not None and folder.is_dir()
+            else ()
+        )
 
     def document(self, identity: str, name: str) -> str | None:
         """One of those texts."""
@@ -160,47 +191,80 @@ class ImageStore:
         return (self._documents / identity_digest(identity) / name).read_text("utf-8")
 
     def by_name(self, filename: str) -> ImageRecord | None:
-        """What a name means at present. None for an unknown name, and for one that cannot be a name."""
+        """What a name means at present. None for an unknown name, and for one that cannot be a
+        name.
+        """
         return self._read_whole(self._names / filename) if is_filename(filename) else None
 
     def by_sha256(self, sha256: str) -> ImageRecord | None:
         """The record that a stored SIF came with."""
-        return self._read_whole(self._sifs / f"{sha256}.json") if _SHA256.fullmatch(sha256) else None
+        return (
+            self._read_whole(self._sifs / f"{sha256}.json") if _SHA256.fullmatch(sha256) else None
+        )
 
     def by_identity(self, identity: str) -> ImageRecord | None:
-        """The newest image of an identity. None too when its SIF is gone or does not have its size any more."""
+        """The newest image of an identity. None too when its SIF is gone or does not have its size
+        any more.
+        """
         match = _IDENTITY.fullmatch(identity)
         return self._read_whole(self._records / f"{match[1]}.json") if match else None
 
     def images(self) -> list[ImageRecord]:
-        """The record of every stored SIF, newest first. Of its details, a list has the labels alone."""
+        """The record of every stored SIF, newest first. Of its details, a list has the labels
+        alone.
+        """
         sizes = self._sizes()
-        found = (record for record in self._known[self._sifs].read(".json").values()
-                 if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes)
+        found = (
+            record
+            for record in self._known[self._sifs].read(".json").values()
+            if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes
+        )
         return sorted(found, key=lambda record: record.created, reverse=True)
 
     def names(self) -> dict[str, ImageRecord]:
-        """Every name that is served, with what it means at present. Of the details, a list has the labels alone."""
+        """Every name that is served, with what it means at present. Of the details, a list has the
+        labels alone.
+        """
         sizes = self._sizes()
-        return {name: record for name, record in sorted(self._known[self._names].read(".sif").items())
-                if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes and is_filename(name)}
+        return {
+            name: record
+            for name, record in sorted(self._known[self._names].read(".sif").items())
+            if record.sha256 is not None
+            and sizes.get(record.sha256) == record.size_bytes
+            and is_filename(name)
+        }
 
     def identities(self) -> dict[str, float]:
-        """Every identity that was ever worked with here and not forgotten, with when it was last used, since 1970."""
+        """Every identity that was ever worked with here and not forgotten, with when it was last
+        used, since 1970.
+        """
         found = {path.stem for path in self._records.glob("*.json")}
-        found |= {path.name for folder in (self._documents, self._leases) for path in folder.iterdir()
-                  if is_sha256(path.name)}
+        found |= {
+            path.name
+            for folder in (self._documents, self._leases)
+            for path in folder.iterdir()
+            if is_sha256(path.name)
+        }
         return {identity: self._last_use(identity) for identity in found}
 
     def is_known(self, identity: str) -> bool:
         """Whether anything was made of an identity."""
         match = _IDENTITY.fullmatch(identity)
-        return match is not None and any((folder / name).exists() for folder, name in (
-            (self._records, f"{match[1]}.json"), (self._documents, match[1]), (self._leases, match[1])))
+        return match is not None and any(
+            (folder / name).exists()
+            for folder, name in (
+                (self._records, f"{match[1]}.json"),
+                (self._documents, match[1]),
+                (self._leases, match[1]),
+            )
+        )
 
     def last_use(self, record: ImageRecord) -> float:
         """When a stored SIF was last made, named, handed out or opened, in seconds since 1970."""
-        return max(_mtime(self._sif(record.sha256 or "").with_suffix(".json")), self._last_use(record.identity))
+        return max(
+            _mtime(self._sif(record.sha256 or "").with_suffix(".json")),
+            self._last_use(record.identity),
+        )
 
     def path_of(self, sha256: str) -> Path:
         """Where the SIF with this digest lies, stored or not."""
@@ -212,7 +276,9 @@ class ImageStore:
 
     @contextlib.contextmanager
     def opened(self, sha256: str) -> Iterator[BinaryIO]:
-        """A stored SIF, open for reading; `remove` leaves it alone meanwhile. Raises `FileNotFoundError`."""
+        """A stored SIF, open for reading; `remove` leaves it alone meanwhile. Raises
+        `FileNotFoundError`.
+        """
         path = self.path_of(sha256)
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
@@ -233,21 +299,36 @@ class ImageStore:
     def is_kept(self, record: ImageRecord) -> bool:
         """Whether a SIF or its identity is pinned, or in use at this moment."""
         assert record.sha256 is not None
-        return (self.is_pinned(record.sha256) or self.is_pinned(record.identity)
-                or leases.is_held(self._sif(record.sha256)) or self.is_leased(record.identity))
+        return (
+            self.is_pinned(record.sha256)
+            or self.is_pinned(record.identity)
+            or leases.is_held(self._sif(record.sha256))
+            or self.is_leased(record.identity)
+        )
 
     def remove(self, sha256: str, *, unless: Callable[[], bool] = lambda: False) -> bool:
-        """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or in use.
+        """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or
+        in use.
 
-        Nor is anything done when `unless` says so, which is asked when nobody can begin to use the SIF any more.
+        Nor is anything done when `unless` says so, which is asked when nobody can begin to use the
+        SIF any more.
         """
         path = self.path_of(sha256)
         with self._locked(), contextlib.ExitStack() as stack:
-            pointers = [pointer for pointer in (*self._names.iterdir(), *self._records.iterdir())
-                        if (found := _read(pointer)) is not None and found.sha256 == sha256]
-            identities = {found.identity for pointer in (*pointers, path.with_suffix(".json"))
-                          if (found := _read(pointer)) is not None}
-            free = [stack.enter_context(leases.alone(lock)) for lock in (path, *map(self._lease, identities))]
+            pointers = [
+                pointer
+                for pointer in (*self._names.iterdir(), *self._records.iterdir())
+                if (found := _read(pointer)) is not None and found.sha256 == sha256
+            ]
+            identities = {
+                found.identity
+                for pointer in (*pointers, path.with_suffix(".json"))
+                if (found := _read(pointer)) is not None
+            }
+            free = [
+                stack.enter_context(leases.alone(lock))
+                for lock in (path, *map(self._lease, identities))
+            ]
             if not all(free) or any(map(self.is_pinned, {sha256, *identities})) or unless():
                 return False
             for pointer in (*pointers, path.with_suffix(".json"), path):
@@ -256,7 +337,9 @@ class ImageStore:
 
     @contextlib.contextmanager
     def unused(self, identity: str, *, is_pinned: bool = False) -> Iterator[bool]:
-        """Whether nobody uses an identity and it is not pinned; nobody begins to until the block ends."""
+        """Whether nobody uses an identity and it is not pinned; nobody begins to until the block
+        ends.
+        """
         with leases.alone(self._lease(identity)) as free:
             yield free and not is_pinned and not self.is_pinned(identity)
 
@@ -269,7 +352,9 @@ class ImageStore:
         return _mtime(self._lease(identity))
 
     def forget(self, identity: str) -> bool:
-        """Remove record and texts of an identity without a SIF. False, and nothing is done, while it is in use."""
+        """Remove record and texts of an identity without a SIF. False, and nothing is done, while
+        it is in use.
+        """
         digest = identity_digest(identity)
         with self._locked(), self.unused(identity) as free:
             found = self.by_identity(identity)
@@ -286,13 +371,18 @@ class ImageStore:
         return sum(map(bytes_of, (self._records / f"{digest}.json", self._documents / digest)))
 
     def leftovers(self) -> dict[Path, int]:
-        """What writers left that ended without a word: half-written SIFs, and SIFs without a record; with their sizes.
+        """What writers left that ended without a word: half-written SIFs, and SIFs without a
+        record; with their sizes.
 
         Only under the root's lock it is sure that they still are what they were.
         """
         dead = [folder for folder in self._incoming.iterdir() if not leases.is_held(folder)]
         dead += [sif for sif in self._sifs.glob("*.sif") if not sif.with_suffix(".json").exists()]
-        dead += [path for folder in (self._sifs, self._records, self._names) for path in folder.glob(".*.new")]
+        dead += [
+            path
+            for folder in (self._sifs, self._records, self._names)
+            for path in folder.glob(".*.new")
+        ]
         return {path: bytes_of(path) for path in dead}
 
     def sweep(self) -> int:
@@ -312,12 +402,19 @@ class ImageStore:
 
     def _read_whole(self, path: Path) -> ImageRecord | None:
         record = _read(path)
-        return record if record is not None and (record.sha256 is None or self._whole(record)) else None
+        return (
+            record
+            if record is not None and (record.sha256 is None or self._whole(record))
+            else None
+        )
 
     def _whole(self, record: ImageRecord) -> bool:
         """Whether the record's SIF is there with the size that it was stored with."""
         try:
-            return record.sha256 is not None and self._sif(record.sha256).stat().st_size == record.size_bytes
+            return (
+                record.sha256 is not None
+                and self._sif(record.sha256).stat().st_size == record.size_bytes
+            )
         except FileNotFoundError:
             return False
 
@@ -339,7 +436,12 @@ class ImageStore:
 
     def _last_use(self, identity: str) -> float:
         digest = identity_digest(identity)
-        return max(map(_mtime, (self._leases / digest, self._records / f"{digest}.json", self._documents / digest)))
+        return max(
+            map(
+                _mtime,
+                (self._leases / digest, self._records / f"{digest}.json", self._documents / digest),
+            )
+        )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -350,24 +452,34 @@ class ImageStore:
 
 
 class _KnownRecords:
-    """The records of a folder. A file that is the same as before is not read again: lists stay quick with thousands."""
+    """The records of a folder. A file that is the same as before is not read again: lists stay
+    quick with thousands.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[str, tuple[tuple[int, ...], ImageRecord]] = {}
 
     def read(self, suffix: str) -> dict[str, ImageRecord]:
-        """The records by the names of their files. A record is never written into, so a new one is a new file."""
+        """The records by the names of their files. A record is never written into, so a new one is
+        a new file.
+        """
         before, found = self._known, {}
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if entry.name.endswith(suffix) and (known := self._record(entry, before.get(entry.name))) is not None:
+                if (
+                    entry.name.endswith(suffix)
+                    and (known := self._record(entry, before.get(entry.name))) is not None
+                ):
                     found[entry.name] = known
         self._known = found
         return {name: record for name, (_, record) in found.items()}
 
-    def _record(self, entry: os.DirEntry[str], before: tuple[tuple[int, ...], ImageRecord] | None,
-                ) -> tuple[tuple[int, ...], ImageRecord] | None:
+    def _record(
+        self,
+        entry: os.DirEntry[str],
+        before: tuple[tuple[int, ...], ImageRecord] | None,
+    ) -> tuple[tuple[int, ...], ImageRecord] | None:
         try:
             found = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
@@ -426,7 +538,9 @@ def _pinnable(digest: str) -> str:
 
 
 def _read(path: Path) -> ImageRecord | None:
-    """A record, or None where there is none; a file that is no record (a disk that failed) counts as none."""
+    """A record, or None where there is none; a file that is no record (a disk that failed) counts
+    as none.
+    """
     try:
         return ImageRecord.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -469,6 +583,9 @@ def _mtime(path: Path) -> float:
 def bytes_of(path: Path) -> int:
     """The size of a file, or of all in a folder; what is gone has none."""
     with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_size if not path.is_dir() else sum(
-            file.stat().st_size for file in path.rglob("*") if file.is_file())
+        return (
+            path.stat().st_size
+            if not path.is_dir()
+            else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        )
     return 0

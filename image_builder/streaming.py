@@ -5,12 +5,13 @@
     docker buildx ────────┤ (what the export hides)           │
     singularity build ────┴─ of an image without files ───────┘ (its small objects)
 
-Whatever Singularity puts into an image depends on the image's configuration alone. So it converts an image with this
-configuration and no files, and what it put there is merged into the stream.
+Whatever Singularity puts into an image depends on the image's configuration alone. So it converts
+an image with this configuration and no files, and what it put there is merged into the stream.
 
-The result is what `singularity build` makes, but for three things that Docker's export does not tell: the root folder
-is root's with mode 755, as it is in every container of Docker; of the extended attributes, only file capabilities are
-there; and hard links to symbolic links are still links, where `build` makes copies.
+The result is what `singularity build` makes, but for three things that Docker's export does not
+tell: the root folder is root's with mode 755, as it is in every container of Docker; of the
+extended attributes, only file capabilities are there; and hard links to symbolic links are still
+links, where `build` makes copies.
 """
 
 from __future__ import annotations
@@ -34,7 +35,15 @@ from typing import IO, Any
 from image_builder import export, sif, tarfilter
 from image_builder.errors import ErrorCode, Interrupted, LimitReached, NoSpace, ServiceError
 from image_builder.export import ExportedImage, NotStreamable
-from image_builder.process import FROM_OUTSIDE, CancelToken, Command, ProcessFailed, Runner, run, started
+from image_builder.process import (
+    FROM_OUTSIDE,
+    CancelToken,
+    Command,
+    ProcessFailed,
+    Runner,
+    run,
+    started,
+)
 from image_builder.settings import BuildSettings
 
 PROGRAMS = ("docker", "tar2sqfs", "sqfs2tar", "unsquashfs")
@@ -44,6 +53,7 @@ SILENCE = "it wrote nothing"
 FULL_BYTES = 64 * 1024**2
 """A write that failed while the disk had less than this failed for want of room."""
 
+
 class StreamFailed(ServiceError):
     """A part of the conversion failed: no SIF was made."""
 
@@ -52,36 +62,61 @@ class StreamFailed(ServiceError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stencil:
-    """What Singularity makes of an image's configuration: files for its root, and small objects for the SIF."""
+    """What Singularity makes of an image's configuration: files for its root, and small objects for
+    the SIF.
+    """
 
     files: tuple[tuple[tarfile.TarInfo, bytes], ...]
     objects: tuple[sif.Object, ...]
     group: int
 
 
-def stream(image: str, made: Path, *, source: str, build_empty: Callable[[Path, Path], None], scratch: Path,
-           platform: str, level: int | None, settings: BuildSettings, runner: Runner = run,
-           cancel: CancelToken | None = None) -> str:
+def stream(
+    image: str,
+    made: Path,
+    *,
+    source: str,
+    build_empty: Callable[[Path, Path], None],
+    scratch: Path,
+    platform: str,
+    level: int | None,
+    settings: BuildSettings,
+    runner: Runner = run,
+    cancel: CancelToken | None = None,
+) -> str:
     """Make a SIF of an image in the daemon at `made`; returns its sha256.
 
-    `source` is what the SIF names as its origin. `build_empty(archive, sif)` lets Singularity convert an archive.
-    Raises `NotStreamable` when the image has to be converted in another way, else as `singularity.convert` does.
+    `source` is what the SIF names as its origin. `build_empty(archive, sif)` lets Singularity
+    convert an archive. Raises `NotStreamable` when the image has to be converted in another way,
+    else as `singularity.convert` does.
     """
     require_programs()
     architecture = platform.split("/")[1]
     squashfs = made.with_suffix(".squashfs")
     with export.exported(image) as exported:
         if exported.architecture != architecture:
-            raise StreamFailed(f"The image is for {exported.architecture}, and a SIF for {platform} was asked for.")
-        prepare = _Preparation(exported, source, build_empty, scratch, platform, settings, runner, cancel)
+            raise StreamFailed(
+                f"The image is for {exported.architecture}, and a SIF for {platform} was asked for."
+            )
+        prepare = _Preparation(
+            exported, source, build_empty, scratch, platform, settings, runner, cancel
+        )
         with ThreadPoolExecutor(1, thread_name_prefix="convert") as executor:
             stencil = executor.submit(prepare)
-            report = _Pipeline(exported, squashfs, prepare.additions, scratch, level, settings, cancel).run(stencil)
+            report = _Pipeline(
+                exported, squashfs, prepare.additions, scratch, level, settings, cancel
+            ).run(stencil)
     _check_counts(squashfs, report, settings, runner, cancel)
     made_of = stencil.result()
     for path in scratch.iterdir():  # from here on, the squashfs and the SIF need the room
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    sha256 = sif.write(made, architecture=architecture, small=made_of.objects, squashfs=squashfs, group=made_of.group)
+    sha256 = sif.write(
+        made,
+        architecture=architecture,
+        small=made_of.objects,
+        squashfs=squashfs,
+        group=made_of.group,
+    )
     squashfs.unlink()
     return sha256
 
@@ -90,11 +125,15 @@ def require_programs() -> None:
     """Raise `NotStreamable` when a program is missing."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
-        raise NotStreamable(f"{', '.join(missing)} is not installed (squashfs-tools-ng, squashfs-tools)")
+        raise NotStreamable(
+            f"{', '.join(missing)} is not installed (squashfs-tools-ng, squashfs-tools)"
+        )
 
 
 def squashfs_command(target: Path, level: int | None, settings: BuildSettings) -> Command:
-    """What makes a squashfs file of a tar on standard input. An entry that it does not know ends it."""
+    """What makes a squashfs file of a tar on standard input. An entry that it does not know ends
+    it.
+    """
     argv = ["tar2sqfs", "--quiet", "--force", "--no-skip", "--compressor", settings.sif_compressor]
     if level is not None:
         argv += ["--comp-extra", f"level={level}"]
@@ -102,14 +141,26 @@ def squashfs_command(target: Path, level: int | None, settings: BuildSettings) -
 
 
 def filter_command(additions: Path, report: Path) -> Command:
-    return Command(name="the check of the image's files",
-                   argv=(sys.executable, "-I", "-S", str(Path(tarfilter.__file__)), "--additions", str(additions),
-                         "--report", str(report)))
+    return Command(
+        name="the check of the image's files",
+        argv=(
+            sys.executable,
+            "-I",
+            "-S",
+            str(Path(tarfilter.__file__)),
+            "--additions",
+            str(additions),
+            "--report",
+            str(report),
+        ),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Preparation:
-    """What is done while the image is already streaming: the additions, and the SIF's small objects."""
+    """What is done while the image is already streaming: the additions, and the SIF's small
+    objects.
+    """
 
     image: ExportedImage
     source: str
@@ -126,9 +177,14 @@ class _Preparation:
 
     def __call__(self) -> Stencil:
         with ThreadPoolExecutor(1, thread_name_prefix="originals") as executor:
-            hidden = executor.submit(export.originals, self.image, platform=self.platform,
-                                     timeout_s=self.settings.convert_timeout_s, log=self.scratch / "buildx.log",
-                                     cancel=self.cancel)
+            hidden = executor.submit(
+                export.originals,
+                self.image,
+                platform=self.platform,
+                timeout_s=self.settings.convert_timeout_s,
+                log=self.scratch / "buildx.log",
+                cancel=self.cancel,
+            )
             stencil = self._stencil()
             originals = hidden.result()
         fresh = self.additions.with_suffix(".new")
@@ -140,22 +196,32 @@ class _Preparation:
 
     def _stencil(self) -> Stencil:
         archive, made = self.scratch / "empty.tar", self.scratch / "empty.sif"
-        archive.write_bytes(export.empty_archive(self.image, architecture=self.platform.split("/")[1]))
+        archive.write_bytes(
+            export.empty_archive(self.image, architecture=self.platform.split("/")[1])
+        )
         self.build_empty(archive, made)
         primary = sif.read(made).primary
         squashfs = self.scratch / "empty.squashfs"
         with made.open("rb") as file:
             file.seek(primary.offset)
             squashfs.write_bytes(file.read(primary.size_bytes))
-        listed = self.runner(Command(name="sqfs2tar", argv=("sqfs2tar", str(squashfs)), timeout_s=60),
-                             cancel=self.cancel, capture_stdout=True)
+        listed = self.runner(
+            Command(name="sqfs2tar", argv=("sqfs2tar", str(squashfs)), timeout_s=60),
+            cancel=self.cancel,
+            capture_stdout=True,
+        )
         rename = Renamed(archive.name, self.source)
-        return Stencil(files=tuple(_stencil_files(listed.stdout, rename)), group=primary.group,
-                       objects=tuple(rename.in_object(item) for item in sif.objects(made)))
+        return Stencil(
+            files=tuple(_stencil_files(listed.stdout, rename)),
+            group=primary.group,
+            objects=tuple(rename.in_object(item) for item in sif.objects(made)),
+        )
 
 
 def _stencil_files(archive: bytes, rename: Renamed) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Singularity's files, root's own, and the root folder itself as every container of Docker has it."""
+    """Singularity's files, root's own, and the root folder itself as every container of Docker has
+    it.
+    """
     root = tarfile.TarInfo("./")
     root.type, root.mode, root.mtime = tarfile.DIRTYPE, 0o755, int(time.time())
     yield root, b""
@@ -178,12 +244,20 @@ class Renamed:
 
     def in_file(self, name: str, content: bytes) -> bytes:
         if name == ".singularity.d/labels.json":
-            return json.dumps(self._labels(json.loads(content)), indent="\t", ensure_ascii=False).encode()
-        return self._definition(content.decode()).encode() if name == ".singularity.d/Singularity" else content
+            return json.dumps(
+                self._labels(json.loads(content)), indent="\t", ensure_ascii=False
+            ).encode()
+        return (
+            self._definition(content.decode()).encode()
+            if name == ".singularity.d/Singularity"
+            else content
+        )
 
     def in_object(self, item: sif.Object) -> sif.Object:
         if item.data_type == sif.DataType.DEFINITION:
-            return dataclasses.replace(item, content=self._definition(item.content.decode()).encode())
+            return dataclasses.replace(
+                item, content=self._definition(item.content.decode()).encode()
+            )
         if item.name == "inspect-metadata.json":
             metadata = json.loads(item.content)
             attributes = metadata["data"]["attributes"]
@@ -193,7 +267,9 @@ class Renamed:
         return item
 
     def _definition(self, text: str) -> str:
-        return text.replace("docker-archive", "docker-daemon", 1).replace(self.archive, self.source, 1)
+        return text.replace("docker-archive", "docker-daemon", 1).replace(
+            self.archive, self.source, 1
+        )
 
     def _labels(self, labels: Mapping[str, Any]) -> dict[str, Any]:
         prefix = "org.label-schema.usage.singularity.deffile"
@@ -222,22 +298,33 @@ class _Pipeline:
     def run(self, stencil: Future[Stencil]) -> tarfilter.Report:
         """Run them to their ends, as long as nothing fails; returns what went through."""
         report = self.scratch / "report.json"
-        commands = [filter_command(self.additions, report),
-                    squashfs_command(self.squashfs, self.level, self.settings)]
+        commands = [
+            filter_command(self.additions, report),
+            squashfs_command(self.squashfs, self.level, self.settings),
+        ]
         with contextlib.ExitStack() as stack:
             processes: list[subprocess.Popen[bytes]] = []
             source: IO[bytes] | socket.socket | None = export.export_socket(self.image)
             if source is None:
-                commands.insert(0, export.export_command(self.image, timeout_s=self.settings.convert_timeout_s))
+                commands.insert(
+                    0, export.export_command(self.image, timeout_s=self.settings.convert_timeout_s)
+                )
             else:
                 stack.callback(source.close)
             for index, command in enumerate(commands):
                 errors = stack.enter_context(self._log(index).open("wb"))
                 last = index == len(commands) - 1
-                process = stack.enter_context(started(command, stdin=None if source is None else source.fileno(),
-                                                      stderr=errors, stdout=errors if last else subprocess.PIPE))
+                process = stack.enter_context(
+                    started(
+                        command,
+                        stdin=None if source is None else source.fileno(),
+                        stderr=errors,
+                        stdout=errors if last else subprocess.PIPE,
+                    )
+                )
                 if source is not None:
-                    source.close()  # the reader alone holds it now: when it ends, the writer is told
+                    # the reader alone holds it now: when it ends, the writer is told
+                    source.close()
                 source = process.stdout
                 if source is not None:
                     fcntl.fcntl(source, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -245,8 +332,12 @@ class _Pipeline:
             self._wait(commands, processes, stencil)
         return tarfilter.Report(**json.loads(report.read_text("utf-8")))
 
-    def _wait(self, commands: Sequence[Command], processes: Sequence[subprocess.Popen[bytes]],
-              stencil: Future[Stencil]) -> None:
+    def _wait(
+        self,
+        commands: Sequence[Command],
+        processes: Sequence[subprocess.Popen[bytes]],
+        stencil: Future[Stencil],
+    ) -> None:
         deadline = time.monotonic() + self.settings.convert_timeout_s
         least_free_bytes = shutil.disk_usage(self.squashfs.parent).free
         while True:
@@ -259,15 +350,23 @@ class _Pipeline:
             if all(state == 0 for state in states) and stencil.done():
                 return
             if time.monotonic() > deadline:
-                raise LimitReached(f"The conversion took longer than {self.settings.convert_timeout_s:.0f} s.")
+                raise LimitReached(
+                    f"The conversion took longer than {self.settings.convert_timeout_s:.0f} s."
+                )
             if self.cancel is None:
                 time.sleep(TICK_S)
             elif self.cancel.wait(TICK_S):
                 self.cancel.check()
 
-    def _raise(self, commands: Sequence[Command], processes: Sequence[subprocess.Popen[bytes]],
-               least_free_bytes: int) -> None:
-        """Tell the first cause. A writer whose reader went away is a consequence: the reader speaks."""
+    def _raise(
+        self,
+        commands: Sequence[Command],
+        processes: Sequence[subprocess.Popen[bytes]],
+        least_free_bytes: int,
+    ) -> None:
+        """Tell the first cause. A writer whose reader went away is a consequence: the reader
+        speaks.
+        """
         time.sleep(TICK_S)
         failed = {index for index, process in enumerate(processes) if process.poll()}
         for command, process in zip(commands, processes, strict=True):
@@ -277,10 +376,17 @@ class _Pipeline:
         text = _tail(self._log(index))
         if index == len(commands) - 2 and processes[index].returncode == tarfilter.EXIT_UNFIT:
             raise NotStreamable(text)
-        if least_free_bytes < FULL_BYTES and ("I/O error" in text or text == SILENCE):  # its log has no room either
-            raise NoSpace("The disk is full: the SIF could not be written.", hint="Free some room in tmp_folder.")
-        raise StreamFailed(f"The image could not be converted: {commands[index].name} ended with exit code "
-                           f"{processes[index].returncode}: {text}")
+        if least_free_bytes < FULL_BYTES and (
+            "I/O error" in text or text == SILENCE
+        ):  # its log has no room either
+            raise NoSpace(
+                "The disk is full: the SIF could not be written.",
+                hint="Free some room in tmp_folder.",
+            )
+        raise StreamFailed(
+            f"The image could not be converted: {commands[index].name} ended with exit code "
+            f"{processes[index].returncode}: {text}"
+        )
 
     def _log(self, index: int) -> Path:
         return self.scratch / f"stream-{index}.log"
@@ -291,8 +397,13 @@ def _tail(log: Path) -> str:
     return "; ".join(lines[-3:]) or SILENCE
 
 
-def _check_counts(squashfs: Path, report: tarfilter.Report, settings: BuildSettings, runner: Runner,
-                  cancel: CancelToken | None) -> None:
+def _check_counts(
+    squashfs: Path,
+    report: tarfilter.Report,
+    settings: BuildSettings,
+    runner: Runner,
+    cancel: CancelToken | None,
+) -> None:
     """Whether everything that went in is there: as many inodes, and as many paths."""
     try:
         inodes = sif.squashfs_inodes(squashfs)
@@ -300,13 +411,22 @@ def _check_counts(squashfs: Path, report: tarfilter.Report, settings: BuildSetti
         raise StreamFailed(f"What tar2sqfs made is not usable: {error}.") from error
     lines = _Counter()
     try:
-        runner(Command(name="unsquashfs", argv=("unsquashfs", "-no-progress", "-ls", "-dest", "/", str(squashfs)),
-                       timeout_s=settings.convert_timeout_s), on_line=lines, cancel=cancel)
+        runner(
+            Command(
+                name="unsquashfs",
+                argv=("unsquashfs", "-no-progress", "-ls", "-dest", "/", str(squashfs)),
+                timeout_s=settings.convert_timeout_s,
+            ),
+            on_line=lines,
+            cancel=cancel,
+        )
     except ProcessFailed as error:
         raise StreamFailed(f"What tar2sqfs made cannot be read back: {error.message}") from error
     if inodes != report.inodes + 1 or lines.count != report.listed_lines + 1:
-        raise StreamFailed(f"Of {report.inodes + 1} files and {report.listed_lines + 1} paths, the squashfs has "
-                           f"{inodes} and {lines.count}.")
+        raise StreamFailed(
+            f"Of {report.inodes + 1} files and {report.listed_lines + 1} paths, the squashfs has "
+            f"{inodes} and {lines.count}."
+        )
 
 
 class _Counter:

@@ -1,7 +1,7 @@
 """Running one command as root with `sudo -n`, so that it still ends when we want it to.
 
-We may not signal what root runs. So root's side is a small script that looks after the command: it ends it as soon
-as a file of ours is gone, or we are.
+We may not signal what root runs. So root's side is a small script that looks after the command: it
+ends it as soon as a file of ours is gone, or we are.
 """
 
 from __future__ import annotations
@@ -26,10 +26,24 @@ wait "$child"
 """
 
 
-def arguments(argv: Sequence[str], *, leave: Path, environment: Mapping[str, str]) -> tuple[str, ...]:
+def arguments(
+    argv: Sequence[str], *, leave: Path, environment: Mapping[str, str]
+) -> tuple[str, ...]:
     """The command as root, with no environment but this; it ends when `leave` does."""
     handed_on = [f"{name}={value}" for name, value in sorted(environment.items())]
-    return ("sudo", "-n", "env", *handed_on, "sh", "-c", _LOOK_AFTER, "cic", str(leave), str(os.getpid()), *argv)
+    return (
+        "sudo",
+        "-n",
+        "env",
+        *handed_on,
+        "sh",
+        "-c",
+        _LOOK_AFTER,
+        "cic",
+        str(leave),
+        str(os.getpid()),
+        *argv,
+    )
 
 
 @contextlib.contextmanager
@@ -40,7 +54,11 @@ def leave_to_run(path: Path, *, cancel: CancelToken | None, timeout_s: float) ->
 
     def withdraw() -> None:
         deadline = time.monotonic() + timeout_s
-        while not done.wait(0.1) and time.monotonic() < deadline and not (cancel is not None and cancel.is_set):
+        while (
+            not done.wait(0.1)
+            and time.monotonic() < deadline
+            and not (cancel is not None and cancel.is_set)
+        ):
             pass
         path.unlink(missing_ok=True)
 
@@ -56,5 +74,14 @@ def leave_to_run(path: Path, *, cancel: CancelToken | None, timeout_s: float) ->
 def take_over(folders: Sequence[Path], runner: Runner) -> None:
     """Own what root made in some folders."""
     owner = f"{os.geteuid()}:{os.getegid()}"
-    argv = ("sudo", "-n", "chown", "--recursive", "--no-dereference", owner, "--", *map(str, folders))
+    argv = (
+        "sudo",
+        "-n",
+        "chown",
+        "--recursive",
+        "--no-dereference",
+        owner,
+        "--",
+        *map(str, folders),
+    )
     runner(Command(name="chown", argv=argv, timeout_s=600))

@@ -1,13 +1,16 @@
-"""A program: reads an image's files as a tar stream, checks them, and writes the stream that goes into squashfs.
+"""A program: reads an image's files as a tar stream, checks them, and writes the stream that goes
+into squashfs.
 
     python3 tarfilter.py --additions FILE --report FILE < export.tar > filtered.tar
 
-What `docker export` puts in by itself is left out; the members of the additions (a tar file, awaited at the end: it
-appears by a rename) follow, each unless its name was there already. The report tells what was written.
+What `docker export` puts in by itself is left out; the members of the additions (a tar file,
+awaited at the end: it appears by a rename) follow, each unless its name was there already. The
+report tells what was written.
 
-It stands alone, imports nothing of ours, and never holds more of the stream than a window. Whatever it does not know
-for certain, it refuses: an entry of an unknown type, a name twice, a child before its folder, a stream without its
-end. It ends with 0 only after it has seen the end of the archive and nothing but padding behind it.
+It stands alone, imports nothing of ours, and never holds more of the stream than a window. Whatever
+it does not know for certain, it refuses: an entry of an unknown type, a name twice, a child before
+its folder, a stream without its end. It ends with 0 only after it has seen the end of the archive
+and nothing but padding behind it.
 """
 
 from __future__ import annotations
@@ -21,11 +24,25 @@ import time
 
 EXIT_UNFIT, EXIT_BROKEN = 3, 4
 
-LEFT_OUT = frozenset({b".dockerenv", b"dev/console", b"dev/pts", b"dev/shm", b"etc/hostname", b"etc/hosts",
-                      b"etc/mtab", b"etc/resolv.conf"})
-"""What `docker export` makes, empties or replaces. The additions bring back what the image itself has there."""
+LEFT_OUT = frozenset(
+    {
+        b".dockerenv",
+        b"dev/console",
+        b"dev/pts",
+        b"dev/shm",
+        b"etc/hostname",
+        b"etc/hosts",
+        b"etc/mtab",
+        b"etc/resolv.conf",
+    }
+)
+"""What `docker export` makes, empties or replaces. The additions bring back what the image itself
+has there.
+"""
 
-RESERVED = frozenset({b".singularity.d", b".run", b".exec", b".test", b".shell", b"singularity", b"environment"})
+RESERVED = frozenset(
+    {b".singularity.d", b".run", b".exec", b".test", b".shell", b"singularity", b"environment"}
+)
 """What Singularity puts in the root. An image that has one of them already is not for us."""
 
 BLOCK = 512
@@ -35,11 +52,26 @@ END = bytes(BLOCK)
 
 _FILE_TYPES = b"0\0S"
 _EMPTY_TYPES = b"123456"
-_PAX_KEYS = frozenset({b"path", b"linkpath", b"size", b"uid", b"gid", b"uname", b"gname", b"mtime", b"atime", b"ctime"})
+_PAX_KEYS = frozenset(
+    {
+        b"path",
+        b"linkpath",
+        b"size",
+        b"uid",
+        b"gid",
+        b"uname",
+        b"gname",
+        b"mtime",
+        b"atime",
+        b"ctime",
+    }
+)
 
 
 class Unfit(Exception):
-    """A whole stream that holds something which is not for us: the image has to be converted in another way."""
+    """A whole stream that holds something which is not for us: the image has to be converted in
+    another way.
+    """
 
 
 class Broken(Exception):
@@ -48,7 +80,9 @@ class Broken(Exception):
 
 @dataclasses.dataclass
 class Report:
-    """What was written: `inodes` without further hard links, and the lines that listing all paths takes."""
+    """What was written: `inodes` without further hard links, and the lines that listing all paths
+    takes.
+    """
 
     entries: int = 0
     inodes: int = 0
@@ -85,13 +119,13 @@ class Window:
             if not chunk:
                 return False
             self.flush()
-            self._data = self._data[self.position:] + chunk
+            self._data = self._data[self.position :] + chunk
             self._kept_from = self.position = 0
         return True
 
     def peek(self, count: int, offset: int = 0) -> bytes:
         begin = self.position + offset
-        return self._data[begin:begin + count]
+        return self._data[begin : begin + count]
 
     def keep(self, count: int) -> None:
         """Send the next `count` bytes on, with or without having them in the window."""
@@ -114,12 +148,12 @@ class Window:
 
     def flush(self) -> None:
         if self._target is not None and self.position > self._kept_from:
-            write_all(self._target, memoryview(self._data)[self._kept_from:self.position])
+            write_all(self._target, memoryview(self._data)[self._kept_from : self.position])
         self._kept_from = self.position
 
     def at_padding_only(self) -> bool:
         """Whether nothing but zero bytes is left."""
-        rest = self._data[self.position:]
+        rest = self._data[self.position :]
         while not any(rest):
             rest = os.read(self._source, WINDOW_BYTES)
             if not rest:
@@ -146,7 +180,7 @@ class Window:
 def write_all(target: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(target, view):]
+        view = view[os.write(target, view) :]
 
 
 def _splice(source: int, target: int, count: int) -> int:
@@ -197,8 +231,13 @@ def next_member(window: Window) -> Member | None:
         raise Unfit(f"{printable(name)} is of an unknown type {chr(kind)!r}")
     if kind in _EMPTY_TYPES and size:
         raise Unfit(f"{printable(name)} has a body and should not")
-    return Member(name=canonical(name), kind=kind, extent=extent, body_bytes=padded(size),
-                  link=header[157:257].split(b"\0", 1)[0] if link is None else link)
+    return Member(
+        name=canonical(name),
+        kind=kind,
+        extent=extent,
+        body_bytes=padded(size),
+        link=header[157:257].split(b"\0", 1)[0] if link is None else link,
+    )
 
 
 def padded(size: int) -> int:
@@ -226,7 +265,7 @@ def pax_records(body: bytes) -> dict[bytes, bytes]:
         length, space, rest = body.partition(b" ")
         if not space or not length.isdigit() or not len(length) + 3 <= int(length) <= len(body):
             raise Broken("an extension header makes no sense")
-        record = rest[:int(length) - len(length) - 1]
+        record = rest[: int(length) - len(length) - 1]
         key, equals, value = record[:-1].partition(b"=")
         if not equals or record[-1:] != b"\n":
             raise Broken("an extension header makes no sense")
@@ -235,12 +274,14 @@ def pax_records(body: bytes) -> dict[bytes, bytes]:
         if key == b"size" and not value.isdigit():
             raise Broken("an extension header holds a size that is none")
         records[key] = value
-        body = body[int(length):]
+        body = body[int(length) :]
     return records
 
 
 def canonical(name: bytes) -> bytes:
-    """A name without `./` before it and `/` behind it; empty for the root. Raises `Unfit` for one that climbs."""
+    """A name without `./` before it and `/` behind it; empty for the root. Raises `Unfit` for one
+    that climbs.
+    """
     stripped = name.rstrip(b"/")
     while stripped.startswith(b"./"):
         stripped = stripped[2:]
@@ -284,7 +325,9 @@ def _sparse_blocks(window: Window, extent: int, header: bytes) -> int:
 
 
 class Filter:
-    """Decides of each member whether it goes on. Remembers 64-bit hashes of names: a false double is refused."""
+    """Decides of each member whether it goes on. Remembers 64-bit hashes of names: a false double
+    is refused.
+    """
 
     def __init__(self, source: int, target: int, report: Report) -> None:
         self._window, self._target, self.report = Window(source, target), target, report
@@ -307,7 +350,11 @@ class Filter:
             window.keep(member.extent + member.body_bytes)
         window.keep(0)
         window.flush()
-        if not window.need(2 * BLOCK) or window.peek(2 * BLOCK) != 2 * END or not window.at_padding_only():
+        if (
+            not window.need(2 * BLOCK)
+            or window.peek(2 * BLOCK) != 2 * END
+            or not window.at_padding_only()
+        ):
             raise Broken("the archive has no proper end")
         if not self.report.entries:
             raise Broken("the archive is empty")
@@ -339,7 +386,9 @@ class Filter:
         if header is not None:
             self._window.flush()
             write_all(self._target, header)
-            self._count(Member(name=parent, kind=ord("5"), link=b"", extent=len(header), body_bytes=0))
+            self._count(
+                Member(name=parent, kind=ord("5"), link=b"", extent=len(header), body_bytes=0)
+            )
             self.report.left_out.remove(parent.decode())
 
     def _count(self, member: Member) -> None:
@@ -356,7 +405,9 @@ class Filter:
         if member.kind == ord("1"):
             target = hash(canonical(member.link))
             if target not in self._names or target in self._folders:
-                raise Unfit(f"{printable(name)} links to {printable(member.link)}, which did not come before it")
+                raise Unfit(
+                    f"{printable(name)} links to {printable(member.link)}, which did not come before it"
+                )
         else:
             report.inodes += 1
         if member.kind == ord("5"):

@@ -1,4 +1,6 @@
-"""Which CPU an image is for: archspec's targets, the names people use for them, and the platforms they run on."""
+"""Which CPU an image is for: archspec's targets, the names people use for them, and the platforms
+they run on.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Target:
 
 
 class UnknownName(ValueError):
-    """A platform or architecture that nobody knows, or two that do not go together. `hint` says what does."""
+    """A platform or architecture that nobody knows, or two that do not go together. `hint` says
+    what does.
+    """
 
     def __init__(self, problem: str, hint: str) -> None:
         super().__init__(problem)
@@ -71,8 +75,8 @@ def parse_platform(text: str) -> str:
 def resolve(architecture: str | None, platform: str) -> Target:
     """The target that `architecture` names on `platform` (one of `platforms()`).
 
-    None and `none` give the platform's generic family. Raises `UnknownName` for a name that neither archspec nor the
-    product list holds, and for one of another family.
+    None and `none` give the platform's generic family. Raises `UnknownName` for a name that neither
+    archspec nor the product list holds, and for one of another family.
     """
     family = facts()["families"][platform]
     asked = (architecture or "").strip().lower()
@@ -82,8 +86,10 @@ def resolve(architecture: str | None, platform: str) -> Target:
     own_family = microarchitecture.family.name
     if own_family != family:
         fitting = platform_of_family(own_family)
-        raise UnknownName(f"architecture {architecture!r} is {own_family} and does not run on {platform}",
-                          f"write \"platform\": \"{fitting}\"" if fitting else f"choose a {family} architecture")
+        raise UnknownName(
+            f"architecture {architecture!r} is {own_family} and does not run on {platform}",
+            f'write "platform": "{fitting}"' if fitting else f"choose a {family} architecture",
+        )
     return Target(name=microarchitecture.name, family=family, platform=platform)
 
 
@@ -101,8 +107,11 @@ def _microarchitecture(asked: str, family: str | None) -> archspec.cpu.Microarch
     found = archspec.cpu.TARGETS.get(canonical_name(asked))
     if found is None:
         close = nearest(asked, _known_names(family)) or nearest(asked, _known_names(None))
-        raise UnknownName(f"unknown architecture {asked!r}", (f"did you mean {' or '.join(close)}? " if close else "")
-                          + "GET /architecture/ lists the known ones")
+        raise UnknownName(
+            f"unknown architecture {asked!r}",
+            (f"did you mean {' or '.join(close)}? " if close else "")
+            + "GET /architecture/ lists the known ones",
+        )
     return found
 
 
@@ -113,24 +122,38 @@ def canonical_name(architecture: str) -> str:
 
 def platform_of_family(family: str) -> str | None:
     """The platform that runs a family, or None where images cannot be built for it."""
-    return next((platform for platform, known in facts()["families"].items() if known == family), None)
+    return next(
+        (platform for platform, known in facts()["families"].items() if known == family), None
+    )
 
 
 def known_targets() -> list[dict[str, Any]]:
-    """Every target that can be asked for: `name`, `family`, `platform`, `vendor`, `aliases`, `parents`."""
+    """Every target that can be asked for: `name`, `family`, `platform`, `vendor`, `aliases`,
+    `parents`.
+    """
     aliases: dict[str, list[str]] = {}
     for product, target in facts()["products"].items():
         aliases.setdefault(target, []).append(product)
-    return [{"name": name, "family": cpu.family.name, "platform": platform_of_family(cpu.family.name),
-             "vendor": cpu.vendor, "aliases": sorted(aliases.get(name, ())),
-             "parents": [parent.name for parent in cpu.parents]}
-            for name, cpu in sorted(archspec.cpu.TARGETS.items()) if platform_of_family(cpu.family.name)]
+    return [
+        {
+            "name": name,
+            "family": cpu.family.name,
+            "platform": platform_of_family(cpu.family.name),
+            "vendor": cpu.vendor,
+            "aliases": sorted(aliases.get(name, ())),
+            "parents": [parent.name for parent in cpu.parents],
+        }
+        for name, cpu in sorted(archspec.cpu.TARGETS.items())
+        if platform_of_family(cpu.family.name)
+    ]
 
 
 def _known_names(family: str | None) -> list[str]:
     def fits(target: str) -> bool:
-        return family is None or (target in archspec.cpu.TARGETS
-                                  and archspec.cpu.TARGETS[target].family.name == family)
+        return family is None or (
+            target in archspec.cpu.TARGETS and archspec.cpu.TARGETS[target].family.name == family
+        )
 
     return [name for name in archspec.cpu.TARGETS if fits(name)] + [
-        product for product, target in facts()["products"].items() if fits(target)]
+        product for product, target in facts()["products"].items() if fits(target)
+    ]

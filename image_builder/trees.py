@@ -1,8 +1,9 @@
 """Folders of files as git sees them: their digest, what they may hold, and how they are written.
 
-A folder is a list of `Entry`. `tree_digest` gives the hash that git gives the same files, so that a step on this
-machine and the same step in a registry are known to be the same. What comes from strangers is checked here before
-anything is written: names, links, counts and sizes. Nothing in this module knows git itself.
+A folder is a list of `Entry`. `tree_digest` gives the hash that git gives the same files, so that a
+step on this machine and the same step in a registry are known to be the same. What comes from
+strangers is checked here before anything is written: names, links, counts and sizes. Nothing in
+this module knows git itself.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from image_builder.process import CancelToken
 
 FILE, EXECUTABLE, LINK, FOLDER, SUBMODULE = 0o100644, 0o100755, 0o120000, 0o040000, 0o160000
 MTIME_S = 315_619_200
-"""The second in which every file is written (1980-01-02 UTC): the same files are the same bytes in an image.
+"""The second in which every file is written (1980-01-02 UTC): the same files are the same bytes in
+an image.
 
-The fraction of it comes from the content. BuildKit keeps the last build's copy of a file whose size and time are what
-they were: with one time for all, a change that keeps a file's size would build the old content.
+The fraction of it comes from the content. BuildKit keeps the last build's copy of a file whose size
+and time are what they were: with one time for all, a change that keeps a file's size would build
+the old content.
 """
 
 MAX_LINK_BYTES = 4095
@@ -36,7 +39,9 @@ MAX_PATH_BYTES = 2000
 MAX_LINK_HOPS = 40
 MAX_DEPTH = 100
 CHUNK_BYTES = 1024**2
-_PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}/){0,10}[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}\Z")
+_PLAIN = re.compile(
+    r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}/){0,10}[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}\Z"
+)
 """Nearly every path: not worth a closer look."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _GIT_NAMES = frozenset({".git", "git~1"})
@@ -44,7 +49,9 @@ _GIT_NAMES = frozenset({".git", "git~1"})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A file or link in a folder. `path` has `/` between its parts; `target` is where a link points."""
+    """A file or link in a folder. `path` has `/` between its parts; `target` is where a link
+    points.
+    """
 
     path: str
     mode: int
@@ -62,7 +69,9 @@ class Limits:
 
 
 class BadTree(ValueError):
-    """A folder holds something that is not taken. `path` is relative to it, and empty for the whole."""
+    """A folder holds something that is not taken. `path` is relative to it, and empty for the
+    whole.
+    """
 
     def __init__(self, path: str, problem: str, hint: str = "") -> None:
         super().__init__(f"{path or 'the folder'} {problem}")
@@ -103,10 +112,14 @@ def blob_digest(content: bytes) -> str:
     return _git_hash("blob", len(content), content).hexdigest()
 
 
-def walk(folder: Path, *, limits: Limits, wanted: Callable[[str], bool] = lambda path: True) -> list[Found]:
-    """The files below `folder`, in order of path, without git's own. Only those that are `wanted`, folders too.
+def walk(
+    folder: Path, *, limits: Limits, wanted: Callable[[str], bool] = lambda path: True
+) -> list[Found]:
+    """The files below `folder`, in order of path, without git's own. Only those that are `wanted`,
+    folders too.
 
-    Raises `BadTree` for what cannot be taken, before any file is read, and `OSError` if `folder` is none.
+    Raises `BadTree` for what cannot be taken, before any file is read, and `OSError` if `folder` is
+    none.
     """
     found: list[Found] = []
     budget = Budget(limits)
@@ -128,7 +141,9 @@ def walk(folder: Path, *, limits: Limits, wanted: Callable[[str], bool] = lambda
 
 
 def read_entries(folder: Path, found: Iterable[Found]) -> list[Entry]:
-    """The entries of files that `walk` found: read and hashed. Raises `BadTree` for one that cannot be read."""
+    """The entries of files that `walk` found: read and hashed. Raises `BadTree` for one that cannot
+    be read.
+    """
     return [_read_entry(folder, file) for file in found]
 
 
@@ -145,7 +160,11 @@ def check(entries: Sequence[Entry], limits: Limits) -> None:
         seen.add(entry.path)
         _check_kind(entry)
     for folder in {folder for path in seen for folder in _folders_of(path)} & seen:
-        raise BadTree(printable(folder), "is a file and a folder at once", "rebuild the commit with git itself")
+        raise BadTree(
+            printable(folder),
+            "is a file and a folder at once",
+            "rebuild the commit with git itself",
+        )
     for path in links:
         check_link(path, links)
 
@@ -156,9 +175,17 @@ def check_name(path: str) -> None:
         return
     parts = path.split("/")
     if len(parts) > MAX_DEPTH:
-        raise BadTree(printable(path[:60]) + "...", f"lies more than {MAX_DEPTH} folders deep", "use fewer folders")
-    if len(os.fsencode(path)) > MAX_PATH_BYTES or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
-        raise BadTree(printable(path[:60]) + "...", "has a name that is too long", "use shorter names")
+        raise BadTree(
+            printable(path[:60]) + "...",
+            f"lies more than {MAX_DEPTH} folders deep",
+            "use fewer folders",
+        )
+    if len(os.fsencode(path)) > MAX_PATH_BYTES or any(
+        len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts
+    ):
+        raise BadTree(
+            printable(path[:60]) + "...", "has a name that is too long", "use shorter names"
+        )
     if any(part in ("", ".", "..") for part in parts) or _CONTROL.search(path):
         raise BadTree(printable(path), "has a name that is not allowed", "use plain file names")
     if any(part.lower().rstrip(" .") in _GIT_NAMES for part in parts):
@@ -166,7 +193,9 @@ def check_name(path: str) -> None:
 
 
 def check_link(path: str, links: Mapping[str, str]) -> None:
-    """Raise `BadTree` if the link at `path` leads out of the folder, also by way of other links in it."""
+    """Raise `BadTree` if the link at `path` leads out of the folder, also by way of other links in
+    it.
+    """
     position = path.split("/")[:-1]
     ahead = deque(_link_parts(path, links[path]))
     hops = 0
@@ -187,12 +216,17 @@ def check_link(path: str, links: Mapping[str, str]) -> None:
         ahead.extendleft(reversed(_link_parts(path, further)))
 
 
-def write(entries: Sequence[Entry], destination: Path, read: Callable[[Entry], Iterable[bytes]],
-          cancel: CancelToken | None = None) -> None:
-    """Write a checked folder to `destination`, which must not exist or be empty; `read` gives a file's content.
+def write(
+    entries: Sequence[Entry],
+    destination: Path,
+    read: Callable[[Entry], Iterable[bytes]],
+    cancel: CancelToken | None = None,
+) -> None:
+    """Write a checked folder to `destination`, which must not exist or be empty; `read` gives a
+    file's content.
 
-    Every file's content is compared with its digest (`Changed`). Links come last, so that nothing is ever written
-    through one. Whatever goes wrong, nothing is left at `destination`.
+    Every file's content is compared with its digest (`Changed`). Links come last, so that nothing
+    is ever written through one. Whatever goes wrong, nothing is left at `destination`.
     """
     destination.mkdir(parents=True, exist_ok=True)
     if any(destination.iterdir()):
@@ -209,8 +243,10 @@ def write(entries: Sequence[Entry], destination: Path, read: Callable[[Entry], I
     except BaseException as error:
         shutil.rmtree(destination, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(f"The disk that holds {destination.parent} is full.",
-                          hint="Free some space there, or move tmp_folder.") from error
+            raise NoSpace(
+                f"The disk that holds {destination.parent} is full.",
+                hint="Free some space there, or move tmp_folder.",
+            ) from error
         raise
 
 
@@ -239,16 +275,25 @@ class Budget:
         self._files += 1
         self._bytes += size
         if self._files > self._limits.max_files:
-            raise BadTree("", f"holds more than {self._limits.max_files} files",
-                          "keep data out of it, and fetch that when the workflow runs")
+            raise BadTree(
+                "",
+                f"holds more than {self._limits.max_files} files",
+                "keep data out of it, and fetch that when the workflow runs",
+            )
         if self._bytes > self._limits.max_bytes:
-            raise BadTree("", f"holds more than {self._limits.max_bytes // 1024**2} MiB (at {printable(path)})",
-                          "keep data out of it, and fetch that when the workflow runs")
+            raise BadTree(
+                "",
+                f"holds more than {self._limits.max_bytes // 1024**2} MiB (at {printable(path)})",
+                "keep data out of it, and fetch that when the workflow runs",
+            )
 
 
 def _leaves(path: str) -> BadTree:
-    return BadTree(printable(path), "is a symbolic link that leaves the folder",
-                   "link to a file inside the folder by a relative path, or put the file there")
+    return BadTree(
+        printable(path),
+        "is a symbolic link that leaves the folder",
+        "link to a file inside the folder by a relative path, or put the file there",
+    )
 
 
 def _link_parts(path: str, target: str) -> list[str]:
@@ -268,7 +313,11 @@ def _check_kind(entry: Entry) -> None:
     if entry.mode == SUBMODULE:
         raise BadTree(printable(entry.path), "is a git submodule", "put the files themselves there")
     if entry.mode not in (FILE, EXECUTABLE, LINK):
-        raise BadTree(printable(entry.path), f"has the unknown mode {entry.mode:o}", "commit it as a regular file")
+        raise BadTree(
+            printable(entry.path),
+            f"has the unknown mode {entry.mode:o}",
+            "commit it as a regular file",
+        )
 
 
 def _scan(folder: Path, prefix: str) -> Iterator[os.DirEntry[str]]:
@@ -276,7 +325,9 @@ def _scan(folder: Path, prefix: str) -> Iterator[os.DirEntry[str]]:
         with os.scandir(f"{folder}/{prefix}") as items:
             yield from items
     except PermissionError as error:
-        raise BadTree(printable(prefix.rstrip("/")), "cannot be read by this user", "change its permissions") from error
+        raise BadTree(
+            printable(prefix.rstrip("/")), "cannot be read by this user", "change its permissions"
+        ) from error
 
 
 def _found(path: str, kind: os.stat_result) -> Found:
@@ -286,8 +337,14 @@ def _found(path: str, kind: os.stat_result) -> Found:
         mode = EXECUTABLE if kind.st_mode & stat.S_IXUSR else FILE
     else:
         raise BadTree(printable(path), "is neither a file, a folder nor a link", "remove it")
-    return Found(path=path, mode=mode, size=kind.st_size, mtime_ns=kind.st_mtime_ns, ctime_ns=kind.st_ctime_ns,
-                 inode=kind.st_ino)
+    return Found(
+        path=path,
+        mode=mode,
+        size=kind.st_size,
+        mtime_ns=kind.st_mtime_ns,
+        ctime_ns=kind.st_ctime_ns,
+        inode=kind.st_ino,
+    )
 
 
 def _read_entry(folder: Path, file: Found) -> Entry:
@@ -295,22 +352,38 @@ def _read_entry(folder: Path, file: Found) -> Entry:
         if file.mode == LINK:
             target = os.readlink(folder / file.path)
             content = os.fsencode(target)
-            return Entry(path=file.path, mode=LINK, digest=blob_digest(content), size=len(content), target=target)
+            return Entry(
+                path=file.path,
+                mode=LINK,
+                digest=blob_digest(content),
+                size=len(content),
+                target=target,
+            )
         digest = _git_hash("blob", file.size)
         size = 0
         for chunk in read_file(folder / file.path):
             size += len(chunk)
             digest.update(chunk)
     except OSError as error:
-        raise BadTree(printable(file.path), f"cannot be read ({error.strerror})",
-                      "change its permissions, or try again if it was just changing") from error
+        raise BadTree(
+            printable(file.path),
+            f"cannot be read ({error.strerror})",
+            "change its permissions, or try again if it was just changing",
+        ) from error
     if size != file.size:
-        raise BadTree(printable(file.path), "changed while it was read", "try again when nothing writes there")
+        raise BadTree(
+            printable(file.path), "changed while it was read", "try again when nothing writes there"
+        )
     return Entry(path=file.path, mode=file.mode, digest=digest.hexdigest(), size=size)
 
 
-def _write_entry(entry: Entry, destination: Path, read: Callable[[Entry], Iterable[bytes]], folders: set[Path],
-                 cancel: CancelToken | None) -> None:
+def _write_entry(
+    entry: Entry,
+    destination: Path,
+    read: Callable[[Entry], Iterable[bytes]],
+    folders: set[Path],
+    cancel: CancelToken | None,
+) -> None:
     path = destination / entry.path
     _make_folder(path.parent, folders)
     if entry.mode == LINK:
@@ -328,7 +401,9 @@ def _make_folder(folder: Path, folders: set[Path]) -> None:
         folders.add(folder)
 
 
-def _write_file(path: Path, entry: Entry, chunks: Iterable[bytes], cancel: CancelToken | None) -> None:
+def _write_file(
+    path: Path, entry: Entry, chunks: Iterable[bytes], cancel: CancelToken | None
+) -> None:
     digest = _git_hash("blob", entry.size)
     with open(path, "xb") as file:
         for chunk in chunks:
@@ -349,7 +424,9 @@ def _hash_folder(node: Mapping[str, object]) -> str:
             rows.append((raw, b"%o %s\0%s" % (child.mode, raw, bytes.fromhex(child.digest))))
         else:
             assert isinstance(child, dict)
-            rows.append((raw + b"/", b"%o %s\0%s" % (FOLDER, raw, bytes.fromhex(_hash_folder(child)))))
+            rows.append(
+                (raw + b"/", b"%o %s\0%s" % (FOLDER, raw, bytes.fromhex(_hash_folder(child))))
+            )
     content = b"".join(row for _, row in sorted(rows))
     return _git_hash("tree", len(content), content).hexdigest()
 

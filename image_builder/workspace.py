@@ -14,7 +14,8 @@ from image_builder.errors import NoSpace
 class Workspace:
     """The folder of one build.
 
-    `context` is what buildx reads, `secrets` what it may mount and never copies, `scratch` for everything else.
+    `context` is what buildx reads, `secrets` what it may mount and never copies, `scratch` for
+    everything else.
     """
 
     def __init__(self, root: Path) -> None:
@@ -43,7 +44,8 @@ class Workspace:
 
 @contextlib.contextmanager
 def made_workspace(root: Path, *, min_free_bytes: int = 0) -> Iterator[Workspace]:
-    """A fresh workspace at `root`, removed at the end; what an earlier attempt left there goes first.
+    """A fresh workspace at `root`, removed at the end; what an earlier attempt left there goes
+    first.
 
     It is held meanwhile. Raises `NoSpace` when the disk has less than `min_free_bytes` free.
     """
@@ -67,8 +69,15 @@ def _empty(folder: Path) -> None:
 
 def abandoned(builds: Path) -> list[Path]:
     """The builds' folders that nobody holds: their builds were killed."""
-    return [folder for folder in sorted(builds.iterdir()) if folder.is_dir() and not leases.is_held(folder)
-            ] if builds.is_dir() else []
+    return (
+        [
+            folder
+            for folder in sorted(builds.iterdir())
+            if folder.is_dir() and not leases.is_held(folder)
+        ]
+        if builds.is_dir()
+        else []
+    )
 
 
 def remove_abandoned(folder: Path) -> bool:
@@ -83,5 +92,8 @@ def require_free_space(folder: Path, min_free_bytes: int) -> None:
     """Raise `NoSpace` when the disk below `folder` has less than `min_free_bytes` free."""
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < min_free_bytes:
-        raise NoSpace(f"The disk of {folder} has {free_bytes / 1e9:.1f} GB free, and {min_free_bytes / 1e9:.1f} GB "
-                      "are needed before a stage begins.", hint="Free some room, or lower min_free_bytes.")
+        raise NoSpace(
+            f"The disk of {folder} has {free_bytes / 1e9:.1f} GB free, and {min_free_bytes / 1e9:.1f} GB "
+            "are needed before a stage begins.",
+            hint="Free some room, or lower min_free_bytes.",
+        )

@@ -30,6 +30,7 @@ SCOPES = (READ, WRITE, ADMIN)
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
 HASH_METHOD = "scrypt"
 
+
 class Who(NamedTuple):
     """A user, as far as letting in is concerned."""
 
@@ -43,32 +44,70 @@ class Who(NamedTuple):
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_WHO = (USERS.c.id, USERS.c.name, USERS.c.password_hash, USERS.c.is_admin, USERS.c.is_active, USERS.c.is_confirmed,
-        USERS.c.credential_version)
+_WHO = (
+    USERS.c.id,
+    USERS.c.name,
+    USERS.c.password_hash,
+    USERS.c.is_admin,
+    USERS.c.is_active,
+    USERS.c.is_confirmed,
+    USERS.c.credential_version,
+)
 _BY_NAME = sa.select(*_WHO).where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
-_BY_NAME_WITH_BUILD = sa.select(
-    *(column.label(f"who_{column.name}") for column in _WHO), *store.SHOWN_COLUMNS).select_from(
-    USERS.outerjoin(store.BUILDS, sa.and_(store.BUILDS.c.id == sa.bindparam("build_id"),
-                                          store.BUILDS.c.user_id == USERS.c.id, store.BUILDS.c.deleted_at.is_(None)))
-    .outerjoin(store.RUNS, store.RUNS.c.id == store.BUILDS.c.run_id)).where(
-        sa.func.lower(USERS.c.name) == sa.bindparam("name"))
+_BY_NAME_WITH_BUILD = (
+    sa.select(*(column.label(f"who_{column.name}") for column in _WHO), *store.SHOWN_COLUMNS)
+    .select_from(
+        USERS.outerjoin(
+            store.BUILDS,
+            sa.and_(
+                store.BUILDS.c.id == sa.bindparam("build_id"),
+                store.BUILDS.c.user_id == USERS.c.id,
+                store.BUILDS.c.deleted_at.is_(None),
+            ),
+        ).outerjoin(store.RUNS, store.RUNS.c.id == store.BUILDS.c.run_id)
+    )
+    .where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
+)
 _BY_ID = sa.select(*_WHO).where(USERS.c.id == sa.bindparam("id"))
-_BY_TOKEN = sa.select(*_WHO, TOKENS.c.id.label("token_id"), TOKENS.c.scopes, TOKENS.c.expires_at,
-                      TOKENS.c.last_used_at).join_from(TOKENS, USERS).where(TOKENS.c.digest == sa.bindparam("digest"))
+_BY_TOKEN = (
+    sa.select(
+        *_WHO,
+        TOKENS.c.id.label("token_id"),
+        TOKENS.c.scopes,
+        TOKENS.c.expires_at,
+        TOKENS.c.last_used_at,
+    )
+    .join_from(TOKENS, USERS)
+    .where(TOKENS.c.digest == sa.bindparam("digest"))
+)
 
 
-def add_user(engine: Engine, name: str, password: str, *, is_admin: bool = False, is_confirmed: bool = True) -> None:
-    """Make a user. Raises `InvalidRequest` for a name or password that cannot be one, or a name that is taken."""
+def add_user(
+    engine: Engine, name: str, password: str, *, is_admin: bool = False, is_confirmed: bool = True
+) -> None:
+    """Make a user. Raises `InvalidRequest` for a name or password that cannot be one, or a name
+    that is taken.
+    """
     problems = [*_name_problems(name), *password_problems(password)]
     if problems:
         raise InvalidRequest(problems)
     try:
         with writing(engine) as connection:
-            connection.execute(USERS.insert().values(
-                name=name, password_hash=hash_password(password), is_admin=is_admin, is_active=True,
-                is_confirmed=is_confirmed, credential_version=1, created_at=now()))
+            connection.execute(
+                USERS.insert().values(
+                    name=name,
+                    password_hash=hash_password(password),
+                    is_admin=is_admin,
+                    is_active=True,
+                    is_confirmed=is_confirmed,
+                    credential_version=1,
+                    created_at=now(),
+                )
+            )
     except sa.exc.IntegrityError:
-        raise InvalidRequest([FieldProblem("name", f"there is a user {name} already", "choose another")]) from None
+        raise InvalidRequest(
+            [FieldProblem("name", f"there is a user {name} already", "choose another")]
+        ) from None
 
 
 def set_password(engine: Engine, name: str, password: str) -> None:
@@ -81,8 +120,11 @@ def set_password(engine: Engine, name: str, password: str) -> None:
 def change_user(engine: Engine, name: str, **values: Any) -> None:
     """Change a user's columns; every server process hears of it with its next question."""
     with writing(engine) as connection:
-        changed = connection.execute(USERS.update().where(sa.func.lower(USERS.c.name) == name.lower()).values(
-            **values, credential_version=USERS.c.credential_version + 1))
+        changed = connection.execute(
+            USERS.update()
+            .where(sa.func.lower(USERS.c.name) == name.lower())
+            .values(**values, credential_version=USERS.c.credential_version + 1)
+        )
     if not changed.rowcount:
         raise _unknown(name)
 
@@ -94,9 +136,15 @@ def remove_user(engine: Engine, name: str) -> None:
         raise _unknown(name)
     change_user(engine, name, is_active=False)
     with reading(engine) as connection:
-        going_on = connection.scalars(sa.select(store.BUILDS.c.id).join(
-            store.RUNS, store.RUNS.c.id == store.BUILDS.c.run_id).where(
-                store.BUILDS.c.user_id == row.id, store.BUILDS.c.state.is_(None), store.RUNS.c.state.in_(ACTIVE))).all()
+        going_on = connection.scalars(
+            sa.select(store.BUILDS.c.id)
+            .join(store.RUNS, store.RUNS.c.id == store.BUILDS.c.run_id)
+            .where(
+                store.BUILDS.c.user_id == row.id,
+                store.BUILDS.c.state.is_(None),
+                store.RUNS.c.state.in_(ACTIVE),
+            )
+        ).all()
     for build_id in going_on:
         store.withdraw(engine, build_id, "The user was removed.")
     with writing(engine) as connection:
@@ -106,7 +154,9 @@ def remove_user(engine: Engine, name: str) -> None:
 def users(engine: Engine) -> Sequence[Any]:
     """Every user, by name."""
     with reading(engine) as connection:
-        return connection.execute(sa.select(*_WHO, USERS.c.created_at).order_by(sa.func.lower(USERS.c.name))).all()
+        return connection.execute(
+            sa.select(*_WHO, USERS.c.created_at).order_by(sa.func.lower(USERS.c.name))
+        ).all()
 
 
 def by_name(engine: Engine, name: str) -> Any | None:
@@ -116,12 +166,16 @@ def by_name(engine: Engine, name: str) -> Any | None:
 
 
 def by_name_with_build(engine: Engine, name: str, build_id: str) -> tuple[Who | None, Any | None]:
-    """The user of this name and, if it is theirs, the build: one question for those who ask again and again."""
+    """The user of this name and, if it is theirs, the build: one question for those who ask again
+    and again.
+    """
     with reading(engine) as connection:
-        row = connection.execute(_BY_NAME_WITH_BUILD, {"name": name.lower(), "build_id": build_id}).first()
+        row = connection.execute(
+            _BY_NAME_WITH_BUILD, {"name": name.lower(), "build_id": build_id}
+        ).first()
     if row is None:
         return None, None
-    return Who(*row[:len(_WHO)]), row if row.id is not None else None
+    return Who(*row[: len(_WHO)]), row if row.id is not None else None
 
 
 def by_id(engine: Engine, user_id: int) -> Any | None:
@@ -131,52 +185,89 @@ def by_id(engine: Engine, user_id: int) -> Any | None:
 
 
 def by_token(engine: Engine, token: str) -> Any | None:
-    """The user for whom a token stands, with the token's scopes; None for one that has expired, too."""
+    """The user for whom a token stands, with the token's scopes; None for one that has expired,
+    too.
+    """
     with reading(engine) as connection:
         row = connection.execute(_BY_TOKEN, {"digest": token_digest(token)}).first()
     return None if row is None or (row.expires_at is not None and row.expires_at <= now()) else row
 
 
-def add_token(engine: Engine, user_id: int, name: str, *, scopes: Sequence[str] = SCOPES,
-              expires_at: datetime.datetime | None = None) -> str:
+def add_token(
+    engine: Engine,
+    user_id: int,
+    name: str,
+    *,
+    scopes: Sequence[str] = SCOPES,
+    expires_at: datetime.datetime | None = None,
+) -> str:
     """Make a token and return it: this is the only time that anybody sees it."""
     if not 1 <= len(name.strip()) <= 100 or not name.isprintable():
-        raise InvalidRequest([FieldProblem("name", "is not a name for a token", "write 1 to 100 characters")])
+        raise InvalidRequest(
+            [FieldProblem("name", "is not a name for a token", "write 1 to 100 characters")]
+        )
     if not scopes or set(scopes) - set(SCOPES):
-        raise InvalidRequest([FieldProblem("scopes", "are not known", f"choose from {', '.join(SCOPES)}")])
+        raise InvalidRequest(
+            [FieldProblem("scopes", "are not known", f"choose from {', '.join(SCOPES)}")]
+        )
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     with writing(engine) as connection:
-        connection.execute(TOKENS.insert().values(
-            user_id=user_id, name=name.strip(), digest=token_digest(token), scopes=list(scopes), created_at=now(),
-            expires_at=expires_at))
+        connection.execute(
+            TOKENS.insert().values(
+                user_id=user_id,
+                name=name.strip(),
+                digest=token_digest(token),
+                scopes=list(scopes),
+                created_at=now(),
+                expires_at=expires_at,
+            )
+        )
     return token
 
 
 def tokens_of(engine: Engine, user_id: int) -> Sequence[Any]:
     """A user's tokens, without what they are."""
-    columns = (TOKENS.c.id, TOKENS.c.name, TOKENS.c.scopes, TOKENS.c.created_at, TOKENS.c.expires_at,
-               TOKENS.c.last_used_at)
+    columns = (
+        TOKENS.c.id,
+        TOKENS.c.name,
+        TOKENS.c.scopes,
+        TOKENS.c.created_at,
+        TOKENS.c.expires_at,
+        TOKENS.c.last_used_at,
+    )
     with reading(engine) as connection:
-        return connection.execute(sa.select(*columns).where(TOKENS.c.user_id == user_id).order_by(TOKENS.c.id)).all()
+        return connection.execute(
+            sa.select(*columns).where(TOKENS.c.user_id == user_id).order_by(TOKENS.c.id)
+        ).all()
 
 
 def revoke_token(engine: Engine, user_id: int, token_id: int) -> bool:
     """Remove one of a user's tokens; False when it is none of theirs."""
     with writing(engine) as connection:
-        return bool(connection.execute(TOKENS.delete().where(
-            TOKENS.c.id == token_id, TOKENS.c.user_id == user_id)).rowcount)
+        return bool(
+            connection.execute(
+                TOKENS.delete().where(TOKENS.c.id == token_id, TOKENS.c.user_id == user_id)
+            ).rowcount
+        )
 
 
 def note_token_use(engine: Engine, token_id: int) -> None:
     """Remember when a token was last used."""
     with writing(engine) as connection:
-        connection.execute(TOKENS.update().where(TOKENS.c.id == token_id).values(last_used_at=now()))
+        connection.execute(
+            TOKENS.update().where(TOKENS.c.id == token_id).values(last_used_at=now())
+        )
 
 
 def failed_logins(engine: Engine, key: str) -> int:
     """How often logging in failed of late, for this key."""
     with reading(engine) as connection:
-        return connection.scalar(sa.select(FAILED.c.count).where(FAILED.c.key == key, FAILED.c.until > now())) or 0
+        return (
+            connection.scalar(
+                sa.select(FAILED.c.count).where(FAILED.c.key == key, FAILED.c.until > now())
+            )
+            or 0
+        )
 
 
 def note_failed_login(engine: Engine, key: str, window_s: float) -> None:
@@ -184,9 +275,14 @@ def note_failed_login(engine: Engine, key: str, window_s: float) -> None:
     moment = now()
     with writing(engine) as connection:
         connection.execute(FAILED.delete().where(FAILED.c.until <= moment))
-        if not connection.execute(FAILED.update().where(FAILED.c.key == key).values(count=FAILED.c.count + 1)).rowcount:
-            connection.execute(FAILED.insert().values(key=key, count=1,
-                                                      until=moment + datetime.timedelta(seconds=window_s)))
+        if not connection.execute(
+            FAILED.update().where(FAILED.c.key == key).values(count=FAILED.c.count + 1)
+        ).rowcount:
+            connection.execute(
+                FAILED.insert().values(
+                    key=key, count=1, until=moment + datetime.timedelta(seconds=window_s)
+                )
+            )
 
 
 def hash_password(password: str) -> str:
@@ -205,14 +301,25 @@ def token_digest(token: str) -> str:
 def password_problems(password: str) -> list[FieldProblem]:
     """What keeps a text from being a password."""
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
-        return [FieldProblem("password", f"must have {MIN_PASSWORD} to {MAX_PASSWORD} characters", "choose another")]
+        return [
+            FieldProblem(
+                "password",
+                f"must have {MIN_PASSWORD} to {MAX_PASSWORD} characters",
+                "choose another",
+            )
+        ]
     return []
 
 
 def _name_problems(name: str) -> list[FieldProblem]:
     if not _NAME.fullmatch(name) or name.lower().startswith(TOKEN_PREFIX):
-        return [FieldProblem("name", "cannot be the name of a user",
-                             "write letters, digits, '.', '_', '@' and '-', beginning with a letter or digit")]
+        return [
+            FieldProblem(
+                "name",
+                "cannot be the name of a user",
+                "write letters, digits, '.', '_', '@' and '-', beginning with a letter or digit",
+            )
+        ]
     return []
 
 

@@ -1,7 +1,7 @@
 """What the API answers: rows and records become JSON objects. Pure.
 
-The classes are the answers' models. mypy holds what is made here against them, and the API's description is made from
-them (`openapi`).
+The classes are the answers' models. mypy holds what is made here against them, and the API's
+description is made from them (`openapi`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ def _shaped_by(model: type) -> GetPydanticSchema:
     return GetPydanticSchema(lambda _, handler: handler(model))
 
 
-Time = Annotated[str, Field(json_schema_extra={
-    "format": "date-time", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"})]
+Time = Annotated[
+    str,
+    Field(
+        json_schema_extra={
+            "format": "date-time",
+            "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
+        }
+    ),
+]
 Sha256 = Annotated[str, Field(json_schema_extra={"pattern": "^[0-9a-f]{64}$"})]
 StoredRequest = Annotated[dict[str, Any], _shaped_by(BuildRequest)]
 
@@ -93,7 +100,9 @@ class BuildAnswer(TypedDict):
     sha256: Sha256 | None
     size_bytes: int | None
     pushed_digest: str | None
-    audit: Annotated[AuditAnswer | None, Field(description="null until the image is made, and without Spack")]
+    audit: Annotated[
+        AuditAnswer | None, Field(description="null until the image is made, and without Spack")
+    ]
     push: bool
     warnings: list[str]
     request: StoredRequest
@@ -114,7 +123,9 @@ class PlanAnswer(TypedDict):
 
     image_id: str
     filename: str | None
-    identity: Annotated[str | None, Field(description="null while the base image cannot be reached")]
+    identity: Annotated[
+        str | None, Field(description="null while the base image cannot be reached")
+    ]
     spack_yaml: str | None
     dockerfile: str
     warnings: list[str]
@@ -236,8 +247,9 @@ def build_answer(row: Any) -> BuildAnswer:
         "converting_at": _time(row.converting_at),
         "ended_at": _time(row.ended_at),
         "stage": None if state is BuildState.FINISHED else row.stage or _PENDING_STAGE,
-        "progress": None if row.progress_total is None else {
-            "done": row.progress_done, "total": row.progress_total, "what": row.progress_what},
+        "progress": None
+        if row.progress_total is None
+        else {"done": row.progress_done, "total": row.progress_total, "what": row.progress_what},
         "error_code": row.error_code,
         "hint": row.hint,
         "identity": row.identity,
@@ -271,8 +283,12 @@ def image_summary(filename: str, record: ImageRecord) -> ImageSummary:
 
 def machine_list(machines: Any) -> MachineList:
     """The machine catalogue, by name."""
-    return {"machines": [{"name": name, **entry.model_dump(mode="json", exclude_none=True)}
-                         for name, entry in sorted(machines.items())]}
+    return {
+        "machines": [
+            {"name": name, **entry.model_dump(mode="json", exclude_none=True)}
+            for name, entry in sorted(machines.items())
+        ]
+    }
 
 
 def _utc(value: datetime.datetime) -> str:

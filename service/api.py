@@ -1,5 +1,6 @@
-"""The REST calls: parse, ask whoever knows, answer. Everything but health, metrics and the API's description needs a
-login; a call of this blueprint that forgets so is not reachable without one."""
+"""The REST calls: parse, ask whoever knows, answer. Everything but health, metrics and the API's
+description needs a login; a call of this blueprint that forgets so is not reachable without one.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +57,9 @@ def principal() -> Principal:
 
 @api.before_request
 def _require_login() -> Any:
-    """No call without a login but the public ones; one that changes something needs a token that may."""
+    """No call without a login but the public ones; one that changes something needs a token that
+    may.
+    """
     if is_public(current_app, request.endpoint):
         return None
     refused = auth.login_required(lambda: None)()
@@ -64,13 +67,21 @@ def _require_login() -> Any:
         return refused
     scope = accounts.READ if request.method in ("GET", "HEAD", "OPTIONS") else accounts.WRITE
     if scope not in principal().scopes:
-        raise Forbidden(f"This token is not good for that: it lacks the scope {scope}.", hint="Make another token.")
+        raise Forbidden(
+            f"This token is not good for that: it lacks the scope {scope}.",
+            hint="Make another token.",
+        )
     return None
 
 
 @api.post("/build/")
-@describes("Ask for an image", body=PostedRequest, answer=answers.Accepted, problems=(404,),
-           links={"status": _ITS_ID, "log": _ITS_ID, "cancel": _ITS_ID})
+@describes(
+    "Ask for an image",
+    body=PostedRequest,
+    answer=answers.Accepted,
+    problems=(404,),
+    links={"status": _ITS_ID, "log": _ITS_ID, "cancel": _ITS_ID},
+)
 def submit() -> Response:
     asked = parse_request(request.get_data(cache=False), machines=service().machines)
     who = principal()
@@ -80,13 +91,20 @@ def submit() -> Response:
 
 
 @api.post("/build/plan")
-@describes("See what would be built", body=PostedRequest, answer=answers.PlanAnswer, problems=(404,))
+@describes(
+    "See what would be built", body=PostedRequest, answer=answers.PlanAnswer, problems=(404,)
+)
 def plan() -> Response:
     asked = parse_request(request.get_data(cache=False), machines=service().machines)
     made = service().submission.plan(asked, is_admin=principal().is_admin)
-    would: answers.PlanAnswer = {"image_id": made.image_id, "filename": made.filename, "identity": made.identity,
-                                 "spack_yaml": made.spack_yaml, "dockerfile": made.dockerfile,
-                                 "warnings": list(made.warnings)}
+    would: answers.PlanAnswer = {
+        "image_id": made.image_id,
+        "filename": made.filename,
+        "identity": made.identity,
+        "spack_yaml": made.spack_yaml,
+        "dockerfile": made.dockerfile,
+        "warnings": list(made.warnings),
+    }
     return jsonify(would)
 
 
@@ -94,10 +112,20 @@ def plan() -> Response:
 @describes("List your builds", query=Page, answer=answers.BuildList, links={"status": _FIRST_BUILD})
 def list_builds() -> Response:
     asked = parse_query(Page, request.args)
-    rows, total = store.builds_of(service().engine, principal().id, status=asked.status, page=asked.page,
-                                  per_page=asked.per_page)
-    found: answers.BuildList = {"builds": [build_answer(row) for row in rows], "page": asked.page,
-                                "per_page": asked.per_page, "total": total, "pages": -(-total // asked.per_page)}
+    rows, total = store.builds_of(
+        service().engine,
+        principal().id,
+        status=asked.status,
+        page=asked.page,
+        per_page=asked.per_page,
+    )
+    found: answers.BuildList = {
+        "builds": [build_answer(row) for row in rows],
+        "page": asked.page,
+        "per_page": asked.per_page,
+        "total": total,
+        "pages": -(-total // asked.per_page),
+    }
     return jsonify(found)
 
 
@@ -117,7 +145,11 @@ def cancel(build_id: str) -> Response:
 
 
 @api.delete("/build/<build_id>")
-@describes("Delete a build that has ended", answers={204: Answer(description="It is gone.")}, problems=(400,))
+@describes(
+    "Delete a build that has ended",
+    answers={204: Answer(description="It is gone.")},
+    problems=(400,),
+)
 def delete(build_id: str) -> Response:
     _own_build(build_id)
     if not store.delete_build(service().engine, build_id):
@@ -127,26 +159,49 @@ def delete(build_id: str) -> Response:
 
 
 @api.get("/build/<build_id>/log")
-@describes("Read a build's log from a byte on, or follow it", query=LogPlace, answers={200: Answer(
-    description="The log, as text or as server-sent events.", content={"text/plain": TEXT, "text/event-stream": TEXT},
-    headers={"X-Log-Offset": "where to go on", "X-Log-Complete": "true when nothing will follow"})})
+@describes(
+    "Read a build's log from a byte on, or follow it",
+    query=LogPlace,
+    answers={
+        200: Answer(
+            description="The log, as text or as server-sent events.",
+            content={"text/plain": TEXT, "text/event-stream": TEXT},
+            headers={
+                "X-Log-Offset": "where to go on",
+                "X-Log-Complete": "true when nothing will follow",
+            },
+        )
+    },
+)
 def log(build_id: str) -> Response:
     row = _own_build(build_id)
     kept = service().logs.of(row.run_id)
-    if request.accept_mimetypes.best_match(["text/plain", "text/event-stream"]) == "text/event-stream":
+    if (
+        request.accept_mimetypes.best_match(["text/plain", "text/event-stream"])
+        == "text/event-stream"
+    ):
         return log_events(build_id, kept)
     offset = parse_query(LogPlace, request.args).offset
     end = logs.own_part(row)
     chunk = kept.read(offset, end)
     next_offset = offset + len(chunk)
     is_complete = end is not None and next_offset >= min(end, kept.size_bytes())
-    return Response(chunk, content_type="text/plain; charset=utf-8", headers={
-        "X-Log-Offset": str(next_offset), "X-Log-Complete": str(is_complete).lower(), "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff"})
+    return Response(
+        chunk,
+        content_type="text/plain; charset=utf-8",
+        headers={
+            "X-Log-Offset": str(next_offset),
+            "X-Log-Complete": str(is_complete).lower(),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
 
 
 def log_events(build_id: str, kept: logs.Log) -> Response:
-    """Followed for a while, or, when too many do so already, told what there is and asked to come back."""
+    """Followed for a while, or, when too many do so already, told what there is and asked to come
+    back.
+    """
     last = request.headers.get("Last-Event-ID")
     offset = parse_query(LogPlace, {"offset": last} if last else request.args).offset
     parts = service()
@@ -162,31 +217,52 @@ def log_events(build_id: str, kept: logs.Log) -> Response:
         yield f"retry: {RETRY_MS}\n\n"
         yield from logs.follow(kept, offset, ends_at=ends_at, seconds=stream_s if may_stay else 0.0)
 
-    response = Response(events(), content_type="text/event-stream; charset=utf-8",
-                        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    response = Response(
+        events(),
+        content_type="text/event-stream; charset=utf-8",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
     if may_stay:
         response.call_on_close(streams.release)
     return response
 
 
 @api.get("/image/")
-@describes("List the finished images", answer=answers.ImageList,
-           links={"image": _FIRST_IMAGE, "check": _FIRST_IMAGE, "download": _FIRST_IMAGE})
+@describes(
+    "List the finished images",
+    answer=answers.ImageList,
+    links={"image": _FIRST_IMAGE, "check": _FIRST_IMAGE, "download": _FIRST_IMAGE},
+)
 def list_images() -> Response:
-    """Finished images come from workflows that everybody may read, so every user may see and fetch them."""
+    """Finished images come from workflows that everybody may read, so every user may see and fetch
+    them.
+    """
     names = service().images.names()
     found = sorted(names.items(), key=lambda item: (item[1].created, item[0]), reverse=True)
     return jsonify({"images": [image_summary(name, record) for name, record in found]})
 
 
 @api.get("/image/<filename>")
-@describes("Ask what is known of an image", answer=answers.OneImageAnswer, links={
-    "document_of": {"filename": "$response.body#/filename", "name": "$response.body#/documents/0"}})
+@describes(
+    "Ask what is known of an image",
+    answer=answers.OneImageAnswer,
+    links={
+        "document_of": {
+            "filename": "$response.body#/filename",
+            "name": "$response.body#/documents/0",
+        }
+    },
+)
 def image(filename: str) -> Response:
     record = _image(filename)
     images = service().images
-    return jsonify({**image_answer(filename, record), "documents": list(images.documents(record.identity)),
-                    "pinned": images.is_pinned(record.sha256 or record.identity)})
+    return jsonify(
+        {
+            **image_answer(filename, record),
+            "documents": list(images.documents(record.identity)),
+            "pinned": images.is_pinned(record.sha256 or record.identity),
+        }
+    )
 
 
 @api.post("/image/<filename>/pin")
@@ -198,7 +274,9 @@ def pin(filename: str) -> Response:
 
 
 @api.delete("/image/<filename>/pin")
-@describes("Let clean-up treat an image as all others", answers={204: Answer(description="It may go.")})
+@describes(
+    "Let clean-up treat an image as all others", answers={204: Answer(description="It may go.")}
+)
 def unpin(filename: str) -> Response:
     service().images.unpin(_image_to_pin(filename))
     _note("unpin", filename)
@@ -206,22 +284,33 @@ def unpin(filename: str) -> Response:
 
 
 @api.get("/image/<filename>/document/<name>")
-@describes("Read a text that an image was made from",
-           answers={200: Answer(description="The text.", content={"text/plain": TEXT})})
+@describes(
+    "Read a text that an image was made from",
+    answers={200: Answer(description="The text.", content={"text/plain": TEXT})},
+)
 def document_of(filename: str, name: str) -> Response:
-    """A text that the image was made from: `spack.lock`, `spack.yaml`, `description.yaml`, `Dockerfile`."""
+    """A text that the image was made from: `spack.lock`, `spack.yaml`, `description.yaml`,
+    `Dockerfile`.
+    """
     record = _image(filename)
     text = service().images.document(record.identity, name)
     if text is None:
         known = ", ".join(service().images.documents(record.identity))
-        raise Missing(f"The image has no document {name[:100]}.", hint=f"It has {known}." if known else "It has none.")
+        raise Missing(
+            f"The image has no document {name[:100]}.",
+            hint=f"It has {known}." if known else "It has none.",
+        )
     return Response(text, mimetype="text/plain")
 
 
 @api.get("/image/<filename>/check")
-@describes("See whether an image works on a machine", query=MachineChoice, answer=answers.CheckAnswer)
+@describes(
+    "See whether an image works on a machine", query=MachineChoice, answer=answers.CheckAnswer
+)
 def check(filename: str) -> Response:
-    """Whether the image works on a machine: `?machine=<name of the catalogue>`, or its facts, or both."""
+    """Whether the image works on a machine: `?machine=<name of the catalogue>`, or its facts, or
+    both.
+    """
     record = _image(filename)
     facts = machine_facts(request.args, service().machines)
     report = compat.check(record.details.get("labels") or {}, facts, file=filename)
@@ -229,12 +318,25 @@ def check(filename: str) -> Response:
 
 
 @api.get("/images/download/<filename>")
-@describes("Download an image", query=SifChoice, answers={
-    200: Answer(description="The SIF.", content={downloads.CONTENT_TYPE: BINARY}, headers={"ETag": "its sha256"}),
-    206: Answer(description="The part that was asked for.", content={downloads.CONTENT_TYPE: BINARY},
-                headers={"ETag": "its sha256", "Content-Range": "which part"}),
-    302: Answer(description="Where to fetch it.", headers={"Location": "a link that expires"}),
-    304: Answer(description="You have it."), 416: Answer(description="It has no such part.")})
+@describes(
+    "Download an image",
+    query=SifChoice,
+    answers={
+        200: Answer(
+            description="The SIF.",
+            content={downloads.CONTENT_TYPE: BINARY},
+            headers={"ETag": "its sha256"},
+        ),
+        206: Answer(
+            description="The part that was asked for.",
+            content={downloads.CONTENT_TYPE: BINARY},
+            headers={"ETag": "its sha256", "Content-Range": "which part"},
+        ),
+        302: Answer(description="Where to fetch it.", headers={"Location": "a link that expires"}),
+        304: Answer(description="You have it."),
+        416: Answer(description="It has no such part."),
+    },
+)
 def download(filename: str) -> AnyResponse:
     """The SIF of this name; `?sha256=` chooses an earlier one."""
     answer, sha256 = sif_answer(filename)
@@ -244,12 +346,18 @@ def download(filename: str) -> AnyResponse:
 
 
 def sif_answer(filename: str) -> tuple[AnyResponse, str]:
-    """The answer that brings the asked-for SIF, sent or by a link, and its sha256. Raises `Missing`."""
+    """The answer that brings the asked-for SIF, sent or by a link, and its sha256. Raises
+    `Missing`.
+    """
     images, settings = service().images, service().settings
     asked = parse_query(SifChoice, request.args).sha256
-    record = images.by_sha256(asked) if asked and is_filename(filename) else images.by_name(filename)
+    record = (
+        images.by_sha256(asked) if asked and is_filename(filename) else images.by_name(filename)
+    )
     if record is None or record.sha256 is None:
-        raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
+        raise Missing(
+            f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images."
+        )
     try:
         sif = images.path_of(record.sha256)
         if settings.service.download_links is None or sif is None:
@@ -265,7 +373,9 @@ def sif_answer(filename: str) -> tuple[AnyResponse, str]:
 
 
 @api.get("/architecture/")
-@describes("List the targets that can be asked for", query=TargetChoice, answer=answers.ArchitectureList)
+@describes(
+    "List the targets that can be asked for", query=TargetChoice, answer=answers.ArchitectureList
+)
 def architectures() -> Response:
     """The targets that can be asked for; `?platform=` chooses those of one platform."""
     found, asked = targets.known_targets(), parse_query(TargetChoice, request.args).platform
@@ -298,22 +408,34 @@ def ready() -> Response:
 
 
 @api.get("/metrics")
-@describes("Numbers for Prometheus", is_public=True,
-           answers={200: Answer(description="Prometheus' text format.", content={"text/plain": TEXT})})
+@describes(
+    "Numbers for Prometheus",
+    is_public=True,
+    answers={200: Answer(description="Prometheus' text format.", content={"text/plain": TEXT})},
+)
 def metrics() -> Response:
     return exposition(service().engine, lost_after_s=service().settings.service.lost_worker_after_s)
 
 
 @api.get("/openapi.json")
-@describes("This description", is_public=True, answers={
-    200: Answer(description="An OpenAPI document.", content={"application/json": {"type": "object"}})})
+@describes(
+    "This description",
+    is_public=True,
+    answers={
+        200: Answer(
+            description="An OpenAPI document.", content={"application/json": {"type": "object"}}
+        )
+    },
+)
 def openapi() -> Response:
     return jsonify(document(current_app, request.root_path))
 
 
 def _own_build(build_id: str) -> Any:
     """The caller's build of this id; for everybody else there is none."""
-    row = g.pop("cic_build", None)  # it came with the login; whoever asks once more gets what is true then
+    row = g.pop(
+        "cic_build", None
+    )  # it came with the login; whoever asks once more gets what is true then
     if row is None and len(build_id) == 36:
         row = store.build(service().engine, build_id)
     if row is None or row.user_id != principal().id:
@@ -324,14 +446,18 @@ def _own_build(build_id: str) -> Any:
 def _image(filename: str) -> ImageRecord:
     record = service().images.by_name(filename)
     if record is None:
-        raise Missing(f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images.")
+        raise Missing(
+            f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images."
+        )
     return record
 
 
 def _image_to_pin(filename: str) -> str:
     """The digest of an image that the caller may pin. Raises `Forbidden` or `Missing`."""
     if not principal().is_admin:
-        raise Forbidden("Only administrators may pin images.", hint="Ask the operator of the service.")
+        raise Forbidden(
+            "Only administrators may pin images.", hint="Ask the operator of the service."
+        )
     record = _image(filename)
     return record.sha256 or record.identity
 
@@ -339,7 +465,12 @@ def _image_to_pin(filename: str) -> str:
 def _note(action: str, subject: str) -> None:
     """Who did what. What is done already does not fail because it cannot be noted."""
     try:
-        store.note(service().engine, user=principal().name, action=action, subject=subject,
-                   address=request.remote_addr)
+        store.note(
+            service().engine,
+            user=principal().name,
+            action=action,
+            subject=subject,
+            address=request.remote_addr,
+        )
     except CicError as error:
         _log.error("%s of %s by %s is not noted: %s", action, subject, principal().name, error)

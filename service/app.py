@@ -34,12 +34,14 @@ from service.submission import Submission
 MAX_BODY_BYTES = 1024**2
 
 
-def create_app(settings: Settings | None = None, executor: Executor | None = None,
-               runner: Runner | None = None) -> Flask:
+def create_app(
+    settings: Settings | None = None, executor: Executor | None = None, runner: Runner | None = None
+) -> Flask:
     """An application for these settings (None: the configured ones), whose database is up to date.
 
-    `executor` has runs worked on; without one it is the machine's pool process, which the caller starts with
-    `start_service`. With a `runner` instead, commands are started by it in threads of this process.
+    `executor` has runs worked on; without one it is the machine's pool process, which the caller
+    starts with `start_service`. With a `runner` instead, commands are started by it in threads of
+    this process.
     """
     settings = settings or load_settings()
     app = Flask("builder_service", root_path=str(PROJECT), instance_path=str(PROJECT))
@@ -56,12 +58,19 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
     images = open_images(settings.library.build, settings.library.registry)
     kept_logs = logs_of(settings, engine)
     app.extensions["cic"] = Service(
-        settings=settings, engine=engine, images=images, logs=kept_logs, executor=executor,
-        submission=Submission(engine=engine, settings=settings, images=images, logs=kept_logs,
-                              executor=executor),
-        authenticator=Authenticator(engine), readiness=health.Readiness(health.checks_of(settings, engine)),
+        settings=settings,
+        engine=engine,
+        images=images,
+        logs=kept_logs,
+        executor=executor,
+        submission=Submission(
+            engine=engine, settings=settings, images=images, logs=kept_logs, executor=executor
+        ),
+        authenticator=Authenticator(engine),
+        readiness=health.Readiness(health.checks_of(settings, engine)),
         machines=load_machines(settings.library.build.machines),
-        streams=threading.BoundedSemaphore(max(1, settings.service.web_threads // 2)))
+        streams=threading.BoundedSemaphore(max(1, settings.service.web_threads // 2)),
+    )
     errors.install(app)
     commands.install(app)
     app.url_map.strict_slashes = False
@@ -73,7 +82,9 @@ def create_app(settings: Settings | None = None, executor: Executor | None = Non
 
 
 def start_service(app: Flask) -> None:
-    """Let an application that serves requests see to its workers, and tell the operator what happens."""
+    """Let an application that serves requests see to its workers, and tell the operator what
+    happens.
+    """
     share_arenas()
     log_to_stderr(app.extensions["cic"].settings.service.log_format)
     executor = app.extensions["cic"].executor
@@ -95,7 +106,8 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
         "SECRET_KEY_FALLBACKS": [key.get_secret_value() for key in service.old_secret_keys],
         "MAX_CONTENT_LENGTH": MAX_BODY_BYTES,
         "MAX_FORM_MEMORY_SIZE": MAX_BODY_BYTES,
-        "PROVIDE_AUTOMATIC_OPTIONS": False,  # no other site's page may call: OPTIONS is a method that nothing has
+        # no other site's page may call: OPTIONS is a method that nothing has
+        "PROVIDE_AUTOMATIC_OPTIONS": False,
         "APPLICATION_ROOT": f"/{service.application_root}",
         "SESSION_COOKIE_NAME": "cic_session",
         "SESSION_COOKIE_HTTPONLY": True,
@@ -105,14 +117,18 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
 
 
 def _require_links(settings: Settings) -> None:
-    """Raise `Misconfigured` when a front server is to send SIFs that cannot be linked to where it looks."""
+    """Raise `Misconfigured` when a front server is to send SIFs that cannot be linked to where it
+    looks.
+    """
     build, service = settings.library.build, settings.service
     if build.storage.startswith("/") and (service.download_links or service.public_downloads):
         Path(build.storage).mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.stat(build.storage).st_dev != os.stat(build.tmp_folder / "images").st_dev:
-            raise Misconfigured("build_cfg['storage'] and tmp_folder are on different file systems, and download_links "
-                                "and public_downloads need hard links between them.",
-                                hint="Put both on one, or leave these two out: the service sends them itself then.")
+            raise Misconfigured(
+                "build_cfg['storage'] and tmp_folder are on different file systems, and download_links "
+                "and public_downloads need hard links between them.",
+                hint="Put both on one, or leave these two out: the service sends them itself then.",
+            )
 
 
 def _default_executor(settings: Settings, engine: Any, runner: Runner | None) -> Executor:
@@ -120,15 +136,21 @@ def _default_executor(settings: Settings, engine: Any, runner: Runner | None) ->
         try:
             from service.broker import CeleryExecutor
         except ModuleNotFoundError as error:
-            raise Misconfigured(f"The executor celery needs {error.name}, which is not installed.",
-                                hint="Install requirements-cluster.txt.") from None
+            raise Misconfigured(
+                f"The executor celery needs {error.name}, which is not installed.",
+                hint="Install requirements-cluster.txt.",
+            ) from None
         return CeleryExecutor(engine, settings)
     if runner is None:
         return PoolProcess(settings.library.build.tmp_folder)
-    return BuildPool(engine, settings, build_image=functools.partial(pipeline.build_image, runner=runner))
+    return BuildPool(
+        engine, settings, build_image=functools.partial(pipeline.build_image, runner=runner)
+    )
 
 
-def _mounted(application: Callable[..., Iterable[bytes]], service: Any) -> Callable[..., Iterable[bytes]]:
+def _mounted(
+    application: Callable[..., Iterable[bytes]], service: Any
+) -> Callable[..., Iterable[bytes]]:
     """The application under `/<application_root>`, seen through the proxies that are trusted."""
     root = f"/{service.application_root}" if service.application_root else ""
 
@@ -137,16 +159,21 @@ def _mounted(application: Callable[..., Iterable[bytes]], service: Any) -> Calla
         outer: str = environ.get("SCRIPT_NAME", "")
         if path == root or path.startswith(f"{root}/"):
             environ["SCRIPT_NAME"] = outer.removesuffix(root) + root
-            environ["PATH_INFO"] = path[len(root):] or "/"
+            environ["PATH_INFO"] = path[len(root) :] or "/"
             return application(environ, start_response)
         if outer.endswith(root):  # the server has mounted it there already
             return application(environ, start_response)
         if path == "/" and environ.get("REQUEST_METHOD") in ("GET", "HEAD"):
             start_response("302 Found", [("Location", f"{root}/"), ("Content-Length", "0")])
             return []
-        body = b'{"type": "about:blank", "title": "Not Found", "status": 404, "code": "NOT_FOUND", "detail": ' \
-               b'"The service is at ' + root.encode() + b'/."}'
-        start_response("404 Not Found", [("Content-Type", errors.PROBLEM_TYPE), ("Content-Length", str(len(body)))])
+        body = (
+            b'{"type": "about:blank", "title": "Not Found", "status": 404, "code": "NOT_FOUND", "detail": '
+            b'"The service is at ' + root.encode() + b'/."}'
+        )
+        start_response(
+            "404 Not Found",
+            [("Content-Type", errors.PROBLEM_TYPE), ("Content-Length", str(len(body)))],
+        )
         return [body]
 
     trusted = service.behind_proxy

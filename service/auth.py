@@ -1,8 +1,9 @@
 """Who asks: Basic with user and password or with a token as the user name, Bearer with a token.
 
-Checking a password takes long on purpose. A password that was right is remembered for a minute, in this process's
-memory, under a key that holds the version of the user's credentials: that version comes with the user's row at each
-request, so a change or a removal takes effect at once and everywhere.
+Checking a password takes long on purpose. A password that was right is remembered for a minute, in
+this process's memory, under a key that holds the version of the user's credentials: that version
+comes with the user's row at each request, so a change or a removal takes effect at once and
+everywhere.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Authenticator:
         self._nobody = accounts.hash_password(secrets.token_hex())
 
     def by_credentials(self, name: str, password: str, address: str) -> Principal | None:
-        """The user of this name and password, or of the token that stands for the name. May raise `TooManyFailures`.
+        """The user of this name and password, or of the token that stands for the name. May raise
+        `TooManyFailures`.
 
         Takes as long for a name that nobody has as for a wrong password.
         """
@@ -69,7 +71,9 @@ class Authenticator:
             return self.by_token(name, address)
         return self._let_in(accounts.by_name(self._engine, name[:200]), name, password, address)
 
-    def with_build(self, name: str, password: str, address: str, build_id: str) -> tuple[Principal | None, Any | None]:
+    def with_build(
+        self, name: str, password: str, address: str, build_id: str
+    ) -> tuple[Principal | None, Any | None]:
         """As `by_credentials`, and the user's build of this id, from one question to the database."""
         if name.startswith(accounts.TOKEN_PREFIX):
             return self.by_token(name, address), None
@@ -96,7 +100,9 @@ class Authenticator:
             accounts.note_token_use(self._engine, row.token_id)
         return _principal(row, row.scopes) if row.is_active and row.is_confirmed else None
 
-    def _is_right(self, row: Any | None, name: str, password: str, address: str, key: bytes) -> bool:
+    def _is_right(
+        self, row: Any | None, name: str, password: str, address: str, key: bytes
+    ) -> bool:
         """The slow check. Of many who ask the same at once, the first pays for all."""
         who = f"user {name[:64].lower()} from {address}"
         with self._hashing:
@@ -104,8 +110,10 @@ class Authenticator:
                 return True
             self._check_failures(who, MAX_FAILURES)
             self._check_failures(f"address {address}", MAX_FAILURES_OF_ADDRESS)
-            is_right = accounts.is_password(row.password_hash if row is not None else self._nobody,
-                                            password[:accounts.MAX_PASSWORD + 1])
+            is_right = accounts.is_password(
+                row.password_hash if row is not None else self._nobody,
+                password[: accounts.MAX_PASSWORD + 1],
+            )
         if row is not None and is_right:
             self._remember(key)
             return True
@@ -142,7 +150,9 @@ def _verify_password(name: str, password: str) -> Principal | None:
     build_id = (asked.view_args or {}).get("build_id")
     if build_id is None:
         return authenticator().by_credentials(name, password or "", asked.remote_addr or "")
-    principal, g.cic_build = authenticator().with_build(name, password or "", asked.remote_addr or "", build_id)
+    principal, g.cic_build = authenticator().with_build(
+        name, password or "", asked.remote_addr or "", build_id
+    )
     return principal
 
 
@@ -151,8 +161,12 @@ def _verify_token(token: str) -> Principal | None:
 
 
 def _refuse(status: int) -> Response:
-    answer = problem(401, "UNAUTHORIZED", "User and password, or a token, are needed, and these are not right.",
-                     hint="Send them with HTTP Basic, or the token with Bearer.")
+    answer = problem(
+        401,
+        "UNAUTHORIZED",
+        "User and password, or a token, are needed, and these are not right.",
+        hint="Send them with HTTP Basic, or the token with Bearer.",
+    )
     for scheme in ("Basic", "Bearer"):
         answer.headers.add("WWW-Authenticate", f'{scheme} realm="{REALM}"')
     return answer
@@ -171,5 +185,9 @@ def authenticator() -> Authenticator:
 
 
 def _principal(row: Any, scopes: Any) -> Principal:
-    return Principal(id=row.id, name=row.name, is_admin=row.is_admin and accounts.ADMIN in scopes,
-                     scopes=frozenset(scopes))
+    return Principal(
+        id=row.id,
+        name=row.name,
+        is_admin=row.is_admin and accounts.ADMIN in scopes,
+        scopes=frozenset(scopes),
+    )

@@ -1,9 +1,9 @@
 """Celery, which carries a run's id to the workers on all hosts at once.
 
-One task for each run id, to every worker: the one that claims the run in the database works on it, and the others find
-that there is nothing to do. A task is done, and acknowledged, as soon as it was heard. So a broker that redelivers or
-closes what takes hours has nothing to redeliver; one that is away, or loses everything, costs the few seconds after
-which workers look by themselves.
+One task for each run id, to every worker: the one that claims the run in the database works on it,
+and the others find that there is nothing to do. A task is done, and acknowledged, as soon as it was
+heard. So a broker that redelivers or closes what takes hours has nothing to redeliver; one that is
+away, or loses everything, costs the few seconds after which workers look by themselves.
 """
 
 from __future__ import annotations
@@ -46,11 +46,20 @@ def make_celery(settings: Settings) -> Celery:
     url = service.broker_url.get_secret_value()
     made = Celery("cic", broker=url, set_as_current=False)
     made.conf.update(
-        task_ignore_result=True, task_acks_late=False, task_serializer="json", accept_content=["json"],
-        task_queues=[Broadcast(EXCHANGE)], task_default_queue=EXCHANGE, broker_connection_timeout=ANSWER_S,
-        broker_connection_retry_on_startup=True, broker_connection_max_retries=None, worker_hijack_root_logger=False,
-        worker_prefetch_multiplier=1, enable_utc=True,
-        broker_transport_options={**_patience(url), **service.broker_options})
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_serializer="json",
+        accept_content=["json"],
+        task_queues=[Broadcast(EXCHANGE)],
+        task_default_queue=EXCHANGE,
+        broker_connection_timeout=ANSWER_S,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        worker_hijack_root_logger=False,
+        worker_prefetch_multiplier=1,
+        enable_utc=True,
+        broker_transport_options={**_patience(url), **service.broker_options},
+    )
     return made
 
 
@@ -58,7 +67,11 @@ def _patience(url: str) -> dict[str, Any]:
     """How long each transport waits for a broker that says nothing, in its own words."""
     if url.startswith("amqp"):
         return {"write_timeout": 4 * ANSWER_S}
-    return {"socket_timeout": 4 * ANSWER_S, "socket_connect_timeout": ANSWER_S, "socket_keepalive": True}
+    return {
+        "socket_timeout": 4 * ANSWER_S,
+        "socket_connect_timeout": ANSWER_S,
+        "socket_keepalive": True,
+    }
 
 
 class CeleryExecutor:
@@ -100,13 +113,17 @@ class CeleryExecutor:
             with self._celery.connection_for_write() as connection:
                 connection.ensure_connection(max_retries=1, timeout=ANSWER_S)
         except Exception as error:  # each transport has errors of its own
-            raise Unavailable(f"The broker does not answer ({type(error).__name__}).",
-                              hint="Workers look for builds every few seconds meanwhile. Check broker_url.",
-                              code=ErrorCode.INTERNAL) from error
+            raise Unavailable(
+                f"The broker does not answer ({type(error).__name__}).",
+                hint="Workers look for builds every few seconds meanwhile. Check broker_url.",
+                code=ErrorCode.INTERNAL,
+            ) from error
 
     def require_worker(self) -> None:
         """Raise `Unavailable` when no worker takes builds."""
-        workers.require_worker(self._engine, lost_after_s=self._settings.service.lost_worker_after_s)
+        workers.require_worker(
+            self._engine, lost_after_s=self._settings.service.lost_worker_after_s
+        )
 
     def _put(self, task: str, run_id: str) -> None:
         with contextlib.suppress(queue.Full):
@@ -126,20 +143,34 @@ class CeleryExecutor:
 
     def _send(self, task: str, run_id: str) -> None:
         try:
-            self._celery.send_task(task, (run_id,), exchange=self._exchange, routing_key=EXCHANGE,
-                                   declare=[self._exchange], retry=False)
+            self._celery.send_task(
+                task,
+                (run_id,),
+                exchange=self._exchange,
+                routing_key=EXCHANGE,
+                declare=[self._exchange],
+                retry=False,
+            )
         except Exception as error:  # each transport has errors of its own
             _log.warning("the broker did not take %s: %s", task, type(error).__name__)
 
     def _look(self) -> None:
         service = self._settings.service
         try:
-            workers.explain_waiting(self._engine, lost_after_s=service.lost_worker_after_s,
-                                    must_execute=self._settings.library.build.unexecutable_targets == "refuse")
+            workers.explain_waiting(
+                self._engine,
+                lost_after_s=service.lost_worker_after_s,
+                must_execute=self._settings.library.build.unexecutable_targets == "refuse",
+            )
             self._database.answers(does=True)
             if self._database.for_at_least(service.lost_worker_after_s):
-                store.reconcile(self._engine, host=None, worker=None, lost_after_s=service.lost_worker_after_s,
-                                max_attempts=service.max_attempts)
+                store.reconcile(
+                    self._engine,
+                    host=None,
+                    worker=None,
+                    lost_after_s=service.lost_worker_after_s,
+                    max_attempts=service.max_attempts,
+                )
         except CicError as error:
             self._database.answers(does=False)
             _log.warning("looking after workers: %s", error)
@@ -172,7 +203,9 @@ class Listener:
         self._thread.start()
 
     def stop(self, timeout_s: float = 3 * ANSWER_S) -> None:
-        """Hear nothing more, and wait until the thread has ended; it ends on its own if the broker keeps it longer."""
+        """Hear nothing more, and wait until the thread has ended; it ends on its own if the broker
+        keeps it longer.
+        """
         self._stopped.set()
         celery_state.should_stop = 0
         loop = get_event_loop()
@@ -182,12 +215,19 @@ class Listener:
 
     def _listen(self) -> None:
         """Celery's own worker, which reconnects by itself; what runs in it ends at once."""
-        self._celery.set_current()  # in this thread: where Celery looks for the tasks of what it hears
+        # in this thread: where Celery looks for the tasks of what it hears
+        self._celery.set_current()
         while not self._stopped.is_set():
             try:
                 worker: Any = self._celery.WorkController(
-                    pool_cls="solo", concurrency=1, hostname=f"cic@{self._name}", loglevel=logging.INFO,
-                    without_gossip=True, without_mingle=True, without_heartbeat=True)
+                    pool_cls="solo",
+                    concurrency=1,
+                    hostname=f"cic@{self._name}",
+                    loglevel=logging.INFO,
+                    without_gossip=True,
+                    without_mingle=True,
+                    without_heartbeat=True,
+                )
                 worker.start()
             except Exception:
                 _log.exception("Celery's worker ended; it begins again")

@@ -1,12 +1,13 @@
-"""Clean-up: what may go, why, and how it goes. The command and the pool run it; one of them at a time.
+"""Clean-up: what may go, why, and how it goes. The command and the pool run it; one of them at a
+time.
 
-What is in use stays. Builds hold their folder and their identity, readers the file that they read, and each of them
-keeps it from being removed in any process; see `image_builder.leases`. What was used within the last hour stays, too:
-an image that was just made belongs to a build that is about to be told of it. Pinned images stay for ever, and so do
-base images, on which others are built.
+What is in use stays. Builds hold their folder and their identity, readers the file that they read,
+and each of them keeps it from being removed in any process; see `image_builder.leases`. What was
+used within the last hour stays, too: an image that was just made belongs to a build that is about
+to be told of it. Pinned images stay for ever, and so do base images, on which others are built.
 
-Everything is looked at once more when nobody can begin to use it any more, and only then removed. A clean-up that is
-killed leaves nothing that is offered and not whole; the next one takes the rest.
+Everything is looked at once more when nobody can begin to use it any more, and only then removed. A
+clean-up that is killed leaves nothing that is offered and not whole; the next one takes the rest.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Item:
 class Cleanup:
     """The clean-up of one service. Nothing is done on construction."""
 
-    def __init__(self, engine: Engine, settings: Settings, images: Images, *, grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, images: Images, *, grace_s: float = GRACE_S
+    ) -> None:
         self._engine, self._images, self._grace_s = engine, images, grace_s
         self._limits, self._build = settings.service, settings.library.build
         self._folder = settings.library.build.tmp_folder
@@ -61,17 +64,28 @@ class Cleanup:
     def run(self, *, dry_run: bool = False) -> Iterator[Item]:
         """Remove what may go, and yield each thing that went; with `dry_run` what would go.
 
-        Raises `ServiceError` when another clean-up is at work. What cannot be looked at now is left for another time.
+        Raises `ServiceError` when another clean-up is at work. What cannot be looked at now is left
+        for another time.
         """
         lock = self._folder / "run" / "cleanup.lock"
         lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             with filelock.FileLock(lock, timeout=0, mode=0o600):
-                for items in (self._folders, self._half_written, self._logs, self._sifs, self._docker_images,
-                              self._texts, self._build_cache, self._audit):
+                for items in (
+                    self._folders,
+                    self._half_written,
+                    self._logs,
+                    self._sifs,
+                    self._docker_images,
+                    self._texts,
+                    self._build_cache,
+                    self._audit,
+                ):
                     yield from self._tried(items, dry_run)
         except filelock.Timeout:
-            raise ServiceError("Another clean-up is at work.", hint="Try again when it has ended.") from None
+            raise ServiceError(
+                "Another clean-up is at work.", hint="Try again when it has ended."
+            ) from None
 
     def _tried(self, items: Callable[[], Iterator[Item]], dry_run: bool) -> Iterator[Item]:
         try:
@@ -83,19 +97,34 @@ class Cleanup:
 
     def _folders(self) -> Iterator[Item]:
         for folder in abandoned(self._folder / "builds"):
-            yield Item(kind="build folder", name=folder.name, size_bytes=bytes_of(folder),
-                       reason="its build was killed", remove=functools.partial(remove_abandoned, folder))
+            yield Item(
+                kind="build folder",
+                name=folder.name,
+                size_bytes=bytes_of(folder),
+                reason="its build was killed",
+                remove=functools.partial(remove_abandoned, folder),
+            )
 
     def _audit(self) -> Iterator[Item]:
         keep_s = self._limits.keep_audit_s
         if keep_s is not None and (count := trail.count_older(self._engine, keep_s)):
-            yield Item(kind="audit entries", name=str(count), size_bytes=0, reason="older than keep_audit_s",
-                       remove=lambda: trail.forget(self._engine, keep_s) > 0)
+            yield Item(
+                kind="audit entries",
+                name=str(count),
+                size_bytes=0,
+                reason="older than keep_audit_s",
+                remove=lambda: trail.forget(self._engine, keep_s) > 0,
+            )
 
     def _half_written(self) -> Iterator[Item]:
         if left := self._images.leftovers():
-            yield Item(kind="half-written images", name=str(len(left)), size_bytes=sum(left.values()),
-                       reason="their writers were killed", remove=lambda: self._images.sweep() > 0)
+            yield Item(
+                kind="half-written images",
+                name=str(len(left)),
+                size_bytes=sum(left.values()),
+                reason="their writers were killed",
+                remove=lambda: self._images.sweep() > 0,
+            )
 
     def _logs(self) -> Iterator[Item]:
         """Logs of runs that ended, or that nobody knows; the oldest first."""
@@ -105,8 +134,13 @@ class Cleanup:
             reason = self._why_log(time.time() - log.ended_at, over_bytes)
             if reason is not None:
                 over_bytes -= log.size_bytes
-                yield Item(kind="log", name=log.run_id, size_bytes=log.size_bytes, reason=reason,
-                           remove=self._kept_logs.of(log.run_id).remove)
+                yield Item(
+                    kind="log",
+                    name=log.run_id,
+                    size_bytes=log.size_bytes,
+                    reason=reason,
+                    remove=self._kept_logs.of(log.run_id).remove,
+                )
 
     def _ended_logs(self) -> Iterator[_Log]:
         ends = store.run_ends(self._engine)
@@ -118,23 +152,38 @@ class Cleanup:
     def _why_log(self, age_s: float, over_bytes: float) -> str | None:
         if self._limits.keep_logs_s is not None and age_s > self._limits.keep_logs_s:
             return f"its build ended {_days(age_s)} ago"
-        return "logs take more than max_logs_bytes" if over_bytes > 0 and age_s > self._grace_s else None
+        return (
+            "logs take more than max_logs_bytes"
+            if over_bytes > 0 and age_s > self._grace_s
+            else None
+        )
 
     def _sifs(self) -> Iterator[Item]:
         """Those that nothing points to before others, and then the least recently used first."""
         records, referenced = self._images.images(), self._referenced()
-        records.sort(key=lambda record: (record.sha256 in referenced, self._images.last_use(record)))
-        over_bytes = sum(record.size_bytes or 0 for record in records) - _limit(self._limits.max_images_bytes)
+        records.sort(
+            key=lambda record: (record.sha256 in referenced, self._images.last_use(record))
+        )
+        over_bytes = sum(record.size_bytes or 0 for record in records) - _limit(
+            self._limits.max_images_bytes
+        )
         for record in records:
             reason = self._why_sif(record, referenced, is_too_much=over_bytes > 0)
             if reason is None or self._images.is_kept(record) or self._is_linked(record):
                 continue
             remove = functools.partial(self._remove_sif, record, is_too_much=over_bytes > 0)
             over_bytes -= record.size_bytes or 0
-            yield Item(kind="SIF", name=f"{record.filename} {record.sha256}", size_bytes=record.size_bytes or 0,
-                       reason=reason, remove=remove)
+            yield Item(
+                kind="SIF",
+                name=f"{record.filename} {record.sha256}",
+                size_bytes=record.size_bytes or 0,
+                reason=reason,
+                remove=remove,
+            )
 
-    def _why_sif(self, record: ImageRecord, referenced: Collection[str], *, is_too_much: bool) -> str | None:
+    def _why_sif(
+        self, record: ImageRecord, referenced: Collection[str], *, is_too_much: bool
+    ) -> str | None:
         unused_s = time.time() - self._images.last_use(record)
         if unused_s < self._grace_s:
             return None
@@ -145,10 +194,16 @@ class Cleanup:
         return "images take more than max_images_bytes" if is_too_much else None
 
     def _remove_sif(self, record: ImageRecord, *, is_too_much: bool) -> bool:
-        """Asked once more when nobody can come any more: who has come since we looked has left a trace."""
+        """Asked once more when nobody can come any more: who has come since we looked has left a
+        trace.
+        """
+
         def has_a_reason_to_stay() -> bool:
-            return self._is_linked(record) or self._why_sif(
-                record, self._referenced(), is_too_much=is_too_much) is None
+            return (
+                self._is_linked(record)
+                or self._why_sif(record, self._referenced(), is_too_much=is_too_much) is None
+            )
+
         return self._images.remove(record.sha256 or "", unless=has_a_reason_to_stay)
 
     def _is_linked(self, record: ImageRecord) -> bool:
@@ -157,7 +212,9 @@ class Cleanup:
 
     def _referenced(self) -> set[str]:
         """The SIFs that a name means, or a build that its user still sees."""
-        named = {record.sha256 for record in self._images.names().values() if record.sha256 is not None}
+        named = {
+            record.sha256 for record in self._images.names().values() if record.sha256 is not None
+        }
         return named | store.held_sifs(self._engine)
 
     def _docker_images(self) -> Iterator[Item]:
@@ -168,10 +225,19 @@ class Cleanup:
             if last_use is None or image.is_base or export.is_converted(image.names):
                 continue
             reason = self._why_image(image, time.time() - max(last_use, image.created_at))
-            if reason is None or self._images.is_pinned(image.identity) or self._is_pinned_sif(image.identity):
+            if (
+                reason is None
+                or self._images.is_pinned(image.identity)
+                or self._is_pinned_sif(image.identity)
+            ):
                 continue
-            yield Item(kind="docker image", name=image.names[0] if image.names else image.id,
-                       size_bytes=image.size_bytes, reason=reason, remove=functools.partial(self._remove_image, image))
+            yield Item(
+                kind="docker image",
+                name=image.names[0] if image.names else image.id,
+                size_bytes=image.size_bytes,
+                reason=reason,
+                remove=functools.partial(self._remove_image, image),
+            )
 
     def _why_image(self, image: docker.DaemonImage, unused_s: float) -> str | None:
         if unused_s < self._grace_s:
@@ -185,12 +251,20 @@ class Cleanup:
     def _remove_image(self, image: docker.DaemonImage) -> bool:
         with self._images.unused(image.identity) as free:
             last_use = self._images.identities().get(image.identity.removeprefix("sha256:"), 0.0)
-            return (free and self._why_image(image, time.time() - max(last_use, image.created_at)) is not None
-                    and docker.remove_made_image(image))
+            return (
+                free
+                and self._why_image(image, time.time() - max(last_use, image.created_at))
+                is not None
+                and docker.remove_made_image(image)
+            )
 
     def _is_pinned_sif(self, identity: str) -> bool:
         record = self._images.by_identity(identity)
-        return record is not None and record.sha256 is not None and self._images.is_pinned(record.sha256)
+        return (
+            record is not None
+            and record.sha256 is not None
+            and self._images.is_pinned(record.sha256)
+        )
 
     def _texts(self) -> Iterator[Item]:
         """Records and texts of identities of which no image is left."""
@@ -198,12 +272,20 @@ class Cleanup:
         for identity, last_use in self._images.identities().items():
             unused_s = time.time() - last_use
             record = self._images.by_identity(identity)
-            if (identity in in_daemon or unused_s <= max(self._grace_s, self._limits.keep_unreferenced_s)
-                    or self._images.is_pinned(identity) or (record is not None and record.sha256 is not None)):
+            if (
+                identity in in_daemon
+                or unused_s <= max(self._grace_s, self._limits.keep_unreferenced_s)
+                or self._images.is_pinned(identity)
+                or (record is not None and record.sha256 is not None)
+            ):
                 continue
-            yield Item(kind="texts", name=identity, size_bytes=self._images.texts_bytes(identity),
-                       reason=f"no image of it is left, and it was not used for {_days(unused_s)}",
-                       remove=functools.partial(self._images.forget, identity))
+            yield Item(
+                kind="texts",
+                name=identity,
+                size_bytes=self._images.texts_bytes(identity),
+                reason=f"no image of it is left, and it was not used for {_days(unused_s)}",
+                remove=functools.partial(self._images.forget, identity),
+            )
 
     def _build_cache(self) -> Iterator[Item]:
         keep_bytes = self._limits.max_build_cache_bytes
@@ -212,9 +294,13 @@ class Cleanup:
         over_bytes = docker.cache_bytes(docker.cache_command(self._build), run) - keep_bytes
         if over_bytes > 0:
             prune = docker.cache_command(self._build, keep_bytes=keep_bytes)
-            yield Item(kind="build cache", name=self._build.buildx_builder or "default", size_bytes=over_bytes,
-                       reason="it takes more than max_build_cache_bytes",
-                       remove=lambda: docker.cache_bytes(prune, run) > 0)
+            yield Item(
+                kind="build cache",
+                name=self._build.buildx_builder or "default",
+                size_bytes=over_bytes,
+                reason="it takes more than max_build_cache_bytes",
+                remove=lambda: docker.cache_bytes(prune, run) > 0,
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """A worker of a service of several hosts: a build pool that Celery wakes, until it is told to stop.
 
-SIGTERM: no new work, running builds have `stop_timeout_s` to end and go back to the queue then. A second one: at once.
+SIGTERM: no new work, running builds have `stop_timeout_s` to end and go back to the queue then. A
+second one: at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _log = logging.getLogger(__name__)
 
 
 class WorkerMain(PoolMain):
-    """The worker's process. It needs no inbound port, and nothing of its host but `tmp_folder`, Docker and Singularity.
+    """The worker's process. It needs no inbound port, and nothing of its host but `tmp_folder`,
+    Docker and Singularity.
     """
 
     def __init__(self, settings: Settings, build_image: BuildImage = pipeline.build_image) -> None:
@@ -31,22 +33,34 @@ class WorkerMain(PoolMain):
         self._build_image = build_image
 
     def run(self) -> int:
-        """Work until told to stop. Raises `ServiceError` when another worker or pool has the same `tmp_folder`."""
+        """Work until told to stop. Raises `ServiceError` when another worker or pool has the same
+        `tmp_folder`.
+        """
         try:
             with self._folder.pool_lock().acquire(timeout=0):
                 self._work()
         except filelock.Timeout:
-            raise ServiceError("Another worker has this tmp_folder.",
-                               hint="Give each worker on a machine a tmp_folder of its own.") from None
+            raise ServiceError(
+                "Another worker has this tmp_folder.",
+                hint="Give each worker on a machine a tmp_folder of its own.",
+            ) from None
         return 0
 
     def _work(self) -> None:
         guard.end_orphans()
         self._hear_signals()
         self._make_tables()
-        pool = BuildPool(make_engine(self._settings.service.database), self._settings,
-                         build_image=self._build_image, is_one_of_many=True)
-        _log.info("worker %s begins: %d builds at once", pool.name, self._settings.library.build.max_concurrent_builds)
+        pool = BuildPool(
+            make_engine(self._settings.service.database),
+            self._settings,
+            build_image=self._build_image,
+            is_one_of_many=True,
+        )
+        _log.info(
+            "worker %s begins: %d builds at once",
+            pool.name,
+            self._settings.library.build.max_concurrent_builds,
+        )
         pool.start()
         listener = Listener(self._settings, pool)
         listener.start()
@@ -57,12 +71,16 @@ class WorkerMain(PoolMain):
         _log.info("worker %s ends", pool.name)
 
     def _make_tables(self) -> None:
-        """As a web host does, since whoever starts first makes or upgrades them; a silent database is waited for."""
+        """As a web host does, since whoever starts first makes or upgrades them; a silent database
+        is waited for.
+        """
         app = Flask(__name__)
         init_database(app, self._settings.service.database)
         while not self._stops:
             try:
-                bring_up_to_date(app, self._settings.library.build.tmp_folder / "run" / "migration.lock")
+                bring_up_to_date(
+                    app, self._settings.library.build.tmp_folder / "run" / "migration.lock"
+                )
                 break
             except DatabaseSilent as error:
                 _log.warning("the worker waits: %s", error)

@@ -1,4 +1,5 @@
-"""Commands for operators: `flask --app builder_service users …`, `tokens …`, `images …`, `cleanup`, `audit`, `backup`.
+"""Commands for operators: `flask --app builder_service users …`, `tokens …`, `images …`, `cleanup`,
+`audit`, `backup`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from service.context import Service
 from service.database import copy_sqlite, now
 
 COMMAND_LINE = "command line"
-"""Where the audit trail says that an operator's command came from; its user is one of the operating system."""
+"""Where the audit trail says that an operator's command came from; its user is one of the operating
+system.
+"""
 
 users = AppGroup("users", help="Who may use the service.")
 tokens = AppGroup("tokens", help="What programs log in with instead of a password.")
@@ -42,7 +45,9 @@ def install(app: Flask) -> None:
 
 @users.command("add")
 @click.argument("name")
-@click.option("--admin", is_flag=True, help="May also build base images and see the operator's pages.")
+@click.option(
+    "--admin", is_flag=True, help="May also build base images and see the operator's pages."
+)
 def add(name: str, admin: bool) -> None:
     """Make a user. The password is asked for, or read from standard input."""
     password = _password()
@@ -55,8 +60,15 @@ def add(name: str, admin: bool) -> None:
 def list_all() -> None:
     """List the users."""
     for row in accounts.users(_service().engine):
-        marks = [word for word, is_so in (("admin", row.is_admin), ("unconfirmed", not row.is_confirmed),
-                                          ("inactive", not row.is_active)) if is_so]
+        marks = [
+            word
+            for word, is_so in (
+                ("admin", row.is_admin),
+                ("unconfirmed", not row.is_confirmed),
+                ("inactive", not row.is_active),
+            )
+            if is_so
+        ]
         click.echo("\t".join([row.name, ",".join(marks)]).rstrip())
 
 
@@ -110,15 +122,30 @@ def block(name: str) -> None:
 @tokens.command("add")
 @click.argument("user")
 @click.argument("name")
-@click.option("--days", type=click.IntRange(1, 3650), help="How long it is good for; without this, until revoked.")
-@click.option("--scope", "scopes", type=click.Choice(accounts.SCOPES), multiple=True, default=accounts.SCOPES,
-              help="What it is good for; may be given more than once. Without this, everything.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    help="How long it is good for; without this, until revoked.",
+)
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(accounts.SCOPES),
+    multiple=True,
+    default=accounts.SCOPES,
+    help="What it is good for; may be given more than once. Without this, everything.",
+)
 def add_token(user: str, name: str, days: int | None, scopes: tuple[str, ...]) -> None:
     """Make a token for USER, called NAME, and print it: nobody sees it again."""
     expires_at = None if days is None else now() + datetime.timedelta(days=days)
     user_id = _user_id(user)
-    _do(lambda: click.echo(accounts.add_token(_service().engine, user_id, name, scopes=sorted(set(scopes)),
-                                              expires_at=expires_at)))
+    _do(
+        lambda: click.echo(
+            accounts.add_token(
+                _service().engine, user_id, name, scopes=sorted(set(scopes)), expires_at=expires_at
+            )
+        )
+    )
     _note("token", f"{name} of {user}")
 
 
@@ -127,8 +154,17 @@ def add_token(user: str, name: str, days: int | None, scopes: tuple[str, ...]) -
 def list_tokens(user: str) -> None:
     """List a user's tokens: number, name, scopes, and when they expire and were last used."""
     for row in accounts.tokens_of(_service().engine, _user_id(user)):
-        click.echo("\t".join([str(row.id), row.name, ",".join(row.scopes), f"expires {_day(row.expires_at)}",
-                              f"used {_day(row.last_used_at)}"]))
+        click.echo(
+            "\t".join(
+                [
+                    str(row.id),
+                    row.name,
+                    ",".join(row.scopes),
+                    f"expires {_day(row.expires_at)}",
+                    f"used {_day(row.last_used_at)}",
+                ]
+            )
+        )
 
 
 @tokens.command("revoke")
@@ -149,7 +185,17 @@ def list_images() -> None:
     for name, record in found.names().items():
         used = datetime.datetime.fromtimestamp(found.last_use(record), datetime.timezone.utc)
         marks = ["pinned"] if found.is_pinned(record.sha256 or "") else []
-        click.echo("\t".join([name, _size(record.size_bytes or 0), record.sha256 or "", f"used {_day(used)}", *marks]))
+        click.echo(
+            "\t".join(
+                [
+                    name,
+                    _size(record.size_bytes or 0),
+                    record.sha256 or "",
+                    f"used {_day(used)}",
+                    *marks,
+                ]
+            )
+        )
 
 
 @images.command("pin")
@@ -173,7 +219,9 @@ def unpin(name: str) -> None:
 @images.command("remove")
 @click.argument("name")
 def remove_image(name: str) -> None:
-    """Remove the SIF of this file name or sha256, and every name of it, unless it is pinned or being read."""
+    """Remove the SIF of this file name or sha256, and every name of it, unless it is pinned or
+    being read.
+    """
     if not _service().images.remove(_digest(name)):
         raise click.ClickException(f"{name} is pinned or in use.")
     _note("remove image", name)
@@ -184,7 +232,9 @@ def remove_image(name: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
 @with_appcontext
 def cleanup(dry_run: bool) -> None:
-    """Remove what nobody needs, within the limits of the configuration; never what is pinned or in use."""
+    """Remove what nobody needs, within the limits of the configuration; never what is pinned or in
+    use.
+    """
     parts = _service()
     count = freed_bytes = 0
     try:
@@ -195,7 +245,9 @@ def cleanup(dry_run: bool) -> None:
         raise click.ClickException(str(error)) from None
     if not dry_run:
         _note("cleanup", f"{count} things of {_size(freed_bytes)}")
-    click.echo(f"{'Would remove' if dry_run else 'Removed'} {count} things of {_size(freed_bytes)}.")
+    click.echo(
+        f"{'Would remove' if dry_run else 'Removed'} {count} things of {_size(freed_bytes)}."
+    )
 
 
 @click.command("audit")
@@ -203,17 +255,38 @@ def cleanup(dry_run: bool) -> None:
 @click.option("--action", help="Only this: build, cancel, delete, download, login, …")
 @click.option("--subject", help="Only what has this in the id or name of what it happened to.")
 @click.option("--days", type=click.IntRange(1, 36500), help="Only what happened in so many days.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="How many lines at the most.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many lines at the most.",
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON object in each line.")
 @with_appcontext
-def audit(user: str | None, action: str | None, subject: str | None, days: int | None, limit: int,
-          as_json: bool) -> None:
+def audit(
+    user: str | None,
+    action: str | None,
+    subject: str | None,
+    days: int | None,
+    limit: int,
+    as_json: bool,
+) -> None:
     """Tell who did what and when, newest first: time, user, action, subject, address."""
     since = None if days is None else now() - datetime.timedelta(days=days)
-    for row in trail.events(_service().engine, user=user, action=action, subject=subject, since=since, limit=limit):
-        said = {"at": row.at.isoformat(timespec="seconds"), "user": row.user, "action": row.action,
-                "subject": row.subject, "address": row.address}
-        click.echo(json.dumps(said) if as_json else "\t".join(value or "-" for value in said.values()))
+    for row in trail.events(
+        _service().engine, user=user, action=action, subject=subject, since=since, limit=limit
+    ):
+        said = {
+            "at": row.at.isoformat(timespec="seconds"),
+            "user": row.user,
+            "action": row.action,
+            "subject": row.subject,
+            "address": row.address,
+        }
+        click.echo(
+            json.dumps(said) if as_json else "\t".join(value or "-" for value in said.values())
+        )
 
 
 @click.command("backup")
@@ -223,7 +296,9 @@ def backup(file: Path) -> None:
     """Copy the database to FILE while the service runs. An earlier FILE is replaced in one step."""
     url = _service().engine.url
     if url.get_backend_name() != "sqlite" or not url.database:
-        raise click.ClickException("Only an SQLite database is copied; use your database's own tool.")
+        raise click.ClickException(
+            "Only an SQLite database is copied; use your database's own tool."
+        )
     try:
         copy_sqlite(Path(url.database), file)
     except (OSError, sqlite3.Error) as error:
@@ -272,8 +347,13 @@ def _change(name: str, what: str, **values: bool) -> None:
 
 def _note(action: str, subject: str) -> None:
     """Write down what was done here, in the name of the operating system's user."""
-    store.note(_service().engine, user=pwd.getpwuid(os.getuid()).pw_name[:64], action=action, subject=subject,
-               address=COMMAND_LINE)
+    store.note(
+        _service().engine,
+        user=pwd.getpwuid(os.getuid()).pw_name[:64],
+        action=action,
+        subject=subject,
+        address=COMMAND_LINE,
+    )
 
 
 def _do(work: Callable[[], object]) -> None:

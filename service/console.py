@@ -1,7 +1,9 @@
-"""What the service's processes tell their operator: one line for each thing that happened, on standard error.
+"""What the service's processes tell their operator: one line for each thing that happened, on
+standard error.
 
-Lines about what users do read `action=… subject=… user=… address=…`; no secret is ever part of one. With the format
-`json` each line is an object, with the user of the request or the run that the line is about in fields of their own.
+Lines about what users do read `action=… subject=… user=… address=…`; no secret is ever part of one.
+With the format `json` each line is an object, with the user of the request or the run that the line
+is about in fields of their own.
 """
 
 from __future__ import annotations
@@ -29,14 +31,21 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         said: dict[str, Any] = {
-            "time": datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc).isoformat(
-                timespec="milliseconds"),
-            "level": record.levelname, "logger": record.name, "message": record.getMessage(), **_about_request(),
-            "run": _run.get()}
+            "time": datetime.datetime.fromtimestamp(
+                record.created, datetime.timezone.utc
+            ).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_about_request(),
+            "run": _run.get(),
+        }
         said |= {name: vars(record)[name] for name in FIELDS if name in vars(record)}
         if record.exc_info:
             said["trace"] = self.formatException(record.exc_info)
-        return json.dumps({key: value for key, value in said.items() if value is not None}, default=str)
+        return json.dumps(
+            {key: value for key, value in said.items() if value is not None}, default=str
+        )
 
 
 @contextlib.contextmanager
@@ -61,5 +70,9 @@ def _about_request() -> dict[str, Any]:
     if not has_request_context():
         return {}
     who = g.get("flask_httpauth_user") or g.get("_login_user")
-    return {"method": request.method, "path": request.path, "address": request.remote_addr,
-            "user": getattr(who, "name", None)}
+    return {
+        "method": request.method,
+        "path": request.path,
+        "address": request.remote_addr,
+        "user": getattr(who, "name", None),
+    }

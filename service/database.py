@@ -1,8 +1,9 @@
 """The database: where it lies, how connections behave, and how its tables come to be.
 
-On SQLite, readers never wait for a writer (WAL), and a writer takes its place at once: `writing(engine)` begins a
-transaction with BEGIN IMMEDIATE, so that two of them queue instead of failing half-way. On PostgreSQL writers run side
-by side: who reads in order to write locks the rows (`with_for_update`, which SQLite leaves out) or takes `turn`.
+On SQLite, readers never wait for a writer (WAL), and a writer takes its place at once:
+`writing(engine)` begins a transaction with BEGIN IMMEDIATE, so that two of them queue instead of
+failing half-way. On PostgreSQL writers run side by side: who reads in order to write locks the rows
+(`with_for_update`, which SQLite leaves out) or takes `turn`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ HEAD = "0004"
 
 BUSY_TIMEOUT_S = 30.0
 SILENT_CLIENT_S = 15.0
-"""PostgreSQL ends the transaction of a client that says nothing for so long, and with it gives its locks back."""
+"""PostgreSQL ends the transaction of a client that says nothing for so long, and with it gives its
+locks back.
+"""
 WRITING = "cic_writing"
 VERSION_TABLE = "alembic_version"
 
@@ -57,16 +60,23 @@ class UtcTime(sa.types.TypeDecorator[datetime.datetime]):
     impl = sa.DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime.datetime | None, dialect: sa.Dialect) -> datetime.datetime | None:
+    def process_bind_param(
+        self, value: datetime.datetime | None, dialect: sa.Dialect
+    ) -> datetime.datetime | None:
         if value is None or dialect.name != "sqlite":
             return value
         return value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
 
-    def process_result_value(self, value: datetime.datetime | None, dialect: sa.Dialect) -> datetime.datetime | None:
+    def process_result_value(
+        self, value: datetime.datetime | None, dialect: sa.Dialect
+    ) -> datetime.datetime | None:
         if value is None:
             return None
-        return value.replace(tzinfo=datetime.timezone.utc) if value.tzinfo is None else value.astimezone(
-            datetime.timezone.utc)
+        return (
+            value.replace(tzinfo=datetime.timezone.utc)
+            if value.tzinfo is None
+            else value.astimezone(datetime.timezone.utc)
+        )
 
 
 def now() -> datetime.datetime:
@@ -77,7 +87,8 @@ def now() -> datetime.datetime:
 class Database(SQLAlchemy):
     """Flask-SQLAlchemy whose `create_all` and `drop_all` also work in a bare interpreter.
 
-    Without an application they use the configured database. Tables made that way carry the newest migration's stamp.
+    Without an application they use the configured database. Tables made that way carry the newest
+    migration's stamp.
     """
 
     def create_all(self, bind_key: Any = "__all__") -> None:
@@ -111,13 +122,16 @@ def init_database(app: Flask, url: str) -> None:
 def database_url(url: str) -> sa.URL:
     """The URL with a relative SQLite path made absolute.
 
-    `sqlite:///db.sqlite` lies beside `builder_service.py`, whatever the working directory: there the first versions
-    of this service had it, which ran on a Flask-SQLAlchemy that counted from the application's own folder.
+    `sqlite:///db.sqlite` lies beside `builder_service.py`, whatever the working directory: there
+    the first versions of this service had it, which ran on a Flask-SQLAlchemy that counted from the
+    application's own folder.
     """
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
-        raise Misconfigured("database is not a URL.", hint="Write for example sqlite:///db.sqlite.") from None
+        raise Misconfigured(
+            "database is not a URL.", hint="Write for example sqlite:///db.sqlite."
+        ) from None
     if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
         return parsed.set(database=str(PROJECT / parsed.database))
     if parsed.drivername in ("postgresql", "postgres"):
@@ -132,8 +146,12 @@ def make_engine(url: str | sa.URL) -> Engine:
         return _make_server_engine(parsed)
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(parsed, pool_size=10, max_overflow=100,
-                              connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    engine = sa.create_engine(
+        parsed,
+        pool_size=10,
+        max_overflow=100,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+    )
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -142,38 +160,71 @@ def make_engine(url: str | sa.URL) -> Engine:
 def _make_server_engine(url: sa.URL) -> Engine:
     """PostgreSQL. A server that is cut off is noticed within half a minute, by either side."""
     if url.drivername != "postgresql+psycopg":
-        raise Misconfigured(f"database cannot be a {url.get_backend_name()[:40]} URL.",
-                            hint="Write for example sqlite:///db.sqlite or postgresql://user@host/name.")
-    options = f"-c timezone=UTC -c idle_in_transaction_session_timeout={int(SILENT_CLIENT_S * 1000)} " \
-              f"-c lock_timeout={int(BUSY_TIMEOUT_S * 1000)}"
-    arguments = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3,
-                 "tcp_user_timeout": 20_000, "options": options}
+        raise Misconfigured(
+            f"database cannot be a {url.get_backend_name()[:40]} URL.",
+            hint="Write for example sqlite:///db.sqlite or postgresql://user@host/name.",
+        )
+    options = (
+        f"-c timezone=UTC -c idle_in_transaction_session_timeout={int(SILENT_CLIENT_S * 1000)} "
+        f"-c lock_timeout={int(BUSY_TIMEOUT_S * 1000)}"
+    )
+    arguments = {
+        "connect_timeout": 5,
+        "keepalives_idle": 5,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+        "options": options,
+    }
     try:
-        engine = sa.create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=15, connect_args=arguments)
+        engine = sa.create_engine(
+            url, pool_pre_ping=True, pool_size=5, max_overflow=15, connect_args=arguments
+        )
     except ModuleNotFoundError as error:
-        raise Misconfigured(f"database names PostgreSQL, and {error.name} is not installed.",
-                            hint="Install requirements-cluster.txt.") from None
+        raise Misconfigured(
+            f"database names PostgreSQL, and {error.name} is not installed.",
+            hint="Install requirements-cluster.txt.",
+        ) from None
     sa.event.listen(engine, "before_cursor_execute", _without_nul, retval=True)
     return engine
 
 
-def _without_nul(_connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any,
-                 _many: bool) -> tuple[str, Any]:
+def _without_nul(
+    _connection: Connection,
+    _cursor: Any,
+    statement: str,
+    parameters: Any,
+    _context: Any,
+    _many: bool,
+) -> tuple[str, Any]:
     """PostgreSQL's texts hold no NUL. Whoever asks for a name with one finds nothing."""
+
     def cleaned(row: Any) -> Any:
-        return {key: value.replace("\0", "\ufffd") if isinstance(value, str) else value for key, value in row.items()}
-    return statement, cleaned(parameters) if isinstance(parameters, dict) else [cleaned(row) for row in parameters]
+        return {
+            key: value.replace("\0", "\ufffd") if isinstance(value, str) else value
+            for key, value in row.items()
+        }
+
+    return statement, cleaned(parameters) if isinstance(parameters, dict) else [
+        cleaned(row) for row in parameters
+    ]
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions begin where we say so, see _begin_sqlite
-    for pragma in (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "journal_mode=WAL", "synchronous=NORMAL",
-                   "foreign_keys=ON"):
+    for pragma in (
+        f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}",
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+    ):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """A writer takes its place at once, a reader of single rows needs no transaction, others begin as ever."""
+    """A writer takes its place at once, a reader of single rows needs no transaction, others begin
+    as ever.
+    """
     writes = connection.get_execution_options().get(WRITING)
     if writes is not False:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -181,7 +232,9 @@ def _begin_sqlite(connection: Connection) -> None:
 
 @contextlib.contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that may write. It is committed when the block ends, and rolled back when it fails."""
+    """A transaction that may write. It is committed when the block ends, and rolled back when it
+    fails.
+    """
     with _translated(), engine.connect() as plain:
         connection = plain.execution_options(**{WRITING: True})
         with connection.begin():
@@ -199,7 +252,9 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 def turn(connection: Connection, what: Turn) -> None:
-    """Let no other transaction past this point until this one has ended. On SQLite writers take turns anyway."""
+    """Let no other transaction past this point until this one has ended. On SQLite writers take
+    turns anyway.
+    """
     if connection.dialect.name != "sqlite":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(what.value)))
 
@@ -208,19 +263,25 @@ def clock(connection: Connection) -> datetime.datetime:
     """The present moment by the database's clock: for times that different hosts compare."""
     if connection.dialect.name == "sqlite":
         return now()
-    found: datetime.datetime = connection.scalar(sa.select(sa.func.clock_timestamp(type_=UtcTime())))  # type: ignore[assignment]
+    found: datetime.datetime = connection.scalar(
+        sa.select(sa.func.clock_timestamp(type_=UtcTime()))
+    )  # type: ignore[assignment]
     return found
 
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """A database that does not answer is `Unavailable`, and a value that no column can hold is not found."""
+    """A database that does not answer is `Unavailable`, and a value that no column can hold is not
+    found.
+    """
     try:
         yield
     except (sa.exc.DataError, OverflowError):
         raise NotFound("Nothing has such a name or number.") from None
     except sa.exc.OperationalError as error:
-        raise DatabaseSilent("The database does not answer.", hint="Try again in a while.") from error
+        raise DatabaseSilent(
+            "The database does not answer.", hint="Try again in a while."
+        ) from error
 
 
 def copy_sqlite(live: Path, file: Path) -> None:
@@ -230,9 +291,15 @@ def copy_sqlite(live: Path, file: Path) -> None:
     """
     fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
-        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # it holds password hashes
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(live))}?mode=ro", uri=True)) as source, \
-                contextlib.closing(sqlite3.connect(fresh)) as copy:
+        os.close(
+            os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        )  # it holds password hashes
+        with (
+            contextlib.closing(
+                sqlite3.connect(f"file:{quote(str(live))}?mode=ro", uri=True)
+            ) as source,
+            contextlib.closing(sqlite3.connect(fresh)) as copy,
+        ):
             source.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE").close()  # one file, whole by itself
         os.replace(fresh, file)
@@ -241,8 +308,8 @@ def copy_sqlite(live: Path, file: Path) -> None:
 
 
 def bring_up_to_date(app: Flask, lock: Path) -> None:
-    """Make or upgrade the tables. Processes that start together take turns: through the file `lock`, and hosts that
-    share a database through a lock in it.
+    """Make or upgrade the tables. Processes that start together take turns: through the file
+    `lock`, and hosts that share a database through a lock in it.
     """
     with app.app_context():
         if _version(db.engine) == HEAD:
@@ -253,8 +320,10 @@ def bring_up_to_date(app: Flask, lock: Path) -> None:
             if version == HEAD:
                 return
             if version is None and "users" in sa.inspect(db.engine).get_table_names():
-                raise Misconfigured("The database holds tables that another program made.",
-                                    hint="Name another one with `database`, or move that file away.")
+                raise Misconfigured(
+                    "The database holds tables that another program made.",
+                    hint="Name another one with `database`, or move that file away.",
+                )
             upgrade(directory=str(MIGRATIONS))
 
 
@@ -282,7 +351,9 @@ def _version(engine: Engine) -> str | None:
 
 @contextlib.contextmanager
 def _application(database: Database) -> Iterator[None]:
-    """The present application, or in a bare interpreter one that knows the configured database and no more."""
+    """The present application, or in a bare interpreter one that knows the configured database and
+    no more.
+    """
     if has_app_context() and current_app.extensions.get("sqlalchemy") is database:
         yield
         return

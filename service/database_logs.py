@@ -1,7 +1,8 @@
 """Logs as rows of the database: written by a worker anywhere, followed from any web process.
 
-A log is a row of pieces without a gap: each begins at the byte where the one before it ended. Two writers of one log
-(a worker that was given up and comes back) cannot overwrite each other: a piece's place is its key.
+A log is a row of pieces without a gap: each begins at the byte where the one before it ended. Two
+writers of one log (a worker that was given up and comes back) cannot overwrite each other: a
+piece's place is its key.
 """
 
 from __future__ import annotations
@@ -42,12 +43,17 @@ class DatabaseLogs:
         return DatabaseLog(self._engine, run_id)
 
     def all(self) -> Iterator[LogFacts]:
-        rows = sa.select(PIECES.c.run_id, sa.func.max(PIECES.c.end_byte).label("size_bytes"),
-                         sa.func.max(PIECES.c.written_at).label("changed_at")).group_by(PIECES.c.run_id)
+        rows = sa.select(
+            PIECES.c.run_id,
+            sa.func.max(PIECES.c.end_byte).label("size_bytes"),
+            sa.func.max(PIECES.c.written_at).label("changed_at"),
+        ).group_by(PIECES.c.run_id)
         with reading(self._engine) as connection:
             found = connection.execute(rows).all()
         for row in found:
-            yield LogFacts(run_id=row.run_id, size_bytes=row.size_bytes, changed_at=row.changed_at.timestamp())
+            yield LogFacts(
+                run_id=row.run_id, size_bytes=row.size_bytes, changed_at=row.changed_at.timestamp()
+            )
 
 
 class DatabaseLog:
@@ -58,21 +64,31 @@ class DatabaseLog:
 
     def read(self, offset: int, end: int | None = None) -> bytes:
         limit_bytes = piece_bytes(offset, end)
-        pieces = sa.select(PIECES.c.start_byte, PIECES.c.data).where(
-            PIECES.c.run_id == self._run_id, PIECES.c.end_byte > offset,
-            PIECES.c.start_byte > offset - PIECE_BYTES, PIECES.c.start_byte < offset + limit_bytes).order_by(
-                PIECES.c.start_byte)
+        pieces = (
+            sa.select(PIECES.c.start_byte, PIECES.c.data)
+            .where(
+                PIECES.c.run_id == self._run_id,
+                PIECES.c.end_byte > offset,
+                PIECES.c.start_byte > offset - PIECE_BYTES,
+                PIECES.c.start_byte < offset + limit_bytes,
+            )
+            .order_by(PIECES.c.start_byte)
+        )
         with reading(self._engine) as connection:
             rows = connection.execute(pieces).all()
         if not rows:
             return b""
         skipped = offset - rows[0].start_byte
-        return b"".join(bytes(row.data) for row in rows)[skipped:skipped + limit_bytes]
+        return b"".join(bytes(row.data) for row in rows)[skipped : skipped + limit_bytes]
 
     def size_bytes(self) -> int:
         with reading(self._engine) as connection:
-            return connection.scalar(sa.select(sa.func.max(PIECES.c.end_byte)).where(
-                PIECES.c.run_id == self._run_id)) or 0
+            return (
+                connection.scalar(
+                    sa.select(sa.func.max(PIECES.c.end_byte)).where(PIECES.c.run_id == self._run_id)
+                )
+                or 0
+            )
 
     def appender(self) -> DatabaseAppender:
         return DatabaseAppender(self)
@@ -83,19 +99,35 @@ class DatabaseLog:
         return True
 
     def write(self, raw: bytes) -> None:
-        """Put some bytes at the end, wherever it is by now. Raises `CicError` when the database is away."""
+        """Put some bytes at the end, wherever it is by now. Raises `CicError` when the database is
+        away.
+        """
         while True:
             start = self.size_bytes()
-            pieces = [(start + at, raw[at:at + PIECE_BYTES]) for at in range(0, len(raw), PIECE_BYTES)]
+            pieces = [
+                (start + at, raw[at : at + PIECE_BYTES]) for at in range(0, len(raw), PIECE_BYTES)
+            ]
             with contextlib.suppress(sa.exc.IntegrityError), writing(self._engine) as connection:
-                connection.execute(PIECES.insert(), [
-                    {"run_id": self._run_id, "start_byte": begin, "end_byte": begin + len(data), "data": data,
-                     "written_at": now()} for begin, data in pieces])
+                connection.execute(
+                    PIECES.insert(),
+                    [
+                        {
+                            "run_id": self._run_id,
+                            "start_byte": begin,
+                            "end_byte": begin + len(data),
+                            "data": data,
+                            "written_at": now(),
+                        }
+                        for begin, data in pieces
+                    ],
+                )
                 return
 
 
 class DatabaseAppender:
-    """Gathers lines, and writes them twice a second by a thread of its own. What is there at `close` is written."""
+    """Gathers lines, and writes them twice a second by a thread of its own. What is there at
+    `close` is written.
+    """
 
     def __init__(self, log: DatabaseLog) -> None:
         self._to = log
@@ -138,5 +170,5 @@ class DatabaseAppender:
                 _log.exception("a log was not written")
                 return False
             with self._lock:
-                del self._waiting[:len(raw)]
+                del self._waiting[: len(raw)]
             return True

@@ -25,7 +25,9 @@ _LINK = re.compile(r"[0-9a-f]{48}")
 
 
 def send_sif(images: Images, sha256: str, filename: str) -> Response:
-    """The answer that sends a stored SIF, or the range of it that was asked for. Raises `FileNotFoundError`."""
+    """The answer that sends a stored SIF, or the range of it that was asked for. Raises
+    `FileNotFoundError`.
+    """
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
     if request.if_none_match.contains(sha256):
@@ -34,10 +36,16 @@ def send_sif(images: Images, sha256: str, filename: str) -> Response:
     wanted = _wanted_range(sha256, body.size_bytes)
     if wanted is None:
         body.close()
-        return Response(status=416, headers=headers | {"Content-Range": f"bytes */{body.size_bytes}"})
+        return Response(
+            status=416, headers=headers | {"Content-Range": f"bytes */{body.size_bytes}"}
+        )
     begin, end, is_part = wanted
-    headers |= {"Content-Type": CONTENT_TYPE, "Content-Length": str(end - begin), "X-Content-Type-Options": "nosniff",
-                "Content-Disposition": f'attachment; filename="{filename}"'}
+    headers |= {
+        "Content-Type": CONTENT_TYPE,
+        "Content-Length": str(end - begin),
+        "X-Content-Type-Options": "nosniff",
+        "Content-Disposition": f'attachment; filename="{filename}"',
+    }
     if is_part:
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{body.size_bytes}"
     status = 206 if is_part else 200
@@ -45,12 +53,20 @@ def send_sif(images: Images, sha256: str, filename: str) -> Response:
         body.close()
         return Response(status=status, headers=headers)
     body.limit(begin, end)
-    wrap = request.environ.get("wsgi.file_wrapper") if images.path_of(sha256) else None  # the kernel sends files
-    return Response(wrap(body, BLOCK_BYTES) if wrap else body, status=status, headers=headers, direct_passthrough=True)
+    wrap = (
+        request.environ.get("wsgi.file_wrapper") if images.path_of(sha256) else None
+    )  # the kernel sends files
+    return Response(
+        wrap(body, BLOCK_BYTES) if wrap else body,
+        status=status,
+        headers=headers,
+        direct_passthrough=True,
+    )
 
 
 def _wanted_range(sha256: str, size_bytes: int) -> tuple[int, int, bool] | None:
-    """First byte, the one after the last, and whether that is a part; None for a range that the file does not have.
+    """First byte, the one after the last, and whether that is a part; None for a range that the
+    file does not have.
 
     Several ranges at once, or a range of another file than ours (If-Range), get the whole file.
     """
@@ -64,9 +80,11 @@ def _wanted_range(sha256: str, size_bytes: int) -> tuple[int, int, bool] | None:
 
 
 class _Body:
-    """A stored SIF on its way: it is held open, so that clean-up leaves it alone, until it is closed.
+    """A stored SIF on its way: it is held open, so that clean-up leaves it alone, until it is
+    closed.
 
-    A file to the server (for sendfile), and an iterable of blocks where the server has no better way.
+    A file to the server (for sendfile), and an iterable of blocks where the server has no better
+    way.
     """
 
     def __init__(self, images: Images, sha256: str) -> None:
@@ -103,7 +121,9 @@ class _Body:
 
 
 def make_link(sif: Path, filename: str, folder: Path) -> str:
-    """A second, unguessable name for a SIF below `folder`, which a front server serves; returns its path there."""
+    """A second, unguessable name for a SIF below `folder`, which a front server serves; returns its
+    path there.
+    """
     token = secrets.token_hex(24)
     (folder / token).mkdir(parents=True)
     os.link(sif, folder / token / filename)
@@ -119,7 +139,9 @@ def offer_publicly(sif: Path, public: Path) -> None:
 
 
 def offer_all_publicly(images: Images, folder: Path, *, is_wanted: bool) -> None:
-    """Let every SIF that has a name lie under it in `folder`, and nothing else; without `is_wanted` nothing at all."""
+    """Let every SIF that has a name lie under it in `folder`, and nothing else; without `is_wanted`
+    nothing at all.
+    """
     names = images.names() if is_wanted else {}
     for entry in list(os.scandir(folder)) if folder.is_dir() else ():
         if entry.is_file(follow_symlinks=False) and entry.name not in names:
@@ -147,7 +169,10 @@ def sweep_links(folder: Path, life_s: float = LINK_LIFE_S) -> int:
     removed = 0
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            if _LINK.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > life_s:
+            if (
+                _LINK.fullmatch(entry.name)
+                and time.time() - entry.stat(follow_symlinks=False).st_mtime > life_s
+            ):
                 shutil.rmtree(entry.path, ignore_errors=True)
                 removed += 1
     return removed

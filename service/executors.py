@@ -1,7 +1,7 @@
 """The seam between accepting work and doing it: a run's id goes through, and nothing else.
 
-The database is the truth: which runs wait, whose they are, which are to stop. An executor only wakes whoever works,
-so a call that is lost costs a second, and no run.
+The database is the truth: which runs wait, whose they are, which are to stop. An executor only
+wakes whoever works, so a call that is lost costs a second, and no run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ WAKE, STOP = b"wake", b"stop"
 WATCH_EVERY_S = 1.0
 START_TIMEOUT_S = 20.0
 LISTEN_TIMEOUT_S = 3.0
-"""How long a pool that was started may take to listen. One that was killed meanwhile is missed after that."""
+"""How long a pool that was started may take to listen. One that was killed meanwhile is missed
+after that.
+"""
 BEGINNING_S = 5.0
 """How long a pool may take to listen that is to be stopped."""
 
@@ -103,7 +105,8 @@ class RunFolder:
 
 
 class PoolProcess:
-    """The machine's pool in a process of its own (`service.pool`), started by whichever web process misses it.
+    """The machine's pool in a process of its own (`service.pool`), started by whichever web process
+    misses it.
 
     It outlives a web process that is replaced or killed. `start` before the first request.
     """
@@ -132,8 +135,10 @@ class PoolProcess:
         while not self._folder.tell_pool(WAKE):
             self._missing.set()
             if time.monotonic() > deadline:
-                raise ServiceError("No build pool is at work.",
-                                   hint="It is started by itself; pool.log in the logs folder says why it ended.")
+                raise ServiceError(
+                    "No build pool is at work.",
+                    hint="It is started by itself; pool.log in the logs folder says why it ended.",
+                )
             time.sleep(0.1)
 
     def shutdown(self) -> None:
@@ -160,12 +165,20 @@ class PoolProcess:
 
 
 def start_pool(folder: RunFolder) -> None:
-    """Start the pool's process unless somebody else is doing so; returns when it listens, or after a while."""
+    """Start the pool's process unless somebody else is doing so; returns when it listens, or after
+    a while.
+    """
     try:
         with filelock.FileLock(folder.path / "start.lock", timeout=0, mode=0o600):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                subprocess.run([_python(), "-m", "service.pool", "--detach"], cwd=PROJECT, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL, start_new_session=True, timeout=START_TIMEOUT_S)
+                subprocess.run(
+                    [_python(), "-m", "service.pool", "--detach"],
+                    cwd=PROJECT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                    timeout=START_TIMEOUT_S,
+                )
             deadline = time.monotonic() + LISTEN_TIMEOUT_S
             while not folder.tell_pool(WAKE) and time.monotonic() < deadline:
                 time.sleep(0.1)

@@ -1,4 +1,6 @@
-"""Whether the service can do its work, and which part of it cannot: asked in the background, answered from memory."""
+"""Whether the service can do its work, and which part of it cannot: asked in the background,
+answered from memory.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,11 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """One part: `ask` raises what is wrong with it, or tells what is to be known. It is asked every `every_s` at most.
+    """One part: `ask` raises what is wrong with it, or tells what is to be known. It is asked every
+    `every_s` at most.
 
-    Without a part that is not `needed` the service is ready all the same, and says what is wrong as a warning.
+    Without a part that is not `needed` the service is ready all the same, and says what is wrong as
+    a warning.
     """
 
     ask: Callable[[], str | None]
@@ -41,7 +45,9 @@ class Check:
 
 
 class Readiness:
-    """Remembers what its checks found. A call that finds old answers gets them, and has new ones made meanwhile."""
+    """Remembers what its checks found. A call that finds old answers gets them, and has new ones
+    made meanwhile.
+    """
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = dict(checks)
@@ -59,12 +65,23 @@ class Readiness:
         self._first.wait(FIRST_ANSWER_S)
         found = {name: outcome for name, (_, outcome) in list(self._found.items())}
         checks = {name: self._told(name, outcome) for name, outcome in found.items()}
-        missing = [name for name, outcome in found.items()
-                   if isinstance(outcome, CicError) and self._checks[name].needed]
+        missing = [
+            name
+            for name, outcome in found.items()
+            if isinstance(outcome, CicError) and self._checks[name].needed
+        ]
         if not missing and self._first.is_set():
             return jsonify({"status": "ready", "checks": checks})
-        detail = f"Not ready: {', '.join(missing)}." if missing else "Not all checks have answered yet."
-        return problem(503, "NOT_READY", detail, more={"checks": checks}, headers={"Retry-After": str(int(FRESH_S))})
+        detail = (
+            f"Not ready: {', '.join(missing)}." if missing else "Not all checks have answered yet."
+        )
+        return problem(
+            503,
+            "NOT_READY",
+            detail,
+            more={"checks": checks},
+            headers={"Retry-After": str(int(FRESH_S))},
+        )
 
     def _told(self, name: str, outcome: CicError | str | None) -> str:
         if not isinstance(outcome, CicError):
@@ -72,8 +89,11 @@ class Readiness:
         return str(outcome) if self._checks[name].needed else f"warning: {outcome}"
 
     def _refresh(self) -> None:
-        due = {name: check for name, check in self._checks.items()
-               if time.monotonic() - self._found.get(name, (-check.every_s, None))[0] >= check.every_s}
+        due = {
+            name: check
+            for name, check in self._checks.items()
+            if time.monotonic() - self._found.get(name, (-check.every_s, None))[0] >= check.every_s
+        }
         if due and self._lock.acquire(blocking=False):
             threading.Thread(target=self._ask, args=(due,), name="readiness", daemon=True).start()
 
@@ -154,9 +174,14 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
         "singularity": Check(ask=_singularity),
         "buildx": Check(ask=buildx, every_s=SLOW_S),
         "base_image": Check(ask=base_image, every_s=SLOW_S),
-        "isolation": Check(ask=isolated, every_s=isolation.REMEMBERED_S, needed=build.require_isolation),
-        "package_cache": Check(ask=lambda: package_places.described(build, library.registry), every_s=SLOW_S,
-                               needed=False),
+        "isolation": Check(
+            ask=isolated, every_s=isolation.REMEMBERED_S, needed=build.require_isolation
+        ),
+        "package_cache": Check(
+            ask=lambda: package_places.described(build, library.registry),
+            every_s=SLOW_S,
+            needed=False,
+        ),
     }
 
 

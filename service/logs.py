@@ -1,7 +1,9 @@
-"""Build logs: appended line by line by whoever works on a run, read from any byte on by any process.
+"""Build logs: appended line by line by whoever works on a run, read from any byte on by any
+process.
 
-Two ways to keep them (`log_storage`): a file for each run, in a folder of this machine or a shared one, and rows of the
-database, for workers and web processes that share nothing else (`database_logs`).
+Two ways to keep them (`log_storage`): a file for each run, in a folder of this machine or a shared
+one, and rows of the database, for workers and web processes that share nothing else
+(`database_logs`).
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class Log(Protocol):
     """One run's log."""
 
     def read(self, offset: int, end: int | None = None) -> bytes:
-        """Up to `CHUNK_BYTES` from a byte on, and nothing after `end`; nothing where there is nothing, or no log."""
+        """Up to `CHUNK_BYTES` from a byte on, and nothing after `end`; nothing where there is
+        nothing, or no log.
+        """
 
     def size_bytes(self) -> int:
         """How long it is at present."""
@@ -163,8 +167,12 @@ class RunLog:
         self._left_bytes = self._max_bytes - self._log.size_bytes()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._appender.close()
 
     @property
@@ -179,31 +187,45 @@ class RunLog:
 
     def line(self, text: str) -> None:
         """Append one line, without any secret."""
-        raw = self._redact(text).encode("utf-8", "replace")[:MAX_LINE_BYTES].replace(b"\n", b" ") + b"\n"
+        raw = (
+            self._redact(text).encode("utf-8", "replace")[:MAX_LINE_BYTES].replace(b"\n", b" ")
+            + b"\n"
+        )
         if self._left_bytes < 0:
             return
         self._left_bytes -= len(raw)
-        self._appender.append(raw if self._left_bytes >= 0 else b"[the log is full; what follows is not kept]\n")
+        self._appender.append(
+            raw if self._left_bytes >= 0 else b"[the log is full; what follows is not kept]\n"
+        )
 
 
 def own_part(row: Any) -> int | None:
     """How many bytes of its run's log are a build's; None while it goes on.
 
-    What is written later, for others who share the run, is not for whoever has what they asked for, or has cancelled.
+    What is written later, for others who share the run, is not for whoever has what they asked for,
+    or has cancelled.
     """
     if row.own_state is None:
         return None
     return WHOLE if row.log_bytes is None else int(row.log_bytes)
 
 
-def follow(log: Log, offset: int, *, ends_at: Callable[[], int | None], seconds: float, keep_alive_s: float = 10.0,
-           tick_s: float = 0.5) -> Iterator[str]:
+def follow(
+    log: Log,
+    offset: int,
+    *,
+    ends_at: Callable[[], int | None],
+    seconds: float,
+    keep_alive_s: float = 10.0,
+    tick_s: float = 0.5,
+) -> Iterator[str]:
     """Server-sent events for a log from a byte on, for so many seconds at the most.
 
     `ends_at` says as `own_part` how much is to be sent.
 
-    Each event holds whole lines, and its id is the byte after them: whoever comes back with it misses nothing and
-    hears nothing twice. When the build has ended and all was sent, the last event is `end`.
+    Each event holds whole lines, and its id is the byte after them: whoever comes back with it
+    misses nothing and hears nothing twice. When the build has ended and all was sent, the last
+    event is `end`.
     """
     deadline = time.monotonic() + seconds
     heard = time.monotonic()
@@ -226,10 +248,17 @@ def follow(log: Log, offset: int, *, ends_at: Callable[[], int | None], seconds:
 
 
 def _whole_lines(chunk: bytes, ended: bool) -> bytes:
-    """The part of a chunk that ends with a line's end; all of it when nothing follows, or no line ends in it."""
+    """The part of a chunk that ends with a line's end; all of it when nothing follows, or no line
+    ends in it.
+    """
     end = chunk.rfind(b"\n") + 1
-    return chunk[:end] if end and not (ended and len(chunk) < CHUNK_BYTES) else chunk if ended or len(
-        chunk) >= CHUNK_BYTES else b""
+    return (
+        chunk[:end]
+        if end and not (ended and len(chunk) < CHUNK_BYTES)
+        else chunk
+        if ended or len(chunk) >= CHUNK_BYTES
+        else b""
+    )
 
 
 def _event(chunk: bytes, offset: int) -> str:

@@ -1,4 +1,6 @@
-"""Numbers for Prometheus, counted in the database at each scrape: the same from whichever process is asked."""
+"""Numbers for Prometheus, counted in the database at each scrape: the same from whichever process
+is asked.
+"""
 
 from __future__ import annotations
 
@@ -39,21 +41,34 @@ class _Database(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with reading(self._engine) as connection:
-            yield from (_builds(connection), _runs(connection), *_queue(connection), _failures(connection),
-                        _made(connection), *_workers(connection), *_durations(connection), _stored(connection))
+            yield from (
+                _builds(connection),
+                _runs(connection),
+                *_queue(connection),
+                _failures(connection),
+                _made(connection),
+                *_workers(connection),
+                *_durations(connection),
+                _stored(connection),
+            )
         yield from _registered(workers.all_workers(self._engine, lost_after_s=self._lost_after_s))
 
 
 def _builds(connection: Connection) -> Metric:
     family = GaugeMetricFamily("cic_builds", "Builds by status", labels=["status"])
-    rows = connection.execute(sa.select(STATUS, sa.func.count()).select_from(BUILDS.join(
-        RUNS, RUNS.c.id == BUILDS.c.run_id)).group_by(STATUS))
+    rows = connection.execute(
+        sa.select(STATUS, sa.func.count())
+        .select_from(BUILDS.join(RUNS, RUNS.c.id == BUILDS.c.run_id))
+        .group_by(STATUS)
+    )
     return _by_state(family, rows)
 
 
 def _runs(connection: Connection) -> Metric:
     family = GaugeMetricFamily("cic_runs", "Runs by state", labels=["state"])
-    return _by_state(family, connection.execute(sa.select(RUNS.c.state, sa.func.count()).group_by(RUNS.c.state)))
+    return _by_state(
+        family, connection.execute(sa.select(RUNS.c.state, sa.func.count()).group_by(RUNS.c.state))
+    )
 
 
 def _by_state(family: GaugeMetricFamily, rows: Any) -> Metric:
@@ -65,39 +80,70 @@ def _by_state(family: GaugeMetricFamily, rows: Any) -> Metric:
 
 def _queue(connection: Connection) -> Iterator[Metric]:
     pending = RUNS.c.state == BuildState.PENDING
-    length, oldest = connection.execute(sa.select(sa.func.count(), sa.func.min(RUNS.c.created_at)).where(pending)).one()
+    length, oldest = connection.execute(
+        sa.select(sa.func.count(), sa.func.min(RUNS.c.created_at)).where(pending)
+    ).one()
     yield GaugeMetricFamily("cic_queue_length", "Runs that wait for a worker", value=length)
     age_s = 0.0 if oldest is None else max(0.0, time.time() - oldest.timestamp())
-    yield GaugeMetricFamily("cic_queue_age_seconds", "How long the oldest of them has waited", value=age_s)
+    yield GaugeMetricFamily(
+        "cic_queue_age_seconds", "How long the oldest of them has waited", value=age_s
+    )
 
 
 def _made(connection: Connection) -> Metric:
-    """Where finished builds came from: their own run, one that others had asked for, or what was stored already."""
-    family = GaugeMetricFamily("cic_builds_made", "Finished builds by where they came from", labels=["how"])
-    finished = sa.select(sa.func.count()).select_from(BUILDS.join(RUNS, RUNS.c.id == BUILDS.c.run_id)).where(
-        BUILDS.c.state == BuildState.FINISHED)
+    """Where finished builds came from: their own run, one that others had asked for, or what was
+    stored already.
+    """
+    family = GaugeMetricFamily(
+        "cic_builds_made", "Finished builds by where they came from", labels=["how"]
+    )
+    finished = (
+        sa.select(sa.func.count())
+        .select_from(BUILDS.join(RUNS, RUNS.c.id == BUILDS.c.run_id))
+        .where(BUILDS.c.state == BuildState.FINISHED)
+    )
     total = connection.scalar(finished) or 0
     stored = connection.scalar(finished.where(BUILDS.c.created_at >= RUNS.c.ended_at)) or 0
-    built = connection.scalar(sa.select(sa.func.count()).where(
-        RUNS.c.state == BuildState.FINISHED, RUNS.c.worker.is_not(None))) or 0
-    for how, count in (("built", built), ("shared", max(0, total - stored - built)), ("stored", stored)):
+    built = (
+        connection.scalar(
+            sa.select(sa.func.count()).where(
+                RUNS.c.state == BuildState.FINISHED, RUNS.c.worker.is_not(None)
+            )
+        )
+        or 0
+    )
+    for how, count in (
+        ("built", built),
+        ("shared", max(0, total - stored - built)),
+        ("stored", stored),
+    ):
         family.add_metric([how], count)
     return family
 
 
 def _failures(connection: Connection) -> Metric:
     family = CounterMetricFamily("cic_builds_failed", "Failed builds by cause", labels=["code"])
-    for code, count in connection.execute(sa.select(BUILDS.c.error_code, sa.func.count()).where(
-            BUILDS.c.error_code.is_not(None)).group_by(BUILDS.c.error_code)):
+    for code, count in connection.execute(
+        sa.select(BUILDS.c.error_code, sa.func.count())
+        .where(BUILDS.c.error_code.is_not(None))
+        .group_by(BUILDS.c.error_code)
+    ):
         family.add_metric([code], count)
     return family
 
 
 def _workers(connection: Connection) -> Iterator[Metric]:
-    busy = connection.execute(sa.select(RUNS.c.worker, sa.func.count(), sa.func.min(RUNS.c.heartbeat_at)).where(
-        RUNS.c.state.in_(RUNNING)).group_by(RUNS.c.worker)).all()
-    running = GaugeMetricFamily("cic_worker_runs", "Runs that a worker has going on", labels=["worker"])
-    silence = GaugeMetricFamily("cic_worker_silence_seconds", "Since a worker was heard of", labels=["worker"])
+    busy = connection.execute(
+        sa.select(RUNS.c.worker, sa.func.count(), sa.func.min(RUNS.c.heartbeat_at))
+        .where(RUNS.c.state.in_(RUNNING))
+        .group_by(RUNS.c.worker)
+    ).all()
+    running = GaugeMetricFamily(
+        "cic_worker_runs", "Runs that a worker has going on", labels=["worker"]
+    )
+    silence = GaugeMetricFamily(
+        "cic_worker_silence_seconds", "Since a worker was heard of", labels=["worker"]
+    )
     for worker, count, heard_at in busy:
         running.add_metric([worker or ""], count)
         if heard_at is not None:
@@ -112,7 +158,9 @@ def _registered(rows: list[dict[str, Any]]) -> Iterator[Metric]:
     states = [row["state"] for row in rows]
     for state in workers.STATES:
         there.add_metric([state], states.count(state))
-    slots = GaugeMetricFamily("cic_worker_slots", "Builds that a worker takes at once", labels=["worker", "platform"])
+    slots = GaugeMetricFamily(
+        "cic_worker_slots", "Builds that a worker takes at once", labels=["worker", "platform"]
+    )
     for row in rows:
         for platform in (*row["platforms"], *row["emulated"]):
             slots.add_metric([row["name"], platform], row["slots"])
@@ -121,22 +169,37 @@ def _registered(rows: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _durations(connection: Connection) -> Iterator[Metric]:
-    """Sums and counts over finished runs: the mean of a stage over any time is the ratio of their rates."""
-    rows = connection.execute(sa.select(RUNS.c.created_at, RUNS.c.started_at, RUNS.c.building_at, RUNS.c.converting_at,
-                                        RUNS.c.ended_at).where(RUNS.c.state == BuildState.FINISHED).order_by(
-                                            RUNS.c.ended_at.desc()).limit(10_000))
+    """Sums and counts over finished runs: the mean of a stage over any time is the ratio of their
+    rates.
+    """
+    rows = connection.execute(
+        sa.select(
+            RUNS.c.created_at,
+            RUNS.c.started_at,
+            RUNS.c.building_at,
+            RUNS.c.converting_at,
+            RUNS.c.ended_at,
+        )
+        .where(RUNS.c.state == BuildState.FINISHED)
+        .order_by(RUNS.c.ended_at.desc())
+        .limit(10_000)
+    )
     sums: dict[str, float] = {"queue": 0.0, "prepare": 0.0, "build": 0.0, "convert": 0.0}
     counts = dict.fromkeys(sums, 0)
     for row in rows:
-        moments = {"queue": (row.created_at, row.started_at),
-                   "prepare": (row.started_at, row.building_at or row.converting_at or row.ended_at),
-                   "build": (row.building_at, row.converting_at or row.ended_at),
-                   "convert": (row.converting_at, row.ended_at)}
+        moments = {
+            "queue": (row.created_at, row.started_at),
+            "prepare": (row.started_at, row.building_at or row.converting_at or row.ended_at),
+            "build": (row.building_at, row.converting_at or row.ended_at),
+            "convert": (row.converting_at, row.ended_at),
+        }
         for stage, (begin, end) in moments.items():
             if begin is not None and end is not None:
                 sums[stage] += max(0.0, (end - begin).total_seconds())
                 counts[stage] += 1
-    total = GaugeMetricFamily("cic_stage_seconds_sum", "Time of finished runs by stage", labels=["stage"])
+    total = GaugeMetricFamily(
+        "cic_stage_seconds_sum", "Time of finished runs by stage", labels=["stage"]
+    )
     count = GaugeMetricFamily("cic_stage_seconds_count", "Finished runs by stage", labels=["stage"])
     for stage in sums:
         total.add_metric([stage], sums[stage])
@@ -146,7 +209,15 @@ def _durations(connection: Connection) -> Iterator[Metric]:
 
 
 def _stored(connection: Connection) -> Metric:
-    files = sa.select(BUILDS.c.sha256, sa.func.max(BUILDS.c.size_bytes).label("size_bytes")).where(
-        BUILDS.c.sha256.is_not(None)).group_by(BUILDS.c.sha256).subquery()
-    size_bytes = connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(files.c.size_bytes), 0))) or 0
-    return GaugeMetricFamily("cic_delivered_bytes", "Bytes of the SIFs that builds were given", value=size_bytes)
+    files = (
+        sa.select(BUILDS.c.sha256, sa.func.max(BUILDS.c.size_bytes).label("size_bytes"))
+        .where(BUILDS.c.sha256.is_not(None))
+        .group_by(BUILDS.c.sha256)
+        .subquery()
+    )
+    size_bytes = (
+        connection.scalar(sa.select(sa.func.coalesce(sa.func.sum(files.c.size_bytes), 0))) or 0
+    )
+    return GaugeMetricFamily(
+        "cic_delivered_bytes", "Bytes of the SIFs that builds were given", value=size_bytes
+    )

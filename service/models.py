@@ -1,7 +1,7 @@
 """The tables: columns, keys and indexes only.
 
-A **build** is what one user asked for; it points at a **run**, which makes one identity. A build's own `state` is set
-when it has ended; until then it stands where its run stands.
+A **build** is what one user asked for; it points at a **run**, which makes one identity. A build's
+own `state` is set when it has ended; until then it stands where its run stands.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from service.database import UtcTime, db, now
 
 Time = UtcTime()
 State = sa.Enum(BuildState, native_enum=False, length=16, create_constraint=False)
-IS_ACTIVE = "state IN ({})".format(", ".join(f"'{state.value}'" for state in BuildState if state in ACTIVE))
+IS_ACTIVE = "state IN ({})".format(
+    ", ".join(f"'{state.value}'" for state in BuildState if state in ACTIVE)
+)
 
 
 class User(db.Model):  # type: ignore[name-defined,misc]
@@ -52,12 +54,19 @@ class Token(db.Model):  # type: ignore[name-defined,misc]
 
 
 class Run(db.Model):  # type: ignore[name-defined,misc]
-    """The work that makes one identity. `join_key` is what requests must share to share the run while it is active."""
+    """The work that makes one identity. `join_key` is what requests must share to share the run
+    while it is active.
+    """
 
     __tablename__ = "runs"
     __table_args__ = (
-        sa.Index("one_active_run", "join_key", unique=True, sqlite_where=sa.text(IS_ACTIVE),
-                 postgresql_where=sa.text(IS_ACTIVE)),
+        sa.Index(
+            "one_active_run",
+            "join_key",
+            unique=True,
+            sqlite_where=sa.text(IS_ACTIVE),
+            postgresql_where=sa.text(IS_ACTIVE),
+        ),
         sa.Index("runs_by_state", "state", "created_at"),
         sa.Index("runs_by_identity", "identity", "ended_at"),
     )
@@ -118,7 +127,9 @@ class Build(db.Model):  # type: ignore[name-defined,misc]
     ended_at: Mapped[datetime.datetime | None] = mapped_column(Time)
     deleted_at: Mapped[datetime.datetime | None] = mapped_column(Time)
     log_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)
-    """How much of its run's log is this build's: what comes after it was made for others. None: all of it."""
+    """How much of its run's log is this build's: what comes after it was made for others. None: all
+    of it.
+    """
 
 
 class FailedLogin(db.Model):  # type: ignore[name-defined,misc]
@@ -132,7 +143,9 @@ class FailedLogin(db.Model):  # type: ignore[name-defined,misc]
 
 
 class Captcha(db.Model):  # type: ignore[name-defined,misc]
-    """A question to somebody who signs up. Its row goes with the first answer; `shown` counts pictures and sounds."""
+    """A question to somebody who signs up. Its row goes with the first answer; `shown` counts
+    pictures and sounds.
+    """
 
     __tablename__ = "captchas"
 

@@ -1,7 +1,7 @@
 """The API's own description, an OpenAPI 3.1 document.
 
-It is put together from what is declared beside each call (`describes`) and from the models that parse requests and
-shape answers. A call without a declaration is a fault that a test finds.
+It is put together from what is declared beside each call (`describes`) and from the models that
+parse requests and shape answers. A call without a declaration is a fault that a test finds.
 """
 
 from __future__ import annotations
@@ -30,20 +30,30 @@ NAMED = (404,)
 """Calls whose path names something."""
 
 MEANINGS = {
-    400: "The request is wrong; `errors` lists every wrong field.", 401: "No log-in, or a wrong one.",
+    400: "The request is wrong; `errors` lists every wrong field.",
+    401: "No log-in, or a wrong one.",
     403: "Only administrators may do that, or the token may not.",
-    404: "There is no such thing; what is somebody else's is as good as none.", 413: "The body is too large.",
+    404: "There is no such thing; what is somebody else's is as good as none.",
+    413: "The body is too large.",
     429: "A quota is used up, or logging in failed too often.",
     500: "The service has a fault; `error_id` finds it in the operator's log.",
     503: "Something that is needed does not answer now.",
 }
-HEADERS = {401: {"WWW-Authenticate": "how to log in"}, 429: {"Retry-After": "when to come back, in seconds"},
-           503: {"Retry-After": "when to come back, in seconds"}}
+HEADERS = {
+    401: {"WWW-Authenticate": "how to log in"},
+    429: {"Retry-After": "when to come back, in seconds"},
+    503: {"Retry-After": "when to come back, in seconds"},
+}
 
 PATH_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
-    "build_id": {"description": "the id of a build", "schema": {
-        "type": "string", "pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"}},
-    "filename": {"description": "the file name of an image", "schema": {"type": "string", "minLength": 1}},
+    "build_id": {
+        "description": "the id of a build",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"},
+    },
+    "filename": {
+        "description": "the file name of an image",
+        "schema": {"type": "string", "minLength": 1},
+    },
     "name": {"description": "the name of a document", "schema": {"type": "string", "minLength": 1}},
 }
 
@@ -52,7 +62,9 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One way in which a call ends well: a JSON object of a model, or other content by its type, or nothing."""
+    """One way in which a call ends well: a JSON object of a model, or other content by its type, or
+    nothing.
+    """
 
     description: str
     model: Any = None
@@ -83,32 +95,56 @@ class Call:
         return sorted(found)
 
 
-def describes(summary: str, *, answer: Any = None, answers: Mapping[int, Answer] | None = None,
-              links: Mapping[str, Mapping[str, str]] | None = None, body: type[BaseModel] | None = None,
-              query: type[BaseModel] | None = None, problems: tuple[int, ...] = (),
-              is_public: bool = False) -> Callable[[View], View]:
-    """Declare a call: with `answer`, it answers 200 with an object of that model and `links`; else `answers` says how.
+def describes(
+    summary: str,
+    *,
+    answer: Any = None,
+    answers: Mapping[int, Answer] | None = None,
+    links: Mapping[str, Mapping[str, str]] | None = None,
+    body: type[BaseModel] | None = None,
+    query: type[BaseModel] | None = None,
+    problems: tuple[int, ...] = (),
+    is_public: bool = False,
+) -> Callable[[View], View]:
+    """Declare a call: with `answer`, it answers 200 with an object of that model and `links`; else
+    `answers` says how.
     """
-    found = answers if answers is not None else {
-        200: Answer(description=_first_line(answer), model=answer, links=links or {})}
+    found = (
+        answers
+        if answers is not None
+        else {200: Answer(description=_first_line(answer), model=answer, links=links or {})}
+    )
 
     def declared(view: View) -> View:
-        view.cic_call = Call(summary=summary, answers=found, body=body,  # type: ignore[attr-defined]
-                             query=query, problems=problems, is_public=is_public)
+        view.cic_call = Call(
+            summary=summary,
+            answers=found,
+            body=body,  # type: ignore[attr-defined]
+            query=query,
+            problems=problems,
+            is_public=is_public,
+        )
         return view
 
     return declared
 
 
 def calls(app: Flask) -> Iterable[tuple[str, str, str, Call]]:
-    """Path, method, operation and declaration of every call. Raises `KeyError` for one without a declaration."""
+    """Path, method, operation and declaration of every call. Raises `KeyError` for one without a
+    declaration.
+    """
     for rule in app.url_map.iter_rules():
         if rule.endpoint.startswith(BLUEPRINT):
             declared = getattr(app.view_functions[rule.endpoint], "cic_call", None)
             if declared is None:
                 raise KeyError(f"{rule.endpoint} is not described: put @describes beside its route")
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-                yield re.sub(r"<(\w+)>", r"{\1}", rule.rule), method, rule.endpoint.removeprefix(BLUEPRINT), declared
+                yield (
+                    re.sub(r"<(\w+)>", r"{\1}", rule.rule),
+                    method,
+                    rule.endpoint.removeprefix(BLUEPRINT),
+                    declared,
+                )
 
 
 def is_public(app: Flask, endpoint: str | None) -> bool:
@@ -126,28 +162,53 @@ def document(app: Flask, root: str) -> dict[str, Any]:
         paths.setdefault(path, {})[method.lower()] = _operation(path, operation, call, references)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Container Image Creation", "version": VERSION,
-                 "description": "Container images of workflow steps, made for one machine."},
+        "info": {
+            "title": "Container Image Creation",
+            "version": VERSION,
+            "description": "Container images of workflow steps, made for one machine.",
+        },
         "servers": [{"url": root or "/"}],
         "security": [{"basic": []}, {"bearer": []}],
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {
-            "basic": {"type": "http", "scheme": "basic", "description": "user and password, or a token as the user"},
-            "bearer": {"type": "http", "scheme": "bearer", "description": "a token"}}},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "basic": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "user and password, or a token as the user",
+                },
+                "bearer": {"type": "http", "scheme": "bearer", "description": "a token"},
+            },
+        },
     }
 
 
-def _operation(path: str, operation: str, call: Call, references: Mapping[Any, Any]) -> dict[str, Any]:
+def _operation(
+    path: str, operation: str, call: Call, references: Mapping[Any, Any]
+) -> dict[str, Any]:
     names = re.findall(r"{(\w+)}", path)
     made: dict[str, Any] = {
-        "operationId": operation, "summary": call.summary,
-        "parameters": [{"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]} for name in names]
+        "operationId": operation,
+        "summary": call.summary,
+        "parameters": [
+            {"name": name, "in": "path", "required": True, **PATH_PARAMETERS[name]}
+            for name in names
+        ]
         + (_query_parameters(call.query) if call.query is not None else []),
-        "responses": {str(status): _answer(answer, references) for status, answer in call.answers.items()}
-        | {str(status): _problem(status, references) for status in call.problem_statuses(is_named=bool(names))},
+        "responses": {
+            str(status): _answer(answer, references) for status, answer in call.answers.items()
+        }
+        | {
+            str(status): _problem(status, references)
+            for status in call.problem_statuses(is_named=bool(names))
+        },
     }
     if call.body is not None:
-        made["requestBody"] = {"required": True, "content": {JSON: {"schema": references[call.body]}}}
+        made["requestBody"] = {
+            "required": True,
+            "content": {JSON: {"schema": references[call.body]}},
+        }
     return made | ({"security": []} if call.is_public else {})
 
 
@@ -157,22 +218,30 @@ def _answer(answer: Answer, references: Mapping[Any, Any]) -> dict[str, Any]:
         content[JSON] = {"schema": references[answer.model]}
     made = _response(answer.description, content, answer.headers)
     if answer.links:
-        made["links"] = {name: {"operationId": name, "parameters": dict(parameters)}
-                         for name, parameters in answer.links.items()}
+        made["links"] = {
+            name: {"operationId": name, "parameters": dict(parameters)}
+            for name, parameters in answer.links.items()
+        }
     return made
 
 
 def _problem(status: int, references: Mapping[Any, Any]) -> dict[str, Any]:
     meaning = MEANINGS.get(status, HTTPStatus(status).phrase)
-    return _response(meaning, {PROBLEM_TYPE: {"schema": references[Problem]}}, HEADERS.get(status, {}))
+    return _response(
+        meaning, {PROBLEM_TYPE: {"schema": references[Problem]}}, HEADERS.get(status, {})
+    )
 
 
-def _response(description: str, content: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+def _response(
+    description: str, content: Mapping[str, Any], headers: Mapping[str, str]
+) -> dict[str, Any]:
     made: dict[str, Any] = {"description": description}
     if content:
         made["content"] = dict(content)
     if headers:
-        made["headers"] = {name: {"description": text, "schema": TEXT} for name, text in headers.items()}
+        made["headers"] = {
+            name: {"description": text, "schema": TEXT} for name, text in headers.items()
+        }
     return made
 
 
@@ -180,8 +249,16 @@ def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
     """A field that may be None is one that may be left out: there is no null behind a `?`."""
     properties = model.model_json_schema(ref_template="{model}")
     inner = properties.get("$defs", {})
-    return [{"name": name, "in": "query", "required": False, "description": schema.pop("description"),
-             "schema": _not_null(schema, inner)} for name, schema in properties["properties"].items()]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": schema.pop("description"),
+            "schema": _not_null(schema, inner),
+        }
+        for name, schema in properties["properties"].items()
+    ]
 
 
 _QUERY_WORDS = ("type", "enum", "minimum", "maximum", "exclusiveMaximum", "default")
@@ -204,7 +281,9 @@ def _schemas(models: Iterable[Any]) -> tuple[dict[Any, Any], dict[str, Any]]:
     """A reference for each model, and what they refer to."""
     wanted = dict.fromkeys([*models, Problem])
     references, found = TypeAdapter.json_schemas(
-        [(model, "validation", TypeAdapter(model)) for model in wanted], ref_template="#/components/schemas/{model}")
+        [(model, "validation", TypeAdapter(model)) for model in wanted],
+        ref_template="#/components/schemas/{model}",
+    )
     return {model: schema for (model, _), schema in references.items()}, found["$defs"]
 
 

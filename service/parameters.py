@@ -1,4 +1,6 @@
-"""What may be sent with a call: the models that parse it, from which the API's description is made, too."""
+"""What may be sent with a call: the models that parse it, from which the API's description is made,
+too.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,14 @@ class Page(Query):
     """Which builds of a list."""
 
     page: int = Field(default=1, ge=1, le=10**9, description="a number from 1 on")
-    per_page: int = Field(default=20, ge=1, le=MAX_PER_PAGE, description=f"a number from 1 to {MAX_PER_PAGE}")
-    status: BuildState | None = Field(default=None, description=f"one of {STATUSES}; without it, or empty, all",
-                                      json_schema_extra={"enum": [*BuildState.__members__, ""]})
+    per_page: int = Field(
+        default=20, ge=1, le=MAX_PER_PAGE, description=f"a number from 1 to {MAX_PER_PAGE}"
+    )
+    status: BuildState | None = Field(
+        default=None,
+        description=f"one of {STATUSES}; without it, or empty, all",
+        json_schema_extra={"enum": [*BuildState.__members__, ""]},
+    )
 
     @field_validator("status", mode="before")
     @classmethod
@@ -39,14 +46,20 @@ class Page(Query):
 class LogPlace(Query):
     """From where on a log is wanted."""
 
-    offset: int = Field(default=0, ge=0, lt=MAX_OFFSET_BYTES,
-                        description="a number of bytes: 0, or the X-Log-Offset of the last answer")
+    offset: int = Field(
+        default=0,
+        ge=0,
+        lt=MAX_OFFSET_BYTES,
+        description="a number of bytes: 0, or the X-Log-Offset of the last answer",
+    )
 
 
 class SifChoice(Query):
     """Which SIF of a name."""
 
-    sha256: str | None = Field(default=None, description="the sha256 of an earlier SIF of that name")
+    sha256: str | None = Field(
+        default=None, description="the sha256 of an earlier SIF of that name"
+    )
 
 
 class TargetChoice(Query):
@@ -64,13 +77,19 @@ class MachineChoice(Query):
     platform: str | None = Field(default=None, description="a platform such as linux/amd64")
     architecture: str | None = Field(default=None, description="a target such as zen2")
     mpi: str | None = Field(default=None, description="the MPI of the site, such as openmpi@4")
-    gpu: str | None = Field(default=None, description="the newest runtime that the driver serves, such as cuda@12.2")
+    gpu: str | None = Field(
+        default=None, description="the newest runtime that the driver serves, such as cuda@12.2"
+    )
     gpu_arch: str | None = Field(default=None, description="the GPU, such as a100")
     driver: str | None = Field(default=None, description="the version of the GPU's driver")
-    launcher: str | None = Field(default=None, description="what begins a parallel job, such as srun --mpi=pmix")
+    launcher: str | None = Field(
+        default=None, description="what begins a parallel job, such as srun --mpi=pmix"
+    )
 
 
-MachineName = Annotated[str, Field(description="a name of the machine catalogue", examples=["lumi-c"])]
+MachineName = Annotated[
+    str, Field(description="a name of the machine catalogue", examples=["lumi-c"])
+]
 
 
 def _no_default(schema: dict[str, Any]) -> None:
@@ -83,11 +102,15 @@ class CatalogueMachine(Machine):
 
     name: MachineName
     platform: str = Field(default="", examples=["linux/amd64"], json_schema_extra=_no_default)
-    container_engine: Engine = Field(default="singularity", examples=["singularity"], json_schema_extra=_no_default)
+    container_engine: Engine = Field(
+        default="singularity", examples=["singularity"], json_schema_extra=_no_default
+    )
 
 
 class PostedRequest(BuildRequest):
-    """A build request as programs send it: its machine may be one of the catalogue, and there is no path."""
+    """A build request as programs send it: its machine may be one of the catalogue, and there is no
+    path.
+    """
 
     machine: Machine | CatalogueMachine | MachineName  # type: ignore[assignment]
     path: None = Field(default=None, description="library mode only")
@@ -101,10 +124,15 @@ def parse_query(model: type[Asked], given: Mapping[str, str]) -> Asked:
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        raise InvalidRequest([_problem(model, detail) for detail in error.errors(include_url=False)]) from None
+        raise InvalidRequest(
+            [_problem(model, detail) for detail in error.errors(include_url=False)]
+        ) from None
 
 
 def _problem(model: type[Query], detail: Mapping[str, Any]) -> FieldProblem:
     name = str(detail["loc"][0])
-    return FieldProblem(name, detail["msg"][0].lower() + detail["msg"][1:],
-                        f"write {model.model_fields[name].description}")
+    return FieldProblem(
+        name,
+        detail["msg"][0].lower() + detail["msg"][1:],
+        f"write {model.model_fields[name].description}",
+    )

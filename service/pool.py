@@ -1,8 +1,9 @@
 """The build pool: takes pending runs and works on them, so many at a time. One for each machine.
 
-`python -m service.pool` is that process. It is in a session of its own, so that what becomes of a web server never
-reaches a build, and ends when no web process is left and nothing is queued. SIGTERM: no new work, running builds
-have `stop_timeout_s` to end and go back to the queue then. A second SIGTERM: at once.
+`python -m service.pool` is that process. It is in a session of its own, so that what becomes of a
+web server never reaches a build, and ends when no web process is left and nothing is queued.
+SIGTERM: no new work, running builds have `stop_timeout_s` to end and go back to the queue then. A
+second SIGTERM: at once.
 """
 
 from __future__ import annotations
@@ -60,15 +61,23 @@ _log = logging.getLogger(__name__)
 
 
 def host_name(tmp_folder: Path) -> str:
-    """What this machine's workers are called; services with folders of their own are machines of their own."""
+    """What this machine's workers are called; services with folders of their own are machines of
+    their own.
+    """
     return f"{platform.node()[:40]}/{zlib.crc32(str(tmp_folder.resolve()).encode()):08x}"
 
 
 class BuildPool:
     """A bounded pool of threads, each working on one run; the database says on which."""
 
-    def __init__(self, engine: Engine, settings: Settings, *, build_image: BuildImage | None = None,
-                 is_one_of_many: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        *,
+        build_image: BuildImage | None = None,
+        is_one_of_many: bool = False,
+    ) -> None:
         """`is_one_of_many`: there are workers elsewhere, and it takes only what is for it."""
         self._engine, self._settings = engine, settings
         self._build = settings.library.build
@@ -84,7 +93,9 @@ class BuildPool:
         self._wakened = threading.Event()
         self._accepting = True
         self._ended = threading.Event()
-        self._threads = ThreadPoolExecutor(self._build.max_concurrent_builds, thread_name_prefix="build")
+        self._threads = ThreadPoolExecutor(
+            self._build.max_concurrent_builds, thread_name_prefix="build"
+        )
         self._loop = threading.Thread(target=self._work, name="pool", daemon=True)
         self._cleaner = threading.Thread(target=self._clean_up_often, name="clean-up", daemon=True)
 
@@ -113,7 +124,9 @@ class BuildPool:
             return not self._running
 
     def shutdown(self, timeout_s: float = 0.0) -> None:
-        """Take no new work, wait `timeout_s` for what is going on, and hand the rest back to the queue."""
+        """Take no new work, wait `timeout_s` for what is going on, and hand the rest back to the
+        queue.
+        """
         self._accepting = False
         self._wait_idle(timeout_s)
         self._end_all()
@@ -144,8 +157,12 @@ class BuildPool:
 
     def _work(self) -> None:
         """The loop of the pool's own thread. A database that does not answer is waited for."""
-        every = {self._look_at_host: SWEEP_EVERY_S, self._reconcile: RECONCILE_EVERY_S,
-                 self._heartbeat: HEARTBEAT_EVERY_S, self._sweep: SWEEP_EVERY_S}
+        every = {
+            self._look_at_host: SWEEP_EVERY_S,
+            self._reconcile: RECONCILE_EVERY_S,
+            self._heartbeat: HEARTBEAT_EVERY_S,
+            self._sweep: SWEEP_EVERY_S,
+        }
         due = dict.fromkeys(every, 0.0)
         while not self._ended.is_set():
             for job, at in due.items():
@@ -170,9 +187,16 @@ class BuildPool:
     def _claim_all(self) -> None:
         while self._accepting and len(self._running) < self._build.max_concurrent_builds:
             kinds = self._kinds_for_me() if self._is_one_of_many else None
-            run_id = None if kinds == () else store.claim(
-                self._engine, self.name, max_active_per_user=self._settings.service.max_active_builds_per_user,
-                kinds=kinds)
+            run_id = (
+                None
+                if kinds == ()
+                else store.claim(
+                    self._engine,
+                    self.name,
+                    max_active_per_user=self._settings.service.max_active_builds_per_user,
+                    kinds=kinds,
+                )
+            )
             if run_id is None:
                 return
             token = CancelToken()
@@ -181,16 +205,27 @@ class BuildPool:
             self._threads.submit(self._run, run_id, token)
 
     def _kinds_for_me(self) -> tuple[Kind, ...]:
-        return tuple(workers.kinds_for(self._engine, self._registration(), must_execute=self._must_execute,
-                                       lost_after_s=self._settings.service.lost_worker_after_s))
+        return tuple(
+            workers.kinds_for(
+                self._engine,
+                self._registration(),
+                must_execute=self._must_execute,
+                lost_after_s=self._settings.service.lost_worker_after_s,
+            )
+        )
 
     @property
     def _must_execute(self) -> bool:
         return self._build.unexecutable_targets == "refuse"
 
     def _registration(self) -> Registration:
-        return Registration(name=self.name, host=self.host, version=VERSION, slots=self._build.max_concurrent_builds,
-                            abilities=self._abilities or Abilities(platforms=()))
+        return Registration(
+            name=self.name,
+            host=self.host,
+            version=VERSION,
+            slots=self._build.max_concurrent_builds,
+            abilities=self._abilities or Abilities(platforms=()),
+        )
 
     def _look_at_host(self) -> None:
         """What this host can build; while Docker is away, what it could before."""
@@ -204,8 +239,11 @@ class BuildPool:
                 own, foreign = list(before.platforms), list(before.emulated)
             native = tuple(own) if native is None else native
             emulated = tuple(foreign) if emulated is None else emulated
-        self._abilities = Abilities(platforms=native, emulated=[name for name in emulated if name not in native],
-                                    targets=compilers.executable_targets())
+        self._abilities = Abilities(
+            platforms=native,
+            emulated=[name for name in emulated if name not in native],
+            targets=compilers.executable_targets(),
+        )
 
     def _run(self, run_id: str, token: CancelToken) -> None:
         _log.info("run %s begins", run_id)
@@ -228,17 +266,30 @@ class BuildPool:
             before = set(self._running)
         try:
             mine = store.heartbeat(self._engine, self.name)
-            workers.say_alive(self._engine, self._registration(), busy=len(before), is_stopping=not self._accepting)
+            workers.say_alive(
+                self._engine,
+                self._registration(),
+                busy=len(before),
+                is_stopping=not self._accepting,
+            )
         except CicError:
             self._database.answers(does=False)
             raise
         self._database.answers(does=True)
         self._obey(mine)
         with self._lock:
-            left = [run_id for run_id in mine if run_id not in self._running and run_id not in before]
-            lost = [self._running[run_id] for run_id in before & set(self._running) if run_id not in mine]
+            left = [
+                run_id for run_id in mine if run_id not in self._running and run_id not in before
+            ]
+            lost = [
+                self._running[run_id]
+                for run_id in before & set(self._running)
+                if run_id not in mine
+            ]
         for run_id in left:  # its thread ended without a word, as when the database was away
-            store.release(self._engine, run_id, self.name, max_attempts=self._settings.service.max_attempts)
+            store.release(
+                self._engine, run_id, self.name, max_attempts=self._settings.service.max_attempts
+            )
         for token in lost:
             token.cancel("The build is not this worker's any more.")
 
@@ -253,9 +304,13 @@ class BuildPool:
     def _reconcile(self) -> None:
         lost_after_s = self._settings.service.lost_worker_after_s
         is_steady = self._database.for_at_least(lost_after_s)
-        taken = store.reconcile(self._engine, host=self.host, worker=self.name,
-                                lost_after_s=lost_after_s if is_steady else None,
-                                max_attempts=self._settings.service.max_attempts)
+        taken = store.reconcile(
+            self._engine,
+            host=self.host,
+            worker=self.name,
+            lost_after_s=lost_after_s if is_steady else None,
+            max_attempts=self._settings.service.max_attempts,
+        )
         if taken:
             _log.warning("%d runs were taken from workers that are gone", taken)
 
@@ -269,8 +324,11 @@ class BuildPool:
         with contextlib.suppress(CicError):  # a daemon that is away is swept another time
             export.sweep()
         downloads.sweep_links(self._build.tmp_folder / "images")
-        downloads.offer_all_publicly(images, self._build.tmp_folder / "images",
-                                     is_wanted=self._settings.service.public_downloads)
+        downloads.offer_all_publicly(
+            images,
+            self._build.tmp_folder / "images",
+            is_wanted=self._settings.service.public_downloads,
+        )
         for folder in abandoned(self._build.tmp_folder / "builds"):
             remove_abandoned(folder)
 
@@ -283,7 +341,9 @@ class BuildPool:
     def _clean_up(self) -> None:
         images = open_images(self._build, self._settings.library.registry)
         for item in Cleanup(self._engine, self._settings, images).run():
-            _log.info("removed %s %s, %d bytes: %s", item.kind, item.name, item.size_bytes, item.reason)
+            _log.info(
+                "removed %s %s, %d bytes: %s", item.kind, item.name, item.size_bytes, item.reason
+            )
 
 
 class PoolMain:
@@ -295,7 +355,9 @@ class PoolMain:
         self._stops = 0
 
     def run(self) -> int:
-        """Work until nobody is left, or until told to stop. Ends at once when another pool is there."""
+        """Work until nobody is left, or until told to stop. Ends at once when another pool is
+        there.
+        """
         try:
             with self._folder.pool_lock().acquire(timeout=0):
                 self._serve()
@@ -344,7 +406,9 @@ class PoolMain:
             return False
 
     def _stop(self, pool: BuildPool) -> None:
-        stopping = threading.Thread(target=pool.shutdown, args=(self._settings.service.stop_timeout_s,), daemon=True)
+        stopping = threading.Thread(
+            target=pool.shutdown, args=(self._settings.service.stop_timeout_s,), daemon=True
+        )
         stopping.start()
         while stopping.is_alive():
             if self._stops > 1:
@@ -356,7 +420,9 @@ class PoolMain:
 
 
 def main() -> int:
-    """`python -m service.pool [--detach]`: with `--detach`, return as soon as a child of nobody goes on."""
+    """`python -m service.pool [--detach]`: with `--detach`, return as soon as a child of nobody
+    goes on.
+    """
     settings = load_settings()
     prepare_process(settings)
     if "--detach" in sys.argv[1:]:
@@ -376,7 +442,9 @@ def prepare_process(settings: Settings) -> None:
 
 
 def _let_buildx_write(own: Path) -> None:
-    """Buildx keeps its state in the home folder, which users that services run as often may not write."""
+    """Buildx keeps its state in the home folder, which users that services run as often may not
+    write.
+    """
     docker_config = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
     usual = Path(os.environ.get("BUILDX_CONFIG") or f"{docker_config}/buildx")
     try:
@@ -386,7 +454,9 @@ def _let_buildx_write(own: Path) -> None:
 
 
 def _redirect_output(path: Path) -> None:
-    """Standard output and error go to a file: the terminal or pipe that we inherited is somebody else's."""
+    """Standard output and error go to a file: the terminal or pipe that we inherited is somebody
+    else's.
+    """
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > MAX_POOL_LOG_BYTES:
             path.replace(path.with_name(f"{path.name}.1"))

@@ -1,7 +1,8 @@
 """Which worker builds what. Pure: what a worker can do, against what is asked for.
 
-A request goes to a worker that runs its platform natively and can execute its target, else to one that runs the
-platform, else to one that emulates it, else it waits. A better worker is waited for while it is there, busy or not.
+A request goes to a worker that runs its platform natively and can execute its target, else to one
+that runs the platform, else to one that emulates it, else it waits. A better worker is waited for
+while it is there, busy or not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ Kind = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Abilities:
-    """What a worker can build. `targets` are those that its CPU executes, of its own platform: the first of its own."""
+    """What a worker can build. `targets` are those that its CPU executes, of its own platform: the
+    first of its own.
+    """
 
     platforms: Collection[str]
     emulated: Collection[str] = ()
@@ -27,21 +30,31 @@ def rank(worker: Abilities, kind: Kind) -> int | None:
     platform, target = kind
     if platform in worker.platforms:
         own = next(iter(worker.platforms))
-        return 0 if platform != own or not target or not worker.targets or target in worker.targets else 1
+        return (
+            0
+            if platform != own or not target or not worker.targets or target in worker.targets
+            else 1
+        )
     return 2 if platform in worker.emulated else None
 
 
-def takes(me: Abilities, others: Iterable[Abilities], kind: Kind, *, must_execute: bool = False) -> bool:
+def takes(
+    me: Abilities, others: Iterable[Abilities], kind: Kind, *, must_execute: bool = False
+) -> bool:
     """Whether a run of this kind is for me: I suit, and nobody who is there suits better.
 
     With `must_execute`, who cannot execute the target does not suit.
     """
     mine = _suits(me, kind, must_execute)
     return mine is not None and all(
-        theirs is None or theirs >= mine for theirs in (_suits(other, kind, must_execute) for other in others))
+        theirs is None or theirs >= mine
+        for theirs in (_suits(other, kind, must_execute) for other in others)
+    )
 
 
-def waits_for(kind: Kind, workers: Collection[Abilities], *, must_execute: bool = False) -> str | None:
+def waits_for(
+    kind: Kind, workers: Collection[Abilities], *, must_execute: bool = False
+) -> str | None:
     """What a run of this kind waits for, when nobody who is there suits; None when somebody does."""
     if any(_suits(worker, kind, must_execute) is not None for worker in workers):
         return None

@@ -1,4 +1,6 @@
-"""The production server under `python3 builder_service.py`: gunicorn with threads, started from here."""
+"""The production server under `python3 builder_service.py`: gunicorn with threads, started from
+here.
+"""
 
 from __future__ import annotations
 

@@ -42,16 +42,25 @@ class Submission:
         """
         require_right(request, is_admin)
         self._require_room(user_id)
-        inputs = resolve.resolve(request, self.settings.library,
-                                 is_built_here=self.settings.service.executor == "pool")
+        inputs = resolve.resolve(
+            request, self.settings.library, is_built_here=self.settings.service.executor == "pool"
+        )
         new = new_build(request, inputs, user_id)
         if not request.force and not inputs.push and inputs.identity is not None:
-            with self.images.using(inputs.identity):  # what is found stays until it is written down who has it
+            with self.images.using(
+                inputs.identity
+            ):  # what is found stays until it is written down who has it
                 made = self._existing(inputs, inputs.identity)
                 if made is not None:
                     return store.create_finished(self.engine, new, self._limits, made)
         build_id, run_id = store.create_or_join(self.engine, new, self._limits)
-        _log.info("build=%s run=%s user_id=%d", build_id, run_id, user_id, extra={"build": build_id, "run": run_id})
+        _log.info(
+            "build=%s run=%s user_id=%d",
+            build_id,
+            run_id,
+            user_id,
+            extra={"build": build_id, "run": run_id},
+        )
         self.executor.submit(run_id)
         return build_id
 
@@ -64,7 +73,9 @@ class Submission:
         """End a build for its user; its run stops when nobody wants it any more."""
         row = store.build(self.engine, build_id)
         log_bytes = None if row is None else self.logs.of(row.run_id).size_bytes()
-        run_id = store.withdraw(self.engine, build_id, "The build was cancelled.", log_bytes=log_bytes)
+        run_id = store.withdraw(
+            self.engine, build_id, "The build was cancelled.", log_bytes=log_bytes
+        )
         if run_id is not None:
             self.executor.cancel(run_id)
 
@@ -75,54 +86,84 @@ class Submission:
     def _require_room(self, user_id: int) -> None:
         """Raise `LimitReached` when the SIFs of a user's builds take as much as they may.
 
-        A SIF that several users' builds hold counts for each of them, and once for each; one that was removed does not.
+        A SIF that several users' builds hold counts for each of them, and once for each; one that
+        was removed does not.
         """
         limit_bytes = self.settings.service.max_stored_bytes_per_user
         if limit_bytes is None:
             return
         held = store.held_sifs_of(self.engine, user_id)
-        held_bytes = sum(size_bytes for sha256, size_bytes in held.items() if self.images.by_sha256(sha256) is not None)
+        held_bytes = sum(
+            size_bytes
+            for sha256, size_bytes in held.items()
+            if self.images.by_sha256(sha256) is not None
+        )
         if held_bytes >= limit_bytes:
-            raise LimitReached(f"Your images take {held_bytes} bytes, and may take {limit_bytes}.",
-                               hint="Delete builds that you do not need any more.", code=ErrorCode.QUOTA_EXCEEDED)
+            raise LimitReached(
+                f"Your images take {held_bytes} bytes, and may take {limit_bytes}.",
+                hint="Delete builds that you do not need any more.",
+                code=ErrorCode.QUOTA_EXCEEDED,
+            )
 
     def _existing(self, inputs: Inputs, identity: str) -> Outcome | None:
-        """What was asked for, if all of it exists: the SIF, or the image in the daemon under its name."""
+        """What was asked for, if all of it exists: the SIF, or the image in the daemon under its
+        name.
+        """
         if inputs.filename is None:
             return _outcome(inputs) if _has_image(inputs.image_id, identity) else None
         record = self.images.by_identity(identity)
         if record is None or record.sha256 is None:
             return None
         if self.images.by_name(inputs.filename) != record:
-            record = self.images.point(record.model_copy(update={"filename": inputs.filename,
-                                                                 "image_id": inputs.image_id}))
-        return _outcome(inputs, sha256=record.sha256, size_bytes=record.size_bytes,
-                        audit=record.details.get("audit"))
+            record = self.images.point(
+                record.model_copy(update={"filename": inputs.filename, "image_id": inputs.image_id})
+            )
+        return _outcome(
+            inputs,
+            sha256=record.sha256,
+            size_bytes=record.size_bytes,
+            audit=record.details.get("audit"),
+        )
 
 
 def require_right(request: BuildRequest, is_admin: bool) -> None:
     """Base images are for administrators. Raises `Forbidden`."""
     if request.is_base and not is_admin:
-        raise Forbidden("Only administrators may build base images.",
-                        hint="Name a workflow and a step of the workflow registry.")
+        raise Forbidden(
+            "Only administrators may build base images.",
+            hint="Name a workflow and a step of the workflow registry.",
+        )
 
 
 def new_build(request: BuildRequest, inputs: Inputs, user_id: int) -> NewBuild:
     """An accepted request as it is written down."""
     key = inputs.identity or _unresolved_key(request, inputs)
     return NewBuild(
-        user_id=user_id, request=request.model_dump(mode="json"), inputs=inputs.model_dump(mode="json"),
-        join_key=store.forced(key) if request.force else key, identity=inputs.identity,
-        platform=request.machine.platform, target=request.machine.target.name,
-        force=request.force, image_id=inputs.image_id, filename=inputs.filename,
-        engine=request.machine.container_engine, push=inputs.push, warnings=inputs.warnings)
+        user_id=user_id,
+        request=request.model_dump(mode="json"),
+        inputs=inputs.model_dump(mode="json"),
+        join_key=store.forced(key) if request.force else key,
+        identity=inputs.identity,
+        platform=request.machine.platform,
+        target=request.machine.target.name,
+        force=request.force,
+        image_id=inputs.image_id,
+        filename=inputs.filename,
+        engine=request.machine.container_engine,
+        push=inputs.push,
+        warnings=inputs.warnings,
+    )
 
 
 def _unresolved_key(request: BuildRequest, inputs: Inputs) -> str:
     """What identical requests share while the base image, and with it the identity, is not known."""
-    fields: dict[str, Any] = request.model_dump(mode="json", include={"machine", "workflow", "step_id", "slim"})
+    fields: dict[str, Any] = request.model_dump(
+        mode="json", include={"machine", "workflow", "step_id", "slim"}
+    )
     fields["machine"].pop("container_engine")
-    text = json.dumps([fields, inputs.step.tree, inputs.base.reference, inputs.branch_commits], sort_keys=True)
+    text = json.dumps(
+        [fields, inputs.step.tree, inputs.base.reference, inputs.branch_commits], sort_keys=True
+    )
     return "unresolved:" + hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -134,8 +175,16 @@ def _has_image(image_id: str, identity: str) -> bool:
         return False
 
 
-def _outcome(inputs: Inputs, *, sha256: str | None = None, size_bytes: int | None = None,
-             audit: Any = None) -> Outcome:
+def _outcome(
+    inputs: Inputs, *, sha256: str | None = None, size_bytes: int | None = None, audit: Any = None
+) -> Outcome:
     assert inputs.identity is not None
-    return Outcome(identity=inputs.identity, filename=inputs.filename, sha256=sha256, size_bytes=size_bytes,
-                   pushed_digest=None, audit=audit, warnings=inputs.warnings)
+    return Outcome(
+        identity=inputs.identity,
+        filename=inputs.filename,
+        sha256=sha256,
+        size_bytes=size_bytes,
+        pushed_digest=None,
+        audit=audit,
+        warnings=inputs.warnings,
+    )

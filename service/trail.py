@@ -15,8 +15,15 @@ from service.models import AuditEvent
 EVENTS: sa.Table = AuditEvent.__table__
 
 
-def events(engine: Engine, *, user: str | None = None, action: str | None = None, subject: str | None = None,
-           since: datetime.datetime | None = None, limit: int = 100) -> Sequence[Any]:
+def events(
+    engine: Engine,
+    *,
+    user: str | None = None,
+    action: str | None = None,
+    subject: str | None = None,
+    since: datetime.datetime | None = None,
+    limit: int = 100,
+) -> Sequence[Any]:
     """What happened, newest first; `subject` is a part of what it happened to."""
     chosen: list[sa.ColumnElement[bool]] = []
     if user is not None:
@@ -28,13 +35,18 @@ def events(engine: Engine, *, user: str | None = None, action: str | None = None
     if since is not None:
         chosen.append(EVENTS.c.at >= since)
     with reading(engine) as connection:
-        return connection.execute(sa.select(EVENTS).where(*chosen).order_by(EVENTS.c.id.desc()).limit(limit)).all()
+        return connection.execute(
+            sa.select(EVENTS).where(*chosen).order_by(EVENTS.c.id.desc()).limit(limit)
+        ).all()
 
 
 def count_older(engine: Engine, age_s: float) -> int:
     """How many entries are older than that."""
     with reading(engine) as connection:
-        return connection.scalar(sa.select(sa.func.count()).select_from(EVENTS).where(_older(age_s))) or 0
+        return (
+            connection.scalar(sa.select(sa.func.count()).select_from(EVENTS).where(_older(age_s)))
+            or 0
+        )
 
 
 def forget(engine: Engine, age_s: float) -> int:

@@ -29,13 +29,33 @@ HAND_BACK = "The service stops; the build goes back to the queue."
 """The reason of a cancellation that nobody asked for: the run is queued again."""
 
 PROGRESS_EVERY_S = 1.0
-STAGES = {BuildState.STARTED: "prepare", BuildState.BUILDING: "build", BuildState.CONVERTING: "convert"}
-PASSING = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
-                     ErrorCode.CATALOGUE_UNAVAILABLE, ErrorCode.IMAGE_REGISTRY_UNAVAILABLE, ErrorCode.INTERRUPTED})
+STAGES = {
+    BuildState.STARTED: "prepare",
+    BuildState.BUILDING: "build",
+    BuildState.CONVERTING: "convert",
+}
+PASSING = frozenset(
+    {
+        ErrorCode.DOCKER_UNAVAILABLE,
+        ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
+        ErrorCode.CATALOGUE_UNAVAILABLE,
+        ErrorCode.IMAGE_REGISTRY_UNAVAILABLE,
+        ErrorCode.INTERRUPTED,
+    }
+)
 """Causes that may be gone in a while: the run is tried again."""
-OWN_STEP = frozenset({ErrorCode.PUSH_FAILED, ErrorCode.PUSH_TIMEOUT, ErrorCode.IMAGE_REGISTRY_UNAVAILABLE,
-                      ErrorCode.CONVERSION_FAILED, ErrorCode.CONVERSION_TIMEOUT})
-"""Failures of what one build wanted beyond the shared image: the others may still get what they want."""
+OWN_STEP = frozenset(
+    {
+        ErrorCode.PUSH_FAILED,
+        ErrorCode.PUSH_TIMEOUT,
+        ErrorCode.IMAGE_REGISTRY_UNAVAILABLE,
+        ErrorCode.CONVERSION_FAILED,
+        ErrorCode.CONVERSION_TIMEOUT,
+    }
+)
+"""Failures of what one build wanted beyond the shared image: the others may still get what they
+want.
+"""
 
 BuildImage = Callable[..., pipeline.BuildResult]
 """`pipeline.build_image`, or what a test has in its place."""
@@ -53,13 +73,20 @@ class Worker:
     build_image: BuildImage = pipeline.build_image
 
     def run_build(self, run_id: str, cancel: CancelToken) -> None:
-        """Work on a claimed run until it has ended, was handed back, or turns out to be somebody else's."""
+        """Work on a claimed run until it has ended, was handed back, or turns out to be somebody
+        else's.
+        """
         library = self.settings.library
         token = library.registry.token
         try:
-            with about_run(run_id), RunLog(logs_of(self.settings, self.engine).of(run_id),
-                                           max_bytes=library.build.log_max_bytes,
-                                           secrets=[token] if token else []) as log:
+            with (
+                about_run(run_id),
+                RunLog(
+                    logs_of(self.settings, self.engine).of(run_id),
+                    max_bytes=library.build.log_max_bytes,
+                    secrets=[token] if token else [],
+                ) as log,
+            ):
                 self._deliver_all(run_id, cancel, log)
         except ClaimLost:
             _log.warning("run %s is not ours any more", run_id)
@@ -91,39 +118,64 @@ class Worker:
                 if error.code not in OWN_STEP:
                     store.fail(self.engine, run_id, self.name, error)
                     return
-                store.fail_delivery(self.engine, run_id, self.name, delivery, error, log_bytes=log.size_bytes)
+                store.fail_delivery(
+                    self.engine, run_id, self.name, delivery, error, log_bytes=log.size_bytes
+                )
             else:
-                store.deliver(self.engine, run_id, self.name, delivery, outcome, log_bytes=log.size_bytes)
+                store.deliver(
+                    self.engine, run_id, self.name, delivery, outcome, log_bytes=log.size_bytes
+                )
             shared_part_done = True
 
-    def _make(self, run_id: str, delivery: Delivery, cancel: CancelToken, log: RunLog, *, reuse: bool) -> Outcome:
+    def _make(
+        self, run_id: str, delivery: Delivery, cancel: CancelToken, log: RunLog, *, reuse: bool
+    ) -> Outcome:
         """Build, or reuse, and name one image. Whatever goes wrong comes out as a `CicError`."""
         request = BuildRequest.model_validate(delivery.request)
         if reuse:
             request = request.model_copy(update={"force": False})
         observer = _RunObserver(self, run_id, log)
-        log.line(f"--- {now():%Y-%m-%d %H:%M:%S} UTC, {self.name.split(':')[0]}: {request.workflow}/{request.step_id}")
+        log.line(
+            f"--- {now():%Y-%m-%d %H:%M:%S} UTC, {self.name.split(':')[0]}: {request.workflow}/{request.step_id}"
+        )
         try:
             result = self.build_image(
-                request, settings=self.settings.library, inputs=pinned_inputs(delivery.inputs), observer=observer,
-                workspace=self.settings.library.build.tmp_folder / "builds" / run_id, cancel=cancel,
-                is_wanted=lambda: store.is_wanted(self.engine, run_id, delivery))
+                request,
+                settings=self.settings.library,
+                inputs=pinned_inputs(delivery.inputs),
+                observer=observer,
+                workspace=self.settings.library.build.tmp_folder / "builds" / run_id,
+                cancel=cancel,
+                is_wanted=lambda: store.is_wanted(self.engine, run_id, delivery),
+            )
         except (CicError, ClaimLost):
             raise
         except OSError as error:
             raise _from_os(error) from error
         except Exception as error:
             _log.exception("run %s failed in the service", run_id)
-            raise ServiceError(f"The service failed at this build ({type(error).__name__}).",
-                               hint="Ask the operator to look into the service's log.") from error
+            raise ServiceError(
+                f"The service failed at this build ({type(error).__name__}).",
+                hint="Ask the operator to look into the service's log.",
+            ) from error
         self._offer(result)
-        return Outcome(identity=result.identity, filename=result.filename, sha256=result.sha256,
-                       size_bytes=result.size_bytes, pushed_digest=result.pushed_digest, audit=result.audit,
-                       warnings=result.warnings)
+        return Outcome(
+            identity=result.identity,
+            filename=result.filename,
+            sha256=result.sha256,
+            size_bytes=result.size_bytes,
+            pushed_digest=result.pushed_digest,
+            audit=result.audit,
+            warnings=result.warnings,
+        )
 
     def _offer(self, result: pipeline.BuildResult) -> None:
         """Where the operator wants it, a SIF also lies under its plain name for everybody."""
-        if self.settings.service.public_downloads and result.sif_path is not None and result.filename is not None:
+        if (
+            self.settings.service.public_downloads
+            and result.sif_path is not None
+            and result.filename is not None
+        ):
             downloads.offer_publicly(result.sif_path, self._images / result.filename)
 
     @property
@@ -139,11 +191,19 @@ class Worker:
             store.fail(self.engine, run_id, self.name, error)
 
     def _is_tried_later(self, run_id: str, error: CicError) -> bool:
-        """Whether the run waits for its cause to pass; what its builds have been given already, they keep."""
+        """Whether the run waits for its cause to pass; what its builds have been given already,
+        they keep.
+        """
         service = self.settings.service
         passes = error.code in PASSING or isinstance(error, DatabaseSilent)
-        return passes and store.retry_later(self.engine, run_id, self.name, error, delay_s=service.retry_delay_s,
-                                            max_retries=service.max_retries)
+        return passes and store.retry_later(
+            self.engine,
+            run_id,
+            self.name,
+            error,
+            delay_s=service.retry_delay_s,
+            max_retries=service.max_retries,
+        )
 
     def _fail(self, run_id: str, error: CicError) -> None:
         try:
@@ -161,7 +221,9 @@ class _RunObserver:
 
     def entered(self, state: BuildState) -> None:
         self._log.line(f"--- {state.value}")
-        store.move(self._worker.engine, self._run_id, self._worker.name, state, STAGES.get(state, ""))
+        store.move(
+            self._worker.engine, self._run_id, self._worker.name, state, STAGES.get(state, "")
+        )
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Not more often than once a second, the end aside: Spack may say a hundred lines at once."""
@@ -174,7 +236,9 @@ class _RunObserver:
 
 
 def pinned_inputs(stored: Mapping[str, Any]) -> Inputs | None:
-    """The inputs that were pinned at submit; None when an older version of the service wrote them in another form."""
+    """The inputs that were pinned at submit; None when an older version of the service wrote them
+    in another form.
+    """
     try:
         return Inputs.model_validate(dict(stored))
     except ValidationError:
@@ -184,5 +248,7 @@ def pinned_inputs(stored: Mapping[str, Any]) -> Inputs | None:
 def _from_os(error: OSError) -> CicError:
     if NoSpace.is_meant_by(error):
         return NoSpace("A disk is full.", hint="Ask the operator to free some room.")
-    return ServiceError(f"The service could not use its disk: {error.strerror or error}.",
-                        hint="Ask the operator to look into the service's log.")
+    return ServiceError(
+        f"The service could not use its disk: {error.strerror or error}.",
+        hint="Ask the operator to look into the service's log.",
+    )

@@ -18,9 +18,24 @@ pytest.register_assert_rewrite("tests.images_contract")
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).resolve().parent / "data"
 
-_PROCESS_EVENTS = frozenset({"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "os.forkpty"})
-_PATH_EVENTS = frozenset({"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate",
-                          "os.chmod", "os.chown", "os.utime", "sqlite3.connect"})
+_PROCESS_EVENTS = frozenset(
+    {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "os.forkpty"}
+)
+_PATH_EVENTS = frozenset(
+    {
+        "os.mkdir",
+        "os.rename",
+        "os.remove",
+        "os.rmdir",
+        "os.symlink",
+        "os.link",
+        "os.truncate",
+        "os.chmod",
+        "os.chown",
+        "os.utime",
+        "sqlite3.connect",
+    }
+)
 """What changes a disk, with the path, or two of them, as its first arguments."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -41,20 +56,26 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 sys.addaudithook(_hear)  # for good: Python has no way to remove one
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts with `&`, and in all that it starts
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in what a shell starts with `&`, and in all that it starts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on real parts share the machine's Docker: of several processes one runs them all, in their order."""
+    """Tests on real parts share the machine's Docker: of several processes one runs them all, in
+    their order.
+    """
     for item in items:
         if item.path.is_relative_to(PROJECT / "tests" / "system"):
             item.add_marker(pytest.mark.xdist_group("machine"))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Long values are named by their length: a test's name stands in the environment of processes, which has bounds."""
+    """Long values are named by their length: a test's name stands in the environment of processes,
+    which has bounds.
+    """
     return f"{argname} of {len(val)}" if isinstance(val, (str, bytes)) and len(val) > 200 else None
 
 
@@ -83,4 +104,5 @@ def library_settings(tmp_path: Path) -> LibrarySettings:
     """Settings that point below `tmp_path`; nothing is there yet."""
     return LibrarySettings(
         repositories=RepositorySettings(workflow_repository=f"file://{tmp_path / 'registry'}"),
-        build=BuildSettings(tmp_folder=tmp_path / "tmp", builder_home=PROJECT, base_image="base:1"))
+        build=BuildSettings(tmp_folder=tmp_path / "tmp", builder_home=PROJECT, base_image="base:1"),
+    )

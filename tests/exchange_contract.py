@@ -1,4 +1,5 @@
-"""What every place of built packages does for builds. A folder stands for a cache mount, and copies for build steps.
+"""What every place of built packages does for builds. A folder stands for a cache mount, and copies
+for build steps.
 
 A module that takes these tests has a fixture `place`, which makes the place for one build.
 """
@@ -46,15 +47,26 @@ class FakeStages:
         self.mount, self._context = mount, workspace.context
         self.ran: list[tuple[str, list[str]]] = []
 
-    def __call__(self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None) -> None:
+    def __call__(
+        self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None
+    ) -> None:
         assert nonce
         self.ran.append((stage, (self._context / WANTED_FILE).read_text("utf-8").split()))
         if stage == LOOK_STAGE:
             seen = Path(output.partition("dest=")[2])
             seen.mkdir()
             with packages_program() as program, (seen / HELD_FILE).open("w") as held:
-                subprocess.run([sys.executable, program, "list", self.mount / "shared", self._context / WANTED_FILE],
-                               check=True, stdout=held)
+                subprocess.run(
+                    [
+                        sys.executable,
+                        program,
+                        "list",
+                        self.mount / "shared",
+                        self._context / WANTED_FILE,
+                    ],
+                    check=True,
+                    stdout=held,
+                )
         elif stage == BRING_STAGE:
             assert contexts is not None
             shutil.copytree(contexts[PACKAGES_CONTEXT], self.mount / "shared", dirs_exist_ok=True)
@@ -62,13 +74,14 @@ class FakeStages:
             assert stage == FETCH_STAGE
             shutil.copytree(self.mount / "shared", output.partition("dest=")[2])
 
-
     def names(self) -> list[str]:
         return [stage for stage, _ in self.ran]
 
 
 class FailingStages(FakeStages):
-    def __call__(self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None) -> None:
+    def __call__(
+        self, stage: str, output: str, *, nonce: str, contexts: Mapping[str, Path] | None = None
+    ) -> None:
         raise BuildFailed("no builder", code=ErrorCode.BUILD_STEP_FAILED, step=stage)
 
 
@@ -94,23 +107,37 @@ class FakePlaceAway:
 class Host:
     """A build host: its cache mount, and the key that it signs with."""
 
-    def __init__(self, root: Path, place: MakePlace, *, keys: str | None = None, layout: str = "build_cache") -> None:
+    def __init__(
+        self, root: Path, place: MakePlace, *, keys: str | None = None, layout: str = "build_cache"
+    ) -> None:
         root.mkdir()
         self.root, self.place, self.layout = root, place, layout
         self.folder = Folder(root, layout)
         self.keys = keys
 
     def build(self, lock: str = LOCK, *, again: bool = False) -> list[str]:
-        """What a whole build does: bring, install, fetch. Returns what was compiled or taken, without beginnings."""
+        """What a whole build does: bring, install, fetch. Returns what was compiled or taken,
+        without beginnings.
+        """
         self.heard, cancel = Heard(), CancelToken()
         with made_workspace(self.root / "workspace") as workspace:
             self.stages = FakeStages(self.folder.cache, workspace)
-            tool = MirrorTool(scratch=workspace.scratch, runner=run, cancel=cancel, timeout_s=60,
-                              on_line=self.heard.line)
+            tool = MirrorTool(
+                scratch=workspace.scratch,
+                runner=run,
+                cancel=cancel,
+                timeout_s=60,
+                on_line=self.heard.line,
+            )
             exchange = Exchange(
-                self.place(tool, workspace.scratch), json.loads(lock), tool=tool, workspace=workspace,
-                run_stage=self.stages, observer=self.heard,
-                signer=None if self.keys is None else Signer(SecretStr(self.keys), cache=CACHE))
+                self.place(tool, workspace.scratch),
+                json.loads(lock),
+                tool=tool,
+                workspace=workspace,
+                run_stage=self.stages,
+                observer=self.heard,
+                signer=None if self.keys is None else Signer(SecretStr(self.keys), cache=CACHE),
+            )
             exchange.bring(again=again)
             done = self.folder.run(lock)
             exchange.fetch()
@@ -122,7 +149,9 @@ TAKEN, COMPILED = ["took zlib", "took png"], ["compiled zlib", "compiled png"]
 
 @pytest.mark.parametrize("keys", [None, KEY])
 @pytest.mark.parametrize("layout", ["build_cache", "v3"])
-def test_what_one_host_made_another_has(tmp_path: Path, place: MakePlace, layout: str, keys: str | None) -> None:
+def test_what_one_host_made_another_has(
+    tmp_path: Path, place: MakePlace, layout: str, keys: str | None
+) -> None:
     assert Host(tmp_path / "one", place, layout=layout, keys=keys).build() == COMPILED
     other = Host(tmp_path / "other", place, layout=layout, keys=keys)
     assert other.build() == TAKEN
@@ -132,8 +161,14 @@ def test_what_one_host_made_another_has(tmp_path: Path, place: MakePlace, layout
 def test_only_what_a_place_has_not_is_put_there(tmp_path: Path, place: MakePlace) -> None:
     Host(tmp_path / "one", place).build()
     other = Host(tmp_path / "other", place)
-    assert other.build(lock_of({"glibc": [], "zlib": ["glibc"], "jpeg": ["zlib"]})) == ["took zlib", "compiled jpeg"]
-    assert other.stages.ran[1:] == [(BRING_STAGE, [digest_of("zlib")]), (FETCH_STAGE, [digest_of("jpeg")])]
+    assert other.build(lock_of({"glibc": [], "zlib": ["glibc"], "jpeg": ["zlib"]})) == [
+        "took zlib",
+        "compiled jpeg",
+    ]
+    assert other.stages.ran[1:] == [
+        (BRING_STAGE, [digest_of("zlib")]),
+        (FETCH_STAGE, [digest_of("jpeg")]),
+    ]
 
 
 def test_what_the_mount_holds_is_not_brought(tmp_path: Path, place: MakePlace) -> None:
@@ -146,7 +181,9 @@ def test_what_the_mount_holds_is_not_brought(tmp_path: Path, place: MakePlace) -
     assert other.stages.names() == [LOOK_STAGE]
 
 
-def test_what_the_mount_held_before_there_was_a_place_is_put_there(tmp_path: Path, place: MakePlace) -> None:
+def test_what_the_mount_held_before_there_was_a_place_is_put_there(
+    tmp_path: Path, place: MakePlace
+) -> None:
     host = Host(tmp_path / "one", place)
     host.folder.run(LOCK)
     assert host.build() == TAKEN
@@ -154,7 +191,9 @@ def test_what_the_mount_held_before_there_was_a_place_is_put_there(tmp_path: Pat
     assert Host(tmp_path / "other", place).build() == TAKEN
 
 
-def test_a_host_that_lost_its_mount_alone_compiles_nothing(tmp_path: Path, place: MakePlace) -> None:
+def test_a_host_that_lost_its_mount_alone_compiles_nothing(
+    tmp_path: Path, place: MakePlace
+) -> None:
     """What Spack decided is remembered, so that the build is of a lock that was here before."""
     host = Host(tmp_path / "one", place)
     assert host.build() == COMPILED
@@ -175,7 +214,8 @@ def test_a_lock_whose_packages_are_here_asks_no_place(tmp_path: Path, place: Mak
 
 @pytest.mark.parametrize("keys", [None, OTHER_KEY])
 def test_what_is_signed_with_no_known_key_is_built_again_and_signed(
-        tmp_path: Path, place: MakePlace, keys: str | None) -> None:
+    tmp_path: Path, place: MakePlace, keys: str | None
+) -> None:
     Host(tmp_path / "stranger", place, keys=keys).build()
     host = Host(tmp_path / "host", place, keys=KEY)
     assert host.build() == COMPILED
@@ -188,8 +228,9 @@ def test_an_old_key_still_opens_what_it_signed(tmp_path: Path, place: MakePlace)
     assert Host(tmp_path / "after", place, keys=f"{OTHER_KEY} {KEY}").build() == TAKEN
 
 
-def test_no_mount_to_be_seen_is_told_and_no_more(tmp_path: Path, place: MakePlace,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_mount_to_be_seen_is_told_and_no_more(
+    tmp_path: Path, place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = Host(tmp_path / "host", place)
     monkeypatch.setattr("tests.exchange_contract.FakeStages", FailingStages)
     assert host.build() == COMPILED

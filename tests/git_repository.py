@@ -1,4 +1,6 @@
-"""Real git repositories for tests, and two ways to serve them here: `git daemon` and HTTP with a password."""
+"""Real git repositories for tests, and two ways to serve them here: `git daemon` and HTTP with a
+password.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +69,20 @@ class GitRepository:
         return self.git("hash-object", "-w", "--stdin", stdin=content)
 
     def make_tree(self, *rows: tuple[str, str, bytes]) -> str:
-        """A tree object of (mode, hash, name) rows, written as they stand: git's own checks are passed by."""
-        raw = b"".join(mode.encode() + b" " + name + b"\0" + bytes.fromhex(digest) for mode, digest, name in rows)
+        """A tree object of (mode, hash, name) rows, written as they stand: git's own checks are
+        passed by.
+        """
+        raw = b"".join(
+            mode.encode() + b" " + name + b"\0" + bytes.fromhex(digest)
+            for mode, digest, name in rows
+        )
         return self.git("hash-object", "-t", "tree", "-w", "--stdin", "--literally", stdin=raw)
 
     def commit_step(self, step_tree: str, *, workflow: str = "hostile", step: str = "step") -> str:
         """A commit on the present branch whose only step is this tree."""
-        root = self.make_tree(("40000", self.make_tree(("40000", step_tree, step.encode())), workflow.encode()))
+        root = self.make_tree(
+            ("40000", self.make_tree(("40000", step_tree, step.encode())), workflow.encode())
+        )
         commit = self.git("commit-tree", root, "-m", "hostile")
         self.git("update-ref", "HEAD", commit)
         return commit
@@ -109,7 +118,9 @@ def git_daemon(base: Path) -> Iterator[str]:
 
 
 class GitHttpServer(http.server.ThreadingHTTPServer):
-    """`git http-backend` behind HTTP Basic. `seen` and `paths` hold each request's Authorization and path."""
+    """`git http-backend` behind HTTP Basic. `seen` and `paths` hold each request's Authorization
+    and path.
+    """
 
     def __init__(self, base: Path, user: str, password: str) -> None:
         super().__init__(("127.0.0.1", 0), _GitHttpHandler)
@@ -123,7 +134,9 @@ class GitHttpServer(http.server.ThreadingHTTPServer):
         certificate, key = folder / "certificate.pem", folder / "key.pem"
         options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test", "-addext"]
         names = ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-        subprocess.run(["openssl", "req", "-x509", *options, *names], check=True, capture_output=True)
+        subprocess.run(
+            ["openssl", "req", "-x509", *options, *names], check=True, capture_output=True
+        )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         self.socket = context.wrap_socket(self.socket, server_side=True)
@@ -169,7 +182,11 @@ class _GitHttpHandler(http.server.BaseHTTPRequestHandler):
             "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
         }
         done = subprocess.run(
-            ["git", "http-backend"], input=self.rfile.read(length), capture_output=True, env=environment, check=False
+            ["git", "http-backend"],
+            input=self.rfile.read(length),
+            capture_output=True,
+            env=environment,
+            check=False,
         )
         head, _, body = done.stdout.partition(b"\r\n\r\n")
         self.send_response(200)

@@ -1,4 +1,5 @@
-"""What holds of finished images wherever they lie. Each implementation's tests import these and bring `images`.
+"""What holds of finished images wherever they lie. Each implementation's tests import these and
+bring `images`.
 
 The fixture `images` is empty at first.
 """
@@ -20,8 +21,13 @@ NAME = "demo_hello_zen2_nompi_nogpu_v_latest.sif"
 
 
 def record(identity: str = IDENTITY, filename: str | None = NAME, **details: object) -> ImageRecord:
-    return ImageRecord(identity=identity, image_id="demo:latest", platform="linux/amd64", filename=filename,
-                       details=details)
+    return ImageRecord(
+        identity=identity,
+        image_id="demo:latest",
+        platform="linux/amd64",
+        filename=filename,
+        details=details,
+    )
 
 
 def publish(images: Images, content: bytes, what: ImageRecord | None = None) -> ImageRecord:
@@ -43,7 +49,11 @@ def test_a_published_image_is_found_by_name_digest_and_identity(images: Images) 
     published = publish(images, b"one", record(audit={"ok": True}, labels={"a": "b"}))
     assert (published.sha256, published.size_bytes) == (sha256(b"one"), 3)
     assert content_of(images, sha256(b"one")) == b"one"
-    for found in (images.by_name(NAME), images.by_sha256(sha256(b"one")), images.by_identity(IDENTITY)):
+    for found in (
+        images.by_name(NAME),
+        images.by_sha256(sha256(b"one")),
+        images.by_identity(IDENTITY),
+    ):
         assert found == published
         assert found.details["audit"] == {"ok": True}
     listed = published.model_copy(update={"details": {"labels": {"a": "b"}}})
@@ -87,7 +97,9 @@ def test_an_image_without_a_sif_has_a_record_and_takes_no_sif_away(images: Image
     published = publish(images, b"one")
     images.record(record(filename=None, later=True))
     found = images.by_identity(IDENTITY)
-    assert found is not None and found.sha256 == published.sha256 and found.details == {"later": True}
+    assert (
+        found is not None and found.sha256 == published.sha256 and found.details == {"later": True}
+    )
 
 
 def test_texts_are_kept_with_an_identity(images: Images) -> None:
@@ -117,8 +129,23 @@ def test_what_is_forgotten_is_gone_and_a_sif_is_not_forgotten(images: Images) ->
     assert set(images.identities()) == {"b" * 64}
 
 
-@pytest.mark.parametrize("name", ["", ".sif", "../x.sif", "a/b.sif", "a\0.sif", "-a.sif", "a.sif\n", "x.sif/", "x",
-                                  ".hidden.sif", "é.sif", "a" * 252 + ".sif"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".sif",
+        "../x.sif",
+        "a/b.sif",
+        "a\0.sif",
+        "-a.sif",
+        "a.sif\n",
+        "x.sif/",
+        "x",
+        ".hidden.sif",
+        "é.sif",
+        "a" * 252 + ".sif",
+    ],
+)
 def test_what_is_no_name_is_neither_stored_nor_found(images: Images, name: str) -> None:
     assert not is_filename(name)
     assert images.by_name(name) is None
@@ -127,8 +154,18 @@ def test_what_is_no_name_is_neither_stored_nor_found(images: Images, name: str) 
     assert images.names() == {} and images.images() == []
 
 
-@pytest.mark.parametrize("name", ["a" * 251 + ".sif", "sha256." + "a" * 64 + ".sif", "identity.sif", "name.x.sif",
-                                  "A.sif", "pin." + "0" * 64 + ".sif", "a..b__c--d.sif"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a" * 251 + ".sif",
+        "sha256." + "a" * 64 + ".sif",
+        "identity.sif",
+        "name.x.sif",
+        "A.sif",
+        "pin." + "0" * 64 + ".sif",
+        "a..b__c--d.sif",
+    ],
+)
 def test_every_name_means_what_it_was_given(images: Images, name: str) -> None:
     published = publish(images, b"one", record(filename=name))
     publish(images, b"two", record(OTHER_IDENTITY, filename="a.sif"))
@@ -150,7 +187,9 @@ def test_removing_takes_what_points_there_and_leaves_the_rest(images: Images) ->
     images.point(published.model_copy(update={"filename": "more.sif"}))
     second = publish(images, b"two", record(OTHER_IDENTITY, "second.sif"))
     assert images.remove(sha256(b"one"))
-    assert images.by_name(NAME) is images.by_name("more.sif") is images.by_identity(IDENTITY) is None
+    assert (
+        images.by_name(NAME) is images.by_name("more.sif") is images.by_identity(IDENTITY) is None
+    )
     assert images.images() == [second]
     assert images.names() == {"second.sif": second}
     assert images.remove(sha256(b"one"))

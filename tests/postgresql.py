@@ -1,4 +1,6 @@
-"""A PostgreSQL server of the tests' own: a cluster in a temporary folder, run by an unprivileged user."""
+"""A PostgreSQL server of the tests' own: a cluster in a temporary folder, run by an unprivileged
+user.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,12 @@ USER = "cic"
 
 
 def programs() -> Path | None:
-    """The folder with `initdb` and `postgres`, which Debian keeps off the PATH; None where there is none."""
-    newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    """The folder with `initdb` and `postgres`, which Debian keeps off the PATH; None where there is
+    none.
+    """
+    newest = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
+    )
     if newest:
         return newest[-1].parent
     found = shutil.which("postgres")
@@ -29,7 +35,9 @@ def programs() -> Path | None:
 
 
 class PostgreSQL:
-    """One server, until `stop`. `prefix` is a command that runs it elsewhere, as `ip netns exec NAME`."""
+    """One server, until `stop`. `prefix` is a command that runs it elsewhere, as `ip netns exec
+    NAME`.
+    """
 
     def __init__(self, *, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
         found = programs()
@@ -40,8 +48,15 @@ class PostgreSQL:
         shutil.chown(self._folder, self._account)
         self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
-        self._run("initdb", "--no-sync", "--auth=trust", f"--username={USER}", "--encoding=UTF8",
-                  "--locale=C.UTF-8", f"--pgdata={self._data}")
+        self._run(
+            "initdb",
+            "--no-sync",
+            "--auth=trust",
+            f"--username={USER}",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            f"--pgdata={self._data}",
+        )
         with (self._data / "pg_hba.conf").open("a") as rules:
             rules.write("host all all 0.0.0.0/0 trust\n")
         self.start()
@@ -49,10 +64,28 @@ class PostgreSQL:
     def start(self) -> None:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._prefix, *self._as_user(), str(self._programs / "postgres"), "-D", str(self._data),
-                 "-h", self._host, "-p", str(self.port), "-k", str(self._folder), "-c", "fsync=off",
-                 "-c", "max_connections=200"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                [
+                    *self._prefix,
+                    *self._as_user(),
+                    str(self._programs / "postgres"),
+                    "-D",
+                    str(self._data),
+                    "-h",
+                    self._host,
+                    "-p",
+                    str(self.port),
+                    "-k",
+                    str(self._folder),
+                    "-c",
+                    "fsync=off",
+                    "-c",
+                    "max_connections=200",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self._wait()
 
     def stop(self, *, remove: bool = True) -> None:
@@ -75,8 +108,12 @@ class PostgreSQL:
 
     def dump(self, url: str) -> str:
         """All that a database holds, as text."""
-        done = subprocess.run([str(self._programs / "pg_dump"), "--inserts", url], check=True, capture_output=True,
-                              text=True)
+        done = subprocess.run(
+            [str(self._programs / "pg_dump"), "--inserts", url],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         return done.stdout
 
     def url(self, name: str) -> str:
@@ -88,25 +125,70 @@ class PostgreSQL:
 
     def _admin(self, statement: str) -> None:
         """Over the Unix socket: the server's network may not be ours."""
-        subprocess.run([str(self._programs / "psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-h", str(self._folder),
-                        "-p", str(self.port), "-U", USER, "-d", "postgres", "-c", statement], check=True,
-                       capture_output=True)
+        subprocess.run(
+            [
+                str(self._programs / "psql"),
+                "-qX",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-h",
+                str(self._folder),
+                "-p",
+                str(self.port),
+                "-U",
+                USER,
+                "-d",
+                "postgres",
+                "-c",
+                statement,
+            ],
+            check=True,
+            capture_output=True,
+        )
 
     def _wait(self) -> None:
         end = time.monotonic() + 60
-        while subprocess.run([str(self._programs / "pg_isready"), "-q", "-h", str(self._folder), "-p", str(self.port),
-                              "-d", "postgres", "-U", USER]).returncode:
-            assert self._process is not None and self._process.poll() is None, (self._folder / "log").read_text()
+        while subprocess.run(
+            [
+                str(self._programs / "pg_isready"),
+                "-q",
+                "-h",
+                str(self._folder),
+                "-p",
+                str(self.port),
+                "-d",
+                "postgres",
+                "-U",
+                USER,
+            ]
+        ).returncode:
+            assert self._process is not None and self._process.poll() is None, (
+                self._folder / "log"
+            ).read_text()
             assert time.monotonic() < end, (self._folder / "log").read_text()
             time.sleep(0.1)
 
     def _run(self, program: str, *arguments: str) -> None:
-        subprocess.run([*self._as_user(), str(self._programs / program), *arguments], check=True, capture_output=True)
+        subprocess.run(
+            [*self._as_user(), str(self._programs / program), *arguments],
+            check=True,
+            capture_output=True,
+        )
 
     def _as_user(self) -> tuple[str, ...]:
         """PostgreSQL refuses to be run by root."""
-        return ("setpriv", f"--reuid={self._account}", "--regid=nogroup", "--clear-groups", "env",
-                "HOME=/nonexistent") if os.geteuid() == 0 else ()
+        return (
+            (
+                "setpriv",
+                f"--reuid={self._account}",
+                "--regid=nogroup",
+                "--clear-groups",
+                "env",
+                "HOME=/nonexistent",
+            )
+            if os.geteuid() == 0
+            else ()
+        )
 
 
 def _account() -> str:

@@ -29,7 +29,9 @@ def upgrade() -> None:
     op.create_table(
         "tokens",
         sa.Column("id", sa.Integer(), primary_key=True),
-        sa.Column("user_id", sa.Integer(), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+        sa.Column(
+            "user_id", sa.Integer(), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False
+        ),
         sa.Column("name", sa.String(100), nullable=False),
         sa.Column("digest", sa.String(64), nullable=False, unique=True),
         sa.Column("scopes", sa.JSON(), nullable=False),
@@ -67,15 +69,23 @@ def upgrade() -> None:
         sa.Column("ended_at", TIME),
         sa.Column("audit", sa.JSON()),
     )
-    op.create_index("one_active_run", "runs", ["join_key"], unique=True, sqlite_where=IS_ACTIVE,
-                    postgresql_where=IS_ACTIVE)
+    op.create_index(
+        "one_active_run",
+        "runs",
+        ["join_key"],
+        unique=True,
+        sqlite_where=IS_ACTIVE,
+        postgresql_where=IS_ACTIVE,
+    )
     op.create_index("runs_by_state", "runs", ["state", "created_at"])
     op.create_index("runs_by_identity", "runs", ["identity", "ended_at"])
     op.create_index("ix_runs_worker", "runs", ["worker"])
     op.create_table(
         "builds",
         sa.Column("id", sa.String(36), primary_key=True),
-        sa.Column("user_id", sa.Integer(), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+        sa.Column(
+            "user_id", sa.Integer(), sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False
+        ),
         sa.Column("run_id", sa.String(36), sa.ForeignKey("runs.id"), nullable=False),
         sa.Column("request", sa.JSON(), nullable=False),
         sa.Column("inputs", sa.JSON(), nullable=False),

@@ -25,13 +25,22 @@ MAX_TOKENS = 50
 
 
 class PasswordForm(FlaskForm):  # type: ignore[misc]
-    present = PasswordField("Present password", [InputRequired("Write your present password.")],
-                            render_kw={"autocomplete": "current-password"})
-    password = PasswordField("New password", [InputRequired("Choose a password.")],
-                             description=f"At least {accounts.MIN_PASSWORD} characters.",
-                             render_kw={"autocomplete": "new-password"})
-    repeated = PasswordField("New password again", [EqualTo("password", "The two passwords differ.")],
-                             render_kw={"autocomplete": "new-password"})
+    present = PasswordField(
+        "Present password",
+        [InputRequired("Write your present password.")],
+        render_kw={"autocomplete": "current-password"},
+    )
+    password = PasswordField(
+        "New password",
+        [InputRequired("Choose a password.")],
+        description=f"At least {accounts.MIN_PASSWORD} characters.",
+        render_kw={"autocomplete": "new-password"},
+    )
+    repeated = PasswordField(
+        "New password again",
+        [EqualTo("password", "The two passwords differ.")],
+        render_kw={"autocomplete": "new-password"},
+    )
 
 
 class TokenForm(FlaskForm):  # type: ignore[misc]
@@ -48,7 +57,9 @@ def add_pages(web: Blueprint) -> None:
     web.add_url_rule("/account", "account", account)
     web.add_url_rule("/account/password", "change_password", change_password, methods=["POST"])
     web.add_url_rule("/account/tokens", "add_token", add_token, methods=["POST"])
-    web.add_url_rule("/account/tokens/<int:token_id>/revoke", "revoke_token", revoke_token, methods=["POST"])
+    web.add_url_rule(
+        "/account/tokens/<int:token_id>/revoke", "revoke_token", revoke_token, methods=["POST"]
+    )
 
 
 def account() -> str:
@@ -60,7 +71,9 @@ def change_password() -> Any:
     form = PasswordForm()
     if not form.validate():
         return _page(password_form=form), 400
-    known = service().authenticator.by_credentials(user().name, form.present.data, request.remote_addr or "")
+    known = service().authenticator.by_credentials(
+        user().name, form.present.data, request.remote_addr or ""
+    )
     if known is None or known.id != user().id:
         form.present.errors = ["This is not your present password."]
         return _page(password_form=form), 400
@@ -83,9 +96,16 @@ def add_token() -> Any:
     days = int(form.life.data) if form.life.data else None
     try:
         if len(accounts.tokens_of(service().engine, user().id)) >= MAX_TOKENS:
-            raise InvalidRequest([FieldProblem("name", "you have many tokens already", "revoke some first")])
-        token = accounts.add_token(service().engine, user().id, form.name.data or "", scopes=form.scopes.data.split(),
-                                   expires_at=now() + datetime.timedelta(days=days) if days else None)
+            raise InvalidRequest(
+                [FieldProblem("name", "you have many tokens already", "revoke some first")]
+            )
+        token = accounts.add_token(
+            service().engine,
+            user().id,
+            form.name.data or "",
+            scopes=form.scopes.data.split(),
+            expires_at=now() + datetime.timedelta(days=days) if days else None,
+        )
     except InvalidRequest as error:
         add_problems(form, error.problems)
         return _page(token_form=form), 400
@@ -101,7 +121,16 @@ def revoke_token(token_id: int) -> AnyResponse:
     return redirect(url_for("web.account"))
 
 
-def _page(*, password_form: PasswordForm | None = None, token_form: TokenForm | None = None, token: str = "") -> str:
+def _page(
+    *,
+    password_form: PasswordForm | None = None,
+    token_form: TokenForm | None = None,
+    token: str = "",
+) -> str:
     return render_template(
-        "account.html", password_form=password_form or PasswordForm(formdata=None), token=token,
-        token_form=token_form or TokenForm(formdata=None), tokens=accounts.tokens_of(service().engine, user().id))
+        "account.html",
+        password_form=password_form or PasswordForm(formdata=None),
+        token=token,
+        token_form=token_form or TokenForm(formdata=None),
+        tokens=accounts.tokens_of(service().engine, user().id),
+    )

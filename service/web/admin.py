@@ -1,4 +1,6 @@
-"""The operator's page: what goes on, who builds, who may use the service. For everybody else there is no such page."""
+"""The operator's page: what goes on, who builds, who may use the service. For everybody else there
+is no such page.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +25,24 @@ ACTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 def add_pages(web: Blueprint) -> None:
     web.add_url_rule("/admin", "admin", admin)
-    web.add_url_rule("/admin/users/<int:user_id>/<action>", "change_user", change_user, methods=["POST"])
+    web.add_url_rule(
+        "/admin/users/<int:user_id>/<action>", "change_user", change_user, methods=["POST"]
+    )
 
 
 def admin() -> str:
     _require_admin()
     parts = service()
     waiting, running = store.queue(parts.engine)
-    return render_template("admin.html", users=accounts.users(parts.engine), waiting=waiting, running=running,
-                           workers=workers.all_workers(
-                               parts.engine, lost_after_s=parts.settings.service.lost_worker_after_s))
+    return render_template(
+        "admin.html",
+        users=accounts.users(parts.engine),
+        waiting=waiting,
+        running=running,
+        workers=workers.all_workers(
+            parts.engine, lost_after_s=parts.settings.service.lost_worker_after_s
+        ),
+    )
 
 
 def change_user(user_id: int, action: str) -> AnyResponse:

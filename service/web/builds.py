@@ -20,11 +20,28 @@ from service.web.login import service, user
 from service.web.parts import note, page_number
 
 PER_PAGE = 20
-STAGES = {"queue": "It waits for its turn.", "prepare": "It is prepared.", "build": "It is being built.",
-          "install": "Packages are being installed.", "convert": "The image becomes a SIF file."}
-_STEPS = (BuildState.PENDING, BuildState.STARTED, BuildState.BUILDING, BuildState.CONVERTING, BuildState.FINISHED)
-_STEP_NAMES = {BuildState.PENDING: "Queue", BuildState.STARTED: "Prepare", BuildState.BUILDING: "Build",
-               BuildState.CONVERTING: "Convert", BuildState.FINISHED: "Finished", BuildState.FAILED: "Failed"}
+STAGES = {
+    "queue": "It waits for its turn.",
+    "prepare": "It is prepared.",
+    "build": "It is being built.",
+    "install": "Packages are being installed.",
+    "convert": "The image becomes a SIF file.",
+}
+_STEPS = (
+    BuildState.PENDING,
+    BuildState.STARTED,
+    BuildState.BUILDING,
+    BuildState.CONVERTING,
+    BuildState.FINISHED,
+)
+_STEP_NAMES = {
+    BuildState.PENDING: "Queue",
+    BuildState.STARTED: "Prepare",
+    BuildState.BUILDING: "Build",
+    BuildState.CONVERTING: "Convert",
+    BuildState.FINISHED: "Finished",
+    BuildState.FAILED: "Failed",
+}
 
 
 def add_pages(web: Blueprint) -> None:
@@ -33,17 +50,28 @@ def add_pages(web: Blueprint) -> None:
     web.add_url_rule("/builds/<build_id>/state", "build_state", build_state)
     web.add_url_rule("/builds/<build_id>/log", "build_log", build_log)
     for action in (cancel, retry, delete):
-        web.add_url_rule(f"/builds/<build_id>/{action.__name__}", action.__name__, action, methods=["POST"])
+        web.add_url_rule(
+            f"/builds/<build_id>/{action.__name__}", action.__name__, action, methods=["POST"]
+        )
 
 
 def builds() -> str:
     page = page_number()
     asked = request.args.get("status", "").upper()
     status = BuildState(asked) if asked in BuildState.__members__ else None
-    rows, total = store.builds_of(service().engine, user().id, status=status, page=page, per_page=PER_PAGE)
-    return render_template("builds.html", builds=[_summary(row) for row in rows], page=page, total=total, status=status,
-                           states=list(BuildState), pages=-(-total // PER_PAGE),
-                           is_going_on=any(_state(row) in ACTIVE for row in rows))
+    rows, total = store.builds_of(
+        service().engine, user().id, status=status, page=page, per_page=PER_PAGE
+    )
+    return render_template(
+        "builds.html",
+        builds=[_summary(row) for row in rows],
+        page=page,
+        total=total,
+        status=status,
+        states=list(BuildState),
+        pages=-(-total // PER_PAGE),
+        is_going_on=any(_state(row) in ACTIVE for row in rows),
+    )
 
 
 def build(build_id: str) -> str:
@@ -52,10 +80,17 @@ def build(build_id: str) -> str:
 
 
 def build_state(build_id: str) -> Response:
-    """What changes while a build goes on: the script on its page asks for it, and shows the fragment."""
+    """What changes while a build goes on: the script on its page asks for it, and shows the
+    fragment.
+    """
     row = own_build(build_id)
-    return jsonify({"status": _state(row).value, "ended": row.own_state is not None,
-                    "html": render_template("build_progress.html", **_progress(row))})
+    return jsonify(
+        {
+            "status": _state(row).value,
+            "ended": row.own_state is not None,
+            "html": render_template("build_progress.html", **_progress(row)),
+        }
+    )
 
 
 def build_log(build_id: str) -> Response:
@@ -114,10 +149,19 @@ def _state(row: Any) -> BuildState:
 def _summary(row: Any) -> dict[str, Any]:
     """What the list and the page of a build show of it."""
     answer = build_answer(row)
-    started = row.started_at if row.started_at and row.started_at >= row.created_at else row.created_at
-    return {"row": row, "state": _state(row), "title": f"{row.request['workflow']} / {row.request['step_id']}",
-            "machine": row.request["machine"], "version": row.request.get("version"), "progress": answer["progress"],
-            "message": answer["message"], "duration": (row.ended_at or now()) - started if row.started_at else None}
+    started = (
+        row.started_at if row.started_at and row.started_at >= row.created_at else row.created_at
+    )
+    return {
+        "row": row,
+        "state": _state(row),
+        "title": f"{row.request['workflow']} / {row.request['step_id']}",
+        "machine": row.request["machine"],
+        "version": row.request.get("version"),
+        "progress": answer["progress"],
+        "message": answer["message"],
+        "duration": (row.ended_at or now()) - started if row.started_at else None,
+    }
 
 
 def _progress(row: Any) -> dict[str, Any]:
@@ -129,18 +173,34 @@ def _progress(row: Any) -> dict[str, Any]:
 def _steps(row: Any) -> list[dict[str, Any]]:
     """The stages of a build in their order, each with when it began and how it looks."""
     state = _state(row)
-    begun = {BuildState.PENDING: row.created_at, BuildState.STARTED: row.started_at, BuildState.CONVERTING:
-             row.converting_at, BuildState.BUILDING: row.building_at, BuildState.FINISHED: row.ended_at}
+    begun = {
+        BuildState.PENDING: row.created_at,
+        BuildState.STARTED: row.started_at,
+        BuildState.CONVERTING: row.converting_at,
+        BuildState.BUILDING: row.building_at,
+        BuildState.FINISHED: row.ended_at,
+    }
     if state is BuildState.FAILED:
         seen = [step for step in _STEPS[:-1] if begun[step] is not None]
         return [{"name": _STEP_NAMES[step], "at": begun[step], "look": "done"} for step in seen] + [
-            {"name": _STEP_NAMES[state], "at": row.ended_at, "look": "failed"}]
+            {"name": _STEP_NAMES[state], "at": row.ended_at, "look": "failed"}
+        ]
     place = _STEPS.index(state)
-    looks = ["done" if index < place or state is BuildState.FINISHED else "now" if index == place else ""
-             for index in range(len(_STEPS))]
-    shown = [step for step in _STEPS if step is not BuildState.CONVERTING or row.filename is not None]
-    return [{"name": _STEP_NAMES[step], "look": looks[_STEPS.index(step)],
-             "at": begun[step] if looks[_STEPS.index(step)] else None} for step in shown]
+    looks = [
+        "done" if index < place or state is BuildState.FINISHED else "now" if index == place else ""
+        for index in range(len(_STEPS))
+    ]
+    shown = [
+        step for step in _STEPS if step is not BuildState.CONVERTING or row.filename is not None
+    ]
+    return [
+        {
+            "name": _STEP_NAMES[step],
+            "look": looks[_STEPS.index(step)],
+            "at": begun[step] if looks[_STEPS.index(step)] else None,
+        }
+        for step in shown
+    ]
 
 
 def _parsed(row: Any) -> Any:

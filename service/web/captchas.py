@@ -1,6 +1,7 @@
 """The questions for people who sign up: digits as a picture and as sound.
 
-The answer stays in the database. A question is asked once: whatever the first answer is, its row is gone.
+The answer stays in the database. A question is asked once: whatever the first answer is, its row is
+gone.
 """
 
 from __future__ import annotations
@@ -33,16 +34,23 @@ _drawing = threading.BoundedSemaphore(2)
 
 
 def ask(engine: Engine, address: str) -> str:
-    """Make a question and return its id. Raises `TooManyFailures` for an address that collects them."""
+    """Make a question and return its id. Raises `TooManyFailures` for an address that collects
+    them.
+    """
     captcha_id, moment = secrets.token_urlsafe(32), now()
     answer = "".join(secrets.choice("0123456789") for _ in range(DIGITS))
     with writing(engine) as connection:
         connection.execute(CAPTCHAS.delete().where(CAPTCHAS.c.until <= moment))
-        count = sa.select(sa.func.count()).select_from(CAPTCHAS).where(CAPTCHAS.c.address == address)
+        count = (
+            sa.select(sa.func.count()).select_from(CAPTCHAS).where(CAPTCHAS.c.address == address)
+        )
         if (connection.scalar(count) or 0) >= MAX_OPEN:
             raise TooManyFailures("Too many questions were asked for.")
-        connection.execute(CAPTCHAS.insert().values(id=captcha_id, answer=answer, address=address, shown=0,
-                                                    until=moment + LIFE))
+        connection.execute(
+            CAPTCHAS.insert().values(
+                id=captcha_id, answer=answer, address=address, shown=0, until=moment + LIFE
+            )
+        )
     return captcha_id
 
 
@@ -74,10 +82,14 @@ def sound(engine: Engine, captcha_id: str) -> bytes | None:
 
 
 def is_verified(verify_url: str, secret: str, response: str, address: str) -> bool:
-    """Whether a provider that speaks reCAPTCHA's protocol says that a person answered. Raises `RequestException`."""
+    """Whether a provider that speaks reCAPTCHA's protocol says that a person answered. Raises
+    `RequestException`.
+    """
     if not response:
         return False
-    answer = requests.post(verify_url, data={"secret": secret, "response": response, "remoteip": address}, timeout=10)
+    answer = requests.post(
+        verify_url, data={"secret": secret, "response": response, "remoteip": address}, timeout=10
+    )
     answer.raise_for_status()
     return bool(answer.json().get("success"))
 
@@ -92,6 +104,9 @@ def _show(engine: Engine, captcha_id: str) -> str | None:
     if answer is None:
         return None
     with writing(engine) as connection:
-        shown = connection.execute(CAPTCHAS.update().where(
-            CAPTCHAS.c.id == captcha_id, CAPTCHAS.c.shown < MAX_SHOWN).values(shown=CAPTCHAS.c.shown + 1)).rowcount
+        shown = connection.execute(
+            CAPTCHAS.update()
+            .where(CAPTCHAS.c.id == captcha_id, CAPTCHAS.c.shown < MAX_SHOWN)
+            .values(shown=CAPTCHAS.c.shown + 1)
+        ).rowcount
     return answer if shown else None

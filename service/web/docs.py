@@ -16,29 +16,63 @@ def add_pages(web: Blueprint) -> None:
 
 def docs() -> str:
     described = document(current_app, request.root_path)
-    return render_template("docs.html", info=described["info"], root=request.root_path,
-                           calls=[_call(path, method, operation) for path, operations in described["paths"].items()
-                                  for method, operation in operations.items()],
-                           models=[_model(name, schema) for name, schema in described["components"]["schemas"].items()])
+    return render_template(
+        "docs.html",
+        info=described["info"],
+        root=request.root_path,
+        calls=[
+            _call(path, method, operation)
+            for path, operations in described["paths"].items()
+            for method, operation in operations.items()
+        ],
+        models=[
+            _model(name, schema) for name, schema in described["components"]["schemas"].items()
+        ],
+    )
 
 
 def _call(path: str, method: str, operation: Mapping[str, Any]) -> dict[str, Any]:
-    answers = [{"status": status, "description": answer["description"],
-                "content": [{"type": kind, "shape": _shape(content["schema"])}
-                            for kind, content in answer.get("content", {}).items()]}
-               for status, answer in sorted(operation["responses"].items())]
+    answers = [
+        {
+            "status": status,
+            "description": answer["description"],
+            "content": [
+                {"type": kind, "shape": _shape(content["schema"])}
+                for kind, content in answer.get("content", {}).items()
+            ],
+        }
+        for status, answer in sorted(operation["responses"].items())
+    ]
     bodies = operation.get("requestBody", {}).get("content", {}).values()
-    return {"path": path, "method": method.upper(), "id": operation["operationId"], "summary": operation["summary"],
-            "is_public": operation.get("security") == [], "answers": answers, "parameters": operation["parameters"],
-            "body": next((_shape(body["schema"]) for body in bodies), None)}
+    return {
+        "path": path,
+        "method": method.upper(),
+        "id": operation["operationId"],
+        "summary": operation["summary"],
+        "is_public": operation.get("security") == [],
+        "answers": answers,
+        "parameters": operation["parameters"],
+        "body": next((_shape(body["schema"]) for body in bodies), None),
+    }
 
 
 def _model(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     required = schema.get("required", ())
-    fields = [{"name": field, "shape": _shape(inner), "is_required": field in required,
-               "description": inner.get("description", "")} for field, inner in schema.get("properties", {}).items()]
-    return {"name": name, "description": schema.get("description", ""), "fields": fields,
-            "values": schema.get("enum", ())}
+    fields = [
+        {
+            "name": field,
+            "shape": _shape(inner),
+            "is_required": field in required,
+            "description": inner.get("description", ""),
+        }
+        for field, inner in schema.get("properties", {}).items()
+    ]
+    return {
+        "name": name,
+        "description": schema.get("description", ""),
+        "fields": fields,
+        "values": schema.get("enum", ()),
+    }
 
 
 def _shape(schema: Mapping[str, Any]) -> list[tuple[str, bool]]:
@@ -47,7 +81,11 @@ def _shape(schema: Mapping[str, Any]) -> list[tuple[str, bool]]:
         return [(schema["$ref"].rpartition("/")[2], True)]
     if "anyOf" in schema:
         parts = [_shape(choice) for choice in schema["anyOf"]]
-        return [word for number, part in enumerate(parts) for word in ([("or", False)] if number else []) + part]
+        return [
+            word
+            for number, part in enumerate(parts)
+            for word in ([("or", False)] if number else []) + part
+        ]
     if "const" in schema or "enum" in schema:
         return [(", ".join(map(str, schema.get("enum", [schema.get("const")]))), False)]
     if schema.get("type") == "array":

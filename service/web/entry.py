@@ -25,24 +25,41 @@ MAX_SIGNUPS = 30
 
 
 class LoginForm(FlaskForm):  # type: ignore[misc]
-    name = StringField("User name", [InputRequired("Write your user name."), Length(max=64)],
-                       render_kw={"autocomplete": "username", "autocapitalize": "none", "autofocus": True})
-    password = PasswordField("Password", [InputRequired("Write your password."), Length(max=1000)],
-                             render_kw={"autocomplete": "current-password"})
+    name = StringField(
+        "User name",
+        [InputRequired("Write your user name."), Length(max=64)],
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "autofocus": True},
+    )
+    password = PasswordField(
+        "Password",
+        [InputRequired("Write your password."), Length(max=1000)],
+        render_kw={"autocomplete": "current-password"},
+    )
 
 
 class SignupForm(FlaskForm):  # type: ignore[misc]
-    name = StringField("User name", [InputRequired("Choose a name.")],
-                       description="Letters, digits, '.', '_', '@' and '-'.",
-                       render_kw={"autocomplete": "username", "autocapitalize": "none", "maxlength": 64})
-    password = PasswordField("Password", [InputRequired("Choose a password.")],
-                             description=f"At least {accounts.MIN_PASSWORD} characters.",
-                             render_kw={"autocomplete": "new-password"})
-    repeated = PasswordField("Password again", [EqualTo("password", "The two passwords differ.")],
-                             render_kw={"autocomplete": "new-password"})
+    name = StringField(
+        "User name",
+        [InputRequired("Choose a name.")],
+        description="Letters, digits, '.', '_', '@' and '-'.",
+        render_kw={"autocomplete": "username", "autocapitalize": "none", "maxlength": 64},
+    )
+    password = PasswordField(
+        "Password",
+        [InputRequired("Choose a password.")],
+        description=f"At least {accounts.MIN_PASSWORD} characters.",
+        render_kw={"autocomplete": "new-password"},
+    )
+    repeated = PasswordField(
+        "Password again",
+        [EqualTo("password", "The two passwords differ.")],
+        render_kw={"autocomplete": "new-password"},
+    )
     captcha_id = HiddenField()
-    answer = StringField("The digits in the picture", render_kw={"autocomplete": "off", "inputmode": "numeric",
-                                                                 "maxlength": 20})
+    answer = StringField(
+        "The digits in the picture",
+        render_kw={"autocomplete": "off", "inputmode": "numeric", "maxlength": 20},
+    )
 
 
 def add_pages(web: Blueprint) -> None:
@@ -66,16 +83,22 @@ def login() -> Any:
     if form.validate_on_submit():
         if _log_in(form):
             return redirect(target)
-        form.password.errors = ["The name or the password is not right, or the account is not confirmed yet."]
+        form.password.errors = [
+            "The name or the password is not right, or the account is not confirmed yet."
+        ]
         status = 401
-    return render_template("login.html", form=form, signup_open=service().settings.service.signup_open), status
+    return render_template(
+        "login.html", form=form, signup_open=service().settings.service.signup_open
+    ), status
 
 
 def _log_in(form: LoginForm) -> bool:
     name = form.name.data or ""
     if name.startswith(accounts.TOKEN_PREFIX):  # a token is not a password
         return False
-    who = service().authenticator.by_credentials(name, form.password.data or "", request.remote_addr or "")
+    who = service().authenticator.by_credentials(
+        name, form.password.data or "", request.remote_addr or ""
+    )
     row = accounts.by_id(service().engine, who.id) if who is not None else None
     if row is None:
         return False
@@ -111,8 +134,13 @@ def signup() -> Any:
     captcha_id = None if keys else captchas.ask(service().engine, request.remote_addr or "")
     form.answer.data = ""
     form.captcha_id.data = captcha_id
-    return render_template("signup.html", form=form, captcha_id=captcha_id, site_key=keys[0] if keys else None,
-                           script_url=settings.captcha_script_url), status
+    return render_template(
+        "signup.html",
+        form=form,
+        captcha_id=captcha_id,
+        site_key=keys[0] if keys else None,
+        script_url=settings.captcha_script_url,
+    ), status
 
 
 def _count_attempt() -> None:
@@ -125,24 +153,36 @@ def _count_attempt() -> None:
 def _is_person(form: SignupForm) -> bool:
     keys, settings = recaptcha_keys(), service().settings.service
     if keys is None:
-        if captchas.is_answered(service().engine, form.captcha_id.data or "", form.answer.data or ""):
+        if captchas.is_answered(
+            service().engine, form.captcha_id.data or "", form.answer.data or ""
+        ):
             return True
         form.answer.errors = ["These were not the digits. Here are others."]
         return False
     try:
-        if captchas.is_verified(settings.captcha_verify_url, keys[1], request.form.get("g-recaptcha-response", ""),
-                                request.remote_addr or ""):
+        if captchas.is_verified(
+            settings.captcha_verify_url,
+            keys[1],
+            request.form.get("g-recaptcha-response", ""),
+            request.remote_addr or "",
+        ):
             return True
     except (requests.RequestException, ValueError) as error:
-        raise Unavailable("The captcha's provider does not answer.", hint="Try again in a while.") from error
+        raise Unavailable(
+            "The captcha's provider does not answer.", hint="Try again in a while."
+        ) from error
     form.answer.errors = ["Show that you are a person, please."]
     return False
 
 
 def _add_user(form: SignupForm) -> bool:
     try:
-        accounts.add_user(service().engine, form.name.data, form.password.data,
-                          is_confirmed=not service().settings.service.confirm_users)
+        accounts.add_user(
+            service().engine,
+            form.name.data,
+            form.password.data,
+            is_confirmed=not service().settings.service.confirm_users,
+        )
     except InvalidRequest as error:
         add_problems(form, error.problems)
         return False

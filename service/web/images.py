@@ -29,7 +29,8 @@ LOCK = "spack.lock"
 class Shown:
     """A finished image as pages show it: with a SIF, with a name that Docker knows, or with both.
 
-    `reference` is that name; with a `digest` the image registry holds it, else the daemon that built it.
+    `reference` is that name; with a `digest` the image registry holds it, else the daemon that
+    built it.
     """
 
     record: ImageRecord
@@ -61,10 +62,12 @@ class Shown:
     def machine(self) -> str:
         said = self.labels
         asked = self.request.get("machine") or {}
-        parts = (said.get(labels.TARGET) or asked.get("architecture") or self.record.platform,
-                 _versioned(said, labels.MPI_NAME, labels.MPI_VERSION) or asked.get("mpi"),
-                 _versioned(said, labels.GPU_RUNTIME, labels.GPU_VERSION) or asked.get("gpu"),
-                 said.get(labels.GPU_ARCH))
+        parts = (
+            said.get(labels.TARGET) or asked.get("architecture") or self.record.platform,
+            _versioned(said, labels.MPI_NAME, labels.MPI_VERSION) or asked.get("mpi"),
+            _versioned(said, labels.GPU_RUNTIME, labels.GPU_VERSION) or asked.get("gpu"),
+            said.get(labels.GPU_ARCH),
+        )
         return ", ".join(part for part in parts if part)
 
     @property
@@ -75,8 +78,15 @@ class Shown:
 
     def has(self, words: Iterable[str]) -> bool:
         """Whether every word is in its names, its labels or what was asked for."""
-        text = " ".join((self.filename or "", self.reference or "", self.record.platform, self.machine,
-                         *map(str, self.labels.values()))).lower()
+        text = " ".join(
+            (
+                self.filename or "",
+                self.reference or "",
+                self.record.platform,
+                self.machine,
+                *map(str, self.labels.values()),
+            )
+        ).lower()
         return all(word in text for word in words)
 
 
@@ -95,9 +105,15 @@ def images() -> str:
     found.sort(key=lambda one: (one.record.created, one.record.image_id), reverse=True)
     pages = max(1, math.ceil(len(found) / PER_PAGE))
     page = min(page_number(), pages)
-    shown = map(_whole, found[(page - 1) * PER_PAGE:page * PER_PAGE])
-    return render_template("images.html", images=list(shown), page=page, pages=pages, total=len(found),
-                           search=" ".join(words))
+    shown = map(_whole, found[(page - 1) * PER_PAGE : page * PER_PAGE])
+    return render_template(
+        "images.html",
+        images=list(shown),
+        page=page,
+        pages=pages,
+        total=len(found),
+        search=" ".join(words),
+    )
 
 
 def image(filename: str) -> str:
@@ -120,9 +136,16 @@ def _page(one: Shown) -> str:
     kept = service().images
     documents = kept.documents(one.record.identity)
     lock = kept.document(one.record.identity, LOCK) if LOCK in documents else None
-    return render_template("image.html", one=one, documents=documents, packages=_packages(lock),
-                           commands=_commands(one), checked=checked, report=_report(one, checked),
-                           machines=service().machines)
+    return render_template(
+        "image.html",
+        one=one,
+        documents=documents,
+        packages=_packages(lock),
+        commands=_commands(one),
+        checked=checked,
+        report=_report(one, checked),
+        machines=service().machines,
+    )
 
 
 def download(filename: str) -> AnyResponse:
@@ -150,7 +173,10 @@ def _record(filename: str) -> ImageRecord:
 def _all() -> list[Shown]:
     """Every image; one that was pushed and has a SIF is one."""
     tagged = {row.image_id: row for row in store.tagged_images(service().engine)}
-    sifs = [_sif(name, record, tagged.get(record.image_id)) for name, record in service().images.names().items()]
+    sifs = [
+        _sif(name, record, tagged.get(record.image_id))
+        for name, record in service().images.names().items()
+    ]
     joined = {one.reference for one in sifs}
     return sifs + [_tagged(row) for row in tagged.values() if row.image_id not in joined]
 
@@ -163,9 +189,16 @@ def _sif(filename: str, record: ImageRecord, row: Any | None) -> Shown:
 
 
 def _tagged(row: Any) -> Shown:
-    record = ImageRecord(identity=row.identity, image_id=row.image_id, platform=row.platform, created=row.ended_at,
-                         details={"audit": row.audit})
-    return Shown(record=record, reference=row.image_id, digest=row.pushed_digest, request=row.request)
+    record = ImageRecord(
+        identity=row.identity,
+        image_id=row.image_id,
+        platform=row.platform,
+        created=row.ended_at,
+        details={"audit": row.audit},
+    )
+    return Shown(
+        record=record, reference=row.image_id, digest=row.pushed_digest, request=row.request
+    )
 
 
 def _whole(one: Shown) -> Shown:
@@ -207,31 +240,51 @@ def _sif_commands(one: Shown, filename: str) -> list[tuple[str, str]]:
     name = shlex.quote(filename)
     address = url_for("api.download", filename=filename, _external=True)
     place = service().images.address_of(filename)
-    pull = [("Or from the registry", f"singularity pull {name} {shlex.quote(place)}")] if place is not None else []
+    pull = (
+        [("Or from the registry", f"singularity pull {name} {shlex.quote(place)}")]
+        if place is not None
+        else []
+    )
     launcher = "srun " if one.labels.get(labels.MPI_NAME) else ""
     gpu = {"cuda": "--nv ", "rocm": "--rocm "}.get(one.labels.get(labels.GPU_RUNTIME, ""), "")
-    return [("Fetch it with a token", f'curl --fail -O -H "Authorization: Bearer $CIC_TOKEN" {shlex.quote(address)}'),
-            ("Or with the command-line client", f"./cic_cli download {name}"), *pull,
-            ("See that it is whole", f"echo '{one.record.sha256}  {filename}' | sha256sum --check"),
-            ("Run a program in it", f"{launcher}singularity exec {gpu}{name} <program>"),
-            ("Run a command as its entry point does", f"{launcher}singularity run {gpu}{name} <command>")]
+    return [
+        (
+            "Fetch it with a token",
+            f'curl --fail -O -H "Authorization: Bearer $CIC_TOKEN" {shlex.quote(address)}',
+        ),
+        ("Or with the command-line client", f"./cic_cli download {name}"),
+        *pull,
+        ("See that it is whole", f"echo '{one.record.sha256}  {filename}' | sha256sum --check"),
+        ("Run a program in it", f"{launcher}singularity exec {gpu}{name} <program>"),
+        (
+            "Run a command as its entry point does",
+            f"{launcher}singularity run {gpu}{name} <command>",
+        ),
+    ]
 
 
 def _docker_commands(one: Shown, reference: str) -> list[tuple[str, str]]:
     gpu = {"cuda": "--gpus all ", "rocm": "--device /dev/kfd --device /dev/dri "}.get(
-        one.labels.get(labels.GPU_RUNTIME, ""), "")
+        one.labels.get(labels.GPU_RUNTIME, ""), ""
+    )
     name = shlex.quote(reference)
     run = ("Run a program in it", f"docker run --rm {gpu}{name} <program>")
     if one.digest is None:
         return [run]
     exact = shlex.quote(f"{reference.rpartition(':')[0]}@{one.digest}")
     sif = () if one.filename else [("Or make a SIF of it", f"singularity pull docker://{name}")]
-    return [("Fetch it", f"docker pull {name}"), ("Fetch exactly this one, whatever the name means later",
-                                                 f"docker pull {exact}"), run, *sif]
+    return [
+        ("Fetch it", f"docker pull {name}"),
+        ("Fetch exactly this one, whatever the name means later", f"docker pull {exact}"),
+        run,
+        *sif,
+    ]
 
 
 def _report(one: Shown, machine: str) -> compat.Report | None:
     if not machine or machine not in service().machines:
         return None
     file = one.filename or f"docker://{one.reference}"
-    return compat.check(one.labels, machine_facts({"machine": machine}, service().machines), file=file)
+    return compat.check(
+        one.labels, machine_facts({"machine": machine}, service().machines), file=file
+    )

@@ -12,7 +12,16 @@ from werkzeug.wrappers import Response
 from service import accounts
 from service.context import Service
 
-PUBLIC = frozenset({"web.login", "web.signup", "web.captcha_picture", "web.captcha_sound", "web.logout", "web.docs"})
+PUBLIC = frozenset(
+    {
+        "web.login",
+        "web.signup",
+        "web.captcha_picture",
+        "web.captcha_sound",
+        "web.logout",
+        "web.docs",
+    }
+)
 
 login_manager = LoginManager()
 
@@ -49,7 +58,11 @@ def _load(name: str) -> User | None:
     user_id, _, version = name.partition(":")
     row = accounts.by_id(service().engine, int(user_id)) if user_id.isdigit() else None
     found = None if row is None else User(row)
-    return found if found is not None and found.may_log_in and str(found.credential_version) == version else None
+    return (
+        found
+        if found is not None and found.may_log_in and str(found.credential_version) == version
+        else None
+    )
 
 
 def begin_session(row: Any) -> None:
@@ -60,12 +73,16 @@ def begin_session(row: Any) -> None:
 
 
 def require_login() -> Response | None:
-    """No page without a login but the public ones. A browser that follows a link is sent to log in and back."""
+    """No page without a login but the public ones. A browser that follows a link is sent to log in
+    and back.
+    """
     if request.endpoint in PUBLIC or current_user.is_authenticated:
         return None
     if request.method in ("GET", "HEAD") and "text/html" in request.headers.get("Accept", ""):
         target = request.root_path + request.full_path.rstrip("?")
-        return redirect(url_for("web.login", next=None if request.endpoint == "web.home" else target))
+        return redirect(
+            url_for("web.login", next=None if request.endpoint == "web.home" else target)
+        )
     if request.method == "POST" and "text/html" in request.headers.get("Accept", ""):
         return redirect(url_for("web.login"))
     abort(401)

@@ -1,4 +1,6 @@
-"""The form for a new build: every field with suggestions, what is wrong beside its field, and what would be built."""
+"""The form for a new build: every field with suggestions, what is wrong beside its field, and what
+would be built.
+"""
 
 from __future__ import annotations
 
@@ -18,33 +20,68 @@ from service.web.parts import add_problems, note, options
 
 MACHINE_FIELDS = ("platform", "architecture", "container_engine", "mpi", "gpu", "gpu_arch")
 _PUSH = {"": None, "yes": True, "no": False}
-_NAMES = {**{f"machine.{name}": name for name in MACHINE_FIELDS}, "machine.name": "machine", "step": "step_id"}
+_NAMES = {
+    **{f"machine.{name}": name for name in MACHINE_FIELDS},
+    "machine.name": "machine",
+    "step": "step_id",
+}
 MPI_SUGGESTIONS = ("openmpi@4", "openmpi@5", "mpich@3.4", "mpich@4")
 GPU_SUGGESTIONS = ("cuda@11", "cuda@12", "rocm@6")
 
 
 def _listed(name: str, **more: Any) -> dict[str, Any]:
-    return {"list": f"{name}-list", "autocomplete": "off", "autocapitalize": "none", "spellcheck": "false", **more}
+    return {
+        "list": f"{name}-list",
+        "autocomplete": "off",
+        "autocapitalize": "none",
+        "spellcheck": "false",
+        **more,
+    }
 
 
 class BuildForm(FlaskForm):  # type: ignore[misc]
-    workflow = StringField("Workflow", render_kw=_listed("workflow"), description="A folder of the workflow registry.")
-    step_id = StringField("Step", render_kw=_listed("step_id"), description="A folder in the workflow's.")
-    version = StringField("Version", render_kw=_listed("version"),
-                          description="A branch, tag or commit; latest is the default branch.")
+    workflow = StringField(
+        "Workflow", render_kw=_listed("workflow"), description="A folder of the workflow registry."
+    )
+    step_id = StringField(
+        "Step", render_kw=_listed("step_id"), description="A folder in the workflow's."
+    )
+    version = StringField(
+        "Version",
+        render_kw=_listed("version"),
+        description="A branch, tag or commit; latest is the default branch.",
+    )
     machine = SelectField("Machine", validate_choice=False)
     expanded = HiddenField()
     platform = SelectField("Platform", validate_choice=False)
-    architecture = StringField("Architecture", render_kw=_listed("architecture"),
-                               description="Such as zen2 or rome; empty: any machine of the platform.")
-    container_engine = SelectField("Container engine", choices=options({
-        "singularity": "Singularity or Apptainer (SIF)", "docker": "Docker (an image)"}), validate_choice=False)
-    mpi = StringField("MPI", render_kw=_listed("mpi"),
-                      description="What the machine has, such as openmpi@4. Empty: none.")
-    gpu = StringField("GPU runtime", render_kw=_listed("gpu"), description="Such as cuda@12. Empty: none.")
-    gpu_arch = StringField("GPU architecture", render_kw=_listed("gpu_arch"), description="Such as a100 or gfx90a.")
-    push = SelectField("Push to the image registry", choices=options({
-        "": "If the service has one", "yes": "Yes", "no": "No"}), validate_choice=False)
+    architecture = StringField(
+        "Architecture",
+        render_kw=_listed("architecture"),
+        description="Such as zen2 or rome; empty: any machine of the platform.",
+    )
+    container_engine = SelectField(
+        "Container engine",
+        choices=options(
+            {"singularity": "Singularity or Apptainer (SIF)", "docker": "Docker (an image)"}
+        ),
+        validate_choice=False,
+    )
+    mpi = StringField(
+        "MPI",
+        render_kw=_listed("mpi"),
+        description="What the machine has, such as openmpi@4. Empty: none.",
+    )
+    gpu = StringField(
+        "GPU runtime", render_kw=_listed("gpu"), description="Such as cuda@12. Empty: none."
+    )
+    gpu_arch = StringField(
+        "GPU architecture", render_kw=_listed("gpu_arch"), description="Such as a100 or gfx90a."
+    )
+    push = SelectField(
+        "Push to the image registry",
+        choices=options({"": "If the service has one", "yes": "Yes", "no": "No"}),
+        validate_choice=False,
+    )
     force = BooleanField("Build anew, even if the same image exists")
 
 
@@ -68,26 +105,40 @@ def new_build() -> Any:
             if request.form.get("action") == "plan":
                 plan = service().submission.plan(asked, is_admin=user().is_admin)
             else:
-                build_id = service().submission.submit(asked, user_id=user().id, is_admin=user().is_admin)
+                build_id = service().submission.submit(
+                    asked, user_id=user().id, is_admin=user().is_admin
+                )
                 note("build", build_id)
                 return redirect(url_for("web.build", build_id=build_id))
         except CicError as error:
             others, status = _show(error, form), 400
-    return render_template("new_build.html", form=form, plan=plan, others=others, architectures=targets.known_targets(),
-                           mpis=_suggestions(MPI_SUGGESTIONS, mpi_facts()["implementations"]),
-                           gpus=GPU_SUGGESTIONS, gpu_arches=sorted(gpu_facts()["products"])), status
+    return render_template(
+        "new_build.html",
+        form=form,
+        plan=plan,
+        others=others,
+        architectures=targets.known_targets(),
+        mpis=_suggestions(MPI_SUGGESTIONS, mpi_facts()["implementations"]),
+        gpus=GPU_SUGGESTIONS,
+        gpu_arches=sorted(gpu_facts()["products"]),
+    ), status
 
 
 def choices() -> Response:
     """What the form's script knows of machines and architectures."""
-    known = [{"name": name, "platform": target["platform"]} for target in targets.known_targets()
-             for name in (target["name"], *target["aliases"])]
+    known = [
+        {"name": name, "platform": target["platform"]}
+        for target in targets.known_targets()
+        for name in (target["name"], *target["aliases"])
+    ]
     machines = {name: entry.request_fields() for name, entry in service().machines.items()}
     return jsonify({"architectures": known, "machines": machines})
 
 
 def workflows() -> Any:
-    """The registry's workflows; with `workflow`, its steps; with `versions`, what can stand for a version."""
+    """The registry's workflows; with `workflow`, its steps; with `versions`, what can stand for a
+    version.
+    """
     registry = resolve.open_registry(service().settings.library)
     version = request.args.get("version") or LATEST
     try:
@@ -102,7 +153,11 @@ def workflows() -> Any:
 
 def _initial() -> dict[str, Any]:
     """What the form begins with: an earlier request, a machine, or nothing much."""
-    start: dict[str, Any] = {"version": LATEST, "platform": targets.platforms()[0], "container_engine": "singularity"}
+    start: dict[str, Any] = {
+        "version": LATEST,
+        "platform": targets.platforms()[0],
+        "container_engine": "singularity",
+    }
     if earlier := request.args.get("from"):
         asked = own_build(earlier).request
         start |= {key: asked.get(key) for key in ("workflow", "step_id", "version")}
@@ -118,14 +173,26 @@ def _initial() -> dict[str, Any]:
 
 
 def _fields(form: BuildForm) -> dict[str, Any]:
-    """What was typed as the fields of a request. A machine that the script has spelled out is taken as it stands."""
+    """What was typed as the fields of a request. A machine that the script has spelled out is taken
+    as it stands.
+    """
     typed = {name: (form[name].data or "").strip() for name in MACHINE_FIELDS}
     machine: dict[str, Any] = {name: text or None for name, text in typed.items()}
     if form.machine.data and form.machine.data != form.expanded.data:
-        machine = {"name": form.machine.data, **{name: text for name, text in typed.items() if text and name not in (
-            "platform", "container_engine")}}
+        machine = {
+            "name": form.machine.data,
+            **{
+                name: text
+                for name, text in typed.items()
+                if text and name not in ("platform", "container_engine")
+            },
+        }
     asked: dict[str, Any] = {"machine": machine, "push": _PUSH.get(form.push.data or "")}
-    asked |= {name: text for name in ("workflow", "step_id", "version") if (text := (form[name].data or "").strip())}
+    asked |= {
+        name: text
+        for name in ("workflow", "step_id", "version")
+        if (text := (form[name].data or "").strip())
+    }
     return asked | ({"force": True} if form.force.data else {})
 
 

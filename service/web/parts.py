@@ -30,13 +30,18 @@ def note(action: str, subject: str = "", name: str | None = None) -> None:
     """Who did what. What is done already does not fail because it cannot be noted."""
     who = name or (current_user.name if current_user.is_authenticated else None)
     try:
-        store.note(service().engine, user=who, action=action, subject=subject, address=request.remote_addr)
+        store.note(
+            service().engine, user=who, action=action, subject=subject, address=request.remote_addr
+        )
     except CicError as error:
         _log.error("%s of %s by %s is not noted: %s", action, subject, who, error)
 
 
-def add_problems(form: Any, problems: Iterable[FieldProblem], names: Any = None) -> list[FieldProblem]:
-    """Put problems beside the fields of a form that they are about; returns those about none of them.
+def add_problems(
+    form: Any, problems: Iterable[FieldProblem], names: Any = None
+) -> list[FieldProblem]:
+    """Put problems beside the fields of a form that they are about; returns those about none of
+    them.
 
     `names` maps a problem's field to the form's, where they differ.
     """
@@ -45,7 +50,10 @@ def add_problems(form: Any, problems: Iterable[FieldProblem], names: Any = None)
         hint = _REST_HINT.sub("", problem.hint).rstrip(". ")
         name = (names or {}).get(problem.field, problem.field)
         if name in form and name != "csrf_token":
-            form[name].errors = [*form[name].errors, " ".join(map(_sentence, filter(None, (problem.problem, hint))))]
+            form[name].errors = [
+                *form[name].errors,
+                " ".join(map(_sentence, filter(None, (problem.problem, hint)))),
+            ]
         else:
             left.append(problem)
     return left
@@ -70,5 +78,7 @@ def recaptcha_keys() -> tuple[str, str] | None:
 
 
 def captcha_hosts() -> tuple[str, ...]:
-    """The hosts that the captcha provider's script comes from and talks to; none without a provider."""
+    """The hosts that the captcha provider's script comes from and talks to; none without a
+    provider.
+    """
     return service().settings.service.captcha_hosts if recaptcha_keys() else ()

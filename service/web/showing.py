@@ -11,13 +11,21 @@ from markupsafe import Markup, escape
 from image_builder.state import BuildState
 from service.database import now
 
-STATE_COLOURS = {BuildState.PENDING: "secondary", BuildState.STARTED: "info", BuildState.BUILDING: "info",
-                 BuildState.CONVERTING: "info", BuildState.FINISHED: "success", BuildState.FAILED: "danger"}
+STATE_COLOURS = {
+    BuildState.PENDING: "secondary",
+    BuildState.STARTED: "info",
+    BuildState.BUILDING: "info",
+    BuildState.CONVERTING: "info",
+    BuildState.FINISHED: "success",
+    BuildState.FAILED: "danger",
+}
 
 
 def install(app: Flask) -> None:
     """Make these known to templates."""
-    app.jinja_env.filters.update(moment=moment, age=age, size=size, span=span, state_colour=state_colour)
+    app.jinja_env.filters.update(
+        moment=moment, age=age, size=size, span=span, state_colour=state_colour
+    )
     app.jinja_env.globals.update(now=now)
     app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}
 
@@ -27,7 +35,9 @@ def moment(value: datetime.datetime | None) -> Markup:
     if value is None:
         return Markup("–")
     utc = value.strftime("%Y-%m-%d %H:%M:%S UTC")
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(value.isoformat(), utc, utc[:16] + " UTC")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        value.isoformat(), utc, utc[:16] + " UTC"
+    )
 
 
 def age(value: datetime.datetime | None) -> Markup:
@@ -36,7 +46,9 @@ def age(value: datetime.datetime | None) -> Markup:
         return Markup("–")
     utc = value.strftime("%Y-%m-%d %H:%M:%S UTC")
     text = "just now" if (now() - value).total_seconds() < 10 else f"{span(now() - value)} ago"
-    return Markup('<time datetime="{}" title="{}" data-age>{}</time>').format(value.isoformat(), utc, text)
+    return Markup('<time datetime="{}" title="{}" data-age>{}</time>').format(
+        value.isoformat(), utc, text
+    )
 
 
 def span(value: datetime.timedelta | float | None) -> str:
@@ -47,9 +59,13 @@ def span(value: datetime.timedelta | float | None) -> str:
     if seconds < 60:
         return f"{seconds} s"
     if seconds < 3600:
-        return f"{seconds // 60} min" + (f" {seconds % 60} s" if seconds < 600 and seconds % 60 else "")
+        return f"{seconds // 60} min" + (
+            f" {seconds % 60} s" if seconds < 600 and seconds % 60 else ""
+        )
     if seconds < 86400:
-        return f"{seconds // 3600} h" + (f" {seconds % 3600 // 60} min" if seconds % 3600 >= 60 else "")
+        return f"{seconds // 3600} h" + (
+            f" {seconds % 3600 // 60} min" if seconds % 3600 >= 60 else ""
+        )
     days = seconds // 86400
     return f"{days} day" + ("s" if days > 1 else "")
 
@@ -70,7 +86,11 @@ def size(value: int | None) -> str:
 
 def state_colour(state: Any) -> str:
     """Bootstrap's colour of a build's state."""
-    return STATE_COLOURS.get(BuildState(state), "secondary") if state in BuildState.__members__ else "secondary"
+    return (
+        STATE_COLOURS.get(BuildState(state), "secondary")
+        if state in BuildState.__members__
+        else "secondary"
+    )
 
 
 def lines(text: str) -> Markup:

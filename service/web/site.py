@@ -20,7 +20,9 @@ from service.web import account, admin, builds, docs, entry, images, machines, n
 from service.web.login import login_manager, require_login
 from service.web.parts import captcha_hosts
 
-PROGRAMS = frozenset({"build", "image", "architecture", "machine", "health", "metrics", "openapi.json"})
+PROGRAMS = frozenset(
+    {"build", "image", "architecture", "machine", "health", "metrics", "openapi.json"}
+)
 """Where the API's calls begin."""
 SESSION_S = 7 * 24 * 3600
 
@@ -28,13 +30,19 @@ _log = logging.getLogger(__name__)
 
 
 class _Sessions(SecureCookieSessionInterface):
-    """Flask's sessions, whose cookie belongs to where the service is mounted and to the scheme of the request.
+    """Flask's sessions, whose cookie belongs to where the service is mounted and to the scheme of
+    the request.
 
-    The calls of programs have none: they log in each time, and some of them come a thousand times a second.
+    The calls of programs have none: they log in each time, and some of them come a thousand times a
+    second.
     """
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        return None if request.path.split("/", 2)[1] in PROGRAMS else super().open_session(app, request)
+        return (
+            None
+            if request.path.split("/", 2)[1] in PROGRAMS
+            else super().open_session(app, request)
+        )
 
     def get_cookie_path(self, app: Flask) -> str:
         return request.root_path or "/"
@@ -45,8 +53,12 @@ class _Sessions(SecureCookieSessionInterface):
 
 def install(app: Flask) -> None:
     """Add the pages to an application."""
-    app.config.update(BOOTSTRAP_SERVE_LOCAL=True, WTF_CSRF_TIME_LIMIT=None, PERMANENT_SESSION_LIFETIME=SESSION_S,
-                      SESSION_REFRESH_EACH_REQUEST=False)  # an answer on its way must not undo a log-out
+    app.config.update(
+        BOOTSTRAP_SERVE_LOCAL=True,
+        WTF_CSRF_TIME_LIMIT=None,
+        PERMANENT_SESSION_LIFETIME=SESSION_S,
+        SESSION_REFRESH_EACH_REQUEST=False,
+    )  # an answer on its way must not undo a log-out
     keys = [*reversed(app.config["SECRET_KEY_FALLBACKS"]), app.config["SECRET_KEY"]]
     app.config["WTF_CSRF_SECRET_KEY"] = keys  # the last one signs, and all of them are good
     app.session_interface = _Sessions()
@@ -69,10 +81,21 @@ def install(app: Flask) -> None:
 def _with_headers(response: Response) -> Response:
     hosts = " ".join(captcha_hosts()) if request.endpoint == "web.signup" else ""
     own = f"'self' {hosts}".strip()
-    response.headers["Content-Security-Policy"] = "; ".join((
-        "default-src 'none'", f"script-src {own}", f"style-src {own}", f"connect-src {own}", "img-src 'self' data:",
-        "media-src 'self'", "font-src 'self'", f"frame-src {hosts or chr(39) + 'none' + chr(39)}", "form-action 'self'",
-        "base-uri 'none'", "frame-ancestors 'none'"))
+    response.headers["Content-Security-Policy"] = "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {own}",
+            f"style-src {own}",
+            f"connect-src {own}",
+            "img-src 'self' data:",
+            "media-src 'self'",
+            "font-src 'self'",
+            f"frame-src {hosts or chr(39) + 'none' + chr(39)}",
+            "form-action 'self'",
+            "base-uri 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["X-Frame-Options"] = "DENY"
     response.headers["Referrer-Policy"] = "same-origin"
@@ -94,9 +117,15 @@ def _status(error: CicError) -> int:
 
 def _from_http(error: HTTPException) -> AnyResponse:
     if isinstance(error, CSRFError):
-        return _page(400, "This form is out of date.", "Go back, load the page again and send the form once more.")
+        return _page(
+            400,
+            "This form is out of date.",
+            "Go back, load the page again and send the form once more.",
+        )
     if isinstance(error, Unauthorized):
-        return errors.problem(401, "UNAUTHORIZED", "You are not logged in any more.", hint="Log in again.")
+        return errors.problem(
+            401, "UNAUTHORIZED", "You are not logged in any more.", hint="Log in again."
+        )
     status = error.code or 500
     if error.response is not None and status < 400:
         return error.response  # type: ignore[return-value]
@@ -105,7 +134,11 @@ def _from_http(error: HTTPException) -> AnyResponse:
 
 def _from_surprise(error: Exception) -> AnyResponse:
     _log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return _page(500, "The service failed at this request.", "Ask the operator to look into the service's log.")
+    return _page(
+        500,
+        "The service failed at this request.",
+        "Ask the operator to look into the service's log.",
+    )
 
 
 def _no_such_page(error: HTTPException) -> Any:
@@ -126,4 +159,6 @@ def _page(status: int, message: str, hint: str) -> AnyResponse:
 
 def _rendered(status: int, message: str, hint: str) -> tuple[str, int]:
     title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
-    return render_template("error.html", title=title, status=status, message=message, hint=hint), status
+    return render_template(
+        "error.html", title=title, status=status, message=message, hint=hint
+    ), status

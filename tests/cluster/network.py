@@ -49,7 +49,8 @@ class Host:
 class Network:
     """A switch with hosts. This machine has the first of the addresses.
 
-    The switch is a bridge in a namespace of its own, where none of this machine's packet filters are.
+    The switch is a bridge in a namespace of its own, where none of this machine's packet filters
+    are.
     """
 
     def __init__(self) -> None:
@@ -86,10 +87,26 @@ class Network:
         name, port = f"cic{self._mark}h{self._count}", f"port{self._count}"
         address = f"{self._net}.{self._count}"
         self._namespace(name)
-        ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._switch)
+        ip(
+            "-n",
+            name,
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            port,
+            "netns",
+            self._switch,
+        )
         ip("-n", self._switch, "link", "set", port, "master", "bridge", "up")
-        for arguments in (("addr", "add", f"{address}/24", "dev", "eth0"), ("link", "set", "eth0", "up"),
-                          ("link", "set", "lo", "up")):
+        for arguments in (
+            ("addr", "add", f"{address}/24", "dev", "eth0"),
+            ("link", "set", "eth0", "up"),
+            ("link", "set", "lo", "up"),
+        ):
             ip("-n", name, *arguments)
         return Host(name, address, self._switch, port)
 

@@ -1,4 +1,6 @@
-"""An image registry on a host of its own, over TLS with a CA that nobody knows, asking for a password."""
+"""An image registry on a host of its own, over TLS with a CA that nobody knows, asking for a
+password.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,13 @@ class Registry:
 
     def environ(self, repository: str) -> dict[str, str]:
         """What lets a service keep its images there."""
-        return {"CIC_REGISTRY_URL": self.address, "CIC_REGISTRY_USER": self.user, "CIC_REGISTRY_TOKEN": self.password,
-                "CIC_BUILD_STORAGE": f"oras://{self.address}/{repository}", "CIC_BUILD_CA_BUNDLE": str(self.ca_bundle)}
+        return {
+            "CIC_REGISTRY_URL": self.address,
+            "CIC_REGISTRY_USER": self.user,
+            "CIC_REGISTRY_TOKEN": self.password,
+            "CIC_BUILD_STORAGE": f"oras://{self.address}/{repository}",
+            "CIC_BUILD_CA_BUNDLE": str(self.ca_bundle),
+        }
 
 
 @contextlib.contextmanager
@@ -32,25 +39,57 @@ def registry(host: Host, root: Path) -> Iterator[Registry]:
     """Debian's docker-registry, until the block ends."""
     root.mkdir()
     user, password = "pusher", secrets.token_hex(16)
-    hashed = subprocess.run(["htpasswd", "-niB", user], input=password.encode(), capture_output=True, check=True)
+    hashed = subprocess.run(
+        ["htpasswd", "-niB", user], input=password.encode(), capture_output=True, check=True
+    )
     (root / "htpasswd").write_bytes(hashed.stdout)
     certificate, key = root / "certificate.pem", root / "key.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=registry",
-                    "-addext", f"subjectAltName=IP:{host.address}", "-keyout", str(key), "-out", str(certificate)],
-                   check=True, capture_output=True)
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=registry",
+            "-addext",
+            f"subjectAltName=IP:{host.address}",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
     bundle = root / "bundle.pem"
-    bundle.write_bytes((SYSTEM_CA.read_bytes() if SYSTEM_CA.exists() else b"") + certificate.read_bytes())
+    bundle.write_bytes(
+        (SYSTEM_CA.read_bytes() if SYSTEM_CA.exists() else b"") + certificate.read_bytes()
+    )
     (root / "config.yml").write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\n"
         f"http: {{addr: '{host.address}:5000', tls: {{certificate: {certificate}, key: {key}}}}}\n"
-        f"auth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n", "utf-8")
+        f"auth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n",
+        "utf-8",
+    )
     with (root / "log").open("wb") as output:
-        process = subprocess.Popen([*host.prefix, "docker-registry", "serve", str(root / "config.yml")],
-                                   stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*host.prefix, "docker-registry", "serve", str(root / "config.yml")],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     try:
         end = time.monotonic() + 30
         while True:
-            with contextlib.suppress(OSError), socket.create_connection((host.address, 5000), timeout=2):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((host.address, 5000), timeout=2),
+            ):
                 break
             assert process.poll() is None and time.monotonic() < end, (root / "log").read_text()
             time.sleep(0.1)

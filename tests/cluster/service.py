@@ -1,4 +1,6 @@
-"""A service of several hosts, in miniature and real: PostgreSQL, a broker, web processes and workers."""
+"""A service of several hosts, in miniature and real: PostgreSQL, a broker, web processes and
+workers.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,27 @@ class Redis:
     def start(self) -> None:
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._host.prefix, "redis-server", "--port", "6379", "--save", "", "--appendonly", "no",
-                 "--protected-mode", "no", "--bind", "0.0.0.0", "--dir", str(self._folder)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                [
+                    *self._host.prefix,
+                    "redis-server",
+                    "--port",
+                    "6379",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "no",
+                    "--protected-mode",
+                    "no",
+                    "--bind",
+                    "0.0.0.0",
+                    "--dir",
+                    str(self._folder),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def stop(self) -> None:
         self._process.kill()
@@ -48,7 +68,9 @@ class Redis:
 
 
 class RabbitMQ:
-    """A RabbitMQ server without plugins, which closes a channel that holds a message for longer than 5 s."""
+    """A RabbitMQ server without plugins, which closes a channel that holds a message for longer
+    than 5 s.
+    """
 
     PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
@@ -57,22 +79,43 @@ class RabbitMQ:
         self._folder.mkdir()
         self.url = f"amqp://guest:guest@{host.address}:5672//"
         (self._folder / "advanced.config").write_text(
-            "[{rabbit, [{loopback_users, []}, {consumer_timeout, 5000}, {channel_tick_interval, 1000}]}].\n", "utf-8")
+            "[{rabbit, [{loopback_users, []}, {consumer_timeout, 5000}, {channel_tick_interval, 1000}]}].\n",
+            "utf-8",
+        )
         (self._folder / "enabled_plugins").write_text("[].\n", "utf-8")
         self.start()
 
     def start(self) -> None:
-        environ = {"PATH": os.environ["PATH"], "HOME": str(self._folder), "RABBITMQ_NODENAME": "cic@localhost",
-                   "RABBITMQ_MNESIA_BASE": str(self._folder / "data"), "RABBITMQ_LOG_BASE": str(self._folder / "log"),
-                   "RABBITMQ_ADVANCED_CONFIG_FILE": str(self._folder / "advanced.config"),
-                   "RABBITMQ_CONFIG_FILE": str(self._folder / "none.conf"),
-                   "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "enabled_plugins"),
-                   "RABBITMQ_CONF_ENV_FILE": "/dev/null", "LANG": "C.UTF-8",
-                   "ERL_CRASH_DUMP": str(self._folder / "erl_crash.dump")}
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._folder),
+            "RABBITMQ_NODENAME": "cic@localhost",
+            "RABBITMQ_MNESIA_BASE": str(self._folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self._folder / "log"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self._folder / "advanced.config"),
+            "RABBITMQ_CONFIG_FILE": str(self._folder / "none.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "enabled_plugins"),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "LANG": "C.UTF-8",
+            "ERL_CRASH_DUMP": str(self._folder / "erl_crash.dump"),
+        }
         with (self._folder / "rabbitmq.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._host.prefix, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", str(self.PROGRAM)],
-                env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                [
+                    *self._host.prefix,
+                    "unshare",
+                    "--pid",
+                    "--fork",
+                    "--kill-child",
+                    "--mount-proc",
+                    str(self.PROGRAM),
+                ],
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self._wait()
 
     def stop(self) -> None:
@@ -84,7 +127,10 @@ class RabbitMQ:
     def _wait(self) -> None:
         end = time.monotonic() + 120
         while True:
-            with contextlib.suppress(OSError), socket.create_connection((self._host.address, 5672), timeout=5):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((self._host.address, 5672), timeout=5),
+            ):
                 return
             log = (self._folder / "rabbitmq.log").read_text("utf-8", "replace")
             assert time.monotonic() < end and self._process.poll() is None, log
@@ -97,16 +143,24 @@ Broker = Redis | RabbitMQ
 class Process:
     """A web process or a worker on a host of its own."""
 
-    def __init__(self, name: str, host: Host, folder: Path, command: list[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, host: Host, folder: Path, command: list[str], environ: Mapping[str, str]
+    ) -> None:
         self.name, self.host, self._folder = name, host, folder
         self._command, self._environ = command, environ
         self.start()
 
     def start(self) -> None:
         with (self._folder / f"{self.name}.log").open("ab") as log:
-            self.process = subprocess.Popen([*self.host.prefix, *self._command], cwd=PROJECT, env=dict(self._environ),
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                            start_new_session=True)
+            self.process = subprocess.Popen(
+                [*self.host.prefix, *self._command],
+                cwd=PROJECT,
+                env=dict(self._environ),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def kill(self) -> None:
         """At once, with its children."""
@@ -130,10 +184,18 @@ class Cluster:
         self.site, self.net, self.database, self.broker = site, net, database, broker
         self.journal = site.root / "journal"
         self.journal.touch()
-        self.environ = {**site.environ, "CIC_EXECUTOR": "celery", "CIC_DATABASE": database.database(),
-                        "CIC_BROKER_URL": broker.url, "CIC_LOST_WORKER_AFTER_S": "10", "CIC_WEB_PROCESSES": "1",
-                        "CIC_HOST": "0.0.0.0", "CIC_PORT": "5000", "CIC_TEST_JOURNAL": str(self.journal),
-                        "CIC_BUILD_STORAGE": str(site.root / "images-of-all")}
+        self.environ = {
+            **site.environ,
+            "CIC_EXECUTOR": "celery",
+            "CIC_DATABASE": database.database(),
+            "CIC_BROKER_URL": broker.url,
+            "CIC_LOST_WORKER_AFTER_S": "10",
+            "CIC_WEB_PROCESSES": "1",
+            "CIC_HOST": "0.0.0.0",
+            "CIC_PORT": "5000",
+            "CIC_TEST_JOURNAL": str(self.journal),
+            "CIC_BUILD_STORAGE": str(site.root / "images-of-all"),
+        }
         self.engine: Engine = make_engine(self.environ["CIC_DATABASE"])
         self.webs: list[Process] = []
         self.processes: list[Process] = []
@@ -152,11 +214,22 @@ class Cluster:
             accounts.add_user(self.engine, USER, PASSWORD, is_admin=True)
         return made
 
-    def waiting_worker(self, name: str, *, slots: int = 2, wait_s: float = 1.0, **environ: str) -> Process:
+    def waiting_worker(
+        self, name: str, *, slots: int = 2, wait_s: float = 1.0, **environ: str
+    ) -> Process:
         """A worker whose builds wait."""
-        return self._start(name, [sys.executable, "-m", "tests.cluster.waiting_worker"], {
-            "CIC_BUILD_MAX_CONCURRENT_BUILDS": str(slots), "CIC_TEST_WAIT_S": str(wait_s), "CIC_TEST_NAME": name,
-            "CIC_WORKER_PLATFORMS": "linux/amd64", "CIC_WORKER_EMULATED_PLATFORMS": ",", **environ})
+        return self._start(
+            name,
+            [sys.executable, "-m", "tests.cluster.waiting_worker"],
+            {
+                "CIC_BUILD_MAX_CONCURRENT_BUILDS": str(slots),
+                "CIC_TEST_WAIT_S": str(wait_s),
+                "CIC_TEST_NAME": name,
+                "CIC_WORKER_PLATFORMS": "linux/amd64",
+                "CIC_WORKER_EMULATED_PLATFORMS": ",",
+                **environ,
+            },
+        )
 
     def real_worker(self, name: str) -> Process:
         """A worker that builds."""
@@ -165,8 +238,13 @@ class Cluster:
     def _start(self, name: str, command: list[str], environ: Mapping[str, str]) -> Process:
         folder = self.site.root / name
         folder.mkdir(exist_ok=True)
-        made = Process(name, self.net.host(), self.site.root, command,
-                       {**self.environ, "CIC_BUILD_TMP_FOLDER": str(folder), **environ})
+        made = Process(
+            name,
+            self.net.host(),
+            self.site.root,
+            command,
+            {**self.environ, "CIC_BUILD_TMP_FOLDER": str(folder), **environ},
+        )
         self.processes.append(made)
         return made
 
@@ -178,24 +256,45 @@ class Cluster:
     def url(self, web: Process, path: str) -> str:
         return f"http://{web.host.address}:5000/image_creation{path}"
 
-    def call(self, method: str, path: str, *, web: Process | None = None, **more: Any) -> requests.Response:
+    def call(
+        self, method: str, path: str, *, web: Process | None = None, **more: Any
+    ) -> requests.Response:
         """One REST call through the given web process, or whichever answers."""
         end = time.monotonic() + 90
         for _ in range(10_000):
             for one in [web] if web is not None else self.webs:
                 with contextlib.suppress(requests.RequestException):
-                    answer = requests.request(method, self.url(one, path), auth=(USER, PASSWORD), timeout=60, **more)
+                    answer = requests.request(
+                        method, self.url(one, path), auth=(USER, PASSWORD), timeout=60, **more
+                    )
                     if answer.status_code < 500:
                         return answer
             assert time.monotonic() < end, f"{method} {path}: nobody answers"
             time.sleep(0.5)
         raise AssertionError(path)
 
-    def submit(self, step: str, *, web: Process | None = None, platform: str = "linux/amd64",
-               architecture: str = "none", engine: str = "docker", **more: Any) -> str:
-        machine = {**MACHINE, "platform": platform, "architecture": architecture, "container_engine": engine}
-        answer = self.call("POST", "/build/", web=web, json={
-            "machine": machine, "workflow": "many", "step_id": step, "push": False, **more})
+    def submit(
+        self,
+        step: str,
+        *,
+        web: Process | None = None,
+        platform: str = "linux/amd64",
+        architecture: str = "none",
+        engine: str = "docker",
+        **more: Any,
+    ) -> str:
+        machine = {
+            **MACHINE,
+            "platform": platform,
+            "architecture": architecture,
+            "container_engine": engine,
+        }
+        answer = self.call(
+            "POST",
+            "/build/",
+            web=web,
+            json={"machine": machine, "workflow": "many", "step_id": step, "push": False, **more},
+        )
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 
@@ -214,9 +313,14 @@ class Cluster:
     def states(self) -> Counter[str]:
         """How many builds stand where, as the records have it."""
         with reading(self.engine) as connection:
-            rows = connection.execute(sa.select(store.STATUS).select_from(
-                store.BUILDS.join(store.RUNS, store.BUILDS.c.run_id == store.RUNS.c.id)))
-            return Counter(row[0].value if hasattr(row[0], "value") else str(row[0]) for row in rows)
+            rows = connection.execute(
+                sa.select(store.STATUS).select_from(
+                    store.BUILDS.join(store.RUNS, store.BUILDS.c.run_id == store.RUNS.c.id)
+                )
+            )
+            return Counter(
+                row[0].value if hasattr(row[0], "value") else str(row[0]) for row in rows
+            )
 
     def wait_for_all(self, count: int, timeout_s: float) -> None:
         end = time.monotonic() + timeout_s
@@ -244,7 +348,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(site: Site, net: Network, make_broker: Callable[[Host, Path], Broker] = Redis) -> Iterator[Cluster]:
+def cluster(
+    site: Site, net: Network, make_broker: Callable[[Host, Path], Broker] = Redis
+) -> Iterator[Cluster]:
     """The records and the broker; processes are added by the test."""
     database_host = net.host()
     database = PostgreSQL(host=database_host.address, prefix=database_host.prefix)

@@ -1,4 +1,5 @@
-"""Several hosts: real PostgreSQL, Redis, web processes and workers, each in a network namespace of its own.
+"""Several hosts: real PostgreSQL, Redis, web processes and workers, each in a network namespace of
+its own.
 
 Most builds wait rather than compute (`waiting_worker`); what they wait in is the real worker.
 """
@@ -42,7 +43,9 @@ def several(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]
         folder = site.registry / "many" / f"s{number}"
         folder.mkdir(parents=True)
         (folder / "eflows4hpc.yaml").write_text("apt:\n  - bc\n")
-        (folder / "number").write_text(f"{number} {secrets.token_hex(8)}")  # no earlier test's image is the same
+        (folder / "number").write_text(
+            f"{number} {secrets.token_hex(8)}"
+        )  # no earlier test's image is the same
     site.add_step("many", "last", {"eflows4hpc.yaml": "apt:\n  - less\n"})
     site = site.with_environ(CIC_REPOSITORIES_MIRROR_MAX_AGE_S="600")
     with network.network() as net, cluster(site, net, request.param) as made:
@@ -75,9 +78,13 @@ def test_many_builds_on_many_hosts(several: Cluster) -> None:
 
 
 def test_whatever_goes_every_build_ends_once(several: Cluster) -> None:
-    """A killed worker, one whose network is cut for a minute, Redis and PostgreSQL restarted, a killed web process."""
+    """A killed worker, one whose network is cut for a minute, Redis and PostgreSQL restarted, a
+    killed web process.
+    """
     webs = [several.web(), several.web()]
-    killed, cut, steady = (several.waiting_worker(name, slots=2, wait_s=15) for name in ("killed", "cut", "steady"))
+    killed, cut, steady = (
+        several.waiting_worker(name, slots=2, wait_s=15) for name in ("killed", "cut", "steady")
+    )
     builds = [several.submit(f"s{n}", web=webs[n % 2]) for n in range(20)]
     _until_each_works(several, {"killed", "cut", "steady"})
     killed.kill()
@@ -121,24 +128,33 @@ def test_a_build_waits_for_a_worker_that_can_build_it_and_says_so(several: Clust
     while not status["message"]:
         assert time.monotonic() < end
         status = several.status(build)
-    assert status["message"] == ("Waits for a worker that builds for linux/arm64: "
-                                 "those at work build for linux/amd64.")
+    assert status["message"] == (
+        "Waits for a worker that builds for linux/arm64: those at work build for linux/amd64."
+    )
     several.waiting_worker("emulates", wait_s=0.2, CIC_WORKER_EMULATED_PLATFORMS="linux/arm64")
     assert several.wait(build)["message"] is None
-    assert {who for _, who, _, run in several.notes() if run in _runs_for(several, "linux/arm64")} == {"emulates"}
+    assert {
+        who for _, who, _, run in several.notes() if run in _runs_for(several, "linux/arm64")
+    } == {"emulates"}
 
     several.waiting_worker("arm", wait_s=0.2, CIC_WORKER_PLATFORMS="linux/arm64")
     _until_there(several, 3)
     native = [several.submit(f"s{n}", platform="linux/arm64") for n in range(2, 6)]
     for build in native:
         assert several.wait(build)["status"] == "FINISHED"
-    arm = [who for _, who, what, run in several.notes() if run in _runs_for(several, "linux/arm64") and what == "end"]
+    arm = [
+        who
+        for _, who, what, run in several.notes()
+        if run in _runs_for(several, "linux/arm64") and what == "end"
+    ]
     assert arm == ["emulates", *["arm"] * 4]
 
 
 @pytest.mark.parametrize("several", [Redis, RabbitMQ], indirect=True)
 def test_a_broker_that_is_impatient_repeats_nothing(several: Cluster) -> None:
-    """Redis gives a message to another after 5 s; RabbitMQ closes the channel that it was sent through."""
+    """Redis gives a message to another after 5 s; RabbitMQ closes the channel that it was sent
+    through.
+    """
     if isinstance(several.broker, Redis):
         several.environ["CIC_BROKER_OPTIONS"] = '{"visibility_timeout": 5}'
     several.web()
@@ -182,7 +198,9 @@ def test_rabbitmq_wakes_workers_and_may_be_restarted(several: Cluster) -> None:
 
 
 def test_a_sif_of_one_worker_is_had_everywhere(several: Cluster, tmp_path: Path) -> None:
-    """Real docker, a real conversion; followed, listed and downloaded through both web processes, and pulled."""
+    """Real docker, a real conversion; followed, listed and downloaded through both web processes,
+    and pulled.
+    """
     with registry(several.net.host(), tmp_path / "images") as images:
         several.environ |= images.environ("site/images")
         webs = [several.web(), several.web()]
@@ -190,7 +208,9 @@ def test_a_sif_of_one_worker_is_had_everywhere(several: Cluster, tmp_path: Path)
         build = several.submit("s0", engine="singularity", web=webs[0])
         followed = [_follow(several, build, web) for web in webs]
         status = several.wait(build, timeout_s=600)
-        assert status["status"] == "FINISHED", several.call("GET", f"/build/{build}/log").text[-3000:]
+        assert status["status"] == "FINISHED", several.call("GET", f"/build/{build}/log").text[
+            -3000:
+        ]
         whole = several.call("GET", f"/build/{build}/log", web=webs[1]).text
         assert "docker buildx build" in whole
         for thread, text in followed:
@@ -204,23 +224,39 @@ def test_a_sif_of_one_worker_is_had_everywhere(several: Cluster, tmp_path: Path)
             assert [image["filename"] for image in listed] == [filename]
             sent = several.call("GET", f"/images/download/{filename}", web=web)
             assert hashlib.sha256(sent.content).hexdigest() == status["sha256"]
-        again = several.submit("s0", engine="singularity", web=webs[1])  # stored: any web process knows
+        again = several.submit(
+            "s0", engine="singularity", web=webs[1]
+        )  # stored: any web process knows
         assert several.status(again)["status"] == "FINISHED" and len(several.runs()) == 1
 
         pulled = tmp_path / "pulled.sif"
-        environ = {**os.environ, "APPTAINER_CACHEDIR": str(tmp_path / "cache"), "HOME": str(tmp_path),
-                   "SSL_CERT_FILE": str(images.ca_bundle)}
+        environ = {
+            **os.environ,
+            "APPTAINER_CACHEDIR": str(tmp_path / "cache"),
+            "HOME": str(tmp_path),
+            "SSL_CERT_FILE": str(images.ca_bundle),
+        }
         for name in ("APPTAINER", "SINGULARITY"):
-            environ |= {f"{name}_DOCKER_USERNAME": images.user, f"{name}_DOCKER_PASSWORD": images.password}
+            environ |= {
+                f"{name}_DOCKER_USERNAME": images.user,
+                f"{name}_DOCKER_PASSWORD": images.password,
+            }
         address = f"oras://{images.address}/site/images:{filename.removesuffix('.sif')}"
-        done = subprocess.run(["singularity", "pull", str(pulled), address], env=environ, capture_output=True,
-                              text=True, timeout=300)
+        done = subprocess.run(
+            ["singularity", "pull", str(pulled), address],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         assert hashlib.sha256(pulled.read_bytes()).hexdigest() == status["sha256"]
 
 
 def test_throughput_grows_with_workers_as_the_simulation_says() -> None:
-    """One, two and four workers whose builds wait: at least 0.9 of the ideal, and the simulation within a tenth."""
+    """One, two and four workers whose builds wait: at least 0.9 of the ideal, and the simulation
+    within a tenth.
+    """
     for row in throughput.rows():
         assert row.verdict == "met", row
 
@@ -232,11 +268,16 @@ def _follow(several: Cluster, build: str, web: Process) -> tuple[threading.Threa
     def read() -> None:
         offset = "0"
         while "event: end" not in "".join(text):
-            answer = several.call("GET", f"/build/{build}/log", web=web, headers={
-                "Accept": "text/event-stream", "Last-Event-ID": offset})
+            answer = several.call(
+                "GET",
+                f"/build/{build}/log",
+                web=web,
+                headers={"Accept": "text/event-stream", "Last-Event-ID": offset},
+            )
             text.append(answer.text)
             ids = re.findall(r"^id: (\d+)$", answer.text, re.MULTILINE)
             offset = ids[-1] if ids else offset
+
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     return thread, text
@@ -244,7 +285,12 @@ def _follow(several: Cluster, build: str, web: Process) -> tuple[threading.Threa
 
 def _lines_of(events: str) -> list[str]:
     blocks = [block for block in events.split("\n\n") if "event: end" not in block]
-    return [line.removeprefix("data: ") for block in blocks for line in block.splitlines() if line.startswith("data: ")]
+    return [
+        line.removeprefix("data: ")
+        for block in blocks
+        for line in block.splitlines()
+        if line.startswith("data: ")
+    ]
 
 
 def _until_each_works(several: Cluster, names: set[str]) -> None:
@@ -256,7 +302,10 @@ def _until_each_works(several: Cluster, names: set[str]) -> None:
 
 def _until_there(several: Cluster, count: int) -> None:
     end = time.monotonic() + 60
-    while sum(worker["state"] == "ready" for worker in all_workers(several.engine, lost_after_s=10)) < count:
+    while (
+        sum(worker["state"] == "ready" for worker in all_workers(several.engine, lost_after_s=10))
+        < count
+    ):
         assert time.monotonic() < end
         time.sleep(0.2)
 
@@ -267,5 +316,7 @@ def _runs_for(several: Cluster, platform: str) -> set[str]:
 
 def _name_of(several: Cluster, worker: str) -> str:
     """What the test calls a worker that calls itself after its host and folder."""
-    names = {host_name(several.site.root / process.name): process.name for process in several.processes}
+    names = {
+        host_name(several.site.root / process.name): process.name for process in several.processes
+    }
     return names[worker.rpartition(":")[0]]

@@ -1,6 +1,8 @@
-"""A worker whose builds wait rather than compute: `builder_worker.py` with a fake in the place of the pipeline.
+"""A worker whose builds wait rather than compute: `builder_worker.py` with a fake in the place of
+the pipeline.
 
-CIC_TEST_WAIT_S says for how long, and CIC_TEST_JOURNAL names the file in which every beginning and end is noted.
+CIC_TEST_WAIT_S says for how long, and CIC_TEST_JOURNAL names the file in which every beginning and
+end is noted.
 """
 
 from __future__ import annotations
@@ -29,8 +31,17 @@ class WaitingBuilder:
     def __init__(self, name: str, journal: Path, wait_s: float) -> None:
         self._name, self._journal, self._wait_s = name, journal, wait_s
 
-    def __call__(self, request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
-                 cancel: CancelToken, inputs: Inputs | None = None, **_: object) -> BuildResult:
+    def __call__(
+        self,
+        request: BuildRequest,
+        *,
+        settings: LibrarySettings,
+        workspace: Path,
+        observer: Observer,
+        cancel: CancelToken,
+        inputs: Inputs | None = None,
+        **_: object,
+    ) -> BuildResult:
         observer.entered(BuildState.STARTED)
         pinned = inputs or resolve(request, settings)
         self._note("begin", workspace.name)
@@ -46,9 +57,18 @@ class WaitingBuilder:
             self._note("stop", workspace.name)
             raise
         self._note("end", workspace.name)
-        return BuildResult(image_id=pinned.image_id, identity=pinned.identity or "sha256:" + "0" * 64, filename=None,
-                           sif_path=None, sha256=None, size_bytes=None, pushed_digest=None, reused=False, audit=None,
-                           warnings=pinned.warnings)
+        return BuildResult(
+            image_id=pinned.image_id,
+            identity=pinned.identity or "sha256:" + "0" * 64,
+            filename=None,
+            sif_path=None,
+            sha256=None,
+            size_bytes=None,
+            pushed_digest=None,
+            reused=False,
+            audit=None,
+            warnings=pinned.warnings,
+        )
 
     def _note(self, what: str, run_id: str) -> None:
         with self._journal.open("a") as file:
@@ -59,8 +79,11 @@ def main() -> int:
     settings = load_settings()
     prepare_process(settings)
     log_to_stderr()
-    builder = WaitingBuilder(os.environ["CIC_TEST_NAME"], Path(os.environ["CIC_TEST_JOURNAL"]),
-                             float(os.environ["CIC_TEST_WAIT_S"]))
+    builder = WaitingBuilder(
+        os.environ["CIC_TEST_NAME"],
+        Path(os.environ["CIC_TEST_JOURNAL"]),
+        float(os.environ["CIC_TEST_WAIT_S"]),
+    )
     return WorkerMain(settings, build_image=builder).run()
 
 

@@ -1,6 +1,8 @@
-"""An application of its own for each test: a real database, real git, the real pool in threads, and a fake builder.
+"""An application of its own for each test: a real database, real git, the real pool in threads, and
+a fake builder.
 
-The database is SQLite; with CIC_TEST_DATABASE=postgresql, every test here gets one on a real PostgreSQL server.
+The database is SQLite; with CIC_TEST_DATABASE=postgresql, every test here gets one on a real
+PostgreSQL server.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "hello", "push": F
 
 
 class FakeBuilder:
-    """Stands in for `pipeline.build_image`: no docker, but real states, log lines, and a SIF in the real store.
+    """Stands in for `pipeline.build_image`: no docker, but real states, log lines, and a SIF in the
+    real store.
 
     `hold` keeps builds going on until it is set; `error` is raised once they are let go.
     """
@@ -55,9 +58,17 @@ class FakeBuilder:
         self.error: Exception | None = None
         self.lines = ["building", "built"]
 
-    def __call__(self, request: BuildRequest, *, settings: LibrarySettings, workspace: Path, observer: Observer,
-                 cancel: CancelToken, inputs: Inputs | None = None,
-                 is_wanted: Callable[[], bool] = lambda: True) -> BuildResult:
+    def __call__(
+        self,
+        request: BuildRequest,
+        *,
+        settings: LibrarySettings,
+        workspace: Path,
+        observer: Observer,
+        cancel: CancelToken,
+        inputs: Inputs | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> BuildResult:
         self.calls.append(request)
         observer.entered(BuildState.STARTED)
         pinned = inputs or resolve(request, settings)
@@ -72,18 +83,30 @@ class FakeBuilder:
         if not is_wanted():
             raise NotWanted
         identity = pinned.identity or "sha256:" + "0" * 64
-        record = ImageRecord(identity=identity, image_id=pinned.image_id, platform=request.machine.platform,
-                             filename=pinned.filename)
+        record = ImageRecord(
+            identity=identity,
+            image_id=pinned.image_id,
+            platform=request.machine.platform,
+            filename=pinned.filename,
+        )
         store = ImageStore(settings.build.tmp_folder / "store")
         if pinned.filename is not None:
             observer.entered(BuildState.CONVERTING)
             with store.temporary_path() as temporary:
                 temporary.write_bytes(b"SIF of " + identity.encode() * 100)
                 record = store.publish(temporary, record)
-        return BuildResult(image_id=pinned.image_id, identity=identity, filename=pinned.filename,
-                           sif_path=store.path_of(record.sha256) if record.sha256 else None, sha256=record.sha256,
-                           size_bytes=record.size_bytes, pushed_digest="sha256:pushed" if pinned.push else None,
-                           reused=False, audit=None, warnings=pinned.warnings)
+        return BuildResult(
+            image_id=pinned.image_id,
+            identity=identity,
+            filename=pinned.filename,
+            sif_path=store.path_of(record.sha256) if record.sha256 else None,
+            sha256=record.sha256,
+            size_bytes=record.size_bytes,
+            pushed_digest="sha256:pushed" if pinned.push else None,
+            reused=False,
+            audit=None,
+            warnings=pinned.warnings,
+        )
 
 
 class Api:
@@ -92,7 +115,9 @@ class Api:
     def __init__(self, app: Flask, user: str = "ada", password: str = PASSWORD) -> None:
         self.app = app
         self.client: FlaskClient = app.test_client()
-        self.headers = {"Authorization": "Basic " + b64encode(f"{user}:{password}".encode()).decode()}
+        self.headers = {
+            "Authorization": "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+        }
 
     def __call__(self, method: str, path: str, **more: Any) -> TestResponse:
         headers = self.headers | dict(more.pop("headers", {}))
@@ -121,7 +146,9 @@ class Api:
 
 @pytest.fixture(autouse=True)
 def _every_answer_is_described() -> Iterator[None]:
-    """Whatever an application of this process answers while a test runs is held against the API's description."""
+    """Whatever an application of this process answers while a test runs is held against the API's
+    description.
+    """
     with listening() as undescribed:
         yield
     assert undescribed == []
@@ -162,7 +189,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def site(shared_site: Site, tmp_path: Path, database: str) -> Site:
     """The shared site with a database and a folder of this test's own."""
-    return shared_site.with_environ(CIC_DATABASE=database, CIC_BUILD_TMP_FOLDER=str(tmp_path / "tmp"))
+    return shared_site.with_environ(
+        CIC_DATABASE=database, CIC_BUILD_TMP_FOLDER=str(tmp_path / "tmp")
+    )
 
 
 @pytest.fixture

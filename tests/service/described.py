@@ -1,5 +1,6 @@
-"""Holds what an application answers against its own description, more strictly than clients have to: an object may have
-no field that the description does not know."""
+"""Holds what an application answers against its own description, more strictly than clients have
+to: an object may have no field that the description does not know.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +33,25 @@ class Description:
         content = answer.get("content", {})
         if kind not in content:
             return [f"{method} {path} {status} has the content {kind}"] if content or body else []
-        return [f"{method} {path} {status}: {text}" for text in self._problems(content[kind]["schema"], body)]
+        return [
+            f"{method} {path} {status}: {text}"
+            for text in self._problems(content[kind]["schema"], body)
+        ]
 
     def problem_complaints(self, body: Any) -> list[str]:
         """The same for a problem document that no call answered."""
         return self._problems({"$ref": "#/components/schemas/Problem"}, body)
 
     def _problems(self, schema: Any, body: Any) -> list[str]:
-        whole = {"$ref": "#/the-schema", "the-schema": schema, "components": self._document["components"]}
-        return [f"{error.json_path}: {error.message[:300]}" for error in Draft202012Validator(whole).iter_errors(body)]
+        whole = {
+            "$ref": "#/the-schema",
+            "the-schema": schema,
+            "components": self._document["components"],
+        }
+        return [
+            f"{error.json_path}: {error.message[:300]}"
+            for error in Draft202012Validator(whole).iter_errors(body)
+        ]
 
 
 def closed(schema: Any) -> Any:
@@ -50,12 +61,18 @@ def closed(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     made = {key: closed(value) for key, value in schema.items()}
-    return {"additionalProperties": False, **made} if made.get("type") == "object" and "properties" in made else made
+    return (
+        {"additionalProperties": False, **made}
+        if made.get("type") == "object" and "properties" in made
+        else made
+    )
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[list[str]]:
-    """What is answered meanwhile, by any application of this process in any thread, and is not described."""
+    """What is answered meanwhile, by any application of this process in any thread, and is not
+    described.
+    """
     heard: list[str] = []
 
     def hear(app: Flask, response: Response, **_: Any) -> None:
@@ -76,7 +93,16 @@ def complaints_of(app: Flask, response: Response) -> list[str]:
     if request.url_rule is not None and request.url_rule.endpoint.startswith(BLUEPRINT):
         path = re.sub(r"<(\w+)>", r"{\1}", request.url_rule.rule)
         if request.method == "HEAD":
-            return [text for text in description.complaints(path, "HEAD", response.status_code, "", None)
-                    if " answers " in text]
-        return description.complaints(path, request.method, response.status_code, kind, body if is_json else "")
-    return description.problem_complaints(body) if kind == PROBLEM_TYPE and request.method != "HEAD" else []
+            return [
+                text
+                for text in description.complaints(path, "HEAD", response.status_code, "", None)
+                if " answers " in text
+            ]
+        return description.complaints(
+            path, request.method, response.status_code, kind, body if is_json else ""
+        )
+    return (
+        description.problem_complaints(body)
+        if kind == PROBLEM_TYPE and request.method != "HEAD"
+        else []
+    )

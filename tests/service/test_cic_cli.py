@@ -1,8 +1,9 @@
 """The real `cic_cli`, run as a process, against a stand-in for the service.
 
-`FakeService` is a fake: a small HTTP server that plays the part the contract gives the service, records what it was
-asked, and misbehaves where a test wants it to (cut answers, replaced images, a restart in the middle). What it cannot
-show is that the service itself answers like this: tests/system runs the same verbs against the real one.
+`FakeService` is a fake: a small HTTP server that plays the part the contract gives the service,
+records what it was asked, and misbehaves where a test wants it to (cut answers, replaced images, a
+restart in the middle). What it cannot show is that the service itself answers like this:
+tests/system runs the same verbs against the real one.
 
 `sleep` is a fake too, which notes the pause asked for and returns at once. No test measures time.
 """
@@ -48,12 +49,15 @@ SEED_REQUEST = b"""{
 """
 
 
-# ---- The stand-in -------------------------------------------------------------------------------------------------
+# ---- The stand-in
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What to send; `cut` closes the connection after that many bytes of the body, `hold` first waits for an event."""
+    """What to send; `cut` closes the connection after that many bytes of the body, `hold` first
+    waits for an event.
+    """
 
     code: int
     body: bytes
@@ -84,11 +88,15 @@ def problem(code: int, title: str, **members: object) -> Answer:
 
 
 def status(state: str, **members: object) -> Answer:
-    return json_answer({"filename": None, "image_id": None, "message": None, "status": state, **members})
+    return json_answer(
+        {"filename": None, "image_id": None, "message": None, "status": state, **members}
+    )
 
 
 class FakeService:
-    """Answers as the contract says. `queued` answers of a path go first, the last of them for ever after."""
+    """Answers as the contract says. `queued` answers of a path go first, the last of them for ever
+    after.
+    """
 
     def __init__(self, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.login: tuple[str, str] | None = (USER, PASSWORD)
@@ -130,7 +138,9 @@ class FakeService:
         return [asked.target for asked in self.asked]
 
     def gets(self, path: str) -> list[Asked]:
-        return [asked for asked in self.asked if asked.method == "GET" and asked.path == ROOT + path]
+        return [
+            asked for asked in self.asked if asked.method == "GET" and asked.path == ROOT + path
+        ]
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
@@ -169,7 +179,11 @@ class FakeService:
 
     def _download(self, name: str, asked: Asked) -> Answer:
         if self.links:
-            return Answer(302, b"<html>Found", {"Location": f"{self.links}/link/{asked.path.rpartition('/')[2]}"})
+            return Answer(
+                302,
+                b"<html>Found",
+                {"Location": f"{self.links}/link/{asked.path.rpartition('/')[2]}"},
+            )
         content = self.images[name]
         linked = asked.path.startswith("/link/")
         etag = '"inode-17"' if linked else f'"{sha256(content)}"'
@@ -205,7 +219,8 @@ def service_url(service: FakeService) -> str:
     return service.url
 
 
-# ---- Running the client -------------------------------------------------------------------------------------------
+# ---- Running the client
+# -------------------------------------------------------------------------------------------
 
 
 class Client:
@@ -274,7 +289,8 @@ def shown(result: subprocess.CompletedProcess[bytes]) -> Any:
     return json.loads(rest)
 
 
-# ---- Build, status and the other single calls ---------------------------------------------------------------------
+# ---- Build, status and the other single calls
+# ---------------------------------------------------------------------
 
 
 def test_build_sends_the_file_as_it_stands(service: FakeService, cic: Client) -> None:
@@ -316,7 +332,9 @@ def test_status_prints_what_the_server_sent(service: FakeService, cic: Client) -
         (["machines"], "GET", "/machine/"),
     ],
 )
-def test_other_calls(service: FakeService, cic: Client, arguments: list[str], method: str, target: str) -> None:
+def test_other_calls(
+    service: FakeService, cic: Client, arguments: list[str], method: str, target: str
+) -> None:
     service.at(urlsplit(target).path, json_answer({"some": ["thing"]}))
     (cic.folder / "request.json").write_bytes(SEED_REQUEST)
     result = cic(*arguments)
@@ -329,7 +347,9 @@ CHECK = ["check", "a b.sif", "mn5", "gpu=cuda@12&x", "driver=5 3"]
 
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 1)])
 @pytest.mark.parametrize("by", ["arguments", "environment"])
-def test_check_asks_about_a_machine_and_facts(service: FakeService, cic: Client, by: str, ok: bool, code: int) -> None:
+def test_check_asks_about_a_machine_and_facts(
+    service: FakeService, cic: Client, by: str, ok: bool, code: int
+) -> None:
     service.at("/image/a%20b.sif/check", json_answer({"ok": ok, "problems": [{"ok": not ok}]}))
     environment = {"CIC_USER": USER, "CIC_PASSWORD": PASSWORD, "CIC_URL": service.url}
     result = cic(*CHECK) if by == "arguments" else cic.run(*CHECK, environment=environment)
@@ -342,7 +362,9 @@ def test_a_user_may_be_called_like_a_verb(service: FakeService, cic: Client) -> 
     service.login = ("check", PASSWORD)
     service.at("/image/", json_answer([]))
     environment = {"CIC_USER": USER, "CIC_PASSWORD": PASSWORD, "CIC_URL": service.url}
-    assert cic.run("check", PASSWORD, service.url, "images", environment=environment).returncode == 0
+    assert (
+        cic.run("check", PASSWORD, service.url, "images", environment=environment).returncode == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -360,14 +382,17 @@ def test_a_user_may_be_called_like_a_verb(service: FakeService, cic: Client) -> 
         ("/cic", "", "/cic/image/"),
     ],
 )
-def test_root_is_added_once(service: FakeService, cic: Client, url_path: str, root: str | None, expected: str) -> None:
+def test_root_is_added_once(
+    service: FakeService, cic: Client, url_path: str, root: str | None, expected: str
+) -> None:
     environment = {} if root is None else {"CIC_ROOT": root}
     cic.run(USER, PASSWORD, service.url + url_path, "images", environment=environment)
     assert service.targets() == [expected]
 
 
 @pytest.mark.parametrize(
-    "name", ["a b", "a'b\"c", "$(touch pwned)`touch pwned`", "-o", "{a,b}[1-3]", "a?b=1#c&d", "é%2e"]
+    "name",
+    ["a b", "a'b\"c", "$(touch pwned)`touch pwned`", "-o", "{a,b}[1-3]", "a?b=1#c&d", "é%2e"],
 )
 def test_ids_are_one_segment_of_the_path(service: FakeService, cic: Client, name: str) -> None:
     assert cic("status", name).returncode == 1
@@ -379,19 +404,36 @@ def test_ids_are_one_segment_of_the_path(service: FakeService, cic: Client, name
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../image", "a/../../b", "a/cancel"])
 @pytest.mark.parametrize("verb", ["status", "wait", "log", "cancel", "download"])
-def test_ids_that_would_change_the_path_are_refused(service: FakeService, cic: Client, verb: str, name: str) -> None:
+def test_ids_that_would_change_the_path_are_refused(
+    service: FakeService, cic: Client, verb: str, name: str
+) -> None:
     result = cic(verb, name)
     assert result.returncode == 2
     assert b"no build id or image name" in result.stderr
     assert service.asked == []
 
 
-# ---- Credentials --------------------------------------------------------------------------------------------------
+# ---- Credentials
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "password",
-    ['a"b', "back\\slash\\", "\\n\\t", " spaces  ", "'q'", "$(id)`id`", "größe€", "a:b", "-x", "#", "t\tb", "&", ""],
+    [
+        'a"b',
+        "back\\slash\\",
+        "\\n\\t",
+        " spaces  ",
+        "'q'",
+        "$(id)`id`",
+        "größe€",
+        "a:b",
+        "-x",
+        "#",
+        "t\tb",
+        "&",
+        "",
+    ],
 )
 def test_any_password_arrives_unchanged(service: FakeService, cic: Client, password: str) -> None:
     service.login = ("üser", password)
@@ -444,10 +486,14 @@ def test_credentials_that_cannot_be_right(
 
 @pytest.fixture
 def curl_log(cic: Client, tmp_path: Path) -> Path:
-    """What every curl got as arguments and environment; curl itself blanks its arguments, but only once it runs."""
+    """What every curl got as arguments and environment; curl itself blanks its arguments, but only
+    once it runs.
+    """
     log = tmp_path / "curl.log"
     shim = tmp_path / "tools" / "curl"
-    shim.write_text(f'#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ >>"{log}"\nexec {shutil.which("curl")} "$@"\n')
+    shim.write_text(
+        f'#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ >>"{log}"\nexec {shutil.which("curl")} "$@"\n'
+    )
     shim.chmod(0o755)
     return log
 
@@ -469,7 +515,10 @@ def test_the_password_stands_in_no_process_arguments(
     if by == "arguments":
         client = cic.start(USER, PASSWORD, service.url, "images")
     else:
-        client = cic.start("images", environment={"CIC_USER": USER, "CIC_PASSWORD": PASSWORD, "CIC_URL": service.url})
+        client = cic.start(
+            "images",
+            environment={"CIC_USER": USER, "CIC_PASSWORD": PASSWORD, "CIC_URL": service.url},
+        )
     try:
         assert service.arrived.acquire(timeout=60)
         arguments = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(client.pid)]
@@ -484,10 +533,14 @@ def test_the_password_stands_in_no_process_arguments(
         assert basic(USER, PASSWORD).encode() not in text
 
 
-def test_no_verb_hands_the_password_to_a_child(service: FakeService, cic: Client, curl_log: Path) -> None:
+def test_no_verb_hands_the_password_to_a_child(
+    service: FakeService, cic: Client, curl_log: Path
+) -> None:
     service.images[IMAGE] = CONTENT
     service.at(f"/build/{BUILD_ID}", status("FINISHED"))
-    service.at(f"/build/{BUILD_ID}/log", Answer(200, b"", {"X-Log-Offset": "0", "X-Log-Complete": "true"}))
+    service.at(
+        f"/build/{BUILD_ID}/log", Answer(200, b"", {"X-Log-Offset": "0", "X-Log-Complete": "true"})
+    )
     for verb, argument in [("wait", BUILD_ID), ("log", BUILD_ID), ("download", IMAGE)]:
         assert cic(verb, argument).returncode == 0
     assert b"/images/download/" in curl_log.read_bytes()
@@ -501,7 +554,8 @@ def test_the_users_curlrc_does_not_count(service: FakeService, cic: Client) -> N
     assert "X-From" not in service.asked[0].headers
 
 
-# ---- Wrong usage, refusals and failures ---------------------------------------------------------------------------
+# ---- Wrong usage, refusals and failures
+# ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -546,7 +600,10 @@ def test_a_refusal_is_shown_and_explained(service: FakeService, cic: Client) -> 
         {"field": "machine.architecture", "problem": "'romee' is unknown", "hint": 'write "rome"'},
         {"problem": "unknown field", "hint": "", "field": "wrokflow"},
     ]
-    service.at("/build/", problem(400, "Bad request", detail="Two fields are wrong.\nSee below.", errors=errors))
+    service.at(
+        "/build/",
+        problem(400, "Bad request", detail="Two fields are wrong.\nSee below.", errors=errors),
+    )
     (cic.folder / "r.json").write_bytes(b"{}")
 
     result = cic("build", "r.json")
@@ -589,13 +646,17 @@ def test_answers_that_are_no_success(service: FakeService, cic: Client, answer: 
     assert cic.files() == []
 
 
-@pytest.mark.parametrize("arguments", [["images"], ["wait", BUILD_ID], ["log", BUILD_ID], ["download", "a.sif"]])
+@pytest.mark.parametrize(
+    "arguments", [["images"], ["wait", BUILD_ID], ["log", BUILD_ID], ["download", "a.sif"]]
+)
 def test_an_unreachable_service(service: FakeService, cic: Client, arguments: list[str]) -> None:
     service.close()
     result = cic(*arguments)
     assert (result.returncode, result.stdout) == (3, b"")
     assert b"cannot reach the service" in result.stderr
-    assert (cic.files(), cic.pauses()) == ([], []), "an address that never answered is probably wrong"
+    assert (cic.files(), cic.pauses()) == ([], []), (
+        "an address that never answered is probably wrong"
+    )
 
 
 @pytest.fixture
@@ -603,7 +664,9 @@ def tls_service(tmp_path: Path) -> Iterator[FakeService]:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=fake"
     make += " -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    subprocess.run(
+        [*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     fake = FakeService(tls=context)
@@ -614,7 +677,9 @@ def tls_service(tmp_path: Path) -> Iterator[FakeService]:
 
 def test_a_self_signed_certificate(tls_service: FakeService, cic: Client, tmp_path: Path) -> None:
     def images(**environment: str) -> int:
-        return cic.run(USER, PASSWORD, tls_service.url, "images", environment=environment).returncode
+        return cic.run(
+            USER, PASSWORD, tls_service.url, "images", environment=environment
+        ).returncode
 
     assert images() == 3
     assert images(CIC_INSECURE="0") == 3
@@ -623,7 +688,8 @@ def test_a_self_signed_certificate(tls_service: FakeService, cic: Client, tmp_pa
     assert images(CURL_CA_BUNDLE=str(tmp_path / "certificate.pem")) == 0
 
 
-# ---- wait ---------------------------------------------------------------------------------------------------------
+# ---- wait
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_wait_tells_changes_and_ends_with_the_answer(service: FakeService, cic: Client) -> None:
@@ -656,13 +722,18 @@ def test_wait_on_a_failed_build(service: FakeService, cic: Client) -> None:
         f"/build/{BUILD_ID}",
         status("BUILDING"),
         status(
-            "FAILED", error_code="COMPILE_FAILED", hint="Try\tthat.", message='line 1\n"caf\u00e9" \u001b[31mred\tend\\'
+            "FAILED",
+            error_code="COMPILE_FAILED",
+            hint="Try\tthat.",
+            message='line 1\n"caf\u00e9" \u001b[31mred\tend\\',
         ),
     )
     result = cic("wait", BUILD_ID)
     assert result.returncode == 4
     assert shown(result)["status"] == "FAILED"
-    assert result.stderr.decode().endswith('cic_cli: COMPILE_FAILED: line 1\n"café" \\u001b[31mred\tend\\ Try\tthat.\n')
+    assert result.stderr.decode().endswith(
+        'cic_cli: COMPILE_FAILED: line 1\n"café" \\u001b[31mred\tend\\ Try\tthat.\n'
+    )
 
 
 def test_wait_is_not_misled_by_other_statuses(service: FakeService, cic: Client) -> None:
@@ -695,7 +766,9 @@ def test_wait_reads_a_long_message(service: FakeService, cic: Client) -> None:
         (Answer(200, b"FINISHED"), 1),
     ],
 )
-def test_wait_succeeds_on_finished_only(service: FakeService, cic: Client, answer: Answer, code: int) -> None:
+def test_wait_succeeds_on_finished_only(
+    service: FakeService, cic: Client, answer: Answer, code: int
+) -> None:
     service.at(f"/build/{BUILD_ID}", answer)
     assert cic("wait", BUILD_ID).returncode == code
 
@@ -719,13 +792,18 @@ def test_wait_gives_up_on_a_service_that_stays_away(service: FakeService, cic: C
     assert len(service.asked) == 31
 
 
-# ---- log ----------------------------------------------------------------------------------------------------------
+# ---- log
+# ----------------------------------------------------------------------------------------------------------
 
 
 class GrowingLog:
-    """Serves a log that has grown by another piece each time it is read; some of the answers are cut."""
+    """Serves a log that has grown by another piece each time it is read; some of the answers are
+    cut.
+    """
 
-    def __init__(self, service: FakeService, pieces: list[bytes], cut_answers: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, service: FakeService, pieces: list[bytes], cut_answers: tuple[int, ...] = ()
+    ) -> None:
         self.pieces, self.cut_answers, self.reads = pieces, cut_answers, 0
         ordinary = service._answer
 
@@ -740,12 +818,28 @@ class GrowingLog:
         self.reads += 1
         content = b"".join(self.pieces[: self.reads])
         complete = str(self.reads >= len(self.pieces)).lower()
-        headers = {"X-Log-Offset": str(len(content)), "X-Log-Complete": complete, "Content-Type": "text/plain"}
-        return Answer(200, content[offset:], headers, cut=3 if self.reads in self.cut_answers else None)
+        headers = {
+            "X-Log-Offset": str(len(content)),
+            "X-Log-Complete": complete,
+            "Content-Type": "text/plain",
+        }
+        return Answer(
+            200, content[offset:], headers, cut=3 if self.reads in self.cut_answers else None
+        )
 
 
 def test_log_has_no_gap_and_no_repeat(service: FakeService, cic: Client) -> None:
-    pieces = [b"", b"one\n", b"t\xc3", b"\xa9wo\n", b"", b"", b"\xff\x00raw \x1b[0m\n" * 9, b"x" * 200_000, b"no end"]
+    pieces = [
+        b"",
+        b"one\n",
+        b"t\xc3",
+        b"\xa9wo\n",
+        b"",
+        b"",
+        b"\xff\x00raw \x1b[0m\n" * 9,
+        b"x" * 200_000,
+        b"no end",
+    ]
     GrowingLog(service, pieces, cut_answers=(4, 7, 8))
     result = cic("log", BUILD_ID)
     assert result.returncode == 0
@@ -776,8 +870,12 @@ def test_log_goes_on_where_the_service_says(service: FakeService, cic: Client) -
     assert [urlsplit(target).query for target in service.targets()] == ["offset=0", "offset=1000"]
 
 
-@pytest.mark.parametrize("headers", [{}, {"X-Log-Offset": "x[$(touch pwned)]"}, {"X-Log-Offset": "-1"}])
-def test_log_without_a_usable_offset(service: FakeService, cic: Client, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers", [{}, {"X-Log-Offset": "x[$(touch pwned)]"}, {"X-Log-Offset": "-1"}]
+)
+def test_log_without_a_usable_offset(
+    service: FakeService, cic: Client, headers: dict[str, str]
+) -> None:
     service.at(f"/build/{BUILD_ID}/log", Answer(200, b"text\n", headers))
     assert cic("log", BUILD_ID).returncode == 1
     assert cic.files() == []
@@ -790,10 +888,13 @@ def test_log_of_an_unknown_build(service: FakeService, cic: Client) -> None:
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_log_leaves_nothing(service: FakeService, cic: Client, sent: signal.Signals, code: int) -> None:
+def test_an_interrupted_log_leaves_nothing(
+    service: FakeService, cic: Client, sent: signal.Signals, code: int
+) -> None:
     never = threading.Event()
     service.at(f"/build/{BUILD_ID}/log", Answer(200, b"", hold=never))
-    # A session of its own: the signal reaches all its processes, as a terminal sends it to a foreground job.
+    # A session of its own: the signal reaches all its processes, as a terminal sends it to a
+    # foreground job.
     client = cic.start(USER, PASSWORD, service.url, "log", BUILD_ID, start_new_session=True)
     assert service.arrived.acquire(timeout=60)
     os.killpg(client.pid, sent)
@@ -802,7 +903,8 @@ def test_an_interrupted_log_leaves_nothing(service: FakeService, cic: Client, se
     assert client.returncode == code
 
 
-# ---- download -----------------------------------------------------------------------------------------------------
+# ---- download
+# -----------------------------------------------------------------------------------------------------
 
 IMAGE = "reduce_order_model_sandybridge.sif"
 CONTENT = os.urandom(300_000)
@@ -839,7 +941,9 @@ def test_a_cut_download_goes_on_where_it_was(service: FakeService, cic: Client) 
     assert (cic.folder / IMAGE).read_bytes() == CONTENT
     gets = service.gets(f"/images/download/{IMAGE}")
     begins = [100_000, 150_000, 170_000, 180_000, 185_000, 187_000, 188_000]
-    assert [asked.headers["Range"] for asked in gets] == [None] + [f"bytes={begin}-" for begin in begins]
+    assert [asked.headers["Range"] for asked in gets] == [None] + [
+        f"bytes={begin}-" for begin in begins
+    ]
     assert [asked.headers["If-Range"] for asked in gets] == [None] + [f'"{sha256(CONTENT)}"'] * 7
 
 
@@ -852,14 +956,18 @@ def test_a_killed_download_is_resumed_by_the_next(service: FakeService, cic: Cli
     assert asked.headers["Range"] == "bytes=120000-"
 
 
-def test_a_download_goes_on_as_long_as_there_is_some_progress(service: FakeService, cic: Client) -> None:
+def test_a_download_goes_on_as_long_as_there_is_some_progress(
+    service: FakeService, cic: Client
+) -> None:
     service.images[IMAGE] = CONTENT
     service.cuts = [100_000, 0, 0, 1, 0, 0, 1, 0, 0, 1]
     assert cic("download", IMAGE).returncode == 0
     assert (cic.folder / IMAGE).read_bytes() == CONTENT
 
 
-def test_a_download_that_never_goes_on_ends_and_keeps_its_part(service: FakeService, cic: Client) -> None:
+def test_a_download_that_never_goes_on_ends_and_keeps_its_part(
+    service: FakeService, cic: Client
+) -> None:
     service.images[IMAGE] = CONTENT
     service.cuts = [7000] + [0] * 20
     result = cic("download", IMAGE)
@@ -883,7 +991,9 @@ def test_an_image_that_is_here_is_not_fetched_again(service: FakeService, cic: C
     assert service.targets() == [f"{ROOT}/image/{IMAGE}"]
 
 
-def test_an_image_of_that_name_that_is_another_is_replaced(service: FakeService, cic: Client) -> None:
+def test_an_image_of_that_name_that_is_another_is_replaced(
+    service: FakeService, cic: Client
+) -> None:
     service.images[IMAGE] = CONTENT
     (cic.folder / IMAGE).write_bytes(b"an older build")
     assert cic("download", IMAGE).returncode == 0
@@ -922,8 +1032,12 @@ def test_a_replaced_image_is_not_mixed(service: FakeService, cic: Client) -> Non
     assert [asked.headers["Range"] for asked in service.gets(f"/images/download/{IMAGE}")] == [None]
 
 
-def test_an_image_replaced_while_it_is_resumed_is_not_mixed(service: FakeService, cic: Client) -> None:
-    """Between a record and its file: If-Range makes the service send the new one whole, and the client begins anew."""
+def test_an_image_replaced_while_it_is_resumed_is_not_mixed(
+    service: FakeService, cic: Client
+) -> None:
+    """Between a record and its file: If-Range makes the service send the new one whole, and the
+    client begins anew.
+    """
     old, new = CONTENT, CONTENT[::-1]
     service.images[IMAGE] = old
     service.after_record = lambda: service.images.update({IMAGE: new})
@@ -981,9 +1095,16 @@ def test_a_download_refused_after_its_record(service: FakeService, cic: Client) 
     assert cic.files() == []
 
 
-def test_a_download_outlasts_a_short_absence_of_the_service(service: FakeService, cic: Client) -> None:
+def test_a_download_outlasts_a_short_absence_of_the_service(
+    service: FakeService, cic: Client
+) -> None:
     service.images[IMAGE] = CONTENT
-    service.at(f"/images/download/{IMAGE}", problem(503, "Restarting"), Answer(502, b""), Answer(200, CONTENT))
+    service.at(
+        f"/images/download/{IMAGE}",
+        problem(503, "Restarting"),
+        Answer(502, b""),
+        Answer(200, CONTENT),
+    )
     assert cic("download", IMAGE).returncode == 0
     assert (cic.folder / IMAGE).read_bytes() == CONTENT
 
@@ -997,7 +1118,8 @@ def test_a_full_disk_is_named(service: FakeService, cic: Client) -> None:
     assert b"is the disk full?" in result.stderr
 
 
-# ---- The script itself --------------------------------------------------------------------------------------------
+# ---- The script itself
+# --------------------------------------------------------------------------------------------
 
 
 def test_shellcheck_finds_nothing() -> None:

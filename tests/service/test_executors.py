@@ -1,4 +1,6 @@
-"""The contract of executors, held against each of them: the pool in this process, and Celery over a real Redis."""
+"""The contract of executors, held against each of them: the pool in this process, and Celery over a
+real Redis.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,25 @@ class Redis:
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            [
+                "redis-server",
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                str(self._folder),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
         end = time.monotonic() + 30
-        while subprocess.run(["redis-cli", "-p", str(self.port), "ping"], capture_output=True).stdout != b"PONG\n":
+        while (
+            subprocess.run(["redis-cli", "-p", str(self.port), "ping"], capture_output=True).stdout
+            != b"PONG\n"
+        ):
             assert time.monotonic() < end
             time.sleep(0.05)
 
@@ -88,17 +105,26 @@ def executor(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def site(shared_site: Site, tmp_path: Path, executor: str, request: pytest.FixtureRequest) -> Iterator[Site]:
-    found = shared_site.with_environ(CIC_DATABASE=f"sqlite:///{tmp_path / 'db.sqlite'}",
-                                     CIC_BUILD_TMP_FOLDER=str(tmp_path / "tmp"))
+def site(
+    shared_site: Site, tmp_path: Path, executor: str, request: pytest.FixtureRequest
+) -> Iterator[Site]:
+    found = shared_site.with_environ(
+        CIC_DATABASE=f"sqlite:///{tmp_path / 'db.sqlite'}",
+        CIC_BUILD_TMP_FOLDER=str(tmp_path / "tmp"),
+    )
     if executor == "pool":
         yield found
         return
     server, broker = request.getfixturevalue("postgresql"), request.getfixturevalue("redis")
     url = server.database()
-    yield found.with_environ(CIC_EXECUTOR="celery", CIC_DATABASE=url, CIC_WORKER_PLATFORMS="linux/amd64",
-                             CIC_BUILD_STORAGE=str(tmp_path / "images"),
-                             CIC_WORKER_EMULATED_PLATFORMS=",", CIC_BROKER_URL=f"redis://127.0.0.1:{broker.port}/0")
+    yield found.with_environ(
+        CIC_EXECUTOR="celery",
+        CIC_DATABASE=url,
+        CIC_WORKER_PLATFORMS="linux/amd64",
+        CIC_BUILD_STORAGE=str(tmp_path / "images"),
+        CIC_WORKER_EMULATED_PLATFORMS=",",
+        CIC_BROKER_URL=f"redis://127.0.0.1:{broker.port}/0",
+    )
     server.drop(url)
 
 
@@ -133,7 +159,9 @@ def test_a_message_that_comes_again_repeats_nothing(ada: Api, builder: FakeBuild
     assert ada.wait(ada.submit(step_id="other"))["status"] == "FINISHED"
     assert len(builder.calls) == 2
     with reading(parts.engine) as connection:
-        assert set(connection.scalars(store.RUNS.select().with_only_columns(store.RUNS.c.attempts))) == {1}
+        assert set(
+            connection.scalars(store.RUNS.select().with_only_columns(store.RUNS.c.attempts))
+        ) == {1}
 
 
 def test_what_is_cancelled_ends(ada: Api, builder: FakeBuilder) -> None:
@@ -146,7 +174,9 @@ def test_what_is_cancelled_ends(ada: Api, builder: FakeBuilder) -> None:
     assert ada.wait(ada.submit(step_id="other"))["status"] == "FINISHED"
 
 
-def test_who_works_is_registered_until_the_end(settings: Settings, builder: FakeBuilder, executor: str) -> None:
+def test_who_works_is_registered_until_the_end(
+    settings: Settings, builder: FakeBuilder, executor: str
+) -> None:
     with working(settings, builder, executor) as app:
         engine = app.extensions["cic"].engine
         end = time.monotonic() + 30
@@ -160,16 +190,21 @@ def test_who_works_is_registered_until_the_end(settings: Settings, builder: Fake
 
 
 @pytest.mark.parametrize("executor", ["celery"])
-def test_after_the_database_was_away_workers_have_time_to_speak(settings: Settings, builder: FakeBuilder,
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a web process nor a worker takes a silent worker's run before it has seen the silence itself."""
+def test_after_the_database_was_away_workers_have_time_to_speak(
+    settings: Settings, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a web process nor a worker takes a silent worker's run before it has seen the silence
+    itself.
+    """
     engine = make_engine(settings.service.database)
     app = create_app(settings, executor=(web := CeleryExecutor(engine, settings)))
     accounts.add_user(engine, "ada", PASSWORD)
     build = Api(app).submit()
     run_id = store.claim(engine, "elsewhere:1", max_active_per_user=9)
     with writing(engine) as connection:
-        connection.execute(store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1)))
+        connection.execute(
+            store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1))
+        )
     other = BuildPool(engine, settings, build_image=builder, is_one_of_many=True)
     looks = ((web, web._look), (other, lambda: (other._heartbeat(), other._reconcile())))
     for who, look in looks:
@@ -184,7 +219,9 @@ def test_after_the_database_was_away_workers_have_time_to_speak(settings: Settin
         assert store.build(engine, build).run_state.value == "PENDING"
         assert store.claim(engine, "elsewhere:1", max_active_per_user=9) == run_id
         with writing(engine) as connection:
-            connection.execute(store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1)))
+            connection.execute(
+                store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1))
+            )
     engine.dispose()
     app.extensions["cic"].engine.dispose()
 
@@ -239,8 +276,9 @@ def test_a_listener_hears_until_it_is_stopped_and_another_may_follow(settings: S
 
 
 @pytest.mark.parametrize("executor", ["celery"])
-def test_a_listener_that_is_stopped_looks_for_its_broker_no_more(settings: Settings, redis: Redis,
-                                                                caplog: pytest.LogCaptureFixture) -> None:
+def test_a_listener_that_is_stopped_looks_for_its_broker_no_more(
+    settings: Settings, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     redis.stop()
     listener = Listener(settings, FakePool())  # type: ignore[arg-type]
     listener.start()

@@ -34,7 +34,9 @@ def events_of(text: str) -> list[dict[str, list[str]]]:
 
 
 def data_of(text: str) -> list[str]:
-    return [line for event in events_of(text) if "event" not in event for line in event.get("data", [])]
+    return [
+        line for event in events_of(text) if "event" not in event for line in event.get("data", [])
+    ]
 
 
 @pytest.fixture(params=["folder", "sqlite", "postgresql"])
@@ -96,6 +98,7 @@ def test_a_follower_that_comes_back_sees_every_byte_once(kept: Log) -> None:
         ended.set()
 
     threading.Thread(target=write).start()
+
     def ends_at() -> int | None:
         return logs.WHOLE if ended.is_set() else None
 
@@ -113,15 +116,20 @@ def test_a_follower_that_comes_back_sees_every_byte_once(kept: Log) -> None:
 
 
 def test_a_follower_hears_that_somebody_is_there(kept: Log) -> None:
-    text = "".join(logs.follow(kept, 0, ends_at=lambda: None, seconds=0.2, keep_alive_s=0.05,
-                               tick_s=0.02))
+    text = "".join(
+        logs.follow(kept, 0, ends_at=lambda: None, seconds=0.2, keep_alive_s=0.05, tick_s=0.02)
+    )
     assert text.count(": still here\n\n") >= 2
 
 
 def test_a_last_line_without_an_end_is_kept_until_the_build_has_ended(kept: Log) -> None:
     write(kept, b"one\ntw")
+
     def follow(ended: bool) -> list[str]:
-        return data_of("".join(logs.follow(kept, 0, ends_at=lambda: logs.WHOLE if ended else None, seconds=0)))
+        return data_of(
+            "".join(logs.follow(kept, 0, ends_at=lambda: logs.WHOLE if ended else None, seconds=0))
+        )
+
     assert follow(False) == ["one"]
     assert follow(True) == ["one", "tw"]
 
@@ -147,6 +155,7 @@ def test_two_writers_at_once_lose_nothing(kept: Log) -> None:
             for number in range(40):
                 log.line(f"{name} {number}")
                 assert log.size_bytes
+
     threads = [threading.Thread(target=lines, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
@@ -155,14 +164,23 @@ def test_two_writers_at_once_lose_nothing(kept: Log) -> None:
     text = kept.read(0).decode()
     assert kept.size_bytes() == len(text)
     for name in "ab":
-        assert [line for line in text.splitlines() if line[0] == name] == [f"{name} {n}" for n in range(40)]
+        assert [line for line in text.splitlines() if line[0] == name] == [
+            f"{name} {n}" for n in range(40)
+        ]
 
 
 def test_a_log_is_read_from_any_byte_on_and_removed(kept: Log) -> None:
     raw = bytes(range(256)) * 1000
     for begin in range(0, len(raw), 50_000):
-        write(kept, raw[begin:begin + 50_000])
-    for offset, end in ((0, 10), (49_999, 50_001), (100_001, 250_000), (255_999, None), (256_000, None), (10**9, None)):
+        write(kept, raw[begin : begin + 50_000])
+    for offset, end in (
+        (0, 10),
+        (49_999, 50_001),
+        (100_001, 250_000),
+        (255_999, None),
+        (256_000, None),
+        (10**9, None),
+    ):
         assert kept.read(offset, end) == raw[offset:end]
     assert kept.remove() and kept.size_bytes() == 0 and kept.read(0) == b""
 
@@ -183,8 +201,11 @@ def test_the_log_in_pieces_is_the_log(ada: Api, builder: FakeBuilder) -> None:
     assert streamed.content_type.startswith("text/event-stream")
     assert "".join(f"{line}\n" for line in data_of(streamed.text)) == text
     assert "event: end" in streamed.text
-    resumed = ada("GET", f"/build/{build_id}/log", headers={"Accept": "text/event-stream",
-                                                            "Last-Event-ID": str(offset)})
+    resumed = ada(
+        "GET",
+        f"/build/{build_id}/log",
+        headers={"Accept": "text/event-stream", "Last-Event-ID": str(offset)},
+    )
     assert data_of(resumed.text) == []
 
 
@@ -192,8 +213,17 @@ def test_the_log_in_pieces_is_the_log(ada: Api, builder: FakeBuilder) -> None:
 def test_a_bad_offset_is_refused(ada: Api, offset: str) -> None:
     build_id = ada.submit()
     assert ada("GET", f"/build/{build_id}/log?offset={offset}").status_code == 400
-    assert ada("GET", f"/build/{build_id}/log", headers={
-        "Accept": "text/event-stream", "Last-Event-ID": offset.encode("ascii", "replace").decode()}).status_code == 400
+    assert (
+        ada(
+            "GET",
+            f"/build/{build_id}/log",
+            headers={
+                "Accept": "text/event-stream",
+                "Last-Event-ID": offset.encode("ascii", "replace").decode(),
+            },
+        ).status_code
+        == 400
+    )
 
 
 def test_followers_beyond_the_bound_are_told_what_there_is(ada: Api, builder: FakeBuilder) -> None:
@@ -223,7 +253,9 @@ class TestWhatIsWrittenForOthers:
     def builder(self) -> TalkingBuilder:
         return TalkingBuilder()
 
-    def test_whoever_cancels_keeps_the_log_up_to_then(self, ada: Api, bob: Api, builder: FakeBuilder) -> None:
+    def test_whoever_cancels_keeps_the_log_up_to_then(
+        self, ada: Api, bob: Api, builder: FakeBuilder
+    ) -> None:
         builder.hold.clear()
         hers, his = ada.submit(), bob.submit(version="main")
         ada.wait(hers, "BUILDING")
@@ -244,7 +276,9 @@ class TestWhatIsWrittenForOthers:
         page = Visitor(bob.app, "bob").get(f"/builds/{his}/log").text
         assert page == kept.text
 
-    def test_whoever_has_what_they_wanted_reads_no_further(self, ada: Api, bob: Api, builder: FakeBuilder) -> None:
+    def test_whoever_has_what_they_wanted_reads_no_further(
+        self, ada: Api, bob: Api, builder: FakeBuilder
+    ) -> None:
         builder.hold.clear()
         hers, his = ada.submit(), bob.submit(version="main")
         builder.hold.set()

@@ -1,4 +1,6 @@
-"""The database through the service's versions: whatever an earlier one wrote is there after the upgrade."""
+"""The database through the service's versions: whatever an earlier one wrote is there after the
+upgrade.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,14 @@ from tests.conftest import PROJECT
 pytestmark = pytest.mark.filterwarnings("ignore:Skipped unsupported reflection")
 REVISIONS = [script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()][::-1]
 MOMENT = datetime.datetime(2026, 1, 2, 3, 4, 5)
-OF_TYPE = {sa.Integer: 1, sa.Boolean: True, sa.DateTime: MOMENT, sa.JSON: "{}",
-           sa.LargeBinary: b"bytes", sa.Float: 1.5}
+OF_TYPE = {
+    sa.Integer: 1,
+    sa.Boolean: True,
+    sa.DateTime: MOMENT,
+    sa.JSON: "{}",
+    sa.LargeBinary: b"bytes",
+    sa.Float: 1.5,
+}
 
 
 def fill(engine: Engine) -> dict[str, list[Any]]:
@@ -33,9 +41,15 @@ def fill(engine: Engine) -> dict[str, list[Any]]:
         tables.reflect(connection)
         for table in tables.sorted_tables:
             if table.name != "alembic_version":
-                connection.execute(table.insert().values({column.name: value_of(column) for column in table.columns}))
-        return {table.name: [tuple(row) for row in connection.execute(sa.select(table))]
-                for table in tables.sorted_tables}
+                connection.execute(
+                    table.insert().values(
+                        {column.name: value_of(column) for column in table.columns}
+                    )
+                )
+        return {
+            table.name: [tuple(row) for row in connection.execute(sa.select(table))]
+            for table in tables.sorted_tables
+        }
 
 
 def value_of(column: sa.Column[Any]) -> Any:
@@ -57,13 +71,19 @@ def test_what_an_earlier_version_wrote_is_kept(revision: str, tmp_path: Path) ->
     assert {"users", "tokens", "runs", "builds", "audit_events", "failed_logins"} <= set(before)
     bring_up_to_date(app, tmp_path / "lock")
     with app.app_context(), db.engine.connect() as connection:
-        assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == HEAD == REVISIONS[-1]
+        assert (
+            connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            == HEAD
+            == REVISIONS[-1]
+        )
         tables = sa.MetaData()
         tables.reflect(connection)
         for name, rows in before.items():
             if name != "alembic_version":
-                earlier = [column.name for column in tables.tables[name].columns][:len(rows[0])]
-                kept = connection.execute(sa.select(*(tables.tables[name].c[column] for column in earlier)))
+                earlier = [column.name for column in tables.tables[name].columns][: len(rows[0])]
+                kept = connection.execute(
+                    sa.select(*(tables.tables[name].c[column] for column in earlier))
+                )
                 assert [tuple(row) for row in kept] == rows, name
         assert connection.execute(sa.text("PRAGMA integrity_check")).scalar() == "ok"
         assert connection.execute(sa.text("PRAGMA foreign_key_check")).all() == []
@@ -71,7 +91,9 @@ def test_what_an_earlier_version_wrote_is_kept(revision: str, tmp_path: Path) ->
 
 
 def test_copies_made_while_others_write_are_whole(tmp_path: Path) -> None:
-    """A process moves one unit from account to account all the time; in every copy, the sum is what it was."""
+    """A process moves one unit from account to account all the time; in every copy, the sum is what
+    it was.
+    """
     live = tmp_path / "live.sqlite"
     writer = """
 import sqlite3, sys
@@ -91,8 +113,9 @@ while True:
 """
     from service.database import copy_sqlite
 
-    started = subprocess.Popen([sys.executable, "-c", writer, str(live)], stdout=subprocess.PIPE, text=True,
-                               cwd=PROJECT)
+    started = subprocess.Popen(
+        [sys.executable, "-c", writer, str(live)], stdout=subprocess.PIPE, text=True, cwd=PROJECT
+    )
     assert started.stdout is not None
     try:
         assert started.stdout.readline() == "ready\n"
@@ -102,11 +125,15 @@ while True:
             copy_sqlite(live, copy)
             connection = sqlite3.connect(copy)
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-            assert connection.execute("SELECT count(*), sum(units) FROM accounts").fetchone() == (500, 5000)
+            assert connection.execute("SELECT count(*), sum(units) FROM accounts").fetchone() == (
+                500,
+                5000,
+            )
             seen.add(connection.execute("SELECT group_concat(units) FROM accounts").fetchone()[0])
             connection.close()
             assert {path.name for path in tmp_path.iterdir() if path.name.startswith("copy-")} == {
-                f"copy-{done}.sqlite" for done in range(number + 1)}
+                f"copy-{done}.sqlite" for done in range(number + 1)
+            }
         assert len(seen) > 1  # it did write meanwhile
     finally:
         started.kill()

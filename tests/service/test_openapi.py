@@ -29,8 +29,12 @@ def test_the_document_is_valid_and_asks_for_no_login(app: Flask) -> None:
 
 
 def test_every_call_is_described(app: Flask) -> None:
-    there = {(rule.rule.replace("<", "{").replace(">", "}"), method.lower()) for rule in app.url_map.iter_rules()
-             if rule.endpoint.startswith("api.") for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+    there = {
+        (rule.rule.replace("<", "{").replace(">", "}"), method.lower())
+        for rule in app.url_map.iter_rules()
+        if rule.endpoint.startswith("api.")
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
     paths = document(app, "")["paths"]
     assert {(path, method) for path, operations in paths.items() for method in operations} == there
     assert len(there) > 15
@@ -44,24 +48,48 @@ def test_a_call_without_a_declaration_is_found(app: Flask) -> None:
 
 def test_requests_of_the_documents_fit_the_models(app: Flask) -> None:
     schemas = document(app, "")["components"]
-    validator = Draft202012Validator({"$ref": "#/components/schemas/PostedRequest", "components": schemas})
+    validator = Draft202012Validator(
+        {"$ref": "#/components/schemas/PostedRequest", "components": schemas}
+    )
     text = (PROJECT / "docs" / "api.md").read_text("utf-8")
-    requests = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if "step_id" in block]
+    requests = [
+        json.loads(block)
+        for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+        if "step_id" in block
+    ]
     machine = REQUEST["machine"]
-    requests += [REQUEST, REQUEST | {"machine": "lumi-c"}, REQUEST | {"machine": {"name": "lumi-c", "mpi": None}},
-                 REQUEST | {"force": "False", "push": None, "path": None, "version": "feature/x"},
-                 REQUEST | {"machine": {**machine, "container_engine": "apptainer"}}]
+    requests += [
+        REQUEST,
+        REQUEST | {"machine": "lumi-c"},
+        REQUEST | {"machine": {"name": "lumi-c", "mpi": None}},
+        REQUEST | {"force": "False", "push": None, "path": None, "version": "feature/x"},
+        REQUEST | {"machine": {**machine, "container_engine": "apptainer"}},
+    ]
     assert len(requests) > 5
     for request in requests:
         assert validator.is_valid(request), request
 
 
-@pytest.mark.parametrize("change", [
-    {"workflow": "../etc"}, {"workflow": 7}, {"workflow": "x" * 201}, {"step": "x"}, {"path": "/etc"}, {"force": 1},
-    {"version": "-x"}, {"machine": None}, {"machine": {"platform": "linux/amd64"}}, {"push": "perhaps"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"workflow": "../etc"},
+        {"workflow": 7},
+        {"workflow": "x" * 201},
+        {"step": "x"},
+        {"path": "/etc"},
+        {"force": 1},
+        {"version": "-x"},
+        {"machine": None},
+        {"machine": {"platform": "linux/amd64"}},
+        {"push": "perhaps"},
+    ],
+)
 def test_what_the_model_refuses_is_refused(app: Flask, change: dict[str, object]) -> None:
     schemas = document(app, "")["components"]
-    validator = Draft202012Validator({"$ref": "#/components/schemas/PostedRequest", "components": schemas})
+    validator = Draft202012Validator(
+        {"$ref": "#/components/schemas/PostedRequest", "components": schemas}
+    )
     assert not validator.is_valid(REQUEST | change)
     with pytest.raises(InvalidRequest):
         parse_request(REQUEST | change, machines={})
@@ -77,7 +105,9 @@ def test_what_is_not_described_is_noticed(app: Flask, ada: Api) -> None:
 
     assert complaints(200, "application/json", status) == []
     assert complaints(200, "application/json", status | {"password": "x"})
-    assert complaints(200, "application/json", {key: value for key, value in status.items() if key != "image_id"})
+    assert complaints(
+        200, "application/json", {key: value for key, value in status.items() if key != "image_id"}
+    )
     assert complaints(200, "application/json", status | {"status": "DONE"})
     assert complaints(200, "application/json", status | {"created_at": "yesterday"})
     assert complaints(418, "application/problem+json", {})
@@ -110,7 +140,11 @@ def test_the_page_says_the_same_as_the_document(app: Flask) -> None:
             assert operation["summary"] in shown
     names = set(re.findall(r'href="#model-(\w+)"', page.text))
     assert names
-    assert names <= set(re.findall(r'id="model-(\w+)"', page.text)) == set(described["components"]["schemas"])
+    assert (
+        names
+        <= set(re.findall(r'id="model-(\w+)"', page.text))
+        == set(described["components"]["schemas"])
+    )
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
     assert re.findall(r"<script(?![^>]*\bsrc=)", page.text) == []
     assert f'href="{ROOT}/docs"' in Visitor(app).get("/login").text

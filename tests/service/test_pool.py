@@ -1,4 +1,6 @@
-"""The pool in threads: its bound, what passes and is tried again, stopping, and runs that are taken from it."""
+"""The pool in threads: its bound, what passes and is tried again, stopping, and runs that are taken
+from it.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def test_no_more_builds_at_once_than_allowed(settings: Settings) -> None:
     with running_app(settings, builder) as app:
         ada = Api(app)
         targets = ("zen", "zen2", "zen3", "haswell", "skylake")
-        ids = [ada.submit(machine=REQUEST["machine"] | {"architecture": target}) for target in targets]
+        ids = [
+            ada.submit(machine=REQUEST["machine"] | {"architecture": target}) for target in targets
+        ]
         ada.wait(ids[1], "BUILDING")
         builder.hold.set()
         assert {ada.wait(build_id)["status"] for build_id in ids} == {"FINISHED"}
@@ -65,7 +69,9 @@ def test_no_more_builds_at_once_than_allowed(settings: Settings) -> None:
 
 
 def test_what_passes_is_tried_again(settings: Settings, builder: FakeBuilder) -> None:
-    builder.error = Unavailable("The Docker daemon does not answer.", code=ErrorCode.DOCKER_UNAVAILABLE)
+    builder.error = Unavailable(
+        "The Docker daemon does not answer.", code=ErrorCode.DOCKER_UNAVAILABLE
+    )
     with running_app(changed(settings, retry_delay_s=0.0, max_retries=2), builder) as app:
         ada = Api(app)
         status = ada.wait(ada.submit())
@@ -76,25 +82,33 @@ def test_what_passes_is_tried_again(settings: Settings, builder: FakeBuilder) ->
         builder.error = DatabaseSilent("The database does not answer.")
         status = ada.wait(ada.submit())
         assert (status["error_code"], len(builder.calls)) == ("INTERNAL", 9)
-        builder.error = Unavailable("The base image cannot be had.", code=ErrorCode.BASE_IMAGE_UNAVAILABLE)
+        builder.error = Unavailable(
+            "The base image cannot be had.", code=ErrorCode.BASE_IMAGE_UNAVAILABLE
+        )
         assert ada.wait(ada.submit())["error_code"] == "BASE_IMAGE_UNAVAILABLE"
         assert len(builder.calls) == 10
 
 
-def test_a_registry_that_is_away_is_tried_again_and_one_that_refuses_is_not(settings: Settings,
-                                                                            builder: FakeBuilder) -> None:
-    builder.error = Unavailable("The image registry cannot be reached.", code=ErrorCode.IMAGE_REGISTRY_UNAVAILABLE)
+def test_a_registry_that_is_away_is_tried_again_and_one_that_refuses_is_not(
+    settings: Settings, builder: FakeBuilder
+) -> None:
+    builder.error = Unavailable(
+        "The image registry cannot be reached.", code=ErrorCode.IMAGE_REGISTRY_UNAVAILABLE
+    )
     with running_app(changed(settings, retry_delay_s=0.0, max_retries=2), builder) as app:
         ada = Api(app)
         status = ada.wait(ada.submit())
         assert (status["error_code"], len(builder.calls)) == ("IMAGE_REGISTRY_UNAVAILABLE", 3)
-        builder.error = ServiceError("The image registry did not take it.", code=ErrorCode.PUSH_FAILED)
+        builder.error = ServiceError(
+            "The image registry did not take it.", code=ErrorCode.PUSH_FAILED
+        )
         assert ada.wait(ada.submit())["error_code"] == "PUSH_FAILED"
         assert len(builder.calls) == 4
 
 
-def test_who_withdraws_gets_no_image_of_their_own_while_others_get_theirs(settings: Settings,
-                                                                          builder: FakeBuilder) -> None:
+def test_who_withdraws_gets_no_image_of_their_own_while_others_get_theirs(
+    settings: Settings, builder: FakeBuilder
+) -> None:
     builder.hold.clear()
     with running_app(settings, builder) as app:
         ada = Api(app)
@@ -109,8 +123,9 @@ def test_who_withdraws_gets_no_image_of_their_own_while_others_get_theirs(settin
         assert ada("GET", f"/image/{ada.status(first)['filename']}").status_code == 404
 
 
-def test_a_stopped_pool_hands_back_and_another_goes_on(settings: Settings, builder: FakeBuilder,
-                                                      engine: Engine) -> None:
+def test_a_stopped_pool_hands_back_and_another_goes_on(
+    settings: Settings, builder: FakeBuilder, engine: Engine
+) -> None:
     builder.hold.clear()
     running = running_app(settings, builder)
     with running as app:
@@ -127,7 +142,9 @@ def test_a_stopped_pool_hands_back_and_another_goes_on(settings: Settings, build
         another.shutdown()
 
 
-def test_a_stopping_pool_lets_builds_end_that_do_so_in_time(settings: Settings, builder: FakeBuilder) -> None:
+def test_a_stopping_pool_lets_builds_end_that_do_so_in_time(
+    settings: Settings, builder: FakeBuilder
+) -> None:
     builder.hold.clear()
     running = running_app(settings, builder)
     with running as app:
@@ -139,11 +156,15 @@ def test_a_stopping_pool_lets_builds_end_that_do_so_in_time(settings: Settings, 
         later = ada.submit(step_id="other")
         builder.hold.set()
         stopping.join()
-        assert (ada.status(build_id)["status"], ada.status(later)["status"]) == ("FINISHED", "PENDING")
+        assert (ada.status(build_id)["status"], ada.status(later)["status"]) == (
+            "FINISHED",
+            "PENDING",
+        )
 
 
-def test_what_is_claimed_while_the_pool_stops_goes_back(settings: Settings, builder: FakeBuilder,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_claimed_while_the_pool_stops_goes_back(
+    settings: Settings, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     claim, claimed, go_on = store.claim, threading.Event(), threading.Event()
 
     def slowly(*arguments: Any, **more: Any) -> str | None:
@@ -168,7 +189,9 @@ def test_what_is_claimed_while_the_pool_stops_goes_back(settings: Settings, buil
         assert running.pool.is_idle() and ada.status(build_id)["status"] == "PENDING"
 
 
-def test_a_run_that_was_taken_away_is_left_alone(settings: Settings, builder: FakeBuilder, engine: Engine) -> None:
+def test_a_run_that_was_taken_away_is_left_alone(
+    settings: Settings, builder: FakeBuilder, engine: Engine
+) -> None:
     builder.hold.clear()
     with running_app(settings, builder) as app:
         ada = Api(app)
@@ -184,8 +207,9 @@ def test_a_run_that_was_taken_away_is_left_alone(settings: Settings, builder: Fa
             assert connection.exec_driver_sql("SELECT worker FROM runs").scalar() == "elsewhere:1"
 
 
-def test_a_run_whose_thread_died_is_begun_again(settings: Settings, builder: FakeBuilder,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_thread_died_is_begun_again(
+    settings: Settings, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from service.worker import Worker
 
     whole = Worker.run_build

@@ -1,4 +1,6 @@
-"""What operators see: numbers for Prometheus, the dashboard that shows them, and the page with queue and workers."""
+"""What operators see: numbers for Prometheus, the dashboard that shows them, and the page with
+queue and workers.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ KINDS = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=T
 def samples(api: Api) -> list[Any]:
     answer = api("GET", "/metrics")
     assert answer.status_code == 200
-    return [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
+    return [
+        sample
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    ]
 
 
 def value(found: list[Any], name: str, **labels: str) -> float:
@@ -52,9 +58,15 @@ def test_numbers_are_those_of_the_records(ada: Api, bob: Api, builder: FakeBuild
     assert value(found, "cic_builds", status="FINISHED") == 3
     assert value(found, "cic_builds", status="FAILED") == 1
     assert value(found, "cic_runs", state="BUILDING") == 1
-    assert [value(found, "cic_builds_made", how=how) for how in ("built", "shared", "stored")] == [1, 1, 1]
+    assert [value(found, "cic_builds_made", how=how) for how in ("built", "shared", "stored")] == [
+        1,
+        1,
+        1,
+    ]
     assert value(found, "cic_builds_failed_total", code="INTERNAL") == 1
-    assert [value(found, "cic_workers", state=state) for state in ("ready", "stopping", "lost")] == [1, 0, 0]
+    assert [
+        value(found, "cic_workers", state=state) for state in ("ready", "stopping", "lost")
+    ] == [1, 0, 0]
     assert value(found, "cic_worker_runs", worker=pool.name) == 1
     assert value(found, "cic_stage_seconds_count", stage="build") == 1
     assert value(found, "cic_delivered_bytes") > 0
@@ -72,14 +84,19 @@ def test_every_metric_of_the_dashboard_exists(ada: Api, bob: Api, builder: FakeB
         names = re.findall(r"\bcic_\w+", expression)
         assert names and set(names) <= set(known), expression
         for label in re.findall(r"by \(([^)]*)\)", expression):
-            assert set(re.split(r",\s*", label)) <= set().union(*(known[name] for name in names)), expression
+            assert set(re.split(r",\s*", label)) <= set().union(*(known[name] for name in names)), (
+                expression
+            )
     assert {name for name in known if name.startswith("cic_")} == {
-        name for expression in expressions for name in re.findall(r"\bcic_\w+", expression)}
+        name for expression in expressions for name in re.findall(r"\bcic_\w+", expression)
+    }
     builder.hold.set()
 
 
 @KINDS
-def test_the_operators_page_shows_queue_and_workers(ada: Api, bob: Api, builder: FakeBuilder) -> None:
+def test_the_operators_page_shows_queue_and_workers(
+    ada: Api, bob: Api, builder: FakeBuilder
+) -> None:
     busy_service(ada, bob, builder)
     pool = ada.app.extensions["cic"].executor
     pool._heartbeat()

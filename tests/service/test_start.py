@@ -26,15 +26,33 @@ from service.server import server_options
 from tests.system.site import Site, add_user, free_port
 
 
-def python(site: Site, code: str, *, cwd: Path = PROJECT, **more: Any) -> subprocess.CompletedProcess[str]:
+def python(
+    site: Site, code: str, *, cwd: Path = PROJECT, **more: Any
+) -> subprocess.CompletedProcess[str]:
     environ = {**site.environ, "PYTHONPATH": str(PROJECT)}
-    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environ, capture_output=True, text=True,
-                          timeout=60, check=False, **more)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **more,
+    )
 
 
 def flask(site: Site, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "flask", "--app", "builder_service", *arguments], cwd=PROJECT,
-                          env=dict(site.environ), input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "builder_service", *arguments],
+        cwd=PROJECT,
+        env=dict(site.environ),
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def users(site: Site, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -49,7 +67,9 @@ def test_the_seeds_three_lines_work_in_a_bare_interpreter(site: Site) -> None:
     made = python(site, "from builder_service import db\ndb.drop_all()\ndb.create_all()\n")
     assert (made.returncode, made.stdout) == (0, ""), made.stderr
 
-    assert users(site, "add", "ada", stdin="correct horse\n").returncode == 0  # the migrations accept it
+    assert (
+        users(site, "add", "ada", stdin="correct horse\n").returncode == 0
+    )  # the migrations accept it
 
     assert users(site, "list").stdout == "ada\n"
     again = python(site, "from builder_service import db\ndb.drop_all()\ndb.create_all()\n")
@@ -61,9 +81,19 @@ def test_the_seeds_three_lines_work_in_a_bare_interpreter(site: Site) -> None:
 def test_a_database_made_either_way_is_the_same(site: Site, tmp_path: Path) -> None:
     def shape(path: Path) -> dict[str, list[Any]]:
         connection = sqlite3.connect(path)
-        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")]
-        found = {name: sorted(row[1:3] for row in connection.execute(f"PRAGMA table_info({name})")) for name in names}
-        found["its version"] = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        names = [
+            row[0]
+            for row in connection.execute(
+                "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
+            )
+        ]
+        found = {
+            name: sorted(row[1:3] for row in connection.execute(f"PRAGMA table_info({name})"))
+            for name in names
+        }
+        found["its version"] = connection.execute(
+            "SELECT version_num FROM alembic_version"
+        ).fetchone()
         connection.close()
         return found
 
@@ -88,8 +118,12 @@ def test_a_relative_database_lies_beside_the_service() -> None:
 
 def test_processes_that_start_together_make_one_database(site: Site) -> None:
     with ThreadPoolExecutor(4) as threads:
-        made = list(threads.map(lambda _: python(site, "import builder_service; builder_service.create_app()"),
-                                range(4)))
+        made = list(
+            threads.map(
+                lambda _: python(site, "import builder_service; builder_service.create_app()"),
+                range(4),
+            )
+        )
     assert [one.returncode for one in made] == [0] * 4, [one.stderr[-500:] for one in made]
 
 
@@ -124,7 +158,9 @@ def test_commands_for_tokens(site: Site) -> None:
     made = flask(site, "tokens", "add", "ada", "laptop", "--days", "30", "--scope", "read")
     token = made.stdout.strip()
     assert token.startswith("cic_"), made.stderr
-    number, name, scopes, expires, used = flask(site, "tokens", "list", "ada").stdout.strip().split("\t")
+    number, name, scopes, expires, used = (
+        flask(site, "tokens", "list", "ada").stdout.strip().split("\t")
+    )
     assert (name, scopes, used) == ("laptop", "read", "used never")
     assert expires.startswith("expires 2")
     engine = make_engine(site.environ["CIC_DATABASE"])
@@ -142,7 +178,9 @@ def test_a_backup_is_whole_while_the_database_is_written_to(site: Site, tmp_path
     engine = make_engine(site.environ["CIC_DATABASE"])
     copy = tmp_path / "copy.sqlite"
     with writing(engine) as connection:
-        connection.exec_driver_sql("UPDATE users SET name = 'eve'")  # not committed: no part of the copy
+        connection.exec_driver_sql(
+            "UPDATE users SET name = 'eve'"
+        )  # not committed: no part of the copy
         done = flask(site, "backup", str(copy))
     engine.dispose()
     assert done.returncode == 0, done.stderr
@@ -153,39 +191,94 @@ def test_a_backup_is_whole_while_the_database_is_written_to(site: Site, tmp_path
 
 def test_a_missing_secret_stops_the_start_with_its_name(site: Site) -> None:
     without = {key: value for key, value in site.environ.items() if key != "CIC_SECRET_KEY"}
-    ended = subprocess.run([sys.executable, "builder_service.py"], cwd=PROJECT, env=without, capture_output=True,
-                           text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        [sys.executable, "builder_service.py"],
+        cwd=PROJECT,
+        env=without,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert ended.returncode == 2
     assert "secret_key" in ended.stderr and "CIC_SECRET_KEY" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 def test_the_servers_options_follow_the_settings(settings: Settings) -> None:
-    service = settings.service.model_copy(update={"host": "::1", "port": 8443, "web_processes": 3, "web_threads": 7,
-                                                  "tls_certificate": Path("/c.pem"), "tls_key": Path("/k.pem")})
+    service = settings.service.model_copy(
+        update={
+            "host": "::1",
+            "port": 8443,
+            "web_processes": 3,
+            "web_threads": 7,
+            "tls_certificate": Path("/c.pem"),
+            "tls_key": Path("/k.pem"),
+        }
+    )
     options = server_options(settings.model_copy(update={"service": service}))
     assert (options["bind"], options["workers"], options["threads"]) == ("[::1]:8443", 3, 7)
-    assert (options["certfile"], options["keyfile"], options["worker_class"]) == ("/c.pem", "/k.pem", "gthread")
+    assert (options["certfile"], options["keyfile"], options["worker_class"]) == (
+        "/c.pem",
+        "/k.pem",
+        "gthread",
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_over_tls_and_stops_when_told(site: Site, tmp_path: Path, number: signal.Signals) -> None:
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out",
-                    "cert.pem", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-                   cwd=tmp_path, check=True, capture_output=True)
+def test_it_serves_over_tls_and_stops_when_told(
+    site: Site, tmp_path: Path, number: signal.Signals
+) -> None:
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     port = free_port()
-    served = site.with_environ(CIC_TLS_CERTIFICATE=str(tmp_path / "cert.pem"), CIC_TLS_KEY=str(tmp_path / "key.pem"),
-                               CIC_PORT=str(port), CIC_STOP_TIMEOUT_S="0")
+    served = site.with_environ(
+        CIC_TLS_CERTIFICATE=str(tmp_path / "cert.pem"),
+        CIC_TLS_KEY=str(tmp_path / "key.pem"),
+        CIC_PORT=str(port),
+        CIC_STOP_TIMEOUT_S="0",
+    )
     add_user(served, "ada", "correct horse")
     log = tmp_path / "service.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "builder_service.py"], cwd=PROJECT, env=dict(served.environ),
-                                   stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "builder_service.py"],
+            cwd=PROJECT,
+            env=dict(served.environ),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
     try:
         url = f"https://127.0.0.1:{port}/image_creation"
         wait_until(lambda: listens(port))
-        answer = requests.get(f"{url}/build/", auth=("ada", "correct horse"), verify=str(tmp_path / "cert.pem"),
-                              timeout=30)
+        answer = requests.get(
+            f"{url}/build/",
+            auth=("ada", "correct horse"),
+            verify=str(tmp_path / "cert.pem"),
+            timeout=30,
+        )
         assert (answer.status_code, answer.json()["total"]) == (200, 0)
         assert "Werkzeug" not in answer.headers.get("Server", "")
     finally:
@@ -209,14 +302,17 @@ def listens(port: int) -> bool:
 def test_a_proxys_word_counts_only_when_it_is_trusted(site: Site) -> None:
     for trusted, expected in (("0", "127.0.0.1"), ("1", "10.1.2.3")):
         behind = site.with_environ(CIC_BEHIND_PROXY=trusted)
-        seen = python(behind, """
+        seen = python(
+            behind,
+            """
 from builder_service import create_app
 from flask import request
 app = create_app()
 @app.get("/who")
 def who(): return request.remote_addr
 print(app.test_client().get("/image_creation/who", headers={"X-Forwarded-For": "10.1.2.3"}).text)
-""")
+""",
+        )
         assert seen.stdout == f"{expected}\n", seen.stderr
 
 
@@ -245,17 +341,22 @@ def test_no_pool_is_told_and_a_pool_is_enough(tmp_path: Path) -> None:
 
 
 def test_metrics(site: Site) -> None:
-    seen = python(site, "from builder_service import create_app\n"
-                        "print(create_app().test_client().get('/image_creation/metrics').text)")
+    seen = python(
+        site,
+        "from builder_service import create_app\n"
+        "print(create_app().test_client().get('/image_creation/metrics').text)",
+    )
     assert 'cic_runs{state="PENDING"} 0.0' in seen.stdout, seen.stderr
     assert "cic_queue_length 0.0" in seen.stdout
 
 
-
-
-@pytest.mark.parametrize(("key", "wanted", "unwanted"), [("CIC_DOWNLOAD_LINKS", "images/files", ""),
-                                                         ("CIC_PUBLIC_DOWNLOADS", "true", "false")])
-def test_sifs_that_cannot_be_linked_stop_the_start(site: Site, key: str, wanted: str, unwanted: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "wanted", "unwanted"),
+    [("CIC_DOWNLOAD_LINKS", "images/files", ""), ("CIC_PUBLIC_DOWNLOADS", "true", "false")],
+)
+def test_sifs_that_cannot_be_linked_stop_the_start(
+    site: Site, key: str, wanted: str, unwanted: str
+) -> None:
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == site.root.stat().st_dev:
         pytest.skip("there is no second file system")

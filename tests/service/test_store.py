@@ -1,4 +1,6 @@
-"""The store's promises on a real database: joining, claiming, ending, and what becomes of lost runs."""
+"""The store's promises on a real database: joining, claiming, ending, and what becomes of lost
+runs.
+"""
 
 from __future__ import annotations
 
@@ -35,24 +37,59 @@ def engine(tmp_path: Path, database: str) -> Iterator[Engine]:
     with app.app_context():
         for name in ("ada", "bob"):
             with writing(db.engine) as connection:
-                connection.execute(accounts.USERS.insert().values(
-                    name=name, password_hash="", is_admin=False, is_active=True, is_confirmed=True,
-                    credential_version=1, created_at=now()))
+                connection.execute(
+                    accounts.USERS.insert().values(
+                        name=name,
+                        password_hash="",
+                        is_admin=False,
+                        is_active=True,
+                        is_confirmed=True,
+                        credential_version=1,
+                        created_at=now(),
+                    )
+                )
         yield db.engine
         db.engine.dispose()
 
 
-def new(key: str = "one", *, user: int = 1, push: bool = False, force: bool = False, name: str = "image",
-        platform: str = "linux/amd64", target: str = "x86_64") -> NewBuild:
+def new(
+    key: str = "one",
+    *,
+    user: int = 1,
+    push: bool = False,
+    force: bool = False,
+    name: str = "image",
+    platform: str = "linux/amd64",
+    target: str = "x86_64",
+) -> NewBuild:
     identity = f"sha256:{key}"
-    return NewBuild(user_id=user, request={"r": key}, inputs={}, join_key=store.forced(identity) if force else identity,
-                    identity=identity, platform=platform, target=target, force=force, image_id=f"{name}:1",
-                    filename=f"{name}.sif", engine="singularity", push=push, warnings=())
+    return NewBuild(
+        user_id=user,
+        request={"r": key},
+        inputs={},
+        join_key=store.forced(identity) if force else identity,
+        identity=identity,
+        platform=platform,
+        target=target,
+        force=force,
+        image_id=f"{name}:1",
+        filename=f"{name}.sif",
+        engine="singularity",
+        push=push,
+        warnings=(),
+    )
 
 
 def outcome(key: str = "one", **values: object) -> Outcome:
-    fields: dict = {"identity": f"sha256:{key}", "filename": "image.sif", "sha256": "a" * 64, "size_bytes": 10,
-                    "pushed_digest": None, "audit": {"ok": True}, "warnings": ["careful"]}
+    fields: dict = {
+        "identity": f"sha256:{key}",
+        "filename": "image.sif",
+        "sha256": "a" * 64,
+        "size_bytes": 10,
+        "pushed_digest": None,
+        "audit": {"ok": True},
+        "warnings": ["careful"],
+    }
     return Outcome(**fields | values)
 
 
@@ -131,14 +168,24 @@ def test_each_name_is_a_delivery_of_its_own(engine: Engine) -> None:
     store.deliver(engine, run, ME, first, outcome(filename="a.sif"))
     assert not store.finish(engine, run, ME)
     assert [state(engine, build) for build in (*builds, late)] == [
-        BuildState.FINISHED, BuildState.STARTED, BuildState.FINISHED, BuildState.FINISHED]
+        BuildState.FINISHED,
+        BuildState.STARTED,
+        BuildState.FINISHED,
+        BuildState.FINISHED,
+    ]
     second = store.next_delivery(engine, run, ME)
     assert second is not None and second.image_id == "b:1"
-    store.fail_delivery(engine, run, ME, second, ServiceError("The registry said no.", code=ErrorCode.PUSH_FAILED))
+    store.fail_delivery(
+        engine, run, ME, second, ServiceError("The registry said no.", code=ErrorCode.PUSH_FAILED)
+    )
     assert store.finish(engine, run, ME)
     row = store.build(engine, builds[1])
     assert row is not None
-    assert (row.own_state, row.error_code, row.run_state) == (BuildState.FAILED, "PUSH_FAILED", BuildState.FINISHED)
+    assert (row.own_state, row.error_code, row.run_state) == (
+        BuildState.FAILED,
+        "PUSH_FAILED",
+        BuildState.FINISHED,
+    )
 
 
 def test_pushes_come_after_the_shared_part(engine: Engine) -> None:
@@ -169,10 +216,13 @@ def test_only_the_worker_that_claimed_a_run_may_move_it(engine: Engine) -> None:
     claim(engine)
     delivery = store.next_delivery(engine, run, ME)
     assert delivery is not None
-    for attempt in (lambda: store.move(engine, run, OTHER, BuildState.BUILDING, "build"),
-                    lambda: store.deliver(engine, run, OTHER, delivery, outcome()),
-                    lambda: store.finish(engine, run, OTHER), lambda: store.hand_back(engine, run, OTHER),
-                    lambda: store.fail(engine, run, OTHER, Cancelled("x"))):
+    for attempt in (
+        lambda: store.move(engine, run, OTHER, BuildState.BUILDING, "build"),
+        lambda: store.deliver(engine, run, OTHER, delivery, outcome()),
+        lambda: store.finish(engine, run, OTHER),
+        lambda: store.hand_back(engine, run, OTHER),
+        lambda: store.fail(engine, run, OTHER, Cancelled("x")),
+    ):
         with pytest.raises(ClaimLost):
             attempt()
     finish(engine, run)
@@ -184,8 +234,12 @@ def test_states_only_move_forwards(engine: Engine) -> None:
     build, run = store.create_or_join(engine, new(), LIMITS)
     claim(engine)
     building, converting = BuildState.BUILDING, BuildState.CONVERTING
-    for entered, expected in ((building, building), (converting, converting), (building, converting),
-                              (BuildState.FINISHED, converting)):
+    for entered, expected in (
+        (building, building),
+        (converting, converting),
+        (building, converting),
+        (BuildState.FINISHED, converting),
+    ):
         store.move(engine, run, ME, entered, "x")
         assert state(engine, build) == expected
 
@@ -197,7 +251,9 @@ def test_users_take_turns(engine: Engine) -> None:
 
 
 def test_a_hundred_requests_of_one_user_hold_up_nobody(engine: Engine) -> None:
-    """Also not who asks for the very last thing of the hundred: a run is as urgent as whoever waits for it."""
+    """Also not who asks for the very last thing of the hundred: a run is as urgent as whoever waits
+    for it.
+    """
     hers = [store.create_or_join(engine, new(f"a{n}"), LIMITS)[1] for n in range(100)]
     assert claim(engine) == hers[0]
     his, same = store.create_or_join(engine, new("a99", user=2), LIMITS)
@@ -239,7 +295,10 @@ def test_runs_of_workers_that_are_gone_are_begun_again_and_then_failed(engine: E
     build, run = store.create_or_join(engine, new(), LIMITS)
     for attempt in range(3):
         assert claim(engine, f"host:{attempt}") == run
-        assert store.reconcile(engine, host="host", worker="host:new", lost_after_s=60, max_attempts=3) == 1
+        assert (
+            store.reconcile(engine, host="host", worker="host:new", lost_after_s=60, max_attempts=3)
+            == 1
+        )
     row = store.build(engine, build)
     assert row is not None
     assert (row.own_state, row.error_code) == (BuildState.FAILED, "LOST_WORKER")
@@ -249,11 +308,17 @@ def test_runs_of_workers_that_are_gone_are_begun_again_and_then_failed(engine: E
 def test_workers_of_other_hosts_are_believed_while_they_speak(engine: Engine) -> None:
     _, run = store.create_or_join(engine, new(), LIMITS)
     claim(engine, "elsewhere:1")
+
     def reconcile(silence_s: float) -> int:
-        return store.reconcile(engine, host="host", worker=ME, lost_after_s=silence_s, max_attempts=3)
+        return store.reconcile(
+            engine, host="host", worker=ME, lost_after_s=silence_s, max_attempts=3
+        )
+
     assert reconcile(60) == 0
     with writing(engine) as connection:
-        connection.execute(store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(seconds=61)))
+        connection.execute(
+            store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(seconds=61))
+        )
     assert reconcile(60) == 1
     with pytest.raises(ClaimLost):  # it comes back, and finds that it has no run any more
         store.move(engine, run, "elsewhere:1", BuildState.BUILDING, "build")
@@ -304,6 +369,7 @@ def together(count: int, work: Callable[[int], object]) -> list[Any]:
     def begin(number: int) -> object:
         ready.wait(30)
         return work(number)
+
     with ThreadPoolExecutor(count) as threads:
         return list(threads.map(begin, range(count)))
 
@@ -325,6 +391,7 @@ def test_a_quota_holds_among_requests_that_come_at_once(engine: Engine) -> None:
             return bool(store.create_or_join(engine, new(f"{number}"), Limits(queued_builds=3)))
         except LimitReached:
             return False
+
     assert sum(together(8, ask)) == 3
 
 
@@ -338,7 +405,12 @@ def test_who_joins_while_a_run_ends_is_served_or_gets_a_run_of_their_own(engine:
         store.deliver(engine, run, ME, delivery, outcome())
 
         def work(number: int, key: str = key, run: str = run) -> Any:
-            return store.finish(engine, run, ME) if number == 0 else store.create_or_join(engine, new(key), LIMITS)
+            return (
+                store.finish(engine, run, ME)
+                if number == 0
+                else store.create_or_join(engine, new(key), LIMITS)
+            )
+
         has_ended, (late, late_run) = together(2, work)
         row = store.build(engine, late)
         assert row is not None and (late_run != run or not has_ended)
@@ -370,6 +442,8 @@ def test_the_migrations_and_the_tables_are_the_same(engine: Engine) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
     with engine.connect() as connection, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*one_user_of_a_name")  # SQLite does not tell what it is over
+        warnings.filterwarnings(
+            "ignore", ".*one_user_of_a_name"
+        )  # SQLite does not tell what it is over
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, db.metadata) == []

@@ -1,4 +1,6 @@
-"""Two servers, each with its own processes, on one database: what one is told, the other knows at once."""
+"""Two servers, each with its own processes, on one database: what one is told, the other knows at
+once.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,17 @@ class Browser:
         self.post("/login", "/login", name=USER, password=PASSWORD)
 
     def post(self, page: str, path: str, **fields: str) -> str:
-        text = self._session.get(self._root + page, headers={"Accept": "text/html"}, timeout=60).text
+        text = self._session.get(
+            self._root + page, headers={"Accept": "text/html"}, timeout=60
+        ).text
         token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', text)
         assert token, text
-        answer = self._session.post(self._root + path, data={"csrf_token": token[1], **fields},
-                                    headers={"Accept": "text/html"}, timeout=60)
+        answer = self._session.post(
+            self._root + path,
+            data={"csrf_token": token[1], **fields},
+            headers={"Accept": "text/html"},
+            timeout=60,
+        )
         assert answer.status_code == 200, answer.text
         return answer.text
 
@@ -62,12 +70,25 @@ def test_a_revoked_token_is_refused_by_the_other_at_once(servers: tuple[Service,
 def test_another_password_counts_for_both_at_once(servers: tuple[Service, Service]) -> None:
     one, two = servers
     browser = Browser(one)
-    assert {status(two, USER, PASSWORD) for _ in range(10)} == {200}  # remembered by every process of the other
-    browser.post("/account", "/account/password", present=PASSWORD, password="another password",
-                 repeated="another password")
+    assert {status(two, USER, PASSWORD) for _ in range(10)} == {
+        200
+    }  # remembered by every process of the other
+    browser.post(
+        "/account",
+        "/account/password",
+        present=PASSWORD,
+        password="another password",
+        repeated="another password",
+    )
     assert {status(two, USER, PASSWORD) for _ in range(10)} == {401}
     assert status(two, USER, "another password") == 200
-    browser.post("/account", "/account/password", present="another password", password=PASSWORD, repeated=PASSWORD)
+    browser.post(
+        "/account",
+        "/account/password",
+        present="another password",
+        password=PASSWORD,
+        repeated=PASSWORD,
+    )
 
 
 def test_wrong_passwords_are_counted_over_both(servers: tuple[Service, Service]) -> None:

@@ -1,4 +1,6 @@
-"""The pages, through Flask's test client: who sees what, what is refused, and what cannot be injected."""
+"""The pages, through Flask's test client: who sees what, what is refused, and what cannot be
+injected.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,16 @@ from service.web import captchas, entry
 from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder, running_app
 from tests.system import sights
 
-NEW_BUILD = {"workflow": "demo", "step_id": "hello", "version": "latest", "platform": "linux/amd64",
-             "architecture": "x86_64", "container_engine": "singularity", "push": "no", "action": "build"}
+NEW_BUILD = {
+    "workflow": "demo",
+    "step_id": "hello",
+    "version": "latest",
+    "platform": "linux/amd64",
+    "architecture": "x86_64",
+    "container_engine": "singularity",
+    "push": "no",
+    "action": "build",
+}
 OTHERS_PAGES = ("/builds/{}", "/builds/{}/state", "/builds/{}/log", "/builds/new?from={}")
 PRIVATE_PAGES = ("/", "/builds", "/builds/new", "/images", "/machines", "/account", "/admin")
 
@@ -45,16 +55,28 @@ class Visitor:
 
     def get(self, path: str, **more: Any) -> TestResponse:
         headers = {"Accept": "text/html"} | more.pop("headers", {})
-        return self.client.get(path if path.startswith(ROOT) else ROOT + path, headers=headers, **self.environ, **more)
+        return self.client.get(
+            path if path.startswith(ROOT) else ROOT + path, headers=headers, **self.environ, **more
+        )
 
-    def post(self, path: str, data: dict[str, Any] | None = None, *, token: str | None = None,
-             form: str = "/login") -> TestResponse:
+    def post(
+        self,
+        path: str,
+        data: dict[str, Any] | None = None,
+        *,
+        token: str | None = None,
+        form: str = "/login",
+    ) -> TestResponse:
         page = self.get(form)
         if page.status_code == 302:
             page = self.get("/account")
         token = token if token is not None else csrf_token(page)
-        return self.client.post(ROOT + path, data={"csrf_token": token, **(data or {})},
-                                headers={"Accept": "text/html"}, **self.environ)
+        return self.client.post(
+            ROOT + path,
+            data={"csrf_token": token, **(data or {})},
+            headers={"Accept": "text/html"},
+            **self.environ,
+        )
 
     def log_in(self, user: str, password: str = PASSWORD, path: str = "/login") -> TestResponse:
         return self.post(path, {"name": user, "password": password})
@@ -64,8 +86,13 @@ class Visitor:
         page = self.get("/signup")
         captcha_id = re.search(r'name="captcha_id"[^>]*value="([^"]+)"', page.text)
         assert captcha_id
-        data = {"name": user, "password": PASSWORD, "repeated": PASSWORD, "captcha_id": captcha_id[1],
-                "answer": answer_of(self.engine, captcha_id[1])}
+        data = {
+            "name": user,
+            "password": PASSWORD,
+            "repeated": PASSWORD,
+            "captcha_id": captcha_id[1],
+            "answer": answer_of(self.engine, captcha_id[1]),
+        }
         return self.post("/signup", data | changes, token=csrf_token(page))
 
 
@@ -77,11 +104,18 @@ def csrf_token(page: TestResponse) -> str:
 
 def answer_of(engine: sa.Engine, captcha_id: str) -> str:
     with reading(engine) as connection:
-        return str(connection.scalar(sa.select(captchas.CAPTCHAS.c.answer).where(captchas.CAPTCHAS.c.id == captcha_id)))
+        return str(
+            connection.scalar(
+                sa.select(captchas.CAPTCHAS.c.answer).where(captchas.CAPTCHAS.c.id == captcha_id)
+            )
+        )
 
 
 def complaints(page: TestResponse) -> list[str]:
-    return [html.unescape(text) for text in re.findall(r'class="invalid-feedback[^>]*>([^<]*)<', page.text)]
+    return [
+        html.unescape(text)
+        for text in re.findall(r'class="invalid-feedback[^>]*>([^<]*)<', page.text)
+    ]
 
 
 def is_logged_in(visitor: Visitor) -> bool:
@@ -101,7 +135,10 @@ def test_pages_need_a_login(visitor: Visitor, path: str) -> None:
 
 
 def test_programs_without_a_session_are_told_so(visitor: Visitor) -> None:
-    assert visitor.get("/builds/new/choices", headers={"Accept": "application/json"}).status_code == 401
+    assert (
+        visitor.get("/builds/new/choices", headers={"Accept": "application/json"}).status_code
+        == 401
+    )
 
 
 def test_log_in_leads_back_to_where_one_wanted_to_go(visitor: Visitor) -> None:
@@ -111,13 +148,27 @@ def test_log_in_leads_back_to_where_one_wanted_to_go(visitor: Visitor) -> None:
     assert is_logged_in(visitor)
 
 
-@pytest.mark.parametrize("target", ["https://evil.test/", "//evil.test/", "/\\evil.test", f"{ROOT}/\\evil",
-                                    "javascript:x", f"{ROOT}/x\nLocation:y", "/elsewhere", "///evil.test"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "https://evil.test/",
+        "//evil.test/",
+        "/\\evil.test",
+        f"{ROOT}/\\evil",
+        "javascript:x",
+        f"{ROOT}/x\nLocation:y",
+        "/elsewhere",
+        "///evil.test",
+    ],
+)
 def test_nobody_is_sent_elsewhere(app: Flask, target: str) -> None:
     visitor = Visitor(app)
     token = csrf_token(visitor.get("/login"))
-    answer = visitor.client.post(f"{ROOT}/login", query_string={"next": target},
-                                 data={"name": "ada", "password": PASSWORD, "csrf_token": token})
+    answer = visitor.client.post(
+        f"{ROOT}/login",
+        query_string={"next": target},
+        data={"name": "ada", "password": PASSWORD, "csrf_token": token},
+    )
     assert answer.headers["Location"] == f"{ROOT}/"
 
 
@@ -133,7 +184,9 @@ def test_a_token_is_no_way_to_log_in(app: Flask, visitor: Visitor) -> None:
     assert visitor.log_in(token, "anything").status_code == 401
 
 
-def test_log_in_is_refused_after_many_failures_in_every_process(app: Flask, settings: Settings) -> None:
+def test_log_in_is_refused_after_many_failures_in_every_process(
+    app: Flask, settings: Settings
+) -> None:
     for _ in range(MAX_FAILURES):
         assert Visitor(app).log_in("ada", "wrong").status_code == 401
     assert Visitor(app).log_in("ada").status_code == 429
@@ -147,8 +200,12 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites(app: Flask) -> None:
     plain = Visitor(app).log_in("ada").headers["Set-Cookie"]
     secure = Visitor(app, base_url="https://localhost")
     token = csrf_token(secure.get("/login"))
-    answer = secure.client.post(f"{ROOT}/login", data={"name": "ada", "password": PASSWORD, "csrf_token": token},
-                                headers={"Referer": "https://localhost/"}, base_url="https://localhost")
+    answer = secure.client.post(
+        f"{ROOT}/login",
+        data={"name": "ada", "password": PASSWORD, "csrf_token": token},
+        headers={"Referer": "https://localhost/"},
+        base_url="https://localhost",
+    )
 
     for cookie in (plain, answer.headers["Set-Cookie"]):
         assert "HttpOnly" in cookie and "SameSite=Lax" in cookie and f"Path={ROOT}" in cookie
@@ -168,8 +225,9 @@ def test_headers_let_no_foreign_script_in(app: Flask) -> None:
         assert not re.search(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=", answer.text)
 
 
-@pytest.mark.parametrize("path", ["/logout", "/builds/new", "/account/password", "/account/tokens", "/login",
-                                  "/signup"])
+@pytest.mark.parametrize(
+    "path", ["/logout", "/builds/new", "/account/password", "/account/tokens", "/login", "/signup"]
+)
 def test_forms_need_their_token(app: Flask, path: str) -> None:
     ada = Visitor(app, "ada")
     assert ada.post(path, token="").status_code == 400
@@ -178,8 +236,14 @@ def test_forms_need_their_token(app: Flask, path: str) -> None:
 
 def test_changes_are_not_made_by_links(app: Flask, ada: Api) -> None:
     visitor, build_id = Visitor(app, "ada"), ada.submit()
-    for path in ("/logout", f"/builds/{build_id}/cancel", f"/builds/{build_id}/delete", f"/builds/{build_id}/retry",
-                 "/account/tokens/1/revoke", "/admin/users/1/remove"):
+    for path in (
+        "/logout",
+        f"/builds/{build_id}/cancel",
+        f"/builds/{build_id}/delete",
+        f"/builds/{build_id}/retry",
+        "/account/tokens/1/revoke",
+        "/admin/users/1/remove",
+    ):
         assert visitor.get(path).status_code in (404, 405), path
 
 
@@ -200,9 +264,17 @@ def test_another_password_ends_other_sessions(app: Flask) -> None:
     assert there.log_in("ada", "quite another").status_code == 302
 
 
-@pytest.mark.parametrize(("changes", "field"), [({"present": "wrong"}, "present"), ({"repeated": "x"}, "repeated"),
-                                                ({"password": "short", "repeated": "short"}, "password")])
-def test_a_password_is_not_changed_by_mistake(app: Flask, changes: dict[str, str], field: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"present": "wrong"}, "present"),
+        ({"repeated": "x"}, "repeated"),
+        ({"password": "short", "repeated": "short"}, "password"),
+    ],
+)
+def test_a_password_is_not_changed_by_mistake(
+    app: Flask, changes: dict[str, str], field: str
+) -> None:
     ada = Visitor(app, "ada")
     form = {"present": PASSWORD, "password": "quite another", "repeated": "quite another"}
     answer = ada.post("/account/password", form | changes)
@@ -246,7 +318,9 @@ def test_a_captcha_works_once_and_not_for_ever(app: Flask) -> None:
     wrong, right, late = (captchas.ask(engine, "here") for _ in range(3))
     answers = {captcha_id: answer_of(engine, captcha_id) for captcha_id in (wrong, right, late)}
     with writing(engine) as connection:
-        connection.execute(captchas.CAPTCHAS.update().where(captchas.CAPTCHAS.c.id == late).values(until=now()))
+        connection.execute(
+            captchas.CAPTCHAS.update().where(captchas.CAPTCHAS.c.id == late).values(until=now())
+        )
 
     assert not captchas.is_answered(engine, wrong, "x")
     assert not captchas.is_answered(engine, wrong, answers[wrong])
@@ -267,14 +341,27 @@ def test_a_captcha_is_seen_and_heard(visitor: Visitor) -> None:
 
 def test_a_captcha_is_not_drawn_for_ever(visitor: Visitor) -> None:
     captcha_id = captchas.ask(visitor.engine, "here")
-    found = [visitor.get(f"/captchas/{captcha_id}.png").status_code for _ in range(captchas.MAX_SHOWN + 1)]
+    found = [
+        visitor.get(f"/captchas/{captcha_id}.png").status_code
+        for _ in range(captchas.MAX_SHOWN + 1)
+    ]
     assert found == [200] * captchas.MAX_SHOWN + [404]
 
 
-@pytest.mark.parametrize(("changes", "field"), [
-    ({"answer": "12"}, "answer"), ({"name": "ADA"}, "name"), ({"name": "a b"}, "name"), ({"name": "cic_x"}, "name"),
-    ({"password": "short", "repeated": "short"}, "password"), ({"repeated": "another"}, "repeated")])
-def test_a_wrong_sign_up_is_told_beside_the_field(visitor: Visitor, changes: dict[str, str], field: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"answer": "12"}, "answer"),
+        ({"name": "ADA"}, "name"),
+        ({"name": "a b"}, "name"),
+        ({"name": "cic_x"}, "name"),
+        ({"password": "short", "repeated": "short"}, "password"),
+        ({"repeated": "another"}, "repeated"),
+    ],
+)
+def test_a_wrong_sign_up_is_told_beside_the_field(
+    visitor: Visitor, changes: dict[str, str], field: str
+) -> None:
     before = len(accounts.users(visitor.engine))
     answer = visitor.sign_up("mary", **changes)
     assert answer.status_code == 400
@@ -292,11 +379,18 @@ def test_closed_sign_up(settings: Settings, builder: FakeBuilder) -> None:
     with running_app(with_service(settings, signup_open=False), builder) as app:
         visitor = Visitor(app)
         assert visitor.get("/signup").status_code == 403
-        assert visitor.post("/signup", {"name": "mary", "password": PASSWORD, "repeated": PASSWORD}).status_code == 403
+        assert (
+            visitor.post(
+                "/signup", {"name": "mary", "password": PASSWORD, "repeated": PASSWORD}
+            ).status_code
+            == 403
+        )
         assert "/signup" not in visitor.get("/login").text
 
 
-def test_who_signs_up_waits_where_users_are_confirmed(settings: Settings, builder: FakeBuilder) -> None:
+def test_who_signs_up_waits_where_users_are_confirmed(
+    settings: Settings, builder: FakeBuilder
+) -> None:
     with running_app(with_service(settings, confirm_users=True), builder) as app:
         mary, root = Visitor(app), Visitor(app, "root")
         assert mary.sign_up("mary").headers["Location"] == f"{ROOT}/login"
@@ -311,7 +405,11 @@ class FakeProvider(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        answer = b'{"success": true}' if "response=good" in body and "secret=private" in body else b'{"success": false}'
+        answer = (
+            b'{"success": true}'
+            if "response=good" in body and "secret=private" in body
+            else b'{"success": false}'
+        )
         self.send_response(200)
         self.end_headers()
         self.wfile.write(answer)
@@ -328,17 +426,26 @@ def provider_url() -> Iterator[str]:
         server.shutdown()
 
 
-def test_sign_up_with_a_captcha_provider(settings: Settings, builder: FakeBuilder, provider_url: str) -> None:
-    own = with_service(settings, captcha_web_site_key="public", captcha_site_key="private",
-                       captcha_verify_url=provider_url, captcha_script_url="https://captcha.test/api.js",
-                       captcha_hosts=("https://captcha.test",))
+def test_sign_up_with_a_captcha_provider(
+    settings: Settings, builder: FakeBuilder, provider_url: str
+) -> None:
+    own = with_service(
+        settings,
+        captcha_web_site_key="public",
+        captcha_site_key="private",
+        captcha_verify_url=provider_url,
+        captcha_script_url="https://captcha.test/api.js",
+        captcha_hosts=("https://captcha.test",),
+    )
     with running_app(own, builder) as app:
         visitor = Visitor(app)
         page = visitor.get("/signup")
         form = {"name": "mary", "password": PASSWORD, "repeated": PASSWORD}
         assert 'data-sitekey="public"' in page.text and "private" not in page.text
         assert "script-src 'self' https://captcha.test;" in page.headers["Content-Security-Policy"]
-        assert "https://captcha.test" not in visitor.get("/login").headers["Content-Security-Policy"]
+        assert (
+            "https://captcha.test" not in visitor.get("/login").headers["Content-Security-Policy"]
+        )
         assert visitor.post("/signup", form | {"g-recaptcha-response": "bad"}).status_code == 400
         assert visitor.post("/signup", form).status_code == 400
         assert visitor.post("/signup", form | {"g-recaptcha-response": "good"}).status_code == 302
@@ -351,8 +458,12 @@ def test_request_a_build(app: Flask, ada: Api) -> None:
     status = ada.wait(build_id)
 
     assert status["status"] == "FINISHED"
-    assert status["request"]["machine"] == REQUEST["machine"] | {"architecture": "x86_64", "mpi": None, "gpu": None,
-                                                                 "gpu_arch": None}
+    assert status["request"]["machine"] == REQUEST["machine"] | {
+        "architecture": "x86_64",
+        "mpi": None,
+        "gpu": None,
+        "gpu_arch": None,
+    }
     assert build_id in visitor.get("/builds").text
     page = visitor.get(f"/builds/{build_id}").text
     assert status["sha256"] in page and "FINISHED" in page
@@ -374,8 +485,15 @@ def test_every_wrong_field_is_told_and_what_was_typed_is_kept(app: Flask) -> Non
     assert any("rome" in text and "GET /" not in text for text in complaints(answer))
 
 
-@pytest.mark.parametrize(("changes", "field"), [({"workflow": "dem"}, "workflow"), ({"step_id": "helo"}, "step_id"),
-                                                ({"version": "v99"}, "version"), ({"machine": "nowhere"}, "machine")])
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"workflow": "dem"}, "workflow"),
+        ({"step_id": "helo"}, "step_id"),
+        ({"version": "v99"}, "version"),
+        ({"machine": "nowhere"}, "machine"),
+    ],
+)
 def test_names_that_are_not_there(app: Flask, changes: dict[str, str], field: str) -> None:
     answer = Visitor(app, "ada").post("/builds/new", NEW_BUILD | changes)
     assert answer.status_code == 400
@@ -410,14 +528,19 @@ def test_build_again_with_changes(app: Flask, ada: Api) -> None:
 def test_the_form_is_offered_names(app: Flask) -> None:
     visitor = Visitor(app, "ada")
     assert visitor.get("/builds/new/workflows").get_json()["names"] == ["demo"]
-    assert visitor.get("/builds/new/workflows?workflow=demo").get_json()["names"] == ["hello", "other"]
+    assert visitor.get("/builds/new/workflows?workflow=demo").get_json()["names"] == [
+        "hello",
+        "other",
+    ]
     assert "latest" in visitor.get("/builds/new/workflows?versions=1").get_json()["names"]
     assert visitor.get("/builds/new/workflows?version=v99").get_json()["names"] == []
     assert "lumi-c" in visitor.get("/builds/new/choices").get_json()["machines"]
 
 
 def test_base_images_are_for_administrators(app: Flask) -> None:
-    answer = Visitor(app, "ada").post("/builds/new", NEW_BUILD | {"workflow": "BASE", "step_id": "BASE"})
+    answer = Visitor(app, "ada").post(
+        "/builds/new", NEW_BUILD | {"workflow": "BASE", "step_id": "BASE"}
+    )
     assert answer.status_code == 400
     assert "Only administrators" in answer.text
 
@@ -446,13 +569,21 @@ def test_cancel_and_delete(app: Flask, ada: Api, builder: FakeBuilder) -> None:
     assert visitor.get(f"/builds/{build_id}").status_code == 404
 
 
-def test_the_cause_of_a_failure_is_told_and_it_can_be_tried_again(app: Flask, ada: Api, builder: FakeBuilder) -> None:
-    builder.error = BuildFailed("The <b>step</b> failed.", hint="Mend it.", excerpt=["E: <script>x</script>"])
+def test_the_cause_of_a_failure_is_told_and_it_can_be_tried_again(
+    app: Flask, ada: Api, builder: FakeBuilder
+) -> None:
+    builder.error = BuildFailed(
+        "The <b>step</b> failed.", hint="Mend it.", excerpt=["E: <script>x</script>"]
+    )
     build_id, visitor = ada.submit(), Visitor(app, "ada")
     ada.wait(build_id)
     page = visitor.get(f"/builds/{build_id}").text
 
-    assert "The &lt;b&gt;step&lt;/b&gt; failed." in page and "Mend it." in page and "<script>x" not in page
+    assert (
+        "The &lt;b&gt;step&lt;/b&gt; failed." in page
+        and "Mend it." in page
+        and "<script>x" not in page
+    )
     builder.error = None
     answer = visitor.post(f"/builds/{build_id}/retry")
     again = answer.headers["Location"].rpartition("/")[2]
@@ -490,13 +621,22 @@ def test_images(app: Flask, ada: Api) -> None:
     assert status["sha256"] in page.text
     assert f"{ROOT}/images/download/{filename}" in page.text
     assert "Run it there" in visitor.get(f"/images/{filename}?machine=lumi-c").text
-    assert visitor.get(f"/images/{filename}/download").data == ada("GET", f"/images/download/{filename}").data
-    for path in ("/images/nothing.sif", "/images/nothing.sif/download", f"/images/{filename}/documents/passwd"):
+    assert (
+        visitor.get(f"/images/{filename}/download").data
+        == ada("GET", f"/images/download/{filename}").data
+    )
+    for path in (
+        "/images/nothing.sif",
+        "/images/nothing.sif/download",
+        f"/images/{filename}/documents/passwd",
+    ):
         assert visitor.get(path).status_code == 404
 
 
 def test_images_that_docker_uses(app: Flask, ada: Api) -> None:
-    """What was not pushed has no command that fetches it; what was is pulled by name, or by what it is."""
+    """What was not pushed has no command that fetches it; what was is pulled by name, or by what it
+    is.
+    """
     status = ada.wait(ada.submit(machine={**REQUEST["machine"], "container_engine": "docker"}))
     image_id, visitor = status["image_id"], Visitor(app, "bob")
     page = visitor.get(f"/images/docker/{image_id}")
@@ -506,7 +646,11 @@ def test_images_that_docker_uses(app: Flask, ada: Api) -> None:
 
     pushed = "sha256:" + "1" * 64
     with writing(visitor.engine) as connection:
-        connection.execute(store.BUILDS.update().where(store.BUILDS.c.id == status["id"]).values(pushed_digest=pushed))
+        connection.execute(
+            store.BUILDS.update()
+            .where(store.BUILDS.c.id == status["id"])
+            .values(pushed_digest=pushed)
+        )
     page = visitor.get(f"/images/docker/{image_id}")
     assert f"docker pull {image_id}" in page.text
     assert f"docker pull {image_id.rpartition(':')[0]}@{pushed}" in page.text
@@ -518,7 +662,10 @@ def test_an_image_may_be_a_sif_and_docker_s(app: Flask, ada: Api) -> None:
     with writing(visitor.engine) as connection:
         connection.execute(store.BUILDS.update().values(pushed_digest="sha256:" + "2" * 64))
     page = visitor.get(f"/images/{status['filename']}")
-    assert f"singularity run {status['filename']}" in page.text and f"docker pull {status['image_id']}" in page.text
+    assert (
+        f"singularity run {status['filename']}" in page.text
+        and f"docker pull {status['image_id']}" in page.text
+    )
     assert visitor.get("/images").text.count("<tr>") == 2
 
 
@@ -540,7 +687,10 @@ def test_an_administrator_sees_to_users(app: Flask) -> None:
     root.post(f"/admin/users/{ids['bob']}/remove")
     root.post(f"/admin/users/{ids['root']}/remove")
 
-    assert {row.name: row.is_admin for row in accounts.users(root.engine)} == {"ada": False, "root": True}
+    assert {row.name: row.is_admin for row in accounts.users(root.engine)} == {
+        "ada": False,
+        "root": True,
+    }
     with reading(root.engine) as connection:
         noted = connection.execute(sa.select(store.AUDIT.c.action, store.AUDIT.c.subject)).all()
     assert ("user remove", "bob") in [tuple(row) for row in noted]
@@ -566,11 +716,16 @@ def test_an_answer_on_its_way_does_not_undo_a_log_out(app: Flask) -> None:
 
 
 def test_every_page_is_looked_at(app: Flask) -> None:
-    """No page can be forgotten where browsers look at all of them: each route is one, or says that it is none."""
+    """No page can be forgotten where browsers look at all of them: each route is one, or says that
+    it is none.
+    """
     facts = sights.Facts(finished="", failed="", going_on="", filename="", image_id="")
     looked_at = {sight.endpoint for sight in sights.sights(facts)} - {"404"}
-    routes = {rule.endpoint.removeprefix("web.") for rule in app.url_map.iter_rules()
-              if rule.endpoint.startswith("web.")}
+    routes = {
+        rule.endpoint.removeprefix("web.")
+        for rule in app.url_map.iter_rules()
+        if rule.endpoint.startswith("web.")
+    }
     assert looked_at & sights.NOT_PAGES == set()
     assert routes == looked_at | sights.NOT_PAGES
 

@@ -18,9 +18,18 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-         "--force-device-scale-factor=1")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--force-device-scale-factor=1",
+)
 REPLACED = (NoSuchElementException, StaleElementReferenceException)
 """What happens to somebody who looks while a page changes."""
 
@@ -30,7 +39,9 @@ _OWN_SCHEMES = re.compile(r"(data|blob|chrome|about|devtools):")
 def programs() -> tuple[str, str]:
     """Where Chromium and its driver are."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert chromium and driver, "chromium and chromium-driver are not installed: scripts/setup --tests installs them"
+    assert chromium and driver, (
+        "chromium and chromium-driver are not installed: scripts/setup --tests installs them"
+    )
     return chromium, driver
 
 
@@ -58,7 +69,9 @@ class Browser:
 
     def text(self, css: str = "body") -> str:
         """The text of an element as it stands in the page, seen or not."""
-        found = self.driver.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", css)
+        found = self.driver.execute_script(
+            "return document.querySelector(arguments[0])?.textContent ?? ''", css
+        )
         return str(found)
 
     def fill(self, **fields: str) -> None:
@@ -72,10 +85,15 @@ class Browser:
                 element.send_keys(text)
 
     def click(self, css: str) -> None:
-        """Click as soon as the element is there; one that the page replaces at that moment is looked up again."""
+        """Click as soon as the element is there; one that the page replaces at that moment is
+        looked up again.
+        """
+
         def clicked() -> bool:
             element = self.find(css)
-            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+            self.driver.execute_script(
+                "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element
+            )
             element.click()
             return True
 
@@ -83,13 +101,19 @@ class Browser:
 
     def wait(self, condition: Any, timeout_s: float = 60) -> Any:
         """Wait until `condition()` is true, and return what it gave."""
-        waiting = WebDriverWait(self.driver, timeout_s, poll_frequency=0.1, ignored_exceptions=REPLACED)
+        waiting = WebDriverWait(
+            self.driver, timeout_s, poll_frequency=0.1, ignored_exceptions=REPLACED
+        )
         return waiting.until(lambda _: condition())
 
     def clipboard(self) -> str:
         """The text that a reader could paste now."""
-        self.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]})
-        return str(self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])"))
+        self.driver.execute_cdp_cmd(
+            "Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]}
+        )
+        return str(
+            self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+        )
 
     def log_in(self, name: str, password: str) -> None:
         self.open("/login")
@@ -99,18 +123,30 @@ class Browser:
 
     def asked_addresses(self) -> set[str]:
         """Every address that the browser asked for since this was called last, in all pages."""
-        events = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
-        sent = (event["params"] for event in events if event["method"] == "Network.requestWillBeSent")
+        events = (
+            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
+        )
+        sent = (
+            event["params"] for event in events if event["method"] == "Network.requestWillBeSent"
+        )
         asked = {parameters["request"]["url"] for parameters in sent}
         return {address for address in asked if not _OWN_SCHEMES.match(address)}
 
     def complaints(self) -> list[str]:
-        """What the browser's console says is wrong since this was asked last, CSP violations among it."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        """What the browser's console says is wrong since this was asked last, CSP violations among
+        it.
+        """
+        return [
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] == "SEVERE"
+        ]
 
 
 @contextlib.contextmanager
-def browser(root: str, profile: Path, *, width: int = 1200, height: int = 900, dark: bool = False) -> Iterator[Browser]:
+def browser(
+    root: str, profile: Path, *, width: int = 1200, height: int = 900, dark: bool = False
+) -> Iterator[Browser]:
     """A fresh browser whose profile and downloads lie below `profile`."""
     chromium, driver_path = programs()
     options = Options()
@@ -120,8 +156,13 @@ def browser(root: str, profile: Path, *, width: int = 1200, height: int = 900, d
     if dark:
         options.add_argument("--force-dark-mode")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    options.add_experimental_option("prefs", {"download.default_directory": str(profile / "downloads"),
-                                              "credentials_enable_service": False})
+    options.add_experimental_option(
+        "prefs",
+        {
+            "download.default_directory": str(profile / "downloads"),
+            "credentials_enable_service": False,
+        },
+    )
     driver = webdriver.Chrome(options=options, service=Driver(executable_path=driver_path))
     driver.set_page_load_timeout(60)
     try:

@@ -12,8 +12,8 @@ from tests.system.site import ImageRegistry, Site, make_site, running_image_regi
 
 HELLO = {
     "eflows4hpc.yaml": "apt:\n  - bc\npip:\n  - six\n",
-    "hello.py": 'import six, subprocess\n'
-                'print("hello", subprocess.check_output(["bc"], input=b"6*7\\n").decode().strip())\n',
+    "hello.py": "import six, subprocess\n"
+    'print("hello", subprocess.check_output(["bc"], input=b"6*7\\n").decode().strip())\n',
 }
 """A step that needs a Debian package and a Python one, and prints `hello 42`."""
 

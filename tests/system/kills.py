@@ -1,7 +1,8 @@
 """A driver that keeps a service busy with small builds while parts of it are killed without a word.
 
-Whatever the service starts carries a mark of the site's in its environment, so that victims and leftovers are found
-wherever they went. The service may run on another Docker daemon than the machine's.
+Whatever the service starts carries a mark of the site's in its environment, so that victims and
+leftovers are found wherever they went. The service may run on another Docker daemon than the
+machine's.
 """
 
 from __future__ import annotations
@@ -26,17 +27,38 @@ import sqlalchemy as sa
 
 from image_builder import guard, sif
 from service.executors import WAKE, RunFolder
-from tests.system.site import MACHINE, PASSWORD, USER, Service, Site, add_user, free_port, running_service
+from tests.system.site import (
+    MACHINE,
+    PASSWORD,
+    USER,
+    Service,
+    Site,
+    add_user,
+    free_port,
+    running_service,
+)
 
 MARK = "TEST_SITE_MARK"
 USERS = (USER, "grace")
 TRUE_CODES = frozenset({"LOST_WORKER", "DOCKER_UNAVAILABLE", "INTERRUPTED", "NO_SPACE"})
-"""What a build of a step without faults may fail with when parts of the service, Docker or the disk go away."""
-CONVERSION = ("tar2sqfs", "tarfilter", "unsquashfs", "mksquashfs", "singularity", "apptainer", "docker\0export")
+"""What a build of a step without faults may fail with when parts of the service, Docker or the disk
+go away.
+"""
+CONVERSION = (
+    "tar2sqfs",
+    "tarfilter",
+    "unsquashfs",
+    "mksquashfs",
+    "singularity",
+    "apptainer",
+    "docker\0export",
+)
 
 
 def seed() -> int:
-    """The seed of this test, which CIC_TEST_SEED may set; printed, so that the same can be tried again."""
+    """The seed of this test, which CIC_TEST_SEED may set; printed, so that the same can be tried
+    again.
+    """
     chosen = int(os.environ.get("CIC_TEST_SEED") or secrets.randbelow(2**32))
     print(f"CIC_TEST_SEED={chosen}")
     return chosen
@@ -78,7 +100,9 @@ def read_process(pid: int) -> Process | None:
 
 @dataclasses.dataclass
 class Chaos:
-    """A running service that is killed piece by piece. `random` chooses whom, when, and what is built meanwhile."""
+    """A running service that is killed piece by piece. `random` chooses whom, when, and what is
+    built meanwhile.
+    """
 
     site: Site
     random: random.Random
@@ -109,7 +133,11 @@ class Chaos:
         parents = {process.pid for process in marked}
         for folder in Path("/proc").iterdir():
             process = read_process(int(folder.name)) if folder.name.isdigit() else None
-            if process is not None and process.parent in parents and guard.__file__ in process.arguments:
+            if (
+                process is not None
+                and process.parent in parents
+                and guard.__file__ in process.arguments
+            ):
                 self.guards.add(process)
 
     def victims(self) -> dict[str, list[Process]]:
@@ -119,20 +147,30 @@ class Chaos:
         server = self.service.process.pid
         kinds: dict[str, Callable[[Process], bool]] = {
             "server": lambda process: process.pid == server,
-            "web process": lambda process: process.parent == server and "builder_service" in process.arguments,
+            "web process": lambda process: (
+                process.parent == server and "builder_service" in process.arguments
+            ),
             "pool": lambda process: "service.pool" in process.arguments,
             "docker client": lambda process: "buildx" in process.arguments,
             "conversion": lambda process: any(word in process.arguments for word in CONVERSION),
         }
-        found = {kind: [process for process in marked if matches(process)] for kind, matches in kinds.items()}
+        found = {
+            kind: [process for process in marked if matches(process)]
+            for kind, matches in kinds.items()
+        }
         found["guard"] = [process for process in self.guards if process.is_there]
         return {kind: processes for kind, processes in found.items() if processes}
 
     def submit(self) -> None:
         """Ask for a build; what is not accepted is no matter, as long as the service says so."""
         user = self.random.choice(USERS)
-        body = {"machine": MACHINE, "workflow": "demo", "step_id": f"step{self.random.randrange(self.steps)}",
-                "push": False, "force": self.random.random() < 0.3}
+        body = {
+            "machine": MACHINE,
+            "workflow": "demo",
+            "step_id": f"step{self.random.randrange(self.steps)}",
+            "push": False,
+            "force": self.random.random() < 0.3,
+        }
         try:
             answer = self.service.call("POST", "/build/", user=user, json=body)
         except requests.RequestException:
@@ -145,7 +183,9 @@ class Chaos:
             self.refused["503"] += 1
 
     def active(self) -> int:
-        return len([state for _, state, *_ in runs(self.site) if state not in ("FINISHED", "FAILED")])
+        return len(
+            [state for _, state, *_ in runs(self.site) if state not in ("FINISHED", "FAILED")]
+        )
 
     def kill_one(self) -> None:
         """Kill somebody, and measure until the service is ready again."""
@@ -156,7 +196,9 @@ class Chaos:
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim.pid, signal.SIGKILL)
         begin = time.monotonic()
-        until(lambda: not victim.is_there, 60, every_s=0.005)  # one that is dying still seems to listen
+        until(
+            lambda: not victim.is_there, 60, every_s=0.005
+        )  # one that is dying still seems to listen
         self.killed[kind] += 1
         if kind == "server":
             self.restart()
@@ -167,8 +209,11 @@ class Chaos:
         """The server is gone: another one on the same port."""
         self.service.process.wait()
         port = int(self.service.url.rpartition(":")[2])
-        self.service = self.stack.enter_context(running_service(
-            self.site, name=f"service-{sum(self.killed.values())}", port=port, with_user=False))
+        self.service = self.stack.enter_context(
+            running_service(
+                self.site, name=f"service-{sum(self.killed.values())}", port=port, with_user=False
+            )
+        )
 
     def is_ready(self) -> bool:
         """Whether it answers a user's call, and somebody builds."""
@@ -189,17 +234,25 @@ class Chaos:
     def all_ended(self, timeout_s: float) -> dict[str, dict[str, Any]]:
         """The last status of every accepted build."""
         end = time.monotonic() + timeout_s
-        return {build_id: self.service.wait_for(build_id, max(1.0, end - time.monotonic()), user=user)
-                for build_id, user in self.accepted.items()}
+        return {
+            build_id: self.service.wait_for(build_id, max(1.0, end - time.monotonic()), user=user)
+            for build_id, user in self.accepted.items()
+        }
 
     def figures(self, ended: dict[str, dict[str, Any]]) -> str:
         """What happened, in a few lines."""
-        times = {kind: f"{len(taken)} kills, median {sorted(taken)[len(taken) // 2]:.2f} s, longest {max(taken):.2f} s"
-                 for kind, taken in sorted(self.ready_s.items())}
+        times = {
+            kind: f"{len(taken)} kills, median {sorted(taken)[len(taken) // 2]:.2f} s, longest {max(taken):.2f} s"
+            for kind, taken in sorted(self.ready_s.items())
+        }
         outcomes = Counter(status["error_code"] or status["status"] for status in ended.values())
-        return "\n".join([f"{len(self.accepted)} builds accepted, not accepted: {dict(self.refused)}",
-                          f"ended: {dict(outcomes)}",
-                          *(f"ready again after {kind}: {text}" for kind, text in times.items())])
+        return "\n".join(
+            [
+                f"{len(self.accepted)} builds accepted, not accepted: {dict(self.refused)}",
+                f"ended: {dict(outcomes)}",
+                *(f"ready again after {kind}: {text}" for kind, text in times.items()),
+            ]
+        )
 
     def check_states(self, ended: dict[str, dict[str, Any]]) -> None:
         """Builds and runs fit together, nothing was worked on twice at a time, and causes are true."""
@@ -209,26 +262,42 @@ class Chaos:
             assert row.state in ("FINISHED", "FAILED") and row.attempts <= bound, row
             assert row.error_code != "LOST_WORKER" or row.attempts == bound, row
         for build_id, run_id, state in builds(self.site):
-            assert build_id in self.accepted or state is not None  # one whose answer was lost ends as well
+            assert (
+                build_id in self.accepted or state is not None
+            )  # one whose answer was lost ends as well
             assert state == rows[run_id].state, (build_id, state, rows[run_id])
         assert set(self.accepted) <= {build_id for build_id, *_ in builds(self.site)}
         codes = {status["error_code"] for status in ended.values() if status["status"] == "FAILED"}
-        assert codes <= TRUE_CODES, [status for status in ended.values() if status["status"] == "FAILED"]
+        assert codes <= TRUE_CODES, [
+            status for status in ended.values() if status["status"] == "FAILED"
+        ]
         spans: dict[str, list[Any]] = {}
         for row in sorted(rows.values(), key=lambda row: row.created_at):
             spans.setdefault(row.join_key, []).append(row)
         for same in spans.values():
             for first, second in itertools.pairwise(same):
                 assert first.ended_at <= second.created_at, (first, second)
-        begun = Counter(line.split()[-2] for line in pool_log(self.site) if " begins" in line and " run " in line)
+        begun = Counter(
+            line.split()[-2]
+            for line in pool_log(self.site)
+            if " begins" in line and " run " in line
+        )
         for run_id, times in begun.items():
-            assert times <= rows[run_id].attempts + rows[run_id].retries, (run_id, times, rows[run_id])
+            assert times <= rows[run_id].attempts + rows[run_id].retries, (
+                run_id,
+                times,
+                rows[run_id],
+            )
 
     def check_downloads(self, ended: dict[str, dict[str, Any]], *, inspected: int) -> int:
         """Every finished build's SIF comes whole; returns how many different ones there are."""
-        finished = {status["sha256"]: status for status in ended.values() if status["status"] == "FINISHED"}
+        finished = {
+            status["sha256"]: status for status in ended.values() if status["status"] == "FINISHED"
+        }
         for number, (sha256, status) in enumerate(sorted(finished.items())):
-            answer = self.service.call("GET", f"/images/download/{status['filename']}", params={"sha256": sha256})
+            answer = self.service.call(
+                "GET", f"/images/download/{status['filename']}", params={"sha256": sha256}
+            )
             assert answer.status_code == 200, (status, answer.text)
             assert len(answer.content) == status["size_bytes"]
             assert hashlib.sha256(answer.content).hexdigest() == sha256
@@ -236,12 +305,16 @@ class Chaos:
             file.write_bytes(answer.content)
             sif.verify(file, platform=MACHINE["platform"])
             if number < inspected:
-                shown = subprocess.run(["singularity", "inspect", str(file)], capture_output=True, text=True)
+                shown = subprocess.run(
+                    ["singularity", "inspect", str(file)], capture_output=True, text=True
+                )
                 assert shown.returncode == 0 and "org.label-schema" in shown.stdout, shown
         return len(finished)
 
     def check_nothing_left(self) -> None:
-        """After a graceful stop and a new start: no unfinished file; after the last stop: no process."""
+        """After a graceful stop and a new start: no unfinished file; after the last stop: no
+        process.
+        """
         self.service.process.terminate()
         self.service.process.wait(60)
         with running_service(self.site, name="last") as self.service:
@@ -255,8 +328,11 @@ class Chaos:
         while left := [*self.marked(), *(process for process in self.guards if process.is_there)]:
             assert time.monotonic() < end, left
             time.sleep(0.2)
-        assert not [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
-                    if (process := read_process(pid)) and self.sleeper in process.arguments]
+        assert not [
+            pid
+            for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+            if (process := read_process(pid)) and self.sleeper in process.arguments
+        ]
 
     @property
     def sleeper(self) -> str:
@@ -269,8 +345,14 @@ def chaos(site: Site, *, steps: int, seed: int, retry_delay_s: str = "0.5") -> I
     """A service with `steps` small steps that no earlier test has built, ready to be killed."""
     chance = random.Random(seed)
     mark = secrets.token_hex(8)
-    site = site.with_environ(**{MARK: mark, "CIC_STOP_TIMEOUT_S": "0", "CIC_RETRY_DELAY_S": retry_delay_s,
-                                "CIC_WEB_PROCESSES": "2"})
+    site = site.with_environ(
+        **{
+            MARK: mark,
+            "CIC_STOP_TIMEOUT_S": "0",
+            "CIC_RETRY_DELAY_S": retry_delay_s,
+            "CIC_WEB_PROCESSES": "2",
+        }
+    )
     with contextlib.ExitStack() as stack:
         for user in USERS:
             add_user(site, user, PASSWORD)
@@ -278,13 +360,22 @@ def chaos(site: Site, *, steps: int, seed: int, retry_delay_s: str = "0.5") -> I
         made = Chaos(site, chance, steps, service, stack, mark)
         for number in range(steps):
             sleep = f"sleep {made.sleeper}" if number % 3 == 0 else "true"
-            site.add_step("demo", f"step{number}", {"eflows4hpc.yaml": "",
-                                                    "post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\n{sleep}\n"})
+            site.add_step(
+                "demo",
+                f"step{number}",
+                {
+                    "eflows4hpc.yaml": "",
+                    "post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\n{sleep}\n",
+                },
+            )
         yield made
 
 
 def runs(site: Site) -> list[Any]:
-    return _rows(site, "SELECT id, state, attempts, retries, join_key, error_code, created_at, ended_at FROM runs")
+    return _rows(
+        site,
+        "SELECT id, state, attempts, retries, join_key, error_code, created_at, ended_at FROM runs",
+    )
 
 
 def builds(site: Site) -> list[Any]:
@@ -303,11 +394,17 @@ def _rows(site: Site, query: str) -> list[Any]:
 def pool_log(site: Site) -> list[str]:
     """What all pools of the site wrote."""
     logs = site.tmp_folder / "logs"
-    return "".join((logs / name).read_text("utf-8", "replace") for name in ("pool.log.1", "pool.log")
-                   if (logs / name).exists()).splitlines()
+    return "".join(
+        (logs / name).read_text("utf-8", "replace")
+        for name in ("pool.log.1", "pool.log")
+        if (logs / name).exists()
+    ).splitlines()
 
 
 def file_sha256(file: Path) -> str:
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(
-            opened.read()).hexdigest()
+        return (
+            hashlib.file_digest(opened, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(opened.read()).hexdigest()
+        )

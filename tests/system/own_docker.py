@@ -1,6 +1,8 @@
-"""A Docker daemon of a test's own: own data and socket, in a network namespace of its own with a small world outside.
+"""A Docker daemon of a test's own: own data and socket, in a network namespace of its own with a
+small world outside.
 
-What is done to its network, or to itself, reaches nobody else. It ends with the block, whatever is left in it.
+What is done to its network, or to itself, reaches nobody else. It ends with the block, whatever is
+left in it.
 """
 
 from __future__ import annotations
@@ -33,12 +35,16 @@ while :; do
     while test -e "$0"; do sleep 0.1; done
 done
 """
-"""A shell's program: runs the arguments as a command, again when it has ended, but not while the file `$0` is there."""
+"""A shell's program: runs the arguments as a command, again when it has ended, but not while the
+file `$0` is there.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnDocker:
-    """A running daemon; `host` and `world` are processes in the network namespaces of its host and of the world."""
+    """A running daemon; `host` and `world` are processes in the network namespaces of its host and
+    of the world.
+    """
 
     root: Path
     host: int
@@ -52,14 +58,24 @@ class OwnDocker:
         """What a process is started with that is to use this daemon."""
         return {**environ, "DOCKER_HOST": f"unix://{self.socket}"}
 
-    def on_host(self, *argv: str, environ: Mapping[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
+    def on_host(
+        self, *argv: str, environ: Mapping[str, str], **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program as if on the daemon's host."""
-        return subprocess.run(["nsenter", f"--net=/proc/{self.host}/ns/net", *argv], env=self.environ(environ),
-                              capture_output=True, text=True, timeout=300, **options)
+        return subprocess.run(
+            ["nsenter", f"--net=/proc/{self.host}/ns/net", *argv],
+            env=self.environ(environ),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **options,
+        )
 
     @contextlib.contextmanager
     def stopped(self, number: int = signal.SIGTERM) -> Iterator[None]:
-        """Without the daemon, which is ended by a signal and is there again after the block; its network stays."""
+        """Without the daemon, which is ended by a signal and is there again after the block; its
+        network stays.
+        """
         hold = self.root / "hold"
         hold.touch()
         (daemon,) = map(int, _children(self.host))
@@ -81,24 +97,52 @@ def own_docker(*options: str, addresses: Sequence[str] = ()) -> Iterator[OwnDock
         stack.callback(shutil.rmtree, root, ignore_errors=True)
         world = stack.enter_context(_namespace("sh", "-c", "trap exit TERM; sleep infinity & wait"))
         socket = root / "docker.sock"
-        host = stack.enter_context(_namespace(
-            "sh", "-c", AGAIN_AND_AGAIN, str(root / "hold"),
-            "dockerd", "--data-root", str(root / "data"), "--exec-root", str(root / "exec"), "-H", f"unix://{socket}",
-            "--pidfile", str(root / "docker.pid"), *(options or ("--storage-driver", "overlay2")),
-            log=root / "dockerd.log"))
+        host = stack.enter_context(
+            _namespace(
+                "sh",
+                "-c",
+                AGAIN_AND_AGAIN,
+                str(root / "hold"),
+                "dockerd",
+                "--data-root",
+                str(root / "data"),
+                "--exec-root",
+                str(root / "exec"),
+                "-H",
+                f"unix://{socket}",
+                "--pidfile",
+                str(root / "docker.pid"),
+                *(options or ("--storage-driver", "overlay2")),
+                log=root / "dockerd.log",
+            )
+        )
         _connect(host, world, {METADATA, PRIVATE, *addresses})
         _await(root, socket)
         with subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE) as saved:
-            subprocess.run(["docker", "-H", f"unix://{socket}", "load"], stdin=saved.stdout, check=True,
-                           capture_output=True)
+            subprocess.run(
+                ["docker", "-H", f"unix://{socket}", "load"],
+                stdin=saved.stdout,
+                check=True,
+                capture_output=True,
+            )
         yield OwnDocker(root, host, world)
 
 
 @contextlib.contextmanager
 def listening(namespace: int, port: int) -> Iterator[None]:
     """A web server on all addresses of a network namespace."""
-    argv = ["nsenter", f"--net=/proc/{namespace}/ns/net", sys.executable, "-m", "http.server", "--bind", "::",
-            "--directory", "/var/empty", str(port)]
+    argv = [
+        "nsenter",
+        f"--net=/proc/{namespace}/ns/net",
+        sys.executable,
+        "-m",
+        "http.server",
+        "--bind",
+        "::",
+        "--directory",
+        "/var/empty",
+        str(port),
+    ]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             yield
@@ -109,11 +153,22 @@ def listening(namespace: int, port: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _namespace(*argv: str, log: Path | None = None) -> Iterator[int]:
     """A program in namespaces of its own, with all that it starts; gives its pid outside."""
-    unshare = ["unshare", "--net", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child",
-               "--mount-proc", *argv]
+    unshare = [
+        "unshare",
+        "--net",
+        "--mount",
+        "--propagation=private",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        *argv,
+    ]
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
-        outer = stack.enter_context(subprocess.Popen(unshare, stdout=output, stderr=output, stdin=subprocess.DEVNULL))
+        outer = stack.enter_context(
+            subprocess.Popen(unshare, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        )
         stack.callback(outer.kill)
         _wait_until(lambda: _children(outer.pid), "the namespace did not start")
         found = _children(outer.pid)
@@ -141,7 +196,11 @@ def _connect(host: int, world: int, addresses: Set[str]) -> None:
     """A cable between the two, with addresses."""
     _ip(host, "link set lo up")
     _ip(host, f"link add out type veth peer name in netns {world}")
-    for command in (f"addr add {HOST}/24 dev out", "link set out up", f"route add default via {GATEWAY}"):
+    for command in (
+        f"addr add {HOST}/24 dev out",
+        "link set out up",
+        f"route add default via {GATEWAY}",
+    ):
         _ip(host, command)
     for address in (f"{GATEWAY}/24", *(f"{address}/32" for address in sorted(addresses))):
         _ip(world, f"addr add {address} dev in")
@@ -149,11 +208,15 @@ def _connect(host: int, world: int, addresses: Set[str]) -> None:
 
 
 def _ip(namespace: int, command: str) -> None:
-    subprocess.run(["nsenter", f"--net=/proc/{namespace}/ns/net", "ip", *command.split()], check=True)
+    subprocess.run(
+        ["nsenter", f"--net=/proc/{namespace}/ns/net", "ip", *command.split()], check=True
+    )
 
 
 def _await(root: Path, socket: Path) -> None:
     end = time.monotonic() + START_S
-    while subprocess.run(["docker", "-H", f"unix://{socket}", "version"], capture_output=True).returncode:
+    while subprocess.run(
+        ["docker", "-H", f"unix://{socket}", "version"], capture_output=True
+    ).returncode:
         assert time.monotonic() < end, (root / "dockerd.log").read_text("utf-8", "replace")[-2000:]
         time.sleep(0.2)

@@ -1,4 +1,6 @@
-"""Every page that the service can show, as a browser comes to it; tests and `scripts/screenshots` look at all."""
+"""Every page that the service can show, as a browser comes to it; tests and `scripts/screenshots`
+look at all.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from tests.system.site import MACHINE, PASSWORD, Service, add_user
 ADMIN, NEWCOMER = "grace", "newcomer"
 STEPS: Mapping[str, Mapping[str, str]] = {
     "broken": {"eflows4hpc.yaml": "apt:\n  - no-such-package-anywhere\n"},
-    "slow": {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "for i in $(seq 600); do echo line $i; sleep 0.5; done\n"},
+    "slow": {
+        "eflows4hpc.yaml": "apt: []\n",
+        "post_inst.sh": "for i in $(seq 600); do echo line $i; sleep 0.5; done\n",
+    },
 }
 """What the pages of failed builds and of those that go on need in the registry, beside `hello`."""
 
@@ -30,7 +35,9 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sight:
-    """One look of a page; `endpoint` is the route that renders it. `act` goes on from `path`, as a person does."""
+    """One look of a page; `endpoint` is the route that renders it. `act` goes on from `path`, as a
+    person does.
+    """
 
     name: str
     endpoint: str
@@ -39,9 +46,25 @@ class Sight:
     act: Callable[[Browser], Any] = lambda page: None
 
 
-NOT_PAGES = frozenset({
-    "home", "build_state", "build_log", "choices", "workflows", "download", "document", "captcha_picture",
-    "captcha_sound", "cancel", "retry", "delete", "logout", "revoke_token", "change_user"})
+NOT_PAGES = frozenset(
+    {
+        "home",
+        "build_state",
+        "build_log",
+        "choices",
+        "workflows",
+        "download",
+        "document",
+        "captcha_picture",
+        "captcha_sound",
+        "cancel",
+        "retry",
+        "delete",
+        "logout",
+        "revoke_token",
+        "change_user",
+    }
+)
 """Routes that redirect, or answer with data."""
 
 
@@ -51,15 +74,30 @@ def prepare(service: Service) -> Facts:
     add_user(service.site, NEWCOMER, PASSWORD)
 
     def submit(step: str, engine: str = "singularity") -> str:
-        answer = service.call("POST", "/build/", user=ADMIN, json={
-            "machine": {**MACHINE, "container_engine": engine}, "workflow": "demo", "step_id": step, "push": False})
+        answer = service.call(
+            "POST",
+            "/build/",
+            user=ADMIN,
+            json={
+                "machine": {**MACHINE, "container_engine": engine},
+                "workflow": "demo",
+                "step_id": step,
+                "push": False,
+            },
+        )
         return str(answer.json()["id"])
 
     finished, failed, docker = submit("hello"), submit("broken"), submit("hello", "docker")
     filename = service.wait_for(finished, user=ADMIN)["filename"]
     image_id = service.wait_for(docker, user=ADMIN)["image_id"]
     service.wait_for(failed, user=ADMIN)
-    return Facts(finished=finished, failed=failed, going_on=submit("slow"), filename=filename, image_id=image_id)
+    return Facts(
+        finished=finished,
+        failed=failed,
+        going_on=submit("slow"),
+        filename=filename,
+        image_id=image_id,
+    )
 
 
 def clear(service: Service, facts: Facts) -> None:
@@ -73,27 +111,58 @@ def sights(facts: Facts) -> list[Sight]:
         Sight(name="login", endpoint="login", path="/login", user=None),
         Sight(name="login-wrong", endpoint="login", path="/login", user=None, act=_log_in_wrongly),
         Sight(name="signup", endpoint="signup", path="/signup", user=None),
-        Sight(name="signup-wrong", endpoint="signup", path="/signup", user=None, act=_sign_up_wrongly),
+        Sight(
+            name="signup-wrong", endpoint="signup", path="/signup", user=None, act=_sign_up_wrongly
+        ),
         Sight(name="docs", endpoint="docs", path="/docs", user=None),
         Sight(name="builds-empty", endpoint="builds", path="/builds", user=NEWCOMER),
         Sight(name="account-empty", endpoint="account", path="/account", user=NEWCOMER),
         Sight(name="builds", endpoint="builds", path="/builds"),
         Sight(name="builds-none", endpoint="builds", path="/builds?status=CONVERTING"),
-        Sight(name="build-finished", endpoint="build", path=f"/builds/{facts.finished}", act=_wait_for_log),
-        Sight(name="build-failed", endpoint="build", path=f"/builds/{facts.failed}", act=_wait_for_log),
-        Sight(name="build-going-on", endpoint="build", path=f"/builds/{facts.going_on}", act=_wait_for_log),
-        Sight(name="build-asking", endpoint="build", path=f"/builds/{facts.finished}", act=_ask_to_delete),
+        Sight(
+            name="build-finished",
+            endpoint="build",
+            path=f"/builds/{facts.finished}",
+            act=_wait_for_log,
+        ),
+        Sight(
+            name="build-failed", endpoint="build", path=f"/builds/{facts.failed}", act=_wait_for_log
+        ),
+        Sight(
+            name="build-going-on",
+            endpoint="build",
+            path=f"/builds/{facts.going_on}",
+            act=_wait_for_log,
+        ),
+        Sight(
+            name="build-asking",
+            endpoint="build",
+            path=f"/builds/{facts.finished}",
+            act=_ask_to_delete,
+        ),
         Sight(name="images", endpoint="images", path="/images"),
         Sight(name="images-none", endpoint="images", path="/images?search=nothing+of+that"),
         Sight(name="image", endpoint="image", path=f"/images/{facts.filename}?machine=lumi-g"),
-        Sight(name="image-docker", endpoint="image_of_docker", path=f"/images/docker/{facts.image_id}"),
+        Sight(
+            name="image-docker", endpoint="image_of_docker", path=f"/images/docker/{facts.image_id}"
+        ),
         Sight(name="machines", endpoint="machines", path="/machines"),
         Sight(name="new", endpoint="new_build", path="/builds/new?machine=lumi-c"),
         Sight(name="new-wrong", endpoint="new_build", path="/builds/new", act=_request_wrongly),
-        Sight(name="new-plan", endpoint="new_build", path="/builds/new?workflow=demo&step_id=hello", act=_plan),
+        Sight(
+            name="new-plan",
+            endpoint="new_build",
+            path="/builds/new?workflow=demo&step_id=hello",
+            act=_plan,
+        ),
         Sight(name="account-token", endpoint="add_token", path="/account", act=_make_token),
         Sight(name="account", endpoint="account", path="/account"),
-        Sight(name="account-wrong", endpoint="change_password", path="/account", act=_change_password_wrongly),
+        Sight(
+            name="account-wrong",
+            endpoint="change_password",
+            path="/account",
+            act=_change_password_wrongly,
+        ),
         Sight(name="admin", endpoint="admin", path="/admin"),
         Sight(name="nowhere", endpoint="404", path="/nowhere"),
     ]
@@ -143,22 +212,38 @@ def _ask_to_delete(page: Browser) -> None:
     page.click("details.confirm summary")
 
 
-LOOKS = tuple((width, height, dark) for width, height in ((360, 780), (1600, 1000)) for dark in (False, True))
+LOOKS = tuple(
+    (width, height, dark) for width, height in ((360, 780), (1600, 1000)) for dark in (False, True)
+)
 
 
 def look(page: Browser, width: int, height: int, dark: bool) -> None:
     """Show the page that stands in a window of this size, light or dark."""
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
-        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
-        {"name": "prefers-reduced-motion", "value": "reduce"}]})  # a colour on its way to another is none
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-        "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
-    page.wait(lambda: page.driver.execute_script("return document.documentElement.dataset.bsTheme")
-              == ("dark" if dark else "light"))
+    page.driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {
+            "features": [
+                {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+                {"name": "prefers-reduced-motion", "value": "reduce"},
+            ]
+        },
+    )  # a colour on its way to another is none
+    page.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
+    page.wait(
+        lambda: (
+            page.driver.execute_script("return document.documentElement.dataset.bsTheme")
+            == ("dark" if dark else "light")
+        )
+    )
 
 
 def visit(start: Callable[[str | None], Browser], facts: Facts) -> Iterator[tuple[Sight, Browser]]:
-    """Bring a browser to one sight after the other; `start` opens one that is logged in as this user."""
+    """Bring a browser to one sight after the other; `start` opens one that is logged in as this
+    user.
+    """
     page: Browser | None = None
     user: str | None = None
     for sight in sights(facts):

@@ -1,6 +1,8 @@
-"""A site of its own for system tests: a workflow registry, folders, an image registry, and the service itself.
+"""A site of its own for system tests: a workflow registry, folders, an image registry, and the
+service itself.
 
-Everything here is real: git, processes, an image registry that asks for a password, the service as operators start it.
+Everything here is real: git, processes, an image registry that asks for a password, the service as
+operators start it.
 """
 
 from __future__ import annotations
@@ -40,9 +42,17 @@ def free_port() -> int:
 
 def git(folder: Path, *arguments: str) -> str:
     """Run git in `folder` as somebody, and return what it printed."""
-    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "init.defaultBranch=main")
-    return subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True,
-                          text=True).stdout.strip()
+    identity = (
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@localhost",
+        "-c",
+        "init.defaultBranch=main",
+    )
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +124,17 @@ class Service:
     log: Path
     process: subprocess.Popen[bytes]
 
-    def call(self, method: str, path: str, *, user: str = USER, password: str = PASSWORD,
-             **more: Any) -> requests.Response:
+    def call(
+        self, method: str, path: str, *, user: str = USER, password: str = PASSWORD, **more: Any
+    ) -> requests.Response:
         """One REST call; `path` begins behind the application root."""
-        return requests.request(method, f"{self.url}/image_creation{path}", auth=(user, password), timeout=60, **more)
+        return requests.request(
+            method, f"{self.url}/image_creation{path}", auth=(user, password), timeout=60, **more
+        )
 
-    def wait_for(self, build_id: str, timeout_s: float = 300, *, user: str = USER) -> dict[str, Any]:
+    def wait_for(
+        self, build_id: str, timeout_s: float = 300, *, user: str = USER
+    ) -> dict[str, Any]:
         """Poll as clients do until the build has ended; returns its last status."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
@@ -138,8 +153,9 @@ class Service:
 
 
 @contextlib.contextmanager
-def running_service(site: Site, *, name: str = "service", port: int | None = None,
-                    with_user: bool = True) -> Iterator[Service]:
+def running_service(
+    site: Site, *, name: str = "service", port: int | None = None, with_user: bool = True
+) -> Iterator[Service]:
     """The service, started as the README tells, with one user."""
     port = port or free_port()
     environ = {**site.environ, "CIC_PORT": str(port)}
@@ -147,8 +163,14 @@ def running_service(site: Site, *, name: str = "service", port: int | None = Non
         add_user(site, USER, PASSWORD)
     log = site.root / f"{name}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "builder_service.py"], cwd=PROJECT, env=environ, stdout=output,
-                                   stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "builder_service.py"],
+            cwd=PROJECT,
+            env=environ,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_alive(f"{url}/image_creation/health/live", process, log)
@@ -164,12 +186,19 @@ def running_service(site: Site, *, name: str = "service", port: int | None = Non
 
 def add_user(site: Site, name: str, password: str, *options: str) -> None:
     """Make a user from the command line; one who exists already stays."""
-    subprocess.run([sys.executable, "-m", "flask", "--app", "builder_service", "users", "add", name, *options],
-                   cwd=PROJECT, env=dict(site.environ), input=password.encode() + b"\n", capture_output=True,
-                   timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "builder_service", "users", "add", name, *options],
+        cwd=PROJECT,
+        env=dict(site.environ),
+        input=password.encode() + b"\n",
+        capture_output=True,
+        timeout=60,
+    )
 
 
-def wait_until_alive(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 30) -> None:
+def wait_until_alive(
+    url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 30
+) -> None:
     """Wait until `url` answers with 200, or fail with what the process wrote."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end and process.poll() is None:
@@ -195,10 +224,16 @@ class ImageRegistry:
 
     def get(self, repository: str, what: str) -> Any:
         """JSON of a repository: `manifests/…` or `blobs/sha256:…`."""
-        accepted = ("application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-                    "application/vnd.docker.distribution.manifest.v2+json")
-        answer = requests.get(f"http://{self.host}/v2/{repository}/{what}", auth=(self.user, self.password),
-                              headers={"Accept": accepted}, timeout=10)
+        accepted = (
+            "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+            "application/vnd.docker.distribution.manifest.v2+json"
+        )
+        answer = requests.get(
+            f"http://{self.host}/v2/{repository}/{what}",
+            auth=(self.user, self.password),
+            headers={"Accept": accepted},
+            timeout=10,
+        )
         answer.raise_for_status()
         return answer.json()
 
@@ -210,16 +245,24 @@ def running_image_registry(root: Path) -> Iterator[ImageRegistry]:
     assert program, "docker-registry is not installed: scripts/setup --tests installs it"
     root.mkdir()
     user, password = "pusher", f"canary-{secrets.token_hex(16)}"
-    hashed = subprocess.run(["htpasswd", "-niB", user], input=password.encode(), capture_output=True, check=True)
+    hashed = subprocess.run(
+        ["htpasswd", "-niB", user], input=password.encode(), capture_output=True, check=True
+    )
     (root / "htpasswd").write_bytes(hashed.stdout)
     port = free_port()
     (root / "config.yml").write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {root}/data}}, delete: {{enabled: true}}}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\nauth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n", "utf-8")
+        f"http: {{addr: '127.0.0.1:{port}'}}\nauth: {{htpasswd: {{realm: test, path: {root}/htpasswd}}}}\n",
+        "utf-8",
+    )
     log = root / "registry.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([program, "serve", str(root / "config.yml")], stdout=output,
-                                   stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [program, "serve", str(root / "config.yml")],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
     try:
         wait_until_alive(f"http://127.0.0.1:{port}/", process, log)
         yield ImageRegistry(f"127.0.0.1:{port}", user, password)

@@ -1,7 +1,7 @@
 """A site on a base image with real Spack, for tests and measurements of what builds share.
 
-Its catalogue holds an FFTW whose source Debian has, and `tiny`, which is compiled in an instant; a source mirror of
-Debian's own tarballs stands for the network.
+Its catalogue holds an FFTW whose source Debian has, and `tiny`, which is compiled in an instant; a
+source mirror of Debian's own tarballs stands for the network.
 """
 
 from __future__ import annotations
@@ -31,14 +31,19 @@ _EXTRACTING = re.compile(r"==> Extracting (\S+)-[^-\s]+-[a-z0-9]{32} from binary
 
 
 def make_spack_site(root: Path) -> Site:
-    """A site that shares neither layers nor packages with any other: its Spack configuration is its own."""
+    """A site that shares neither layers nor packages with any other: its Spack configuration is its
+    own.
+    """
     subprocess.run([str(PROJECT / "scripts" / "spack_base"), SPACK_BASE], check=True)
     mirror = Path("/var/tmp/cic-test-sources")
     subprocess.run([str(REAL_SPACK / "source_mirror"), str(mirror)], check=True)
     catalogue = root / "catalogue"
     shutil.copytree(REAL_SPACK / "catalogue", catalogue)
-    site = make_site(root).with_environ(CIC_BUILD_BASE_IMAGE=SPACK_BASE, CIC_BUILD_SPACK_MIRROR=str(mirror),
-                                        CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue))
+    site = make_site(root).with_environ(
+        CIC_BUILD_BASE_IMAGE=SPACK_BASE,
+        CIC_BUILD_SPACK_MIRROR=str(mirror),
+        CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue),
+    )
     return anew(site)
 
 
@@ -52,18 +57,42 @@ def anew(site: Site) -> Site:
 
 def environment(specs: Sequence[str]) -> dict[str, str]:
     """The files of a step with these specs."""
-    return {"eflows4hpc.yaml": "spack:\n  specs:\n" + "".join(f"    - {spec}\n" for spec in specs),
-            "run.sh": "#!/bin/sh\necho first\n"}
+    return {
+        "eflows4hpc.yaml": "spack:\n  specs:\n" + "".join(f"    - {spec}\n" for spec in specs),
+        "run.sh": "#!/bin/sh\necho first\n",
+    }
 
 
-def build(site: Site, step: str, heard: Heard, *, force: bool = False, workspace: str = "workspace",
-          cancel: CancelToken | None = None) -> BuildResult:
+def build(
+    site: Site,
+    step: str,
+    heard: Heard,
+    *,
+    force: bool = False,
+    workspace: str = "workspace",
+    cancel: CancelToken | None = None,
+) -> BuildResult:
     """Build a step of the workflow `spack` as an image of the daemon."""
-    request = parse_request({"machine": {"platform": "linux/amd64", "architecture": "haswell",
-                                         "container_engine": "docker"},
-                             "workflow": "spack", "step_id": step, "push": False, "force": force})
-    return build_image(request, settings=site.settings.library, workspace=site.root / workspace, observer=heard,
-                       cancel=cancel or CancelToken())
+    request = parse_request(
+        {
+            "machine": {
+                "platform": "linux/amd64",
+                "architecture": "haswell",
+                "container_engine": "docker",
+            },
+            "workflow": "spack",
+            "step_id": step,
+            "push": False,
+            "force": force,
+        }
+    )
+    return build_image(
+        request,
+        settings=site.settings.library,
+        workspace=site.root / workspace,
+        observer=heard,
+        cancel=cancel or CancelToken(),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +104,10 @@ class Told:
 
     @classmethod
     def of(cls, lines: Sequence[str]) -> Told:
-        compiled = [line.split("==> ")[1].split(":")[0] for line in lines if ": Executing phase: 'install'" in line]
+        compiled = [
+            line.split("==> ")[1].split(":")[0]
+            for line in lines
+            if ": Executing phase: 'install'" in line
+        ]
         taken = [match[1] for line in lines if (match := _EXTRACTING.search(line))]
         return cls(tuple(compiled), tuple(taken))

@@ -33,14 +33,22 @@ from tests.system.site import (
 
 pytestmark = pytest.mark.system
 
+
 def talks() -> dict[str, str]:
-    """A step that talks for a while, and tries to write HTML; never the same, so that docker has no layer of it."""
-    return {"eflows4hpc.yaml": "apt: []\n",
-            "post_inst.sh": f"# {secrets.token_hex()}\n"
-                            "for i in $(seq 1 60); do echo \"line $i <b>&amp;</b>\"; sleep 0.2; done\n"}
+    """A step that talks for a while, and tries to write HTML; never the same, so that docker has no
+    layer of it.
+    """
+    return {
+        "eflows4hpc.yaml": "apt: []\n",
+        "post_inst.sh": f"# {secrets.token_hex()}\n"
+        'for i in $(seq 1 60); do echo "line $i <b>&amp;</b>"; sleep 0.2; done\n',
+    }
 
 
-NEVER_ENDS = {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "while :; do echo still here; sleep 1; done\n"}
+NEVER_ENDS = {
+    "eflows4hpc.yaml": "apt: []\n",
+    "post_inst.sh": "while :; do echo still here; sleep 1; done\n",
+}
 REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "hello"}
 AXE = PROJECT / "build" / "axe"
 SERIOUS = ("serious", "critical")
@@ -49,7 +57,13 @@ SERIOUS = ("serious", "critical")
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     site = make_site(tmp_path_factory.mktemp("site"))
-    steps = {"hello": HELLO, "talks": talks(), "talks-on": talks(), "never-ends": NEVER_ENDS, **sights.STEPS}
+    steps = {
+        "hello": HELLO,
+        "talks": talks(),
+        "talks-on": talks(),
+        "never-ends": NEVER_ENDS,
+        **sights.STEPS,
+    }
     for step, files in steps.items():
         site.add_step("demo", step, files)
     with running_service(site.with_environ(CIC_LOG_STREAM_S="2")) as running:  # streams end often
@@ -66,7 +80,9 @@ def facts(service: Service) -> Iterator[sights.Facts]:
 
 @pytest.fixture
 def open_browser(service: Service, tmp_path: Path) -> Iterator[Callable[..., Browser]]:
-    """Opens browsers, each with cookies of its own. At the end, none has asked another host or complained."""
+    """Opens browsers, each with cookies of its own. At the end, none has asked another host or
+    complained.
+    """
     with ExitStack() as stack:
         opened: list[Browser] = []
 
@@ -88,7 +104,12 @@ def open_browser(service: Service, tmp_path: Path) -> Iterator[Callable[..., Bro
 def request_build(page: Browser, step: str) -> str:
     """Fill in the form for a new build, and return the build's id."""
     page.open("/builds/new")
-    page.fill(workflow="demo", step_id=step, push="no", **{key: MACHINE[key] for key in ("platform", "architecture")})
+    page.fill(
+        workflow="demo",
+        step_id=step,
+        push="no",
+        **{key: MACHINE[key] for key in ("platform", "architecture")},
+    )
     page.click("button[value=build]")
     page.wait(lambda: page.path.startswith("/builds/") and "/new" not in page.path)
     return page.path.removeprefix("/builds/")
@@ -99,14 +120,22 @@ def wait_for_end(page: Browser, timeout_s: float = 240) -> None:
     page.wait(lambda: page.find("#log").get_attribute("data-complete") == "yes")
 
 
-def test_a_new_user_gets_an_image(service: Service, open_browser: Callable[..., Browser], tmp_path: Path) -> None:
-    """Sign up with the captcha, request, watch the build, download the SIF: it is the one that was built."""
+def test_a_new_user_gets_an_image(
+    service: Service, open_browser: Callable[..., Browser], tmp_path: Path
+) -> None:
+    """Sign up with the captcha, request, watch the build, download the SIF: it is the one that was
+    built.
+    """
     page = open_browser()
     page.open("/signup")
     captcha_id = page.find("[name=captcha_id]").get_attribute("value")
-    assert page.driver.execute_script("return document.querySelector('.captcha').naturalWidth") > 100
+    assert (
+        page.driver.execute_script("return document.querySelector('.captcha').naturalWidth") > 100
+    )
     with sqlite3.connect(service.site.root / "db.sqlite") as database:
-        (answer,) = database.execute("SELECT answer FROM captchas WHERE id = ?", (captcha_id,)).fetchone()
+        (answer,) = database.execute(
+            "SELECT answer FROM captchas WHERE id = ?", (captcha_id,)
+        ).fetchone()
     page.fill(name="mary", password=PASSWORD, repeated=PASSWORD, answer=answer)
     page.click("main form button")
     page.wait(lambda: page.path == "/builds")
@@ -147,14 +176,19 @@ def test_a_wrong_captcha_makes_no_user(open_browser: Callable[..., Browser]) -> 
     assert page.wait(lambda: page.all(".invalid-feedback"))
 
 
-def test_wrong_fields_are_told_beside_them_and_what_was_typed_is_kept(open_browser: Callable[..., Browser]) -> None:
+def test_wrong_fields_are_told_beside_them_and_what_was_typed_is_kept(
+    open_browser: Callable[..., Browser],
+) -> None:
     page = open_browser(USER)
     page.open("/builds/new")
     page.fill(workflow="demo", step_id="hello", architecture="romee", mpi="$(mpi)")
     page.click("button[value=build]")
     page.wait(lambda: page.all("[aria-invalid]"))
 
-    assert {element.get_attribute("name") for element in page.all("[aria-invalid]")} == {"architecture", "mpi"}
+    assert {element.get_attribute("name") for element in page.all("[aria-invalid]")} == {
+        "architecture",
+        "mpi",
+    }
     assert "rome" in page.text("#architecture-error")
     assert page.find("[name=mpi]").get_attribute("value") == "$(mpi)"
     assert page.find("[name=step_id]").get_attribute("value") == "hello"
@@ -164,7 +198,9 @@ def test_wrong_fields_are_told_beside_them_and_what_was_typed_is_kept(open_brows
     assert "FROM" in page.text("#plan")
 
 
-def test_the_form_offers_what_the_registry_and_the_catalogue_hold(open_browser: Callable[..., Browser]) -> None:
+def test_the_form_offers_what_the_registry_and_the_catalogue_hold(
+    open_browser: Callable[..., Browser],
+) -> None:
     page = open_browser(USER)
     page.open("/builds/new")
     page.fill(workflow="demo")
@@ -178,7 +214,9 @@ def test_the_form_offers_what_the_registry_and_the_catalogue_hold(open_browser: 
 
 
 def test_a_log_survives_a_reload(service: Service, open_browser: Callable[..., Browser]) -> None:
-    """Also a pause, and texts in it that look like HTML: at the end the page shows the same bytes as the API."""
+    """Also a pause, and texts in it that look like HTML: at the end the page shows the same bytes
+    as the API.
+    """
     page = open_browser(USER)
     build_id = request_build(page, "talks")
     page.wait(lambda: "line 5 " in page.text("#log"), 120)
@@ -197,7 +235,9 @@ def test_a_log_survives_a_reload(service: Service, open_browser: Callable[..., B
     assert page.driver.execute_script("return getSelection().toString()") == "line 42 "
 
 
-def test_a_log_survives_a_cut_of_the_network(service: Service, open_browser: Callable[..., Browser]) -> None:
+def test_a_log_survives_a_cut_of_the_network(
+    service: Service, open_browser: Callable[..., Browser]
+) -> None:
     """What was written meanwhile is shown when the network is back, once."""
     page = open_browser(USER)
     build_id = request_build(page, "talks-on")
@@ -213,8 +253,10 @@ def test_a_log_survives_a_cut_of_the_network(service: Service, open_browser: Cal
 
 def set_offline(page: Browser, offline: bool) -> None:
     page.driver.execute_cdp_cmd("Network.enable", {})
-    page.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {
-        "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1})
+    page.driver.execute_cdp_cmd(
+        "Network.emulateNetworkConditions",
+        {"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1},
+    )
 
 
 def test_a_log_survives_a_stop_of_the_service(site: Site, tmp_path: Path) -> None:
@@ -249,7 +291,9 @@ def test_cancel_asks_once_more_and_ends_the_build(open_browser: Callable[..., Br
     assert "The build was deleted." in page.text()
 
 
-def test_nobody_sees_what_is_anothers(service: Service, open_browser: Callable[..., Browser]) -> None:
+def test_nobody_sees_what_is_anothers(
+    service: Service, open_browser: Callable[..., Browser]
+) -> None:
     build_id = service.call("POST", "/build/", json=REQUEST).json()["id"]
     add_user(service.site, "second", PASSWORD)
     page = open_browser("second")
@@ -264,7 +308,9 @@ def test_nobody_sees_what_is_anothers(service: Service, open_browser: Callable[.
     assert "There is no such page." in page.text()
 
 
-def test_another_password_ends_the_other_session(service: Service, open_browser: Callable[..., Browser]) -> None:
+def test_another_password_ends_the_other_session(
+    service: Service, open_browser: Callable[..., Browser]
+) -> None:
     add_user(service.site, "careful", PASSWORD)
     here, there = open_browser("careful"), open_browser("careful")
     here.open("/account")
@@ -281,7 +327,9 @@ def test_another_password_ends_the_other_session(service: Service, open_browser:
     there.wait(lambda: there.path == "/builds")
 
 
-def test_a_token_is_shown_once_and_works(service: Service, open_browser: Callable[..., Browser]) -> None:
+def test_a_token_is_shown_once_and_works(
+    service: Service, open_browser: Callable[..., Browser]
+) -> None:
     page = open_browser(USER)
     page.open("/account")
     page.find("form[action$='/account/tokens'] [name=name]").send_keys("laptop")
@@ -304,16 +352,26 @@ def axe_script() -> str:
         if npm is None:
             pytest.skip("ACCESSIBILITY WAS NOT CHECKED: there is no npm to fetch axe-core with")
         AXE.mkdir(parents=True, exist_ok=True)
-        fetched = subprocess.run([npm, "install", "--no-save", "--no-audit", "--no-fund", "axe-core@4"], cwd=AXE,
-                                 capture_output=True, text=True, timeout=120)
+        fetched = subprocess.run(
+            [npm, "install", "--no-save", "--no-audit", "--no-fund", "axe-core@4"],
+            cwd=AXE,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         if fetched.returncode != 0:
-            pytest.skip(f"ACCESSIBILITY WAS NOT CHECKED: npm cannot fetch axe-core: {fetched.stderr[-300:]}")
+            pytest.skip(
+                f"ACCESSIBILITY WAS NOT CHECKED: npm cannot fetch axe-core: {fetched.stderr[-300:]}"
+            )
     return script.read_text("utf-8")
 
 
-def test_every_page_is_accessible_and_fits(service: Service, facts: sights.Facts,
-                                           open_browser: Callable[..., Browser]) -> None:
-    """In a small and in a large window, light and dark, with what goes wrong on forms, and without anything to show."""
+def test_every_page_is_accessible_and_fits(
+    service: Service, facts: sights.Facts, open_browser: Callable[..., Browser]
+) -> None:
+    """In a small and in a large window, light and dark, with what goes wrong on forms, and without
+    anything to show.
+    """
     axe, found, wide = axe_script(), {}, {}
     for sight, page in sights.visit(open_browser, facts):
         page.driver.execute_script(axe)
@@ -330,5 +388,8 @@ def test_every_page_is_accessible_and_fits(service: Service, facts: sights.Facts
 def serious_findings(page: Browser) -> list[str]:
     found = page.driver.execute_async_script("const done = arguments[0]; axe.run().then(done);")
     assert found["passes"], "axe looked at nothing"
-    return [f"{one['id']}: {[node['target'] for node in one['nodes']][:5]}" for one in found["violations"]
-            if one["impact"] in SERIOUS]
+    return [
+        f"{one['id']}: {[node['target'] for node in one['nodes']][:5]}"
+        for one in found["violations"]
+        if one["impact"] in SERIOUS
+    ]

@@ -1,7 +1,8 @@
-"""A cancel at each stage of a build: its processes are gone within 5 s, here and in the daemon, and nothing is left.
+"""A cancel at each stage of a build: its processes are gone within 5 s, here and in the daemon, and
+nothing is left.
 
-At each stage something sleeps for a number of seconds that nobody else sleeps for, so that it can be found among all
-processes of the machine, also in containers.
+At each stage something sleeps for a number of seconds that nobody else sleeps for, so that it can
+be found among all processes of the machine, also in containers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def sleep_s() -> str:
 
 @pytest.fixture
 def cancel_site(base: str, tmp_path: Path) -> Iterator[Site]:
-    made = make_site(tmp_path).with_environ(CIC_BUILD_BASE_IMAGE=base, CIC_BUILD_MAX_CONCURRENT_BUILDS="1")
+    made = make_site(tmp_path).with_environ(
+        CIC_BUILD_BASE_IMAGE=base, CIC_BUILD_MAX_CONCURRENT_BUILDS="1"
+    )
     made.add_step("demo", "next", FAST)
     yield made
     remove_images(made)
@@ -61,8 +64,11 @@ def sleepers(sleep_s: str) -> list[str]:
 
 
 def submit(service: Service, step: str, **more: Any) -> str:
-    answer = service.call("POST", "/build/", json={"machine": DOCKER, "workflow": "demo", "step_id": step,
-                                                   "push": False} | more)
+    answer = service.call(
+        "POST",
+        "/build/",
+        json={"machine": DOCKER, "workflow": "demo", "step_id": step, "push": False} | more,
+    )
     assert answer.status_code == 200, answer.text
     return str(answer.json()["id"])
 
@@ -80,14 +86,22 @@ def cancel(service: Service, build_id: str, is_gone: Callable[[], bool]) -> None
     assert service.call("GET", f"/build/{build_id}").json()["error_code"] == "CANCELLED"
 
 
-@pytest.mark.parametrize(("stage", "files"), [
-    ("concretize", {"eflows4hpc.yaml": "spack:\n  specs:\n  - puzzling@{sleep_s}\n"}),
-    ("install", {"eflows4hpc.yaml": "spack:\n  specs:\n  - slow@{sleep_s}\n"}),
-    ("post-install", FAST | {"post_inst.sh": "#!/bin/sh\nsleep {sleep_s}\n"}),
-    ("smoke", {"eflows4hpc.yaml": "smoke: [sleep, '{sleep_s}']\n"}),
-], ids=lambda value: value if isinstance(value, str) else "")
-def test_inside_a_container(cancel_site: Site, sleep_s: str, stage: str, files: dict[str, str]) -> None:
-    cancel_site.add_step("demo", "slow", {name: text.replace("{sleep_s}", sleep_s) for name, text in files.items()})
+@pytest.mark.parametrize(
+    ("stage", "files"),
+    [
+        ("concretize", {"eflows4hpc.yaml": "spack:\n  specs:\n  - puzzling@{sleep_s}\n"}),
+        ("install", {"eflows4hpc.yaml": "spack:\n  specs:\n  - slow@{sleep_s}\n"}),
+        ("post-install", FAST | {"post_inst.sh": "#!/bin/sh\nsleep {sleep_s}\n"}),
+        ("smoke", {"eflows4hpc.yaml": "smoke: [sleep, '{sleep_s}']\n"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_inside_a_container(
+    cancel_site: Site, sleep_s: str, stage: str, files: dict[str, str]
+) -> None:
+    cancel_site.add_step(
+        "demo", "slow", {name: text.replace("{sleep_s}", sleep_s) for name, text in files.items()}
+    )
     with running_service(cancel_site) as service:
         build_id = submit(service, "slow")
         until(lambda: sleepers(sleep_s))
@@ -110,12 +124,18 @@ def test_in_the_queue(cancel_site: Site, sleep_s: str) -> None:
 
 def test_while_pushing(cancel_site: Site) -> None:
     cancel_site.add_step("demo", "slow", FAST)
-    with silent_registry() as (host, reached), running_service(with_registry(cancel_site, host)) as service:
+    with (
+        silent_registry() as (host, reached),
+        running_service(with_registry(cancel_site, host)) as service,
+    ):
         build_id = submit(service, "slow", push=True)
         assert reached.wait(120)
 
         def pushes() -> bool:
-            return any(b"push" in arguments and host.encode() in b" ".join(arguments) for arguments in command_lines())
+            return any(
+                b"push" in arguments and host.encode() in b" ".join(arguments)
+                for arguments in command_lines()
+            )
 
         until(pushes)
         cancel(service, build_id, lambda: not pushes())
@@ -130,10 +150,14 @@ def test_while_converting(cancel_site: Site, sleep_s: str, tmp_path: Path) -> No
     cancel_site.add_step("demo", "slow", FAST)
     shims = tmp_path / "shims"
     shims.mkdir()
-    (shims / "tar2sqfs").write_text(f"#!/bin/sh\ncase $1 in --help|--version) exec {shutil.which('tar2sqfs')} \"$@\";; "
-                                    f"esac\nsleep {sleep_s}\n")
+    (shims / "tar2sqfs").write_text(
+        f'#!/bin/sh\ncase $1 in --help|--version) exec {shutil.which("tar2sqfs")} "$@";; '
+        f"esac\nsleep {sleep_s}\n"
+    )
     (shims / "tar2sqfs").chmod(0o755)
-    with running_service(cancel_site.with_environ(PATH=f"{shims}:{cancel_site.environ['PATH']}")) as service:
+    with running_service(
+        cancel_site.with_environ(PATH=f"{shims}:{cancel_site.environ['PATH']}")
+    ) as service:
         build_id = submit(service, "slow", machine=MACHINE)
         until(lambda: sleepers(sleep_s))
         image = f"{cancel_site.environ['CIC_REGISTRY_IMAGES_PREFIX']}demo_slow_x86_64_nompi_nogpu:latest"

@@ -36,19 +36,35 @@ class Daemon:
         self.prefix = f"cic-test-cleanup-{secrets.token_hex(4)}"
         self.made: dict[str, str] = {}
 
-    def make(self, title: str, *, name: str = "", workflow: str = "demo", is_known: bool = True) -> str:
+    def make(
+        self, title: str, *, name: str = "", workflow: str = "demo", is_known: bool = True
+    ) -> str:
         identity = secrets.token_hex(32)
         (self.folder / "file").write_text(identity)
         (self.folder / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
-        subprocess.run(["docker", "buildx", "build", "--quiet", "--provenance=false", "--output=type=docker",
-                        f"--label={our_docker.IDENTITY_LABEL}=sha256:{identity}",
-                        f"--label={our_docker.WORKFLOW_LABEL}={workflow}", f"--iidfile={self.folder / 'id'}",
-                        str(self.folder)], check=True, capture_output=True)
+        subprocess.run(
+            [
+                "docker",
+                "buildx",
+                "build",
+                "--quiet",
+                "--provenance=false",
+                "--output=type=docker",
+                f"--label={our_docker.IDENTITY_LABEL}=sha256:{identity}",
+                f"--label={our_docker.WORKFLOW_LABEL}={workflow}",
+                f"--iidfile={self.folder / 'id'}",
+                str(self.folder),
+            ],
+            check=True,
+            capture_output=True,
+        )
         self.made[title] = (self.folder / "id").read_text().strip()
         if name:
             our_docker.tag_image(self.made[title], f"{self.prefix}/{name}:1")
         if is_known:
-            self.images.record(ImageRecord(identity=f"sha256:{identity}", image_id=title, platform="linux/amd64"))
+            self.images.record(
+                ImageRecord(identity=f"sha256:{identity}", image_id=title, platform="linux/amd64")
+            )
         return identity
 
     def left(self) -> set[str]:
@@ -82,14 +98,21 @@ def engine(site: Site) -> Iterator[Engine]:
     made.dispose()
 
 
-def cleaned(site: Site, engine: Engine, daemon: Daemon, *, dry_run: bool = False, **limits: object) -> list[str]:
+def cleaned(
+    site: Site, engine: Engine, daemon: Daemon, *, dry_run: bool = False, **limits: object
+) -> list[str]:
     service = site.settings.service.model_copy(update=limits)
-    cleanup = Cleanup(engine, site.settings.model_copy(update={"service": service}), daemon.images, grace_s=0)
-    return [item.kind for item in cleanup.run(dry_run=dry_run) if item.kind in ("docker image", "texts")]
+    cleanup = Cleanup(
+        engine, site.settings.model_copy(update={"service": service}), daemon.images, grace_s=0
+    )
+    return [
+        item.kind for item in cleanup.run(dry_run=dry_run) if item.kind in ("docker image", "texts")
+    ]
 
 
 def test_images_that_nobody_can_name_go_and_what_is_used_pinned_or_not_ours_stays(
-        site: Site, engine: Engine, daemon: Daemon) -> None:
+    site: Site, engine: Engine, daemon: Daemon
+) -> None:
     daemon.make("nameless")
     daemon.make("named", name="named")
     with daemon.images.using(daemon.make("killed before it was checked", is_known=False)):
@@ -103,36 +126,68 @@ def test_images_that_nobody_can_name_go_and_what_is_used_pinned_or_not_ours_stay
         container = client.containers.create(daemon.made["in a container"], command=["/x"])
     try:
         with daemon.images.using(in_use):
-            assert cleaned(site, engine, daemon, dry_run=True, keep_unreferenced_s=0).count("docker image") >= 1
+            assert (
+                cleaned(site, engine, daemon, dry_run=True, keep_unreferenced_s=0).count(
+                    "docker image"
+                )
+                >= 1
+            )
             assert len(daemon.left()) == 8
-            assert sorted(cleaned(site, engine, daemon, keep_unreferenced_s=0)) == 2 * ["docker image"] + 2 * ["texts"]
-            assert daemon.left() == {"named", "foreign", "base", "pinned", "in use", "in a container"}
+            assert sorted(cleaned(site, engine, daemon, keep_unreferenced_s=0)) == 2 * [
+                "docker image"
+            ] + 2 * ["texts"]
+            assert daemon.left() == {
+                "named",
+                "foreign",
+                "base",
+                "pinned",
+                "in use",
+                "in a container",
+            }
     finally:
         container.remove()
     cleaned(site, engine, daemon, keep_unreferenced_s=0)
     assert daemon.left() == {"named", "foreign", "base", "pinned"}
     assert cleaned(site, engine, daemon, keep_unreferenced_s=0, keep_unused_s=10**6) == []
-    assert cleaned(site, engine, daemon, keep_unreferenced_s=0, keep_unused_s=0) == ["docker image", "texts"]
+    assert cleaned(site, engine, daemon, keep_unreferenced_s=0, keep_unused_s=0) == [
+        "docker image",
+        "texts",
+    ]
     assert daemon.left() == {"foreign", "base", "pinned"}
 
 
-def test_a_slow_download_ends_well_whatever_happens_to_its_file(site: Site, engine: Engine, daemon: Daemon) -> None:
-    """While a client reads, its name is given to another file, and a clean-up comes that would take everything."""
+def test_a_slow_download_ends_well_whatever_happens_to_its_file(
+    site: Site, engine: Engine, daemon: Daemon
+) -> None:
+    """While a client reads, its name is given to another file, and a clean-up comes that would take
+    everything.
+    """
     content = os.urandom(40_000_000)
     images = daemon.images
 
     def put(body: bytes, identity: str) -> str:
         with images.temporary_path() as temporary:
             temporary.write_bytes(body)
-            return images.publish(temporary, ImageRecord(
-                identity=identity, image_id="a:1", platform="linux/amd64", filename="a.sif")).sha256 or ""
+            return (
+                images.publish(
+                    temporary,
+                    ImageRecord(
+                        identity=identity, image_id="a:1", platform="linux/amd64", filename="a.sif"
+                    ),
+                ).sha256
+                or ""
+            )
 
     first = put(content, "a" * 64)
     limits = {"max_images_bytes": 0, "keep_unreferenced_s": 0}
     with running_service(site) as service:
         add_user(engine, "bob", "correct horse battery")
-        with requests.get(f"{service.url}/image_creation/images/download/a.sif", stream=True, timeout=60,
-                          auth=("bob", "correct horse battery")) as answer:
+        with requests.get(
+            f"{service.url}/image_creation/images/download/a.sif",
+            stream=True,
+            timeout=60,
+            auth=("bob", "correct horse battery"),
+        ) as answer:
             received = answer.raw.read(1_000_000)
             second = put(b"another one", "b" * 64)
             cleaned(site, engine, daemon, **limits)
@@ -140,11 +195,16 @@ def test_a_slow_download_ends_well_whatever_happens_to_its_file(site: Site, engi
             received += answer.raw.read()
         assert received == content
         put(b"another one", "b" * 64)
-        again = requests.get(f"{service.url}/image_creation/images/download/a.sif", timeout=60,
-                             auth=("bob", "correct horse battery"))
+        again = requests.get(
+            f"{service.url}/image_creation/images/download/a.sif",
+            timeout=60,
+            auth=("bob", "correct horse battery"),
+        )
         assert again.content == b"another one"
         deadline = time.monotonic() + 30
-        while images.by_sha256(first) is not None and time.monotonic() < deadline:  # the server closes it soon after
+        while (
+            images.by_sha256(first) is not None and time.monotonic() < deadline
+        ):  # the server closes it soon after
             cleaned(site, engine, daemon, **limits)
     assert images.by_sha256(first) is None
 
@@ -161,7 +221,9 @@ def test_all_names_of_an_image_go_together(daemon: Daemon) -> None:
     assert our_docker.remove_made_image(gone)
 
 
-def test_the_build_cache_is_measured_and_what_fits_is_left_alone(site: Site, engine: Engine, daemon: Daemon) -> None:
+def test_the_build_cache_is_measured_and_what_fits_is_left_alone(
+    site: Site, engine: Engine, daemon: Daemon
+) -> None:
     """The machine's daemon is not ours to empty: it is asked to keep more than it has."""
     build = site.settings.library.build
     ask, cut = our_docker.cache_command(build), our_docker.cache_command(build, keep_bytes=10**15)
@@ -175,19 +237,42 @@ def test_the_build_cache_is_measured_and_what_fits_is_left_alone(site: Site, eng
 
 @pytest.fixture
 def own_docker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A Docker daemon of this test's own, with its own files and no network; returns a folder for build contexts."""
+    """A Docker daemon of this test's own, with its own files and no network; returns a folder for
+    build contexts.
+    """
     root = Path(tempfile.mkdtemp(prefix="cic-"))  # its sockets need a short path
     address = f"unix://{root}/socket"
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(
-            ["unshare", "--net", "dockerd", "--data-root", str(root / "data"), "--exec-root", str(root / "exec"),
-             "--host", address, "--pidfile", str(root / "pid"), "--bridge", "none", "--iptables=false",
-             "--ip6tables=false", "--storage-driver", "vfs"], stdout=log, stderr=subprocess.STDOUT)
+            [
+                "unshare",
+                "--net",
+                "dockerd",
+                "--data-root",
+                str(root / "data"),
+                "--exec-root",
+                str(root / "exec"),
+                "--host",
+                address,
+                "--pidfile",
+                str(root / "pid"),
+                "--bridge",
+                "none",
+                "--iptables=false",
+                "--ip6tables=false",
+                "--storage-driver",
+                "vfs",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     monkeypatch.setenv("DOCKER_HOST", address)
     try:
         deadline = time.monotonic() + 60
         while subprocess.run(["docker", "version"], capture_output=True).returncode != 0:
-            assert process.poll() is None and time.monotonic() < deadline, (root / "log").read_text()
+            assert process.poll() is None and time.monotonic() < deadline, (
+                root / "log"
+            ).read_text()
             time.sleep(0.1)
         yield root
     finally:
@@ -196,14 +281,19 @@ def own_docker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         shutil.rmtree(root)
 
 
-def test_the_build_cache_is_cut_down_to_its_limit(own_docker: Path, site: Site, engine: Engine) -> None:
+def test_the_build_cache_is_cut_down_to_its_limit(
+    own_docker: Path, site: Site, engine: Engine
+) -> None:
     for number in range(3):
         context = own_docker / f"context-{number}"
         context.mkdir()
         (context / "file").write_bytes(os.urandom(20_000_000))
         (context / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
-        subprocess.run(["docker", "buildx", "build", "--quiet", "--provenance=false", str(context)], check=True,
-                       capture_output=True)
+        subprocess.run(
+            ["docker", "buildx", "build", "--quiet", "--provenance=false", str(context)],
+            check=True,
+            capture_output=True,
+        )
     ask = our_docker.cache_command(site.settings.library.build)
     before = our_docker.cache_bytes(ask, run)
     assert before >= 60_000_000
@@ -212,7 +302,9 @@ def test_the_build_cache_is_cut_down_to_its_limit(own_docker: Path, site: Site, 
     cleanup = Cleanup(engine, site.settings.model_copy(update={"service": service}), images)
 
     def freed(*, dry_run: bool) -> list[int]:
-        return [item.size_bytes for item in cleanup.run(dry_run=dry_run) if item.kind == "build cache"]
+        return [
+            item.size_bytes for item in cleanup.run(dry_run=dry_run) if item.kind == "build cache"
+        ]
 
     assert freed(dry_run=True) == [before - 50_000_000]
     assert our_docker.cache_bytes(ask, run) == before

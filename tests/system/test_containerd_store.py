@@ -11,27 +11,41 @@ from tests.system.own_docker import own_docker
 from tests.system.site import MACHINE, ImageRegistry, Site, running_service
 from tests.system.test_remote_builder import cable, registry_there
 
-pytestmark = [pytest.mark.system, pytest.mark.endurance]  # some minutes, most of them for the daemon
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.endurance,
+]  # some minutes, most of them for the daemon
 
 REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "plain", "push": True}
 
 
-def test_images_are_built_pushed_found_again_and_converted(site: Site, image_registry: ImageRegistry,
-                                                           tmp_path: Path) -> None:
+def test_images_are_built_pushed_found_again_and_converted(
+    site: Site, image_registry: ImageRegistry, tmp_path: Path
+) -> None:
     site.add_step("demo", "plain", {"eflows4hpc.yaml": "apt: []\n", "hello.txt": "hello\n"})
     config = tmp_path / "daemon.json"
     config.write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
-    with (own_docker("--config-file", str(config)) as docker, cable(docker.host, 0) as here,
-          registry_there(docker.host, here, image_registry.host)):
+    with (
+        own_docker("--config-file", str(config)) as docker,
+        cable(docker.host, 0) as here,
+        registry_there(docker.host, here, image_registry.host),
+    ):
         configured = site.with_environ(
-            CIC_REGISTRY_URL=image_registry.host, CIC_REGISTRY_USER=image_registry.user,
-            CIC_REGISTRY_TOKEN=image_registry.password, CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
-            DOCKER_HOST=f"unix://{docker.socket}", BUILDX_CONFIG=str(tmp_path / "buildx"))
+            CIC_REGISTRY_URL=image_registry.host,
+            CIC_REGISTRY_USER=image_registry.user,
+            CIC_REGISTRY_TOKEN=image_registry.password,
+            CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+            DOCKER_HOST=f"unix://{docker.socket}",
+            BUILDX_CONFIG=str(tmp_path / "buildx"),
+        )
         with running_service(configured) as service:
             built = service.build(REQUEST)
             again = service.build(REQUEST)
             forced = service.build({**REQUEST, "force": True})
-            logs = [service.call("GET", f"/build/{build['id']}/log").text for build in (built, again, forced)]
+            logs = [
+                service.call("GET", f"/build/{build['id']}/log").text
+                for build in (built, again, forced)
+            ]
     assert [build["status"] for build in (built, again, forced)] == ["FINISHED"] * 3, logs
     assert [line for log in logs for line in log.splitlines() if "Warning: " in line] == []
     assert "exists already" in logs[1] and again["pushed_digest"] == built["pushed_digest"]

@@ -1,5 +1,6 @@
-"""Streaming an image into a SIF, held against what `apptainer build` makes of the same image. All parts are real,
-but for the shims that stand for a docker or tar2sqfs that fails in the middle."""
+"""Streaming an image into a SIF, held against what `apptainer build` makes of the same image. All
+parts are real, but for the shims that stand for a docker or tar2sqfs that fails in the middle.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ def odd_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def odd_members() -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    def member(name: str, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, **fields: Any) -> tarfile.TarInfo:
+    def member(
+        name: str, kind: bytes = tarfile.REGTYPE, mode: int = 0o644, **fields: Any
+    ) -> tarfile.TarInfo:
         made = tarfile.TarInfo(name)
         made.type, made.mode = kind, mode
         for key, value in fields.items():
@@ -106,8 +109,12 @@ def odd_members() -> Iterator[tuple[tarfile.TarInfo, bytes]]:
 def runnable_image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An image that runs and has all kinds of configuration."""
     name = f"cic-test-conversion:{uuid.uuid4().hex}"
-    subprocess.run(["docker", "buildx", "build", "--builder=default", f"--tag={name}", "-"], check=True,
-                   input=(RUNNABLE % BASE_IMAGE).encode(), capture_output=True)
+    subprocess.run(
+        ["docker", "buildx", "build", "--builder=default", f"--tag={name}", "-"],
+        check=True,
+        input=(RUNNABLE % BASE_IMAGE).encode(),
+        capture_output=True,
+    )
     yield name
     subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
 
@@ -125,23 +132,46 @@ def built_runnable(runnable_image: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def site(**keys: Any) -> BuildSettings:
-    return BuildSettings(tmp_folder=Path("/nonexistent"), builder_home=Path("/nonexistent"), base_image="x", **keys)
+    return BuildSettings(
+        tmp_folder=Path("/nonexistent"), builder_home=Path("/nonexistent"), base_image="x", **keys
+    )
 
 
-def convert(image: str, path: Path, platform: str = "linux/amd64", **keys: Any) -> singularity.Conversion:
+def convert(
+    image: str, path: Path, platform: str = "linux/amd64", **keys: Any
+) -> singularity.Conversion:
     """Convert by streaming, and by nothing else."""
     lines: list[str] = []
-    made = singularity.convert(image, path, platform=platform, settings=site(**keys), on_line=lines.append)
+    made = singularity.convert(
+        image, path, platform=platform, settings=site(**keys), on_line=lines.append
+    )
     assert made.method == singularity.STREAM, lines
-    assert (made.sha256, made.size_bytes) == (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+    assert (made.sha256, made.size_bytes) == (
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        path.stat().st_size,
+    )
     return made
 
 
 def built(image: str, path: Path) -> Path:
     """What Apptainer itself makes of an image."""
-    subprocess.run([singularity.program(), "build", "--mksquashfs-args", "-comp zstd -Xcompression-level 1", str(path),
-                    f"docker-daemon:{image}"], check=True, capture_output=True,
-                   env={**os.environ, "APPTAINER_CACHEDIR": str(path.parent), "APPTAINER_TMPDIR": str(path.parent)})
+    subprocess.run(
+        [
+            singularity.program(),
+            "build",
+            "--mksquashfs-args",
+            "-comp zstd -Xcompression-level 1",
+            str(path),
+            f"docker-daemon:{image}",
+        ],
+        check=True,
+        capture_output=True,
+        env={
+            **os.environ,
+            "APPTAINER_CACHEDIR": str(path.parent),
+            "APPTAINER_TMPDIR": str(path.parent),
+        },
+    )
     return path
 
 
@@ -166,7 +196,9 @@ def tree(path: Path) -> dict[str, File]:
         shutil.copyfileobj(source, target)
     archive = path.with_suffix(".tar")
     with archive.open("wb") as target:
-        subprocess.run(["sqfs2tar", "--root-becomes", ".", str(squashfs)], check=True, stdout=target)
+        subprocess.run(
+            ["sqfs2tar", "--root-becomes", ".", str(squashfs)], check=True, stdout=target
+        )
     with tarfile.open(archive) as members:
         return {member.name.removeprefix("./"): file_of(members, member) for member in members}
 
@@ -178,16 +210,25 @@ def file_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> File:
         assert content is not None
         body = hashlib.sha256(content.read()).hexdigest()
     attributes = sorted((key, value) for key, value in member.pax_headers.items() if "xattr" in key)
-    return File(member.type, member.mode, (member.uid, member.gid), body, (member.devmajor, member.devminor),
-                tuple(attributes))
+    return File(
+        member.type,
+        member.mode,
+        (member.uid, member.gid),
+        body,
+        (member.devmajor, member.devminor),
+        tuple(attributes),
+    )
 
 
 def differences(streamed: Path, made: Path) -> dict[str, tuple[File | None, File | None]]:
     """What is not the same, but for the labels, which hold the time of the build."""
     left, right = tree(streamed), tree(made)
     assert len(left) > 40
-    return {name: (left.get(name), right.get(name)) for name in left.keys() | right.keys()
-            if left.get(name) != right.get(name) and name != ".singularity.d/labels.json"}
+    return {
+        name: (left.get(name), right.get(name))
+        for name in left.keys() | right.keys()
+        if left.get(name) != right.get(name) and name != ".singularity.d/labels.json"
+    }
 
 
 def object_of(path: Path, name: str) -> Any:
@@ -206,20 +247,41 @@ def inspect(path: Path) -> Any:
 
 
 def apptainer(*arguments: str) -> str:
-    return subprocess.run([singularity.program(), *arguments], check=True, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL).stdout
+    return subprocess.run(
+        [singularity.program(), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    ).stdout
 
 
 def left_behind(image: str) -> tuple[list[str], list[str]]:
     """Containers and names of an image's conversions that are still there."""
-    containers = subprocess.run(["docker", "ps", "--all", "--quiet", f"--filter=label={export.REPOSITORY}",
-                                 f"--filter=ancestor={image}"], check=True, capture_output=True, text=True)
-    names = subprocess.run(["docker", "inspect", "--format={{range .RepoTags}}{{println .}}{{end}}", image], check=True,
-                           capture_output=True, text=True).stdout.split()
+    containers = subprocess.run(
+        [
+            "docker",
+            "ps",
+            "--all",
+            "--quiet",
+            f"--filter=label={export.REPOSITORY}",
+            f"--filter=ancestor={image}",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    names = subprocess.run(
+        ["docker", "inspect", "--format={{range .RepoTags}}{{println .}}{{end}}", image],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
     return containers.stdout.split(), [name for name in names if name.startswith(export.REPOSITORY)]
 
 
 # --- the same as Apptainer's own
+
 
 def test_every_kind_of_file_comes_out_as_apptainer_has_it(odd_image: str, tmp_path: Path) -> None:
     convert(odd_image, tmp_path / "streamed.sif")
@@ -232,7 +294,9 @@ def test_every_kind_of_file_comes_out_as_apptainer_has_it(odd_image: str, tmp_pa
 def test_a_whole_system_comes_out_as_apptainer_has_it(runnable: Path, built_runnable: Path) -> None:
     assert differences(runnable, built_runnable) == {}
     files = tree(runnable)
-    assert files["opt/capable"].attributes and "etc/hostname" not in files and "etc/mtab" not in files
+    assert (
+        files["opt/capable"].attributes and "etc/hostname" not in files and "etc/mtab" not in files
+    )
     assert files["opt/sparse"].owner == (70000, 3_000_000_000)
 
 
@@ -245,16 +309,20 @@ def test_inspect_tells_the_same(runnable: Path, built_runnable: Path) -> None:
 
 def test_the_other_objects_are_the_same(runnable: Path, built_runnable: Path) -> None:
     streamed, made = sif.read(runnable), sif.read(built_runnable)
-    assert [(item.data_type, item.name, item.group, item.link) for item in streamed.descriptors] == [
-        (item.data_type, item.name, item.group, item.link) for item in made.descriptors]
+    assert [
+        (item.data_type, item.name, item.group, item.link) for item in streamed.descriptors
+    ] == [(item.data_type, item.name, item.group, item.link) for item in made.descriptors]
     assert sif.objects(runnable)[0] == sif.objects(built_runnable)[0]
     assert object_of(runnable, "oci-config.json") == object_of(built_runnable, "oci-config.json")
     assert without_date(object_of(runnable, "inspect-metadata.json")) == without_date(
-        object_of(built_runnable, "inspect-metadata.json"))
+        object_of(built_runnable, "inspect-metadata.json")
+    )
 
 
 @pytest.mark.parametrize("arguments", [(), ("one two", "three", "")])
-def test_a_run_prints_the_same(runnable: Path, built_runnable: Path, arguments: tuple[str, ...]) -> None:
+def test_a_run_prints_the_same(
+    runnable: Path, built_runnable: Path, arguments: tuple[str, ...]
+) -> None:
     printed = apptainer("run", "--userns", "--cleanenv", str(runnable), *arguments)
     assert printed == apptainer("run", "--userns", "--cleanenv", str(built_runnable), *arguments)
     assert printed.startswith("run: " + (" ".join(arguments[:1]) or "a b c"))
@@ -270,14 +338,19 @@ def test_the_environment_is_the_same(runnable: Path, built_runnable: Path) -> No
 
 
 def test_apptainer_finds_nothing_wrong_with_the_file(runnable: Path) -> None:
-    assert "Primary Architecture: amd64" in " ".join(apptainer("sif", "header", str(runnable)).split())
+    assert "Primary Architecture: amd64" in " ".join(
+        apptainer("sif", "header", str(runnable)).split()
+    )
     assert "Squashfs/*System/amd64" in apptainer("sif", "list", str(runnable))
 
 
 @pytest.mark.parametrize(("compressor", "level"), [("gzip", 1), ("xz", None)])
-def test_other_compressors_hold_the_same_files(odd_image: str, tmp_path: Path, compressor: str, level: int | None
-                                               ) -> None:
-    convert(odd_image, tmp_path / "other.sif", sif_compressor=compressor, sif_compression_level=level)
+def test_other_compressors_hold_the_same_files(
+    odd_image: str, tmp_path: Path, compressor: str, level: int | None
+) -> None:
+    convert(
+        odd_image, tmp_path / "other.sif", sif_compressor=compressor, sif_compression_level=level
+    )
     convert(odd_image, tmp_path / "default.sif")
     assert differences(tmp_path / "other.sif", tmp_path / "default.sif") == {}
 
@@ -291,15 +364,28 @@ def test_an_image_for_another_platform_says_so_and_runs(tmp_path: Path) -> None:
 
 
 def test_an_image_is_found_by_its_id_too(odd_image: str, tmp_path: Path) -> None:
-    image_id = subprocess.run(["docker", "inspect", "--format={{.Id}}", odd_image], check=True, capture_output=True,
-                              text=True).stdout.strip()
+    image_id = subprocess.run(
+        ["docker", "inspect", "--format={{.Id}}", odd_image],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     convert(image_id, tmp_path / "by-id.sif")
     assert image_id in apptainer("inspect", "--deffile", str(tmp_path / "by-id.sif"))
 
 
 def test_an_image_without_a_name_is_still_there_afterwards(tmp_path: Path) -> None:
-    image_id = subprocess.run(["docker", "import", "-"], check=True, capture_output=True, text=False,
-                              input=one_file("a")).stdout.decode().strip()
+    image_id = (
+        subprocess.run(
+            ["docker", "import", "-"],
+            check=True,
+            capture_output=True,
+            text=False,
+            input=one_file("a"),
+        )
+        .stdout.decode()
+        .strip()
+    )
     try:
         convert(image_id, tmp_path / "nameless.sif")
         subprocess.run(["docker", "inspect", image_id], check=True, capture_output=True)
@@ -320,8 +406,13 @@ def test_a_converted_image_goes_into_the_store(odd_image: str, tmp_path: Path) -
     store = storage.ImageStore(tmp_path / "store")
     with store.temporary_path() as temporary:
         made = convert(odd_image, temporary)
-        store.publish(temporary, storage.ImageRecord(identity="a" * 64, image_id=odd_image, platform="linux/amd64",
-                                                     filename="odd.sif"), sha256=made.sha256)
+        store.publish(
+            temporary,
+            storage.ImageRecord(
+                identity="a" * 64, image_id=odd_image, platform="linux/amd64", filename="odd.sif"
+            ),
+            sha256=made.sha256,
+        )
     found = store.by_name("odd.sif")
     assert found is not None and found.size_bytes == made.size_bytes
     sif.verify(store.path_of(made.sha256), platform="linux/amd64")
@@ -329,14 +420,24 @@ def test_a_converted_image_goes_into_the_store(odd_image: str, tmp_path: Path) -
 
 # --- what is not streamed, and what fails
 
+
 def test_an_image_that_was_a_sif_before_is_built_instead(odd_image: str, tmp_path: Path) -> None:
     name = f"cic-test-conversion:{uuid.uuid4().hex}"
-    subprocess.run(["docker", "buildx", "build", "--builder=default", f"--tag={name}", "-"], check=True,
-                   input=f"FROM {odd_image}\nWORKDIR /.singularity.d/env\n".encode(), capture_output=True)
+    subprocess.run(
+        ["docker", "buildx", "build", "--builder=default", f"--tag={name}", "-"],
+        check=True,
+        input=f"FROM {odd_image}\nWORKDIR /.singularity.d/env\n".encode(),
+        capture_output=True,
+    )
     lines: list[str] = []
     try:
-        made = singularity.convert(name, tmp_path / "out.sif", platform="linux/amd64", settings=site(),
-                                   on_line=lines.append)
+        made = singularity.convert(
+            name,
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            settings=site(),
+            on_line=lines.append,
+        )
         assert left_behind(name) == ([], [])
     finally:
         subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
@@ -345,16 +446,24 @@ def test_an_image_that_was_a_sif_before_is_built_instead(odd_image: str, tmp_pat
     assert ".singularity.d/runscript" in tree(tmp_path / "out.sif")
 
 
-def test_an_image_for_another_platform_than_asked_is_refused(odd_image: str, tmp_path: Path) -> None:
+def test_an_image_for_another_platform_than_asked_is_refused(
+    odd_image: str, tmp_path: Path
+) -> None:
     with pytest.raises(ServiceError, match="for amd64, and a SIF for linux/arm64") as failure:
-        singularity.convert(odd_image, tmp_path / "out.sif", platform="linux/arm64", settings=site())
+        singularity.convert(
+            odd_image, tmp_path / "out.sif", platform="linux/arm64", settings=site()
+        )
     assert failure.value.code == ErrorCode.CONVERSION_FAILED and not list(tmp_path.iterdir())
 
 
 def test_an_image_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="not in the Docker daemon"):
-        singularity.convert("cic-test-conversion:never-made", tmp_path / "out.sif", platform="linux/amd64",
-                            settings=site())
+        singularity.convert(
+            "cic-test-conversion:never-made",
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            settings=site(),
+        )
 
 
 @pytest.fixture
@@ -376,7 +485,9 @@ def shim(folder: Path, name: str, script: str) -> None:
 
 
 class Door(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    """Another way to the daemon: a socket, or a port when no path is given. It may end an export's answer early."""
+    """Another way to the daemon: a socket, or a port when no path is given. It may end an export's
+    answer early.
+    """
 
     daemon_threads = True
 
@@ -401,7 +512,9 @@ class Passage(socketserver.BaseRequestHandler):
         with socket.socket(socket.AF_UNIX) as daemon:
             daemon.connect("/var/run/docker.sock")
             daemon.sendall(asked)
-            threading.Thread(target=passed_on, args=(self.request, daemon, None), daemon=True).start()
+            threading.Thread(
+                target=passed_on, args=(self.request, daemon, None), daemon=True
+            ).start()
             passed_on(daemon, self.request, self.server.export_bytes if is_export else None)
 
 
@@ -434,8 +547,9 @@ def port_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
 
 
 @pytest.mark.usefixtures("port_only")
-def test_an_image_comes_over_a_port_as_it_does_over_a_socket(odd_image: str, tmp_path: Path, shims: Path,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_comes_over_a_port_as_it_does_over_a_socket(
+    odd_image: str, tmp_path: Path, shims: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shim(shims, "docker", f'[ "$1" = export ] && echo asked >> {tmp_path}/note; exec "$real" "$@"')
     convert(odd_image, tmp_path / "port.sif")
     monkeypatch.delenv("DOCKER_HOST")
@@ -446,67 +560,114 @@ def test_an_image_comes_over_a_port_as_it_does_over_a_socket(odd_image: str, tmp
 
 
 @pytest.mark.parametrize("export_bytes", [0, 100])
-def test_a_socket_without_an_answer_means_a_build(odd_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                  export_bytes: int) -> None:
+def test_a_socket_without_an_answer_means_a_build(
+    odd_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export_bytes: int
+) -> None:
     lines: list[str] = []
     with opened(Door(tmp_path / "door", export_bytes=export_bytes)) as door:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/door")
-        made = singularity.convert(odd_image, tmp_path / "out.sif", platform="linux/amd64", settings=site(),
-                                   on_line=lines.append)
+        made = singularity.convert(
+            odd_image,
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            settings=site(),
+            on_line=lines.append,
+        )
     assert made.method == singularity.BUILD and door.exports == 1
     assert any("docker does not export the image" in line for line in lines)
     sif.verify(tmp_path / "out.sif", platform="linux/amd64")
 
 
 @pytest.mark.parametrize("export_bytes", [2048, 300_000])
-def test_a_socket_that_is_cut_never_gives_a_sif(odd_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                export_bytes: int) -> None:
+def test_a_socket_that_is_cut_never_gives_a_sif(
+    odd_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export_bytes: int
+) -> None:
     (tmp_path / "out").mkdir()
     with opened(Door(tmp_path / "door", export_bytes=export_bytes)) as door:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/door")
         with pytest.raises(ServiceError) as failure:
-            singularity.convert(odd_image, tmp_path / "out" / "out.sif", platform="linux/amd64", settings=site())
+            singularity.convert(
+                odd_image, tmp_path / "out" / "out.sif", platform="linux/amd64", settings=site()
+            )
         assert failure.value.code == ErrorCode.CONVERSION_FAILED and door.exports == 1
         assert not list((tmp_path / "out").iterdir()) and left_behind(odd_image) == ([], [])
 
 
-@pytest.mark.parametrize(("program", "script"), [
-    ("docker", '[ "$1" = export ] && exit 0; exec "$real" "$@"'),
-    ("docker", '[ "$1" = export ] || exec "$real" "$@"; "$real" "$@" | head --bytes 2048'),
-    ("docker", '[ "$1" = export ] || exec "$real" "$@"; "$real" "$@" | head --bytes 3000000'),
-    ("docker", '[ "$1" = export ] || exec "$real" "$@"; "$real" "$@"; exit 1'),
-    ("docker", '[ "$1" = export ] || exec "$real" "$@"; kill -9 $$'),
-    ("tar2sqfs", "exit 0"),
-    ("tar2sqfs", "cat > /dev/null; exit 0"),
-    ("tar2sqfs", '"$real" "$@"; exit 1'),
-    ("tar2sqfs", "head --bytes 100000 > /dev/null; kill -9 $$"),
-    ("tar2sqfs", '"$real" "$@" && truncate --size=-4096 "${@: -1}"'),
-    ("tar2sqfs", 'python3 -c "\nimport sys, tarfile\nwith tarfile.open(fileobj=sys.stdin.buffer, mode=\'r|\') as i, '
-                 'tarfile.open(fileobj=sys.stdout.buffer, mode=\'w|\') as o:\n    for m in i:\n        '
-                 'm.name == \'odd/second\' or o.addfile(m, i.extractfile(m) if m.isreg() else None)" | "$real" "$@"'),
-    ("tar2sqfs", 'python3 -c "\nimport sys, tarfile\nwith tarfile.open(fileobj=sys.stdin.buffer, mode=\'r|\') as i, '
-                 'tarfile.open(fileobj=sys.stdout.buffer, mode=\'w|\') as o:\n    for m in i:\n        '
-                 'm.name == \'odd/empty\' or o.addfile(m, i.extractfile(m) if m.isreg() else None)" | "$real" "$@"'),
-    ("unsquashfs", "exit 1"),
-], ids=["no stream", "cut at an edge", "cut", "docker fails at the end", "docker is killed", "no reader",
-        "nothing written", "tar2sqfs fails at the end", "tar2sqfs is killed", "squashfs cut", "a hard link is skipped",
-        "a file is skipped", "unreadable"])
+@pytest.mark.parametrize(
+    ("program", "script"),
+    [
+        ("docker", '[ "$1" = export ] && exit 0; exec "$real" "$@"'),
+        ("docker", '[ "$1" = export ] || exec "$real" "$@"; "$real" "$@" | head --bytes 2048'),
+        ("docker", '[ "$1" = export ] || exec "$real" "$@"; "$real" "$@" | head --bytes 3000000'),
+        ("docker", '[ "$1" = export ] || exec "$real" "$@"; "$real" "$@"; exit 1'),
+        ("docker", '[ "$1" = export ] || exec "$real" "$@"; kill -9 $$'),
+        ("tar2sqfs", "exit 0"),
+        ("tar2sqfs", "cat > /dev/null; exit 0"),
+        ("tar2sqfs", '"$real" "$@"; exit 1'),
+        ("tar2sqfs", "head --bytes 100000 > /dev/null; kill -9 $$"),
+        ("tar2sqfs", '"$real" "$@" && truncate --size=-4096 "${@: -1}"'),
+        (
+            "tar2sqfs",
+            "python3 -c \"\nimport sys, tarfile\nwith tarfile.open(fileobj=sys.stdin.buffer, mode='r|') as i, "
+            "tarfile.open(fileobj=sys.stdout.buffer, mode='w|') as o:\n    for m in i:\n        "
+            'm.name == \'odd/second\' or o.addfile(m, i.extractfile(m) if m.isreg() else None)" | "$real" "$@"',
+        ),
+        (
+            "tar2sqfs",
+            "python3 -c \"\nimport sys, tarfile\nwith tarfile.open(fileobj=sys.stdin.buffer, mode='r|') as i, "
+            "tarfile.open(fileobj=sys.stdout.buffer, mode='w|') as o:\n    for m in i:\n        "
+            'm.name == \'odd/empty\' or o.addfile(m, i.extractfile(m) if m.isreg() else None)" | "$real" "$@"',
+        ),
+        ("unsquashfs", "exit 1"),
+    ],
+    ids=[
+        "no stream",
+        "cut at an edge",
+        "cut",
+        "docker fails at the end",
+        "docker is killed",
+        "no reader",
+        "nothing written",
+        "tar2sqfs fails at the end",
+        "tar2sqfs is killed",
+        "squashfs cut",
+        "a hard link is skipped",
+        "a file is skipped",
+        "unreadable",
+    ],
+)
 @pytest.mark.usefixtures("port_only")
-def test_no_failure_on_the_way_gives_a_sif(odd_image: str, tmp_path: Path, shims: Path, program: str, script: str
-                                           ) -> None:
+def test_no_failure_on_the_way_gives_a_sif(
+    odd_image: str, tmp_path: Path, shims: Path, program: str, script: str
+) -> None:
     shim(shims, program, script)
     (tmp_path / "out").mkdir()
     with pytest.raises(ServiceError) as failure:
-        singularity.convert(odd_image, tmp_path / "out" / "out.sif", platform="linux/amd64", settings=site())
-    assert failure.value.code == (ErrorCode.INTERRUPTED if "kill -9" in script else ErrorCode.CONVERSION_FAILED)
+        singularity.convert(
+            odd_image, tmp_path / "out" / "out.sif", platform="linux/amd64", settings=site()
+        )
+    assert failure.value.code == (
+        ErrorCode.INTERRUPTED if "kill -9" in script else ErrorCode.CONVERSION_FAILED
+    )
     assert not list((tmp_path / "out").iterdir()) and left_behind(odd_image) == ([], [])
 
 
-def test_a_buildx_that_does_not_show_the_image_means_a_build(odd_image: str, tmp_path: Path, shims: Path) -> None:
-    shim(shims, "docker", '[ "$1" = buildx ] && { echo no such driver >&2; exit 1; }; exec "$real" "$@"')
+def test_a_buildx_that_does_not_show_the_image_means_a_build(
+    odd_image: str, tmp_path: Path, shims: Path
+) -> None:
+    shim(
+        shims,
+        "docker",
+        '[ "$1" = buildx ] && { echo no such driver >&2; exit 1; }; exec "$real" "$@"',
+    )
     lines: list[str] = []
-    made = singularity.convert(odd_image, tmp_path / "out.sif", platform="linux/amd64", settings=site(),
-                               on_line=lines.append)
+    made = singularity.convert(
+        odd_image,
+        tmp_path / "out.sif",
+        platform="linux/amd64",
+        settings=site(),
+        on_line=lines.append,
+    )
     assert made.method == singularity.BUILD
     assert any("no such driver" in line for line in lines)
 
@@ -517,8 +678,13 @@ def test_a_full_disk_is_told_and_leaves_nothing(odd_image: str, tmp_path: Path) 
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(small)], check=True)
     try:
         with pytest.raises(ServiceError) as failure:
-            singularity.convert(odd_image, small / "out.sif", platform="linux/amd64", settings=site(),
-                                scratch=tmp_path)
+            singularity.convert(
+                odd_image,
+                small / "out.sif",
+                platform="linux/amd64",
+                settings=site(),
+                scratch=tmp_path,
+            )
         assert failure.value.code == ErrorCode.NO_SPACE
         assert not list(small.iterdir())
     finally:
@@ -527,9 +693,15 @@ def test_a_full_disk_is_told_and_leaves_nothing(odd_image: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("stuck", ["tar2sqfs", "docker"])
 @pytest.mark.usefixtures("port_only")
-def test_a_cancel_ends_it_and_leaves_nothing(odd_image: str, tmp_path: Path, shims: Path, stuck: str) -> None:
+def test_a_cancel_ends_it_and_leaves_nothing(
+    odd_image: str, tmp_path: Path, shims: Path, stuck: str
+) -> None:
     note = tmp_path / "stuck"
-    shim(shims, stuck, f'case "$1" in --quiet|export) echo $$ > {note}; exec sleep 600;; esac; exec "$real" "$@"')
+    shim(
+        shims,
+        stuck,
+        f'case "$1" in --quiet|export) echo $$ > {note}; exec sleep 600;; esac; exec "$real" "$@"',
+    )
     (tmp_path / "out").mkdir()
     cancel = CancelToken()
 
@@ -541,23 +713,35 @@ def test_a_cancel_ends_it_and_leaves_nothing(odd_image: str, tmp_path: Path, shi
     thread = threading.Thread(target=cancel_when_stuck)
     thread.start()
     with pytest.raises(Cancelled, match="enough"):
-        singularity.convert(odd_image, tmp_path / "out" / "out.sif", platform="linux/amd64", settings=site(),
-                            cancel=cancel)
+        singularity.convert(
+            odd_image,
+            tmp_path / "out" / "out.sif",
+            platform="linux/amd64",
+            settings=site(),
+            cancel=cancel,
+        )
     thread.join()
     assert not Path("/proc", note.read_text().strip()).exists()
     assert not list((tmp_path / "out").iterdir()) and left_behind(odd_image) == ([], [])
 
 
 @pytest.mark.usefixtures("port_only")
-def test_what_a_killed_conversion_leaves_is_swept_and_nothing_of_a_living_one(odd_image: str, tmp_path: Path,
-                                                                             shims: Path) -> None:
+def test_what_a_killed_conversion_leaves_is_swept_and_nothing_of_a_living_one(
+    odd_image: str, tmp_path: Path, shims: Path
+) -> None:
     note = tmp_path / "note"
-    shim(shims, "docker", f'[ "$1" = export ] || exec "$real" "$@"; echo $$ > {note}; exec sleep 600')
-    script = ("import sys; from pathlib import Path; from image_builder import singularity\n"
-              "from tests.system.test_conversion import site\n"
-              "singularity.convert(sys.argv[1], Path(sys.argv[2]), platform='linux/amd64', settings=site())\n")
+    shim(
+        shims, "docker", f'[ "$1" = export ] || exec "$real" "$@"; echo $$ > {note}; exec sleep 600'
+    )
+    script = (
+        "import sys; from pathlib import Path; from image_builder import singularity\n"
+        "from tests.system.test_conversion import site\n"
+        "singularity.convert(sys.argv[1], Path(sys.argv[2]), platform='linux/amd64', settings=site())\n"
+    )
     with export.exported(odd_image) as mine:
-        process = subprocess.Popen([sys.executable, "-c", script, odd_image, str(tmp_path / "out.sif")], cwd=PROJECT)
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, odd_image, str(tmp_path / "out.sif")], cwd=PROJECT
+        )
         while not (note.exists() and note.read_text().strip()):
             time.sleep(0.01)
         export.sweep()
@@ -565,20 +749,41 @@ def test_what_a_killed_conversion_leaves_is_swept_and_nothing_of_a_living_one(od
         process.kill()
         process.wait()
         assert export.sweep() >= 2
-        assert left_behind(odd_image)[0] == [mine.container[:12]] and len(left_behind(odd_image)[1]) == 1
+        assert (
+            left_behind(odd_image)[0] == [mine.container[:12]]
+            and len(left_behind(odd_image)[1]) == 1
+        )
     assert left_behind(odd_image) == ([], [])
-    while Path("/proc", note.read_text().strip()).exists():  # the guard ends what the killed one had started
+    while Path(
+        "/proc", note.read_text().strip()
+    ).exists():  # the guard ends what the killed one had started
         time.sleep(0.01)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes PID name spaces")
-def test_a_conversion_in_another_container_is_left_alone_until_it_must_be_dead(odd_image: str, tmp_path: Path,
-                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_in_another_container_is_left_alone_until_it_must_be_dead(
+    odd_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     note = tmp_path / "note"
-    script = ("import sys, time; from pathlib import Path; from image_builder import export\n"
-              "with export.exported(sys.argv[1]): Path(sys.argv[2]).touch(); time.sleep(600)\n")
-    process = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c",
-                                script, odd_image, str(note)], cwd=PROJECT)
+    script = (
+        "import sys, time; from pathlib import Path; from image_builder import export\n"
+        "with export.exported(sys.argv[1]): Path(sys.argv[2]).touch(); time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            sys.executable,
+            "-c",
+            script,
+            odd_image,
+            str(note),
+        ],
+        cwd=PROJECT,
+    )
     try:
         while not note.exists():
             assert process.poll() is None
@@ -631,7 +836,10 @@ def descendants_memory() -> int:
     for task in Path("/proc/self/task").iterdir():
         try:
             children = (task / "children").read_text().split()
-            total += sum(int(Path("/proc", child, "statm").read_text().split()[1]) * 4096 for child in children)
+            total += sum(
+                int(Path("/proc", child, "statm").read_text().split()[1]) * 4096
+                for child in children
+            )
         except OSError:
             continue
     return total

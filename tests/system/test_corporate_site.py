@@ -1,4 +1,6 @@
-"""A site behind a proxy that signs with its own CA: both reach the steps of a build, and neither stays in the image."""
+"""A site behind a proxy that signs with its own CA: both reach the steps of a build, and neither
+stays in the image.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,20 @@ from tests.system.site import MACHINE, PROJECT, Site
 
 pytestmark = pytest.mark.system
 
-BRIDGE_ADDRESS_COMMAND = ("docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+BRIDGE_ADDRESS_COMMAND = (
+    "docker",
+    "network",
+    "inspect",
+    "bridge",
+    "--format",
+    "{{(index .IPAM.Config 0).Gateway}}",
+)
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
-    """A small forward proxy: plain requests are fetched, CONNECT becomes a tunnel. It notes which hosts were asked."""
+    """A small forward proxy: plain requests are fetched, CONNECT becomes a tunnel. It notes which
+    hosts were asked.
+    """
 
     asked: set[str]
 
@@ -67,8 +78,12 @@ class Proxy(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def running_proxy() -> Iterator[tuple[str, set[str]]]:
-    """A proxy on the address at which containers see this machine; yields its URL and what was asked of it."""
-    address = subprocess.run(BRIDGE_ADDRESS_COMMAND, check=True, capture_output=True, text=True).stdout.strip()
+    """A proxy on the address at which containers see this machine; yields its URL and what was
+    asked of it.
+    """
+    address = subprocess.run(
+        BRIDGE_ADDRESS_COMMAND, check=True, capture_output=True, text=True
+    ).stdout.strip()
     asked: set[str] = set()
     handler = type("NotingProxy", (Proxy,), {"asked": asked})
     with http.server.ThreadingHTTPServer((address, 0), handler) as server:
@@ -79,24 +94,47 @@ def running_proxy() -> Iterator[tuple[str, set[str]]]:
 
 
 def test_proxy_and_ca_reach_the_steps_and_stay_out_of_the_image(site: Site) -> None:
-    site.add_step("demo", "proxied", {
-        "eflows4hpc.yaml": "apt:\n  - bc\npip:\n  - six\n",
-        "post_inst.sh": "test -n \"$http_proxy\"\ntest -n \"$https_proxy\"\ntest -s \"$SSL_CERT_FILE\"\n"})
-    request = {"machine": {**MACHINE, "container_engine": "docker"}, "workflow": "demo", "step_id": "proxied",
-               "force": True, "push": False}
+    site.add_step(
+        "demo",
+        "proxied",
+        {
+            "eflows4hpc.yaml": "apt:\n  - bc\npip:\n  - six\n",
+            "post_inst.sh": 'test -n "$http_proxy"\ntest -n "$https_proxy"\ntest -s "$SSL_CERT_FILE"\n',
+        },
+    )
+    request = {
+        "machine": {**MACHINE, "container_engine": "docker"},
+        "workflow": "demo",
+        "step_id": "proxied",
+        "force": True,
+        "push": False,
+    }
     with running_proxy() as (url, asked):
         environ = site.with_environ(CIC_BUILD_HTTP_PROXY=url, CIC_BUILD_HTTPS_PROXY=url).environ
-        built = subprocess.run([sys.executable, "cic_builder.py", "--request", "-"], cwd=PROJECT, env=dict(environ),
-                               input=json.dumps(request), capture_output=True, text=True, timeout=300)
+        built = subprocess.run(
+            [sys.executable, "cic_builder.py", "--request", "-"],
+            cwd=PROJECT,
+            env=dict(environ),
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
     assert built.returncode == 0, built.stderr[-3000:]
     assert asked == {"plain", "tunnel"}, "apt asks plainly, pip through a tunnel"
     image_id = dict(line.split(": ", 1) for line in built.stdout.splitlines())["image_id"]
-    inspected = subprocess.run(["docker", "inspect", image_id], check=True, capture_output=True, text=True).stdout
-    history = subprocess.run(["docker", "history", "--no-trunc", image_id], check=True, capture_output=True,
-                             text=True).stdout
+    inspected = subprocess.run(
+        ["docker", "inspect", image_id], check=True, capture_output=True, text=True
+    ).stdout
+    history = subprocess.run(
+        ["docker", "history", "--no-trunc", image_id], check=True, capture_output=True, text=True
+    ).stdout
     assert url not in inspected + history
     script = f"env | grep -ci -e proxy -e CERT; ls /run/cic; grep -rlsF {url} /etc /opt /root /tmp /var/lib"
-    found = subprocess.run(["docker", "run", "--rm", "--entrypoint", "/bin/sh", image_id, "-c", script],
-                           capture_output=True, text=True).stdout
+    found = subprocess.run(
+        ["docker", "run", "--rm", "--entrypoint", "/bin/sh", image_id, "-c", script],
+        capture_output=True,
+        text=True,
+    ).stdout
     assert found.split() == ["0"], found

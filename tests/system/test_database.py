@@ -32,13 +32,23 @@ def locked(database: Path) -> Iterator[None]:
 
 def submit(service: Service, step: str) -> tuple[int, str, str]:
     """Status code, id of the build, and `Retry-After`."""
-    answer = service.call("POST", "/build/", json={
-        "machine": MACHINE | {"container_engine": "docker"}, "workflow": "demo", "step_id": step, "push": False})
+    answer = service.call(
+        "POST",
+        "/build/",
+        json={
+            "machine": MACHINE | {"container_engine": "docker"},
+            "workflow": "demo",
+            "step_id": step,
+            "push": False,
+        },
+    )
     return answer.status_code, answer.json().get("id", ""), answer.headers.get("Retry-After", "")
 
 
 def test_a_locked_database_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
-    site = make_site(tmp_path).with_environ(CIC_BUILD_BASE_IMAGE="cic-test-not-there:1", CIC_MAX_RETRIES="0")
+    site = make_site(tmp_path).with_environ(
+        CIC_BUILD_BASE_IMAGE="cic-test-not-there:1", CIC_MAX_RETRIES="0"
+    )
     for number in range(8):
         site.add_step("demo", f"step{number}", {"eflows4hpc.yaml": f"apt: [package{number}]\n"})
     with running_service(site) as service, ThreadPoolExecutor(8) as threads:
@@ -51,7 +61,9 @@ def test_a_locked_database_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> 
                 assert service.call("GET", f"/build/{before[1]}").status_code == 200
                 time.sleep(0.2)
         answers = [each.result() for each in asked]
-        assert all(status == 200 or (status == 503 and retry_after) for status, _, retry_after in answers), answers
+        assert all(
+            status == 200 or (status == 503 and retry_after) for status, _, retry_after in answers
+        ), answers
         accepted = [build_id for status, build_id, _ in answers if status == 200]
         assert accepted
         for build_id in [before[1], *accepted]:

@@ -1,4 +1,6 @@
-"""The files of deploy/: what can be checked of them quickly, and the container image, really built and used."""
+"""The files of deploy/: what can be checked of them quickly, and the container image, really built
+and used.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,16 @@ import yaml
 from config.loading import SECTIONS
 from config.settings import ServiceSettings
 from tests.system.conftest import remove_images
-from tests.system.site import BASE_IMAGE, MACHINE, PASSWORD, PROJECT, USER, Service, free_port, make_site
+from tests.system.site import (
+    BASE_IMAGE,
+    MACHINE,
+    PASSWORD,
+    PROJECT,
+    USER,
+    Service,
+    free_port,
+    make_site,
+)
 
 DEPLOY = PROJECT / "deploy"
 STANDINS = PROJECT / "tests" / "standin"
@@ -58,7 +69,9 @@ def settings_in(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_setting_named_there_exists(path: Path) -> None:
-    found = {name.removesuffix("_FILE") for document in documents(path) for name in settings_in(document)}
+    found = {
+        name.removesuffix("_FILE") for document in documents(path) for name in settings_in(document)
+    }
     assert found
     assert found <= known_variables(), found - known_variables()
 
@@ -67,21 +80,30 @@ def test_compose_keeps_what_must_be_kept() -> None:
     service = documents(DEPLOY / "compose.yaml")[0]["services"]["cic"]
     assert "data:/var/lib/cic" in service["volumes"]
     dockerfile = (DEPLOY / "Dockerfile").read_text()
-    assert "CIC_DATABASE=sqlite:////var/lib/cic/" in dockerfile and "CIC_BUILD_TMP_FOLDER=/var/lib/cic/" in dockerfile
+    assert (
+        "CIC_DATABASE=sqlite:////var/lib/cic/" in dockerfile
+        and "CIC_BUILD_TMP_FOLDER=/var/lib/cic/" in dockerfile
+    )
 
 
-@pytest.mark.parametrize("path", sorted(DEPLOY.glob("kubernetes/*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(DEPLOY.glob("kubernetes/*.yaml")), ids=lambda path: path.name
+)
 def test_kubernetes_knows_every_field(path: Path) -> None:
     pods = 0
     for document in documents(path):
         kubernetes_validate.validate(document, "1.30", strict=True)
         if document["kind"] == "Deployment":
             pods += 1
-            assert document["spec"]["template"]["spec"]["enableServiceLinks"] is False, "CIC_PORT would be set"
+            assert document["spec"]["template"]["spec"]["enableServiceLinks"] is False, (
+                "CIC_PORT would be set"
+            )
     assert pods == 2
 
 
-@pytest.mark.parametrize("unit", sorted(DEPLOY.glob("systemd/*.service")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "unit", sorted(DEPLOY.glob("systemd/*.service")), ids=lambda path: path.name
+)
 def test_systemd_accepts_the_units(unit: Path, tmp_path: Path) -> None:
     try:
         subprocess.run(["systemd-analyze", "--version"], check=True, capture_output=True)
@@ -89,8 +111,12 @@ def test_systemd_accepts_the_units(unit: Path, tmp_path: Path) -> None:
         pytest.skip("there is no systemd-analyze")
     copy = tmp_path / unit.name
     text = unit.read_text()
-    copy.write_text("\n".join("ExecStart=/bin/true" if line.startswith("ExecStart=") else line
-                              for line in text.splitlines()))
+    copy.write_text(
+        "\n".join(
+            "ExecStart=/bin/true" if line.startswith("ExecStart=") else line
+            for line in text.splitlines()
+        )
+    )
     done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True)
     assert unit.name not in done.stderr, done.stderr
 
@@ -99,8 +125,21 @@ def test_systemd_accepts_the_units(unit: Path, tmp_path: Path) -> None:
 def built(context: Path, *options: str) -> Iterator[str]:
     """An image built from a folder, until the block ends; its name."""
     name = f"cic-deploy-test:{secrets.token_hex(4)}"
-    subprocess.run(["docker", "buildx", "build", "--quiet", f"--tag={name}", f"--build-arg=BASE={BASE_IMAGE}", "--load",
-                    *options, str(context)], check=True, timeout=1800)
+    subprocess.run(
+        [
+            "docker",
+            "buildx",
+            "build",
+            "--quiet",
+            f"--tag={name}",
+            f"--build-arg=BASE={BASE_IMAGE}",
+            "--load",
+            *options,
+            str(context),
+        ],
+        check=True,
+        timeout=1800,
+    )
     try:
         yield name
     finally:
@@ -111,7 +150,9 @@ def built(context: Path, *options: str) -> Iterator[str]:
 def image() -> Iterator[str]:
     """The image of the service, built from this very tree."""
     bundle = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
-    with built(PROJECT, f"--file={DEPLOY / 'Dockerfile'}", f"--secret=id=ca_bundle,src={bundle}") as name:
+    with built(
+        PROJECT, f"--file={DEPLOY / 'Dockerfile'}", f"--secret=id=ca_bundle,src={bundle}"
+    ) as name:
         yield name
 
 
@@ -129,20 +170,59 @@ def test_the_container_builds_an_image_with_the_hosts_docker(image: str, tmp_pat
     site.add_step("demo", "hello", {"eflows4hpc.yaml": "apt: []\n"})
     open_to_all(tmp_path)
     port = free_port()
-    settings = {key: value for key, value in site.environ.items() if key.startswith("CIC_") and key not in (
-        "CIC_CONFIG", "CIC_BUILD_TMP_FOLDER", "CIC_DATABASE", "CIC_HOST", "CIC_BUILD_CA_BUNDLE")}
+    settings = {
+        key: value
+        for key, value in site.environ.items()
+        if key.startswith("CIC_")
+        and key
+        not in (
+            "CIC_CONFIG",
+            "CIC_BUILD_TMP_FOLDER",
+            "CIC_DATABASE",
+            "CIC_HOST",
+            "CIC_BUILD_CA_BUNDLE",
+        )
+    }
     container = subprocess.run(
-        ["docker", "run", "--detach", "--init", f"--publish=127.0.0.1:{port}:5000",
-         f"--volume={site.registry}:{site.registry}:ro", "--volume=/var/run/docker.sock:/var/run/docker.sock",
-         f"--group-add={Path('/var/run/docker.sock').stat().st_gid}",
-         *(f"--env={key}={value}" for key, value in settings.items()), image],
-        check=True, capture_output=True, text=True).stdout.strip()
+        [
+            "docker",
+            "run",
+            "--detach",
+            "--init",
+            f"--publish=127.0.0.1:{port}:5000",
+            f"--volume={site.registry}:{site.registry}:ro",
+            "--volume=/var/run/docker.sock:/var/run/docker.sock",
+            f"--group-add={Path('/var/run/docker.sock').stat().st_gid}",
+            *(f"--env={key}={value}" for key, value in settings.items()),
+            image,
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     try:
         service = Service(site, f"http://127.0.0.1:{port}", tmp_path / "none", None)  # type: ignore[arg-type]
         wait_until_ready(f"{service.url}/image_creation/health/ready")
-        subprocess.run(["docker", "exec", "--interactive", container, "flask", "--app", "builder_service", "users",
-                        "add", USER], input=PASSWORD.encode() + b"\n", check=True, capture_output=True)
-        build = service.build({"machine": MACHINE, "workflow": "demo", "step_id": "hello", "push": False})
+        subprocess.run(
+            [
+                "docker",
+                "exec",
+                "--interactive",
+                container,
+                "flask",
+                "--app",
+                "builder_service",
+                "users",
+                "add",
+                USER,
+            ],
+            input=PASSWORD.encode() + b"\n",
+            check=True,
+            capture_output=True,
+        )
+        build = service.build(
+            {"machine": MACHINE, "workflow": "demo", "step_id": "hello", "push": False}
+        )
         assert build["status"] == "FINISHED", build
         sif = service.call("GET", f"/images/download/{build['filename']}")
         assert len(sif.content) == build["size_bytes"]
@@ -156,19 +236,36 @@ class Compose:
 
     def __init__(self, more: Path, environ: Mapping[str, str]) -> None:
         files = (DEPLOY / "compose.yaml", DEPLOY / "compose.cluster.yaml", more)
-        self._command = ["docker", "compose", f"--project-name=cic-test-{secrets.token_hex(4)}",
-                         *(f"--file={file}" for file in files)]
-        self._environ = {**{key: value for key, value in os.environ.items() if not key.startswith("CIC_")}, **environ}
+        self._command = [
+            "docker",
+            "compose",
+            f"--project-name=cic-test-{secrets.token_hex(4)}",
+            *(f"--file={file}" for file in files),
+        ]
+        self._environ = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("CIC_")},
+            **environ,
+        }
 
     def __call__(self, *arguments: str, stdin: str = "") -> str:
-        done = subprocess.run([*self._command, *arguments], env=self._environ, input=stdin, capture_output=True,
-                              text=True, timeout=600)
+        done = subprocess.run(
+            [*self._command, *arguments],
+            env=self._environ,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         assert done.returncode == 0, done.stderr + self.logs()
         return done.stdout
 
     def logs(self, *services: str) -> str:
-        done = subprocess.run([*self._command, "logs", "--no-color", *services], env=self._environ, text=True,
-                              capture_output=True)
+        done = subprocess.run(
+            [*self._command, "logs", "--no-color", *services],
+            env=self._environ,
+            text=True,
+            capture_output=True,
+        )
         return done.stdout
 
 
@@ -180,28 +277,57 @@ def cluster(image: str, tmp_path: Path) -> Iterator[tuple[Compose, Service]]:
     site = make_site(tmp_path)
     site.add_step("demo", "hello", {"eflows4hpc.yaml": "apt: []\n"})
     site.add_step("demo", "other", {"eflows4hpc.yaml": "apt: []\n", "other": "other"})
-    site.add_step("demo", "slow", {"eflows4hpc.yaml": "apt: []\n",
-                                   "post_inst.sh": "#!/bin/sh\necho slowly\nsleep 45\n",
-                                   "once": secrets.token_hex(8)})  # no earlier run's layer is the same
+    site.add_step(
+        "demo",
+        "slow",
+        {
+            "eflows4hpc.yaml": "apt: []\n",
+            "post_inst.sh": "#!/bin/sh\necho slowly\nsleep 45\n",
+            "once": secrets.token_hex(8),
+        },
+    )  # no earlier run's layer is the same
     open_to_all(tmp_path)
     prefix = "CIC_REGISTRY_IMAGES_PREFIX"
-    ours = {"environment": {prefix: site.environ[prefix]}, "volumes": [f"{site.registry}:{site.registry}:ro"]}
+    ours = {
+        "environment": {prefix: site.environ[prefix]},
+        "volumes": [f"{site.registry}:{site.registry}:ro"],
+    }
     more = tmp_path / "more.yaml"
     more.write_text(yaml.safe_dump({"services": {"cic": ours, "worker": ours}}))
     port = free_port()
     with built(STANDINS / "postgres") as postgres, built(STANDINS / "redis") as redis:
-        compose = Compose(more, {
-            "CIC_IMAGE": image, "CIC_POSTGRES_IMAGE": postgres, "CIC_REDIS_IMAGE": redis,
-            "CIC_SECRET_KEY": secrets.token_hex(32), "CIC_DATABASE_PASSWORD": secrets.token_hex(32),
-            "CIC_BUILD_BASE_IMAGE": BASE_IMAGE, "CIC_PUBLISHED_PORT": f"127.0.0.1:{port}",
-            "CIC_REPOSITORIES_WORKFLOW_REPOSITORY": site.environ["CIC_REPOSITORIES_WORKFLOW_REPOSITORY"],
-            "DOCKER_GROUP": str(Path("/var/run/docker.sock").stat().st_gid)})
+        compose = Compose(
+            more,
+            {
+                "CIC_IMAGE": image,
+                "CIC_POSTGRES_IMAGE": postgres,
+                "CIC_REDIS_IMAGE": redis,
+                "CIC_SECRET_KEY": secrets.token_hex(32),
+                "CIC_DATABASE_PASSWORD": secrets.token_hex(32),
+                "CIC_BUILD_BASE_IMAGE": BASE_IMAGE,
+                "CIC_PUBLISHED_PORT": f"127.0.0.1:{port}",
+                "CIC_REPOSITORIES_WORKFLOW_REPOSITORY": site.environ[
+                    "CIC_REPOSITORIES_WORKFLOW_REPOSITORY"
+                ],
+                "DOCKER_GROUP": str(Path("/var/run/docker.sock").stat().st_gid),
+            },
+        )
         try:
             compose(*UP)
             service = Service(site, f"http://127.0.0.1:{port}", tmp_path / "none", None)  # type: ignore[arg-type]
             wait_until_ready(f"{service.url}/image_creation/health/ready")
-            compose("exec", "-T", "cic", "flask", "--app", "builder_service", "users", "add", USER,
-                    stdin=f"{PASSWORD}\n")
+            compose(
+                "exec",
+                "-T",
+                "cic",
+                "flask",
+                "--app",
+                "builder_service",
+                "users",
+                "add",
+                USER,
+                stdin=f"{PASSWORD}\n",
+            )
             yield compose, service
         finally:
             compose("down", "--volumes", "--timeout=5")
@@ -214,11 +340,15 @@ UP = ("up", "--detach", "--no-build", "--scale=worker=2")
 @pytest.mark.endurance
 @pytest.mark.system
 @pytest.mark.timeout(2400)
-def test_the_compose_cluster_builds_and_goes_on_after_a_stop(cluster: tuple[Compose, Service]) -> None:
+def test_the_compose_cluster_builds_and_goes_on_after_a_stop(
+    cluster: tuple[Compose, Service],
+) -> None:
     compose, service = cluster
     request = {"machine": MACHINE, "workflow": "demo", "push": False}
-    builds = [service.call("POST", "/build/", json={**request, "step_id": step}).json()["id"]
-              for step in ("hello", "other")]
+    builds = [
+        service.call("POST", "/build/", json={**request, "step_id": step}).json()["id"]
+        for step in ("hello", "other")
+    ]
     for build in builds:
         status = service.wait_for(build)
         assert status["status"] == "FINISHED", status
@@ -240,7 +370,10 @@ def test_the_compose_cluster_builds_and_goes_on_after_a_stop(cluster: tuple[Comp
     assert service.wait_for(slow)["status"] == "FINISHED"
     assert len(service.call("GET", "/image/").json()["images"]) == 3
     said = compose.logs("cic", "worker")
-    assert len(re.findall(r"worker \S+ begins", said)) == 4 and len(re.findall(r"worker \S+ ends", said)) == 2
+    assert (
+        len(re.findall(r"worker \S+ begins", said)) == 4
+        and len(re.findall(r"worker \S+ ends", said)) == 2
+    )
     assert "Traceback" not in said, said
 
 

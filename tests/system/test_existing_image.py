@@ -18,7 +18,12 @@ from tests.system.site import BASE_IMAGE, MACHINE, Site
 
 pytestmark = pytest.mark.system
 
-REQUEST = {"machine": MACHINE | {"container_engine": "docker"}, "workflow": "demo", "step_id": "plain", "push": False}
+REQUEST = {
+    "machine": MACHINE | {"container_engine": "docker"},
+    "workflow": "demo",
+    "step_id": "plain",
+    "push": False,
+}
 
 
 @pytest.fixture
@@ -29,19 +34,40 @@ def request_(site: Site) -> BuildRequest:
 
 
 def build(request: BuildRequest, site: Site) -> BuildResult:
-    return pipeline.build_image(request, settings=site.settings.library, workspace=site.root / "workspace",
-                                observer=SilentObserver(), cancel=CancelToken())
+    return pipeline.build_image(
+        request,
+        settings=site.settings.library,
+        workspace=site.root / "workspace",
+        observer=SilentObserver(),
+        cancel=CancelToken(),
+    )
 
 
 def left_over_image(identity: str, folder: Path) -> str:
-    """What a build leaves that was killed between the end of buildx and the checks: labelled, and without a name."""
+    """What a build leaves that was killed between the end of buildx and the checks: labelled, and
+    without a name.
+    """
     (folder / "Dockerfile").write_text(f"FROM {BASE_IMAGE}\n")
-    subprocess.run(["docker", "buildx", "build", "--quiet", f"--label={docker.IDENTITY_LABEL}={identity}",
-                    f"--iidfile={folder / 'id'}", "--output=type=docker", str(folder)], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "docker",
+            "buildx",
+            "build",
+            "--quiet",
+            f"--label={docker.IDENTITY_LABEL}={identity}",
+            f"--iidfile={folder / 'id'}",
+            "--output=type=docker",
+            str(folder),
+        ],
+        check=True,
+        capture_output=True,
+    )
     return (folder / "id").read_text().strip()
 
 
-def test_an_image_that_was_never_checked_does_not_count(site: Site, request_: BuildRequest, tmp_path: Path) -> None:
+def test_an_image_that_was_never_checked_does_not_count(
+    site: Site, request_: BuildRequest, tmp_path: Path
+) -> None:
     identity = resolve.resolve(request_, site.settings.library).identity
     assert identity is not None
     folder = tmp_path / "left-over"
@@ -59,7 +85,9 @@ def test_an_image_that_was_never_checked_does_not_count(site: Site, request_: Bu
         docker.remove_image(left_over)
 
 
-def test_what_dockers_client_leaves_behind_goes_with_the_workspace(site: Site, request_: BuildRequest) -> None:
+def test_what_dockers_client_leaves_behind_goes_with_the_workspace(
+    site: Site, request_: BuildRequest
+) -> None:
     """A buildx that is killed cannot remove its temporary files."""
     folders = []
 
@@ -69,7 +97,13 @@ def test_what_dockers_client_leaves_behind_goes_with_the_workspace(site: Site, r
         return process.run(command, **how)
 
     workspace = site.root / "workspace"
-    pipeline.build_image(request_, settings=site.settings.library, workspace=workspace, observer=SilentObserver(),
-                         cancel=CancelToken(), runner=runner)
+    pipeline.build_image(
+        request_,
+        settings=site.settings.library,
+        workspace=workspace,
+        observer=SilentObserver(),
+        cancel=CancelToken(),
+        runner=runner,
+    )
     assert folders and all(workspace in folder.parents for folder in folders)
     assert not workspace.exists()

@@ -1,6 +1,8 @@
-"""A description whose scripts look for what is not theirs, on the machine's Docker: they find nothing.
+"""A description whose scripts look for what is not theirs, on the machine's Docker: they find
+nothing.
 
-That they do not reach the host's network is shown in `test_isolation.py`, on a Docker with the firewall's rules.
+That they do not reach the host's network is shown in `test_isolation.py`, on a Docker with the
+firewall's rules.
 """
 
 from __future__ import annotations
@@ -17,11 +19,19 @@ import pytest
 
 from image_builder import docker
 from tests.system.conftest import remove_images
-from tests.system.site import MACHINE, PROJECT, ImageRegistry, Service, Site, make_site, running_service
+from tests.system.site import (
+    MACHINE,
+    PROJECT,
+    ImageRegistry,
+    Service,
+    Site,
+    make_site,
+    running_service,
+)
 
 pytestmark = pytest.mark.system
 
-SNOOP = '''
+SNOOP = """
 import glob, json, os, socket, stat, sys
 
 SHARED = "/run/cic/packages"
@@ -94,14 +104,18 @@ for place in ["/tmp", "/var/cache/apt", "/var/cache", "/root", "/root/.cache", "
         pass
 write(sys.argv[1], json.dumps(found))
 print("snooped", len(found["texts"]))
-'''
+"""
 """It writes what it found into the file that it is given."""
 
-SETUP = ("import subprocess, sys\nfrom setuptools import setup\n"
-         "subprocess.check_call([sys.executable, '/hostile/snoop.py', '/found-by-setup.json'])\n"
-         "setup(name='hostile', version='1')\n")
+SETUP = (
+    "import subprocess, sys\nfrom setuptools import setup\n"
+    "subprocess.check_call([sys.executable, '/hostile/snoop.py', '/found-by-setup.json'])\n"
+    "setup(name='hostile', version='1')\n"
+)
 STRONG = (12, 16, 17, 19, 21, 22, 39)
-"""CAP_NET_ADMIN, SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, SYS_BOOT, BPF: with these a step could leave."""
+"""CAP_NET_ADMIN, SYS_MODULE, SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, SYS_BOOT, BPF: with these a step
+could leave.
+"""
 PACKAGE = """
 import os
 from spack.package import *
@@ -120,36 +134,82 @@ class Hostile(Package):
         mkdirp(prefix.share)
         Executable("python3")(join_path(self.package_dir, "snoop.py"), prefix.share.join("found.json"))
 """
-MAY_WRITE = {"/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/proc", "/run/cic/private", "/sys/fs/cgroup"}
+MAY_WRITE = {
+    "/dev",
+    "/dev/pts",
+    "/dev/shm",
+    "/dev/mqueue",
+    "/proc",
+    "/run/cic/private",
+    "/sys/fs/cgroup",
+}
 
 
 @pytest.fixture
 def site(tmp_path: Path, image_registry: ImageRegistry) -> Iterator[Site]:
     """A site with secrets of every kind, and a neighbour that builds at the same time."""
     made = make_site(tmp_path / "site").with_environ(
-        CIC_REGISTRY_URL=image_registry.host, CIC_REGISTRY_USER=image_registry.user,
-        CIC_REGISTRY_TOKEN=image_registry.password, CIC_CAPTCHA_SITE_KEY=f"canary-{secrets.token_hex(8)}")
-    made.add_step("demo", "neighbour", {
-        "eflows4hpc.yaml": "", "private": f"canary-{secrets.token_hex(8)}", "post_inst.sh": "sleep 20\n"})
-    made.add_step("demo", "hostile", {
-        "eflows4hpc.yaml": "", "requirements.txt": "./package\n", "package/setup.py": SETUP, "snoop.py": SNOOP,
-        "paths.json": json.dumps(paths_of(made)), "post_inst.sh": "python3 snoop.py /found-by-post-install.json\n"})
-    made.add_step("demo", "innocent", {
-        "eflows4hpc.yaml": "pip: [six]\n",
-        # New each time, or BuildKit would remember the step from an earlier run of the tests.
-        "post_inst.sh": f"# {secrets.token_hex()}\necho POISONED: $(find / -xdev -name poison)\n"})
+        CIC_REGISTRY_URL=image_registry.host,
+        CIC_REGISTRY_USER=image_registry.user,
+        CIC_REGISTRY_TOKEN=image_registry.password,
+        CIC_CAPTCHA_SITE_KEY=f"canary-{secrets.token_hex(8)}",
+    )
+    made.add_step(
+        "demo",
+        "neighbour",
+        {
+            "eflows4hpc.yaml": "",
+            "private": f"canary-{secrets.token_hex(8)}",
+            "post_inst.sh": "sleep 20\n",
+        },
+    )
+    made.add_step(
+        "demo",
+        "hostile",
+        {
+            "eflows4hpc.yaml": "",
+            "requirements.txt": "./package\n",
+            "package/setup.py": SETUP,
+            "snoop.py": SNOOP,
+            "paths.json": json.dumps(paths_of(made)),
+            "post_inst.sh": "python3 snoop.py /found-by-post-install.json\n",
+        },
+    )
+    made.add_step(
+        "demo",
+        "innocent",
+        {
+            "eflows4hpc.yaml": "pip: [six]\n",
+            # New each time, or BuildKit would remember the step from an earlier run of the tests.
+            "post_inst.sh": f"# {secrets.token_hex()}\necho POISONED: $(find / -xdev -name poison)\n",
+        },
+    )
     yield made
     remove_images(made)
 
 
 def paths_of(site: Site) -> list[str]:
     """What lies on the host and not in a build."""
-    return [str(path) for path in (site.root, site.tmp_folder, site.tmp_folder / "builds", site.registry,
-                                   site.root / "db.sqlite", PROJECT / "config" / "configuration.py")]
+    return [
+        str(path)
+        for path in (
+            site.root,
+            site.tmp_folder,
+            site.tmp_folder / "builds",
+            site.registry,
+            site.root / "db.sqlite",
+            PROJECT / "config" / "configuration.py",
+        )
+    ]
 
 
 def request(step: str) -> dict[str, Any]:
-    return {"machine": MACHINE | {"container_engine": "docker"}, "workflow": "demo", "step_id": step, "push": False}
+    return {
+        "machine": MACHINE | {"container_engine": "docker"},
+        "workflow": "demo",
+        "step_id": step,
+        "push": False,
+    }
 
 
 def submitted(service: Service, step: str) -> str:
@@ -161,7 +221,9 @@ def submitted(service: Service, step: str) -> str:
 def everything_in(image: str) -> bytes:
     """All layers of an image and what is known of it."""
     saved = subprocess.run(["docker", "save", image], check=True, capture_output=True).stdout
-    return saved + subprocess.run(["docker", "inspect", image], check=True, capture_output=True).stdout
+    return (
+        saved + subprocess.run(["docker", "inspect", image], check=True, capture_output=True).stdout
+    )
 
 
 def test_a_hostile_description_finds_nothing(site: Site) -> None:
@@ -183,32 +245,48 @@ def test_a_hostile_description_finds_nothing(site: Site) -> None:
     for canary in canaries:
         assert canary.encode() not in whole
     assert innocent["status"] == "FINISHED", innocent_log[-2000:]
-    assert any(line.rstrip().endswith("POISONED:") for line in innocent_log.splitlines()), innocent_log[-2000:]
+    assert any(line.rstrip().endswith("POISONED:") for line in innocent_log.splitlines()), (
+        innocent_log[-2000:]
+    )
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif("CIC_SPACK_ROOT" not in os.environ, reason="CIC_SPACK_ROOT IS NOT SET: NO REAL SPACK")
+@pytest.mark.skipif(
+    "CIC_SPACK_ROOT" not in os.environ, reason="CIC_SPACK_ROOT IS NOT SET: NO REAL SPACK"
+)
 def test_a_hostile_package_finds_nothing(site: Site, tmp_path: Path) -> None:
     """Its recipe is the operator's, who may have been careless."""
     package = tmp_path / "catalogue" / "packages" / "hostile"
     package.mkdir(parents=True)
     (tmp_path / "catalogue" / "repo.yaml").write_text("repo:\n  namespace: hostile\n")
-    for name, text in {"package.py": PACKAGE, "snoop.py": SNOOP, "paths.json": json.dumps(paths_of(site))}.items():
+    for name, text in {
+        "package.py": PACKAGE,
+        "snoop.py": SNOOP,
+        "paths.json": json.dumps(paths_of(site)),
+    }.items():
         (package / name).write_text(text)
     site.add_step("demo", "package", {"eflows4hpc.yaml": "spack:\n  specs: [hostile]\n"})
-    with running_service(site.with_environ(
+    with running_service(
+        site.with_environ(
             CIC_BUILD_BASE_IMAGE=os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1"),
-            CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(tmp_path / "catalogue"))) as service:
+            CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(tmp_path / "catalogue"),
+        )
+    ) as service:
         status = service.wait_for(submitted(service, "package"), 1500)
         log = service.call("GET", f"/build/{status['id']}/log").text
     assert status["status"] == "FINISHED", log[-3000:]
-    report = docker.run_probe(status["image_id"], "linux/amd64", ("cat", "/opt/view/share/found.json"))
+    report = docker.run_probe(
+        status["image_id"], "linux/amd64", ("cat", "/opt/view/share/found.json")
+    )
     assert_nothing_found(report, log, canaries_of(site), {*MAY_WRITE, "/run/cic/packages"})
 
 
 def canaries_of(site: Site) -> list[str]:
     """What nobody's build may come across: the service's secrets and a neighbour's file."""
-    canaries = [site.environ[key] for key in ("CIC_REGISTRY_TOKEN", "CIC_SECRET_KEY", "CIC_CAPTCHA_SITE_KEY")]
+    canaries = [
+        site.environ[key]
+        for key in ("CIC_REGISTRY_TOKEN", "CIC_SECRET_KEY", "CIC_CAPTCHA_SITE_KEY")
+    ]
     return [*canaries, (site.registry / "demo" / "neighbour" / "private").read_text()]
 
 
@@ -216,7 +294,9 @@ def assert_nothing_found(report: str, log: str, canaries: list[str], may_write: 
     found = json.loads(report)
     assert found["done"] == []
     assert len(found["refused"]) > 20
-    assert "CIC_" not in "".join(text for path, text in found["texts"].items() if path.endswith("/environ"))
+    assert "CIC_" not in "".join(
+        text for path, text in found["texts"].items() if path.endswith("/environ")
+    )
     assert set(found["writable"]) <= may_write
     assert is_held(found["texts"]["/proc/self/status"])
     for canary in canaries:
@@ -225,7 +305,9 @@ def assert_nothing_found(report: str, log: str, canaries: list[str], may_write: 
 
 
 def is_held(status: str) -> bool:
-    """Whether `/proc/self/status` tells of a process with a filter of system calls and no strong capability."""
+    """Whether `/proc/self/status` tells of a process with a filter of system calls and no strong
+    capability.
+    """
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     capabilities = int(fields["CapEff"], 16)
     return fields["Seccomp"].strip() == "2" and not any(capabilities >> bit & 1 for bit in STRONG)

@@ -1,4 +1,6 @@
-"""What build steps can reach and use: rules in a network of their own, limits on this machine's daemon."""
+"""What build steps can reach and use: rules in a network of their own, limits on this machine's
+daemon.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ import pytest
 
 from image_builder import limits
 from tests.system.conftest import remove_images
-from tests.system.own_docker import GATEWAY, HOST, METADATA, PRIVATE, OwnDocker, listening, own_docker
+from tests.system.own_docker import (
+    GATEWAY,
+    HOST,
+    METADATA,
+    PRIVATE,
+    OwnDocker,
+    listening,
+    own_docker,
+)
 from tests.system.site import BASE_IMAGE, MACHINE, PROJECT, Site, make_site
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -30,65 +40,128 @@ for line in open("targets"):
     except OSError as error:
         print("refused", name, error)
 """
-NAME_SERVERS = [words[1] for words in map(str.split, Path("/etc/resolv.conf").read_text().splitlines())
-                if words[:1] == ["nameserver"] and "." in words[1] and not words[1].startswith("127.")]
+NAME_SERVERS = [
+    words[1]
+    for words in map(str.split, Path("/etc/resolv.conf").read_text().splitlines())
+    if words[:1] == ["nameserver"] and "." in words[1] and not words[1].startswith("127.")
+]
 """Those that containers are given here. Their networks may be blocked all the same."""
-TARGETS = {"host": (BRIDGE, 8081), "host's other address": (HOST, 8081), "metadata": (METADATA, 80),
-           "private network": (PRIVATE, 80), "package registry": (GATEWAY, 80)}
+TARGETS = {
+    "host": (BRIDGE, 8081),
+    "host's other address": (HOST, 8081),
+    "metadata": (METADATA, 80),
+    "private network": (PRIVATE, 80),
+    "package registry": (GATEWAY, 80),
+}
 
 
 def request(step: str, **changes: object) -> str:
-    return json.dumps({"machine": {**MACHINE, "container_engine": "docker"}, "workflow": "demo", "step_id": step,
-                       "push": False, "force": True, **changes})
+    return json.dumps(
+        {
+            "machine": {**MACHINE, "container_engine": "docker"},
+            "workflow": "demo",
+            "step_id": step,
+            "push": False,
+            "force": True,
+            **changes,
+        }
+    )
 
 
 class TestNetwork:
     @pytest.fixture
     def own(self) -> Iterator[OwnDocker]:
-        with (own_docker(addresses=NAME_SERVERS) as running, listening(running.host, 8081),
-              listening(running.world, 80), listening(running.world, 53)):
+        with (
+            own_docker(addresses=NAME_SERVERS) as running,
+            listening(running.host, 8081),
+            listening(running.world, 80),
+            listening(running.world, 53),
+        ):
             yield running
 
     @pytest.fixture
     def site(self, tmp_path: Path) -> Site:
         return make_site(tmp_path / "site").with_environ(
             CIC_BUILD_BLOCKED_NETWORKS=",".join(["169.254.0.0/16", "10.0.0.0/8", *NAME_SERVERS]),
-            CIC_BUILD_STEPS_CGROUP=f"cic-test-{secrets.token_hex(4)}")
+            CIC_BUILD_STEPS_CGROUP=f"cic-test-{secrets.token_hex(4)}",
+        )
 
     def build(self, own: OwnDocker, site: Site) -> subprocess.CompletedProcess[str]:
-        return own.on_host(sys.executable, "cic_builder.py", "--request", "-", environ=site.environ, cwd=PROJECT,
-                           input=request("reach"))
+        return own.on_host(
+            sys.executable,
+            "cic_builder.py",
+            "--request",
+            "-",
+            environ=site.environ,
+            cwd=PROJECT,
+            input=request("reach"),
+        )
 
     def reached(self, own: OwnDocker, site: Site, expected: int) -> set[str]:
         ended = self.build(own, site)
         assert ended.returncode == 0, ended.stderr
         lines = ended.stderr.splitlines()
-        assert sum("refused" in line or "REACHED" in line for line in lines) == expected, ended.stderr
-        return {line.partition("REACHED ")[2].replace("_", " ") for line in lines if "REACHED" in line}
+        assert sum("refused" in line or "REACHED" in line for line in lines) == expected, (
+            ended.stderr
+        )
+        return {
+            line.partition("REACHED ")[2].replace("_", " ") for line in lines if "REACHED" in line
+        }
 
     def isolate(self, own: OwnDocker, site: Site, what: str) -> str:
-        ended = own.on_host(sys.executable, "isolate_builds.py", what, environ=site.environ, cwd=PROJECT)
+        ended = own.on_host(
+            sys.executable, "isolate_builds.py", what, environ=site.environ, cwd=PROJECT
+        )
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 
     def test_rules_keep_build_steps_from_the_host_and_let_them_reach_registries(
-            self, own: OwnDocker, site: Site) -> None:
+        self, own: OwnDocker, site: Site
+    ) -> None:
         """And as long as they are not there, a build that requires them is refused."""
-        neighbour = own.on_host("docker", "run", "--detach", "--stop-signal=KILL", BASE_IMAGE,
-                                "python3", "-m", "http.server", "8000", environ=site.environ).stdout.strip()
-        address = own.on_host("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", neighbour,
-                              environ=site.environ).stdout.strip()
+        neighbour = own.on_host(
+            "docker",
+            "run",
+            "--detach",
+            "--stop-signal=KILL",
+            BASE_IMAGE,
+            "python3",
+            "-m",
+            "http.server",
+            "8000",
+            environ=site.environ,
+        ).stdout.strip()
+        address = own.on_host(
+            "docker",
+            "inspect",
+            "--format",
+            "{{.NetworkSettings.IPAddress}}",
+            neighbour,
+            environ=site.environ,
+        ).stdout.strip()
         resolvers = {f"name server {name}": (name, 53) for name in NAME_SERVERS}
         targets = TARGETS | resolvers | {"other container": (address, 8000)}
-        site.add_step("demo", "reach", {
-            "eflows4hpc.yaml": "", "post_inst.sh": "python3 reach.py\n", "reach.py": REACH,
-            "targets": "".join(f"{name.replace(' ', '_')} {host} {port}\n" for name, (host, port) in targets.items())})
+        site.add_step(
+            "demo",
+            "reach",
+            {
+                "eflows4hpc.yaml": "",
+                "post_inst.sh": "python3 reach.py\n",
+                "reach.py": REACH,
+                "targets": "".join(
+                    f"{name.replace(' ', '_')} {host} {port}\n"
+                    for name, (host, port) in targets.items()
+                ),
+            },
+        )
         strict = site.with_environ(CIC_BUILD_REQUIRE_ISOLATION="true")
         before = own.on_host("iptables-save", environ=site.environ).stdout
         try:
             assert self.reached(own, site, len(targets)) == set(targets)
             refused = self.build(own, strict)
-            assert (refused.returncode, "MISCONFIGURED" in refused.stderr) == (2, True), refused.stderr
+            assert (refused.returncode, "MISCONFIGURED" in refused.stderr) == (2, True), (
+                refused.stderr
+            )
             assert f"{BRIDGE}:" in refused.stderr and "isolate_builds.py apply" in refused.stderr
 
             shown = self.isolate(own, site, "apply")
@@ -113,8 +186,11 @@ class TestLimits:
     @pytest.fixture
     def site(self, tmp_path: Path) -> Iterator[Site]:
         made = make_site(tmp_path).with_environ(
-            CIC_BUILD_STEPS_CGROUP=f"cic-test-{secrets.token_hex(4)}", CIC_BUILD_STEPS_MEMORY_BYTES=str(256 * 1024**2),
-            CIC_BUILD_STEPS_PIDS="40", CIC_BUILD_STEPS_CPUS="0.5")
+            CIC_BUILD_STEPS_CGROUP=f"cic-test-{secrets.token_hex(4)}",
+            CIC_BUILD_STEPS_MEMORY_BYTES=str(256 * 1024**2),
+            CIC_BUILD_STEPS_PIDS="40",
+            CIC_BUILD_STEPS_CPUS="0.5",
+        )
         settings = made.settings.library.build
         if not limits.prepare(settings):
             pytest.skip("no control groups can be made here")
@@ -124,20 +200,36 @@ class TestLimits:
 
     def build(self, site: Site, script: str) -> subprocess.CompletedProcess[str]:
         site.add_step("demo", "greedy", {"eflows4hpc.yaml": "", "post_inst.sh": script})
-        return subprocess.run([sys.executable, "cic_builder.py", "--request", "-"], cwd=PROJECT, capture_output=True,
-                              env=dict(site.environ), text=True, timeout=300, input=request("greedy"))
+        return subprocess.run(
+            [sys.executable, "cic_builder.py", "--request", "-"],
+            cwd=PROJECT,
+            capture_output=True,
+            env=dict(site.environ),
+            text=True,
+            timeout=300,
+            input=request("greedy"),
+        )
 
     def test_a_modest_step_is_built_in_the_group(self, site: Site) -> None:
         ended = self.build(site, "cat /proc/self/cgroup\n")
         assert ended.returncode == 0, ended.stderr
         assert f"/{site.environ['CIC_BUILD_STEPS_CGROUP']}/" in ended.stderr
 
-    @pytest.mark.parametrize(("script", "code"), [
-        ("python3 -c 'print(len(b\"x\" * (1 << 30)))'\n", "OUT_OF_MEMORY"),
-        ("for i in $(seq 200); do sleep 5 & done; wait\n", "TOO_MANY_PROCESSES"),
-        ("python3 -c 'import threading, time\nfor _ in range(200): threading.Thread(target=time.sleep, "
-         "args=(5,)).start()'\n", "TOO_MANY_PROCESSES")])
-    def test_a_greedy_step_fails_and_the_message_names_the_limit(self, site: Site, script: str, code: str) -> None:
+    @pytest.mark.parametrize(
+        ("script", "code"),
+        [
+            ("python3 -c 'print(len(b\"x\" * (1 << 30)))'\n", "OUT_OF_MEMORY"),
+            ("for i in $(seq 200); do sleep 5 & done; wait\n", "TOO_MANY_PROCESSES"),
+            (
+                "python3 -c 'import threading, time\nfor _ in range(200): threading.Thread(target=time.sleep, "
+                "args=(5,)).start()'\n",
+                "TOO_MANY_PROCESSES",
+            ),
+        ],
+    )
+    def test_a_greedy_step_fails_and_the_message_names_the_limit(
+        self, site: Site, script: str, code: str
+    ) -> None:
         ended = self.build(site, script)
         assert ended.returncode == 3, ended.stderr
         assert code in ended.stderr

@@ -42,8 +42,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
     remove_images(made)
 
 
-def storm(site: Site, *, kills: int, steps: int, builds_at_once: int, timeout_s: float) -> dict[str, list[float]]:
-    """Kill, and check all that must be true afterwards; returns how long the service was away, by who was killed."""
+def storm(
+    site: Site, *, kills: int, steps: int, builds_at_once: int, timeout_s: float
+) -> dict[str, list[float]]:
+    """Kill, and check all that must be true afterwards; returns how long the service was away, by
+    who was killed.
+    """
     with chaos(site, steps=steps, seed=seed()) as storm:
         storm.storm(kills, builds_at_once=builds_at_once)
         ended = storm.all_ended(timeout_s)
@@ -103,7 +107,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.endurance
 @pytest.mark.parametrize("state", ["PENDING", "BUILDING", "CONVERTING"])
-def test_a_full_disk_breaks_nothing_and_is_used_again_when_it_has_room(small_disk: Path, state: str) -> None:
+def test_a_full_disk_breaks_nothing_and_is_used_again_when_it_has_room(
+    small_disk: Path, state: str
+) -> None:
     site = make_site(small_disk / "site").with_environ(CIC_BUILD_MIN_FREE_BYTES="0")
     try:
         with chaos(site, steps=2, seed=seed()) as busy:
@@ -130,10 +136,14 @@ def test_a_full_disk_breaks_nothing_and_is_used_again_when_it_has_room(small_dis
 
 
 @pytest.mark.endurance
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: a daemon that goes away. A daemon of its own needs root.")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="NOT TESTED: a daemon that goes away. A daemon of its own needs root."
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("state", ["BUILDING", "CONVERTING"])
-def test_a_daemon_that_goes_away_in_the_middle_costs_time_alone(tmp_path: Path, state: str, number: int) -> None:
+def test_a_daemon_that_goes_away_in_the_middle_costs_time_alone(
+    tmp_path: Path, state: str, number: int
+) -> None:
     with own_docker() as daemon:
         site = make_site(tmp_path / "site")
         site = site.with_environ(**daemon.environ(site.environ))
@@ -162,8 +172,16 @@ def all_finished(busy: Chaos) -> None:
 @contextlib.contextmanager
 def locked(site: Site, lock_s: float) -> Iterator[None]:
     """Another process has the database for itself, for so long from the beginning of the block."""
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, site.environ["CIC_DATABASE"].removeprefix("sqlite:///"),
-                               str(lock_s)], stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            HOLD,
+            site.environ["CIC_DATABASE"].removeprefix("sqlite:///"),
+            str(lock_s),
+        ],
+        stdout=subprocess.PIPE,
+    )
     with holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"locked\n"
         yield

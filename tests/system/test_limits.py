@@ -35,31 +35,47 @@ def limited(tmp_path: Path) -> Iterator[Site]:
     remove_images(site)
 
 
-def code_of(site: Site, machine: dict[str, str], files: dict[str, str], *, push: bool = False) -> str:
+def code_of(
+    site: Site, machine: dict[str, str], files: dict[str, str], *, push: bool = False
+) -> str:
     """The code with which a build ends that runs into a limit."""
     site.add_step("demo", "slow", files)
-    request = parse_request({"machine": machine, "workflow": "demo", "step_id": "slow", "push": push})
+    request = parse_request(
+        {"machine": machine, "workflow": "demo", "step_id": "slow", "push": push}
+    )
     with pytest.raises(CicError) as caught:
-        build_image(request, settings=site.settings.library, workspace=site.root / "workspace", observer=Heard(),
-                    cancel=CancelToken())
+        build_image(
+            request,
+            settings=site.settings.library,
+            workspace=site.root / "workspace",
+            observer=Heard(),
+            cancel=CancelToken(),
+        )
     assert not (site.root / "workspace").exists() and sleepers(SLEEP_S) == []
     return caught.value.code.value
 
 
-@pytest.mark.parametrize(("settings", "text", "code"), [
-    ({"CIC_BUILD_TOTAL_TIMEOUT_S": "6"}, f"sleep {SLEEP_S}", "TOTAL_TIMEOUT"),
-    ({"CIC_BUILD_BUILD_TIMEOUT_S": "6"}, f"sleep {SLEEP_S}", "BUILD_TIMEOUT"),
-    ({"CIC_BUILD_QUIET_TIMEOUT_S": "4"}, f"sleep {SLEEP_S}", "QUIET_TIMEOUT"),
-    ({"CIC_BUILD_LOG_MAX_BYTES": "20000"}, f"yes; sleep {SLEEP_S}", "LOG_TOO_LARGE"),
-], ids=lambda value: value if isinstance(value, str) and value.isupper() else "")
+@pytest.mark.parametrize(
+    ("settings", "text", "code"),
+    [
+        ({"CIC_BUILD_TOTAL_TIMEOUT_S": "6"}, f"sleep {SLEEP_S}", "TOTAL_TIMEOUT"),
+        ({"CIC_BUILD_BUILD_TIMEOUT_S": "6"}, f"sleep {SLEEP_S}", "BUILD_TIMEOUT"),
+        ({"CIC_BUILD_QUIET_TIMEOUT_S": "4"}, f"sleep {SLEEP_S}", "QUIET_TIMEOUT"),
+        ({"CIC_BUILD_LOG_MAX_BYTES": "20000"}, f"yes; sleep {SLEEP_S}", "LOG_TOO_LARGE"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isupper() else "",
+)
 def test_of_a_build(limited: Site, settings: dict[str, str], text: str, code: str) -> None:
     assert code_of(limited.with_environ(**settings), DOCKER, script(text)) == code
 
 
 def test_of_a_push(limited: Site) -> None:
     with silent_registry() as (host, _):
-        site = limited.with_environ(CIC_BUILD_PUSH_TIMEOUT_S="3", CIC_REGISTRY_URL=host,
-                                    CIC_REGISTRY_IMAGES_PREFIX=f"{host}/group/")
+        site = limited.with_environ(
+            CIC_BUILD_PUSH_TIMEOUT_S="3",
+            CIC_REGISTRY_URL=host,
+            CIC_REGISTRY_IMAGES_PREFIX=f"{host}/group/",
+        )
         try:
             assert code_of(site, DOCKER, PLAIN, push=True) == "PUSH_TIMEOUT"
         finally:
@@ -72,4 +88,7 @@ def test_of_a_conversion(limited: Site, tmp_path: Path, monkeypatch: pytest.Monk
     program.write_text(f"#!/bin/sh\nsleep {SLEEP_S}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'shims'}:{limited.environ['PATH']}")
-    assert code_of(limited.with_environ(CIC_BUILD_CONVERT_TIMEOUT_S="6"), MACHINE, PLAIN) == "CONVERSION_TIMEOUT"
+    assert (
+        code_of(limited.with_environ(CIC_BUILD_CONVERT_TIMEOUT_S="6"), MACHINE, PLAIN)
+        == "CONVERSION_TIMEOUT"
+    )

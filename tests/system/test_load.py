@@ -1,4 +1,6 @@
-"""Many queued builds and many followers of one log, at once: all are answered, and memory stays flat."""
+"""Many queued builds and many followers of one log, at once: all are answered, and memory stays
+flat.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,20 @@ SUBMIT_P95_S = 0.1
 GROWTH = 1.1
 
 
-def follow_to(service: Service, build_id: str, last: str, got: list[str], stop: threading.Event) -> None:
+def follow_to(
+    service: Service, build_id: str, last: str, got: list[str], stop: threading.Event
+) -> None:
     """Read a log as a page does, coming back with the last id, until `last` was read."""
     offset, url = "0", f"{service.url}/image_creation/build/{build_id}/log"
     while not stop.is_set():
-        with requests.get(url, params={"offset": offset}, headers={"Accept": "text/event-stream"}, stream=True,
-                          auth=(USER, PASSWORD), timeout=120) as answer:
+        with requests.get(
+            url,
+            params={"offset": offset},
+            headers={"Accept": "text/event-stream"},
+            stream=True,
+            auth=(USER, PASSWORD),
+            timeout=120,
+        ) as answer:
             assert answer.status_code == 200, answer.text
             for line in answer.iter_lines(chunk_size=64, decode_unicode=True):
                 if line.startswith("id: "):
@@ -37,8 +47,12 @@ def follow_to(service: Service, build_id: str, last: str, got: list[str], stop: 
         stop.wait(0.5)
 
 
-def under_load(tmp_path: Path, *, queued: int, readers: int, submits: int) -> tuple[list[float], list[float]]:
-    """What each submit took, and by how much each process grew, while so many wait and so many read."""
+def under_load(
+    tmp_path: Path, *, queued: int, readers: int, submits: int
+) -> tuple[list[float], list[float]]:
+    """What each submit took, and by how much each process grew, while so many wait and so many
+    read.
+    """
     with submitting.busy_service(tmp_path / "site") as service:
         submitting.submit(service, "warm-up")
         submitting.fill(service, queued)
@@ -46,7 +60,9 @@ def under_load(tmp_path: Path, *, queued: int, readers: int, submits: int) -> tu
         log.write_text("")
         stop, got = threading.Event(), [list[str]() for _ in range(readers)]
         with ThreadPoolExecutor(readers) as pool:
-            reading = [pool.submit(follow_to, service, build_id, "last", lines, stop) for lines in got]
+            reading = [
+                pool.submit(follow_to, service, build_id, "last", lines, stop) for lines in got
+            ]
             try:
                 written, taken = ["first"], []
                 with log.open("a", buffering=1) as file:
@@ -55,7 +71,9 @@ def under_load(tmp_path: Path, *, queued: int, readers: int, submits: int) -> tu
                         assert not any(future.done() for future in reading)
                         time.sleep(0.1)
                     for turn in range(submits):
-                        if turn == submits // 3:  # by now the threads have what they need to work with
+                        if (
+                            turn == submits // 3
+                        ):  # by now the threads have what they need to work with
                             before = submitting.memory_bytes(service)
                         written.append(f"line {turn}")
                         file.write(f"line {turn}\n")
@@ -83,7 +101,9 @@ def test_some_queued_builds_and_followers(tmp_path: Path) -> None:
 def test_a_thousand_queued_builds_and_two_hundred_followers(tmp_path: Path) -> None:
     taken, growth = under_load(tmp_path, queued=1000, readers=200, submits=60)
     p95 = statistics.quantiles(taken, n=20)[-1]
-    print(f"1,000 queued builds, 200 followers: submit p95 {p95 * 1000:.0f} ms; processes grew by at most "
-          f"{max(growth) - 1:.1%}")
+    print(
+        f"1,000 queued builds, 200 followers: submit p95 {p95 * 1000:.0f} ms; processes grew by at most "
+        f"{max(growth) - 1:.1%}"
+    )
     assert p95 < SUBMIT_P95_S
     assert max(growth) < GROWTH

@@ -54,16 +54,40 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def run_sif(sif: Path, *command: str) -> str:
     """What a command prints inside a SIF."""
-    may_raise_limits = int(re.search(r"CapEff:\s*(\w+)", Path("/proc/self/status").read_text()).group(1), 16) >> 24 & 1
+    may_raise_limits = (
+        int(re.search(r"CapEff:\s*(\w+)", Path("/proc/self/status").read_text()).group(1), 16) >> 24
+        & 1
+    )
     options = () if os.geteuid() or may_raise_limits else ("--userns",)
-    return subprocess.run(["singularity", "--quiet", "exec", *options, "--cleanenv", "--no-home", "--pwd", "/",
-                           str(sif), *command], check=True, capture_output=True, text=True, cwd="/").stdout
+    return subprocess.run(
+        [
+            "singularity",
+            "--quiet",
+            "exec",
+            *options,
+            "--cleanenv",
+            "--no-home",
+            "--pwd",
+            "/",
+            str(sif),
+            *command,
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd="/",
+    ).stdout
 
 
 def cic_cli(service: Service, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(PROJECT / "cic_cli"), USER, PASSWORD, service.url, *arguments], cwd=folder,
-                          capture_output=True, text=True, timeout=300,
-                          env={"PATH": os.environ["PATH"], "HOME": str(folder)})
+    return subprocess.run(
+        [str(PROJECT / "cic_cli"), USER, PASSWORD, service.url, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder)},
+    )
 
 
 def response(completed: subprocess.CompletedProcess[str]) -> dict:
@@ -93,12 +117,27 @@ def test_an_interrupted_download_resumes(service: Service, tmp_path: Path) -> No
     whole = service.call("GET", f"/images/download/{status['filename']}").content
     file.write_bytes(whole[:100_000])
 
-    subprocess.run(["curl", "-sS", "--fail", "-C", "-", "-u", f"{USER}:{PASSWORD}", "-o", str(file), url], check=True)
+    subprocess.run(
+        ["curl", "-sS", "--fail", "-C", "-", "-u", f"{USER}:{PASSWORD}", "-o", str(file), url],
+        check=True,
+    )
 
     assert file.read_bytes() == whole
     file.write_bytes(whole[:200_000])
-    subprocess.run(["wget", "-q", "-c", "--auth-no-challenge", f"--user={USER}", f"--password={PASSWORD}", "-O",
-                    str(file), url], check=True)
+    subprocess.run(
+        [
+            "wget",
+            "-q",
+            "-c",
+            "--auth-no-challenge",
+            f"--user={USER}",
+            f"--password={PASSWORD}",
+            "-O",
+            str(file),
+            url,
+        ],
+        check=True,
+    )
     assert file.read_bytes() == whole
 
 
@@ -116,7 +155,9 @@ def test_the_seeds_request_goes_through_cic_cli_unchanged(service: Service, tmp_
     assert response(cic_cli(service, "status", build_id, folder=tmp_path)) == status
     downloaded = cic_cli(service, "download", status["filename"], folder=tmp_path)
     assert downloaded.returncode == 0, downloaded.stderr
-    assert hashlib.sha256((tmp_path / status["filename"]).read_bytes()).hexdigest() == status["sha256"]
+    assert (
+        hashlib.sha256((tmp_path / status["filename"]).read_bytes()).hexdigest() == status["sha256"]
+    )
     assert build_id in cic_cli(service, "list", folder=tmp_path).stdout
     assert status["filename"] in cic_cli(service, "images", folder=tmp_path).stdout
 
@@ -130,10 +171,15 @@ def test_the_same_request_again_starts_no_build(service: Service) -> None:
 
 
 def test_fifty_identical_requests_from_two_servers_make_one_run(service: Service) -> None:
-    service.site.add_step("demo", "crowd", {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "sleep 5\n"})
+    service.site.add_step(
+        "demo", "crowd", {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "sleep 5\n"}
+    )
     with running_service(service.site, name="second") as second:
+
         def submit(index: int) -> str:
-            answer = (service, second)[index % 2].call("POST", "/build/", json={**REQUEST, "step_id": "crowd"})
+            answer = (service, second)[index % 2].call(
+                "POST", "/build/", json={**REQUEST, "step_id": "crowd"}
+            )
             assert answer.status_code == 200, answer.text
             return str(answer.json()["id"])
 
@@ -167,27 +213,41 @@ def test_latest_is_rebuilt_when_its_folder_moved_and_only_then(service: Service)
 
 
 def test_a_failed_step_says_why_and_leaves_nothing(service: Service) -> None:
-    service.site.add_step("demo", "broken", {"eflows4hpc.yaml": "apt: []\n",
-                                             "post_inst.sh": "echo the reason stands here\nexit 3\n"})
+    service.site.add_step(
+        "demo",
+        "broken",
+        {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "echo the reason stands here\nexit 3\n"},
+    )
     request = {**REQUEST, "step_id": "broken"}
 
     failed = service.build(request)
 
     assert failed["status"] == "FAILED"
     assert failed["error_code"] == "POST_INSTALL_FAILED", failed
-    assert "the reason stands here" in failed["message"] + service.call("GET", f"/build/{failed['id']}/log").text
+    assert (
+        "the reason stands here"
+        in failed["message"] + service.call("GET", f"/build/{failed['id']}/log").text
+    )
     assert docker.image_labels(failed["image_id"]) == {}
     assert service.call("GET", f"/images/download/{failed['filename']}").status_code == 404
-    service.site.add_step("demo", "broken", {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "true\n"})
+    service.site.add_step(
+        "demo", "broken", {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "true\n"}
+    )
     assert service.build(request)["status"] == "FINISHED"
 
 
-@pytest.mark.parametrize(("text", "line"), [
-    ("apt:\n\t- bc\n", "line 2"),
-    ("apt: 3\n", "line 1"),
-    ("spack: !!python/object/apply:os.system ['id']\n", "line 1"),
-    ("a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n", "line"),
-])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("apt:\n\t- bc\n", "line 2"),
+        ("apt: 3\n", "line 1"),
+        ("spack: !!python/object/apply:os.system ['id']\n", "line 1"),
+        (
+            "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n",
+            "line",
+        ),
+    ],
+)
 def test_a_bad_description_fails_with_file_and_line(service: Service, text: str, line: str) -> None:
     service.site.add_step("demo", "bad", {"eflows4hpc.yaml": text})
 
@@ -200,7 +260,9 @@ def test_a_bad_description_fails_with_file_and_line(service: Service, text: str,
 
 
 def test_a_missing_base_image_fails_the_build_and_not_the_plan(site: Site) -> None:
-    with running_service(site.with_environ(CIC_BUILD_BASE_IMAGE="no-such-host.invalid/base:1")) as service:
+    with running_service(
+        site.with_environ(CIC_BUILD_BASE_IMAGE="no-such-host.invalid/base:1")
+    ) as service:
         planned = service.call("POST", "/build/plan", json=REQUEST)
         status = service.build(REQUEST)
 
@@ -211,7 +273,9 @@ def test_a_missing_base_image_fails_the_build_and_not_the_plan(site: Site) -> No
     assert "no-such-host.invalid/base:1" in status["message"]
 
 
-def test_without_an_image_registry_a_default_push_warns_and_an_explicit_one_is_refused(service: Service) -> None:
+def test_without_an_image_registry_a_default_push_warns_and_an_explicit_one_is_refused(
+    service: Service,
+) -> None:
     defaulted = service.build({key: value for key, value in REQUEST.items() if key != "push"})
     explicit = service.call("POST", "/build/", json={**REQUEST, "push": True})
 
@@ -222,22 +286,35 @@ def test_without_an_image_registry_a_default_push_warns_and_an_explicit_one_is_r
 
 
 def test_push_find_and_force_with_a_registry_that_asks_for_a_password(
-        site: Site, image_registry: ImageRegistry) -> None:
+    site: Site, image_registry: ImageRegistry
+) -> None:
     configured = site.with_environ(
-        CIC_REGISTRY_URL=image_registry.host, CIC_REGISTRY_USER=image_registry.user,
-        CIC_REGISTRY_TOKEN=image_registry.password, CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/")
+        CIC_REGISTRY_URL=image_registry.host,
+        CIC_REGISTRY_USER=image_registry.user,
+        CIC_REGISTRY_TOKEN=image_registry.password,
+        CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+    )
     with running_service(configured) as service:
         first = service.build({**REQUEST, "push": True})
         assert first["status"] == "FINISHED", first
         assert image_registry.tags("group/demo_hello_x86_64_nompi_nogpu") == ["latest"]
         second = service.build({**REQUEST, "push": True})
         forced = service.build({**REQUEST, "push": True, "force": True})
-        unpushed = service.build({**REQUEST, "push": False, "machine": {**MACHINE, "architecture": "haswell"}})
-        logs = [service.call("GET", f"/build/{end['id']}/log").text for end in (first, second, forced)]
-        history = subprocess.run(["docker", "history", "--no-trunc", first["image_id"]], capture_output=True, text=True,
-                                 check=True).stdout
-        inspected = subprocess.run(["docker", "inspect", first["image_id"]], capture_output=True, text=True,
-                                   check=True).stdout
+        unpushed = service.build(
+            {**REQUEST, "push": False, "machine": {**MACHINE, "architecture": "haswell"}}
+        )
+        logs = [
+            service.call("GET", f"/build/{end['id']}/log").text for end in (first, second, forced)
+        ]
+        history = subprocess.run(
+            ["docker", "history", "--no-trunc", first["image_id"]],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        inspected = subprocess.run(
+            ["docker", "inspect", first["image_id"]], capture_output=True, text=True, check=True
+        ).stdout
     assert second["status"] == "FINISHED"
     assert second["sha256"] == first["sha256"]
     assert forced["status"] == "FINISHED"
@@ -258,11 +335,20 @@ def test_the_library_builds_a_local_path_without_the_service(site: Site, tmp_pat
     folder.mkdir()
     for name, text in HELLO.items():
         (folder / name).write_text(text)
-    (tmp_path / "request.json").write_text(SEED_REQUEST.replace('"force"', f'"path": "{folder}",\n  "force"').replace(
-        "False", "False,\n  \"push\" : False"))
+    (tmp_path / "request.json").write_text(
+        SEED_REQUEST.replace('"force"', f'"path": "{folder}",\n  "force"').replace(
+            "False", 'False,\n  "push" : False'
+        )
+    )
 
-    built = subprocess.run([sys.executable, "cic_builder.py", "--request", str(tmp_path / "request.json")], cwd=PROJECT,
-                           env=dict(site.environ), capture_output=True, text=True, timeout=300)
+    built = subprocess.run(
+        [sys.executable, "cic_builder.py", "--request", str(tmp_path / "request.json")],
+        cwd=PROJECT,
+        env=dict(site.environ),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
     assert built.returncode == 0, built.stderr
     printed = dict(line.split(": ", 1) for line in built.stdout.splitlines())
@@ -272,8 +358,14 @@ def test_the_library_builds_a_local_path_without_the_service(site: Site, tmp_pat
 
 def test_the_library_tells_a_bad_request_from_a_failed_build(site: Site, tmp_path: Path) -> None:
     def exit_code(request: dict) -> int:
-        return subprocess.run([sys.executable, "cic_builder.py", "--request", "-"], cwd=PROJECT, env=dict(site.environ),
-                              input=json.dumps(request).encode(), capture_output=True, timeout=300).returncode
+        return subprocess.run(
+            [sys.executable, "cic_builder.py", "--request", "-"],
+            cwd=PROJECT,
+            env=dict(site.environ),
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=300,
+        ).returncode
 
     site.add_step("demo", "broken", {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "exit 3\n"})
     assert exit_code({**REQUEST, "workflow": "../x"}) == 2
@@ -282,12 +374,20 @@ def test_the_library_tells_a_bad_request_from_a_failed_build(site: Site, tmp_pat
 
 
 def test_an_arm64_image_is_built_through_emulation_and_runs(site: Site) -> None:
-    arm = {"platform": "linux/arm64", "architecture": "neoverse_n1", "container_engine": "singularity"}
-    site.add_step("demo", "arm", {"eflows4hpc.yaml": "apt: []\n", "which.sh": "#!/bin/sh\nuname -m\n"})
+    arm = {
+        "platform": "linux/arm64",
+        "architecture": "neoverse_n1",
+        "container_engine": "singularity",
+    }
+    site.add_step(
+        "demo", "arm", {"eflows4hpc.yaml": "apt: []\n", "which.sh": "#!/bin/sh\nuname -m\n"}
+    )
     with running_service(site) as service:
         status = service.build({**REQUEST, "machine": arm, "step_id": "arm"})
         assert status["status"] == "FINISHED", status
-        (site.root / "arm.sif").write_bytes(service.call("GET", f"/images/download/{status['filename']}").content)
+        (site.root / "arm.sif").write_bytes(
+            service.call("GET", f"/images/download/{status['filename']}").content
+        )
 
     header = ["singularity", "sif", "header", str(site.root / "arm.sif")]
     listed = subprocess.run(header, capture_output=True, text=True)
@@ -295,13 +395,17 @@ def test_an_arm64_image_is_built_through_emulation_and_runs(site: Site) -> None:
     assert run_sif(site.root / "arm.sif", "/arm/which.sh") == "aarch64\n"
 
 
-def test_an_image_is_checked_against_machines_before_it_runs(service: Service, tmp_path: Path) -> None:
+def test_an_image_is_checked_against_machines_before_it_runs(
+    service: Service, tmp_path: Path
+) -> None:
     haswell = service.build({**REQUEST, "machine": {**MACHINE, "architecture": "haswell"}})
     assert haswell["status"] == "FINISHED", haswell
     name = haswell["filename"]
 
     fits = cic_cli(service, "check", name, "marenostrum5-gpp", folder=tmp_path)
-    too_old = cic_cli(service, "check", name, "platform=linux/amd64", "architecture=sandybridge", folder=tmp_path)
+    too_old = cic_cli(
+        service, "check", name, "platform=linux/amd64", "architecture=sandybridge", folder=tmp_path
+    )
     unknown = cic_cli(service, "check", name, "marenostrm5", folder=tmp_path)
 
     assert response(fits)["ok"] is True
@@ -329,4 +433,7 @@ def test_what_an_image_was_made_from_can_be_fetched(service: Service) -> None:
     assert {"description.yaml", "request.json", "Dockerfile"} <= set(shown["documents"])
     text = service.call("GET", f"/image/{status['filename']}/document/description.yaml").text
     assert text == HELLO["eflows4hpc.yaml"]
-    assert service.call("GET", f"/image/{status['filename']}/document/..%2f..%2flock").status_code == 404
+    assert (
+        service.call("GET", f"/image/{status['filename']}/document/..%2f..%2flock").status_code
+        == 404
+    )

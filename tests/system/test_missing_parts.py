@@ -17,7 +17,9 @@ NO_RETRY = {"CIC_RETRY_DELAY_S": "0.2", "CIC_MAX_RETRIES": "1"}
 
 
 def fails_with(site: Site, code: str, **request: object) -> tuple[dict, dict]:
-    """Build on a service of this site; returns the failed build and the readiness. The service has to live on."""
+    """Build on a service of this site; returns the failed build and the readiness. The service has
+    to live on.
+    """
     with running_service(site) as service:
         status = service.build({**REQUEST, **request})
         ready = service.call("GET", "/health/ready")
@@ -29,8 +31,10 @@ def fails_with(site: Site, code: str, **request: object) -> tuple[dict, dict]:
 
 
 def test_a_docker_daemon_that_is_not_there(site: Site) -> None:
-    status, ready = fails_with(site.with_environ(DOCKER_HOST=f"unix://{site.root}/no.sock", **NO_RETRY),
-                               "DOCKER_UNAVAILABLE")
+    status, ready = fails_with(
+        site.with_environ(DOCKER_HOST=f"unix://{site.root}/no.sock", **NO_RETRY),
+        "DOCKER_UNAVAILABLE",
+    )
 
     assert "Docker daemon" in status["message"]
     assert ready["status"] == 503
@@ -53,18 +57,25 @@ def test_a_machine_without_singularity(site: Site) -> None:
 
 def test_an_image_registry_that_does_not_answer(site: Site) -> None:
     host = f"127.0.0.1:{free_port()}"
-    silent = site.with_environ(CIC_REGISTRY_URL=host, CIC_REGISTRY_IMAGES_PREFIX=f"{host}/group/", **NO_RETRY)
+    silent = site.with_environ(
+        CIC_REGISTRY_URL=host, CIC_REGISTRY_IMAGES_PREFIX=f"{host}/group/", **NO_RETRY
+    )
 
     status, _ = fails_with(silent, "IMAGE_REGISTRY_UNAVAILABLE", push=True)
 
     assert host in status["message"]
 
 
-def test_an_image_registry_that_refuses_the_password(site: Site, image_registry: ImageRegistry) -> None:
+def test_an_image_registry_that_refuses_the_password(
+    site: Site, image_registry: ImageRegistry
+) -> None:
     host = image_registry.host
-    refused = site.with_environ(CIC_REGISTRY_URL=host, CIC_REGISTRY_USER=image_registry.user,
-                                CIC_REGISTRY_TOKEN="not-the-password-canary",
-                                CIC_REGISTRY_IMAGES_PREFIX=f"{host}/group/")
+    refused = site.with_environ(
+        CIC_REGISTRY_URL=host,
+        CIC_REGISTRY_USER=image_registry.user,
+        CIC_REGISTRY_TOKEN="not-the-password-canary",
+        CIC_REGISTRY_IMAGES_PREFIX=f"{host}/group/",
+    )
 
     status, _ = fails_with(refused, "PUSH_FAILED", push=True)
 
@@ -95,8 +106,11 @@ def service(site: Site) -> Service:
 
 
 def test_names_that_do_not_exist_are_refused_at_once_with_the_nearest(service: Service) -> None:
-    for field, value, nearest in (("workflow", "dmeo", "demo"), ("step_id", "helo", "hello"),
-                                  ("version", "mian", "main")):
+    for field, value, nearest in (
+        ("workflow", "dmeo", "demo"),
+        ("step_id", "helo", "hello"),
+        ("version", "mian", "main"),
+    ):
         answer = service.call("POST", "/build/", json={**REQUEST, field: value})
         assert answer.status_code in (400, 404)
         assert nearest in answer.text

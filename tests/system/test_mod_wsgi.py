@@ -1,4 +1,6 @@
-"""Apache with mod_wsgi, really started: the seed's own line, and the recommended one with `download_links`."""
+"""Apache with mod_wsgi, really started: the seed's own line, and the recommended one with
+`download_links`.
+"""
 
 from __future__ import annotations
 
@@ -46,11 +48,17 @@ SIF = b"the bytes of a SIF" * 10_000
 LINES = 30
 SLOW = {
     "eflows4hpc.yaml": "apt:\n  - bc\n",
-    # New each time, or BuildKit would remember the step from an earlier run of the tests, and be done at once.
-    "post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\nfor i in $(seq 1 {LINES}); do echo \"line $i of many\"; "
-                    "sleep 0.5; done\n",
+    # New each time, or BuildKit would remember the step from an earlier run of the tests, and be
+    # done at once.
+    "post_inst.sh": f'#!/bin/sh\n# {secrets.token_hex()}\nfor i in $(seq 1 {LINES}); do echo "line $i of many"; '
+    "sleep 0.5; done\n",
 }
-REQUEST = {"machine": MACHINE | {"container_engine": "docker"}, "workflow": "demo", "step_id": "slow", "push": False}
+REQUEST = {
+    "machine": MACHINE | {"container_engine": "docker"},
+    "workflow": "demo",
+    "step_id": "slow",
+    "push": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +68,6 @@ class Apache(Service):
     def reload(self) -> None:
         """What `apachectl graceful` does: every other process is replaced."""
         self.process.send_signal(signal.SIGUSR1)
-
 
 
 @pytest.fixture
@@ -78,7 +85,12 @@ def apache_user() -> tuple[str, ...]:
     """As root, Apache wants another user; the daemon's group may build."""
     if os.geteuid() != 0:
         return ()
-    return ("--user", "www-data", "--group", grp.getgrgid(os.stat("/var/run/docker.sock").st_gid).gr_name)
+    return (
+        "--user",
+        "www-data",
+        "--group",
+        grp.getgrgid(os.stat("/var/run/docker.sock").st_gid).gr_name,
+    )
 
 
 @contextlib.contextmanager
@@ -89,16 +101,35 @@ def running_apache(site: Site, alias: str) -> Iterator[Apache]:
     add_user(site, USER, PASSWORD)
     if os.geteuid() == 0:
         owner = pwd.getpwnam("www-data")
-        subprocess.run(["chown", "-R", f"{owner.pw_uid}:{owner.pw_gid}", str(site.root)], check=True)
+        subprocess.run(
+            ["chown", "-R", f"{owner.pw_uid}:{owner.pw_gid}", str(site.root)], check=True
+        )
     programs = f"{PROJECT / '.venv' / 'bin'}:{site.environ['PATH']}:/usr/sbin"
     log = site.root / "apache.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["mod_wsgi-express", "start-server", "--port", str(port), f"--processes={PROCESSES}", "--enable-sendfile",
-             "--url-alias", alias, f"{images}/", "--server-root", str(site.root / "apache"), "--log-to-terminal",
-             *apache_user(), "wsgi.py"],
-            cwd=PROJECT, env={**site.environ, "PATH": programs}, stdout=output, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL)
+            [
+                "mod_wsgi-express",
+                "start-server",
+                "--port",
+                str(port),
+                f"--processes={PROCESSES}",
+                "--enable-sendfile",
+                "--url-alias",
+                alias,
+                f"{images}/",
+                "--server-root",
+                str(site.root / "apache"),
+                "--log-to-terminal",
+                *apache_user(),
+                "wsgi.py",
+            ],
+            cwd=PROJECT,
+            env={**site.environ, "PATH": programs},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_alive(f"{url}/image_creation/health/live", process, log)
@@ -113,8 +144,15 @@ def store_sif(site: Site, filename: str) -> str:
     store = ImageStore(site.tmp_folder / "store")
     with store.temporary_path() as temporary:
         temporary.write_bytes(SIF)
-        record = store.publish(temporary, ImageRecord(identity="sha256:" + secrets.token_hex(32), image_id="demo:1",
-                                                      platform="linux/amd64", filename=filename))
+        record = store.publish(
+            temporary,
+            ImageRecord(
+                identity="sha256:" + secrets.token_hex(32),
+                image_id="demo:1",
+                platform="linux/amd64",
+                filename=filename,
+            ),
+        )
     assert record.sha256 is not None
     return record.sha256
 
@@ -124,8 +162,20 @@ def test_the_seeds_own_line_starts_and_gives_strangers_nothing(apache_site: Site
     with running_apache(apache_site, DOWNLOADS) as apache:
         assert apache.call("GET", "/image/a.sif").json()["size_bytes"] == len(SIF)
         assert apache.call("GET", "/build/", password="wrong").status_code == 401
-        for path in ("", "/", "/a.sif", "/../a.sif", "/..%2fstore/names/a.sif", "/../store/names/a.sif"):
-            assert requests.get(f"{apache.url}{DOWNLOADS}{path}", timeout=30).status_code in (400, 401, 403, 404), path
+        for path in (
+            "",
+            "/",
+            "/a.sif",
+            "/../a.sif",
+            "/..%2fstore/names/a.sif",
+            "/../store/names/a.sif",
+        ):
+            assert requests.get(f"{apache.url}{DOWNLOADS}{path}", timeout=30).status_code in (
+                400,
+                401,
+                403,
+                404,
+            ), path
 
 
 def test_public_downloads_are_for_everybody(apache_site: Site) -> None:
@@ -151,8 +201,17 @@ def test_an_authorised_download_is_sent_by_apache(apache_site: Site) -> None:
         assert hashlib.sha256(answer.content).hexdigest() == sha256
         part = requests.get(f"{apache.url}{link}", timeout=30, headers={"Range": "bytes=100-199"})
         assert (part.status_code, part.content) == (206, SIF[100:200])
-        for path in ("", "/", "/a.sif", "/" + "0" * 48 + "/a.sif", link.removeprefix(LINKS).removesuffix("a.sif")):
-            assert requests.get(f"{apache.url}{LINKS}{path}", timeout=30).status_code in (403, 404), path
+        for path in (
+            "",
+            "/",
+            "/a.sif",
+            "/" + "0" * 48 + "/a.sif",
+            link.removeprefix(LINKS).removesuffix("a.sif"),
+        ):
+            assert requests.get(f"{apache.url}{LINKS}{path}", timeout=30).status_code in (
+                403,
+                404,
+            ), path
 
 
 def test_a_build_survives_followers_and_a_reload(apache_site: Site) -> None:
@@ -165,32 +224,52 @@ def test_followers_leave_threads_to_others(apache_site: Site) -> None:
     with running_apache(apache_site, DOWNLOADS) as apache:
         build_id = apache.call("POST", "/build/", json=REQUEST).json()["id"]
         with contextlib.ExitStack() as stack:
-            streams = [stack.enter_context(contextlib.closing(apache.call(
-                "GET", f"/build/{build_id}/log", stream=True, headers={"Accept": "text/event-stream"})))
-                for _ in range(PROCESSES * THREADS_OF_APACHE * 2)]
+            streams = [
+                stack.enter_context(
+                    contextlib.closing(
+                        apache.call(
+                            "GET",
+                            f"/build/{build_id}/log",
+                            stream=True,
+                            headers={"Accept": "text/event-stream"},
+                        )
+                    )
+                )
+                for _ in range(PROCESSES * THREADS_OF_APACHE * 2)
+            ]
             assert {stream.status_code for stream in streams} == {200}
             for _ in range(PROCESSES * 2):
                 assert apache.call("GET", f"/build/{build_id}").status_code == 200
-            assert apache.call("POST", f"/build/{build_id}/cancel").json()["error_code"] == "CANCELLED"
+            assert (
+                apache.call("POST", f"/build/{build_id}/cancel").json()["error_code"] == "CANCELLED"
+            )
 
 
 @pytest.mark.endurance
 def test_a_build_survives_a_follower_of_200_s(apache_site: Site) -> None:
-    apache_site.add_step("demo", "slow", {"post_inst.sh": SLOW["post_inst.sh"].replace("sleep 0.5", "sleep 8")})
+    apache_site.add_step(
+        "demo", "slow", {"post_inst.sh": SLOW["post_inst.sh"].replace("sleep 0.5", "sleep 8")}
+    )
     with running_apache(apache_site, DOWNLOADS) as apache:
         follow_through_reloads(apache, follow_s=200)
 
 
 def follow_through_reloads(apache: Apache, *, follow_s: float) -> None:
-    """Follow a build's log over many streams, reload Apache half-way, and see every line exactly once."""
+    """Follow a build's log over many streams, reload Apache half-way, and see every line exactly
+    once.
+    """
     begin = time.monotonic()
     build_id = apache.call("POST", "/build/", json=REQUEST).json()["id"]
     lines: list[str] = []
     offset, ended, reloaded = "0", False, False
     while not ended:
         try:
-            with apache.call("GET", f"/build/{build_id}/log", stream=True, headers={
-                    "Accept": "text/event-stream", "Last-Event-ID": offset}) as stream:
+            with apache.call(
+                "GET",
+                f"/build/{build_id}/log",
+                stream=True,
+                headers={"Accept": "text/event-stream", "Last-Event-ID": offset},
+            ) as stream:
                 event: list[str] = []
                 for line in stream.iter_lines(decode_unicode=True):
                     if line:
@@ -209,8 +288,11 @@ def follow_through_reloads(apache: Apache, *, follow_s: float) -> None:
     assert status["status"] == "FINISHED", (status, lines[-20:])
     assert reloaded
     assert time.monotonic() - begin >= follow_s
-    told = [line.split("line ")[1].split(" ")[0] for line in lines if " line " in line and " of " in line
-            and "echo" not in line]
+    told = [
+        line.split("line ")[1].split(" ")[0]
+        for line in lines
+        if " line " in line and " of " in line and "echo" not in line
+    ]
     assert told == [str(number) for number in range(1, LINES + 1)]
     whole = apache.call("GET", f"/build/{build_id}/log").text
     assert "\n".join(lines[:-1]) + "\n" == whole

@@ -1,4 +1,6 @@
-"""Killed servers, killed pools, restarts and cancels in the middle of real builds; one build for many requests."""
+"""Killed servers, killed pools, restarts and cancels in the middle of real builds; one build for
+many requests.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,14 @@ def slow_site(tmp_path: Path) -> Iterator[Site]:
     """A site with steps that take some seconds, and layers that no earlier test has made."""
     site = make_site(tmp_path)
     for step in ("slow", "slower"):
-        site.add_step("demo", step, {
-            "eflows4hpc.yaml": "",
-            "post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\necho begun; sleep 6; echo done\n"})
+        site.add_step(
+            "demo",
+            step,
+            {
+                "eflows4hpc.yaml": "",
+                "post_inst.sh": f"#!/bin/sh\n# {secrets.token_hex()}\necho begun; sleep 6; echo done\n",
+            },
+        )
     yield site.with_environ(CIC_STOP_TIMEOUT_S="0")
     remove_images(site)
 
@@ -57,6 +64,7 @@ def until(what: Callable[[], Any], timeout_s: float = 120) -> Any:
 
 def wait_begun(service: Service, build_id: str) -> None:
     """Wait until the build's own script runs inside docker."""
+
     def has_begun() -> bool:
         status = service.call("GET", f"/build/{build_id}").json()
         assert status["status"] != "FAILED", status
@@ -67,13 +75,18 @@ def wait_begun(service: Service, build_id: str) -> None:
 
 
 def processes(site: Site, word: str) -> list[int]:
-    """The processes of this site whose command line holds `word`; its folder is in their environment or arguments."""
+    """The processes of this site whose command line holds `word`; its folder is in their
+    environment or arguments.
+    """
     mine, found = str(site.root).encode(), []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
             try:
                 arguments = (folder / "cmdline").read_bytes()
-                if word.encode() in arguments and mine in arguments + (folder / "environ").read_bytes():
+                if (
+                    word.encode() in arguments
+                    and mine in arguments + (folder / "environ").read_bytes()
+                ):
                     found.append(int(folder.name))
             except OSError:
                 continue
@@ -84,7 +97,11 @@ def runs(site: Site) -> list[Any]:
     engine = sa.create_engine(site.environ["CIC_DATABASE"])
     try:
         with engine.connect() as connection:
-            return list(connection.exec_driver_sql("SELECT id, state, attempts, worker FROM runs ORDER BY created_at"))
+            return list(
+                connection.exec_driver_sql(
+                    "SELECT id, state, attempts, worker FROM runs ORDER BY created_at"
+                )
+            )
     finally:
         engine.dispose()
 
@@ -121,7 +138,9 @@ def test_a_stopped_service_hands_its_builds_back(slow_site: Site) -> None:
         wait_begun(service, build_id)
     ((_, state, attempts, worker),) = runs(slow_site)
     assert (state, attempts, worker) == ("PENDING", 0, None)
-    until(lambda: not processes(slow_site, "service.pool") and not processes(slow_site, "buildx"), 10)
+    until(
+        lambda: not processes(slow_site, "service.pool") and not processes(slow_site, "buildx"), 10
+    )
     with running_service(slow_site, name="second") as service:
         assert service.wait_for(build_id)["status"] == "FINISHED"
 
@@ -141,8 +160,12 @@ def test_cancel_ends_the_build_within_5_s_and_the_next_is_not_affected(slow_site
 def test_fifty_identical_requests_to_two_servers_make_one_build(slow_site: Site) -> None:
     with running_service(slow_site) as first, running_service(slow_site, name="second") as second:
         with ThreadPoolExecutor(10) as threads:
-            answers = list(threads.map(lambda n: (first, second)[n % 2].call("POST", "/build/", json=request()),
-                                       range(50)))
+            answers = list(
+                threads.map(
+                    lambda n: (first, second)[n % 2].call("POST", "/build/", json=request()),
+                    range(50),
+                )
+            )
         assert [answer.status_code for answer in answers] == [200] * 50
         ids = {answer.json()["id"] for answer in answers}
         assert len(ids) == 50
@@ -165,7 +188,9 @@ def test_a_pool_without_anybody_ends(slow_site: Site) -> None:
         until(lambda: processes(slow_site, "service.pool"))
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait()
-        until(lambda: not RunFolder(slow_site.tmp_folder).has_web_process(), 60)  # its worker process goes, too
+        until(
+            lambda: not RunFolder(slow_site.tmp_folder).has_web_process(), 60
+        )  # its worker process goes, too
         until(lambda: not processes(slow_site, "service.pool"), 60)
 
 
@@ -173,5 +198,7 @@ def test_no_secret_of_the_service_is_in_an_argument(slow_site: Site) -> None:
     with running_service(slow_site) as service:
         build_id = submit(service)
         wait_begun(service, build_id)
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["ps", "-eo", "args"], capture_output=True, text=True, check=True
+        ).stdout
         assert slow_site.environ["CIC_SECRET_KEY"] not in listed

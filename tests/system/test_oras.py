@@ -1,4 +1,6 @@
-"""Finished images in a real registry: the contract, and that clusters get from it what was put there."""
+"""Finished images in a real registry: the contract, and that clusters get from it what was put
+there.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,15 @@ def shared_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageR
 
 
 def opened_in(registry: ImageRegistry, folder: Path, repository: str) -> RegistryImages:
-    build = BuildSettings(tmp_folder=folder, builder_home=PROJECT, base_image="base:1",
-                          storage=f"oras://{registry.host}/{repository}")
-    found = open_images(build, RegistrySettings(url=registry.host, user=registry.user, token=registry.password))
+    build = BuildSettings(
+        tmp_folder=folder,
+        builder_home=PROJECT,
+        base_image="base:1",
+        storage=f"oras://{registry.host}/{repository}",
+    )
+    found = open_images(
+        build, RegistrySettings(url=registry.host, user=registry.user, token=registry.password)
+    )
     assert isinstance(found, RegistryImages)
     return found
 
@@ -57,7 +65,8 @@ def images(shared_registry: ImageRegistry, repository: str, tmp_path: Path) -> R
 
 
 def test_another_machine_sees_what_was_put_there_at_once(
-        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path) -> None:
+    images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path
+) -> None:
     there = opened_in(shared_registry, tmp_path / "there", repository)
     assert there.names() == {}
     first = publish(images, b"one")
@@ -69,7 +78,8 @@ def test_another_machine_sees_what_was_put_there_at_once(
 
 
 def test_what_another_machine_names_meanwhile_stays(
-        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path) -> None:
+    images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path
+) -> None:
     there = opened_in(shared_registry, tmp_path / "there", repository)
     published = publish(images, b"one")
     renamed = published.model_copy(update={"filename": "other.sif"})
@@ -86,9 +96,15 @@ def test_what_another_machine_names_meanwhile_stays(
 
 
 def test_what_is_named_while_it_is_deleted_stays(
-        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even between the last look and the deletion: what is deleted is what was looked at, and nothing newer."""
+    images: RegistryImages,
+    shared_registry: ImageRegistry,
+    repository: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even between the last look and the deletion: what is deleted is what was looked at, and
+    nothing newer.
+    """
     there = opened_in(shared_registry, tmp_path / "there", repository)
     published = publish(images, b"one")
     delete, coming = OciRepository.delete_manifest, [published]
@@ -100,7 +116,11 @@ def test_what_is_named_while_it_is_deleted_stays(
 
     monkeypatch.setattr(OciRepository, "delete_manifest", late)
     assert images.remove(published.sha256 or "")
-    assert not coming and there.by_name(NAME) == published and there.by_sha256(published.sha256 or "") == published
+    assert (
+        not coming
+        and there.by_name(NAME) == published
+        and there.by_sha256(published.sha256 or "") == published
+    )
     with there.opened(published.sha256 or "") as file:
         assert file.read() == b"one"
 
@@ -117,8 +137,12 @@ def test_a_name_whose_sif_is_gone_is_none(images: RegistryImages) -> None:
 
 
 def test_lists_ask_again_for_what_they_have_known_for_long(
-        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    images: RegistryImages,
+    shared_registry: ImageRegistry,
+    repository: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     there = opened_in(shared_registry, tmp_path / "there", repository)
     publish(images, b"one")
     assert set(there.names()) == {NAME}
@@ -129,7 +153,9 @@ def test_lists_ask_again_for_what_they_have_known_for_long(
     assert there.names() == {NAME: second, "new.sif": third}
 
 
-def test_a_list_of_many_tags_has_all_of_them(images: RegistryImages, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_many_tags_has_all_of_them(
+    images: RegistryImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("image_builder.oci.PAGE", 3)
     names = {f"image-{number}.sif" for number in range(5)}
     for number, name in enumerate(sorted(names)):
@@ -138,23 +164,40 @@ def test_a_list_of_many_tags_has_all_of_them(images: RegistryImages, monkeypatch
     assert len(images.images()) == 5
 
 
-def test_singularity_pulls_the_very_file(images: RegistryImages, shared_registry: ImageRegistry, repository: str,
-                                         tmp_path: Path) -> None:
+def test_singularity_pulls_the_very_file(
+    images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path
+) -> None:
     sif = tmp_path / "made.sif"
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "hello").write_text("hello\n")
-    run(Command(name="singularity build", argv=("singularity", "build", str(sif), str(tmp_path / "root")),
-                timeout_s=120))
+    run(
+        Command(
+            name="singularity build",
+            argv=("singularity", "build", str(sif), str(tmp_path / "root")),
+            timeout_s=120,
+        )
+    )
     content = sif.read_bytes()
     publish(images, content)
     pulled, address = tmp_path / "pulled.sif", images.address_of(NAME)
     assert address == f"oras://{shared_registry.host}/{repository}:{NAME.removesuffix('.sif')}"
-    environment = {**os.environ, "APPTAINER_CACHEDIR": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "APPTAINER_CACHEDIR": str(tmp_path / "cache"),
+        "HOME": str(tmp_path),
+    }
     for engine in ("APPTAINER", "SINGULARITY"):
-        environment |= {f"{engine}_DOCKER_USERNAME": shared_registry.user,
-                        f"{engine}_DOCKER_PASSWORD": shared_registry.password}
-    done = subprocess.run(["singularity", "pull", "--no-https", str(pulled), address], env=environment,
-                          capture_output=True, text=True, timeout=120)
+        environment |= {
+            f"{engine}_DOCKER_USERNAME": shared_registry.user,
+            f"{engine}_DOCKER_PASSWORD": shared_registry.password,
+        }
+    done = subprocess.run(
+        ["singularity", "pull", "--no-https", str(pulled), address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert sha256(pulled.read_bytes()) == sha256(content)
 
@@ -180,19 +223,26 @@ def test_a_wrong_password_is_told(shared_registry: ImageRegistry, tmp_path: Path
 
 
 class _FakeTokenRegistry(BaseHTTPRequestHandler):
-    """A fake: it has one tag, wants a token for it, and gives that for the right password. Debian's has no such log-in
-    without a certificate authority of its own."""
+    """A fake: it has one tag, wants a token for it, and gives that for the right password. Debian's
+    has no such log-in without a certificate authority of its own.
+    """
 
     def do_GET(self) -> None:
         port = self.server.server_address[1]
         if self.path.startswith("/token?service=fake&scope=repository%3Aimages%3A"):
-            is_right = self.headers.get("Authorization") == requests.Request(
-                "GET", "http://x", auth=("ada", "right")).prepare().headers["Authorization"]
+            is_right = (
+                self.headers.get("Authorization")
+                == requests.Request("GET", "http://x", auth=("ada", "right"))
+                .prepare()
+                .headers["Authorization"]
+            )
             self._answer(200 if is_right else 401, '{"token": "good"}' if is_right else "{}")
         elif self.headers.get("Authorization") == "Bearer good":
             self._answer(200, '{"tags": ["one"]}')
         else:
-            self._answer(401, "{}", f'Bearer realm="http://127.0.0.1:{port}/token",service="fake",scope="x"')
+            self._answer(
+                401, "{}", f'Bearer realm="http://127.0.0.1:{port}/token",service="fake",scope="x"'
+            )
 
     def _answer(self, status: int, body: str, challenge: str = "") -> None:
         self.send_response(status)
@@ -221,7 +271,9 @@ def test_registries_that_want_a_token_get_one() -> None:
 
 @contextlib.contextmanager
 def cut_after(registry: ImageRegistry, limit_bytes: int) -> Iterator[str]:
-    """A fake network: whatever passes through this address to the registry is cut after so many bytes of an answer."""
+    """A fake network: whatever passes through this address to the registry is cut after so many
+    bytes of an answer.
+    """
     import socket
     import socketserver
 
@@ -229,10 +281,12 @@ def cut_after(registry: ImageRegistry, limit_bytes: int) -> Iterator[str]:
         def handle(self) -> None:
             host, _, port = registry.host.partition(":")
             with socket.create_connection((host, int(port))) as far:
+
                 def upload() -> None:
                     with contextlib.suppress(OSError):
                         while part := self.request.recv(65536):
                             far.sendall(part)
+
                 threading.Thread(target=upload, daemon=True).start()
                 left = limit_bytes
                 with contextlib.suppress(OSError):
@@ -250,11 +304,14 @@ def cut_after(registry: ImageRegistry, limit_bytes: int) -> Iterator[str]:
 
 
 def test_a_download_goes_on_where_the_connection_broke(
-        images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path) -> None:
+    images: RegistryImages, shared_registry: ImageRegistry, repository: str, tmp_path: Path
+) -> None:
     content = os.urandom(1_500_000)
     digest = publish(images, content).sha256 or ""
     with cut_after(shared_registry, 400_000) as host:
-        cut = OciRepository(host, repository, credentials=(shared_registry.user, shared_registry.password))
+        cut = OciRepository(
+            host, repository, credentials=(shared_registry.user, shared_registry.password)
+        )
         with RegistryImages(cut, tmp_path / "there").opened(digest) as file:
             parts = list(iter(lambda: file.read(100_000), b""))
     assert b"".join(parts) == content
@@ -269,9 +326,15 @@ def test_clean_up_is_the_same(images: RegistryImages, site: Site) -> None:
     kept = publish(images, b"two", record(OTHER_IDENTITY, "two.sif"))
     images.pin(kept.sha256 or "")
     images.keep_documents("c" * 64, {"spack.lock": "{}"})
-    service = site.settings.service.model_copy(update={"max_images_bytes": 0, "keep_unreferenced_s": 0.0})
+    service = site.settings.service.model_copy(
+        update={"max_images_bytes": 0, "keep_unreferenced_s": 0.0}
+    )
     settings = site.settings.model_copy(update={"service": service})
-    assert [item.kind for item in Cleanup(engine, settings, images).run() if item.kind in ("SIF", "texts")] == []
+    assert [
+        item.kind
+        for item in Cleanup(engine, settings, images).run()
+        if item.kind in ("SIF", "texts")
+    ] == []
     cleanup = Cleanup(engine, settings, images, grace_s=0)
     assert {item.kind for item in cleanup.run(dry_run=True)} >= {"SIF", "texts"}
     gone = [item.kind for item in cleanup.run() if item.kind in ("SIF", "texts")]
@@ -281,24 +344,44 @@ def test_clean_up_is_the_same(images: RegistryImages, site: Site) -> None:
 
 
 def test_the_service_keeps_and_sends_images_of_a_registry(
-        site: Site, shared_registry: ImageRegistry, repository: str) -> None:
-    """A whole service with this one switch: submit, build, list, download in parts, and nothing left on its disk."""
+    site: Site, shared_registry: ImageRegistry, repository: str
+) -> None:
+    """A whole service with this one switch: submit, build, list, download in parts, and nothing
+    left on its disk.
+    """
     there = site.with_environ(
-        CIC_BUILD_STORAGE=f"oras://{shared_registry.host}/{repository}", CIC_REGISTRY_URL=shared_registry.host,
-        CIC_REGISTRY_USER=shared_registry.user, CIC_REGISTRY_TOKEN=shared_registry.password)
-    request = {"machine": {"platform": "linux/amd64", "architecture": "x86_64", "container_engine": "singularity"},
-               "workflow": "demo", "step_id": "plain", "push": False}
+        CIC_BUILD_STORAGE=f"oras://{shared_registry.host}/{repository}",
+        CIC_REGISTRY_URL=shared_registry.host,
+        CIC_REGISTRY_USER=shared_registry.user,
+        CIC_REGISTRY_TOKEN=shared_registry.password,
+    )
+    request = {
+        "machine": {
+            "platform": "linux/amd64",
+            "architecture": "x86_64",
+            "container_engine": "singularity",
+        },
+        "workflow": "demo",
+        "step_id": "plain",
+        "push": False,
+    }
     site.add_step("demo", "plain", {"eflows4hpc.yaml": "apt: []\n", "text": "hello\n"})
     with running_service(there) as service:
         status = service.build(request)
         assert status["status"] == "FINISHED", status
         listed = service.call("GET", "/image/").json()["images"]
-        assert [(one["filename"], one["sha256"]) for one in listed] == [(status["filename"], status["sha256"])]
+        assert [(one["filename"], one["sha256"]) for one in listed] == [
+            (status["filename"], status["sha256"])
+        ]
         whole = service.call("GET", f"/images/download/{status['filename']}")
         assert sha256(whole.content) == status["sha256"]
-        part = service.call("GET", f"/images/download/{status['filename']}", headers={"Range": "bytes=1000-1999"})
+        part = service.call(
+            "GET", f"/images/download/{status['filename']}", headers={"Range": "bytes=1000-1999"}
+        )
         assert (part.status_code, part.content) == (206, whole.content[1000:2000])
-        assert "Dockerfile" in service.call("GET", f"/image/{status['filename']}").json()["documents"]
+        assert (
+            "Dockerfile" in service.call("GET", f"/image/{status['filename']}").json()["documents"]
+        )
         again = service.build(request)
         assert again["sha256"] == status["sha256"]
     assert not list((there.tmp_folder / "store" / "sif").iterdir())

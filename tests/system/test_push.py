@@ -34,32 +34,47 @@ def named(host: str) -> Iterator[str]:
         docker.remove_image(image_id)
 
 
-def push(image_id: str, registry: RegistrySettings, folder: Path, *, cancel: CancelToken | None = None,
-         timeout_s: float = 600.0) -> tuple[str | None, list[str]]:
+def push(
+    image_id: str,
+    registry: RegistrySettings,
+    folder: Path,
+    *,
+    cancel: CancelToken | None = None,
+    timeout_s: float = 600.0,
+) -> tuple[str | None, list[str]]:
     """Push; returns the digest and the lines that were heard."""
     heard: list[str] = []
     environment = docker.write_docker_config(folder / "docker", registry)
     command = docker.push_command(image_id, registry, environment=environment, timeout_s=timeout_s)
-    return docker.push_image(command, run, on_line=heard.append, cancel=cancel or CancelToken()), heard
+    return docker.push_image(
+        command, run, on_line=heard.append, cancel=cancel or CancelToken()
+    ), heard
 
 
 def settings_of(registry: ImageRegistry, password: str | None = None) -> RegistrySettings:
-    return RegistrySettings(url=registry.host, user=registry.user, token=SecretStr(password or registry.password))
+    return RegistrySettings(
+        url=registry.host, user=registry.user, token=SecretStr(password or registry.password)
+    )
 
 
 def test_the_registry_has_what_was_pushed(image_registry: ImageRegistry, tmp_path: Path) -> None:
     with named(image_registry.host) as image_id:
         digest, heard = push(image_id, settings_of(image_registry), tmp_path)
         repository = image_id.split("/", 1)[1].removesuffix(":1")
-        answer = requests.head(f"http://{image_registry.host}/v2/{repository}/manifests/1", timeout=10,
-                               auth=(image_registry.user, image_registry.password),
-                               headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"})
+        answer = requests.head(
+            f"http://{image_registry.host}/v2/{repository}/manifests/1",
+            timeout=10,
+            auth=(image_registry.user, image_registry.password),
+            headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
+        )
         assert answer.headers["Docker-Content-Digest"] == digest
         assert image_registry.password not in "\n".join(heard)
         assert any("Pushed" in line for line in heard)
 
 
-def test_a_wrong_password_is_told_without_being_told(image_registry: ImageRegistry, tmp_path: Path) -> None:
+def test_a_wrong_password_is_told_without_being_told(
+    image_registry: ImageRegistry, tmp_path: Path
+) -> None:
     with named(image_registry.host) as image_id:
         with pytest.raises(PushFailed, match="did not take") as caught:
             push(image_id, settings_of(image_registry, "canary-wrong"), tmp_path)
@@ -77,10 +92,13 @@ def test_a_registry_that_is_not_there_may_be_there_later(tmp_path: Path) -> None
 
 @contextlib.contextmanager
 def silent_registry() -> Iterator[tuple[str, threading.Event]]:
-    """A registry's host that takes connections and says nothing, and an event for the first of them."""
+    """A registry's host that takes connections and says nothing, and an event for the first of
+    them.
+    """
     reached = threading.Event()
     kept: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
+
         def take() -> None:
             with contextlib.suppress(OSError):
                 while True:
@@ -101,12 +119,18 @@ def silent_registry() -> Iterator[tuple[str, threading.Event]]:
 def test_a_push_to_a_registry_that_says_nothing_can_be_cancelled(tmp_path: Path) -> None:
     with silent_registry() as (host, reached), named(host) as image_id:
         cancel = CancelToken()
-        threading.Thread(target=lambda: (reached.wait(), cancel.cancel("Enough.")), daemon=True).start()
+        threading.Thread(
+            target=lambda: (reached.wait(), cancel.cancel("Enough.")), daemon=True
+        ).start()
         with pytest.raises(Cancelled, match="Enough"):
             push(image_id, RegistrySettings(url=host), tmp_path, cancel=cancel)
         assert reached.is_set()
 
 
 def test_a_push_has_its_time(tmp_path: Path) -> None:
-    with silent_registry() as (host, _), named(host) as image_id, pytest.raises(LimitReached, match="docker push"):
+    with (
+        silent_registry() as (host, _),
+        named(host) as image_id,
+        pytest.raises(LimitReached, match="docker push"),
+    ):
         push(image_id, RegistrySettings(url=host), tmp_path, timeout_s=1.0)

@@ -32,8 +32,13 @@ from tests.system.spack_site import (
     make_spack_site,
 )
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(3600), pytest.mark.skipif(
-    SPACK_ROOT is None, reason="CIC_SPACK_ROOT IS NOT SET: NOTHING IS TESTED WITH A REAL SPACK")]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(
+        SPACK_ROOT is None, reason="CIC_SPACK_ROOT IS NOT SET: NOTHING IS TESTED WITH A REAL SPACK"
+    ),
+]
 
 SPACK_LINE = re.compile(r"#\d+ [\d.]+ (?:==> |\[\+\] )")
 CACHE_MOUNT = re.compile(r"--mount=type=cache,id=(cic-spack-[0-9a-f]+)")
@@ -60,10 +65,22 @@ def in_the_cache(site: Site, heard: Heard, script: str) -> str:
     (folder / "Dockerfile").write_text(
         f"FROM {SPACK_BASE} AS look\nARG NONCE\nCOPY script /script\n"
         f"RUN --mount=type=cache,id={names.pop()},sharing=shared,target=/cache sh -eu /script >/printed\n"
-        "FROM scratch\nCOPY --from=look /printed /printed\n", "utf-8")
+        "FROM scratch\nCOPY --from=look /printed /printed\n",
+        "utf-8",
+    )
     (folder / "script").write_text(script, "utf-8")
-    subprocess.run(["docker", "buildx", "build", "--progress=plain", f"--build-arg=NONCE={time.time_ns()}",
-                    f"--output=type=local,dest={folder / 'out'}", str(folder)], check=True)
+    subprocess.run(
+        [
+            "docker",
+            "buildx",
+            "build",
+            "--progress=plain",
+            f"--build-arg=NONCE={time.time_ns()}",
+            f"--output=type=local,dest={folder / 'out'}",
+            str(folder),
+        ],
+        check=True,
+    )
     return (folder / "out" / "printed").read_text("utf-8")
 
 
@@ -74,8 +91,21 @@ def test_another_environment_takes_what_the_first_built(site: Site) -> None:
     told = Told.of(heard.lines)
     assert told.compiled == ("tiny",)
     assert "lz4" in told.taken
-    shown = subprocess.run(["docker", "run", "--rm", "--network=none", result.image_id, "sh", "-c",
-                            "tiny && lz4 --version"], check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        [
+            "docker",
+            "run",
+            "--rm",
+            "--network=none",
+            result.image_id,
+            "sh",
+            "-c",
+            "tiny && lz4 --version",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert "tiny 2.0" in shown and "1.9.4" in shown
 
 
@@ -85,8 +115,15 @@ def test_a_changed_source_line_starts_no_spack(site: Site) -> None:
     result = build(site, "first", heard)
     assert not result.reused
     assert [line for line in heard.lines if SPACK_LINE.match(line)] == []
-    assert subprocess.run(["docker", "run", "--rm", result.image_id, "/first/run.sh"], check=True, capture_output=True,
-                          text=True).stdout == "changed\n"
+    assert (
+        subprocess.run(
+            ["docker", "run", "--rm", result.image_id, "/first/run.sh"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        == "changed\n"
+    )
 
 
 def test_force_builds_the_roots_and_decides_anew(site: Site) -> None:
@@ -102,14 +139,18 @@ def test_a_broken_package_is_built_again(site: Site) -> None:
     site.add_step("spack", "third", environment(["lz4@1.9.4", "tiny@3.0"]))
     heard = Heard()
     build(site, "third", heard)
-    harmed = in_the_cache(site, heard, """
+    harmed = in_the_cache(
+        site,
+        heard,
+        """
         for file in $(find /cache/shared -type f -size +1k -name '*lz4*.spack') \\
                     $(grep -rl '"' /cache/shared/v3/manifests/spec/lz4 2>/dev/null |
                       xargs -r grep -oh '[0-9a-f]\\{64\\}' | sed 's|\\(..\\)|/cache/shared/blobs/sha256/\\1/\\1|'); do
             truncate -s 100 "$file"
             echo "$file"
         done
-    """)
+    """,
+    )
     assert harmed
     site.add_step("spack", "fourth", environment(["lz4@1.9.4", "tiny@4.0"]))
     heard = Heard()
@@ -158,23 +199,35 @@ def test_builds_at_once_compile_nothing_twice(site: Site) -> None:
     for number in heard:
         site.add_step("spack", f"at-once-{number}", environment(["lz4@1.9.4", f"tiny@{number}.0"]))
     with ThreadPoolExecutor(len(heard)) as pool:
-        list(pool.map(lambda number: build(empty, f"at-once-{number}", heard[number], workspace=f"at-once-{number}"),
-                      heard))
+        list(
+            pool.map(
+                lambda number: build(
+                    empty, f"at-once-{number}", heard[number], workspace=f"at-once-{number}"
+                ),
+                heard,
+            )
+        )
     compiled = Counter(name for one in heard.values() for name in Told.of(one.lines).compiled)
-    assert compiled.pop("tiny") == 3 and compiled["lz4"] == 1 and set(compiled.values()) == {1}, compiled
+    assert compiled.pop("tiny") == 3 and compiled["lz4"] == 1 and set(compiled.values()) == {1}, (
+        compiled
+    )
 
 
 @pytest.mark.parametrize(("place", "here", "there"), [("folder", 10, 11), ("registry", 13, 14)])
 def test_another_host_takes_packages_from_where_hosts_share_them(
-        site: Site, image_registry: ImageRegistry, place: str, here: int, there: int) -> None:
+    site: Site, image_registry: ImageRegistry, place: str, here: int, there: int
+) -> None:
     """A second builder is stood for by the first one, whose mount is emptied."""
     folder = site.root / "packages of all hosts"
     shared = str(folder) if place == "folder" else f"oras://{image_registry.host}/packages"
     token_file = site.root / "token"
     token_file.write_text(image_registry.password, "utf-8")
     logins = {image_registry.host: {"user": image_registry.user, "token_file": str(token_file)}}
-    sharing = site.with_environ(CIC_BUILD_SPACK_CACHE=shared, CIC_BUILD_SPACK_CACHE_KEYS=secrets.token_hex(32),
-                                CIC_REGISTRY_LOGINS=json.dumps(logins))
+    sharing = site.with_environ(
+        CIC_BUILD_SPACK_CACHE=shared,
+        CIC_BUILD_SPACK_CACHE_KEYS=secrets.token_hex(32),
+        CIC_REGISTRY_LOGINS=json.dumps(logins),
+    )
     site.add_step("spack", f"here-{place}", environment(["lz4@1.9.4", f"tiny@{here}.0"]))
     heard = Heard()
     build(sharing, f"here-{place}", heard)
@@ -191,19 +244,35 @@ def test_another_host_takes_packages_from_where_hosts_share_them(
     with_other_layers = sharing.with_environ(CIC_BUILD_SPACK_MIRROR="https://sources.invalid")
     build(with_other_layers, f"lost-{place}", heard)
     assert any("was concretized before" in line for line in heard.lines)
-    assert Told.of(heard.lines).compiled == () and {"lz4", "tiny"} <= set(Told.of(heard.lines).taken)
+    assert Told.of(heard.lines).compiled == () and {"lz4", "tiny"} <= set(
+        Told.of(heard.lines).taken
+    )
 
 
 def test_nothing_of_a_workflows_own_sees_the_cache(site: Site) -> None:
-    """A hostile `post_inst.sh` and `setup.py` look for the cache, and write wherever they might find it."""
-    hostile = ("import glob, os, setuptools\n"
-               "for path in ['/run/cic/packages', '/cache', *glob.glob('/run/cic/*')]:\n"
-               "    os.path.isdir(path) and open(path + '/poison', 'w').write('poison')\n"
-               "setuptools.setup(name='hostile', version='1')\n")
-    script = ("#!/bin/sh\nfor folder in /run/cic/packages /run/cic; do\n"
-              "    mkdir -p $folder/shared && echo poison >$folder/shared/poison\ndone\n")
-    site.add_step("spack", "hostile", {**environment(["tiny@1.0"]), "setup.py": hostile, "requirements.txt": "./\n",
-                                       "post_inst.sh": script})
+    """A hostile `post_inst.sh` and `setup.py` look for the cache, and write wherever they might
+    find it.
+    """
+    hostile = (
+        "import glob, os, setuptools\n"
+        "for path in ['/run/cic/packages', '/cache', *glob.glob('/run/cic/*')]:\n"
+        "    os.path.isdir(path) and open(path + '/poison', 'w').write('poison')\n"
+        "setuptools.setup(name='hostile', version='1')\n"
+    )
+    script = (
+        "#!/bin/sh\nfor folder in /run/cic/packages /run/cic; do\n"
+        "    mkdir -p $folder/shared && echo poison >$folder/shared/poison\ndone\n"
+    )
+    site.add_step(
+        "spack",
+        "hostile",
+        {
+            **environment(["tiny@1.0"]),
+            "setup.py": hostile,
+            "requirements.txt": "./\n",
+            "post_inst.sh": script,
+        },
+    )
     heard = Heard()
     build(site, "hostile", heard)
     assert in_the_cache(site, heard, "find /cache -name 'poison*'") == ""

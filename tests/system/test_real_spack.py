@@ -1,7 +1,9 @@
-"""Real Spack, from a checkout named by CIC_SPACK_ROOT (and CIC_SPACK_PACKAGES for Spack 1.0 and newer).
+"""Real Spack, from a checkout named by CIC_SPACK_ROOT (and CIC_SPACK_PACKAGES for Spack 1.0 and
+newer).
 
-A base image with that Spack, Debian's compilers and Debian's Open MPI; our example catalogue, whose package depends on
-`mpi`; and a source mirror of tarballs that Debian has too, so that nothing is fetched from elsewhere.
+A base image with that Spack, Debian's compilers and Debian's Open MPI; our example catalogue, whose
+package depends on `mpi`; and a source mirror of tarballs that Debian has too, so that nothing is
+fetched from elsewhere.
 """
 
 from __future__ import annotations
@@ -30,16 +32,29 @@ from tests.system.test_main_job import run_sif
 
 SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
 SPACK_BASE = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
-pytestmark = [pytest.mark.system, pytest.mark.timeout(1800), pytest.mark.skipif(
-    SPACK_ROOT is None, reason="CIC_SPACK_ROOT IS NOT SET: NOTHING IS TESTED WITH A REAL SPACK")]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        SPACK_ROOT is None, reason="CIC_SPACK_ROOT IS NOT SET: NOTHING IS TESTED WITH A REAL SPACK"
+    ),
+]
 
-MPIRUN = ("env", "OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1", "mpirun", "--oversubscribe", "-n", "2")
+MPIRUN = (
+    "env",
+    "OMPI_ALLOW_RUN_AS_ROOT=1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+    "mpirun",
+    "--oversubscribe",
+    "-n",
+    "2",
+)
 WITH_STAGES = {
     "eflows4hpc.yaml": "apt: [jq]\npip: [six]\nspack:\n  specs:\n    - heat\n    - bzip2@1.0.8\n",
     "post_inst.sh": "#!/bin/bash\n"
-                    "[[ $PWD == /solver ]]\n"
-                    "command -v heat || exit 1\n"
-                    "cp /tmp/root/spack-stage/spack-stage-bzip2-*/spack-src/README /solver/from-the-stage\n",
+    "[[ $PWD == /solver ]]\n"
+    "command -v heat || exit 1\n"
+    "cp /tmp/root/spack-stage/spack-stage-bzip2-*/spack-src/README /solver/from-the-stage\n",
 }
 SLIM = {
     "eflows4hpc.yaml": "pip: [six]\nspack:\n  specs: [heat]\nslim: true\nsmoke: [./solve.sh]\n",
@@ -54,14 +69,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     subprocess.run([str(PROJECT / "scripts" / "spack_base"), SPACK_BASE], check=True)
     root = tmp_path_factory.mktemp("real-spack")
     mirror = root / "mirror"
-    subprocess.run([str(Path(__file__).parent / "real_spack" / "source_mirror"), str(mirror)], check=True)
-    subprocess.run([str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE_IMAGE, BASE_IMAGE], check=True)
+    subprocess.run(
+        [str(Path(__file__).parent / "real_spack" / "source_mirror"), str(mirror)], check=True
+    )
+    subprocess.run(
+        [str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE_IMAGE, BASE_IMAGE], check=True
+    )
     catalogue = root / "catalogue"
     shutil.copytree(PROJECT / "examples" / "software-catalog", catalogue)
     shutil.rmtree(catalogue / "cfg")
     made = make_site(root).with_environ(
-        CIC_BUILD_BASE_IMAGE=SPACK_BASE, CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE_IMAGE,
-        CIC_BUILD_SPACK_MIRROR=str(mirror), CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue))
+        CIC_BUILD_BASE_IMAGE=SPACK_BASE,
+        CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE_IMAGE,
+        CIC_BUILD_SPACK_MIRROR=str(mirror),
+        CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue),
+    )
     made.add_step("heat", "solver", WITH_STAGES)
     made.add_step("heat", "plain", {"eflows4hpc.yaml": "spack:\n  specs: [heat]\n"})
     made.add_step("heat", "slim", SLIM)
@@ -72,16 +94,31 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def build(site: Site, step: str, heard: Heard, **machine: str) -> BuildResult:
-    request = parse_request({"machine": {"platform": "linux/amd64", "mpi": "openmpi@4", **machine}, "workflow": "heat",
-                             "step_id": step, "push": False})
-    return build_image(request, settings=site.settings.library, workspace=site.root / "workspace", observer=heard,
-                       cancel=CancelToken())
+    request = parse_request(
+        {
+            "machine": {"platform": "linux/amd64", "mpi": "openmpi@4", **machine},
+            "workflow": "heat",
+            "step_id": step,
+            "push": False,
+        }
+    )
+    return build_image(
+        request,
+        settings=site.settings.library,
+        workspace=site.root / "workspace",
+        observer=heard,
+        cancel=CancelToken(),
+    )
 
 
 def inside(image: str, *command: str) -> str:
     """What a command prints in the image, as its entry point starts it."""
-    return subprocess.run(["docker", "run", "--rm", "--network=none", image, *command], check=True, capture_output=True,
-                          text=True).stdout
+    return subprocess.run(
+        ["docker", "run", "--rm", "--network=none", image, *command],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 def lock_of(image: str) -> dict[str, Any]:
@@ -91,7 +128,11 @@ def lock_of(image: str) -> dict[str, Any]:
 
 def built_targets(lock: dict[str, Any]) -> set[str]:
     """The targets of the nodes that were built here."""
-    targets = [node["arch"]["target"] for node in lock["concrete_specs"].values() if not node.get("external")]
+    targets = [
+        node["arch"]["target"]
+        for node in lock["concrete_specs"].values()
+        if not node.get("external")
+    ]
     return {target if isinstance(target, str) else target["name"] for target in targets}
 
 
@@ -102,13 +143,17 @@ def test_a_workflow_with_everything_becomes_a_sif_that_runs(site: Site) -> None:
     assert result.audit is not None and result.audit["ok"]
     lock = lock_of(result.image_id)
     assert built_targets(lock) == {"haswell"}
-    assert [node["name"] for node in lock["concrete_specs"].values() if is_mpi(node["name"])] == ["openmpi"]
+    assert [node["name"] for node in lock["concrete_specs"].values() if is_mpi(node["name"])] == [
+        "openmpi"
+    ]
     assert "libmpi" in inside(result.image_id, "sh", "-c", "ldd /opt/view/bin/heat")
     assert "README" in inside(result.image_id, "cat", "/solver/from-the-stage")
     assert inside(result.image_id, "jq", "--version").startswith("jq")
     assert inside(result.image_id, "python3", "-c", "import six; print(six.__name__)") == "six\n"
-    assert inside(result.image_id, "bash", "-lc", "command -v heat bzip2").split() == ["/opt/view/bin/heat",
-                                                                                      "/opt/view/bin/bzip2"]
+    assert inside(result.image_id, "bash", "-lc", "command -v heat bzip2").split() == [
+        "/opt/view/bin/heat",
+        "/opt/view/bin/bzip2",
+    ]
     assert result.sif_path is not None
     assert "2 processes" in run_sif(result.sif_path, *MPIRUN, "heat")
 
@@ -133,7 +178,12 @@ def test_a_slim_image_runs_the_same_in_a_sif(site: Site) -> None:
     assert result.audit is not None and result.audit["ok"]
     assert {check["name"] for check in result.audit["checks"]} >= {"target", "mpi", "files"}
     assert "2 processes" in "\n".join(heard.lines), "the smoke command"
-    assert inside(result.image_id, "sh", "-c", "command -v spack gcc git; ls /opt/spack 2>/dev/null; true") == "opt\n"
+    assert (
+        inside(
+            result.image_id, "sh", "-c", "command -v spack gcc git; ls /opt/spack 2>/dev/null; true"
+        )
+        == "opt\n"
+    )
     assert inside(result.image_id, "bash", "-lc", "command -v heat") == "/opt/view/bin/heat\n"
     assert inside(result.image_id, "python3", "-c", "import six; print(six.__name__)") == "six\n"
     assert inside(result.image_id, "python3", "-m", "pip", "--version").startswith("pip")

@@ -16,7 +16,14 @@ from image_builder import docker
 from image_builder.process import CancelToken
 from image_builder.process import run as run_command
 from tests.system.conftest import remove_images
-from tests.system.site import BASE_IMAGE, MACHINE, ImageRegistry, Site, running_image_registry, running_service
+from tests.system.site import (
+    BASE_IMAGE,
+    MACHINE,
+    ImageRegistry,
+    Site,
+    running_image_registry,
+    running_service,
+)
 
 pytestmark = pytest.mark.system
 
@@ -24,22 +31,34 @@ REQUEST = {"machine": MACHINE, "workflow": "demo", "step_id": "hello", "push": F
 
 
 def test_a_private_base_and_a_push_elsewhere_have_credentials_of_their_own(
-        site: Site, image_registry: ImageRegistry, tmp_path: Path) -> None:
-    """The base's registry, the one that is pushed to, and a third that is asked and gets nobody's credentials."""
-    with (running_image_registry(tmp_path / "bases") as bases, curious_registry() as (curious, heard)):
+    site: Site, image_registry: ImageRegistry, tmp_path: Path
+) -> None:
+    """The base's registry, the one that is pushed to, and a third that is asked and gets nobody's
+    credentials.
+    """
+    with (
+        running_image_registry(tmp_path / "bases") as bases,
+        curious_registry() as (curious, heard),
+    ):
         base = f"{bases.host}/bases/base:1"
         (tmp_path / "token").write_text(bases.password)
         logins = {bases.host: {"user": bases.user, "token_file": str(tmp_path / "token")}}
         configured = site.with_environ(
-            CIC_REGISTRY_URL=image_registry.host, CIC_REGISTRY_USER=image_registry.user,
-            CIC_REGISTRY_TOKEN=image_registry.password, CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
-            CIC_REGISTRY_LOGINS=json.dumps(logins), CIC_BUILD_BASE_IMAGE=base)
+            CIC_REGISTRY_URL=image_registry.host,
+            CIC_REGISTRY_USER=image_registry.user,
+            CIC_REGISTRY_TOKEN=image_registry.password,
+            CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+            CIC_REGISTRY_LOGINS=json.dumps(logins),
+            CIC_BUILD_BASE_IMAGE=base,
+        )
         publish(BASE_IMAGE, base, configured, tmp_path)
 
         with running_service(configured) as service:
             built = service.build({**REQUEST, "push": True})
             log = service.call("GET", f"/build/{built['id']}/log").text
-        with running_service(configured.with_environ(CIC_BUILD_BASE_IMAGE=f"{curious}/bases/base:1")) as service:
+        with running_service(
+            configured.with_environ(CIC_BUILD_BASE_IMAGE=f"{curious}/bases/base:1")
+        ) as service:
             refused = service.build({**REQUEST, "force": True})
         remove_images(configured)
         forget(bases.host)
@@ -68,8 +87,12 @@ def publish(image: str, name: str, site: Site, folder: Path) -> None:
     registry = site.settings.library.registry
     docker.tag_image(image, name)
     environment = docker.write_docker_config(folder / "publisher", registry)
-    docker.push_image(docker.push_command(name, registry, environment=environment, timeout_s=600), run_command,
-                      on_line=print, cancel=CancelToken())
+    docker.push_image(
+        docker.push_command(name, registry, environment=environment, timeout_s=600),
+        run_command,
+        on_line=print,
+        cancel=CancelToken(),
+    )
     docker.remove_image(name)
     shutil.rmtree(folder / "publisher")
 

@@ -1,8 +1,10 @@
-"""A fake of `spack install` for the tests of `packages.py`: it keeps a journal, and pushes as Spack's autopush does.
+"""A fake of `spack install` for the tests of `packages.py`: it keeps a journal, and pushes as
+Spack's autopush does.
 
     fake_spack.py INSTALLED LOCK SCOPE JOURNAL SECONDS LAYOUT [--no-cache] [--no-add] [/HASH]...
 
-INSTALLED is a folder of its own for each build; `LAYOUT` is `build_cache` (before Spack 1.0) or `v3`.
+INSTALLED is a folder of its own for each build; `LAYOUT` is `build_cache` (before Spack 1.0) or
+`v3`.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ RECIPE = 'class Any(Package):\n    version("1.0", sha256="0")\n    version("2.0"
 def tarball(name: str, content: str) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for path, text in ((f"opt/{name}/.spack/repos/fake/packages/{name}/package.py", RECIPE),
-                           (f"opt/{name}/bin/{name}", content)):
+        for path, text in (
+            (f"opt/{name}/.spack/repos/fake/packages/{name}/package.py", RECIPE),
+            (f"opt/{name}/bin/{name}", content),
+        ):
             member = tarfile.TarInfo(path)
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
@@ -37,11 +41,19 @@ def push(mirror: Path, layout: str, node: dict[str, str], content: str) -> None:
     name = f"{node['name']}-{node['version']}-{node['hash']}"
     if layout == "v3":
         archive = mirror / "blobs" / "sha256" / digest[:2] / digest
-        spec_file = mirror / "v3" / "manifests" / "spec" / node["name"] / f"{name}.spec.manifest.json"
+        spec_file = (
+            mirror / "v3" / "manifests" / "spec" / node["name"] / f"{name}.spec.manifest.json"
+        )
         spec = {"version": 3, "data": [{"checksum": digest, "checksumAlgorithm": "sha256"}]}
     else:
         stem = f"linux-debian12-haswell-gcc-12-{name}"
-        folder = mirror / "build_cache" / "linux-debian12-haswell" / "gcc-12" / f"{node['name']}-{node['version']}"
+        folder = (
+            mirror
+            / "build_cache"
+            / "linux-debian12-haswell"
+            / "gcc-12"
+            / f"{node['name']}-{node['version']}"
+        )
         archive = folder / f"{stem}.spack"
         spec_file = mirror / "build_cache" / f"{stem}.spec.json"
         spec = {"binary_cache_checksum": {"hash_algorithm": "sha256", "hash": digest}}

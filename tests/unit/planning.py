@@ -16,34 +16,75 @@ FILE = "eflows4hpc.yaml"
 
 def base(spack: tuple[int, ...] | None = (0, 23, 1), **facts: Any) -> BaseFacts:
     """A Debian 12 base with its compiler."""
-    return BaseFacts(**{"reference": "registry.test/spack_base:1", "digest": None, "platform": "linux/amd64",
-                        "os_id": "debian", "os_version": "12", "spack_version": spack,
-                        "compilers": {"gcc": "12.2.0"}, "python": "3.11.2", **facts})
+    return BaseFacts(
+        **{
+            "reference": "registry.test/spack_base:1",
+            "digest": None,
+            "platform": "linux/amd64",
+            "os_id": "debian",
+            "os_version": "12",
+            "spack_version": spack,
+            "compilers": {"gcc": "12.2.0"},
+            "python": "3.11.2",
+            **facts,
+        }
+    )
 
 
 def machine(**fields: Any) -> Machine:
-    return Machine.model_validate({"platform": "linux/amd64", "architecture": "haswell",
-                                   "container_engine": "singularity", **fields})
+    return Machine.model_validate(
+        {
+            "platform": "linux/amd64",
+            "architecture": "haswell",
+            "container_engine": "singularity",
+            **fields,
+        }
+    )
 
 
 def request(step_id: str = "solver", **fields: Any) -> BuildRequest:
-    return parse_request({"machine": {"platform": "linux/amd64", "architecture": "haswell",
-                                      "container_engine": "singularity", **fields},
-                          "workflow": "demo", "step_id": step_id})
+    return parse_request(
+        {
+            "machine": {
+                "platform": "linux/amd64",
+                "architecture": "haswell",
+                "container_engine": "singularity",
+                **fields,
+            },
+            "workflow": "demo",
+            "step_id": step_id,
+        }
+    )
 
 
 def described(text: str) -> Description:
     return parse_description(text, FILE)
 
 
-def composed(text: str, *, spack: tuple[int, ...] | None = (0, 23, 1), requirements: str | None = None,
-             has_post_install: bool = False, site_packages: dict[str, Any] | None = None,
-             apt_base: BaseFacts | None = None, **fields: Any) -> Environment:
+def composed(
+    text: str,
+    *,
+    spack: tuple[int, ...] | None = (0, 23, 1),
+    requirements: str | None = None,
+    has_post_install: bool = False,
+    site_packages: dict[str, Any] | None = None,
+    apt_base: BaseFacts | None = None,
+    **fields: Any,
+) -> Environment:
     """The environment of a description's text on a machine with the given fields."""
-    return compose(described(text), machine(**fields), base=apt_base or base(spack), requirements=requirements,
-                   has_post_install=has_post_install, site_packages=site_packages)
+    return compose(
+        described(text),
+        machine(**fields),
+        base=apt_base or base(spack),
+        requirements=requirements,
+        has_post_install=has_post_install,
+        site_packages=site_packages,
+    )
 
 
 def corpus() -> dict[str, str]:
     """Descriptions of real workflows, by `workflow/step`."""
-    return {str(path.parent.relative_to(CORPUS)): path.read_text("utf-8") for path in sorted(CORPUS.rglob(FILE))}
+    return {
+        str(path.parent.relative_to(CORPUS)): path.read_text("utf-8")
+        for path in sorted(CORPUS.rglob(FILE))
+    }

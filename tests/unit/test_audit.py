@@ -1,4 +1,6 @@
-"""The audit against lock files that real Spack wrote; the wrong ones are changed in one place each, or real too."""
+"""The audit against lock files that real Spack wrote; the wrong ones are changed in one place each,
+or real too.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,27 @@ from image_builder.audit import Verdict, audit
 from image_builder.lockfile import UnreadableLock
 
 LOCKS = Path(__file__).parent.parent / "data" / "locks"
-OPENMPI: dict[str, Any] = {"target": "haswell", "mpi": "openmpi@4", "gpu": None, "gpu_arch": None,
-                           "roots": ("mpi-hello", "lz4", "openmpi@4")}
-CUDA: dict[str, Any] = {"target": "zen2", "mpi": None, "gpu": "cuda@12", "gpu_arch": "80",
-                        "roots": ("kokkos +cuda cuda_arch=80", "cuda@12")}
-ROCM: dict[str, Any] = {"target": "zen3", "mpi": None, "gpu": "hip@6", "gpu_arch": "gfx90a",
-                        "roots": ("kokkos@4.2+rocm", "hip@6")}
+OPENMPI: dict[str, Any] = {
+    "target": "haswell",
+    "mpi": "openmpi@4",
+    "gpu": None,
+    "gpu_arch": None,
+    "roots": ("mpi-hello", "lz4", "openmpi@4"),
+}
+CUDA: dict[str, Any] = {
+    "target": "zen2",
+    "mpi": None,
+    "gpu": "cuda@12",
+    "gpu_arch": "80",
+    "roots": ("kokkos +cuda cuda_arch=80", "cuda@12"),
+}
+ROCM: dict[str, Any] = {
+    "target": "zen3",
+    "mpi": None,
+    "gpu": "hip@6",
+    "gpu_arch": "gfx90a",
+    "roots": ("kokkos@4.2+rocm", "hip@6"),
+}
 BOTH = pytest.mark.parametrize("release", ["0.23", "1.1"])
 
 
@@ -35,15 +52,36 @@ def problems_of(verdict: Verdict, check: str) -> list[str]:
     return [problem.message for problem in verdict.problems if problem.check == check]
 
 
-@pytest.mark.parametrize(("name", "asked"), [
-    ("0.19-openmpi-haswell", OPENMPI), ("0.23-openmpi-haswell", OPENMPI), ("1.1-openmpi-haswell", OPENMPI),
-    ("0.23-openmpi-v3-required", {**OPENMPI, "target": "x86_64_v3", "roots": ("mpi-hello", "zlib", "openmpi@4")}),
-    ("1.1-openmpi-v3-required", {**OPENMPI, "target": "x86_64_v3", "roots": ("mpi-hello", "zlib", "openmpi@4")}),
-    ("0.23-mpich-haswell", {**OPENMPI, "mpi": "mpich@4", "roots": ("mpi-hello", "mpich@4~hydra device=ch3")}),
-    ("1.1-mpich-haswell", {**OPENMPI, "mpi": "mpich@4", "roots": ("mpi-hello", "mpich@4~hydra device=ch3")}),
-    ("0.23-cuda-zen2", CUDA), ("1.1-cuda-zen2", CUDA), ("0.23-rocm-zen3", ROCM), ("1.1-rocm-zen3", ROCM),
-    ("1.1-rocm-zen3", {**ROCM, "gpu": "rocm@6"}), ("1.1-cuda-zen2", {**CUDA, "gpu_arch": "sm_80"}),
-])
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("0.19-openmpi-haswell", OPENMPI),
+        ("0.23-openmpi-haswell", OPENMPI),
+        ("1.1-openmpi-haswell", OPENMPI),
+        (
+            "0.23-openmpi-v3-required",
+            {**OPENMPI, "target": "x86_64_v3", "roots": ("mpi-hello", "zlib", "openmpi@4")},
+        ),
+        (
+            "1.1-openmpi-v3-required",
+            {**OPENMPI, "target": "x86_64_v3", "roots": ("mpi-hello", "zlib", "openmpi@4")},
+        ),
+        (
+            "0.23-mpich-haswell",
+            {**OPENMPI, "mpi": "mpich@4", "roots": ("mpi-hello", "mpich@4~hydra device=ch3")},
+        ),
+        (
+            "1.1-mpich-haswell",
+            {**OPENMPI, "mpi": "mpich@4", "roots": ("mpi-hello", "mpich@4~hydra device=ch3")},
+        ),
+        ("0.23-cuda-zen2", CUDA),
+        ("1.1-cuda-zen2", CUDA),
+        ("0.23-rocm-zen3", ROCM),
+        ("1.1-rocm-zen3", ROCM),
+        ("1.1-rocm-zen3", {**ROCM, "gpu": "rocm@6"}),
+        ("1.1-cuda-zen2", {**CUDA, "gpu_arch": "sm_80"}),
+    ],
+)
 def test_a_lock_that_is_as_asked_for_passes(name: str, asked: dict[str, Any]) -> None:
     verdict = audit(lock_of(name), **asked)
     assert verdict.problems == ()
@@ -61,8 +99,12 @@ def test_one_wrong_target_is_named_and_nothing_else(release: str) -> None:
     else:
         node["arch"]["target"]["name"] = "x86_64_v3"
     verdict = audit(lock, **OPENMPI)
-    assert [(problem.check, problem.hash) for problem in verdict.problems] == [("target", node["hash"])]
-    assert f"lz4@1.10.0/{node['hash'][:7]} is built for x86_64_v3, not for haswell" in verdict.table()
+    assert [(problem.check, problem.hash) for problem in verdict.problems] == [
+        ("target", node["hash"])
+    ]
+    assert (
+        f"lz4@1.10.0/{node['hash'][:7]} is built for x86_64_v3, not for haswell" in verdict.table()
+    )
 
 
 def test_a_target_that_spack_only_preferred_fails_for_every_built_node() -> None:
@@ -74,13 +116,17 @@ def test_a_target_that_spack_only_preferred_fails_for_every_built_node() -> None
 
 def test_externals_may_have_any_target() -> None:
     lock = lock_of("1.1-openmpi-haswell")
-    assert {node_of(lock, name)["arch"]["target"] for name in ("openmpi", "gcc", "glibc")} == {"x86_64"}
+    assert {node_of(lock, name)["arch"]["target"] for name in ("openmpi", "gcc", "glibc")} == {
+        "x86_64"
+    }
     assert audit(lock, **OPENMPI).ok
 
 
 @BOTH
 def test_two_mpis_are_both_named(release: str) -> None:
-    verdict = audit(lock_of(f"{release}-two-mpis"), **{**OPENMPI, "roots": ("mpi-hello", "openmpi@4")})
+    verdict = audit(
+        lock_of(f"{release}-two-mpis"), **{**OPENMPI, "roots": ("mpi-hello", "openmpi@4")}
+    )
     messages = "\n".join(problems_of(verdict, "mpi"))
     assert "mpich@4.0.2" in messages and "is a second MPI beside openmpi@4" in messages
     assert "mpi-hello@1.0" in messages and "gets its MPI from mpich@4.0.2" in messages
@@ -97,13 +143,17 @@ def test_another_mpi_is_seen_in_a_lock_that_says_nothing_of_virtuals() -> None:
 def test_a_package_nobody_knows_as_an_mpi_counts_when_it_provides_one() -> None:
     text = json.dumps(lock_of("0.23-openmpi-haswell")).replace('"openmpi"', '"site-mpi"')
     verdict = audit(json.loads(text), **{**OPENMPI, "roots": ()})
-    assert any("gets its MPI from site-mpi@4.1.4" in message for message in problems_of(verdict, "mpi"))
+    assert any(
+        "gets its MPI from site-mpi@4.1.4" in message for message in problems_of(verdict, "mpi")
+    )
     assert audit(json.loads(text), **{**OPENMPI, "mpi": "site-mpi@4", "roots": ()}).ok
 
 
 @BOTH
 def test_the_mpi_has_to_have_the_version_that_was_asked_for(release: str) -> None:
-    verdict = audit(lock_of(f"{release}-openmpi-haswell"), **{**OPENMPI, "mpi": "openmpi@5", "roots": ()})
+    verdict = audit(
+        lock_of(f"{release}-openmpi-haswell"), **{**OPENMPI, "mpi": "openmpi@5", "roots": ()}
+    )
     [message] = problems_of(verdict, "mpi")
     assert message.startswith("openmpi@4.1.4/") and "its version is 4.1.4" in message
 
@@ -132,30 +182,57 @@ def test_a_package_may_be_excused_from_the_gpu() -> None:
     assert audit(lock, **{**asked, "roots": ("kokkos~cuda", "cuda@12")}).ok
 
 
-@pytest.mark.parametrize(("name", "asked", "found"), [("1.1-cuda-zen2", {**CUDA, "gpu_arch": "90"}, "cuda_arch=80"),
-                                                      ("0.23-rocm-zen3", {**ROCM, "gpu_arch": "gfx942"},
-                                                       "amdgpu_target=gfx90a")])
-def test_another_gpu_architecture_names_the_package(name: str, asked: dict[str, Any], found: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "asked", "found"),
+    [
+        ("1.1-cuda-zen2", {**CUDA, "gpu_arch": "90"}, "cuda_arch=80"),
+        ("0.23-rocm-zen3", {**ROCM, "gpu_arch": "gfx942"}, "amdgpu_target=gfx90a"),
+    ],
+)
+def test_another_gpu_architecture_names_the_package(
+    name: str, asked: dict[str, Any], found: str
+) -> None:
     [problem] = audit(lock_of(name), **asked).problems
-    assert problem.check == "gpu arch" and problem.node.startswith("kokkos@") and found in problem.message
+    assert (
+        problem.check == "gpu arch"
+        and problem.node.startswith("kokkos@")
+        and found in problem.message
+    )
 
 
 def test_the_other_gpu_runtime_is_a_second_one() -> None:
     verdict = audit(lock_of("1.1-rocm-zen3"), **{**ROCM, "gpu": "cuda@12", "roots": ()})
-    assert any("hip@6.2.1" in message and "second GPU runtime" in message for message in problems_of(verdict, "gpu"))
+    assert any(
+        "hip@6.2.1" in message and "second GPU runtime" in message
+        for message in problems_of(verdict, "gpu")
+    )
 
 
-@pytest.mark.parametrize(("root", "says"), [
-    ("hdf5", "hdf5 was asked for and is no root"), ("lz4@1.9", "its version is 1.10.0"),
-    ("lz4 libs=none", "without libs=none"), ("lz4~pic", "without ~pic"), ("gmake", "is no root"),
-])
+@pytest.mark.parametrize(
+    ("root", "says"),
+    [
+        ("hdf5", "hdf5 was asked for and is no root"),
+        ("lz4@1.9", "its version is 1.10.0"),
+        ("lz4 libs=none", "without libs=none"),
+        ("lz4~pic", "without ~pic"),
+        ("gmake", "is no root"),
+    ],
+)
 def test_every_requested_spec_has_to_be_there_as_requested(root: str, says: str) -> None:
     [problem] = audit(lock_of("1.1-openmpi-haswell"), **{**OPENMPI, "roots": (root,)}).problems
     assert problem.check == "specs" and says in problem.message
 
 
-@pytest.mark.parametrize("root", ["lz4@1.10:1", "lz4+pic libs=static", "builtin.lz4 %gcc@12 target=haswell",
-                                  "mpi-hello ^openmpi@4", "mpi"])
+@pytest.mark.parametrize(
+    "root",
+    [
+        "lz4@1.10:1",
+        "lz4+pic libs=static",
+        "builtin.lz4 %gcc@12 target=haswell",
+        "mpi-hello ^openmpi@4",
+        "mpi",
+    ],
+)
 def test_ways_to_write_a_spec_that_is_there(root: str) -> None:
     lock = lock_of("1.1-openmpi-haswell")
     lock["roots"].append({"hash": node_of(lock, "openmpi")["hash"], "spec": "mpi"})
@@ -177,8 +254,15 @@ def test_a_verdict_survives_the_record_it_is_kept_in() -> None:
     assert verdict.as_dict()["ok"] is False
 
 
-@pytest.mark.parametrize("lock", [{}, {"roots": [{"hash": "a", "spec": "x"}], "concrete_specs": {}},
-                                  {"roots": [], "concrete_specs": None}, {"roots": None, "concrete_specs": {}}])
+@pytest.mark.parametrize(
+    "lock",
+    [
+        {},
+        {"roots": [{"hash": "a", "spec": "x"}], "concrete_specs": {}},
+        {"roots": [], "concrete_specs": None},
+        {"roots": None, "concrete_specs": {}},
+    ],
+)
 def test_something_else_than_a_lock(lock: dict[str, Any]) -> None:
     if lock.get("roots") == []:
         assert audit(lock, **{**OPENMPI, "mpi": None, "roots": ()}).ok

@@ -56,13 +56,19 @@ class Computed(Package):
 """,
     "broken": "class Broken(:\n",
 }
-EXA, FORK, LIB = "https://example.org/exa.git", "https://example.org/fork.git", "https://example.org/lib"
+EXA, FORK, LIB = (
+    "https://example.org/exa.git",
+    "https://example.org/fork.git",
+    "https://example.org/lib",
+)
 LIB_REF = ("lib", "develop", "dev", LIB)
 DEFAULT_REF = ("exa", "default", "HEAD", EXA)
 
 
 def found(*specs: object) -> list[tuple[str, str, str, str | None]]:
-    return [(ref.package, ref.version, ref.branch, ref.url) for ref in branch_refs(specs, CATALOGUE.get)]
+    return [
+        (ref.package, ref.version, ref.branch, ref.url) for ref in branch_refs(specs, CATALOGUE.get)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,12 @@ def found(*specs: object) -> list[tuple[str, str, str, str | None]]:
         (["eflows4HPC.exa@fork"], [DEFAULT_REF, ("exa", "fork", "main", FORK), LIB_REF]),
         (
             ["exa@inside", "exa@under-if"],
-            [DEFAULT_REF, ("exa", "inside", "inside", EXA), ("exa", "under-if", "under-if", EXA), LIB_REF],
+            [
+                DEFAULT_REF,
+                ("exa", "inside", "inside", EXA),
+                ("exa", "under-if", "under-if", EXA),
+                LIB_REF,
+            ],
         ),
         (["exa@1.0"], [DEFAULT_REF, LIB_REF]),
         (["only-branch"], [("only-branch", "main", "main", "https://example.org/only")]),
@@ -89,15 +100,23 @@ def found(*specs: object) -> list[tuple[str, str, str, str | None]]:
         (["released"], []),
         (["released@eflows4hpc"], []),
         (["released@main,2:"], [("released", "main", "main", "https://example.org/r")]),
-        (["released@git.topic=1.0"], [("released", "git.topic=1.0", "topic", "https://example.org/r")]),
+        (
+            ["released@git.topic=1.0"],
+            [("released", "git.topic=1.0", "topic", "https://example.org/r")],
+        ),
         (["released@git." + "a" * 40 + "=1.0"], []),
         (["computed@main"], [("computed", "main", "main", None)]),
         (["computed@b"], [("computed", "b", "HEAD", None)]),
         (["broken@main", "unknown@main", "hdf5", "nlopt python=False", "compss==3.1"], []),
-        ([None, 7, ["only-branch"], ()], [("only-branch", "main", "main", "https://example.org/only")]),
+        (
+            [None, 7, ["only-branch"], ()],
+            [("only-branch", "main", "main", "https://example.org/only")],
+        ),
     ],
 )
-def test_which_versions_are_branches(specs: list[object], expected: list[tuple[str, str, str, str | None]]) -> None:
+def test_which_versions_are_branches(
+    specs: list[object], expected: list[tuple[str, str, str, str | None]]
+) -> None:
     assert found(*specs) == expected
 
 

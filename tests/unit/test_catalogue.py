@@ -1,4 +1,6 @@
-"""The software catalogue and Spack configuration: what is pinned, and that a build gets exactly that."""
+"""The software catalogue and Spack configuration: what is pinned, and that a build gets exactly
+that.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,11 @@ def open_catalogue(tmp_path: Path) -> Iterator[Open]:
             "software_repository": software,
             "mirror_max_age_s": 0,
         }
-        opened.append(Catalogue(RepositorySettings.model_validate(values | settings), config, tmp_path / "mirrors"))
+        opened.append(
+            Catalogue(
+                RepositorySettings.model_validate(values | settings), config, tmp_path / "mirrors"
+            )
+        )
         return opened[-1]
 
     yield open_it
@@ -66,7 +72,11 @@ def sources(request: pytest.FixtureRequest, upstream: GitRepository) -> tuple[st
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_what_is_pinned_is_what_is_copied(
@@ -89,14 +99,23 @@ def test_what_is_pinned_is_what_is_copied(
     for folder, tree in (("packages", pinned.packages_tree), ("config", pinned.config_tree)):
         found = trees.walk(tmp_path / folder, limits=trees.Limits())
         assert trees.tree_digest(trees.read_entries(tmp_path / folder, found)) == tree
-    commit = None if "#" not in sources[0] and not sources[0].startswith("file:") else upstream.git("rev-parse", "HEAD")
+    commit = (
+        None
+        if "#" not in sources[0] and not sources[0].startswith("file:")
+        else upstream.git("rev-parse", "HEAD")
+    )
     assert (pinned.packages_commit, pinned.config_commit) == (commit, commit)
 
 
-def test_each_way_of_naming_it_pins_the_same_trees(upstream: GitRepository, open_catalogue: Open) -> None:
+def test_each_way_of_naming_it_pins_the_same_trees(
+    upstream: GitRepository, open_catalogue: Open
+) -> None:
     from_folder = open_catalogue(str(upstream.folder), str(upstream.folder / "cfg")).pin()
     from_git = open_catalogue(upstream.url, upstream.url + "#main:cfg").pin()
-    assert (from_folder.packages_tree, from_folder.config_tree) == (from_git.packages_tree, from_git.config_tree)
+    assert (from_folder.packages_tree, from_folder.config_tree) == (
+        from_git.packages_tree,
+        from_git.config_tree,
+    )
 
 
 def test_only_what_makes_packages_counts(
@@ -120,19 +139,27 @@ def test_only_what_makes_packages_counts(
     assert catalogue.pin().config_tree != before.config_tree
 
 
-def test_a_folder_counts_as_it_lies_there(upstream: GitRepository, open_catalogue: Open, tmp_path: Path) -> None:
+def test_a_folder_counts_as_it_lies_there(
+    upstream: GitRepository, open_catalogue: Open, tmp_path: Path
+) -> None:
     catalogue = open_catalogue(str(upstream.folder), None)
     clean = catalogue.pin()
     upstream.write("packages/new/package.py", PACKAGE)
     changed = catalogue.pin()
     assert changed.packages_tree != clean.packages_tree
     upstream.write("packages/new/package.py", PACKAGE.replace("1", "2"))
-    assert catalogue.pin().packages_tree not in (clean.packages_tree, changed.packages_tree), "edited within a moment"
+    assert catalogue.pin().packages_tree not in (clean.packages_tree, changed.packages_tree), (
+        "edited within a moment"
+    )
 
 
 @pytest.mark.parametrize("process", ["the same", "another"])
 def test_a_build_gets_what_was_pinned_though_it_changed_since(
-    upstream: GitRepository, open_catalogue: Open, process: str, sources: tuple[str, str], tmp_path: Path
+    upstream: GitRepository,
+    open_catalogue: Open,
+    process: str,
+    sources: tuple[str, str],
+    tmp_path: Path,
 ) -> None:
     catalogue = open_catalogue(*sources)
     pinned = catalogue.pin()
@@ -147,7 +174,9 @@ def test_a_build_gets_what_was_pinned_though_it_changed_since(
     assert builder.config_text(pinned) == "packages: {}\n"
 
 
-def test_what_was_pinned_and_is_gone_is_told(upstream: GitRepository, open_catalogue: Open, tmp_path: Path) -> None:
+def test_what_was_pinned_and_is_gone_is_told(
+    upstream: GitRepository, open_catalogue: Open, tmp_path: Path
+) -> None:
     catalogue = open_catalogue(str(upstream.folder), None)
     pinned = catalogue.pin()
     shutil.rmtree(tmp_path / "mirrors")
@@ -159,7 +188,9 @@ def test_what_was_pinned_and_is_gone_is_told(upstream: GitRepository, open_catal
     assert failure.value.code is ErrorCode.CATALOGUE_UNAVAILABLE
 
 
-def test_without_catalogue_and_configuration_the_folders_are_empty(open_catalogue: Open, tmp_path: Path) -> None:
+def test_without_catalogue_and_configuration_the_folders_are_empty(
+    open_catalogue: Open, tmp_path: Path
+) -> None:
     catalogue = open_catalogue(None, None)
     pinned = catalogue.pin()
     assert pinned == PinnedCatalogue()
@@ -174,7 +205,11 @@ def test_texts(upstream: GitRepository, open_catalogue: Open, sources: tuple[str
     pinned = catalogue.pin()
     assert catalogue.config_text(pinned) == "packages: {}\n"
     assert catalogue.config_text(pinned, "concretizer.yaml") is None
-    assert catalogue.package_text(pinned, "tool") == catalogue.package_text(pinned, "py-other") == PACKAGE
+    assert (
+        catalogue.package_text(pinned, "tool")
+        == catalogue.package_text(pinned, "py-other")
+        == PACKAGE
+    )
     for name in ("nothing", "../../cfg/packages.yaml", "..", "", "tool/../tool", "tool\n"):
         assert catalogue.package_text(pinned, name) is None
 
@@ -196,11 +231,17 @@ def test_texts(upstream: GitRepository, open_catalogue: Open, sources: tuple[str
     ],
 )
 def test_what_cannot_be_had_names_the_setting(
-    upstream: GitRepository, open_catalogue: Open, software: str | None, config: str | None, said: str
+    upstream: GitRepository,
+    open_catalogue: Open,
+    software: str | None,
+    config: str | None,
+    said: str,
 ) -> None:
     names = {"url": upstream.url, "folder": str(upstream.folder)}
     with pytest.raises(ServiceError) as failure:
-        open_catalogue(software and software.format(**names), config and config.format(**names)).pin()
+        open_catalogue(
+            software and software.format(**names), config and config.format(**names)
+        ).pin()
     assert isinstance(failure.value, Misconfigured | Unavailable)
     assert failure.value.code is ErrorCode.CATALOGUE_UNAVAILABLE
     assert said in str(failure.value)
@@ -212,7 +253,9 @@ def test_a_catalogue_with_a_link_out_of_it_is_refused(
 ) -> None:
     os.symlink("/etc", upstream.folder / "packages/outside")
     upstream.commit()
-    with pytest.raises(Misconfigured, match="packages/outside is a symbolic link that leaves the folder"):
+    with pytest.raises(
+        Misconfigured, match="packages/outside is a symbolic link that leaves the folder"
+    ):
         open_catalogue(*sources).pin()
 
 
@@ -232,8 +275,12 @@ def test_an_unchanged_folder_is_not_read_again(
         patch.setattr(trees, "read_entries", refuse)
         assert catalogue.pin() == pinned
     status = (upstream.folder / "packages/tool/package.py").stat()
-    upstream.write("packages/tool/package.py", PACKAGE.replace("1", "2"))  # same size, and its time set back
-    os.utime(upstream.folder / "packages/tool/package.py", ns=(status.st_atime_ns, status.st_mtime_ns))
+    upstream.write(
+        "packages/tool/package.py", PACKAGE.replace("1", "2")
+    )  # same size, and its time set back
+    os.utime(
+        upstream.folder / "packages/tool/package.py", ns=(status.st_atime_ns, status.st_mtime_ns)
+    )
     assert catalogue.pin() != pinned
 
 
@@ -281,6 +328,8 @@ class Tool(CMakePackage):
     )
     upstream.commit()
     catalogue = open_catalogue(*sources)
-    commits, warnings = catalogue.branch_commits(catalogue.pin(), ["tool@master +mpi", "tool@broken", "py-other@1"])
+    commits, warnings = catalogue.branch_commits(
+        catalogue.pin(), ["tool@master +mpi", "tool@broken", "py-other@1"]
+    )
     assert commits == {"tool@master": commit}
     assert len(warnings) == 1 and "tool@broken" in warnings[0] and "force" in warnings[0]

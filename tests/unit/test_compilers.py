@@ -8,10 +8,16 @@ from image_builder import compilers, targets
 from image_builder.errors import ErrorCode, UserError
 
 
-@pytest.mark.parametrize(("target", "version", "nearest"), [
-    ("zen4", "12.2.0", "zen3"), ("zen2", "12.2.0", "zen2"), ("skylake_avx512", "4.8.5", "haswell"),
-    ("neoverse_v2", "12.2.0", "neoverse_v2"), ("power10le", "9.4.0", "power9le"),
-])
+@pytest.mark.parametrize(
+    ("target", "version", "nearest"),
+    [
+        ("zen4", "12.2.0", "zen3"),
+        ("zen2", "12.2.0", "zen2"),
+        ("skylake_avx512", "4.8.5", "haswell"),
+        ("neoverse_v2", "12.2.0", "neoverse_v2"),
+        ("power10le", "9.4.0", "power9le"),
+    ],
+)
 def test_the_nearest_target_that_a_gcc_can_make(target: str, version: str, nearest: str) -> None:
     assert compilers.nearest_makeable(target, [("gcc", version)]) == nearest
 
@@ -26,21 +32,32 @@ def test_one_compiler_that_can_is_enough() -> None:
 
 
 def test_compilers_that_apt_brings() -> None:
-    found = compilers.available({"gcc": "12.2.0"}, ["gcc-8", "g++-8", "clang-15", "gcc-11:arm64=11.3.0-12", "jq"])
+    found = compilers.available(
+        {"gcc": "12.2.0"}, ["gcc-8", "g++-8", "clang-15", "gcc-11:arm64=11.3.0-12", "jq"]
+    )
     assert found == [("gcc", "12.2.0"), ("gcc", "8.99"), ("clang", "15.99"), ("gcc", "11.99")]
 
 
 def test_compilers_that_a_workflow_names() -> None:
     assert compilers.named(["gcc@8", "%gcc@=12.2.0", "llvm@15", "gcc", "gcc@8:", "nvhpc@23"]) == [
-        ("gcc", "8.99"), ("gcc", "12.2.0"), ("clang", "15.99")]
+        ("gcc", "8.99"),
+        ("gcc", "12.2.0"),
+        ("clang", "15.99"),
+    ]
 
 
-@pytest.mark.parametrize(("target", "host", "word"), [
-    ("haswell", "icelake", None), ("icelake", "icelake", None), ("x86_64", "haswell", None),
-    ("x86_64_v3", "zen2", None),
-    ("zen3", "icelake", "illegal instruction"), ("icelake", "haswell", "illegal instruction"),
-    ("haswell", "neoverse_n1", "emulated"),
-])
+@pytest.mark.parametrize(
+    ("target", "host", "word"),
+    [
+        ("haswell", "icelake", None),
+        ("icelake", "icelake", None),
+        ("x86_64", "haswell", None),
+        ("x86_64_v3", "zen2", None),
+        ("zen3", "icelake", "illegal instruction"),
+        ("icelake", "haswell", "illegal instruction"),
+        ("haswell", "neoverse_n1", "emulated"),
+    ],
+)
 def test_what_a_host_can_execute(target: str, host: str, word: str | None) -> None:
     warning = compilers.host_warning(targets.resolve(target, "linux/amd64"), host)
     assert (warning is None) if word is None else (warning is not None and word in warning)

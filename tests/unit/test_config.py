@@ -1,4 +1,6 @@
-"""The operator's settings: the file of the first documentation, the environment, and what stops a start."""
+"""The operator's settings: the file of the first documentation, the environment, and what stops a
+start.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,13 @@ SEED = DATA / "seed" / "configuration.py"
 """As the project's first documentation shows it, placeholders and all."""
 
 FILLED = {
-    "_put_username": "builder", "_put_token": "canary-token", "/path/to/software-catalog": "/srv/software-catalog",
-    "/path/to/tmp": "/srv/tmp", "/path/to/image_creation/": "/srv/image_creation/",
-    "_put_here_the_secret_key": "canary-secret-key", "_put_captcha_web_site_key": "web",
+    "_put_username": "builder",
+    "_put_token": "canary-token",
+    "/path/to/software-catalog": "/srv/software-catalog",
+    "/path/to/tmp": "/srv/tmp",
+    "/path/to/image_creation/": "/srv/image_creation/",
+    "_put_here_the_secret_key": "canary-secret-key",
+    "_put_captcha_web_site_key": "web",
     "_put_captcha_site_key": "site",
 }
 
@@ -52,26 +58,56 @@ class TestTheFirstDocumentationsFile:
         assert (library.registry.url, library.registry.user) == ("ghcr.io", "builder")
         assert library.registry.images_prefix == "ghcr.io/eflows4hpc/"
         assert library.registry.token == SecretStr("canary-token")
-        assert library.repositories.workflow_repository == "https://github.com/eflows4hpc/workflow-registry.git"
+        assert (
+            library.repositories.workflow_repository
+            == "https://github.com/eflows4hpc/workflow-registry.git"
+        )
         assert library.repositories.software_repository == "/srv/software-catalog/"
         build = library.build
-        assert (build.tmp_folder, build.builder_home) == (Path("/srv/tmp"), Path("/srv/image_creation"))
-        assert (build.base_image, build.dockerfile) == ("ghcr.io/eflows4hpc/spack_base:0.19.2", "Dockerfile.spack")
+        assert (build.tmp_folder, build.builder_home) == (
+            Path("/srv/tmp"),
+            Path("/srv/image_creation"),
+        )
+        assert (build.base_image, build.dockerfile) == (
+            "ghcr.io/eflows4hpc/spack_base:0.19.2",
+            "Dockerfile.spack",
+        )
         assert (build.spack_cfg, build.max_concurrent_builds, build.singularity_sudo) == (
-            "/srv/software-catalog/cfg", 3, True)
-        assert (service.database, service.port, service.host) == ("sqlite:///db.sqlite", 5000, "0.0.0.0")
+            "/srv/software-catalog/cfg",
+            3,
+            True,
+        )
+        assert (service.database, service.port, service.host) == (
+            "sqlite:///db.sqlite",
+            5000,
+            "0.0.0.0",
+        )
         assert (service.application_root, service.captcha_web_site_key) == ("image_creation", "web")
         assert service.secret_key == SecretStr("canary-secret-key")
 
     def test_without_a_registry(self, tmp_path: Path) -> None:
-        lines = {"registry_cfg": "{'url': None, 'user': None, 'token': None, 'images_prefix': None}"}
+        lines = {
+            "registry_cfg": "{'url': None, 'user': None, 'token': None, 'images_prefix': None}"
+        }
         registry = load_settings(filled(tmp_path, **lines), {}).library.registry
-        assert (registry.url, registry.user, registry.token, registry.images_prefix) == (None, None, None, "")
+        assert (registry.url, registry.user, registry.token, registry.images_prefix) == (
+            None,
+            None,
+            None,
+            "",
+        )
 
     def test_placeholders_stop_the_start_all_at_once(self) -> None:
         message = complaint(SEED, {})
-        for key in ("registry_cfg['user']", "registry_cfg['token']", "repositories_cfg['software_repository']",
-                    "build_cfg['tmp_folder']", "build_cfg['builder_home']", "build_cfg['spack_cfg']", "secret_key"):
+        for key in (
+            "registry_cfg['user']",
+            "registry_cfg['token']",
+            "repositories_cfg['software_repository']",
+            "build_cfg['tmp_folder']",
+            "build_cfg['builder_home']",
+            "build_cfg['spack_cfg']",
+            "secret_key",
+        ):
             assert f"\n  {key} is not set" in message
         assert "write a long random text" in message
         assert "CIC_BUILD_TMP_FOLDER in the environment" in message
@@ -84,7 +120,7 @@ class TestTheFirstDocumentationsFile:
     def test_the_library_needs_none_of_the_services_keys(self, tmp_path: Path) -> None:
         file = tmp_path / "configuration.py"
         text = filled(tmp_path).read_text()
-        file.write_text(text[:text.index("database =")])
+        file.write_text(text[: text.index("database =")])
         assert load_library_settings(file, {}).build.tmp_folder == Path("/srv/tmp")
         assert "secret_key: field required" in complaint(file, {})
 
@@ -104,18 +140,31 @@ class TestTheShippedFile:
         message = complaint(None, {})
         assert "build_cfg['tmp_folder']" in message and "\n  secret_key" in message
 
-    @pytest.mark.parametrize("secret", ["", " ", "secret", "SECRET_KEY", "dev", "changeme", "<your key>", "_put_x"])
+    @pytest.mark.parametrize(
+        "secret", ["", " ", "secret", "SECRET_KEY", "dev", "changeme", "<your key>", "_put_x"]
+    )
     def test_public_secrets(self, secret: str) -> None:
         assert "\n  secret_key" in complaint(None, {**ENOUGH, "CIC_SECRET_KEY": secret})
 
 
 class TestEnvironment:
     def test_it_goes_before_the_file(self, tmp_path: Path) -> None:
-        settings = load_settings(filled(tmp_path), {
-            "CIC_DATABASE": "sqlite:///other.sqlite", "CIC_PORT": "8080", "CIC_REGISTRY_URL": "https://registry.example/",
-            "CIC_REPOSITORIES_WORKFLOW_REPOSITORY": "file:///srv/w", "CIC_BUILD_TMP_FOLDER": "/srv/other",
-            "CIC_BUILD_SINGULARITY_SUDO": "False", "CIC_BUILD_BASE_IMAGE": "base:{platform}"})
-        assert (settings.service.database, settings.service.port) == ("sqlite:///other.sqlite", 8080)
+        settings = load_settings(
+            filled(tmp_path),
+            {
+                "CIC_DATABASE": "sqlite:///other.sqlite",
+                "CIC_PORT": "8080",
+                "CIC_REGISTRY_URL": "https://registry.example/",
+                "CIC_REPOSITORIES_WORKFLOW_REPOSITORY": "file:///srv/w",
+                "CIC_BUILD_TMP_FOLDER": "/srv/other",
+                "CIC_BUILD_SINGULARITY_SUDO": "False",
+                "CIC_BUILD_BASE_IMAGE": "base:{platform}",
+            },
+        )
+        assert (settings.service.database, settings.service.port) == (
+            "sqlite:///other.sqlite",
+            8080,
+        )
         assert settings.library.registry.url == "registry.example"
         assert settings.library.repositories.workflow_repository == "file:///srv/w"
         assert settings.library.build.tmp_folder == Path("/srv/other")
@@ -137,24 +186,44 @@ class TestEnvironment:
 
     def test_a_mapping_is_json(self) -> None:
         images = {"linux/amd64": "base:amd", "linux/arm64": "base:arm"}
-        build = load_settings(environ={**ENOUGH, "CIC_BUILD_BASE_IMAGE": json.dumps(images)}).library.build
-        assert [build.base_image_for(name) for name in (*images, "linux/ppc64le")] == ["base:amd", "base:arm", None]
+        build = load_settings(
+            environ={**ENOUGH, "CIC_BUILD_BASE_IMAGE": json.dumps(images)}
+        ).library.build
+        assert [build.base_image_for(name) for name in (*images, "linux/ppc64le")] == [
+            "base:amd",
+            "base:arm",
+            None,
+        ]
 
     def test_logins_are_a_mapping_too(self, tmp_path: Path) -> None:
         logins = {"base.example:5000": {"user": "reader", "token": "canary-token"}}
         (tmp_path / "logins.json").write_text(json.dumps(logins))
-        for given in ({"CIC_REGISTRY_LOGINS": json.dumps(logins)},
-                      {"CIC_REGISTRY_LOGINS_FILE": str(tmp_path / "logins.json")}):
-            login = load_settings(None, {**ENOUGH, **given}).library.registry.login_for("base.example:5000")
+        for given in (
+            {"CIC_REGISTRY_LOGINS": json.dumps(logins)},
+            {"CIC_REGISTRY_LOGINS_FILE": str(tmp_path / "logins.json")},
+        ):
+            login = load_settings(None, {**ENOUGH, **given}).library.registry.login_for(
+                "base.example:5000"
+            )
             assert login is not None and login.token == SecretStr("canary-token")
 
     @pytest.mark.parametrize("image", ["{platform}", "base", "base:1"])
     def test_an_image_is_no_mapping(self, image: str) -> None:
-        assert load_settings(environ={**ENOUGH, "CIC_BUILD_BASE_IMAGE": image}).library.build.base_image == image
+        assert (
+            load_settings(
+                environ={**ENOUGH, "CIC_BUILD_BASE_IMAGE": image}
+            ).library.build.base_image
+            == image
+        )
 
     def test_lists_have_commas(self) -> None:
-        settings = load_settings(environ={**ENOUGH, "CIC_OLD_SECRET_KEYS": "one, two",
-                                          "CIC_REPOSITORIES_ALLOWED_GIT_SCHEMES": "https, ssh"})
+        settings = load_settings(
+            environ={
+                **ENOUGH,
+                "CIC_OLD_SECRET_KEYS": "one, two",
+                "CIC_REPOSITORIES_ALLOWED_GIT_SCHEMES": "https, ssh",
+            }
+        )
         assert settings.service.old_secret_keys == (SecretStr("one"), SecretStr("two"))
         assert settings.library.repositories.allowed_git_schemes == ("https", "ssh")
 
@@ -169,34 +238,55 @@ class TestEnvironment:
                 if field.is_required() or key == "dockerfile":
                     continue
                 default = field.get_default()
-                text = ",".join(default) if isinstance(default, tuple) else "" if default is None else str(default)
+                text = (
+                    ",".join(default)
+                    if isinstance(default, tuple)
+                    else ""
+                    if default is None
+                    else str(default)
+                )
                 name = "_".join(filter(None, ("CIC", prefix, key.upper())))
                 settings = load_settings(environ={**ENOUGH, name: text})
                 assert getattr(section_of(settings, prefix), key) == default, name
 
 
 def section_of(settings: Any, prefix: str) -> BaseModel:
-    sections = {"": settings.service, "REGISTRY": settings.library.registry, "BUILD": settings.library.build,
-                "REPOSITORIES": settings.library.repositories}
+    sections = {
+        "": settings.service,
+        "REGISTRY": settings.library.registry,
+        "BUILD": settings.library.build,
+        "REPOSITORIES": settings.library.repositories,
+    }
     return sections[prefix]
 
 
 class TestWhatIsWrong:
-    @pytest.mark.parametrize(("environ", "key"), [
-        ({"CIC_PORT": "many"}, "port"), ({"CIC_PORT": "0"}, "port"), ({"CIC_BUILD_MAX_CONCURRENT_BUILDS": "0"},
-                                                                      "build_cfg['max_concurrent_builds']"),
-        ({"CIC_BUILD_BASE_IMAGE": ""}, "build_cfg['base_image']"),
-        ({"CIC_REPOSITORIES_GIT_TIMEOUT_S": "soon"}, "repositories_cfg['git_timeout_s']"),
-        ({"CIC_BUILD_BASE_IMAGE": '{"linux/amd64": 1}'}, "build_cfg['base_image"),
-    ])
+    @pytest.mark.parametrize(
+        ("environ", "key"),
+        [
+            ({"CIC_PORT": "many"}, "port"),
+            ({"CIC_PORT": "0"}, "port"),
+            ({"CIC_BUILD_MAX_CONCURRENT_BUILDS": "0"}, "build_cfg['max_concurrent_builds']"),
+            ({"CIC_BUILD_BASE_IMAGE": ""}, "build_cfg['base_image']"),
+            ({"CIC_REPOSITORIES_GIT_TIMEOUT_S": "soon"}, "repositories_cfg['git_timeout_s']"),
+            ({"CIC_BUILD_BASE_IMAGE": '{"linux/amd64": 1}'}, "build_cfg['base_image"),
+        ],
+    )
     def test_a_wrong_value_is_named(self, environ: dict[str, str], key: str) -> None:
         assert f"\n  {key}" in complaint(None, {**ENOUGH, **environ})
 
     def test_all_of_them_at_once(self) -> None:
-        message = complaint(None, {"CIC_PORT": "x", "CIC_BUILD_BUILD_JOBS": "x",
-                                   "CIC_REPOSITORIES_STEP_MAX_FILES": "x"})
-        for key in ("port", "build_cfg['build_jobs']", "repositories_cfg['step_max_files']", "secret_key",
-                    "build_cfg['tmp_folder']"):
+        message = complaint(
+            None,
+            {"CIC_PORT": "x", "CIC_BUILD_BUILD_JOBS": "x", "CIC_REPOSITORIES_STEP_MAX_FILES": "x"},
+        )
+        for key in (
+            "port",
+            "build_cfg['build_jobs']",
+            "repositories_cfg['step_max_files']",
+            "secret_key",
+            "build_cfg['tmp_folder']",
+        ):
             assert f"\n  {key}" in message
 
     def test_an_unknown_key_of_a_section_is_an_error(self, tmp_path: Path) -> None:
@@ -204,12 +294,16 @@ class TestWhatIsWrong:
         assert "build_cfg['max_builds']" in complaint(file, {})
 
     def test_a_section_that_is_no_dictionary(self, tmp_path: Path) -> None:
-        assert "registry_cfg must be a dictionary" in complaint(filled(tmp_path, registry_cfg="'ghcr.io'"), {})
+        assert "registry_cfg must be a dictionary" in complaint(
+            filled(tmp_path, registry_cfg="'ghcr.io'"), {}
+        )
 
     def test_no_file(self, tmp_path: Path) -> None:
         assert "There is no configuration file" in complaint(tmp_path / "none.py", {})
 
-    @pytest.mark.parametrize("text", ["port = = 1", "import nothing_of_this_name", "1 / 0", "\0", "port = '\udcff'"])
+    @pytest.mark.parametrize(
+        "text", ["port = = 1", "import nothing_of_this_name", "1 / 0", "\0", "port = '\udcff'"]
+    )
     def test_a_file_that_cannot_be_run(self, tmp_path: Path, text: str) -> None:
         file = tmp_path / "configuration.py"
         file.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -220,27 +314,37 @@ class TestWhatIsWrong:
         assert issubclass(ConfigError, Misconfigured)
 
     def test_no_secret_is_told(self, tmp_path: Path) -> None:
-        file = filled(tmp_path, port="'x'", old_secret_keys="7",
-                      registry_cfg="{'url': 'r', 'user': 1, 'token': 'canary-token', 'images_prefix': 2}")
+        file = filled(
+            tmp_path,
+            port="'x'",
+            old_secret_keys="7",
+            registry_cfg="{'url': 'r', 'user': 1, 'token': 'canary-token', 'images_prefix': 2}",
+        )
         message = complaint(file, {"CIC_DATABASE": "sqlite:///x"})
         assert "canary" not in message
         settings = load_settings(filled(tmp_path), {})
         assert "canary" not in f"{settings!r} {settings} {settings.model_dump()}"
 
 
-def test_a_key_that_nobody_reads_is_told_and_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_key_that_nobody_reads_is_told_and_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = filled(tmp_path)
     expected = load_settings(file, {})
     assert caplog.messages == []
-    file.write_text(file.read_text() + "\nimport os\ndef helper(): pass\n_mine = 1\nprot = 7\nregistry_config = {}\n"
-                                       "something = 'canary'\n")
+    file.write_text(
+        file.read_text()
+        + "\nimport os\ndef helper(): pass\n_mine = 1\nprot = 7\nregistry_config = {}\n"
+        "something = 'canary'\n"
+    )
 
     assert load_settings(file, {}) == expected
 
     assert [message.partition(": ")[2] for message in caplog.messages] == [
         "there is no key prot, and port is one. A name of your own may begin with '_'.",
         "there is no key registry_config, and registry_cfg is one. A name of your own may begin with '_'.",
-        "there is no key something. A name of your own may begin with '_'."]
+        "there is no key something. A name of your own may begin with '_'.",
+    ]
     assert caplog.records[0].levelname == "WARNING"
 
 
@@ -251,8 +355,13 @@ def test_a_registrys_url_is_its_host(tmp_path: Path) -> None:
 
 
 def test_a_download_path_has_no_outer_slashes() -> None:
-    service = load_settings(environ={**ENOUGH, "CIC_DOWNLOAD_LINKS": "/images/files/",
-                                     "CIC_APPLICATION_ROOT": "/image_creation/"}).service
+    service = load_settings(
+        environ={
+            **ENOUGH,
+            "CIC_DOWNLOAD_LINKS": "/images/files/",
+            "CIC_APPLICATION_ROOT": "/image_creation/",
+        }
+    ).service
     assert (service.download_links, service.application_root) == ("images/files", "image_creation")
 
 
@@ -266,5 +375,7 @@ def test_a_service_of_several_hosts_is_told_what_it_needs() -> None:
     assert "CIC_BUILD_STORAGE" in told and "canary-password" not in told
     for storage in ("/srv/shared", "oras://registry.example.org/images"):
         settings = load_settings(None, {**several, "CIC_BUILD_STORAGE": storage})
-        assert settings.service.keeps_logs_in_database and "canary-password" not in repr(settings.service.broker_url)
+        assert settings.service.keeps_logs_in_database and "canary-password" not in repr(
+            settings.service.broker_url
+        )
     assert not load_settings(None, ENOUGH).service.keeps_logs_in_database

@@ -50,9 +50,18 @@ smoke: [python3, -c, import obspy]
 slim: true
 """)
     assert description.apt == ("g++-8", "libssl-dev:arm64", "grace=1:5.1.25-7")
-    assert description.pip == ("rocrate", "obspy==1.2.2", 'dask[array] >= 2023.1, <2025; python_version > "3.8"')
-    assert description.spack == {"specs": ["proj@7.2.0 curl=False tiff=False", "gromacs@2022.3~mpi^fftw~mpi",
-                                           "kratos@9.4 apps=A,B,C"]}
+    assert description.pip == (
+        "rocrate",
+        "obspy==1.2.2",
+        'dask[array] >= 2023.1, <2025; python_version > "3.8"',
+    )
+    assert description.spack == {
+        "specs": [
+            "proj@7.2.0 curl=False tiff=False",
+            "gromacs@2022.3~mpi^fftw~mpi",
+            "kratos@9.4 apps=A,B,C",
+        ]
+    }
     assert description.smoke == ("python3", "-c", "import obspy")
     assert description.slim is True
 
@@ -72,33 +81,38 @@ def test_an_empty_pip_list_is_not_the_same_as_none() -> None:
 def test_a_key_that_nobody_knows_is_told_and_left() -> None:
     description = described("maintainer: somebody\napt: [jq]\n")
     assert description.apt == ("jq",)
-    assert any("line 1" in warning and "'maintainer'" in warning for warning in description.warnings)
+    assert any(
+        "line 1" in warning and "'maintainer'" in warning for warning in description.warnings
+    )
 
 
-@pytest.mark.parametrize(("text", "line", "word"), [
-    ("apt:\n\t- jq\n", 2, "tab"),
-    ("spack:\n  specs: [a, b\n", 3, "YAML"),
-    ("apt: jq\n", 1, "list"),
-    ("spack: [a]\n", 1, "mapping"),
-    ("- jq\n", 1, "mapping"),
-    ("apt:\n  - jq\n  - 12\n", 3, "number"),
-    ("apt:\n  - jq\n  -\n", 3, "nothing"),
-    ("apt:\n  - {a: b}\n", 2, "mapping"),
-    ("slim: maybe\n", 1, "true or false"),
-    ("Spack:\n  specs: [a]\n", 1, "spack"),
-    ("apt: [jq]\npip: [six]\napt: [bc]\n", 3, "twice"),
-    ("apt: [jq]\n---\napt: [bc]\n", 2, "second document"),
-    ("apt: !!python/object/apply:os.system [id]\n", 1, "tag"),
-    ("apt:\n- !!python/name:os.system x\n", 2, "tag"),
-    ("apt: !secret jq\n", 1, "tag"),
-    ("apt: !!set {a}\n", 1, "tag"),
-    ("apt: &a [*a]\n", 1, "alias"),
-    ("x: &x {a: b}\ny:\n  <<: *x\n", 3, "merge"),
-    ("? [a, b]\n: c\n", 1, "key"),
-    ("apt: [jq\0]\n", 1, "control character"),
-    ("apt:\n- 'jq\x1b'\n", 2, "control character"),
-    ("\n\napt: " + "[" * 200 + "]" * 200, 3, "nested"),
-])
+@pytest.mark.parametrize(
+    ("text", "line", "word"),
+    [
+        ("apt:\n\t- jq\n", 2, "tab"),
+        ("spack:\n  specs: [a, b\n", 3, "YAML"),
+        ("apt: jq\n", 1, "list"),
+        ("spack: [a]\n", 1, "mapping"),
+        ("- jq\n", 1, "mapping"),
+        ("apt:\n  - jq\n  - 12\n", 3, "number"),
+        ("apt:\n  - jq\n  -\n", 3, "nothing"),
+        ("apt:\n  - {a: b}\n", 2, "mapping"),
+        ("slim: maybe\n", 1, "true or false"),
+        ("Spack:\n  specs: [a]\n", 1, "spack"),
+        ("apt: [jq]\npip: [six]\napt: [bc]\n", 3, "twice"),
+        ("apt: [jq]\n---\napt: [bc]\n", 2, "second document"),
+        ("apt: !!python/object/apply:os.system [id]\n", 1, "tag"),
+        ("apt:\n- !!python/name:os.system x\n", 2, "tag"),
+        ("apt: !secret jq\n", 1, "tag"),
+        ("apt: !!set {a}\n", 1, "tag"),
+        ("apt: &a [*a]\n", 1, "alias"),
+        ("x: &x {a: b}\ny:\n  <<: *x\n", 3, "merge"),
+        ("? [a, b]\n: c\n", 1, "key"),
+        ("apt: [jq\0]\n", 1, "control character"),
+        ("apt:\n- 'jq\x1b'\n", 2, "control character"),
+        ("\n\napt: " + "[" * 200 + "]" * 200, 3, "nested"),
+    ],
+)
 def test_malformed_texts_are_refused_with_their_line(text: str, line: int, word: str) -> None:
     error = refusal(text)
     assert error.line == line
@@ -121,33 +135,99 @@ def test_a_giant_text_is_refused() -> None:
     assert "entries" in refusal("apt:\n" + "- jq\n" * 1_001).message
 
 
-@pytest.mark.parametrize("entry", ["-oDPkg::Pre-Invoke::=id", "jq;id", "$(id)", "jq bc", "../x.deb", "/tmp/x.deb",
-                                   "jq-", "JQ", "jq=`id`", "jq\\n", "a" * 500 + "!", "jq/testing"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "-oDPkg::Pre-Invoke::=id",
+        "jq;id",
+        "$(id)",
+        "jq bc",
+        "../x.deb",
+        "/tmp/x.deb",
+        "jq-",
+        "JQ",
+        "jq=`id`",
+        "jq\\n",
+        "a" * 500 + "!",
+        "jq/testing",
+    ],
+)
 def test_apt_entries_that_are_no_packages(entry: str) -> None:
     assert "apt[0]" in refusal(f"apt:\n- {entry!r}\n").message
 
 
-@pytest.mark.parametrize("entry", ["-r other.txt", "--index-url=x", "git+https://host.test/x",
-                                   "./wheel.whl", "six @ file:///x", "https://host.test/x.whl", "six; $(id)", "six==",
-                                   "six = 1", "a b", "six==1 --hash=x", "/tmp/x"])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "-r other.txt",
+        "--index-url=x",
+        "git+https://host.test/x",
+        "./wheel.whl",
+        "six @ file:///x",
+        "https://host.test/x.whl",
+        "six; $(id)",
+        "six==",
+        "six = 1",
+        "a b",
+        "six==1 --hash=x",
+        "/tmp/x",
+    ],
+)
 def test_pip_entries_that_are_no_requirements(entry: str) -> None:
     assert "pip[0]" in refusal(f"pip:\n- {entry!r}\n").message
 
 
-@pytest.mark.parametrize("spec", ["a;b", "$(id)", "a`id`", "a b'c'", "a | b", "a > b", "a\\nb", "./spack.yaml",
-                                  "/abcdefg", "hdf5 /abcdefg", "x.json", "compss==3.1", "a dev_path=/x",
-                                  "a cflags=-wrapper", "a cflags=-fplugin=/x", "a ldflags=-B/x", "", "+mpi", "@1.2",
-                                  "%gcc"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "a;b",
+        "$(id)",
+        "a`id`",
+        "a b'c'",
+        "a | b",
+        "a > b",
+        "a\\nb",
+        "./spack.yaml",
+        "/abcdefg",
+        "hdf5 /abcdefg",
+        "x.json",
+        "compss==3.1",
+        "a dev_path=/x",
+        "a cflags=-wrapper",
+        "a cflags=-fplugin=/x",
+        "a ldflags=-B/x",
+        "",
+        "+mpi",
+        "@1.2",
+        "%gcc",
+    ],
+)
 def test_specs_that_are_none(spec: str) -> None:
-    assert "spack.specs[0]" in refusal(f"spack:\n  specs:\n  - \"{spec}\"\n").message
+    assert "spack.specs[0]" in refusal(f'spack:\n  specs:\n  - "{spec}"\n').message
 
 
 def test_a_version_written_as_for_pip_tells_the_right_one() -> None:
     assert "compss@3.1" in str(refusal("spack:\n  specs: [compss==3.1]\n"))
 
 
-@pytest.mark.parametrize("key", ["repos", "mirrors", "include", "develop", "config", "bootstrap", "compilers",
-                                 "modules", "upstreams", "env_vars", "ci", "toolchains", "include_concrete"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "repos",
+        "mirrors",
+        "include",
+        "develop",
+        "config",
+        "bootstrap",
+        "compilers",
+        "modules",
+        "upstreams",
+        "env_vars",
+        "ci",
+        "toolchains",
+        "include_concrete",
+    ],
+)
 def test_keys_that_would_run_code_or_change_sources(key: str) -> None:
     error = refusal(f"spack:\n  specs: [zlib]\n  {key}: {{}}\n")
     assert f"spack.{key}" in error.message
@@ -155,14 +235,29 @@ def test_keys_that_would_run_code_or_change_sources(key: str) -> None:
     assert error.hint
 
 
-@pytest.mark.parametrize("fields", [
-    "package_attributes: {git: 'https://host.test/x'}", "permissions: {read: world}", "foo: 1", "require: ['a;b']",
-    "require: [{one_of: ['$(id)']}]", "require: [{when: 'a;b', spec: '@1'}]", "require: {a: b}", "buildable: perhaps",
-    "externals: [{spec: x, prefix: ../x}]", "externals: [{spec: x, prefix: relative}]", "externals: [{spec: x}]",
-    "externals: [{spec: x, prefix: /usr, modules: [x]}]", "version: ['1;2']", "target: zen2", "variants: '+x;y'",
-    "externals: [{spec: x, prefix: /usr, extra_attributes: {environment: {set: {LD_PRELOAD: /x}}}}]",
-    "externals: [{spec: x, prefix: /usr, extra_attributes: {compilers: {c: 'gcc;id'}}}]", "providers: {mpi: mpich}",
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "package_attributes: {git: 'https://host.test/x'}",
+        "permissions: {read: world}",
+        "foo: 1",
+        "require: ['a;b']",
+        "require: [{one_of: ['$(id)']}]",
+        "require: [{when: 'a;b', spec: '@1'}]",
+        "require: {a: b}",
+        "buildable: perhaps",
+        "externals: [{spec: x, prefix: ../x}]",
+        "externals: [{spec: x, prefix: relative}]",
+        "externals: [{spec: x}]",
+        "externals: [{spec: x, prefix: /usr, modules: [x]}]",
+        "version: ['1;2']",
+        "target: zen2",
+        "variants: '+x;y'",
+        "externals: [{spec: x, prefix: /usr, extra_attributes: {environment: {set: {LD_PRELOAD: /x}}}}]",
+        "externals: [{spec: x, prefix: /usr, extra_attributes: {compilers: {c: 'gcc;id'}}}]",
+        "providers: {mpi: mpich}",
+    ],
+)
 def test_package_settings_that_are_refused(fields: str) -> None:
     text = f"spack:\n  specs: [zlib]\n  packages:\n    hdf5:\n      {fields}\n"
     assert "spack.packages.hdf5" in refusal(text).message
@@ -190,7 +285,9 @@ spack:
 
 
 def test_conditions_that_spack_would_evaluate_are_refused() -> None:
-    error = refusal("spack:\n  definitions:\n  - a: [zlib]\n    when: __import__('os').system('id')\n  specs: [$a]\n")
+    error = refusal(
+        "spack:\n  definitions:\n  - a: [zlib]\n    when: __import__('os').system('id')\n  specs: [$a]\n"
+    )
     assert error.line == 4
 
 
@@ -203,9 +300,33 @@ def test_all_wrong_entries_are_told_at_once() -> None:
 
 YAML_PARTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda children: st.lists(children, max_size=4) | st.dictionaries(
-        st.sampled_from(["apt", "pip", "spack", "smoke", "slim", "specs", "packages", "all", "require", "externals",
-                         "definitions", "matrix", "concretizer", "view"]), children, max_size=4), max_leaves=20)
+    lambda children: (
+        st.lists(children, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "apt",
+                    "pip",
+                    "spack",
+                    "smoke",
+                    "slim",
+                    "specs",
+                    "packages",
+                    "all",
+                    "require",
+                    "externals",
+                    "definitions",
+                    "matrix",
+                    "concretizer",
+                    "view",
+                ]
+            ),
+            children,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,4 +1,6 @@
-"""The documents are kept honest: their blocks parse, their examples are taken, and what they list is all there is."""
+"""The documents are kept honest: their blocks parse, their examples are taken, and what they list
+is all there is.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from service.api import api
 from service.commands import images, tokens, users
 from tests.conftest import PROJECT
 
-PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), *(PROJECT / "examples").glob("*.md")])
+PAGES = sorted(
+    [*PROJECT.glob("*.md"), *(PROJECT / "docs").glob("*.md"), *(PROJECT / "examples").glob("*.md")]
+)
 PROSE = {"text", "nginx"}
 """Blocks in these are looked at by people alone."""
 
@@ -45,8 +49,12 @@ class Block:
 
 def blocks_of(page: Path) -> list[Block]:
     text = page.read_text("utf-8")
-    return [Block(page, text.count("\n", 0, match.start()) + 1, match["language"], match["text"])
-            for match in re.finditer(r"^```(?P<language>\S*)\n(?P<text>.*?)^```$", text, re.DOTALL | re.MULTILINE)]
+    return [
+        Block(page, text.count("\n", 0, match.start()) + 1, match["language"], match["text"])
+        for match in re.finditer(
+            r"^```(?P<language>\S*)\n(?P<text>.*?)^```$", text, re.DOTALL | re.MULTILINE
+        )
+    ]
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -71,13 +79,24 @@ def section(text: str, heading: str) -> str:
 def rows(text: str) -> list[list[str]]:
     """The rows of the tables in a text, without their heads."""
     table = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table
-            if not line.startswith("|--") and not line.startswith(("| key ", "| call ", "| code ", "| modules "))]
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in table
+        if not line.startswith("|--")
+        and not line.startswith(("| key ", "| call ", "| code ", "| modules "))
+    ]
 
 
 def test_there_are_pages_and_every_block_says_its_language() -> None:
-    assert {"README.md", "CHANGELOG.md", "architecture.md", "configuration.md", "operate.md", "workflows.md",
-            "api.md"} <= {page.name for page in PAGES}
+    assert {
+        "README.md",
+        "CHANGELOG.md",
+        "architecture.md",
+        "configuration.md",
+        "operate.md",
+        "workflows.md",
+        "api.md",
+    } <= {page.name for page in PAGES}
     known = {"sh", "json", "yaml", "python", "ini", *PROSE}
     assert [str(block) for block in BLOCKS if block.language not in known] == []
     for name in PAGES:
@@ -119,23 +138,33 @@ def test_links_lead_somewhere(name: Path) -> None:
         assert linked.exists(), target
         if heading:
             titles = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
-            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, target
+            assert heading in {
+                re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
+            }, target
 
 
 @pytest.mark.parametrize("name", PAGES, ids=lambda path: path.name)
 def test_files_that_are_named_exist(name: Path) -> None:
     """A path in backticks that begins with a folder of the project is one in it."""
-    folders = "|".join(re.escape(path.name) for path in PROJECT.iterdir() if path.is_dir() and path.name[0] != ".")
+    folders = "|".join(
+        re.escape(path.name) for path in PROJECT.iterdir() if path.is_dir() and path.name[0] != "."
+    )
     for named in re.findall(rf"`((?:{folders})/[\w./-]*)`", name.read_text("utf-8")):
         assert (PROJECT / named).exists(), named
 
 
 class TestConfiguration:
-    TABLES = (*((f"`{name}`", prefix, model) for name, (prefix, model) in SECTIONS.items()),
-              ("The service's own keys", "", ServiceSettings))
+    TABLES = (
+        *((f"`{name}`", prefix, model) for name, (prefix, model) in SECTIONS.items()),
+        ("The service's own keys", "", ServiceSettings),
+    )
 
-    @pytest.mark.parametrize(("heading", "prefix", "model"), TABLES, ids=[table[0] for table in TABLES])
-    def test_every_key_is_described_with_its_default(self, heading: str, prefix: str, model: type[BaseModel]) -> None:
+    @pytest.mark.parametrize(
+        ("heading", "prefix", "model"), TABLES, ids=[table[0] for table in TABLES]
+    )
+    def test_every_key_is_described_with_its_default(
+        self, heading: str, prefix: str, model: type[BaseModel]
+    ) -> None:
         text = section(page("docs/configuration.md"), heading)
         assert f"CIC_{prefix}_…`" in text or not prefix
         described = {row[0].strip("`"): row for row in rows(text)}
@@ -147,7 +176,11 @@ class TestConfiguration:
                 assert ast.literal_eval(default.strip("`")) == field.get_default(), key
 
     def test_the_example_is_enough(self, tmp_path: Path) -> None:
-        example = next(block for block in blocks_of(PROJECT / "docs/configuration.md") if block.language == "python")
+        example = next(
+            block
+            for block in blocks_of(PROJECT / "docs/configuration.md")
+            if block.language == "python"
+        )
         file = tmp_path / "configuration.py"
         file.write_text(example.text)
         (tmp_path / "token").write_text("canary")
@@ -155,10 +188,21 @@ class TestConfiguration:
         assert settings.library.registry.token is not None
 
     def test_the_environments_examples_name_settings(self) -> None:
-        named = set(re.findall(r"\bCIC_[A-Z_]+\b", "".join(block.text for block in BLOCKS
-                                                            if block.page.name in ("configuration.md", "operate.md"))))
-        known = {"_".join(filter(None, ("CIC", prefix, key.upper())))
-                 for _, prefix, model in self.TABLES for key in model.model_fields} | {"CIC_CONFIG"}
+        named = set(
+            re.findall(
+                r"\bCIC_[A-Z_]+\b",
+                "".join(
+                    block.text
+                    for block in BLOCKS
+                    if block.page.name in ("configuration.md", "operate.md")
+                ),
+            )
+        )
+        known = {
+            "_".join(filter(None, ("CIC", prefix, key.upper())))
+            for _, prefix, model in self.TABLES
+            for key in model.model_fields
+        } | {"CIC_CONFIG"}
         assert {name.removesuffix("_FILE") for name in named} <= known
 
 
@@ -168,37 +212,69 @@ class TestApi:
     def test_every_call_is_listed_and_every_listed_call_is_there(self) -> None:
         app = Flask("documents")
         app.register_blueprint(api)
-        there = {(method, re.sub(r"<[^>]*>", "<>", rule.rule).rstrip("/"))
-                 for rule in app.url_map.iter_rules() if rule.endpoint.startswith("api.")
-                 for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
-        listed = {(method, re.sub(r"<[^>]*>", "<>", path.partition("?")[0]).rstrip("/"))
-                  for row in rows(section(self.TEXT, "Calls"))
-                  for method, path in re.findall(r"`(GET|POST|DELETE) (/[^`]*)`", row[0])}
+        there = {
+            (method, re.sub(r"<[^>]*>", "<>", rule.rule).rstrip("/"))
+            for rule in app.url_map.iter_rules()
+            if rule.endpoint.startswith("api.")
+            for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        }
+        listed = {
+            (method, re.sub(r"<[^>]*>", "<>", path.partition("?")[0]).rstrip("/"))
+            for row in rows(section(self.TEXT, "Calls"))
+            for method, path in re.findall(r"`(GET|POST|DELETE) (/[^`]*)`", row[0])
+        }
         assert listed == there
 
     def test_every_error_code_is_explained(self) -> None:
-        explained = {code for row in rows(section(self.TEXT, "Errors")) for code in re.findall(r"`([A-Z_]+)`", row[0])}
+        explained = {
+            code
+            for row in rows(section(self.TEXT, "Errors"))
+            for code in re.findall(r"`([A-Z_]+)`", row[0])
+        }
         assert explained == {code.value for code in ErrorCode}
 
     def test_every_status_is_named(self) -> None:
-        assert {state.value for state in BuildState} <= set(re.findall(r"`([A-Z]+)`", section(self.TEXT, "A build's")))
+        assert {state.value for state in BuildState} <= set(
+            re.findall(r"`([A-Z]+)`", section(self.TEXT, "A build's"))
+        )
 
     def test_every_field_of_a_request_is_described(self) -> None:
-        described = {name for row in rows(section(self.TEXT, "Requests")) for name in re.findall(r"`([\w.]+)`", row[0])}
-        wanted = set(BuildRequest.model_fields) | {f"machine.{name}" for name in Machine.model_fields}
+        described = {
+            name
+            for row in rows(section(self.TEXT, "Requests"))
+            for name in re.findall(r"`([\w.]+)`", row[0])
+        }
+        wanted = set(BuildRequest.model_fields) | {
+            f"machine.{name}" for name in Machine.model_fields
+        }
         assert wanted <= described | {"field"}
 
 
-@pytest.mark.parametrize(("group", "heading"), [(users, "Users"), (tokens, "Users"), (images, "Clean-up")])
+@pytest.mark.parametrize(
+    ("group", "heading"), [(users, "Users"), (tokens, "Users"), (images, "Clean-up")]
+)
 def test_every_command_is_shown(group: AppGroup, heading: str) -> None:
-    shown = set(re.findall(rf"builder_service {group.name} (\w+)", section(page("docs/operate.md"), heading)))
+    shown = set(
+        re.findall(
+            rf"builder_service {group.name} (\w+)", section(page("docs/operate.md"), heading)
+        )
+    )
     assert shown == set(group.commands)
 
 
 def test_every_verb_of_the_client_is_shown_and_there() -> None:
-    shown = {match for block in BLOCKS if block.page.name == "README.md"
-             for match in re.findall(r"^\./cic_cli (?:user pass \S+ )?([a-z]+)", block.text, re.MULTILINE)}
-    there = {name.removeprefix("verb_") for name in re.findall(r"^(verb_\w+)\(\)", page("cic_cli"), re.MULTILINE)}
+    shown = {
+        match
+        for block in BLOCKS
+        if block.page.name == "README.md"
+        for match in re.findall(
+            r"^\./cic_cli (?:user pass \S+ )?([a-z]+)", block.text, re.MULTILINE
+        )
+    }
+    there = {
+        name.removeprefix("verb_")
+        for name in re.findall(r"^(verb_\w+)\(\)", page("cic_cli"), re.MULTILINE)
+    }
     assert shown == there
 
 
@@ -214,8 +290,11 @@ def test_modules_that_the_house_names_exist(package: str) -> None:
 
 def test_make_targets_that_are_named_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.MULTILINE))
-    named = {match for name in PAGES for match in re.findall(r"(?:^|`)make ([a-z-]+)", name.read_text("utf-8"),
-                                                             re.MULTILINE)}
+    named = {
+        match
+        for name in PAGES
+        for match in re.findall(r"(?:^|`)make ([a-z-]+)", name.read_text("utf-8"), re.MULTILINE)
+    }
     assert {"demo", "test"} <= named <= targets
 
 
@@ -228,7 +307,11 @@ def test_keys_that_the_workflow_page_lists_are_those_that_are_known() -> None:
 
 def test_the_first_documentations_lines_are_there() -> None:
     text = page("docs/operate.md")
-    for line in ("from builder_service import db", "db.drop_all()", "db.create_all()",
-                 "mod_wsgi-express start-server --port 5000 --processes=4 --enable-sendfile "
-                 "--url-alias /image_creation/images/download"):
+    for line in (
+        "from builder_service import db",
+        "db.drop_all()",
+        "db.create_all()",
+        "mod_wsgi-express start-server --port 5000 --processes=4 --enable-sendfile "
+        "--url-alias /image_creation/images/download",
+    ):
         assert line in text

@@ -25,13 +25,29 @@ def test_the_running_python_is_read() -> None:
     assert header.machine == {"x86_64": "x86_64", "aarch64": "aarch64"}[platform_module.machine()]
 
 
-@pytest.mark.parametrize(("platform", "fitting"), [("linux/amd64", "/bin/x86"), ("linux/arm64", "/lib/arm.so"),
-                                                   ("linux/ppc64le", "/lib/power.so")])
+@pytest.mark.parametrize(
+    ("platform", "fitting"),
+    [
+        ("linux/amd64", "/bin/x86"),
+        ("linux/arm64", "/lib/arm.so"),
+        ("linux/ppc64le", "/lib/power.so"),
+    ],
+)
 def test_what_a_platform_cannot_run(platform: str, fitting: str) -> None:
-    files = {"/bin/x86": elf(X86, kind=2), "/lib/arm.so": elf(ARM), "/bin/i386": elf(I386, bits=32, kind=2),
-             "/lib/power.so": elf(21), "/lib/power-big.so": elf(21, little=False)}
-    others = {"/lib/part.o": elf(ARM if platform != "linux/arm64" else X86, kind=1), "/lib/kernel.cubin": elf(CUDA),
-              "/bin/script": b"#!/bin/sh\nexit 0\n", "/etc/empty": b"", "/lib/cut": elf(X86)[:10]}
+    files = {
+        "/bin/x86": elf(X86, kind=2),
+        "/lib/arm.so": elf(ARM),
+        "/bin/i386": elf(I386, bits=32, kind=2),
+        "/lib/power.so": elf(21),
+        "/lib/power-big.so": elf(21, little=False),
+    }
+    others = {
+        "/lib/part.o": elf(ARM if platform != "linux/arm64" else X86, kind=1),
+        "/lib/kernel.cubin": elf(CUDA),
+        "/bin/script": b"#!/bin/sh\nexit 0\n",
+        "/etc/empty": b"",
+        "/lib/cut": elf(X86)[:10],
+    }
     found = list(misfits((files | others).items(), platform))
     assert {misfit.path for misfit in found} == set(files) - {fitting}
 

@@ -34,21 +34,27 @@ def required(environment: Environment, package: str) -> list[str]:
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize("step", corpus())
-def test_the_corpus_plans_for_every_platform(step: str, name: str, release: tuple[int, ...]) -> None:
+def test_the_corpus_plans_for_every_platform(
+    step: str, name: str, release: tuple[int, ...]
+) -> None:
     environment = compose(described(corpus()[step]), machine(**MACHINES[name]), base=base(release))
     assert f"target={environment.target}" in required(environment, "all")
     assert environment.spack_yaml is not None
     assert yaml.safe_load(environment.spack_yaml) == {"spack": environment.spack}
     user = described(corpus()[step]).spack
     assert user is not None and environment.spack is not None
-    assert environment.spack["specs"][:len(user["specs"])] == user["specs"]
+    assert environment.spack["specs"][: len(user["specs"])] == user["specs"]
 
 
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
 @pytest.mark.parametrize("step", ["kaust/exageostat", "tutorial/lysozyme"])
 def test_golden_spack_yaml(step: str, release: tuple[int, ...]) -> None:
-    environment = compose(described(corpus()[step]), machine(**MACHINES["amd64"]), base=base(release))
-    assert_golden(f"{step.replace('/', '-')}-{'.'.join(map(str, release))}.yaml", environment.spack_yaml or "")
+    environment = compose(
+        described(corpus()[step]), machine(**MACHINES["amd64"]), base=base(release)
+    )
+    assert_golden(
+        f"{step.replace('/', '-')}-{'.'.join(map(str, release))}.yaml", environment.spack_yaml or ""
+    )
 
 
 def test_nothing_for_spack_when_nothing_needs_it() -> None:
@@ -57,7 +63,9 @@ def test_nothing_for_spack_when_nothing_needs_it() -> None:
     assert environment.apt == ("jq",) and environment.requirements == "six\n"
 
 
-@pytest.mark.parametrize("text", ["", "spack: {}\n", "spack: {specs: []}\n", "spack: {packages: {}}\n", "apt: [jq]\n"])
+@pytest.mark.parametrize(
+    "text", ["", "spack: {}\n", "spack: {specs: []}\n", "spack: {packages: {}}\n", "apt: [jq]\n"]
+)
 def test_the_mpi_is_there_when_nothing_else_is(text: str) -> None:
     environment = composed(text, mpi="openmpi@4")
     assert environment.roots == ("openmpi@4",)
@@ -72,7 +80,8 @@ def test_a_spack_section_without_specs_and_machine_needs_installs_nothing_and_sa
 
 
 def test_what_the_user_wrote_is_kept() -> None:
-    environment = composed("""
+    environment = composed(
+        """
 spack:
   specs: [hdf5@1.14, netcdf-c]
   packages:
@@ -81,7 +90,9 @@ spack:
     netcdf-c: {version: [4.9.2]}
     blas: {require: openblas}
   concretizer: {unify: when_possible}
-""", mpi="openmpi@4")
+""",
+        mpi="openmpi@4",
+    )
     kept = packages(environment)
     assert kept["all"]["variants"] == ["+shared"]
     assert kept["all"]["providers"] == {"blas": ["openblas"], "mpi": ["openmpi"]}
@@ -95,8 +106,14 @@ spack:
 
 
 def test_requirements_of_the_site_hide_those_of_all_too() -> None:
-    environment = composed("spack:\n  specs: [hdf5]\n", site_packages={
-        "hdf5": {"require": [{"any_of": ["@1.14"]}]}, "blas": {"require": ["openblas"]}, "zlib": {"buildable": False}})
+    environment = composed(
+        "spack:\n  specs: [hdf5]\n",
+        site_packages={
+            "hdf5": {"require": [{"any_of": ["@1.14"]}]},
+            "blas": {"require": ["openblas"]},
+            "zlib": {"buildable": False},
+        },
+    )
     assert required(environment, "hdf5") == ["target=haswell"]
     assert set(packages(environment)) == {"all", "hdf5"}
 
@@ -104,77 +121,116 @@ def test_requirements_of_the_site_hide_those_of_all_too() -> None:
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
 def test_the_required_target_stands_once(release: tuple[int, ...]) -> None:
     """From 1.0 on, externals get the required target only if there is exactly one."""
-    environment = composed("""
+    environment = composed(
+        """
 spack:
   specs: [hdf5]
   packages:
     all: {require: ['target=haswell', 'target=x86_64_v2: %gcc']}
     hdf5: {require: 'target=:haswell'}
-""", spack=release, gpu="cuda@12", site_packages={"openmpi": {"externals": [{"spec": "openmpi@4.1.4"}]}})
+""",
+        spack=release,
+        gpu="cuda@12",
+        site_packages={"openmpi": {"externals": [{"spec": "openmpi@4.1.4"}]}},
+    )
     assert [rule for rule in required(environment, "all") if "target" in rule] == ["target=haswell"]
     assert "%gcc" in required(environment, "all")
     assert required(environment, "hdf5") == required(environment, "openmpi") == ["target=haswell"]
 
 
 def test_a_plain_requirement_of_the_site_is_not_lost() -> None:
-    environment = composed("spack:\n  specs: [hdf5]\n", site_packages={"hdf5": {"require": "@1.14"},
-                                                                      "all": {"require": "%gcc"}})
+    environment = composed(
+        "spack:\n  specs: [hdf5]\n",
+        site_packages={"hdf5": {"require": "@1.14"}, "all": {"require": "%gcc"}},
+    )
     assert required(environment, "hdf5") == ["@1.14", "target=haswell"]
     assert required(environment, "all") == ["%gcc", "target=haswell"]
 
 
 def test_before_spack_0_20_requirements_are_groups() -> None:
-    environment = composed("spack:\n  specs: [hdf5]\n  packages:\n    hdf5: {require: '@1.14'}\n", spack=(0, 19, 2),
-                           mpi="openmpi@4")
-    assert packages(environment)["hdf5"]["require"] == [{"one_of": ["@1.14"]}, {"one_of": ["target=haswell"]}]
+    environment = composed(
+        "spack:\n  specs: [hdf5]\n  packages:\n    hdf5: {require: '@1.14'}\n",
+        spack=(0, 19, 2),
+        mpi="openmpi@4",
+    )
+    assert packages(environment)["hdf5"]["require"] == [
+        {"one_of": ["@1.14"]},
+        {"one_of": ["target=haswell"]},
+    ]
     assert packages(environment)["mpi"]["require"] == [{"one_of": ["openmpi@4"]}]
 
 
 def test_compilers_are_translated_for_releases_in_which_they_are_packages() -> None:
-    text = ("spack:\n  specs: [zlib]\n"
-            "  packages: {all: {compiler: [gcc@11, clang]}, hdf5: {compiler: [clang@15]}}\n")
+    text = (
+        "spack:\n  specs: [zlib]\n"
+        "  packages: {all: {compiler: [gcc@11, clang]}, hdf5: {compiler: [clang@15]}}\n"
+    )
     before, after = packages(composed(text)), packages(composed(text, spack=(1, 0, 0)))
-    assert before["all"]["compiler"] == ["gcc@11", "clang"] and before["hdf5"] == {"compiler": ["clang@15"]}
+    assert before["all"]["compiler"] == ["gcc@11", "clang"] and before["hdf5"] == {
+        "compiler": ["clang@15"]
+    }
     assert "compiler" not in after["all"]
-    assert [after[language] for language in ("c", "cxx", "fortran")] == [{"prefer": ["gcc@11", "llvm"]}] * 3
+    assert [after[language] for language in ("c", "cxx", "fortran")] == [
+        {"prefer": ["gcc@11", "llvm"]}
+    ] * 3
     assert after["hdf5"] == {"prefer": ["%llvm@15"]}
 
 
 def test_what_the_site_decides_in_the_concretizer() -> None:
-    environment = composed("spack:\n  specs: [zlib]\n  concretizer: {reuse: true, targets: {granularity: generic}}\n"
-                           "  view: /somewhere\n")
+    environment = composed(
+        "spack:\n  specs: [zlib]\n  concretizer: {reuse: true, targets: {granularity: generic}}\n"
+        "  view: /somewhere\n"
+    )
     assert environment.spack is not None
     assert environment.spack["concretizer"] == {
-        "unify": True, "reuse": False, "targets": {"granularity": "microarchitectures", "host_compatible": False}}
+        "unify": True,
+        "reuse": False,
+        "targets": {"granularity": "microarchitectures", "host_compatible": False},
+    }
     assert environment.spack["view"] == "/opt/view"
     assert len(environment.warnings) == 3
 
 
 def test_named_views_stay_beside_ours() -> None:
-    environment = composed("spack:\n  specs: [zlib]\n  view: {default: {root: /x, link: run}, tools: {root: /opt/t}}\n")
+    environment = composed(
+        "spack:\n  specs: [zlib]\n  view: {default: {root: /x, link: run}, tools: {root: /opt/t}}\n"
+    )
     assert environment.spack is not None
-    assert environment.spack["view"] == {"tools": {"root": "/opt/t"}, "default": {"root": "/opt/view", "link": "run"}}
+    assert environment.spack["view"] == {
+        "tools": {"root": "/opt/t"},
+        "default": {"root": "/opt/view", "link": "run"},
+    }
 
 
-@pytest.mark.parametrize(("asked", "spec"), [
-    ("mpich@4", "mpich@4"), ("impi@2021", "intel-oneapi-mpi@2021"), ("cray-mpich@8.1", "cray-mpich@8.1"),
-    ("mvapich2", "mvapich2"), ("OpenMPI@4.1", "openmpi@4.1"), ("intel-mpi@2018", "intel-mpi@2018"),
-    ("openmpi@4 +pmi fabrics=ucx", "openmpi@4 +pmi fabrics=ucx"),
-])
+@pytest.mark.parametrize(
+    ("asked", "spec"),
+    [
+        ("mpich@4", "mpich@4"),
+        ("impi@2021", "intel-oneapi-mpi@2021"),
+        ("cray-mpich@8.1", "cray-mpich@8.1"),
+        ("mvapich2", "mvapich2"),
+        ("OpenMPI@4.1", "openmpi@4.1"),
+        ("intel-mpi@2018", "intel-mpi@2018"),
+        ("openmpi@4 +pmi fabrics=ucx", "openmpi@4 +pmi fabrics=ucx"),
+    ],
+)
 def test_mpi_as_people_write_it(asked: str, spec: str) -> None:
     environment = composed("", mpi=asked)
     assert environment.mpi == spec
     assert environment.roots == (spec,)
 
 
-@pytest.mark.parametrize(("fields", "field", "word"), [
-    ({"mpi": "openmpy@4"}, "machine.mpi", "openmpi"),
-    ({"mpi": "openmpi@4 %gcc cflags=-wrapper"}, "machine.mpi", "openmpi@4"),
-    ({"gpu": "opencl"}, "machine.gpu", "cuda"),
-    ({"gpu": "cuda@12", "gpu_arch": "gfx90a"}, "machine.gpu_arch", "sm_90"),
-    ({"gpu": "hip@6", "gpu_arch": "a100"}, "machine.gpu_arch", "gfx90a"),
-    ({"gpu": "cuda@12", "gpu_arch": "h1000"}, "machine.gpu_arch", "h100"),
-])
+@pytest.mark.parametrize(
+    ("fields", "field", "word"),
+    [
+        ({"mpi": "openmpy@4"}, "machine.mpi", "openmpi"),
+        ({"mpi": "openmpi@4 %gcc cflags=-wrapper"}, "machine.mpi", "openmpi@4"),
+        ({"gpu": "opencl"}, "machine.gpu", "cuda"),
+        ({"gpu": "cuda@12", "gpu_arch": "gfx90a"}, "machine.gpu_arch", "sm_90"),
+        ({"gpu": "hip@6", "gpu_arch": "a100"}, "machine.gpu_arch", "gfx90a"),
+        ({"gpu": "cuda@12", "gpu_arch": "h1000"}, "machine.gpu_arch", "h100"),
+    ],
+)
 def test_machine_parts_that_nobody_knows(fields: dict[str, str], field: str, word: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         composed("", **fields)
@@ -188,11 +244,22 @@ def test_an_mpi_that_this_spack_no_longer_has() -> None:
     assert "intel-oneapi-mpi" in caught.value.problems[0].hint
 
 
-@pytest.mark.parametrize(("gpu", "asked", "arch"), [
-    ("cuda@12", "80", "80"), ("cuda@12", "sm_90", "90"), ("cuda@12", "A100", "80"), ("cuda", "8.6", "86"),
-    ("cuda@12", "h100", "90"), ("hip@6", "mi250x", "gfx90a"), ("rocm@6", "gfx942", "gfx942"), ("cuda@12", None, None),
-])
-def test_gpu_architectures_as_people_write_them(gpu: str, asked: str | None, arch: str | None) -> None:
+@pytest.mark.parametrize(
+    ("gpu", "asked", "arch"),
+    [
+        ("cuda@12", "80", "80"),
+        ("cuda@12", "sm_90", "90"),
+        ("cuda@12", "A100", "80"),
+        ("cuda", "8.6", "86"),
+        ("cuda@12", "h100", "90"),
+        ("hip@6", "mi250x", "gfx90a"),
+        ("rocm@6", "gfx942", "gfx942"),
+        ("cuda@12", None, None),
+    ],
+)
+def test_gpu_architectures_as_people_write_them(
+    gpu: str, asked: str | None, arch: str | None
+) -> None:
     assert composed("", gpu=gpu, gpu_arch=asked).gpu_arch == arch
 
 
@@ -204,38 +271,73 @@ def test_packages_are_built_for_the_gpu() -> None:
 
 def test_before_spack_0_21_gpu_variants_are_preferred() -> None:
     """There, a requirement on all packages fails for every package that has no such variant."""
-    environment = composed("spack:\n  specs: [gromacs]\n", gpu="cuda@12", gpu_arch="80", spack=(0, 19, 2))
+    environment = composed(
+        "spack:\n  specs: [gromacs]\n", gpu="cuda@12", gpu_arch="80", spack=(0, 19, 2)
+    )
     assert required(environment, "all") == ["target=haswell"]
     assert packages(environment)["all"]["variants"] == ["+cuda cuda_arch=80"]
 
 
 def test_a_package_without_the_gpu_and_externals_stay_so() -> None:
-    environment = composed("spack:\n  specs: [hdf5~cuda]\n", gpu="cuda@12", mpi="openmpi@4",
-                           site_packages={"openmpi": {"externals": [{"spec": "openmpi@4.1.4", "prefix": "/usr"}]}})
+    environment = composed(
+        "spack:\n  specs: [hdf5~cuda]\n",
+        gpu="cuda@12",
+        mpi="openmpi@4",
+        site_packages={"openmpi": {"externals": [{"spec": "openmpi@4.1.4", "prefix": "/usr"}]}},
+    )
     assert required(environment, "hdf5") == ["target=haswell", "~cuda"]
     assert required(environment, "openmpi") == ["target=haswell"]
     assert not environment.find_externals, "the site says itself what the base image has"
     assert any("hdf5" in warning and "without cuda" in warning for warning in environment.warnings)
 
 
-@pytest.mark.parametrize(("text", "line", "words"), [
-    ("spack:\n  specs:\n  - hdf5 ^mpich@4\n", 3, ("mpich", "openmpi@4")),
-    ("spack:\n  specs: [zlib, mpich]\n", 2, ("mpich", "openmpi@4")),
-    ("spack:\n  specs: [openmpi@3.1]\n", 2, ("openmpi@3.1", "openmpi@4")),
-    ("spack:\n  specs: [a]\n  packages:\n    mpi: {require: mvapich2}\n", 4, ("mvapich2", "openmpi@4")),
-    ("spack:\n  specs: [a]\n  packages:\n    mpi: {require: [{one_of: [cray-mpich]}]}\n", 4, ("cray-mpich",)),
-    ("spack:\n  specs: [a]\n  packages:\n    all: {providers: {mpi: [mpich, openmpi]}}\n", 4, ("mpich", "openmpi@4")),
-    ("spack:\n  specs: [a]\n  packages:\n    hdf5: {require: ['^[virtuals=mpi] mpich']}\n", 4, ("mpich",)),
-    ("spack:\n  definitions:\n  - x: [hdf5^mpich]\n  specs: [$x]\n", 3, ("mpich", "openmpi@4")),
-    ("spack:\n  specs: [{matrix: [[hdf5], [^mpich]]}]\n", 2, ("mpich", "openmpi@4")),
-    ("spack:\n  specs: [zlib target=zen2]\n", 2, ("zen2", "haswell")),
-    ("spack:\n  specs: [zlib arch=linux-debian12-zen2]\n", 2, ("zen2", "haswell")),
-    ("spack:\n  specs: ['zlib target=x86_64_v4:']\n", 2, ("x86_64_v4:", "haswell")),
-    ("spack:\n  specs: [a]\n  packages:\n    all:\n      target: [zen2, skylake]\n", 5, ("zen2", "haswell")),
-    ("spack:\n  specs: [a]\n  packages:\n    hdf5: {require: target=zen2}\n", 4, ("zen2", "haswell")),
-    ("spack:\n  specs: [cuda@11]\n", 2, ("cuda@11", "cuda@12")),
-])
-def test_what_workflow_and_machine_cannot_both_have(text: str, line: int, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("spack:\n  specs:\n  - hdf5 ^mpich@4\n", 3, ("mpich", "openmpi@4")),
+        ("spack:\n  specs: [zlib, mpich]\n", 2, ("mpich", "openmpi@4")),
+        ("spack:\n  specs: [openmpi@3.1]\n", 2, ("openmpi@3.1", "openmpi@4")),
+        (
+            "spack:\n  specs: [a]\n  packages:\n    mpi: {require: mvapich2}\n",
+            4,
+            ("mvapich2", "openmpi@4"),
+        ),
+        (
+            "spack:\n  specs: [a]\n  packages:\n    mpi: {require: [{one_of: [cray-mpich]}]}\n",
+            4,
+            ("cray-mpich",),
+        ),
+        (
+            "spack:\n  specs: [a]\n  packages:\n    all: {providers: {mpi: [mpich, openmpi]}}\n",
+            4,
+            ("mpich", "openmpi@4"),
+        ),
+        (
+            "spack:\n  specs: [a]\n  packages:\n    hdf5: {require: ['^[virtuals=mpi] mpich']}\n",
+            4,
+            ("mpich",),
+        ),
+        ("spack:\n  definitions:\n  - x: [hdf5^mpich]\n  specs: [$x]\n", 3, ("mpich", "openmpi@4")),
+        ("spack:\n  specs: [{matrix: [[hdf5], [^mpich]]}]\n", 2, ("mpich", "openmpi@4")),
+        ("spack:\n  specs: [zlib target=zen2]\n", 2, ("zen2", "haswell")),
+        ("spack:\n  specs: [zlib arch=linux-debian12-zen2]\n", 2, ("zen2", "haswell")),
+        ("spack:\n  specs: ['zlib target=x86_64_v4:']\n", 2, ("x86_64_v4:", "haswell")),
+        (
+            "spack:\n  specs: [a]\n  packages:\n    all:\n      target: [zen2, skylake]\n",
+            5,
+            ("zen2", "haswell"),
+        ),
+        (
+            "spack:\n  specs: [a]\n  packages:\n    hdf5: {require: target=zen2}\n",
+            4,
+            ("zen2", "haswell"),
+        ),
+        ("spack:\n  specs: [cuda@11]\n", 2, ("cuda@11", "cuda@12")),
+    ],
+)
+def test_what_workflow_and_machine_cannot_both_have(
+    text: str, line: int, words: tuple[str, ...]
+) -> None:
     with pytest.raises(BadDescription) as caught:
         composed(text, mpi="openmpi@4", gpu="cuda@12")
     assert caught.value.code is ErrorCode.CONFLICT
@@ -244,13 +346,16 @@ def test_what_workflow_and_machine_cannot_both_have(text: str, line: int, words:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("text", [
-    "spack:\n  specs: [openmpi@4.1, hdf5 ^openmpi]\n",
-    "spack:\n  specs: ['openmpi@3:5']\n",
-    "spack:\n  specs: [zlib target=haswell, 'hdf5 target=x86_64_v2:', 'lz4 target=:haswell']\n",
-    "spack:\n  specs: [a]\n  packages:\n    all: {target: [zen2, haswell], providers: {mpi: [openmpi, mpich]}}\n",
-    "spack:\n  specs: [a]\n  packages:\n    all: {conflict: [^mpich]}\n    mpi: {buildable: false}\n",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "spack:\n  specs: [openmpi@4.1, hdf5 ^openmpi]\n",
+        "spack:\n  specs: ['openmpi@3:5']\n",
+        "spack:\n  specs: [zlib target=haswell, 'hdf5 target=x86_64_v2:', 'lz4 target=:haswell']\n",
+        "spack:\n  specs: [a]\n  packages:\n    all: {target: [zen2, haswell], providers: {mpi: [openmpi, mpich]}}\n",
+        "spack:\n  specs: [a]\n  packages:\n    all: {conflict: [^mpich]}\n    mpi: {buildable: false}\n",
+    ],
+)
 def test_what_workflow_and_machine_can_both_have(text: str) -> None:
     assert required(composed(text, mpi="openmpi@4"), "mpi") == ["openmpi@4"]
 
@@ -267,7 +372,9 @@ def test_a_compiler_that_cannot_make_the_target() -> None:
     assert '"zen3"' in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["apt: [jq]\n", "apt: [gcc-13, g++-13]\nspack:\n  specs: [zlib]\n"])
+@pytest.mark.parametrize(
+    "text", ["apt: [jq]\n", "apt: [gcc-13, g++-13]\nspack:\n  specs: [zlib]\n"]
+)
 def test_other_compilers_or_none_are_fine(text: str) -> None:
     assert composed(text, architecture="genoa").target == "zen4"
 
@@ -277,7 +384,11 @@ def test_a_preferred_compiler_that_cannot_make_the_target() -> None:
     environment = composed(corpus()["kaust/exageostat"], architecture="milan")
     assert any("zen3" in warning and "takes another" in warning for warning in environment.warnings)
     with pytest.raises(UserError) as caught:
-        composed(corpus()["kaust/exageostat"], architecture="milan", apt_base=base(compilers={"gcc": "8.3.0"}))
+        composed(
+            corpus()["kaust/exageostat"],
+            architecture="milan",
+            apt_base=base(compilers={"gcc": "8.3.0"}),
+        )
     assert caught.value.code is ErrorCode.COMPILER_TOO_OLD
 
 
@@ -286,17 +397,26 @@ def test_without_a_known_base_there_is_a_warning() -> None:
     assert any("not known" in warning for warning in environment.warnings)
 
 
-@pytest.mark.parametrize(("text", "requirements", "expected"), [
-    ("", "six\n", ("six\n", False)),
-    ("pip: [bc]\n", "six\n", ("bc\n", False)),
-    ("pip: []\n", "six\n", (None, False)),
-    ("", " \n", (None, False)),
-    ("", "six\n-r other.txt\n", ("six\n-r other.txt\n", True)),
-    ("", "-e .\n", ("-e .\n", True)),
-    ("", "./wheels/x-1-py3-none-any.whl\n", ("./wheels/x-1-py3-none-any.whl\n", True)),
-    ("", "--extra-index-url https://host.test/\nsix\n", ("--extra-index-url https://host.test/\nsix\n", False)),
-])
-def test_requirements_beside_the_description(text: str, requirements: str, expected: tuple[str | None, bool]) -> None:
+@pytest.mark.parametrize(
+    ("text", "requirements", "expected"),
+    [
+        ("", "six\n", ("six\n", False)),
+        ("pip: [bc]\n", "six\n", ("bc\n", False)),
+        ("pip: []\n", "six\n", (None, False)),
+        ("", " \n", (None, False)),
+        ("", "six\n-r other.txt\n", ("six\n-r other.txt\n", True)),
+        ("", "-e .\n", ("-e .\n", True)),
+        ("", "./wheels/x-1-py3-none-any.whl\n", ("./wheels/x-1-py3-none-any.whl\n", True)),
+        (
+            "",
+            "--extra-index-url https://host.test/\nsix\n",
+            ("--extra-index-url https://host.test/\nsix\n", False),
+        ),
+    ],
+)
+def test_requirements_beside_the_description(
+    text: str, requirements: str, expected: tuple[str | None, bool]
+) -> None:
     environment = composed(text, requirements=requirements)
     assert (environment.requirements, environment.requirements_in_step) == expected
 

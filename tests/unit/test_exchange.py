@@ -19,8 +19,12 @@ from tests.exchange_contract import *  # noqa: F403  the tests of the contract
 from tests.exchange_contract import CACHE, COMPILED, KEY, OTHER_KEY, TAKEN, Host, MakePlace
 from tests.unit.test_packages import digest_of
 
-ENTRY = PackageEntry(node="n" * 32, spec_file="build_cache/a.spec.json", spec_sha256="1" * 64,
-                     files=(("build_cache/a.spack", "2" * 64),))
+ENTRY = PackageEntry(
+    node="n" * 32,
+    spec_file="build_cache/a.spec.json",
+    spec_sha256="1" * 64,
+    files=(("build_cache/a.spack", "2" * 64),),
+)
 
 
 @pytest.fixture
@@ -41,8 +45,9 @@ def archive_of(site: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("keys", [None, KEY])
-def test_a_broken_package_is_put_aside_and_built_again(tmp_path: Path, site: Path, place: MakePlace,
-                                                       keys: str | None) -> None:
+def test_a_broken_package_is_put_aside_and_built_again(
+    tmp_path: Path, site: Path, place: MakePlace, keys: str | None
+) -> None:
     Host(tmp_path / "one", place, keys=keys).build()
     archive = archive_of(site, "png")
     archive.write_bytes(archive.read_bytes()[:-1])
@@ -51,14 +56,20 @@ def test_a_broken_package_is_put_aside_and_built_again(tmp_path: Path, site: Pat
     assert Host(tmp_path / "third", place, keys=keys).build() == TAKEN
 
 
-def test_what_was_changed_with_its_checksum_is_not_taken(tmp_path: Path, site: Path, place: MakePlace) -> None:
+def test_what_was_changed_with_its_checksum_is_not_taken(
+    tmp_path: Path, site: Path, place: MakePlace
+) -> None:
     """Whoever can write there makes both agree. Without a key, nothing tells."""
     Host(tmp_path / "one", place, keys=KEY).build()
-    spec_file = next(path for path in (site / "shared").rglob("*.spec.json") if digest_of("png") in path.name)
+    spec_file = next(
+        path for path in (site / "shared").rglob("*.spec.json") if digest_of("png") in path.name
+    )
     evil = {**json.loads(spec_file.read_text("utf-8")), "poison": True}
     spec_file.unlink()
     spec_file.write_text(json.dumps(evil), "utf-8")
-    signature = next(path for path in (site / "signatures").iterdir() if digest_of("png") in path.name)
+    signature = next(
+        path for path in (site / "signatures").iterdir() if digest_of("png") in path.name
+    )
     unsigned = tmp_path / "unsigned"
     shutil.copytree(site, unsigned)
     signature.rename(signature.with_name(f"{digest_of('png')}-{'0' * 64}"))
@@ -72,9 +83,15 @@ def test_without_anything_to_bring_no_step_brings(tmp_path: Path, place: MakePla
     assert host.stages.names() == [LOOK_STAGE, FETCH_STAGE]
 
 
-@pytest.mark.parametrize("changed", [
-    {"node": "m" * 32}, {"spec_file": "build_cache/b.spec.json"}, {"spec_sha256": "3" * 64},
-    {"files": (("build_cache/a.spack", "4" * 64),)}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"node": "m" * 32},
+        {"spec_file": "build_cache/b.spec.json"},
+        {"spec_sha256": "3" * 64},
+        {"files": (("build_cache/a.spack", "4" * 64),)},
+    ],
+)
 def test_a_signature_is_of_all_that_says_what_is_installed(changed: dict[str, object]) -> None:
     signer = Signer(SecretStr(f"{KEY}\n{OTHER_KEY}\n"), cache=CACHE)
     signature = signer.sign(ENTRY)
@@ -85,17 +102,33 @@ def test_a_signature_is_of_all_that_says_what_is_installed(changed: dict[str, ob
     assert not signer.verify(ENTRY, "ü")
 
 
-@pytest.mark.parametrize(("place", "said"), [
-    ("none", "share no packages"), ("mount", "builder.gc"), ("{tmp}/new/folder", "the service removes nothing")])
-def test_readiness_says_where_packages_are_and_what_removes_them(tmp_path: Path, place: str, said: str) -> None:
-    build = BuildSettings(tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1",
-                          spack_cache=place.format(tmp=tmp_path))
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("none", "share no packages"),
+        ("mount", "builder.gc"),
+        ("{tmp}/new/folder", "the service removes nothing"),
+    ],
+)
+def test_readiness_says_where_packages_are_and_what_removes_them(
+    tmp_path: Path, place: str, said: str
+) -> None:
+    build = BuildSettings(
+        tmp_folder=tmp_path,
+        builder_home=tmp_path,
+        base_image="base:1",
+        spack_cache=place.format(tmp=tmp_path),
+    )
     assert said in described(build, RegistrySettings())
 
 
 def test_a_place_that_nobody_can_write_to_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    build = BuildSettings(tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1",
-                          spack_cache=f"{tmp_path}/file/packages")
+    build = BuildSettings(
+        tmp_folder=tmp_path,
+        builder_home=tmp_path,
+        base_image="base:1",
+        spack_cache=f"{tmp_path}/file/packages",
+    )
     with pytest.raises(ServiceError, match="file/packages"):
         described(build, RegistrySettings())

@@ -8,8 +8,12 @@ from pydantic import ValidationError
 from image_builder.firewall import ONWARD, TO_HOST, Policy, rules
 from image_builder.settings import BuildSettings, LibrarySettings
 
-POLICY = Policy(bridge="docker0", resolvers=("10.0.0.53", "fd00::53"), reachable=("10.1.0.0/16",),
-                blocked=("10.0.0.0/8", "fd00:ec2::254/128"))
+POLICY = Policy(
+    bridge="docker0",
+    resolvers=("10.0.0.53", "fd00::53"),
+    reachable=("10.1.0.0/16",),
+    blocked=("10.0.0.0/8", "fd00:ec2::254/128"),
+)
 
 
 def test_the_order_of_the_rules() -> None:
@@ -26,7 +30,8 @@ def test_the_order_of_the_rules() -> None:
         f"{ONWARD} -d 10.1.0.0/16 -j RETURN",
         f"{TO_HOST} -j REJECT",
         f"{ONWARD} -o docker0 -j REJECT",
-        f"{ONWARD} -d 10.0.0.0/8 -j REJECT"]
+        f"{ONWARD} -d 10.0.0.0/8 -j REJECT",
+    ]
 
 
 def test_each_family_has_its_own_addresses() -> None:

@@ -146,7 +146,9 @@ def test_a_damaged_mirror_is_made_anew(
     not_before = mirror.now() if moment == "before a fetch" else 0
     assert read_all(mirror, not_before=not_before, out=tmp_path / "second") == first
     assert (tmp_path / "second/folder/new").exists() == (moment == "before a fetch")
-    assert [item.name for item in (tmp_path / "mirrors").iterdir() if item.is_dir()] == [mirror.folder.name]
+    assert [item.name for item in (tmp_path / "mirrors").iterdir() if item.is_dir()] == [
+        mirror.folder.name
+    ]
     mirror.close()
 
 
@@ -158,22 +160,30 @@ def test_a_damaged_mirror_of_a_registry_that_is_gone_is_unavailable(
     shutil.rmtree(upstream.folder)
     mirror.close()
     with pytest.raises(Unavailable) as failure:
-        read_all(mirror_of(upstream.url, tmp_path / "mirrors"), not_before=0, out=tmp_path / "second")
+        read_all(
+            mirror_of(upstream.url, tmp_path / "mirrors"), not_before=0, out=tmp_path / "second"
+        )
     assert failure.value.code is ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE
     assert not (tmp_path / "second").exists()
 
 
-def test_what_a_killed_process_left_is_cleared(upstream: GitRepository, mirror: Mirror, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_cleared(
+    upstream: GitRepository, mirror: Mirror, tmp_path: Path
+) -> None:
     leftover = tmp_path / "mirrors" / f"{mirror.folder.stem}.aside-half"
     (leftover / "objects").mkdir(parents=True)
     read_all(mirror, not_before=0, out=tmp_path / "out")
     assert not leftover.exists()
 
 
-def test_a_clock_that_was_set_back_does_not_freeze_the_mirror(upstream: GitRepository, tmp_path: Path) -> None:
+def test_a_clock_that_was_set_back_does_not_freeze_the_mirror(
+    upstream: GitRepository, tmp_path: Path
+) -> None:
     now = [2_000_000.0]
     mirror = Mirror(
-        Repository(url=parse_url(upstream.url), name="r", key="k", code=ErrorCode.CATALOGUE_UNAVAILABLE),
+        Repository(
+            url=parse_url(upstream.url), name="r", key="k", code=ErrorCode.CATALOGUE_UNAVAILABLE
+        ),
         tmp_path / "mirrors",
         Network(),
         clock=lambda: now[0],
@@ -212,16 +222,22 @@ def test_processes_and_threads_share_one_clone(upstream: GitRepository, tmp_path
         url = f"http://u:p@127.0.0.1:{server.server_port}/upstream/.git"
         command = [sys.executable, "-c", WORKER, url, str(tmp_path / "mirrors")]
         with ThreadPoolExecutor(3) as pool:
-            workers = [pool.submit(subprocess.run, command, capture_output=True, text=True) for _ in range(3)]
+            workers = [
+                pool.submit(subprocess.run, command, capture_output=True, text=True)
+                for _ in range(3)
+            ]
         answers = [(worker.result().stdout.split(), worker.result().stderr) for worker in workers]
     assert answers == [([commit], "")] * 3
     assert len([path for path in server.paths if "/info/refs" in path]) == 1
 
 
-def test_threads_read_one_mirror_while_it_is_replaced(upstream: GitRepository, mirror: Mirror, tmp_path: Path) -> None:
+def test_threads_read_one_mirror_while_it_is_replaced(
+    upstream: GitRepository, mirror: Mirror, tmp_path: Path
+) -> None:
     first = read_all(mirror, not_before=0, out=tmp_path / "first")
     trees = {
-        commit: upstream.git("rev-parse", f"{commit}^{{tree}}") for commit in upstream.git("rev-list", "HEAD").split()
+        commit: upstream.git("rev-parse", f"{commit}^{{tree}}")
+        for commit in upstream.git("rev-list", "HEAD").split()
     }
 
     def read(number: int) -> bool:
@@ -299,13 +315,17 @@ def test_a_cancelled_fetch_ends_with_its_processes(
 
     threading.Thread(target=cancel_when_connected, daemon=True).start()
     with pytest.raises(Cancelled):
-        mirror_of(f"git://127.0.0.1:{server.port}/r", tmp_path / "mirrors").snapshot(not_before=0, cancel=cancel)
+        mirror_of(f"git://127.0.0.1:{server.port}/r", tmp_path / "mirrors").snapshot(
+            not_before=0, cancel=cancel
+        )
     assert connected.is_set()
     assert git_processes(server.port) == []
     assert not [item for item in (tmp_path / "mirrors").iterdir() if item.is_dir()]
 
 
-def test_a_registry_that_hangs_is_unavailable(silent: tuple[SilentServer, threading.Event], tmp_path: Path) -> None:
+def test_a_registry_that_hangs_is_unavailable(
+    silent: tuple[SilentServer, threading.Event], tmp_path: Path
+) -> None:
     server, _ = silent
     mirror = mirror_of(f"http://127.0.0.1:{server.port}/r", tmp_path / "mirrors", timeout_s=1)
     with pytest.raises(Unavailable, match="took longer than 1 s"):
@@ -320,7 +340,10 @@ def test_those_who_asked_before_a_fetch_failed_share_its_failure(
     now = [5.0]
     mirror = Mirror(
         Repository(
-            url=parse_url(f"git://127.0.0.1:{server.port}/r"), name="r", key="k", code=ErrorCode.CATALOGUE_UNAVAILABLE
+            url=parse_url(f"git://127.0.0.1:{server.port}/r"),
+            name="r",
+            key="k",
+            code=ErrorCode.CATALOGUE_UNAVAILABLE,
         ),
         tmp_path / "mirrors",
         Network(),
@@ -342,7 +365,9 @@ def test_those_who_asked_before_a_fetch_failed_share_its_failure(
     assert ask(0) is not failures[0], "who asks later makes another try"
 
 
-def test_cancelling_while_somebody_else_fetches(silent: tuple[SilentServer, threading.Event], tmp_path: Path) -> None:
+def test_cancelling_while_somebody_else_fetches(
+    silent: tuple[SilentServer, threading.Event], tmp_path: Path
+) -> None:
     server, connected = silent
     mirror = mirror_of(f"git://127.0.0.1:{server.port}/r", tmp_path / "mirrors")
     first, second = CancelToken(), CancelToken()

@@ -30,7 +30,11 @@ from tests.git_repository import GitHttpServer, GitRepository
 @pytest.mark.parametrize(
     ("text", "scheme", "shown"),
     [
-        ("https://example.org/group/registry.git", "https", "https://example.org/group/registry.git"),
+        (
+            "https://example.org/group/registry.git",
+            "https",
+            "https://example.org/group/registry.git",
+        ),
         ("HTTPS://example.org:8443/r", "https", "https://example.org:8443/r"),
         ("https://[::1]:8443/r", "https", "https://[::1]:8443/r"),
         ("https://user:word@example.org/r", "https", "https://example.org/r"),
@@ -110,19 +114,30 @@ def test_only_allowed_schemes() -> None:
 
 def test_credentials_travel_in_the_environment_to_their_host_alone() -> None:
     url = parse_url("https://robot:can%2Fary@example.org:8443/r")
-    command = git_command("git fetch", ("fetch", "--", url.text), url, Network(), added={"GIT_DIR": "/m"})
+    command = git_command(
+        "git fetch", ("fetch", "--", url.text), url, Network(), added={"GIT_DIR": "/m"}
+    )
     assert command.argv == ("git", "fetch", "--", "https://example.org:8443/r")
     assert "canary" not in repr((url, command)) and "can/ary" not in repr((url, command))
     settings = {
         command.env[f"GIT_CONFIG_KEY_{number}"]: command.env[f"GIT_CONFIG_VALUE_{number}"]
         for number in range(int(command.env["GIT_CONFIG_COUNT"]))
     }
-    assert settings["http.https://example.org:8443/.extraHeader"] == "Authorization: Basic cm9ib3Q6Y2FuL2FyeQ=="
-    assert {secret.get_secret_value() for secret in command.secrets} == {"cm9ib3Q6Y2FuL2FyeQ==", "can/ary", "can%2Fary"}
+    assert (
+        settings["http.https://example.org:8443/.extraHeader"]
+        == "Authorization: Basic cm9ib3Q6Y2FuL2FyeQ=="
+    )
+    assert {secret.get_secret_value() for secret in command.secrets} == {
+        "cm9ib3Q6Y2FuL2FyeQ==",
+        "can/ary",
+        "can%2Fary",
+    }
 
 
 def test_a_token_that_stands_alone_is_a_secret() -> None:
-    assert "token" in {secret.get_secret_value() for secret in parse_url("https://token@example.org/r").secrets}
+    assert "token" in {
+        secret.get_secret_value() for secret in parse_url("https://token@example.org/r").secrets
+    }
 
 
 def test_git_gets_the_site_s_network_and_nothing_of_the_user_s(tmp_path: Path) -> None:
@@ -160,11 +175,17 @@ def test_sources(tmp_path: Path) -> None:
     assert parse_source(str(tmp_path / "not there")) == Source(folder=tmp_path / "not there")
     assert parse_source("https://example.org/r.git") == Source(url=remote)
     assert parse_source("https://example.org/r.git#v1") == Source(url=remote, ref="v1")
-    assert parse_source("https://example.org/r.git#v1:cfg/site/") == Source(url=remote, ref="v1", inside="cfg/site")
+    assert parse_source("https://example.org/r.git#v1:cfg/site/") == Source(
+        url=remote, ref="v1", inside="cfg/site"
+    )
     assert parse_source("https://example.org/r.git#:cfg") == Source(url=remote, inside="cfg")
     assert parse_source(f"{tmp_path}#v1") == Source(url=folder_url(tmp_path), ref="v1")
     assert parse_source("git@example.org:r#v1").ref == "v1"
-    for text in ("https://example.org/r#v1:../x", "https://example.org/r#v1:a//b", "ftp://example.org/r"):
+    for text in (
+        "https://example.org/r#v1:../x",
+        "https://example.org/r#v1:a//b",
+        "ftp://example.org/r",
+    ):
         with pytest.raises(BadGitUrl):
             parse_source(text)
     with pytest.raises(BadGitUrl, match="file://"):
@@ -178,10 +199,13 @@ def test_remote_commits(tmp_path: Path) -> None:
     repository.git("branch", "topic/one")
     now = [0.0]
     remote = RemoteCommits(Network(), clock=lambda: now[0])
-    assert [remote.commit(repository.url, ref) for ref in ("main", "HEAD", "v1", "topic/one")] == [first] * 4
-    assert [remote.commit(repository.url, ref) for ref in ("one", "mai", "*", "--help", "refs/heads/main")] == [
-        None
-    ] * 5
+    assert [remote.commit(repository.url, ref) for ref in ("main", "HEAD", "v1", "topic/one")] == [
+        first
+    ] * 4
+    assert [
+        remote.commit(repository.url, ref)
+        for ref in ("one", "mai", "*", "--help", "refs/heads/main")
+    ] == [None] * 5
     second = repository.commit()
     now[0] = 29.9
     assert remote.commit(repository.url, "main") == first
@@ -230,8 +254,10 @@ def test_redirects_lead_nowhere(tmp_path: Path) -> None:
     upstream = GitRepository(tmp_path / "upstream")
     upstream.write("file", "content")
     upstream.commit()
-    with (GitHttpServer(tmp_path, "ada", "word").running() as there,
-          http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as redirecting):
+    with (
+        GitHttpServer(tmp_path, "ada", "word").running() as there,
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as redirecting,
+    ):
         redirecting.asked, redirecting.target = [], f"http://127.0.0.1:{there.server_address[1]}"  # type: ignore[attr-defined]
         threading.Thread(target=redirecting.serve_forever, daemon=True).start()
         url = parse_url(f"http://ada:word@127.0.0.1:{redirecting.server_address[1]}/upstream")
@@ -241,10 +267,18 @@ def test_redirects_lead_nowhere(tmp_path: Path) -> None:
     assert redirecting.asked and there.paths == []  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("text", "host"), [
-    ("https://Git.example.org:8443/r", "git.example.org"), ("ssh://git@git.example.org/r", "git.example.org"),
-    ("git@git.example.org:group/r", "git.example.org"), ("git.example.org:r", "git.example.org"),
-    ("https://user:word@git.example.org/r", "git.example.org"), ("https://[::1]:80/r", "::1"), ("file:///srv/r", "")])
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("https://Git.example.org:8443/r", "git.example.org"),
+        ("ssh://git@git.example.org/r", "git.example.org"),
+        ("git@git.example.org:group/r", "git.example.org"),
+        ("git.example.org:r", "git.example.org"),
+        ("https://user:word@git.example.org/r", "git.example.org"),
+        ("https://[::1]:80/r", "::1"),
+        ("file:///srv/r", ""),
+    ],
+)
 def test_only_allowed_hosts(text: str, host: str) -> None:
     url = parse_url(text)
     assert url.host == host
@@ -259,5 +293,7 @@ def test_only_allowed_hosts(text: str, host: str) -> None:
 def test_a_host_that_is_not_allowed_is_not_asked(tmp_path: Path) -> None:
     remote = RemoteCommits(Network(hosts=("git.example.org",)))
     with GitHttpServer(tmp_path, "ada", "word").running() as server:
-        assert remote.commit(f"http://ada:word@127.0.0.1:{server.server_address[1]}/r", "main") is None
+        assert (
+            remote.commit(f"http://ada:word@127.0.0.1:{server.server_address[1]}/r", "main") is None
+        )
         assert server.paths == []

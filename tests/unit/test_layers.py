@@ -46,18 +46,43 @@ STARTS_PROCESSES = {"image_builder/process.py", "service/executors.py", "service
 """The library starts programs in one place; the service starts its own processes beside that."""
 
 BECOMES_DOCKER = ("cic_builder.py", "execvp")
-"""`cic_builder.py --shell` ends as an interactive `docker run`: there is nothing left to look after it."""
+"""`cic_builder.py --shell` ends as an interactive `docker run`: there is nothing left to look after
+it.
+"""
 
 OS_CALLS = {
-    "system", "popen", "execl", "execle", "execlp", "execlpe", "execv", "execve", "execvp", "execvpe", "posix_spawn",
-    "posix_spawnp", "spawnl", "spawnle", "spawnlp", "spawnlpe", "spawnv", "spawnve", "spawnvp", "spawnvpe", "forkpty",
+    "system",
+    "popen",
+    "execl",
+    "execle",
+    "execlp",
+    "execlpe",
+    "execv",
+    "execve",
+    "execvp",
+    "execvpe",
+    "posix_spawn",
+    "posix_spawnp",
+    "spawnl",
+    "spawnle",
+    "spawnlp",
+    "spawnlpe",
+    "spawnv",
+    "spawnve",
+    "spawnvp",
+    "spawnvpe",
+    "forkpty",
 }
 
 
 def modules() -> list[Path]:
     """Every module of ours that runs on the host."""
-    found = [path for package in PACKAGES for path in sorted((PROJECT / package).rglob("*.py"))
-             if IN_THE_IMAGE not in path.parents]
+    found = [
+        path
+        for package in PACKAGES
+        for path in sorted((PROJECT / package).rglob("*.py"))
+        if IN_THE_IMAGE not in path.parents
+    ]
     return found + [path for name in ENTRY_POINTS if (path := PROJECT / f"{name}.py").exists()]
 
 
@@ -86,7 +111,9 @@ def roots(path: Path) -> set[str]:
 
 
 def calls(path: Path) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call))
+    return (
+        node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)
+    )
 
 
 def call_name(call: ast.Call) -> tuple[str, str]:
@@ -113,7 +140,14 @@ def test_imports_point_down(path: Path) -> None:
 @every_module
 def test_the_library_knows_no_web_and_no_database(path: Path) -> None:
     if part(path) != "service" and part(path) not in ("builder_service", "builder_worker", "wsgi"):
-        assert not roots(path) & {*NO_WEB, "sqlite3", "flask_login", "flask_wtf", "flask_httpauth", "gunicorn"}
+        assert not roots(path) & {
+            *NO_WEB,
+            "sqlite3",
+            "flask_login",
+            "flask_wtf",
+            "flask_httpauth",
+            "gunicorn",
+        }
 
 
 @pytest.mark.parametrize("name", ALONE_IN)
@@ -135,9 +169,13 @@ def test_nothing_passes_a_shell_or_runs_text(path: Path) -> None:
     for call in calls(path):
         owner, name = call_name(call)
         where = f"{owner}.{name} in line {call.lineno}"
-        assert not (owner == "os" and name in OS_CALLS) or (label(path), name) == BECOMES_DOCKER, where
+        assert not (owner == "os" and name in OS_CALLS) or (label(path), name) == BECOMES_DOCKER, (
+            where
+        )
         assert not (owner == "" and name in ("eval", "exec")), where
-        assert not (owner == "yaml" and name in ("load", "load_all", "unsafe_load", "full_load")), where
+        assert not (owner == "yaml" and name in ("load", "load_all", "unsafe_load", "full_load")), (
+            where
+        )
         assert owner not in ("pickle", "marshal", "shelve"), where
         assert not any(keyword.arg == "shell" for keyword in call.keywords), where
 
@@ -145,7 +183,9 @@ def test_nothing_passes_a_shell_or_runs_text(path: Path) -> None:
 def test_the_library_is_imported_without_the_service() -> None:
     """In an interpreter of its own: `cic_builder.py` brings neither Flask nor a database with it."""
     code = "import json, sys, cic_builder; print(json.dumps(sorted(sys.modules)))"
-    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True, capture_output=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, check=True, capture_output=True
+    )
     loaded = json.loads(ended.stdout)
     assert "image_builder.pipeline" in loaded
     assert not {name.split(".")[0] for name in loaded} & {*NO_WEB, "service", "builder_service"}

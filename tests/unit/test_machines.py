@@ -42,14 +42,20 @@ def test_every_shipped_machine_can_be_built_for_and_says_where_it_is_from(name: 
 
 def test_a_dozen_public_systems_with_their_mpi_are_shipped() -> None:
     assert sum(1 for entry in SHIPPED.values() if entry.mpi or entry.site_mpi) >= 12
-    assert {"marenostrum5-gpp", "lumi-g", "leonardo-booster", "jupiter-booster", "fugaku"} <= set(SHIPPED)
+    assert {"marenostrum5-gpp", "lumi-g", "leonardo-booster", "jupiter-booster", "fugaku"} <= set(
+        SHIPPED
+    )
 
 
-@pytest.mark.parametrize("name", [name for name, entry in SHIPPED.items() if entry.mpi and entry.site_mpi])
+@pytest.mark.parametrize(
+    "name", [name for name, entry in SHIPPED.items() if entry.mpi and entry.site_mpi]
+)
 def test_images_are_built_with_an_mpi_that_the_site_understands(name: str) -> None:
     entry = SHIPPED[name]
-    built, own = (providers.mpi_of(Machine.model_validate({**entry.request_fields(), "mpi": mpi}), None)
-                  for mpi in (entry.mpi, entry.site_mpi))
+    built, own = (
+        providers.mpi_of(Machine.model_validate({**entry.request_fields(), "mpi": mpi}), None)
+        for mpi in (entry.mpi, entry.site_mpi)
+    )
     assert built is not None and own is not None and built.family == own.family
 
 
@@ -57,21 +63,32 @@ def test_images_are_built_with_an_mpi_that_the_site_understands(name: str) -> No
 def test_a_request_may_name_a_machine(machine: object) -> None:
     found = parse_request(request_for(machine), machines=SHIPPED).machine
     assert (found.platform, found.target.name, found.mpi, found.gpu, found.gpu_arch) == (
-        "linux/amd64", "zen3", "mpich@3.4", "hip@6.3", "mi250x")
+        "linux/amd64",
+        "zen3",
+        "mpich@3.4",
+        "hip@6.3",
+        "mi250x",
+    )
 
 
 def test_what_is_written_beside_the_name_goes_first() -> None:
-    found = parse_request(request_for({"name": "leonardo-booster", "mpi": "openmpi@5", "container_engine": "docker"}),
-                          machines=SHIPPED).machine
+    found = parse_request(
+        request_for({"name": "leonardo-booster", "mpi": "openmpi@5", "container_engine": "docker"}),
+        machines=SHIPPED,
+    ).machine
     assert (found.mpi, found.container_engine, found.gpu) == ("openmpi@5", "docker", "cuda@12.2")
 
 
 @pytest.mark.parametrize("gpu", [None, "none", "hip@6"])
 def test_another_gpu_does_not_keep_the_architecture_of_the_first(gpu: str | None) -> None:
-    found = parse_request(request_for({"name": "leonardo-booster", "gpu": gpu}), machines=SHIPPED).machine
+    found = parse_request(
+        request_for({"name": "leonardo-booster", "gpu": gpu}), machines=SHIPPED
+    ).machine
     assert found.gpu_arch is None
-    kept = parse_request(request_for({"name": "leonardo-booster", "gpu": "cuda@11", "gpu_arch": "80"}),
-                         machines=SHIPPED).machine
+    kept = parse_request(
+        request_for({"name": "leonardo-booster", "gpu": "cuda@11", "gpu_arch": "80"}),
+        machines=SHIPPED,
+    ).machine
     assert kept.gpu_arch == "80"
 
 
@@ -81,8 +98,14 @@ def test_a_described_machine_is_left_alone() -> None:
     assert expand({"workflow": "w"}, SHIPPED) == {"workflow": "w"}
 
 
-@pytest.mark.parametrize(("machine", "field"), [
-    ("lumi", "machine"), ({"name": "lumig", "mpi": "mpich"}, "machine.name"), ({"name": 7}, "machine.name")])
+@pytest.mark.parametrize(
+    ("machine", "field"),
+    [
+        ("lumi", "machine"),
+        ({"name": "lumig", "mpi": "mpich"}, "machine.name"),
+        ({"name": 7}, "machine.name"),
+    ],
+)
 def test_an_unknown_machine_is_told_with_every_other_problem(machine: object, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_request(request_for(machine, step_id="../up"), machines=SHIPPED)
@@ -108,13 +131,26 @@ def test_an_operators_file_adds_replaces_and_removes(tmp_path: Path) -> None:
     assert set(load_machines(file)) == {"lab", "lumi-c"}
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("machines: [1]", "has no `machines`"), ("machines: {a: [}", "not valid YAML"),
-    ("machines: {a: {platform: linux/amd64, driver: 570.100}}", "write a text in double quotes"),
-    ("machines: {a: {platform: linux/amd64, architecture: zenn2}}", "machines.a"),
-    ("machines: {a: {platform: linux/amd64, arch: zen2}}", "machines.a.arch: is not a known field"),
-    ("machines: {a: {platform: linux/amd64, mpi: 'openmpi;rm'}, b: {}}", "machines.b.platform: is missing"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("machines: [1]", "has no `machines`"),
+        ("machines: {a: [}", "not valid YAML"),
+        (
+            "machines: {a: {platform: linux/amd64, driver: 570.100}}",
+            "write a text in double quotes",
+        ),
+        ("machines: {a: {platform: linux/amd64, architecture: zenn2}}", "machines.a"),
+        (
+            "machines: {a: {platform: linux/amd64, arch: zen2}}",
+            "machines.a.arch: is not a known field",
+        ),
+        (
+            "machines: {a: {platform: linux/amd64, mpi: 'openmpi;rm'}, b: {}}",
+            "machines.b.platform: is missing",
+        ),
+    ],
+)
 def test_a_wrong_file_is_refused_with_its_problems(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "machines.yaml"
     file.write_text(text, "utf-8")
@@ -130,9 +166,19 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_catalogue_entry_is_what_an_image_is_checked_against() -> None:
     entry: MachineEntry = SHIPPED["lumi-g"]
-    image = {"cic.platform": "linux/amd64", "cic.target": "zen3", "cic.mpi.family": "mpich", "cic.mpi.name": "mpich",
-             "cic.mpi.version": "3.4.3", "cic.gpu.runtime": "hip", "cic.gpu.version": "6.3.0", "cic.gpu.arch": "gfx90a"}
+    image = {
+        "cic.platform": "linux/amd64",
+        "cic.target": "zen3",
+        "cic.mpi.family": "mpich",
+        "cic.mpi.name": "mpich",
+        "cic.mpi.version": "3.4.3",
+        "cic.gpu.runtime": "hip",
+        "cic.gpu.version": "6.3.0",
+        "cic.gpu.arch": "gfx90a",
+    }
     report = check(image, entry.facts("lumi-g"))
     assert report.ok
     assert report.run_command == "srun --mpi=pmi2 -n 2 singularity exec --rocm image.sif <program>"
-    assert not check(image | {"cic.mpi.family": "openmpi", "cic.mpi.name": "openmpi"}, entry.facts("lumi-g")).ok
+    assert not check(
+        image | {"cic.mpi.family": "openmpi", "cic.mpi.name": "openmpi"}, entry.facts("lumi-g")
+    ).ok

@@ -27,30 +27,61 @@ def request(**fields: Any) -> BuildRequest:
     for name in ("platform", "architecture", "container_engine", "mpi", "gpu", "gpu_arch"):
         if name in fields:
             machine[name] = fields.pop(name)
-    return parse_request({"machine": machine, "workflow": "w", "step_id": "s", **fields}, allow_path=True)
+    return parse_request(
+        {"machine": machine, "workflow": "w", "step_id": "s", **fields}, allow_path=True
+    )
 
 
-@pytest.mark.parametrize(("fields", "name"), [
-    ({}, "w_s_zen2_nompi_nogpu:latest"),
-    ({"architecture": None}, "w_s_x86_64_nompi_nogpu:latest"),
-    ({"architecture": "Rome", "mpi": "openmpi@4", "gpu": "cuda@10.2"}, "w_s_rome_openmpi-4_cuda-10.2:latest"),
-    ({"workflow": "minimal_workflow", "step_id": "wordcount", "version": "v1.2"},
-     "minimal_workflow_wordcount_zen2_nompi_nogpu:v1.2"),
-    ({"mpi": "intel-oneapi-mpi@2021.10.0"}, "w_s_zen2_intel-oneapi-mpi-2021.10.0_nogpu:latest"),
-])
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "w_s_zen2_nompi_nogpu:latest"),
+        ({"architecture": None}, "w_s_x86_64_nompi_nogpu:latest"),
+        (
+            {"architecture": "Rome", "mpi": "openmpi@4", "gpu": "cuda@10.2"},
+            "w_s_rome_openmpi-4_cuda-10.2:latest",
+        ),
+        (
+            {"workflow": "minimal_workflow", "step_id": "wordcount", "version": "v1.2"},
+            "minimal_workflow_wordcount_zen2_nompi_nogpu:v1.2",
+        ),
+        ({"mpi": "intel-oneapi-mpi@2021.10.0"}, "w_s_zen2_intel-oneapi-mpi-2021.10.0_nogpu:latest"),
+    ],
+)
 def test_a_name_that_says_everything_is_plain(fields: dict[str, Any], name: str) -> None:
     made = image_name(request(**fields), prefix="registry.example/Group/")
     assert made.image_id == f"registry.example/group/{name}"
     assert made.filename == name.replace(":", "_v_") + ".sif"
 
 
-@pytest.mark.parametrize("fields", [
-    {"workflow": "Pillar_II"}, {"step_id": "Esm"}, {"version": "V1"}, {"version": "feature/x"}, {"step_id": "a_b"},
-    {"workflow": "a+b"}, {"workflow": "a-.b"}, {"workflow": "w" * 33}, {"version": "1" * 65}, {"mpi": "a@4 +b"},
-    {"mpi": "openmpi@4:5"}, {"mpi": "openmpi-4"}, {"gpu": "cuda@12", "gpu_arch": "sm_80"}, {"slim": True},
-    {"slim": False}, {"path": "/some/where"}, {"gpu": "cuda-deadbeef"}, {"gpu": "cuda@20240131"}, {"version": "x_v_1"},
-    {"version": "v_1"}, {"architecture": "mic_knl"}, {"version": "1+2"},
-], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"workflow": "Pillar_II"},
+        {"step_id": "Esm"},
+        {"version": "V1"},
+        {"version": "feature/x"},
+        {"step_id": "a_b"},
+        {"workflow": "a+b"},
+        {"workflow": "a-.b"},
+        {"workflow": "w" * 33},
+        {"version": "1" * 65},
+        {"mpi": "a@4 +b"},
+        {"mpi": "openmpi@4:5"},
+        {"mpi": "openmpi-4"},
+        {"gpu": "cuda@12", "gpu_arch": "sm_80"},
+        {"slim": True},
+        {"slim": False},
+        {"path": "/some/where"},
+        {"gpu": "cuda-deadbeef"},
+        {"gpu": "cuda@20240131"},
+        {"version": "x_v_1"},
+        {"version": "v_1"},
+        {"architecture": "mic_knl"},
+        {"version": "1+2"},
+    ],
+    ids=str,
+)
 def test_a_name_that_loses_something_ends_in_the_requests_digest(fields: dict[str, Any]) -> None:
     asked = request(**fields)
     made = image_name(asked)
@@ -60,22 +91,37 @@ def test_a_name_that_loses_something_ends_in_the_requests_digest(fields: dict[st
     assert made.image_id == made.image_id.lower()
 
 
-@pytest.mark.parametrize(("field", "value"), [("force", True), ("push", False), ("container_engine", "docker")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("force", True), ("push", False), ("container_engine", "docker")]
+)
 def test_how_a_build_goes_is_not_in_the_name(field: str, value: Any) -> None:
     for plain in ({}, {"workflow": "W"}):
         assert image_name(request(**plain, **{field: value})) == image_name(request(**plain))
 
 
 WORD = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}", fullmatch=True)
-SPEC = st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,30}([@ +~%][A-Za-z0-9_@.:=,+~% /-]{0,30})?",
-                                 fullmatch=True)
+SPEC = st.none() | st.from_regex(
+    r"[A-Za-z0-9][A-Za-z0-9_-]{0,30}([@ +~%][A-Za-z0-9_@.:=,+~% /-]{0,30})?", fullmatch=True
+)
 VERSION = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._+/@-]{0,120}", fullmatch=True)
-ARCHITECTURE = st.sampled_from(sorted({row["name"] for row in targets.known_targets() if row["family"] == "x86_64"}
-                                      | {"rome", "knl", "milan-x", "none"}))
+ARCHITECTURE = st.sampled_from(
+    sorted(
+        {row["name"] for row in targets.known_targets() if row["family"] == "x86_64"}
+        | {"rome", "knl", "milan-x", "none"}
+    )
+)
 
 
 @settings(max_examples=400)
-@given(workflow=WORD, step_id=WORD, architecture=ARCHITECTURE, mpi=SPEC, gpu=SPEC, version=VERSION, slim=st.booleans())
+@given(
+    workflow=WORD,
+    step_id=WORD,
+    architecture=ARCHITECTURE,
+    mpi=SPEC,
+    gpu=SPEC,
+    version=VERSION,
+    slim=st.booleans(),
+)
 def test_a_name_is_always_valid(**fields: Any) -> None:
     try:
         asked = request(**fields)
@@ -89,29 +135,62 @@ def test_a_name_is_always_valid(**fields: Any) -> None:
 
 def what_it_asks_for(asked: BuildRequest) -> dict[str, Any]:
     """What decides about the image's content."""
-    return {**asked.model_dump(exclude={"machine", "force", "push"}), "target": asked.machine.target,
-            **asked.machine.model_dump(exclude={"container_engine", "architecture"})}
+    return {
+        **asked.model_dump(exclude={"machine", "force", "push"}),
+        "target": asked.machine.target,
+        **asked.machine.model_dump(exclude={"container_engine", "architecture"}),
+    }
 
 
 def must_differ(asked: list[BuildRequest]) -> None:
-    """Fails when two requests for different things have the same image or file, unless their digests begin alike."""
+    """Fails when two requests for different things have the same image or file, unless their
+    digests begin alike.
+    """
     by_name: dict[str, BuildRequest] = {}
     for one in asked:
         made = image_name(one)
         for name in (made.image_id, made.filename):
             other = by_name.setdefault(name, one)
-            assert (what_it_asks_for(other) == what_it_asks_for(one)
-                    or request_digest(other)[:8] == request_digest(one)[:8]), (name, one, other)
+            assert (
+                what_it_asks_for(other) == what_it_asks_for(one)
+                or request_digest(other)[:8] == request_digest(one)[:8]
+            ), (name, one, other)
 
 
 def test_requests_that_could_meet_do_not() -> None:
-    """All combinations of values that were chosen because their parts can be taken for one another's."""
-    words = ["a", "A", "a_b", "b", "a-b", "a.b", "a-.b", "mic", "a_mic", "s_mic", "zen2", "a_zen2", "x86", "nompi"]
-    must_differ([
-        request(workflow=workflow, step_id=step_id, architecture=architecture, mpi=mpi, gpu=gpu)
-        for workflow, step_id in itertools.product(words, words)
-        for architecture in ("zen2", "mic_knl", "knl", "x86_64", None)
-        for mpi, gpu in [(None, None), ("openmpi@4", None), (None, "openmpi@4"), ("openmpi-4", None), ("zen2", None)]])
+    """All combinations of values that were chosen because their parts can be taken for one
+    another's.
+    """
+    words = [
+        "a",
+        "A",
+        "a_b",
+        "b",
+        "a-b",
+        "a.b",
+        "a-.b",
+        "mic",
+        "a_mic",
+        "s_mic",
+        "zen2",
+        "a_zen2",
+        "x86",
+        "nompi",
+    ]
+    must_differ(
+        [
+            request(workflow=workflow, step_id=step_id, architecture=architecture, mpi=mpi, gpu=gpu)
+            for workflow, step_id in itertools.product(words, words)
+            for architecture in ("zen2", "mic_knl", "knl", "x86_64", None)
+            for mpi, gpu in [
+                (None, None),
+                ("openmpi@4", None),
+                (None, "openmpi@4"),
+                ("openmpi-4", None),
+                ("zen2", None),
+            ]
+        ]
+    )
 
 
 def test_no_architecture_ends_in_anothers_name_unnoticed() -> None:
@@ -120,16 +199,20 @@ def test_no_architecture_ends_in_anothers_name_unnoticed() -> None:
     for name in names:
         platform = targets.platform_of_family(_family(name))
         for cut in (position for position, letter in enumerate(name) if letter == "_"):
-            begin, end = name[:cut], name[cut + 1:]
+            begin, end = name[:cut], name[cut + 1 :]
             if end in names and targets.platform_of_family(_family(end)) == platform:
-                asked += [request(platform=platform, architecture=name, workflow="w", step_id="s"),
-                          request(platform=platform, architecture=end, workflow="w_s", step_id=begin)]
+                asked += [
+                    request(platform=platform, architecture=name, workflow="w", step_id="s"),
+                    request(platform=platform, architecture=end, workflow="w_s", step_id=begin),
+                ]
     assert len(asked) >= 2
     must_differ(asked)
 
 
 def _family(name: str) -> str:
-    return next(row["family"] for row in targets.known_targets() if name in (row["name"], *row["aliases"]))
+    return next(
+        row["family"] for row in targets.known_targets() if name in (row["name"], *row["aliases"])
+    )
 
 
 def test_file_names_do_not_meet_where_name_and_version_are_joined() -> None:
@@ -139,13 +222,27 @@ def test_file_names_do_not_meet_where_name_and_version_are_joined() -> None:
 
 
 @settings(max_examples=400)
-@given(st.lists(st.fixed_dictionaries({
-    "workflow": st.sampled_from(["a", "a_b", "A", "a_b_c", "a-b"]), "step_id": st.sampled_from(["b", "c", "b_c", "B"]),
-    "architecture": st.sampled_from(["zen2", "Zen2", "rome", "knl", "mic_knl", "none", "x86_64"]),
-    "mpi": st.sampled_from([None, "openmpi", "openmpi@4", "openmpi-4", "openmpi@4.0", "OpenMPI@4"]),
-    "gpu": st.sampled_from([None, "cuda@12", "cuda-12", "cuda@12 +dev"]), "gpu_arch": st.sampled_from([None, "sm_80"]),
-    "version": st.sampled_from(["latest", "v1", "V1", "v/1", "v-1", "v_1"]),
-    "slim": st.sampled_from([None, False, True]),
-}), min_size=2, max_size=12))
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "workflow": st.sampled_from(["a", "a_b", "A", "a_b_c", "a-b"]),
+                "step_id": st.sampled_from(["b", "c", "b_c", "B"]),
+                "architecture": st.sampled_from(
+                    ["zen2", "Zen2", "rome", "knl", "mic_knl", "none", "x86_64"]
+                ),
+                "mpi": st.sampled_from(
+                    [None, "openmpi", "openmpi@4", "openmpi-4", "openmpi@4.0", "OpenMPI@4"]
+                ),
+                "gpu": st.sampled_from([None, "cuda@12", "cuda-12", "cuda@12 +dev"]),
+                "gpu_arch": st.sampled_from([None, "sm_80"]),
+                "version": st.sampled_from(["latest", "v1", "V1", "v/1", "v-1", "v_1"]),
+                "slim": st.sampled_from([None, False, True]),
+            }
+        ),
+        min_size=2,
+        max_size=12,
+    )
+)
 def test_different_requests_have_different_names(asked: list[dict[str, Any]]) -> None:
     must_differ([request(**fields) for fields in asked])

@@ -20,10 +20,18 @@ TEXT = "apt: [jq]\nspack:\n  specs: [lz4]\n"
 
 
 def inputs(**changes: Any) -> Inputs:
-    plain = Inputs(step=StepRef(workflow="w", step_id="s", version="latest", tree="1" * 40, commit=None),
-                   catalogue=PinnedCatalogue(packages_tree="2" * 40, config_tree="3" * 40),
-                   base=base(digest="sha256:" + "4" * 64), branch_commits={}, recipe_version="1", image_id="a:1",
-                   filename=None, identity=None, push=False, warnings=())
+    plain = Inputs(
+        step=StepRef(workflow="w", step_id="s", version="latest", tree="1" * 40, commit=None),
+        catalogue=PinnedCatalogue(packages_tree="2" * 40, config_tree="3" * 40),
+        base=base(digest="sha256:" + "4" * 64),
+        branch_commits={},
+        recipe_version="1",
+        image_id="a:1",
+        filename=None,
+        identity=None,
+        push=False,
+        warnings=(),
+    )
     return plain.model_copy(update=changes)
 
 
@@ -35,16 +43,23 @@ def names(one: Environment, pinned: Inputs) -> tuple[str, str]:
     return cache_name(one, pinned, PLATFORM), lock_key(one, pinned, PLATFORM)
 
 
-@pytest.mark.parametrize("changed", [
-    inputs(base=base(digest="sha256:" + "5" * 64)), inputs(catalogue=PinnedCatalogue(packages_tree="2" * 40)),
-    inputs(recipe_version="2")])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        inputs(base=base(digest="sha256:" + "5" * 64)),
+        inputs(catalogue=PinnedCatalogue(packages_tree="2" * 40)),
+        inputs(recipe_version="2"),
+    ],
+)
 def test_what_changes_binaries_but_no_hash_has_a_cache_of_its_own(changed: Inputs) -> None:
     before, after = names(environment(), inputs()), names(environment(), changed)
     assert before[0] != after[0]
     assert before[1] != after[1]
 
 
-@pytest.mark.parametrize("text", ["apt: [jq, bc]\nspack:\n  specs: [lz4]\n", "spack:\n  specs: [lz4]\n"])
+@pytest.mark.parametrize(
+    "text", ["apt: [jq, bc]\nspack:\n  specs: [lz4]\n", "spack:\n  specs: [lz4]\n"]
+)
 def test_other_debian_packages_have_a_cache_of_their_own(text: str) -> None:
     assert names(environment(text), inputs())[0] != names(environment(), inputs())[0]
 
@@ -52,48 +67,78 @@ def test_other_debian_packages_have_a_cache_of_their_own(text: str) -> None:
 def test_other_specs_and_packages_share_the_cache_and_are_concretized_anew() -> None:
     before = names(environment(), inputs())
     other_specs = names(environment(TEXT.replace("lz4", "bzip2")), inputs())
-    other_catalogue = names(environment(), inputs(catalogue=PinnedCatalogue(packages_tree="9" * 40,
-                                                                           config_tree="3" * 40)))
+    other_catalogue = names(
+        environment(),
+        inputs(catalogue=PinnedCatalogue(packages_tree="9" * 40, config_tree="3" * 40)),
+    )
     for after in (other_specs, other_catalogue):
         assert after[0] == before[0]
         assert after[1] != before[1]
 
 
 def test_a_branch_that_moved_is_concretized_anew() -> None:
-    assert names(environment(), inputs(branch_commits={"a@main": "6" * 40}))[1] != names(environment(), inputs())[1]
+    assert (
+        names(environment(), inputs(branch_commits={"a@main": "6" * 40}))[1]
+        != names(environment(), inputs())[1]
+    )
 
 
 def test_the_steps_own_files_change_neither() -> None:
-    moved = inputs(step=StepRef(workflow="w", step_id="s", version="latest", tree="7" * 40, commit=None))
+    moved = inputs(
+        step=StepRef(workflow="w", step_id="s", version="latest", tree="7" * 40, commit=None)
+    )
     assert names(environment(), moved) == names(environment(), inputs())
 
 
 def node(**fields: Any) -> dict[str, Any]:
-    return {"name": "app", "version": "1.0", "parameters": {"build_type": "Release", "cflags": [], "shared": True},
-            **fields}
+    return {
+        "name": "app",
+        "version": "1.0",
+        "parameters": {"build_type": "Release", "cflags": [], "shared": True},
+        **fields,
+    }
 
 
-@pytest.mark.parametrize(("fields", "reason"), [
-    ({"version": "git." + "a" * 40 + "=1.0"}, "commit"), ({"version": "a" * 40}, "commit"),
-    ({"version": "git.main=1.0"}, "commit"),
-    ({"parameters": {"dev_path": "/tmp"}}, "folder"),
-    ({"parameters": {"cflags": ["-wrapper", "sh,-c,evil"]}}, "flags"),
-    ({"parameters": {"extra": "$(evil)"}}, "extra"), ({"parameters": {"extra": ["a", "b c"]}}, "extra"),
-])
-def test_specs_that_run_code_of_the_workflows_choosing_see_no_cache(fields: dict[str, Any], reason: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"version": "git." + "a" * 40 + "=1.0"}, "commit"),
+        ({"version": "a" * 40}, "commit"),
+        ({"version": "git.main=1.0"}, "commit"),
+        ({"parameters": {"dev_path": "/tmp"}}, "folder"),
+        ({"parameters": {"cflags": ["-wrapper", "sh,-c,evil"]}}, "flags"),
+        ({"parameters": {"extra": "$(evil)"}}, "extra"),
+        ({"parameters": {"extra": ["a", "b c"]}}, "extra"),
+    ],
+)
+def test_specs_that_run_code_of_the_workflows_choosing_see_no_cache(
+    fields: dict[str, Any], reason: str
+) -> None:
     lock = {"concrete_specs": {"a" * 32: node(**fields)}}
     assert reason in (why_not_shared(environment(), lock, (0, 23, 1)) or "")
 
 
-@pytest.mark.parametrize("fields", [{}, {"version": "main"}, {"parameters": {"languages": ["c", "c++"]}},
-                                    {"external": {"path": "/usr"}, "parameters": {"extra": "$(any)"}}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"version": "main"},
+        {"parameters": {"languages": ["c", "c++"]}},
+        {"external": {"path": "/usr"}, "parameters": {"extra": "$(any)"}},
+    ],
+)
 def test_plain_specs_see_it(fields: dict[str, Any]) -> None:
-    assert why_not_shared(environment(), {"concrete_specs": {"a" * 32: node(**fields)}}, (0, 23, 1)) is None
+    assert (
+        why_not_shared(environment(), {"concrete_specs": {"a" * 32: node(**fields)}}, (0, 23, 1))
+        is None
+    )
 
 
 def test_an_external_that_names_programs_sees_no_cache() -> None:
-    text = ("spack:\n  specs: [lz4]\n  packages:\n    cmake:\n      externals:\n      - spec: cmake@3.25\n"
-            "        prefix: /usr\n")
+    text = (
+        "spack:\n  specs: [lz4]\n  packages:\n    cmake:\n      externals:\n      - spec: cmake@3.25\n"
+        "        prefix: /usr\n"
+    )
     assert why_not_shared(environment(text), {}, (0, 23)) is None
     more = text + "        extra_attributes:\n          compilers:\n            c: /opt/any/cc\n"
     assert "cmake" in (why_not_shared(environment(more), {}, (0, 23)) or "")
@@ -104,9 +149,13 @@ def test_older_releases_have_no_cache(version: tuple[int, ...] | None) -> None:
     assert why_not_shared(environment(), {}, version)
 
 
-@pytest.mark.parametrize(("version", "by_itself"), [((0, 19, 2), False), ((0, 21), False), ((0, 22), True),
-                                                    ((1, 1), True)])
-def test_releases_that_do_not_push_by_themselves_are_helped(version: tuple[int, ...], by_itself: bool) -> None:
+@pytest.mark.parametrize(
+    ("version", "by_itself"),
+    [((0, 19, 2), False), ((0, 21), False), ((0, 22), True), ((1, 1), True)],
+)
+def test_releases_that_do_not_push_by_themselves_are_helped(
+    version: tuple[int, ...], by_itself: bool
+) -> None:
     assert why_not_shared(environment(), {}, version) is None
     assert pushes_by_itself(version) is by_itself
 

@@ -1,4 +1,6 @@
-"""The recipe's sharing of built packages: real processes on one folder, with a fake in place of Spack."""
+"""The recipe's sharing of built packages: real processes on one folder, with a fake in place of
+Spack.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,29 @@ def digest_of(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest().translate(str.maketrans("018", "xyz"))[:32]
 
 
-def lock_of(dependencies: Mapping[str, Sequence[str]], versions: Mapping[str, str] | None = None) -> str:
+def lock_of(
+    dependencies: Mapping[str, Sequence[str]], versions: Mapping[str, str] | None = None
+) -> str:
     """A lock of these packages, each with what it needs; those that nothing needs are the roots."""
     needed = {name for names in dependencies.values() for name in names}
-    return json.dumps({
-        "roots": [{"hash": digest_of(name), "spec": name} for name in dependencies if name not in needed],
-        "concrete_specs": {digest_of(name): {
-            "name": name, "version": (versions or {}).get(name, "1.0"), "external": name == "glibc",
-            "dependencies": [{"hash": digest_of(other)} for other in names]} for name, names in dependencies.items()}})
+    return json.dumps(
+        {
+            "roots": [
+                {"hash": digest_of(name), "spec": name}
+                for name in dependencies
+                if name not in needed
+            ],
+            "concrete_specs": {
+                digest_of(name): {
+                    "name": name,
+                    "version": (versions or {}).get(name, "1.0"),
+                    "external": name == "glibc",
+                    "dependencies": [{"hash": digest_of(other)} for other in names],
+                }
+                for name, names in dependencies.items()
+            },
+        }
+    )
 
 
 @dataclasses.dataclass
@@ -63,11 +80,26 @@ class Folder:
         (own / "scope").mkdir()
         (own / "spack.lock").write_text(lock, "utf-8")
         (self.cache).mkdir(exist_ok=True)
-        return subprocess.Popen([
-            sys.executable, str(PROGRAM), "install", str(self.cache), str(own / "spack.lock"), str(own / "scope"),
-            *options, "--",
-            sys.executable, str(FAKE), str(own / "installed"), str(own / "spack.lock"), str(own / "scope"),
-            str(self.root / "journal"), str(seconds), self.layout])
+        return subprocess.Popen(
+            [
+                sys.executable,
+                str(PROGRAM),
+                "install",
+                str(self.cache),
+                str(own / "spack.lock"),
+                str(own / "scope"),
+                *options,
+                "--",
+                sys.executable,
+                str(FAKE),
+                str(own / "installed"),
+                str(own / "spack.lock"),
+                str(own / "scope"),
+                str(self.root / "journal"),
+                str(seconds),
+                self.layout,
+            ]
+        )
 
     def run(self, lock: str, *options: str, seconds: float = 0) -> list[str]:
         """What one build adds to the journal."""
@@ -79,13 +111,21 @@ class Folder:
         return [path for path in (self.cache / "shared").rglob("*") if path.is_file()]
 
     def spec_file(self, name: str) -> Path:
-        return next(path for path in self.published() if path.name.endswith("json") and digest_of(name) in path.name)
+        return next(
+            path
+            for path in self.published()
+            if path.name.endswith("json") and digest_of(name) in path.name
+        )
 
     def archive(self, name: str) -> Path:
         spec = json.loads(self.spec_file(name).read_text("utf-8"))
         if self.layout == "v3":
-            return next(path for path in self.published() if path.name == spec["data"][0]["checksum"])
-        return next(path for path in self.published() if path.name.endswith(f"{digest_of(name)}.spack"))
+            return next(
+                path for path in self.published() if path.name == spec["data"][0]["checksum"]
+            )
+        return next(
+            path for path in self.published() if path.name.endswith(f"{digest_of(name)}.spack")
+        )
 
 
 @pytest.fixture(params=LAYOUTS)
@@ -98,16 +138,31 @@ CHAIN = {"glibc": [], "zlib": ["glibc"], "png": ["zlib"], "viewer": ["png", "zli
 
 def test_a_second_build_takes_what_the_first_made(folder: Folder) -> None:
     assert [line for line in folder.run(lock_of(CHAIN)) if line.startswith("compiled")] == [
-        "compiled zlib", "compiled png", "compiled viewer"]
+        "compiled zlib",
+        "compiled png",
+        "compiled viewer",
+    ]
     assert folder.run(lock_of({**CHAIN, "editor": ["png"]})) == [
-        "took zlib", "took png", "took viewer", "began editor", "compiled editor"]
+        "took zlib",
+        "took png",
+        "took viewer",
+        "began editor",
+        "compiled editor",
+    ]
     assert list((folder.cache / "builds").iterdir()) == []
 
 
-def test_roots_are_built_where_they_must_be_and_do_not_replace_what_is_there(folder: Folder) -> None:
+def test_roots_are_built_where_they_must_be_and_do_not_replace_what_is_there(
+    folder: Folder,
+) -> None:
     folder.run(lock_of(CHAIN))
     before = {path: path.stat().st_mtime_ns for path in folder.published()}
-    assert folder.run(lock_of(CHAIN), "--build-roots") == ["took zlib", "took png", "began viewer", "compiled viewer"]
+    assert folder.run(lock_of(CHAIN), "--build-roots") == [
+        "took zlib",
+        "took png",
+        "began viewer",
+        "compiled viewer",
+    ]
     assert {path: path.stat().st_mtime_ns for path in folder.published()} == before
 
 
@@ -116,7 +171,9 @@ def test_what_a_killed_build_had_finished_is_not_lost(folder: Folder) -> None:
     wait_until(lambda: "began png" in folder.journal)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_until(lambda: "compiled png" in folder.journal)  # the fake, which the kernel of a container would end too
+    wait_until(
+        lambda: "compiled png" in folder.journal
+    )  # the fake, which the kernel of a container would end too
     assert folder.run(lock_of({"zlib": [], "png": ["zlib"]})) == ["took zlib", "took png"]
     assert list((folder.cache / "builds").iterdir()) == []
 
@@ -128,11 +185,17 @@ def test_a_broken_entry_is_put_aside_and_built_again(folder: Folder, harm: str) 
     content = path.read_bytes()
     path.unlink()
     if harm in ("cut", "no spec"):
-        path.write_bytes(content[:len(content) // 2])
+        path.write_bytes(content[: len(content) // 2])
     elif harm == "changed":
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     lock = lock_of({"zlib": [], "png": ["zlib"], "gif": ["zlib"]})
-    assert sorted(folder.run(lock)) == ["began gif", "began zlib", "compiled gif", "compiled zlib", "took png"]
+    assert sorted(folder.run(lock)) == [
+        "began gif",
+        "began zlib",
+        "compiled gif",
+        "compiled zlib",
+        "took png",
+    ]
     assert sorted(folder.run(lock)) == ["took gif", "took png", "took zlib"]
 
 
@@ -146,8 +209,10 @@ def test_half_an_entry_is_no_entry(folder: Folder) -> None:
 
 def test_nothing_is_compiled_twice_by_builds_at_once(folder: Folder) -> None:
     shared = {"zlib": [], "png": ["zlib"], "blas": [], "fft": ["blas"]}
-    processes = [folder.start(lock_of({**shared, f"own{number}": [("png", "fft")[number % 2]]}), seconds=0.2)
-                 for number in range(10)]
+    processes = [
+        folder.start(lock_of({**shared, f"own{number}": [("png", "fft")[number % 2]]}), seconds=0.2)
+        for number in range(10)
+    ]
     assert [process.wait() for process in processes] == [0] * 10
     compiled = Counter(line for line in folder.journal if line.startswith("compiled"))
     assert set(compiled.values()) == {1}
@@ -157,28 +222,51 @@ def test_nothing_is_compiled_twice_by_builds_at_once(folder: Folder) -> None:
 def test_builds_that_need_each_others_packages_both_end(folder: Folder) -> None:
     one: dict[str, list[str]] = {"a": [], "b": ["a"], "c": ["b"], "d": ["c"]}
     other = {**dict(reversed(one.items())), "e": ["d"]}
-    processes = [folder.start(lock_of(packages), seconds=0.3) for packages in (one, other, one, other)]
+    processes = [
+        folder.start(lock_of(packages), seconds=0.3) for packages in (one, other, one, other)
+    ]
     assert [process.wait() for process in processes] == [0] * 4
-    assert set(Counter(line for line in folder.journal if line.startswith("compiled")).values()) == {1}
+    assert set(
+        Counter(line for line in folder.journal if line.startswith("compiled")).values()
+    ) == {1}
 
 
 def test_a_failed_build_leaves_its_packages_and_no_lock(folder: Folder) -> None:
     assert folder.start(lock_of({"zlib": [], "broken": ["zlib"]})).wait() == 1
-    assert folder.run(lock_of({"zlib": [], "png": ["zlib"]})) == ["took zlib", "began png", "compiled png"]
+    assert folder.run(lock_of({"zlib": [], "png": ["zlib"]})) == [
+        "took zlib",
+        "began png",
+        "compiled png",
+    ]
 
 
 def test_wanted_packages_are_copied_to_another_cache(folder: Folder, tmp_path: Path) -> None:
     folder.run(lock_of({"zlib": [], "png": ["zlib"], "gif": ["zlib"]}))
     folder.archive("gif").write_bytes(b"cut")
-    (tmp_path / "wanted").write_text("".join(f"{digest_of(name)}\n" for name in ("zlib", "gif", "unknown")), "utf-8")
+    (tmp_path / "wanted").write_text(
+        "".join(f"{digest_of(name)}\n" for name in ("zlib", "gif", "unknown")), "utf-8"
+    )
     other = Folder(tmp_path / "other", folder.layout)
     other.root.mkdir()
     for _ in range(2):
-        subprocess.run([sys.executable, str(PROGRAM), "copy", str(folder.cache / "shared"), str(other.cache),
-                        str(tmp_path / "wanted")], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                str(PROGRAM),
+                "copy",
+                str(folder.cache / "shared"),
+                str(other.cache),
+                str(tmp_path / "wanted"),
+            ],
+            check=True,
+        )
     assert len([path for path in other.published() if path.name.endswith(".json")]) == 1
     assert list((other.cache / "builds").iterdir()) == []
-    assert sorted(other.run(lock_of({"zlib": [], "gif": ["zlib"]}))) == ["began gif", "compiled gif", "took zlib"]
+    assert sorted(other.run(lock_of({"zlib": [], "gif": ["zlib"]}))) == [
+        "began gif",
+        "compiled gif",
+        "took zlib",
+    ]
 
 
 @pytest.mark.parametrize("version", ["main", "develop", "git.abc=1.0", "2.0"])
@@ -188,14 +276,17 @@ def test_a_version_that_moves_is_not_shared(folder: Folder, version: str) -> Non
     assert folder.run(lock) == ["took zlib", "began app", "compiled app"]
 
 
-@pytest.mark.parametrize(("version", "text", "shared"), [
-    ("1.2", 'version("1.2", sha256="00")', True),
-    ("1.2", 'version("1.2", branch="release-1.2")', False),
-    ("1.2", "version('1.2',\n  tag='v1.2')", False),
-    ("1.2", 'version("1.2", tag="v1.2", commit="00")', True),
-    ("1.2", "", True),
-    ("master", 'version("master", sha256="00")', False),
-])
+@pytest.mark.parametrize(
+    ("version", "text", "shared"),
+    [
+        ("1.2", 'version("1.2", sha256="00")', True),
+        ("1.2", 'version("1.2", branch="release-1.2")', False),
+        ("1.2", "version('1.2',\n  tag='v1.2')", False),
+        ("1.2", 'version("1.2", tag="v1.2", commit="00")', True),
+        ("1.2", "", True),
+        ("master", 'version("master", sha256="00")', False),
+    ],
+)
 def test_which_versions_are_shared(version: str, text: str, shared: bool) -> None:
     assert program["may_be_shared"](version, text) is shared
 

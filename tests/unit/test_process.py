@@ -56,8 +56,12 @@ def marked(mark: str) -> list[int]:
 
 def alone_in_their_session(mark: str) -> list[int]:
     """The `sleep` processes with this mark that lead a session."""
-    return [pid for pid in marked(mark)
-            if os.getsid(pid) == pid and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:1]]
+    return [
+        pid
+        for pid in marked(mark)
+        if os.getsid(pid) == pid
+        and b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:1]
+    ]
 
 
 def eventually(what: Callable[[], bool]) -> bool:
@@ -77,7 +81,9 @@ class TestEnds:
         assert done.stdout == b""
 
     def test_another_exit_code_is_a_failure_with_its_last_line(self) -> None:
-        with pytest.raises(ProcessFailed, match=r"the test ended with exit code 7. Its last line: all") as caught:
+        with pytest.raises(
+            ProcessFailed, match=r"the test ended with exit code 7. Its last line: all"
+        ) as caught:
             run(shell("echo all is well; echo; exit 7"))
         assert (caught.value.exit_code, caught.value.tail) == (7, ("all is well", ""))
 
@@ -107,10 +113,14 @@ class TestEnds:
             run(shell("true", cwd=tmp_path / "nowhere"))
 
     def test_arguments_do_not_pass_a_shell(self) -> None:
-        assert lines_of(Command(name="x", argv=("printf", "%s\\n", "$(id); `id` $HOME *"))) == ["$(id); `id` $HOME *"]
+        assert lines_of(Command(name="x", argv=("printf", "%s\\n", "$(id); `id` $HOME *"))) == [
+            "$(id); `id` $HOME *"
+        ]
 
     def test_its_printing_leaves_out_the_environment(self) -> None:
-        command = shell("true", env={"KEY": "canary"}, stdin=Secret("canary"), secrets=(Secret("canary"),))
+        command = shell(
+            "true", env={"KEY": "canary"}, stdin=Secret("canary"), secrets=(Secret("canary"),)
+        )
         assert "canary" not in f"{command} {command!r}"
 
 
@@ -124,7 +134,10 @@ class TestOutput:
             heard.append(line)
             go.touch()
 
-        run(shell(f"echo first; while [ ! -e '{go}' ]; do sleep 0.02; done; echo second"), on_line=hear)
+        run(
+            shell(f"echo first; while [ ! -e '{go}' ]; do sleep 0.02; done; echo second"),
+            on_line=hear,
+        )
         assert heard == ["first", "second"]
 
     def test_both_streams_in_order(self) -> None:
@@ -137,19 +150,23 @@ class TestOutput:
         assert done.stdout == bytes(range(256)) * 4096
         assert heard == ["said"]
 
-    @pytest.mark.parametrize(("written", "heard"), [
-        (r"10\r50\r100\n", ["10", "50", "100"]),
-        (r"a\r\nb\n", ["a", "b"]),
-        (r"a\r", ["a"]),
-        (r"no line end", ["no line end"]),
-        (r"a\n\nb", ["a", "", "b"]),
-        (r"", []),
-    ])
+    @pytest.mark.parametrize(
+        ("written", "heard"),
+        [
+            (r"10\r50\r100\n", ["10", "50", "100"]),
+            (r"a\r\nb\n", ["a", "b"]),
+            (r"a\r", ["a"]),
+            (r"no line end", ["no line end"]),
+            (r"a\n\nb", ["a", "", "b"]),
+            (r"", []),
+        ],
+    )
     def test_line_ends(self, written: str, heard: list[str]) -> None:
         assert lines_of(shell(f"printf '{written}'")) == heard
 
     def test_a_line_end_that_two_reads_tear_apart_is_one(self) -> None:
         """The second half is written only after the first was heard."""
+
         class Gate:
             def __init__(self) -> None:
                 self.heard: list[str] = []
@@ -205,14 +222,22 @@ class TestSecrets:
     CANARY = "canary-7f3a91"
 
     def heard(self, code: str, *secrets: str) -> str:
-        command = python(code, stdin=Secret("\n".join(secrets)), secrets=tuple(map(Secret, secrets)))
+        command = python(
+            code, stdin=Secret("\n".join(secrets)), secrets=tuple(map(Secret, secrets))
+        )
         return "\n".join(lines_of(command))
 
     def test_they_are_blotted_out_of_lines_and_errors(self) -> None:
         heard: list[str] = []
         with pytest.raises(ProcessFailed) as caught:
-            run(shell("read s; echo token=$s.; exit 1", stdin=Secret(self.CANARY), secrets=(Secret(self.CANARY),)),
-                on_line=heard.append)
+            run(
+                shell(
+                    "read s; echo token=$s.; exit 1",
+                    stdin=Secret(self.CANARY),
+                    secrets=(Secret(self.CANARY),),
+                ),
+                on_line=heard.append,
+            )
         assert heard == ["token=[hidden]."]
         assert self.CANARY not in f"{caught.value} {caught.value.tail}"
 
@@ -220,11 +245,15 @@ class TestSecrets:
         code = "import os, time; s = input()\nfor c in s + '\\n': os.write(1, c.encode()); time.sleep(0.01)"
         assert self.heard(code, self.CANARY) == "[hidden]"
 
-    @pytest.mark.parametrize("before", [process.MAX_LINE_BYTES + shift for shift in (-14, -7, -1, 0, 1, 7, 13, 14, 27)])
+    @pytest.mark.parametrize(
+        "before", [process.MAX_LINE_BYTES + shift for shift in (-14, -7, -1, 0, 1, 7, 13, 14, 27)]
+    )
     def test_a_secret_where_an_endless_line_is_cut(self, before: int) -> None:
         """Wherever the cut falls, no part of the secret of more than a few letters is heard."""
-        code = (f"import os, time; s = input().encode()\nos.write(1, b'x' * {before} + s[:5]); time.sleep(0.2)\n"
-                f"os.write(1, s[5:] + b'y' * 70000)")
+        code = (
+            f"import os, time; s = input().encode()\nos.write(1, b'x' * {before} + s[:5]); time.sleep(0.2)\n"
+            f"os.write(1, s[5:] + b'y' * 70000)"
+        )
         heard = self.heard(code, self.CANARY).replace("\n", "")
         assert heard == "x" * before + "[hidden]" + "y" * 70_000
 
@@ -232,8 +261,9 @@ class TestSecrets:
         assert self.heard("print(input())", self.CANARY + "-long", self.CANARY) == "[hidden]"
 
     def test_each_line_of_one_with_several(self) -> None:
-        assert self.heard("print(input()); print('a', input())", "first-line-of-key\nsecond-line-of-key\nab") == (
-            "[hidden]\na [hidden]")
+        assert self.heard(
+            "print(input()); print('a', input())", "first-line-of-key\nsecond-line-of-key\nab"
+        ) == ("[hidden]\na [hidden]")
 
     def test_an_empty_one_blots_nothing(self) -> None:
         assert self.heard("print('text')", "") == "text"
@@ -255,7 +285,9 @@ class TestSecrets:
 class TestLimits:
     def test_time(self) -> None:
         with pytest.raises(LimitReached, match="the test took longer than") as caught:
-            run(shell("while :; do echo x; sleep 0.05; done", timeout_s=0.5, quiet_timeout_s=LONG_S))
+            run(
+                shell("while :; do echo x; sleep 0.05; done", timeout_s=0.5, quiet_timeout_s=LONG_S)
+            )
         assert caught.value.code is ErrorCode.TIMEOUT
 
     def test_quiet_time(self) -> None:
@@ -278,15 +310,23 @@ class TestLimits:
         assert not cancel.wait(0.6)
 
     def test_quiet_time_counts_from_the_last_output(self) -> None:
-        assert lines_of(shell("for i in 1 2 3 4 5 6; do sleep 0.3; echo $i; done", quiet_timeout_s=1.5))[-1] == "6"
+        assert (
+            lines_of(
+                shell("for i in 1 2 3 4 5 6; do sleep 0.3; echo $i; done", quiet_timeout_s=1.5)
+            )[-1]
+            == "6"
+        )
 
     def test_time_holds_for_a_process_that_closed_its_output(self) -> None:
         with pytest.raises(LimitReached):
             run(shell(f"exec >&- 2>&-; sleep {LONG_S}", timeout_s=0.5))
 
-    @pytest.mark.parametrize("left_behind", [f"sleep {LONG_S}", "while :; do echo tick; sleep 0.1; done", "yes"])
-    def test_who_is_left_behind_with_the_output_open_is_not_waited_for(self, left_behind: str, tmp_path: Path,
-                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        "left_behind", [f"sleep {LONG_S}", "while :; do echo tick; sleep 0.1; done", "yes"]
+    )
+    def test_who_is_left_behind_with_the_output_open_is_not_waited_for(
+        self, left_behind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(process, "GRACE_S", 0.5)
         monkeypatch.setattr(process, "ORPHAN_S", 1.0)
         pid_file = tmp_path / "pid"
@@ -299,8 +339,10 @@ class TestCancel:
     def test_it_ends_grandchildren_too(self, tmp_path: Path) -> None:
         cancel = CancelToken()
         pids = tmp_path / "pids"
-        script = (f"sh -c 'sleep {LONG_S} & echo $! >> \"{pids}\"; trap \"\" TERM; echo $$ >> \"{pids}\"; echo up; "
-                  f"while :; do sleep 1; done' & echo $$ >> '{pids}'; wait")
+        script = (
+            f'sh -c \'sleep {LONG_S} & echo $! >> "{pids}"; trap "" TERM; echo $$ >> "{pids}"; echo up; '
+            f"while :; do sleep 1; done' & echo $$ >> '{pids}'; wait"
+        )
         heard: list[str] = []
 
         def hear(line: str) -> None:
@@ -376,8 +418,10 @@ class TestPipelines:
         assert child.returncode is not None
 
     def test_one_process_feeds_another(self) -> None:
-        with (started(shell("seq 3"), stdout=subprocess.PIPE) as first,
-              started(shell("sort -r"), stdin=first.stdout, stdout=subprocess.PIPE) as second):
+        with (
+            started(shell("seq 3"), stdout=subprocess.PIPE) as first,
+            started(shell("sort -r"), stdin=first.stdout, stdout=subprocess.PIPE) as second,
+        ):
             assert second.stdout is not None
             assert second.stdout.read().split() == [b"3", b"2", b"1"]
 
@@ -410,7 +454,9 @@ run(Command(name="x", argv=("sh", "-c", sys.argv[1])), on_line=hear)
 @contextlib.contextmanager
 def owner_of(script: str, how: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Python process of its own that runs `script` through `run`."""
-    with subprocess.Popen([sys.executable, "-c", OWNER, script, how], cwd=PROJECT, stdout=subprocess.PIPE) as owner:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, script, how], cwd=PROJECT, stdout=subprocess.PIPE
+    ) as owner:
         try:
             yield owner
         finally:
@@ -420,13 +466,19 @@ def owner_of(script: str, how: str) -> Iterator[subprocess.Popen[bytes]]:
 def guards_of(owner: int) -> list[int]:
     """The guards among a process's children."""
     children = Path(f"/proc/{owner}/task/{owner}/children").read_text().split()
-    return [int(child) for child in children if guard.__file__.encode() in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [
+        int(child)
+        for child in children
+        if guard.__file__.encode() in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 class TestGuard:
     @pytest.mark.parametrize("how", ["as it is", "without its guard", "forked"])
     def test_it_ends_what_a_killed_owner_leaves(self, how: str) -> None:
-        """Also after the guard itself was killed and replaced, and in a process that was forked off."""
+        """Also after the guard itself was killed and replaced, and in a process that was forked
+        off.
+        """
         with owner_of(f"sleep {LONG_S} & echo $$ $!; wait", how) as owner:
             assert owner.stdout is not None
             leader, child, *forked = map(int, owner.stdout.readline().split())
@@ -447,7 +499,11 @@ class TestGuard:
         script = f"sleep {LONG_S} & echo $$ $!; wait"
         with owner_of(script, "as it is") as dead, owner_of(script, "as it is") as alive:
             assert dead.stdout is not None and alive.stdout is not None
-            orphans, others = ([*map(int, owner.stdout.readline().split())] for owner in (dead, alive) if owner.stdout)
+            orphans, others = (
+                [*map(int, owner.stdout.readline().split())]
+                for owner in (dead, alive)
+                if owner.stdout
+            )
             assert eventually(lambda: bool(guards_of(dead.pid)))
             os.kill(guards_of(dead.pid)[0], signal.SIGKILL)
             dead.kill()
@@ -458,7 +514,11 @@ class TestGuard:
             assert all(map(is_running, others)), "their owner lives"
 
     def test_it_goes_when_its_owner_goes(self) -> None:
-        code = ("from image_builder import process\nfrom image_builder.process import Command, run\n"
-                "run(Command(name='x', argv=('true',)))\nprint(process._guard._process.pid)")
-        ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, check=True)
+        code = (
+            "from image_builder import process\nfrom image_builder.process import Command, run\n"
+            "run(Command(name='x', argv=('true',)))\nprint(process._guard._process.pid)"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, check=True
+        )
         assert eventually(lambda: not is_running(int(ended.stdout)))

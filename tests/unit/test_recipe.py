@@ -32,17 +32,35 @@ from tests.unit.planning import base, corpus, described, request
 RECIPES = Path(__file__).resolve().parents[2] / "image_builder" / "recipes"
 
 
-def rendered(text: str, *, step_id: str = "solver", options: RecipeOptions | None = None,
-             requirements: str | None = None,
-             reference: str = "registry.test/spack_base@sha256:" + "a" * 64, runtime: str | None = None,
-             facts: dict[str, Any] | None = None, **machine: str) -> Recipe:
+def rendered(
+    text: str,
+    *,
+    step_id: str = "solver",
+    options: RecipeOptions | None = None,
+    requirements: str | None = None,
+    reference: str = "registry.test/spack_base@sha256:" + "a" * 64,
+    runtime: str | None = None,
+    facts: dict[str, Any] | None = None,
+    **machine: str,
+) -> Recipe:
     asked, description = request(step_id, **machine), described(text)
     of_base = base(reference=reference, **facts or {})
     options = options or RecipeOptions()
-    environment = compose(description, asked.machine, base=of_base, requirements=requirements,
-                          has_post_install=options.has_post_install)
-    return render(environment, request=asked, description=description, base=of_base, options=options,
-                  runtime=base(reference=runtime) if runtime is not None else None)
+    environment = compose(
+        description,
+        asked.machine,
+        base=of_base,
+        requirements=requirements,
+        has_post_install=options.has_post_install,
+    )
+    return render(
+        environment,
+        request=asked,
+        description=description,
+        base=of_base,
+        options=options,
+        runtime=base(reference=runtime) if runtime is not None else None,
+    )
 
 
 FULL = "apt: [grace, graphviz]\npip: [pillow, rocrate]\nspack:\n  specs: [compss@3.3, gromacs@2022.3~mpi^fftw~mpi]\n"
@@ -51,52 +69,89 @@ FULL = "apt: [grace, graphviz]\npip: [pillow, rocrate]\nspack:\n  specs: [compss
 OLDER_SPACK = RecipeOptions(package_cache="cic-spack-0", packages_folder=True, autopush=True)
 
 
-@pytest.mark.parametrize(("name", "text", "options", "machine"), [
-    ("full", FULL, RecipeOptions(has_catalogue=True, has_spack_config=True), {"mpi": "openmpi@4"}),
-    ("post-install", FULL, RecipeOptions(has_catalogue=True, has_post_install=True), {}),
-    ("apt-and-pip", "apt: [jq]\npip: [six]\n", RecipeOptions(has_catalogue=True, has_spack_config=True), {}),
-    ("sources-only", "", RecipeOptions(), {}),
-    ("older-spack", "spack:\n  specs: [lz4]\n", OLDER_SPACK, {}),
-    ("mpi-only", "", RecipeOptions(sources_folder=True), {"mpi": "openmpi@4"}),
-])
-def test_golden_dockerfiles(name: str, text: str, options: RecipeOptions, machine: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "text", "options", "machine"),
+    [
+        (
+            "full",
+            FULL,
+            RecipeOptions(has_catalogue=True, has_spack_config=True),
+            {"mpi": "openmpi@4"},
+        ),
+        ("post-install", FULL, RecipeOptions(has_catalogue=True, has_post_install=True), {}),
+        (
+            "apt-and-pip",
+            "apt: [jq]\npip: [six]\n",
+            RecipeOptions(has_catalogue=True, has_spack_config=True),
+            {},
+        ),
+        ("sources-only", "", RecipeOptions(), {}),
+        ("older-spack", "spack:\n  specs: [lz4]\n", OLDER_SPACK, {}),
+        ("mpi-only", "", RecipeOptions(sources_folder=True), {"mpi": "openmpi@4"}),
+    ],
+)
+def test_golden_dockerfiles(
+    name: str, text: str, options: RecipeOptions, machine: dict[str, str]
+) -> None:
     assert_golden(f"Dockerfile-{name}", rendered(text, options=options, **machine).dockerfile)
 
 
 def test_golden_dockerfile_of_a_slim_image() -> None:
-    recipe = rendered(FULL, runtime="registry.test/runtime:1", mpi="openmpi@4",
-                      facts={"variables": {"PATH": "/opt/spack/bin:/usr/bin", "LANG": "C.UTF-8",
-                                           "SPACK_ROOT": "/opt/spack"},
-                             "folder": "/data", "labels": {"site.name": "here", "site.owner": "us"}})
+    recipe = rendered(
+        FULL,
+        runtime="registry.test/runtime:1",
+        mpi="openmpi@4",
+        facts={
+            "variables": {
+                "PATH": "/opt/spack/bin:/usr/bin",
+                "LANG": "C.UTF-8",
+                "SPACK_ROOT": "/opt/spack",
+            },
+            "folder": "/data",
+            "labels": {"site.name": "here", "site.owner": "us"},
+        },
+    )
     assert_golden("Dockerfile-slim", recipe.dockerfile)
 
 
 def instructions(recipe: Recipe) -> list[str]:
     joined = recipe.dockerfile.replace("\\\n", " ")
-    return [" ".join(line.split()) for line in joined.splitlines() if line and not line.startswith("#")]
+    return [
+        " ".join(line.split()) for line in joined.splitlines() if line and not line.startswith("#")
+    ]
 
 
 def test_the_step_comes_last() -> None:
     """What changes most often is copied last: a changed source runs neither Spack nor apt nor pip."""
     lines = instructions(rendered(FULL))
-    assert not any(line.startswith("RUN") for line in lines[lines.index("COPY step/ /solver/"):])
+    assert not any(line.startswith("RUN") for line in lines[lines.index("COPY step/ /solver/") :])
 
 
 def test_with_a_post_install_script_pip_comes_after_it() -> None:
     lines = instructions(rendered(FULL, options=RecipeOptions(has_post_install=True)))
-    at = [next(index for index, line in enumerate(lines) if word in line)
-          for word in ("install.sh\", \"keep-stages\"]", "COPY step/", "post_install.sh\", \"/solver\"]", "pip.sh\"]")]
+    at = [
+        next(index for index, line in enumerate(lines) if word in line)
+        for word in (
+            'install.sh", "keep-stages"]',
+            "COPY step/",
+            'post_install.sh", "/solver"]',
+            'pip.sh"]',
+        )
+    ]
     assert at == sorted(at)
 
 
 def test_requirements_that_name_files_of_the_step_come_after_its_sources() -> None:
     lines = instructions(rendered("", requirements="-e .\n"))
-    assert lines.index("COPY step/ /solver/") < next(at for at, line in enumerate(lines)
-                                                     if line.endswith('["sh", "/run/cic/pip.sh", "/solver"]'))
+    assert lines.index("COPY step/ /solver/") < next(
+        at for at, line in enumerate(lines) if line.endswith('["sh", "/run/cic/pip.sh", "/solver"]')
+    )
 
 
 def test_without_a_need_for_spack_there_is_no_spack() -> None:
-    recipe = rendered("apt: [jq]\npip: [six]\n", options=RecipeOptions(has_catalogue=True, has_spack_config=True))
+    recipe = rendered(
+        "apt: [jq]\npip: [six]\n", options=RecipeOptions(has_catalogue=True, has_spack_config=True)
+    )
     assert not recipe.has_spack
     assert "spack" not in "\n".join(instructions(recipe)).replace("/spack_base@", "")
     assert not any("spack" in name for name in recipe.files)
@@ -109,29 +164,64 @@ def test_no_frontend_is_fetched() -> None:
 
 @pytest.mark.parametrize("name", [*corpus(), None])
 @pytest.mark.parametrize("runtime", [None, "registry.test/runtime:1"])
-def test_steps_ask_for_no_rights_and_no_other_network(name: str | None, runtime: str | None) -> None:
-    """Whatever a description says, a step has what is listed here: no `--network`, `--security` or device."""
-    recipe = rendered(FULL if name is None else corpus()[name], runtime=runtime,
-                      options=RecipeOptions(has_catalogue=True, has_spack_config=True, has_post_install=True))
-    assert recipe.dockerfile.lstrip().startswith(f"# Recipe {LATEST_RECIPE}."), "no directive comes before"
+def test_steps_ask_for_no_rights_and_no_other_network(
+    name: str | None, runtime: str | None
+) -> None:
+    """Whatever a description says, a step has what is listed here: no `--network`, `--security` or
+    device.
+    """
+    recipe = rendered(
+        FULL if name is None else corpus()[name],
+        runtime=runtime,
+        options=RecipeOptions(has_catalogue=True, has_spack_config=True, has_post_install=True),
+    )
+    assert recipe.dockerfile.lstrip().startswith(f"# Recipe {LATEST_RECIPE}."), (
+        "no directive comes before"
+    )
     for line in instructions(recipe):
         word, _, rest = line.partition(" ")
-        assert word in {"FROM", "USER", "ARG", "ENV", "COPY", "RUN", "ENTRYPOINT", "LABEL", "WORKDIR"}, line
+        assert word in {
+            "FROM",
+            "USER",
+            "ARG",
+            "ENV",
+            "COPY",
+            "RUN",
+            "ENTRYPOINT",
+            "LABEL",
+            "WORKDIR",
+        }, line
         flags = [part for part in rest.split() if part.startswith("--")]
         if word == "RUN":
-            assert all(re.match(r"--mount=type=(bind|secret|tmpfs|cache),", flag) for flag in flags), line
+            assert all(
+                re.match(r"--mount=type=(bind|secret|tmpfs|cache),", flag) for flag in flags
+            ), line
         else:
             assert all(re.match(r"--(from=[a-z-]+|chmod=[0-7]+)\Z", flag) for flag in flags), line
 
 
 def test_every_file_that_the_dockerfile_takes_is_there() -> None:
-    for recipe in (rendered(FULL, options=RecipeOptions(has_catalogue=True, has_post_install=True)), rendered(""),
-                   rendered(FULL, options=OLDER_SPACK), rendered(FULL, runtime="r:1"), rendered("", runtime="r:1")):
-        taken = re.findall(r"source=(cic/[\w./-]+)|COPY (?:--chmod=\d+ )?(cic/[\w./]+)", recipe.dockerfile)
+    for recipe in (
+        rendered(FULL, options=RecipeOptions(has_catalogue=True, has_post_install=True)),
+        rendered(""),
+        rendered(FULL, options=OLDER_SPACK),
+        rendered(FULL, runtime="r:1"),
+        rendered("", runtime="r:1"),
+    ):
+        taken = re.findall(
+            r"source=(cic/[\w./-]+)|COPY (?:--chmod=\d+ )?(cic/[\w./]+)", recipe.dockerfile
+        )
         for name in filter(None, sum(taken, ())):
-            if name in (FIRST_LINES_FILE, LOCK_FILE, WANTED_FILE):  # made of the step, by Spack, and in the exchange
+            if name in (
+                FIRST_LINES_FILE,
+                LOCK_FILE,
+                WANTED_FILE,
+            ):  # made of the step, by Spack, and in the exchange
                 continue
-            assert any(path == name or (path.startswith(name) and name.endswith("/")) for path in recipe.files), name
+            assert any(
+                path == name or (path.startswith(name) and name.endswith("/"))
+                for path in recipe.files
+            ), name
 
 
 def test_the_image_says_what_it_was_made_of() -> None:
@@ -143,12 +233,25 @@ def test_the_image_says_what_it_was_made_of() -> None:
 
 
 def test_the_request_in_the_image_does_not_tell_the_operators_paths() -> None:
-    asked = parse_request({"machine": {"platform": "linux/amd64", "container_engine": "docker"}, "workflow": "demo",
-                           "step_id": "solver", "path": "/home/somebody", "force": True, "push": False},
-                          allow_path=True)
+    asked = parse_request(
+        {
+            "machine": {"platform": "linux/amd64", "container_engine": "docker"},
+            "workflow": "demo",
+            "step_id": "solver",
+            "path": "/home/somebody",
+            "force": True,
+            "push": False,
+        },
+        allow_path=True,
+    )
     description = described("")
-    recipe = render(compose(description, asked.machine, base=base()), request=asked, description=description,
-                    base=base(), options=RecipeOptions())
+    recipe = render(
+        compose(description, asked.machine, base=base()),
+        request=asked,
+        description=description,
+        base=base(),
+        options=RecipeOptions(),
+    )
     assert not {"path", "force", "push"} & set(json.loads(recipe.files["cic/record/request.json"]))
 
 
@@ -163,9 +266,16 @@ def test_a_base_that_is_no_reference(reference: str) -> None:
 CANARY = "canary7f3a"
 
 
-@pytest.mark.parametrize("text", [f"apt: [{CANARY}]", f"pip: [{CANARY}==1]", f"spack:\n  specs: [{CANARY}@1]",
-                                  f"spack:\n  specs: [a]\n  packages: {{{CANARY}: {{version: ['1']}}}}",
-                                  f"smoke: [{CANARY}]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"apt: [{CANARY}]",
+        f"pip: [{CANARY}==1]",
+        f"spack:\n  specs: [{CANARY}@1]",
+        f"spack:\n  specs: [a]\n  packages: {{{CANARY}: {{version: ['1']}}}}",
+        f"smoke: [{CANARY}]",
+    ],
+)
 def test_no_value_of_a_description_gets_into_the_dockerfile(text: str) -> None:
     recipe = rendered(text)
     assert CANARY not in recipe.dockerfile
@@ -173,16 +283,26 @@ def test_no_value_of_a_description_gets_into_the_dockerfile(text: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(max_size=30), max_size=3), st.lists(st.text(max_size=30), max_size=3), st.text(max_size=60))
-def test_whatever_is_written_the_dockerfile_has_the_same_lines(apt: list[str], pip: list[str], spec: str) -> None:
+@given(
+    st.lists(st.text(max_size=30), max_size=3),
+    st.lists(st.text(max_size=30), max_size=3),
+    st.text(max_size=60),
+)
+def test_whatever_is_written_the_dockerfile_has_the_same_lines(
+    apt: list[str], pip: list[str], spec: str
+) -> None:
     import yaml
 
-    text = yaml.safe_dump({"apt": ["jq", *apt], "pip": ["six", *pip], "spack": {"specs": ["zlib", spec]}})
+    text = yaml.safe_dump(
+        {"apt": ["jq", *apt], "pip": ["six", *pip], "spack": {"specs": ["zlib", spec]}}
+    )
     try:
         recipe = rendered(text)
     except BadDescription:
         return
-    assert recipe.dockerfile == rendered("apt: [jq]\npip: [six]\nspack:\n  specs: [zlib]\n").dockerfile
+    assert (
+        recipe.dockerfile == rendered("apt: [jq]\npip: [six]\nspack:\n  specs: [zlib]\n").dockerfile
+    )
 
 
 def test_rendering_is_a_function() -> None:
@@ -192,17 +312,30 @@ def test_rendering_is_a_function() -> None:
 
 def test_what_the_site_lends() -> None:
     assert site_secret(build_jobs=4) == "build_jobs=4\n"
-    text = site_secret(build_jobs=2, pip_index_url="https://u:p@index.test/simple", spack_mirror="https://mirror.test")
-    assert text == "build_jobs=2\npip_index_url=https://u:p@index.test/simple\nspack_mirror=https://mirror.test\n"
+    text = site_secret(
+        build_jobs=2,
+        pip_index_url="https://u:p@index.test/simple",
+        spack_mirror="https://mirror.test",
+    )
+    assert (
+        text
+        == "build_jobs=2\npip_index_url=https://u:p@index.test/simple\nspack_mirror=https://mirror.test\n"
+    )
     with pytest.raises(Misconfigured):
         site_secret(build_jobs=1, spack_mirror="https://x\npip_index_url=y")
 
 
-@pytest.mark.parametrize("script", sorted((RECIPES / LATEST_RECIPE).glob("*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "script", sorted((RECIPES / LATEST_RECIPE).glob("*.sh")), ids=lambda path: path.name
+)
 def test_scripts_are_sh(script: Path) -> None:
     subprocess.run(["sh", "-n", str(script)], check=True)
-    first = next(line for line in script.read_text("utf-8").splitlines() if not line.startswith("#"))
-    assert first == "set -eu" or first == ". /run/cic/lib.sh", "a script stops at the first failing command"
+    first = next(
+        line for line in script.read_text("utf-8").splitlines() if not line.startswith("#")
+    )
+    assert first == "set -eu" or first == ". /run/cic/lib.sh", (
+        "a script stops at the first failing command"
+    )
 
 
 def test_scripts_pass_shellcheck() -> None:

@@ -17,10 +17,23 @@ from image_builder.errors import InvalidRequest
 from image_builder.request import BuildRequest, parse_request
 from tests.conftest import DATA
 
-MACHINE = {"platform": "linux/amd64", "architecture": "rome", "container_engine": "singularity", "mpi": "openmpi@4",
-           "gpu": "cuda@10", "gpu_arch": "sm_80"}
-VALID = {"machine": MACHINE, "workflow": "minimal_workflow", "step_id": "wordcount", "version": "v1", "force": False,
-         "push": True, "slim": False}
+MACHINE = {
+    "platform": "linux/amd64",
+    "architecture": "rome",
+    "container_engine": "singularity",
+    "mpi": "openmpi@4",
+    "gpu": "cuda@10",
+    "gpu_arch": "sm_80",
+}
+VALID = {
+    "machine": MACHINE,
+    "workflow": "minimal_workflow",
+    "step_id": "wordcount",
+    "version": "v1",
+    "force": False,
+    "push": True,
+    "slim": False,
+}
 TEXT_FIELDS = [*(f"machine.{name}" for name in MACHINE), "workflow", "step_id", "version"]
 FLAGS = ["force", "push", "slim"]
 
@@ -47,18 +60,32 @@ class TestWhatIsTaken:
     def test_the_first_documentations_request(self) -> None:
         request = parse_request((DATA / "seed/service_request.json").read_bytes())
         machine = request.machine
-        assert (machine.platform, machine.architecture, machine.target.name) == ("linux/amd64", "rome", "zen2")
+        assert (machine.platform, machine.architecture, machine.target.name) == (
+            "linux/amd64",
+            "rome",
+            "zen2",
+        )
         assert (machine.mpi, machine.gpu) == ("openmpi@4", "cuda@10")
-        assert (request.workflow, request.step_id, request.version) == ("minimal_workflow", "wordcount", "latest")
+        assert (request.workflow, request.step_id, request.version) == (
+            "minimal_workflow",
+            "wordcount",
+            "latest",
+        )
         assert (request.force, request.push) == (False, None)
 
     def test_the_first_documentations_library_request(self) -> None:
         raw = (DATA / "seed/library_request.json").read_bytes()
         request = parse_request(raw, allow_path=True)
-        assert (request.path, request.force, request.push) == ("/path/to/description/", False, False)
+        assert (request.path, request.force, request.push) == (
+            "/path/to/description/",
+            False,
+            False,
+        )
         assert set(problems_of(raw)) == {"path"}
 
-    @pytest.mark.parametrize("file", sorted((DATA / "corpus/requests").glob("*.json")), ids=lambda file: file.stem)
+    @pytest.mark.parametrize(
+        "file", sorted((DATA / "corpus/requests").glob("*.json")), ids=lambda file: file.stem
+    )
     def test_requests_of_the_field(self, file: Path) -> None:
         request = parse_request(file.read_bytes())
         written = json.loads(file.read_text())
@@ -73,21 +100,33 @@ class TestWhatIsTaken:
     def test_nothing_can_be_written_in_many_ways(self, field: str, absent: str | None) -> None:
         assert getattr(parse_request(changed(f"machine.{field}", absent)).machine, field) is None
 
-    @pytest.mark.parametrize(("written", "meant"), [(True, True), ("true", True), ("False", False), ("FALSE", False)])
+    @pytest.mark.parametrize(
+        ("written", "meant"), [(True, True), ("true", True), ("False", False), ("FALSE", False)]
+    )
     @pytest.mark.parametrize("field", FLAGS)
     def test_flags_may_be_texts(self, field: str, written: Any, meant: bool) -> None:
         assert getattr(parse_request(changed(field, written)), field) is meant
 
-    @pytest.mark.parametrize(("field", "written", "meant"), [
-        ("platform", "linux/amd64/v1", "linux/amd64"), ("platform", " Linux/AMD64", "linux/amd64"),
-        ("container_engine", "apptainer", "singularity"), ("container_engine", "Docker", "docker"),
-        ("architecture", "Zen2 ", "zen2"), ("mpi", "openmpi@4  +cuda", "openmpi@4 +cuda"),
-    ])
+    @pytest.mark.parametrize(
+        ("field", "written", "meant"),
+        [
+            ("platform", "linux/amd64/v1", "linux/amd64"),
+            ("platform", " Linux/AMD64", "linux/amd64"),
+            ("container_engine", "apptainer", "singularity"),
+            ("container_engine", "Docker", "docker"),
+            ("architecture", "Zen2 ", "zen2"),
+            ("mpi", "openmpi@4  +cuda", "openmpi@4 +cuda"),
+        ],
+    )
     def test_spellings_of_one_value(self, field: str, written: str, meant: str) -> None:
         assert getattr(parse_request(changed(f"machine.{field}", written)).machine, field) == meant
 
     def test_python_constants_count_outside_of_strings_only(self) -> None:
-        raw = json.dumps(changed("workflow", "None"), indent=1).replace("false", "False").replace("true", "True")
+        raw = (
+            json.dumps(changed("workflow", "None"), indent=1)
+            .replace("false", "False")
+            .replace("true", "True")
+        )
         request = parse_request(raw.replace('"version": "v1"', '"version": None'))
         assert (request.workflow, request.version, request.push) == ("None", "latest", True)
 
@@ -101,28 +140,55 @@ class TestWhatIsTaken:
 
 class TestWhatIsRefused:
     def test_every_field_is_named_at_once(self) -> None:
-        problems = problems_of({
-            "machine": {"platform": "linux/amd65", "architecture": "zen99", "container_engine": "podman", "mpi": "-x",
-                        "gpu": 3, "gpu_arch": "a;b", "cpu": "x"},
-            "workflow": "../etc", "version": "a b", "force": "perhaps", "pusch": True})
+        problems = problems_of(
+            {
+                "machine": {
+                    "platform": "linux/amd65",
+                    "architecture": "zen99",
+                    "container_engine": "podman",
+                    "mpi": "-x",
+                    "gpu": 3,
+                    "gpu_arch": "a;b",
+                    "cpu": "x",
+                },
+                "workflow": "../etc",
+                "version": "a b",
+                "force": "perhaps",
+                "pusch": True,
+            }
+        )
         assert set(problems) == {
-            "machine.platform", "machine.architecture", "machine.container_engine", "machine.mpi", "machine.gpu",
-            "machine.gpu_arch", "machine.cpu", "workflow", "step_id", "version", "force", "pusch"}
+            "machine.platform",
+            "machine.architecture",
+            "machine.container_engine",
+            "machine.mpi",
+            "machine.gpu",
+            "machine.gpu_arch",
+            "machine.cpu",
+            "workflow",
+            "step_id",
+            "version",
+            "force",
+            "pusch",
+        }
 
-    @pytest.mark.parametrize(("field", "value", "word"), [
-        ("machine.platform", "linux/amd46", "linux/amd64"),
-        ("machine.architecture", "zenn2", "zen2"),
-        ("machine.architecture", "roma", "rome"),
-        ("machine.container_engine", "podman", "docker or singularity"),
-        ("machine.architecture", "grace", '"platform": "linux/arm64"'),
-        ("pusch", True, "did you mean push?"),
-        ("step", "wordcount", "did you mean step_id?"),
-        ("machine.plattform", "linux/amd64", "did you mean platform?"),
-        ("machine.xyz", 1, "known fields: platform"),
-        ("force", "yes", "write true or false"),
-        ("workflow", 7, "text in double quotes"),
-        ("machine", [], "object in braces"),
-    ])
+    @pytest.mark.parametrize(
+        ("field", "value", "word"),
+        [
+            ("machine.platform", "linux/amd46", "linux/amd64"),
+            ("machine.architecture", "zenn2", "zen2"),
+            ("machine.architecture", "roma", "rome"),
+            ("machine.container_engine", "podman", "docker or singularity"),
+            ("machine.architecture", "grace", '"platform": "linux/arm64"'),
+            ("pusch", True, "did you mean push?"),
+            ("step", "wordcount", "did you mean step_id?"),
+            ("machine.plattform", "linux/amd64", "did you mean platform?"),
+            ("machine.xyz", 1, "known fields: platform"),
+            ("force", "yes", "write true or false"),
+            ("workflow", 7, "text in double quotes"),
+            ("machine", [], "object in braces"),
+        ],
+    )
     def test_the_hint_says_what_to_write(self, field: str, value: Any, word: str) -> None:
         assert word in problems_of(changed(field, value))[field]
 
@@ -139,27 +205,56 @@ class TestWhatIsRefused:
 
     def test_missing_fields_come_with_an_example(self) -> None:
         problems = problems_of({"machine": {}})
-        assert set(problems) == {"machine.platform", "machine.container_engine", "workflow", "step_id"}
+        assert set(problems) == {
+            "machine.platform",
+            "machine.container_engine",
+            "workflow",
+            "step_id",
+        }
         assert '"linux/amd64"' in problems["machine.platform"]
 
-    @pytest.mark.parametrize(("raw", "word"), [
-        (b"", "empty"), (b" \n", "empty"), (b"[]", "not a JSON object"), (b"null", "not a JSON object"),
-        (b"{", "line 1, column 2"), (b'{"machine": }', "line 1, column 13"), (b"\xff\xfe{}", "not UTF-8"),
-        (b'{"force": NaN}', "NaN"), (b'{"force": -Infinity}', "-Infinity"), (b"[" * 100_000, "deeply"),
-        (b'{"a":' * 100_000, "deeply"), (b'{"force": ' + b"9" * 5000 + b"}", "not valid JSON"),
-        (b'{"workflow": "' + b"a", "not valid JSON"),
-    ], ids=lambda value: value[:12].decode("latin1") if isinstance(value, bytes) else None)
+    @pytest.mark.parametrize(
+        ("raw", "word"),
+        [
+            (b"", "empty"),
+            (b" \n", "empty"),
+            (b"[]", "not a JSON object"),
+            (b"null", "not a JSON object"),
+            (b"{", "line 1, column 2"),
+            (b'{"machine": }', "line 1, column 13"),
+            (b"\xff\xfe{}", "not UTF-8"),
+            (b'{"force": NaN}', "NaN"),
+            (b'{"force": -Infinity}', "-Infinity"),
+            (b"[" * 100_000, "deeply"),
+            (b'{"a":' * 100_000, "deeply"),
+            (b'{"force": ' + b"9" * 5000 + b"}", "not valid JSON"),
+            (b'{"workflow": "' + b"a", "not valid JSON"),
+        ],
+        ids=lambda value: value[:12].decode("latin1") if isinstance(value, bytes) else None,
+    )
     def test_what_is_not_json(self, raw: bytes, word: str) -> None:
         assert word in problems_of(raw)["body"]
 
-    @pytest.mark.parametrize("raw", ['"' + '\\"' * 500_000, '{"a": "' + "True " * 200_000, '"\\' * 300_000])
+    @pytest.mark.parametrize(
+        "raw", ['"' + '\\"' * 500_000, '{"a": "' + "True " * 200_000, '"\\' * 300_000]
+    )
     def test_a_megabyte_of_unclosed_strings_is_read_once(self, raw: str) -> None:
         """An expression that goes back for every quote would take hours here."""
         assert set(problems_of(raw)) == {"body"}
 
     @pytest.mark.parametrize("depth", [50, 500, 900, 950, 980, 990, 1000, 1500])
-    @pytest.mark.parametrize("field", ["force", "workflow", "machine", "machine.mpi", "machine.gpu_arch",
-                                       "machine.name", "unknown"])
+    @pytest.mark.parametrize(
+        "field",
+        [
+            "force",
+            "workflow",
+            "machine",
+            "machine.mpi",
+            "machine.gpu_arch",
+            "machine.name",
+            "unknown",
+        ],
+    )
     def test_deep_values(self, field: str, depth: int) -> None:
         text = json.dumps(changed(field, "HERE")).replace('"HERE"', "[" * depth + "]" * depth)
         assert problems_of(text, machines={})
@@ -177,10 +272,44 @@ class TestWhatIsRefused:
 
 
 HOSTILE = [
-    "../", "..", "a/../b", ";reboot", "$(reboot)", "`reboot`", "a\nb", "a\n", "\n", "a\rb", "a\0b", "-rf", "--help",
-    "a'b", 'a"b', "a\\b", "a|b", "a&b", "a>b", "a<b", "*", "?", "a{b}", "%s%n\x07", "\x1b[2J", "\xe4",
-    "\uff0e\uff0e\uff0f", "\u202e", "\ud800", "A" * 201, "x" * 10_000, " " * 10_000, "a" + " " * 10_000, "{{7*7}}",
-    "#", "!x", "http://[", "~root",
+    "../",
+    "..",
+    "a/../b",
+    ";reboot",
+    "$(reboot)",
+    "`reboot`",
+    "a\nb",
+    "a\n",
+    "\n",
+    "a\rb",
+    "a\0b",
+    "-rf",
+    "--help",
+    "a'b",
+    'a"b',
+    "a\\b",
+    "a|b",
+    "a&b",
+    "a>b",
+    "a<b",
+    "*",
+    "?",
+    "a{b}",
+    "%s%n\x07",
+    "\x1b[2J",
+    "\xe4",
+    "\uff0e\uff0e\uff0f",
+    "\u202e",
+    "\ud800",
+    "A" * 201,
+    "x" * 10_000,
+    " " * 10_000,
+    "a" + " " * 10_000,
+    "{{7*7}}",
+    "#",
+    "!x",
+    "http://[",
+    "~root",
 ]
 
 
@@ -197,11 +326,52 @@ def test_hostile_paths_are_refused_in_library_mode(path: Any) -> None:
 
 
 def hostile_requests(count: int, seed: int) -> list[tuple[str, str]]:
-    """Texts of requests with a hostile value in some field, and the field. The same for the same seed."""
+    """Texts of requests with a hostile value in some field, and the field. The same for the same
+    seed.
+    """
     rng = random.Random(seed)
-    pieces = ["../", "/..", ";", "$(", ")", "`", "\n", "\r", "\0", "'", '"', "\\", "|", "&", ">", "<", "*", "?", "{",
-              "}", "\x1b", "\xe9", "\u2028", "!", "#", "^"]
-    harmless = ["a", "zen2", "openmpi@4", "linux/amd64", "--", "v1", "_", ".", "/", "rm -rf", "id", " "]
+    pieces = [
+        "../",
+        "/..",
+        ";",
+        "$(",
+        ")",
+        "`",
+        "\n",
+        "\r",
+        "\0",
+        "'",
+        '"',
+        "\\",
+        "|",
+        "&",
+        ">",
+        "<",
+        "*",
+        "?",
+        "{",
+        "}",
+        "\x1b",
+        "\xe9",
+        "\u2028",
+        "!",
+        "#",
+        "^",
+    ]
+    harmless = [
+        "a",
+        "zen2",
+        "openmpi@4",
+        "linux/amd64",
+        "--",
+        "v1",
+        "_",
+        ".",
+        "/",
+        "rm -rf",
+        "id",
+        " ",
+    ]
     made = []
     for _ in range(count):
         field = rng.choice(TEXT_FIELDS + FLAGS)
@@ -234,11 +404,24 @@ def test_the_process_listener_hears(started_processes: list[str]) -> None:
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=30)
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3), max_leaves=8)
-ALMOST = st.fixed_dictionaries({}, optional={
-    "machine": ANY_JSON | st.fixed_dictionaries({}, optional={
-        **{name: ANY_JSON | st.just(value) for name, value in MACHINE.items()}, "name": ANY_JSON}),
-    **{name: ANY_JSON | st.just(value) for name, value in VALID.items() if name != "machine"}, "path": ANY_JSON})
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+ALMOST = st.fixed_dictionaries(
+    {},
+    optional={
+        "machine": ANY_JSON
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                **{name: ANY_JSON | st.just(value) for name, value in MACHINE.items()},
+                "name": ANY_JSON,
+            },
+        ),
+        **{name: ANY_JSON | st.just(value) for name, value in VALID.items() if name != "machine"},
+        "path": ANY_JSON,
+    },
+)
 
 
 def outcome(raw: Any, allow_path: bool) -> None:

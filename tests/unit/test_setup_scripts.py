@@ -1,4 +1,5 @@
-"""The parts of the set-up scripts that choose: which apt sources count, and whether the demo can use a running service.
+"""The parts of the set-up scripts that choose: which apt sources count, and whether the demo can
+use a running service.
 
 That they install a machine is shown by `make test` itself, which begins with them.
 """
@@ -15,25 +16,33 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 def bash(code: str, *, path: Path | None = None) -> str:
-    """What `code` prints with the scripts' library loaded; `path` holds programs that come before the machine's."""
+    """What `code` prints with the scripts' library loaded; `path` holds programs that come before
+    the machine's.
+    """
     environ = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"]}
     script = f'set -euo pipefail; . "{SCRIPTS}/lib.sh"; os_codename() {{ echo bookworm; }}; {code}'
-    return subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["bash", "-c", script], env=environ, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture
 def fake_apt(tmp_path: Path) -> Path:
     """A folder with a fake apt-get that knows two mirrors, a third party and a cdrom."""
     mirrors = tmp_path / "mirrors.list"
-    mirrors.write_text("# the nearest\nhttps://mirror.example/debian\thigh\nhttps://other.example/debian\n")
-    targets = "\n".join([
-        "Debian|cdrom:[Debian 12]/|bookworm|main",
-        f"Debian|mirror+file:{mirrors}/|bookworm|main",
-        f"Debian|mirror+file:{mirrors}/|bookworm|contrib",
-        "Debian|http://security.example/debian-security/|bookworm-security|main",
-        "Debian|http://backports.example/debian/|bookworm-backports|main",
-        "Somebody|http://vendor.example/apt/|bookworm|main",
-    ])
+    mirrors.write_text(
+        "# the nearest\nhttps://mirror.example/debian\thigh\nhttps://other.example/debian\n"
+    )
+    targets = "\n".join(
+        [
+            "Debian|cdrom:[Debian 12]/|bookworm|main",
+            f"Debian|mirror+file:{mirrors}/|bookworm|main",
+            f"Debian|mirror+file:{mirrors}/|bookworm|contrib",
+            "Debian|http://security.example/debian-security/|bookworm-security|main",
+            "Debian|http://backports.example/debian/|bookworm-backports|main",
+            "Somebody|http://vendor.example/apt/|bookworm|main",
+        ]
+    )
     apt_get = tmp_path / "apt-get"
     apt_get.write_text(f"#!/bin/sh\ncat <<'END'\n{targets}\nEND\n")
     apt_get.chmod(0o755)
@@ -47,12 +56,18 @@ def test_only_debians_own_sources_of_this_release_go_into_an_image(fake_apt: Pat
     ]
 
 
-def test_another_suite_is_pinned_away_but_for_the_packages_asked_for(fake_apt: Path, tmp_path: Path) -> None:
+def test_another_suite_is_pinned_away_but_for_the_packages_asked_for(
+    fake_apt: Path, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
     bash(f"CIC_SETUP_CACHE={cache}; suite_options trixie docker.io docker-buildx", path=fake_apt)
 
-    assert (cache / "apt-trixie/sources.list").read_text().splitlines()[-1].endswith(
-        "https://mirror.example/debian trixie main")
+    assert (
+        (cache / "apt-trixie/sources.list")
+        .read_text()
+        .splitlines()[-1]
+        .endswith("https://mirror.example/debian trixie main")
+    )
     everything, chosen = (cache / "apt-trixie/preferences").read_text().split("\n\n")
     assert everything.splitlines() == ["Package: *", "Pin: release n=trixie", "Pin-Priority: -1"]
     assert chosen.splitlines()[0] == "Package: docker.io docker-buildx"
@@ -84,6 +99,8 @@ def test_a_foreign_process_is_not_taken_for_the_demos_service(tmp_path: Path) ->
     (project / "scripts").symlink_to(SCRIPTS)
     (project / ".demo/service.pid").write_text(str(os.getpid()))
 
-    stopped = subprocess.run([project / "scripts/demo_service", "stop"], capture_output=True, text=True, check=False)
+    stopped = subprocess.run(
+        [project / "scripts/demo_service", "stop"], capture_output=True, text=True, check=False
+    )
 
     assert (stopped.returncode, stopped.stderr) == (0, "")

@@ -8,14 +8,28 @@ import statistics
 
 import pytest
 
-from benchmarks.simulation import DAY_S, MEASURED, SITES, WORKING_S, Site, requests, run, simulate, workers_needed
+from benchmarks.simulation import (
+    DAY_S,
+    MEASURED,
+    SITES,
+    WORKING_S,
+    Site,
+    requests,
+    run,
+    simulate,
+    workers_needed,
+)
 
 
-@pytest.mark.parametrize(("builds", "slots", "ends_s"), [(60, 1, 660), (60, 4, 165), (61, 4, 176), (3, 4, 11)])
+@pytest.mark.parametrize(
+    ("builds", "slots", "ends_s"), [(60, 1, 660), (60, 4, 165), (61, 4, 176), (3, 4, 11)]
+)
 def test_equal_builds_fill_the_slots_in_turn(builds: int, slots: int, ends_s: float) -> None:
     waits, end = run([(0.0, 10.0)] * builds, slots=slots, begin_s=1.0)
     assert end == pytest.approx(ends_s)
-    assert sorted(waits) == pytest.approx([1.0 + 11.0 * (index // slots) for index in range(builds)])
+    assert sorted(waits) == pytest.approx(
+        [1.0 + 11.0 * (index // slots) for index in range(builds)]
+    )
 
 
 def test_who_comes_first_is_served_first() -> None:
@@ -38,7 +52,9 @@ def test_requests_come_by_day_as_many_as_said() -> None:
     site = dataclasses.replace(SITES[1], requests_per_day=1000)
     moments = list(requests(site, random.Random(3), 50))
     assert len(moments) / 50 == pytest.approx(1000, rel=0.03)
-    assert sum(moment % DAY_S < WORKING_S for moment in moments) / len(moments) == pytest.approx(0.8, abs=0.02)
+    assert sum(moment % DAY_S < WORKING_S for moment in moments) / len(moments) == pytest.approx(
+        0.8, abs=0.02
+    )
     assert moments == sorted(moments)
 
 

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from image_builder import singularity, streaming, sudo
-from image_builder.errors import Cancelled, ErrorCode, LimitReached, NoSpace, ServiceError, ToolMissing
+from image_builder.errors import (
+    Cancelled,
+    ErrorCode,
+    LimitReached,
+    NoSpace,
+    ServiceError,
+    ToolMissing,
+)
 from image_builder.export import NotStreamable
 from image_builder.process import CancelToken, Command, Completed, LineSink, ProcessFailed
 from image_builder.settings import BuildSettings
@@ -20,7 +27,9 @@ from image_builder.singularity import ConversionFailed
 
 
 def site(**keys: Any) -> BuildSettings:
-    return BuildSettings(tmp_folder=Path("/tmp/site"), builder_home=Path("/opt/cic"), base_image="base", **keys)
+    return BuildSettings(
+        tmp_folder=Path("/tmp/site"), builder_home=Path("/opt/cic"), base_image="base", **keys
+    )
 
 
 @pytest.fixture
@@ -42,24 +51,58 @@ def install(folder: Path, *names: str, script: str = "") -> None:
 def test_the_build_is_one_list_of_arguments(installed: Path) -> None:
     install(installed, "apptainer", script="echo '  --mksquashfs-args string   extra arguments'")
     program = singularity.program()
-    command = singularity.build_command(program, "docker-daemon:sha256:abc", Path("/s/made.sif"),
-                                        scratch=Path("/work/b"), platform="linux/arm64", settings=site())
-    assert command.argv == (program, "build", "--force", "--arch", "arm64", "--mksquashfs-args",
-                            "-comp zstd -Xcompression-level 3", "/s/made.sif", "docker-daemon:sha256:abc")
-    assert command.env == {"APPTAINER_TMPDIR": "/work/b", "APPTAINER_CACHEDIR": "/work/b",
-                           "SINGULARITY_TMPDIR": "/work/b", "SINGULARITY_CACHEDIR": "/work/b"}
+    command = singularity.build_command(
+        program,
+        "docker-daemon:sha256:abc",
+        Path("/s/made.sif"),
+        scratch=Path("/work/b"),
+        platform="linux/arm64",
+        settings=site(),
+    )
+    assert command.argv == (
+        program,
+        "build",
+        "--force",
+        "--arch",
+        "arm64",
+        "--mksquashfs-args",
+        "-comp zstd -Xcompression-level 3",
+        "/s/made.sif",
+        "docker-daemon:sha256:abc",
+    )
+    assert command.env == {
+        "APPTAINER_TMPDIR": "/work/b",
+        "APPTAINER_CACHEDIR": "/work/b",
+        "SINGULARITY_TMPDIR": "/work/b",
+        "SINGULARITY_CACHEDIR": "/work/b",
+    }
     assert command.timeout_s == site().convert_timeout_s
 
 
 def test_an_old_singularity_is_not_told_how_to_compress(installed: Path) -> None:
     install(installed, "singularity")
-    command = singularity.build_command(singularity.program(), "docker-daemon:x", Path("/s/made.sif"),
-                                        scratch=Path("/w"), platform="linux/amd64", settings=site())
-    assert command.argv[1:] == ("build", "--force", "--arch", "amd64", "/s/made.sif", "docker-daemon:x")
+    command = singularity.build_command(
+        singularity.program(),
+        "docker-daemon:x",
+        Path("/s/made.sif"),
+        scratch=Path("/w"),
+        platform="linux/amd64",
+        settings=site(),
+    )
+    assert command.argv[1:] == (
+        "build",
+        "--force",
+        "--arch",
+        "amd64",
+        "/s/made.sif",
+        "docker-daemon:x",
+    )
 
 
 def test_sudo_hands_the_environment_on_and_asks_for_no_password() -> None:
-    made = sudo.arguments(("/usr/bin/singularity", "build"), leave=Path("/w/leave"), environment={"B": "2", "A": "1"})
+    made = sudo.arguments(
+        ("/usr/bin/singularity", "build"), leave=Path("/w/leave"), environment={"B": "2", "A": "1"}
+    )
     assert made[:7] == ("sudo", "-n", "env", "A=1", "B=2", "sh", "-c")
     assert made[8:] == ("cic", "/w/leave", str(os.getpid()), "/usr/bin/singularity", "build")
 
@@ -81,15 +124,23 @@ def fake_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_root_runs_ends_as_it_ends(fake_sudo: Path, tmp_path: Path) -> None:
     install(fake_sudo, "apptainer", script="echo broken as root >&2; exit 7")
     with pytest.raises(ServiceError, match="broken as root"):
-        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64",
-                            settings=site(sif_compressor="lz4", singularity_sudo=True))
+        singularity.convert(
+            "x:1",
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            settings=site(sif_compressor="lz4", singularity_sudo=True),
+        )
     assert {path.name for path in tmp_path.iterdir()} == {"programs"}
 
 
 @pytest.mark.parametrize("why", ["cancel", "timeout"])
 def test_what_root_runs_ends_when_we_want_it_to(fake_sudo: Path, tmp_path: Path, why: str) -> None:
     note = tmp_path / "note"
-    install(fake_sudo, "apptainer", script=f'[ "$2" = --help ] && exit; echo $$ > {note}; exec sleep 600')
+    install(
+        fake_sudo,
+        "apptainer",
+        script=f'[ "$2" = --help ] && exit; echo $$ > {note}; exec sleep 600',
+    )
     cancel = CancelToken()
 
     def cancel_when_it_runs() -> None:
@@ -101,8 +152,13 @@ def test_what_root_runs_ends_when_we_want_it_to(fake_sudo: Path, tmp_path: Path,
     thread.start()
     limit_s = 600 if why == "cancel" else 1.5
     with pytest.raises(Cancelled if why == "cancel" else LimitReached):
-        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64", cancel=cancel,
-                            settings=site(sif_compressor="lz4", singularity_sudo=True, convert_timeout_s=limit_s))
+        singularity.convert(
+            "x:1",
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            cancel=cancel,
+            settings=site(sif_compressor="lz4", singularity_sudo=True, convert_timeout_s=limit_s),
+        )
     thread.join()
     ended = Path("/proc", note.read_text().strip())
     for _ in range(600):  # its end is root's own business: it follows ours by a moment
@@ -112,26 +168,53 @@ def test_what_root_runs_ends_when_we_want_it_to(fake_sudo: Path, tmp_path: Path,
     assert not ended.exists()
 
 
-@pytest.mark.parametrize(("user", "asked", "needed"), [(0, True, False), (0, False, False), (1000, True, True),
-                                                     (1000, False, False)])
-def test_sudo_is_nothing_when_already_root(user: int, asked: bool, needed: bool,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("user", "asked", "needed"),
+    [(0, True, False), (0, False, False), (1000, True, True), (1000, False, False)],
+)
+def test_sudo_is_nothing_when_already_root(
+    user: int, asked: bool, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
     assert singularity.needs_sudo(site(singularity_sudo=asked)) is needed
 
 
-@pytest.mark.parametrize(("keys", "mksquashfs", "tar2sqfs"), [
-    ({}, "-comp zstd -Xcompression-level 3", ("--compressor", "zstd", "--comp-extra", "level=3")),
-    ({"sif_compression_level": 15}, "-comp zstd -Xcompression-level 15",
-     ("--compressor", "zstd", "--comp-extra", "level=15")),
-    ({"sif_compressor": "gzip"}, "-comp gzip -Xcompression-level 6",
-     ("--compressor", "gzip", "--comp-extra", "level=6")),
-    ({"sif_compressor": "xz", "sif_compression_level": 3}, "-comp xz", ("--compressor", "xz")),
-])
-def test_both_ways_compress_alike(keys: dict[str, Any], mksquashfs: str, tar2sqfs: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("keys", "mksquashfs", "tar2sqfs"),
+    [
+        (
+            {},
+            "-comp zstd -Xcompression-level 3",
+            ("--compressor", "zstd", "--comp-extra", "level=3"),
+        ),
+        (
+            {"sif_compression_level": 15},
+            "-comp zstd -Xcompression-level 15",
+            ("--compressor", "zstd", "--comp-extra", "level=15"),
+        ),
+        (
+            {"sif_compressor": "gzip"},
+            "-comp gzip -Xcompression-level 6",
+            ("--compressor", "gzip", "--comp-extra", "level=6"),
+        ),
+        ({"sif_compressor": "xz", "sif_compression_level": 3}, "-comp xz", ("--compressor", "xz")),
+    ],
+)
+def test_both_ways_compress_alike(
+    keys: dict[str, Any], mksquashfs: str, tar2sqfs: tuple[str, ...]
+) -> None:
     assert singularity.mksquashfs_arguments(site(**keys)) == mksquashfs
-    command = streaming.squashfs_command(Path("/s/x.squashfs"), singularity.level(site(**keys)), site(**keys))
-    assert command.argv == ("tar2sqfs", "--quiet", "--force", "--no-skip", *tar2sqfs, "/s/x.squashfs")
+    command = streaming.squashfs_command(
+        Path("/s/x.squashfs"), singularity.level(site(**keys)), site(**keys)
+    )
+    assert command.argv == (
+        "tar2sqfs",
+        "--quiet",
+        "--force",
+        "--no-skip",
+        *tar2sqfs,
+        "/s/x.squashfs",
+    )
 
 
 def test_either_name_of_the_program_will_do(installed: Path) -> None:
@@ -158,8 +241,14 @@ class FakeSingularity:
         self.content, self.output = content, output
         self.commands: list[Command] = []
 
-    def __call__(self, command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
-                 capture_stdout: bool = False) -> Completed:
+    def __call__(
+        self,
+        command: Command,
+        *,
+        on_line: LineSink | None = None,
+        cancel: CancelToken | None = None,
+        capture_stdout: bool = False,
+    ) -> Completed:
         self.commands.append(command)
         if self.content is None:
             raise ProcessFailed(command, 255, self.output)
@@ -173,8 +262,14 @@ def test_without_the_tools_it_says_so_and_builds(installed: Path, tmp_path: Path
     lines: list[str] = []
     runner = FakeSingularity(b"no SIF at all")
     with pytest.raises(ConversionFailed, match="shorter than a header") as failure:
-        singularity.convert("sha256:abc", tmp_path / "out.sif", platform="linux/amd64", settings=site(), runner=runner,
-                            on_line=lines.append)
+        singularity.convert(
+            "sha256:abc",
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            settings=site(),
+            runner=runner,
+            on_line=lines.append,
+        )
     assert failure.value.code == ErrorCode.CONVERSION_FAILED
     assert "takes longer: docker, tar2sqfs, sqfs2tar, unsquashfs is not installed" in lines[-1]
     assert runner.commands[0].argv[-1] == "docker-daemon:sha256:abc"
@@ -185,19 +280,35 @@ def test_without_the_tools_it_says_so_and_builds(installed: Path, tmp_path: Path
 def test_what_streaming_cannot_compress_is_built(compressor: str, tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(ConversionFailed):
-        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64", on_line=lines.append,
-                            settings=site(sif_compressor=compressor), runner=FakeSingularity(b""))
+        singularity.convert(
+            "x:1",
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            on_line=lines.append,
+            settings=site(sif_compressor=compressor),
+            runner=FakeSingularity(b""),
+        )
     assert f"streaming cannot make {compressor}" in lines[-1]
 
 
-@pytest.mark.parametrize(("output", "hint"), [
-    ("sudo: a password is required", "without a password"),
-    ("FATAL: something else", ""),
-])
-def test_a_failed_build_tells_its_last_line_and_what_to_do(output: str, hint: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("output", "hint"),
+    [
+        ("sudo: a password is required", "without a password"),
+        ("FATAL: something else", ""),
+    ],
+)
+def test_a_failed_build_tells_its_last_line_and_what_to_do(
+    output: str, hint: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConversionFailed) as failure:
-        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64",
-                            settings=site(sif_compressor="lz4"), runner=FakeSingularity(None, output))
+        singularity.convert(
+            "x:1",
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            settings=site(sif_compressor="lz4"),
+            runner=FakeSingularity(None, output),
+        )
     assert output in failure.value.message and hint in failure.value.hint
     assert not list(tmp_path.iterdir())
 
@@ -205,18 +316,29 @@ def test_a_failed_build_tells_its_last_line_and_what_to_do(output: str, hint: st
 def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     runner = FakeSingularity(None, "FATAL: write /x: no space left on device")
     with pytest.raises(NoSpace) as failure:
-        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64", settings=site(sif_compressor="lz4"),
-                            runner=runner)
+        singularity.convert(
+            "x:1",
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            settings=site(sif_compressor="lz4"),
+            runner=runner,
+        )
     assert failure.value.code == ErrorCode.NO_SPACE
 
 
-def test_a_daemon_that_is_not_on_a_socket_is_asked_for_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                                                  ) -> None:
+def test_a_daemon_that_is_not_on_a_socket_is_asked_for_an_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://build-host:2376")
     runner = FakeSingularity(b"")
     with pytest.raises(ConversionFailed):
-        singularity.convert("x:1", tmp_path / "out.sif", platform="linux/amd64", settings=site(sif_compressor="lz4"),
-                            runner=runner)
+        singularity.convert(
+            "x:1",
+            tmp_path / "out.sif",
+            platform="linux/amd64",
+            settings=site(sif_compressor="lz4"),
+            runner=runner,
+        )
     save, build = runner.commands
     assert save.argv[:2] == ("docker", "save") and save.argv[-1] == "x:1"
     assert build.argv[-1] == "docker-archive:image.tar"
@@ -224,17 +346,23 @@ def test_a_daemon_that_is_not_on_a_socket_is_asked_for_an_archive(tmp_path: Path
 
 def test_the_origin_in_a_sif_is_the_image_and_not_the_empty_archive() -> None:
     renamed = streaming.Renamed("empty.tar", "demo:1")
-    assert renamed.in_file(".singularity.d/Singularity", b"bootstrap: docker-archive\nfrom: empty.tar\n\n") == (
-        b"bootstrap: docker-daemon\nfrom: demo:1\n\n")
-    labels = renamed.in_file(".singularity.d/labels.json",
-                             '{"a": "ü & <b>", "org.label-schema.usage.singularity.deffile.from": "x"}'.encode())
-    assert '"a": "ü & <b>"'.encode() in labels and b"deffile.from\": \"demo:1\"" in labels
+    assert renamed.in_file(
+        ".singularity.d/Singularity", b"bootstrap: docker-archive\nfrom: empty.tar\n\n"
+    ) == (b"bootstrap: docker-daemon\nfrom: demo:1\n\n")
+    labels = renamed.in_file(
+        ".singularity.d/labels.json",
+        '{"a": "ü & <b>", "org.label-schema.usage.singularity.deffile.from": "x"}'.encode(),
+    )
+    assert '"a": "ü & <b>"'.encode() in labels and b'deffile.from": "demo:1"' in labels
     assert renamed.in_file("etc/hosts", b"docker-archive") == b"docker-archive"
 
 
 @pytest.fixture(autouse=True)
-def an_apptainer_to_find(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory,
-                         monkeypatch: pytest.MonkeyPatch) -> None:
+def an_apptainer_to_find(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Whatever is installed here, the tests find a program of this name."""
     if "installed" not in request.fixturenames and shutil.which("apptainer") is None:
         folder = tmp_path_factory.mktemp("programs")

@@ -12,7 +12,9 @@ def test_nothing_is_said(text: str | None) -> None:
 
 
 def test_packages_are_read() -> None:
-    assert packages_of("packages:\n  openmpi::\n    buildable: false\n  zlib:\n") == {"openmpi": {"buildable": False}}
+    assert packages_of("packages:\n  openmpi::\n    buildable: false\n  zlib:\n") == {
+        "openmpi": {"buildable": False}
+    }
 
 
 def test_a_broken_file_is_the_operators() -> None:

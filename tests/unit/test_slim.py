@@ -1,4 +1,6 @@
-"""Slim images: when one is made, and what the recipe's scripts find out. With real programs, links and packages."""
+"""Slim images: when one is made, and what the recipe's scripts find out. With real programs, links
+and packages.
+"""
 
 from __future__ import annotations
 
@@ -44,36 +46,74 @@ def load(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("request_slim", "text", "post_install", "default", "wanted"), [
-    (None, "", False, False, False), (None, "", False, True, True), (None, "", True, True, False),
-    (None, "slim: true", True, False, True), (None, "slim: false", False, True, False),
-    (True, "slim: false", True, False, True), (False, "slim: true", False, True, False),
-])
-def test_who_decides(request_slim: bool | None, text: str, post_install: bool, default: bool, wanted: bool) -> None:
-    request = parse_request({"machine": MACHINE, "workflow": "w", "step_id": "s", "slim": request_slim})
-    assert slim.is_wanted(request, described(text), has_post_install=post_install, default=default) is wanted
+@pytest.mark.parametrize(
+    ("request_slim", "text", "post_install", "default", "wanted"),
+    [
+        (None, "", False, False, False),
+        (None, "", False, True, True),
+        (None, "", True, True, False),
+        (None, "slim: true", True, False, True),
+        (None, "slim: false", False, True, False),
+        (True, "slim: false", True, False, True),
+        (False, "slim: true", False, True, False),
+    ],
+)
+def test_who_decides(
+    request_slim: bool | None, text: str, post_install: bool, default: bool, wanted: bool
+) -> None:
+    request = parse_request(
+        {"machine": MACHINE, "workflow": "w", "step_id": "s", "slim": request_slim}
+    )
+    assert (
+        slim.is_wanted(request, described(text), has_post_install=post_install, default=default)
+        is wanted
+    )
 
 
-@pytest.mark.parametrize(("own", "other", "words"), [
-    ({}, {}, ""), ({"os_id": "ubuntu", "os_version": "24.04"}, {"os_id": "ubuntu", "os_version": "24.04"}, ""),
-    ({}, {"os_version": "13"}, "debian 13, and the base image debian 12"), ({"os_id": "rocky"}, {}, "rocky"),
-    ({"os_id": ""}, {"os_id": ""}, "unknown system"),
-])
-def test_the_runtime_base_is_of_the_same_release(own: dict[str, str], other: dict[str, str], words: str) -> None:
+@pytest.mark.parametrize(
+    ("own", "other", "words"),
+    [
+        ({}, {}, ""),
+        (
+            {"os_id": "ubuntu", "os_version": "24.04"},
+            {"os_id": "ubuntu", "os_version": "24.04"},
+            "",
+        ),
+        ({}, {"os_version": "13"}, "debian 13, and the base image debian 12"),
+        ({"os_id": "rocky"}, {}, "rocky"),
+        ({"os_id": ""}, {"os_id": ""}, "unknown system"),
+    ],
+)
+def test_the_runtime_base_is_of_the_same_release(
+    own: dict[str, str], other: dict[str, str], words: str
+) -> None:
     reason = slim.why_not_on(base(**own), base(**other))
     assert words in reason and bool(reason) is bool(words)
 
 
 def test_the_environment_is_the_base_images_own() -> None:
-    facts = base(variables={"PATH": "/a:/b", "ODD": 'a "b" $c \\\\ d', "SPACK_ROOT": "/opt/spack", "HOME": "/root",
-                            "LINES": "a\nb", "not a name": "x"})
+    facts = base(
+        variables={
+            "PATH": "/a:/b",
+            "ODD": 'a "b" $c \\\\ d',
+            "SPACK_ROOT": "/opt/spack",
+            "HOME": "/root",
+            "LINES": "a\nb",
+            "not a name": "x",
+        }
+    )
     assert slim.variables(facts) == ['ODD="a \\"b\\" \\$c \\\\\\\\ d"', 'PATH="/a:/b"']
 
 
 def test_labels_and_folder_are_the_base_images_own() -> None:
-    facts = base(folder="/my data", labels={"z": 'say "$HOME"', "a.b": "", "of\ntwo": "x", "lines": "1\n2"})
+    facts = base(
+        folder="/my data", labels={"z": 'say "$HOME"', "a.b": "", "of\ntwo": "x", "lines": "1\n2"}
+    )
     assert slim.labels(facts) == ['"a.b"=""', '"z"="say \\"\\$HOME\\""']
-    assert slim.folder(facts) == '"/my data"' and slim.folder(base()) == slim.folder(base(folder="\n")) == '"/"'
+    assert (
+        slim.folder(facts) == '"/my data"'
+        and slim.folder(base()) == slim.folder(base(folder="\n")) == '"/"'
+    )
 
 
 def test_first_lines_of_a_step(tmp_path: Path) -> None:
@@ -86,8 +126,15 @@ def test_first_lines_of_a_step(tmp_path: Path) -> None:
 
 
 def test_a_report() -> None:
-    report = slim.read_report(json.dumps({"missing": [f"/x{n}: liba.so" for n in range(7)], "count": 7,
-                                          "inventory": {"files": [], "instructions": {}}}))
+    report = slim.read_report(
+        json.dumps(
+            {
+                "missing": [f"/x{n}: liba.so" for n in range(7)],
+                "count": 7,
+                "inventory": {"files": [], "instructions": {}},
+            }
+        )
+    )
     with pytest.raises(SlimFailed, match=r"would lack /x0: liba\.so; .*and 2 more"):
         report.require_nothing_missing()
     Report(missing=(), count=0, inventory="{}").require_nothing_missing()
@@ -114,7 +161,11 @@ def test_libraries_of_a_program_are_those_that_the_linker_loads(closure: Any) ->
         pytest.skip("ldd is not installed")
     path = os.path.realpath(sys.executable)
     listed = subprocess.run(["ldd", path], check=True, capture_output=True, text=True).stdout
-    expected = {line.split()[0]: os.path.realpath(line.split()[2]) for line in listed.splitlines() if " => " in line}
+    expected = {
+        line.split()[0]: os.path.realpath(line.split()[2])
+        for line in listed.splitlines()
+        if " => " in line
+    }
     root = closure.Root()
     found = closure.libraries(root, path)
     assert {name: root.end(place) for name, place in found.items() if name in expected} == expected
@@ -125,7 +176,9 @@ def test_libraries_of_a_program_are_those_that_the_linker_loads(closure: Any) ->
 
 @pytest.fixture
 def linked(tmp_path: Path) -> Path:
-    """A program that finds a library beside it, which finds one that nothing of its own tells where it is."""
+    """A program that finds a library beside it, which finds one that nothing of its own tells where
+    it is.
+    """
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("there is no gcc")
@@ -133,13 +186,26 @@ def linked(tmp_path: Path) -> Path:
 
     def compiled(name: str, text: str, *options: str) -> None:
         (tmp_path / "source.c").write_text(text)
-        subprocess.run([compiler, "-o", str(tmp_path / name), str(tmp_path / "source.c"), *options], check=True)
+        subprocess.run(
+            [compiler, "-o", str(tmp_path / name), str(tmp_path / "source.c"), *options], check=True
+        )
 
     compiled("lib/libdeep.so", "int deep(void) { return 7; }\n", "-shared")
-    compiled("lib/libouter.so", "int deep(void); int outer(void) { return deep(); }\n", "-shared",
-             f"-L{tmp_path}/lib", "-ldeep")
-    compiled("program", "int outer(void); int main(void) { return outer(); }\n", f"-L{tmp_path}/lib", "-louter",
-             "-Wl,--disable-new-dtags,-rpath,$ORIGIN/lib", f"-Wl,-rpath-link,{tmp_path}/lib")
+    compiled(
+        "lib/libouter.so",
+        "int deep(void); int outer(void) { return deep(); }\n",
+        "-shared",
+        f"-L{tmp_path}/lib",
+        "-ldeep",
+    )
+    compiled(
+        "program",
+        "int outer(void); int main(void) { return outer(); }\n",
+        f"-L{tmp_path}/lib",
+        "-louter",
+        "-Wl,--disable-new-dtags,-rpath,$ORIGIN/lib",
+        f"-Wl,-rpath-link,{tmp_path}/lib",
+    )
     return tmp_path
 
 
@@ -150,13 +216,20 @@ def test_a_programs_rpath_serves_its_libraries_too(closure: Any, linked: Path) -
     assert closure.libraries(closure.Root(), str(linked / "lib/libouter.so"))["libdeep.so"] is None
 
 
-@pytest.mark.parametrize(("line", "expected"), [
-    ("/bin/sh -e", {"/bin/sh": "/bin/sh"}),
-    ("/usr/bin/env -S sh -e", {"/usr/bin/env": "/usr/bin/env", "sh": "/bin/sh"}),
-    ("/usr/bin/env nothing-of-that-name", {"/usr/bin/env": "/usr/bin/env", "nothing-of-that-name": None}),
-    ("/no/where", {"/no/where": None}), ("/bin/sh /etc/passwd", {"/bin/sh": "/bin/sh", "/etc/passwd": "/etc/passwd"}),
-    ("", {}),
-])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("/bin/sh -e", {"/bin/sh": "/bin/sh"}),
+        ("/usr/bin/env -S sh -e", {"/usr/bin/env": "/usr/bin/env", "sh": "/bin/sh"}),
+        (
+            "/usr/bin/env nothing-of-that-name",
+            {"/usr/bin/env": "/usr/bin/env", "nothing-of-that-name": None},
+        ),
+        ("/no/where", {"/no/where": None}),
+        ("/bin/sh /etc/passwd", {"/bin/sh": "/bin/sh", "/etc/passwd": "/etc/passwd"}),
+        ("", {}),
+    ],
+)
 def test_interpreters(closure: Any, line: str, expected: dict[str, str | None]) -> None:
     assert closure.interpreters(closure.Root(), line.split(), "/nowhere:/bin") == expected
 
@@ -223,7 +296,9 @@ def test_debians_packages(collect: Any, debian: Path) -> None:
     assert packages.owner("/usr/bin/perl") == packages.owner("/usr/lib/old.so") == "perl-base:amd64"
     assert [packages.owner(f"/usr/{folder}/libperl.a") for folder in ("lib", "lib32")] == dev
     assert packages.owner("/opt/own") is None and packages.owner("/etc/gone.conf") is None
-    assert packages.family("perl-base:amd64") == ["perl-base:amd64", "perl:all"], "not what is only for building"
+    assert packages.family("perl-base:amd64") == ["perl-base:amd64", "perl:all"], (
+        "not what is only for building"
+    )
 
 
 def test_a_configuration_file_that_was_edited(collect: Any, debian: Path) -> None:
@@ -231,8 +306,11 @@ def test_a_configuration_file_that_was_edited(collect: Any, debian: Path) -> Non
     (debian / "etc/perl/as it came.conf").write_text("")
     (debian / "etc/perl/edited").write_text("x")
     packages = collect.Packages(str(debian))
-    assert [name for name in ("as it came.conf", "edited", "gone", "other") if packages.was_edited(f"/etc/perl/{name}")
-            ] == ["edited"]
+    assert [
+        name
+        for name in ("as it came.conf", "edited", "gone", "other")
+        if packages.was_edited(f"/etc/perl/{name}")
+    ] == ["edited"]
 
 
 def test_which_alternatives_are_chosen(collect: Any, debian: Path) -> None:
@@ -240,21 +318,35 @@ def test_which_alternatives_are_chosen(collect: Any, debian: Path) -> None:
     for folder in ("etc/alternatives", "var/lib/dpkg/alternatives"):
         (debian / folder).mkdir(parents=True)
     for name, mode, program in (("pager", "manual", "/bin/more"), ("awk", "auto", "/usr/bin/mawk")):
-        (debian / "var/lib/dpkg/alternatives" / name).write_text(f"{mode}\n/usr/bin/{name}\n\n{program}\n5\n")
+        (debian / "var/lib/dpkg/alternatives" / name).write_text(
+            f"{mode}\n/usr/bin/{name}\n\n{program}\n5\n"
+        )
         (debian / "etc/alternatives" / name).symlink_to(program)
     (debian / "var/lib/dpkg/alternatives/lost").write_text("auto\n")
-    assert collect.alternatives(str(debian)) == {"awk": ("auto", "/usr/bin/mawk"), "pager": ("manual", "/bin/more")}
+    assert collect.alternatives(str(debian)) == {
+        "awk": ("auto", "/usr/bin/mawk"),
+        "pager": ("manual", "/bin/more"),
+    }
 
 
-def test_a_slim_image_asks_for_the_full_ones_versions(collect: Any, debian: Path, monkeypatch: Any) -> None:
+def test_a_slim_image_asks_for_the_full_ones_versions(
+    collect: Any, debian: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(collect, "ASKED", str(debian / "asked"))
     packages, before = collect.Packages(str(debian)), collect.Packages(str(debian))
     before.versions["removed:all"] = "1"
     (debian / "asked").write_text("perl=5.3*\nlibperl-dev:i386\nawk\nremoved\n")
     assert collect.to_install({"perl-base:amd64"}, packages, before) == [
-        "libperl-dev:i386 5.36", "perl-base:amd64 5.36", "perl:all 5.36", "awk"]
+        "libperl-dev:i386 5.36",
+        "perl-base:amd64 5.36",
+        "perl:all 5.36",
+        "awk",
+    ]
     (debian / "asked").write_text("libperl-dev=5.36\n")
-    assert collect.to_install(set(), packages, before) == ["libperl-dev:amd64 5.36", "libperl-dev:i386 5.36"]
+    assert collect.to_install(set(), packages, before) == [
+        "libperl-dev:amd64 5.36",
+        "libperl-dev:i386 5.36",
+    ]
 
 
 def test_a_base_that_is_not_made_of_debians_packages(collect: Any, tmp_path: Path) -> None:
@@ -275,9 +367,18 @@ def test_what_is_found_in_the_full_image_alone_is_missing(closure: Any, tmp_path
         (tmp_path / top / "step/link").symlink_to("/bin/special")
     (tmp_path / "full/bin/special").write_text("")
     (tmp_path / "full/step/lost").write_text("")
-    found = verify.missing(closure.Root(str(tmp_path / "full")), closure.Root(str(tmp_path / "slim")),
-                           [f"/step/{name}" for name in ("run", "odd", "special", "link", "lost")], "/bin", [])
-    assert list(found) == ["/step/special: /bin/special", "/step/link: -> /bin/special", "/step/lost: it is not there"]
+    found = verify.missing(
+        closure.Root(str(tmp_path / "full")),
+        closure.Root(str(tmp_path / "slim")),
+        [f"/step/{name}" for name in ("run", "odd", "special", "link", "lost")],
+        "/bin",
+        [],
+    )
+    assert list(found) == [
+        "/step/special: /bin/special",
+        "/step/link: -> /bin/special",
+        "/step/lost: it is not there",
+    ]
 
 
 @pytest.fixture
@@ -286,9 +387,12 @@ def etc(tmp_path: Path) -> Path:
     texts = {
         "full/passwd": "root:x:0:0::/root:/bin/bash\ntoor:x:0:0::/root:/bin/sh\nann:x:1001:1001::/home/ann:/bin/sh\n",
         "base/passwd": "root:x:0:0::/root:/bin/sh\nown:x:50:50::/:/bin/sh\n",
-        "full/group": "root:x:0:\nvideo:x:44:ann,bob\nann:x:1001:\n", "base/group": "root:x:0:\nvideo:x:44:own,bob\n",
-        "full/shadow": "root:*:1:0:99999:7:::\nann:$y$h:2:0:99999:7:::\n", "base/shadow": "root:*:1:0:99999:7:::\n",
-        "full/gshadow": "video:!::ann\n"}
+        "full/group": "root:x:0:\nvideo:x:44:ann,bob\nann:x:1001:\n",
+        "base/group": "root:x:0:\nvideo:x:44:own,bob\n",
+        "full/shadow": "root:*:1:0:99999:7:::\nann:$y$h:2:0:99999:7:::\n",
+        "base/shadow": "root:*:1:0:99999:7:::\n",
+        "full/gshadow": "video:!::ann\n",
+    }
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -297,21 +401,34 @@ def etc(tmp_path: Path) -> Path:
 
 def test_users_and_groups_of_the_full_image_are_added(etc: Path) -> None:
     accounts = load("accounts")
-    made = {name: accounts.merged(str(etc / "full"), str(etc / "base"), name) for name in accounts.FILES}
+    made = {
+        name: accounts.merged(str(etc / "full"), str(etc / "base"), name) for name in accounts.FILES
+    }
     assert made == {
         "passwd": "root:x:0:0::/root:/bin/bash\nown:x:50:50::/:/bin/sh\ntoor:x:0:0::/root:/bin/sh\n"
-                  "ann:x:1001:1001::/home/ann:/bin/sh\n",
+        "ann:x:1001:1001::/home/ann:/bin/sh\n",
         "group": "root:x:0:\nvideo:x:44:ann,bob,own\nann:x:1001:\n",
-        "shadow": "root:*:1:0:99999:7:::\nann:$y$h:2:0:99999:7:::\n", "gshadow": None}
+        "shadow": "root:*:1:0:99999:7:::\nann:$y$h:2:0:99999:7:::\n",
+        "gshadow": None,
+    }
 
 
-@pytest.mark.parametrize(("file", "line", "words"), [
-    ("passwd", "ann:x:7:7::/:/bin/sh", "user ann is 7 there and 1001 in the full image"),
-    ("passwd", "other:x:1001:7::/:/bin/sh", "user other is 1001 there, which is ann in the full image"),
-    ("group", "ann:x:7:", "group ann is 7 there and 1001"),
-    ("group", "x:x:1001:", "group x is 1001 there, which is ann"),
-])
-def test_a_name_or_number_that_means_another_in_the_base(etc: Path, file: str, line: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        ("passwd", "ann:x:7:7::/:/bin/sh", "user ann is 7 there and 1001 in the full image"),
+        (
+            "passwd",
+            "other:x:1001:7::/:/bin/sh",
+            "user other is 1001 there, which is ann in the full image",
+        ),
+        ("group", "ann:x:7:", "group ann is 7 there and 1001"),
+        ("group", "x:x:1001:", "group x is 1001 there, which is ann"),
+    ],
+)
+def test_a_name_or_number_that_means_another_in_the_base(
+    etc: Path, file: str, line: str, words: str
+) -> None:
     accounts = load("accounts")
     with (etc / "base" / file).open("a") as opened:
         opened.write(f"{line}\n")

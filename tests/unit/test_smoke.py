@@ -1,4 +1,6 @@
-"""The smoke command: how it is started, and what becomes of its end. The daemon and its containers are not used."""
+"""The smoke command: how it is started, and what becomes of its end. The daemon and its containers
+are not used.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,28 @@ WORDS = ("python3", "--version")
 
 
 def test_it_is_started_as_a_user_would_and_with_no_rights() -> None:
-    command = smoke_command("sha256:abc", ("-x", "a b"), name="n", platform="linux/arm64", step_id="solver",
-                            timeout_s=7)
+    command = smoke_command(
+        "sha256:abc", ("-x", "a b"), name="n", platform="linux/arm64", step_id="solver", timeout_s=7
+    )
     assert command.argv == (
-        "docker", "run", "--name=n", "--platform=linux/arm64", "--network=none", "--user=1000:1000",
+        "docker",
+        "run",
+        "--name=n",
+        "--platform=linux/arm64",
+        "--network=none",
+        "--user=1000:1000",
         "--cap-drop=ALL",
-        "--security-opt=no-new-privileges", "--memory=4294967296", "--pids-limit=1024", "--read-only",
-        "--tmpfs=/tmp:rw,exec,mode=1777", "--env=HOME=/tmp", "--workdir=/solver", "sha256:abc", "-x", "a b")
+        "--security-opt=no-new-privileges",
+        "--memory=4294967296",
+        "--pids-limit=1024",
+        "--read-only",
+        "--tmpfs=/tmp:rw,exec,mode=1777",
+        "--env=HOME=/tmp",
+        "--workdir=/solver",
+        "sha256:abc",
+        "-x",
+        "a b",
+    )
     assert command.timeout_s == 7
 
 
@@ -30,8 +47,14 @@ class FakeRunner:
     def __init__(self, end: CicError | int) -> None:
         self.end = end
 
-    def __call__(self, command: Command, *, on_line: LineSink | None = None, cancel: CancelToken | None = None,
-                 capture_stdout: bool = False) -> Completed:
+    def __call__(
+        self,
+        command: Command,
+        *,
+        on_line: LineSink | None = None,
+        cancel: CancelToken | None = None,
+        capture_stdout: bool = False,
+    ) -> Completed:
         assert on_line is not None
         for number in range(50):
             on_line(f"line {number}")
@@ -44,8 +67,16 @@ class FakeRunner:
 
 def run(end: CicError | int) -> list[str]:
     heard: list[str] = []
-    run_smoke("sha256:abc", WORDS, machine=machine(), step_id="solver", timeout_s=5, runner=FakeRunner(end),
-              on_line=heard.append, cancel=CancelToken())
+    run_smoke(
+        "sha256:abc",
+        WORDS,
+        machine=machine(),
+        step_id="solver",
+        timeout_s=5,
+        runner=FakeRunner(end),
+        on_line=heard.append,
+        cancel=CancelToken(),
+    )
     return heard
 
 
@@ -62,11 +93,16 @@ def test_a_command_that_works_says_what_it_says(removed: list[str]) -> None:
     assert len(removed) == 1 and removed[0].startswith("cic-smoke-")
 
 
-@pytest.mark.parametrize(("end", "code"), [
-    (3, ErrorCode.SMOKE_FAILED), (-9, ErrorCode.SMOKE_FAILED), (LimitReached("too long"), ErrorCode.SMOKE_FAILED),
-    (LimitReached("too much", code=ErrorCode.LOG_TOO_LARGE), ErrorCode.LOG_TOO_LARGE),
-    (smoke.DOCKERS_OWN_FAILURE, ErrorCode.DOCKER_UNAVAILABLE),
-])
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (3, ErrorCode.SMOKE_FAILED),
+        (-9, ErrorCode.SMOKE_FAILED),
+        (LimitReached("too long"), ErrorCode.SMOKE_FAILED),
+        (LimitReached("too much", code=ErrorCode.LOG_TOO_LARGE), ErrorCode.LOG_TOO_LARGE),
+        (smoke.DOCKERS_OWN_FAILURE, ErrorCode.DOCKER_UNAVAILABLE),
+    ],
+)
 def test_how_it_ends(end: CicError | int, code: ErrorCode, removed: list[str]) -> None:
     with pytest.raises(CicError) as caught:
         run(end)

@@ -11,7 +11,13 @@ from image_builder.state import ACTIVE, ALLOWED_MOVES, TERMINAL, BuildState, may
 
 def test_the_six_statuses_that_clients_know() -> None:
     assert [state.value for state in BuildState] == [
-        "PENDING", "STARTED", "BUILDING", "CONVERTING", "FINISHED", "FAILED"]
+        "PENDING",
+        "STARTED",
+        "BUILDING",
+        "CONVERTING",
+        "FINISHED",
+        "FAILED",
+    ]
 
 
 def test_an_end_is_for_good() -> None:

@@ -1,4 +1,6 @@
-"""The store of finished images: whole files, names that always mean one, and nothing lost to a neighbour."""
+"""The store of finished images: whole files, names that always mean one, and nothing lost to a
+neighbour.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def images(store: ImageStore) -> ImageStore:
 
 
 def everything_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
 
 
 def test_a_list_follows_what_other_stores_do(store: ImageStore) -> None:
@@ -46,7 +52,10 @@ def test_a_list_follows_what_other_stores_do(store: ImageStore) -> None:
     assert store.names() == {NAME: first} and store.images() == [first]
     second = publish(other, b"two", record(OTHER_IDENTITY))
     other.point(first.model_copy(update={"filename": "other.sif"}))
-    assert store.names() == {NAME: second, "other.sif": first.model_copy(update={"filename": "other.sif"})}
+    assert store.names() == {
+        NAME: second,
+        "other.sif": first.model_copy(update={"filename": "other.sif"}),
+    }
     other.remove(second.sha256 or "")
     assert list(store.names()) == ["other.sif"] and len(store.images()) == 1
 
@@ -69,7 +78,9 @@ def _publish_and_remove(root: Path, rounds: int) -> None:
         store.remove(publish(store, f"{turn:04}".encode()).sha256 or "")
 
 
-def test_a_list_does_not_read_again_what_did_not_change(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_does_not_read_again_what_did_not_change(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(store, b"one")
     publish(store, b"two", record(OTHER_IDENTITY, "other.sif"))
     read: list[Path] = []
@@ -87,14 +98,21 @@ def test_a_list_does_not_read_again_what_did_not_change(store: ImageStore, monke
     assert len(read) == 3
 
 
-def test_everything_is_on_the_disk_before_its_name_is(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SIF's bytes, then its name in the folder, then the record's bytes, and so on: a machine that loses its power
-    anywhere offers nothing that is not whole."""
+def test_everything_is_on_the_disk_before_its_name_is(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SIF's bytes, then its name in the folder, then the record's bytes, and so on: a machine
+    that loses its power anywhere offers nothing that is not whole.
+    """
     told: list[tuple[str, str]] = []
     fsync, replace = os.fsync, os.replace
 
     def kind_of(path: str) -> str:
-        return Path(path).parent.name if Path(path).suffix in (".sif", ".json", ".new") else Path(path).name
+        return (
+            Path(path).parent.name
+            if Path(path).suffix in (".sif", ".json", ".new")
+            else Path(path).name
+        )
 
     def heard_fsync(descriptor: int) -> None:
         told.append(("fsync", kind_of(os.readlink(f"/proc/self/fd/{descriptor}"))))
@@ -110,8 +128,11 @@ def test_everything_is_on_the_disk_before_its_name_is(store: ImageStore, monkeyp
         temporary.write_bytes(b"one")
         writing = temporary.parent.name
         store.publish(temporary, record())
-    into = [step for folder in ("sif", "records", "names") for step in (
-        ("fsync", folder), ("rename", folder), ("fsync", folder))]
+    into = [
+        step
+        for folder in ("sif", "records", "names")
+        for step in (("fsync", folder), ("rename", folder), ("fsync", folder))
+    ]
     assert told == [("fsync", writing), ("rename", "sif"), ("fsync", "sif"), *into]
 
 
@@ -125,7 +146,12 @@ def test_nothing_else_is_readable_for_others(store: ImageStore) -> None:
 def test_a_sif_that_is_gone_or_cut_is_not_offered(store: ImageStore, damage: str) -> None:
     path = store.path_of(publish(store, b"one").sha256 or "")
     path.unlink() if damage == "gone" else path.write_bytes(b"on")
-    assert store.by_name(NAME) is store.by_identity(IDENTITY) is store.by_sha256(sha256(b"one")) is None
+    assert (
+        store.by_name(NAME)
+        is store.by_identity(IDENTITY)
+        is store.by_sha256(sha256(b"one"))
+        is None
+    )
     assert store.images() == [] and store.names() == {}
 
 
@@ -159,11 +185,17 @@ def test_a_sif_that_is_read_stays_and_an_open_one_survives_its_name(store: Image
         pass
 
 
-def test_a_sweep_takes_what_a_killed_writer_left_and_nothing_of_a_living_one(store: ImageStore) -> None:
-    code = ("import sys, time; from pathlib import Path; from image_builder.storage import ImageStore\n"
-            "with ImageStore(Path(sys.argv[1])).temporary_path() as path:\n"
-            "    path.write_bytes(b'x' * 1000); print('ready', flush=True); time.sleep(600)\n")
-    writer = subprocess.Popen([sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE, text=True)
+def test_a_sweep_takes_what_a_killed_writer_left_and_nothing_of_a_living_one(
+    store: ImageStore,
+) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from image_builder.storage import ImageStore\n"
+        "with ImageStore(Path(sys.argv[1])).temporary_path() as path:\n"
+        "    path.write_bytes(b'x' * 1000); print('ready', flush=True); time.sleep(600)\n"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(store.root)], stdout=subprocess.PIPE, text=True
+    )
     assert writer.stdout is not None
     try:
         assert writer.stdout.readline() == "ready\n"
@@ -188,10 +220,14 @@ def _publish_often(root: Path, number: int, rounds: int) -> None:
         publish(store, f"{number} {turn}".encode() * 1000)
 
 
-def test_a_name_always_means_a_whole_file_while_many_processes_replace_it(store: ImageStore) -> None:
+def test_a_name_always_means_a_whole_file_while_many_processes_replace_it(
+    store: ImageStore,
+) -> None:
     publish(store, b"first")
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_publish_often, args=(store.root, number, 25)) for number in range(3)]
+    writers = [
+        context.Process(target=_publish_often, args=(store.root, number, 25)) for number in range(3)
+    ]
     for writer in writers:
         writer.start()
     looked = 0
@@ -207,11 +243,17 @@ def test_a_name_always_means_a_whole_file_while_many_processes_replace_it(store:
 
 
 def test_a_publisher_that_is_killed_anywhere_leaves_no_broken_name(store: ImageStore) -> None:
-    code = ("import sys; from pathlib import Path; from tests.unit.test_storage import _publish_often\n"
-            "print('ready', flush=True); _publish_often(Path(sys.argv[1]), int(sys.argv[2]), 10**6)\n")
+    code = (
+        "import sys; from pathlib import Path; from tests.unit.test_storage import _publish_often\n"
+        "print('ready', flush=True); _publish_often(Path(sys.argv[1]), int(sys.argv[2]), 10**6)\n"
+    )
     for number in range(8):
-        writer = subprocess.Popen([sys.executable, "-c", code, str(store.root), str(number)], stdout=subprocess.PIPE,
-                                  cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONPATH": "."})
+        writer = subprocess.Popen(
+            [sys.executable, "-c", code, str(store.root), str(number)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": "."},
+        )
         assert writer.stdout is not None and writer.stdout.readline()
         time.sleep(0.05 + number * 0.013)
         writer.kill()
@@ -219,22 +261,37 @@ def test_a_publisher_that_is_killed_anywhere_leaves_no_broken_name(store: ImageS
         writer.stdout.close()
         store.sweep()
         for name, found in store.names().items():
-            assert found.sha256 and sha256(store.path_of(found.sha256).read_bytes()) == found.sha256, name
+            assert (
+                found.sha256 and sha256(store.path_of(found.sha256).read_bytes()) == found.sha256
+            ), name
         assert not list((store.root / "incoming").iterdir())
     assert publish(store, b"after") == store.by_name(NAME)
 
 
 def test_machines_share_a_folder_that_both_name(tmp_path: Path) -> None:
-    here, there = (open_images(BuildSettings(tmp_folder=tmp_path / name, builder_home=tmp_path, base_image="base:1",
-                                             storage=str(tmp_path / "shared")), RegistrySettings())
-                   for name in ("here", "there"))
+    here, there = (
+        open_images(
+            BuildSettings(
+                tmp_folder=tmp_path / name,
+                builder_home=tmp_path,
+                base_image="base:1",
+                storage=str(tmp_path / "shared"),
+            ),
+            RegistrySettings(),
+        )
+        for name in ("here", "there")
+    )
     made = publish(here, b"one")
     assert there.by_name(NAME) == made
     with there.opened(made.sha256 or "") as file:
         assert file.read() == b"one" and not here.remove(made.sha256 or "")
 
 
-@pytest.mark.parametrize("storage", ["", "store", "./store", "oras://", "docker://host/name", "oras://host"])
+@pytest.mark.parametrize(
+    "storage", ["", "store", "./store", "oras://", "docker://host/name", "oras://host"]
+)
 def test_storage_is_one_of_three_things(storage: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="must be folder, a path that begins with /"):
-        BuildSettings(tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1", storage=storage)
+        BuildSettings(
+            tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1", storage=storage
+        )

@@ -43,7 +43,12 @@ def tar(entries: Sequence[Entry], format: int = tarfile.PAX_FORMAT) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
         for entry in entries:
             member = tarfile.TarInfo(entry.name)
-            member.type, member.linkname, member.mode, member.uid = entry.kind, entry.link, entry.mode, entry.uid
+            member.type, member.linkname, member.mode, member.uid = (
+                entry.kind,
+                entry.link,
+                entry.mode,
+                entry.uid,
+            )
             member.size = len(entry.content)
             member.pax_headers = dict(entry.pax)
             archive.addfile(member, io.BytesIO(entry.content))
@@ -52,9 +57,22 @@ def tar(entries: Sequence[Entry], format: int = tarfile.PAX_FORMAT) -> bytes:
 
 def read(archive: bytes) -> list[Entry]:
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-        return [Entry(member.name, member.type, content_of(members, member), member.linkname, member.mode, member.uid,
-                      tuple((key, value) for key, value in sorted(member.pax_headers.items()) if "xattr" in key))
-                for member in members]
+        return [
+            Entry(
+                member.name,
+                member.type,
+                content_of(members, member),
+                member.linkname,
+                member.mode,
+                member.uid,
+                tuple(
+                    (key, value)
+                    for key, value in sorted(member.pax_headers.items())
+                    if "xattr" in key
+                ),
+            )
+            for member in members
+        ]
 
 
 def content_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -62,10 +80,16 @@ def content_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read() if file is not None else b""
 
 
-def filtered(image: bytes, additions: bytes = tar([]), *, step: int | None = None) -> tuple[bytes, Report]:
+def filtered(
+    image: bytes, additions: bytes = tar([]), *, step: int | None = None
+) -> tuple[bytes, Report]:
     """What becomes of a stream, which arrives in portions of `step` bytes."""
     report = Report()
-    with memory_file(additions) as extra, memory_file(b"") as target, fed_pipe(image, step or 65536) as source:
+    with (
+        memory_file(additions) as extra,
+        memory_file(b"") as target,
+        fed_pipe(image, step or 65536) as source,
+    ):
         job = Filter(source, target.fileno(), report)
         job.copy_image()
         job.add(extra.fileno())
@@ -99,7 +123,7 @@ class fed_pipe:
     def _feed(self, target: int) -> None:
         try:
             for begin in range(0, len(self._content), self._step):
-                os.write(target, self._content[begin:begin + self._step])
+                os.write(target, self._content[begin : begin + self._step])
         except BrokenPipeError:
             pass
         finally:
@@ -109,7 +133,7 @@ class fed_pipe:
 def patched(archive: bytes, offset: int, new: bytes, *, fix_checksum: bool = True) -> bytes:
     """The archive with some bytes of its first header changed."""
     changed = bytearray(archive)
-    changed[offset:offset + len(new)] = new
+    changed[offset : offset + len(new)] = new
     if fix_checksum:
         changed[148:156] = b" " * 8
         changed[148:156] = b"%06o\0 " % sum(changed[:512])
@@ -139,12 +163,22 @@ def images(draw: st.DrawFn) -> list[Entry]:
             entries.append(folder(name, mode))
         elif kind == "file":
             files.append(name)
-            entries.append(Entry(name, content=draw(st.binary(max_size=3000)), mode=mode,
-                                 uid=draw(st.sampled_from([0, 1000, 2**21, 3_000_000_000]))))
+            entries.append(
+                Entry(
+                    name,
+                    content=draw(st.binary(max_size=3000)),
+                    mode=mode,
+                    uid=draw(st.sampled_from([0, 1000, 2**21, 3_000_000_000])),
+                )
+            )
         elif kind == "symlink":
-            entries.append(Entry(name, tarfile.SYMTYPE, link=draw(names) * draw(st.integers(1, 4)), mode=0o777))
+            entries.append(
+                Entry(name, tarfile.SYMTYPE, link=draw(names) * draw(st.integers(1, 4)), mode=0o777)
+            )
         elif kind == "hard link" and files:
-            entries.append(Entry(name, tarfile.LNKTYPE, link=draw(st.sampled_from(files)), mode=mode))
+            entries.append(
+                Entry(name, tarfile.LNKTYPE, link=draw(st.sampled_from(files)), mode=mode)
+            )
         elif kind == "fifo":
             entries.append(Entry(name, tarfile.FIFOTYPE, mode=mode))
     return entries
@@ -152,8 +186,9 @@ def images(draw: st.DrawFn) -> list[Entry]:
 
 @given(images(), st.sampled_from(FORMATS), st.integers(1, 5000))
 @settings(deadline=None)
-def test_a_tree_goes_through_unchanged_in_whatever_portions_it_comes(entries: list[Entry], format: int, step: int
-                                                                     ) -> None:
+def test_a_tree_goes_through_unchanged_in_whatever_portions_it_comes(
+    entries: list[Entry], format: int, step: int
+) -> None:
     written, report = filtered(tar(entries, format), step=step)
     assert read(written) == entries
     assert report.entries == len(entries)
@@ -163,49 +198,72 @@ def test_a_tree_goes_through_unchanged_in_whatever_portions_it_comes(entries: li
 
 @given(images(), st.sampled_from(FORMATS), st.data())
 @settings(deadline=None)
-def test_no_cut_stream_is_taken_for_a_whole_one(entries: list[Entry], format: int, data: st.DataObject) -> None:
+def test_no_cut_stream_is_taken_for_a_whole_one(
+    entries: list[Entry], format: int, data: st.DataObject
+) -> None:
     archive = tar(entries, format)
-    whole = len(archive.rstrip(b"\0")) // 512 * 512 + 512  # the last block that holds something, and then the end
+    whole = (
+        len(archive.rstrip(b"\0")) // 512 * 512 + 512
+    )  # the last block that holds something, and then the end
     cut = data.draw(st.integers(0, whole + 512))
     with pytest.raises(Broken):
         filtered(archive[:cut])
 
 
 def test_no_stream_cut_at_an_edge_of_a_member_is_taken_for_a_whole_one() -> None:
-    archive = tar([folder("a"), Entry("a/b", content=b"x" * 600), Entry("a/c", tarfile.LNKTYPE, link="a/b")])
+    archive = tar(
+        [folder("a"), Entry("a/b", content=b"x" * 600), Entry("a/c", tarfile.LNKTYPE, link="a/b")]
+    )
     end = len(archive.rstrip(b"\0")) // 512 * 512 + 512
     for cut in range(0, end + 1024, 512):
         with pytest.raises(Broken):
             filtered(archive[:cut])
-    assert filtered(archive[:end + 1024])[1].entries == 3
+    assert filtered(archive[: end + 1024])[1].entries == 3
 
 
 def test_large_files_pass_without_being_looked_at() -> None:
     content = os.urandom(5 * 1024**2 + 17)
-    entries = [folder("a"), Entry("a/large", content=content), Entry("a/small", content=b"1"),
-               Entry("dev", tarfile.DIRTYPE), Entry("dev/console", content=content), Entry("last", content=b"2")]
+    entries = [
+        folder("a"),
+        Entry("a/large", content=content),
+        Entry("a/small", content=b"1"),
+        Entry("dev", tarfile.DIRTYPE),
+        Entry("dev/console", content=content),
+        Entry("last", content=b"2"),
+    ]
     written, report = filtered(tar(entries), step=100_000)
     assert read(written) == [entry for entry in entries if entry.name != "dev/console"]
     assert report.left_out == ["dev/console"]
 
 
 def test_the_program_does_the_same_between_pipes(tmp_path: Path) -> None:
-    entries = [folder("a"), Entry("a/large", content=os.urandom(3 * 1024**2)), Entry("etc", tarfile.DIRTYPE),
-               Entry("etc/hostname", content=b"gone")]
+    entries = [
+        folder("a"),
+        Entry("a/large", content=os.urandom(3 * 1024**2)),
+        Entry("etc", tarfile.DIRTYPE),
+        Entry("etc/hostname", content=b"gone"),
+    ]
     additions, report = tmp_path / "additions.tar", tmp_path / "report.json"
     additions.write_bytes(tar([Entry("etc/hostname", content=b"the image's own")]))
-    done = subprocess.run(program(additions, report), input=tar(entries), capture_output=True, check=True)
+    done = subprocess.run(
+        program(additions, report), input=tar(entries), capture_output=True, check=True
+    )
     assert read(done.stdout) == [*entries[:3], Entry("etc/hostname", content=b"the image's own")]
     told = json.loads(report.read_text())
     assert (told["entries"], told["added"], told["left_out"]) == (4, 1, ["etc/hostname"])
 
 
-@pytest.mark.parametrize(("stream", "exit_code"), [
-    (b"", tarfilter.EXIT_BROKEN),
-    (tar([folder("a")])[:512], tarfilter.EXIT_BROKEN),
-    (tar([folder(".singularity.d")]), tarfilter.EXIT_UNFIT),
-])
-def test_the_program_says_which_kind_of_refusal_it_was(stream: bytes, exit_code: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stream", "exit_code"),
+    [
+        (b"", tarfilter.EXIT_BROKEN),
+        (tar([folder("a")])[:512], tarfilter.EXIT_BROKEN),
+        (tar([folder(".singularity.d")]), tarfilter.EXIT_UNFIT),
+    ],
+)
+def test_the_program_says_which_kind_of_refusal_it_was(
+    stream: bytes, exit_code: int, tmp_path: Path
+) -> None:
     additions, report = tmp_path / "additions.tar", tmp_path / "report.json"
     additions.write_bytes(tar([]))
     done = subprocess.run(program(additions, report), input=stream, capture_output=True)
@@ -213,7 +271,16 @@ def test_the_program_says_which_kind_of_refusal_it_was(stream: bytes, exit_code:
 
 
 def program(additions: Path, report: Path) -> list[str]:
-    return [sys.executable, "-I", "-S", tarfilter.__file__, "--additions", str(additions), "--report", str(report)]
+    return [
+        sys.executable,
+        "-I",
+        "-S",
+        tarfilter.__file__,
+        "--additions",
+        str(additions),
+        "--report",
+        str(report),
+    ]
 
 
 @pytest.mark.parametrize("sparse_format", ["gnu", "0.0", "0.1", "1.0"])
@@ -224,9 +291,17 @@ def test_sparse_files_as_gnu_tar_writes_them_go_through(sparse_format: str, tmp_
             file.seek(position)
             file.write(b"x" * 4096)
         file.truncate(41 * 1024**2)
-    options = ["--format=gnu"] if sparse_format == "gnu" else ["--format=pax", f"--sparse-version={sparse_format}"]
-    archive = subprocess.run(["tar", "--create", "--sparse", *options, "holes"], cwd=tmp_path, check=True,
-                             capture_output=True).stdout
+    options = (
+        ["--format=gnu"]
+        if sparse_format == "gnu"
+        else ["--format=pax", f"--sparse-version={sparse_format}"]
+    )
+    archive = subprocess.run(
+        ["tar", "--create", "--sparse", *options, "holes"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    ).stdout
     assert len(archive) < 1024**2
     written, report = filtered(archive, step=700)
     assert report.entries == 1
@@ -240,31 +315,62 @@ def test_extended_attributes_go_through() -> None:
 
 
 def test_the_root_and_dots_before_names_are_understood() -> None:
-    written, report = filtered(tar([folder("./"), folder("./a"), Entry("./a/b"), Entry("c", tarfile.LNKTYPE,
-                                                                                       link="./a/b")]))
+    written, report = filtered(
+        tar(
+            [folder("./"), folder("./a"), Entry("./a/b"), Entry("c", tarfile.LNKTYPE, link="./a/b")]
+        )
+    )
     assert (report.entries, report.inodes) == (3, 2)
     assert len(read(written)) == 4
 
 
 # --- what docker export puts in, and what is added
 
+
 def test_what_docker_export_puts_in_is_left_out() -> None:
-    entries = [Entry(".dockerenv"), folder("dev"), Entry("dev/console"), folder("dev/pts"), folder("dev/shm"),
-               folder("etc"), Entry("etc/hostname"), Entry("etc/hosts"), Entry("etc/mtab", tarfile.SYMTYPE, link="x"),
-               Entry("etc/passwd"), Entry("etc/resolv.conf"), Entry("etc/hostname.d")]
-    assert [entry.name for entry in read(filtered(tar(entries))[0])] == ["dev", "etc", "etc/passwd", "etc/hostname.d"]
+    entries = [
+        Entry(".dockerenv"),
+        folder("dev"),
+        Entry("dev/console"),
+        folder("dev/pts"),
+        folder("dev/shm"),
+        folder("etc"),
+        Entry("etc/hostname"),
+        Entry("etc/hosts"),
+        Entry("etc/mtab", tarfile.SYMTYPE, link="x"),
+        Entry("etc/passwd"),
+        Entry("etc/resolv.conf"),
+        Entry("etc/hostname.d"),
+    ]
+    assert [entry.name for entry in read(filtered(tar(entries))[0])] == [
+        "dev",
+        "etc",
+        "etc/passwd",
+        "etc/hostname.d",
+    ]
 
 
 def test_a_folder_of_docker_with_something_in_it_is_the_images_own() -> None:
-    entries = [folder("dev"), folder("dev/pts"), folder("dev/shm", 0o1777), Entry("dev/shm/kept", content=b"x")]
+    entries = [
+        folder("dev"),
+        folder("dev/pts"),
+        folder("dev/shm", 0o1777),
+        Entry("dev/shm/kept", content=b"x"),
+    ]
     written, report = filtered(tar(entries))
     assert read(written) == [entries[0], entries[2], entries[3]]
     assert (report.entries, report.left_out) == (3, ["dev/pts"])
 
 
 def test_additions_come_last_and_only_where_nothing_is_yet() -> None:
-    additions = [folder("./", 0o711), folder("etc", 0o700), Entry("etc/hosts", content=b"new"), folder("tmp", 0o700),
-                 folder("tmp/inner"), Entry("tmp/inner/file", content=b"1")]
+    additions = [
+        folder("./", 0o711),
+        folder("etc", 0o700),
+        Entry("etc/hosts", content=b"new"),
+        folder("tmp", 0o700),
+        folder("tmp/inner"),
+        Entry("tmp/inner/file", content=b"1"),
+    ]
     written, report = filtered(tar([folder("etc"), folder("tmp", 0o1777)]), tar(additions))
     assert read(written)[2:] == [folder(".", 0o711), additions[2], *additions[4:]]
     assert (report.entries, report.added) == (5, 4)
@@ -272,10 +378,14 @@ def test_additions_come_last_and_only_where_nothing_is_yet() -> None:
 
 def test_additions_do_not_climb_over_a_link_of_the_image() -> None:
     with pytest.raises(Unfit, match="var/tmp"):
-        filtered(tar([Entry("var", tarfile.SYMTYPE, link="elsewhere")]), tar([folder("var"), folder("var/tmp")]))
+        filtered(
+            tar([Entry("var", tarfile.SYMTYPE, link="elsewhere")]),
+            tar([folder("var"), folder("var/tmp")]),
+        )
 
 
 # --- what does not go through
+
 
 @pytest.mark.parametrize("name", sorted(tarfilter.RESERVED))
 def test_an_image_that_holds_what_singularity_makes_is_refused(name: bytes) -> None:
@@ -359,7 +469,7 @@ def test_only_padding_may_follow_the_end() -> None:
 @settings(deadline=None)
 def test_noise_in_a_stream_never_raises_anything_else(noise: bytes, position: int) -> None:
     archive = tar([folder("a"), Entry("a/b", content=b"x" * 900), Entry("n" * 150), Entry("c")])
-    changed = archive[:position] + noise + archive[position + len(noise):]
+    changed = archive[:position] + noise + archive[position + len(noise) :]
     try:
         written, _ = filtered(changed)
     except (Unfit, Broken):

@@ -6,7 +6,14 @@ import archspec.cpu
 import pytest
 
 from image_builder import targets
-from image_builder.targets import UnknownName, known_targets, nearest, parse_platform, platform_of_family, resolve
+from image_builder.targets import (
+    UnknownName,
+    known_targets,
+    nearest,
+    parse_platform,
+    platform_of_family,
+    resolve,
+)
 
 PRODUCTS = targets.facts()["products"]
 FAMILIES = targets.facts()["families"]
@@ -24,22 +31,38 @@ def test_every_product_is_a_known_target_with_a_platform(product: str) -> None:
     assert product == product.lower()
 
 
-@pytest.mark.parametrize(("asked", "platform", "name"), [
-    ("rome", "linux/amd64", "zen2"), ("milan", "linux/amd64", "zen3"), ("genoa", "linux/amd64", "zen4"),
-    ("grace", "linux/arm64", "neoverse_v2"), ("power9", "linux/ppc64le", "power9le"), ("zen2", "linux/amd64", "zen2"),
-    ("x86_64_v3", "linux/amd64", "x86_64_v3"), ("A64FX", "linux/arm64", "a64fx"), ("knl", "linux/amd64", "mic_knl"),
-    (None, "linux/amd64", "x86_64"), ("none", "linux/arm64", "aarch64"), ("generic", "linux/ppc64le", "ppc64le"),
-])
+@pytest.mark.parametrize(
+    ("asked", "platform", "name"),
+    [
+        ("rome", "linux/amd64", "zen2"),
+        ("milan", "linux/amd64", "zen3"),
+        ("genoa", "linux/amd64", "zen4"),
+        ("grace", "linux/arm64", "neoverse_v2"),
+        ("power9", "linux/ppc64le", "power9le"),
+        ("zen2", "linux/amd64", "zen2"),
+        ("x86_64_v3", "linux/amd64", "x86_64_v3"),
+        ("A64FX", "linux/arm64", "a64fx"),
+        ("knl", "linux/amd64", "mic_knl"),
+        (None, "linux/amd64", "x86_64"),
+        ("none", "linux/arm64", "aarch64"),
+        ("generic", "linux/ppc64le", "ppc64le"),
+    ],
+)
 def test_what_a_name_means(asked: str | None, platform: str, name: str) -> None:
     target = resolve(asked, platform)
     assert (target.name, target.platform) == (name, platform)
     assert target.is_generic == (name == target.family)
 
 
-@pytest.mark.parametrize(("asked", "platform", "fitting"), [
-    ("zen2", "linux/arm64", "linux/amd64"), ("rome", "linux/ppc64le", "linux/amd64"),
-    ("grace", "linux/amd64", "linux/arm64"), ("power9le", "linux/amd64", "linux/ppc64le"),
-])
+@pytest.mark.parametrize(
+    ("asked", "platform", "fitting"),
+    [
+        ("zen2", "linux/arm64", "linux/amd64"),
+        ("rome", "linux/ppc64le", "linux/amd64"),
+        ("grace", "linux/amd64", "linux/arm64"),
+        ("power9le", "linux/amd64", "linux/ppc64le"),
+    ],
+)
 def test_another_familys_platform_is_named(asked: str, platform: str, fitting: str) -> None:
     with pytest.raises(UnknownName) as caught:
         resolve(asked, platform)
@@ -53,10 +76,16 @@ def test_a_family_without_a_platform_is_refused() -> None:
     assert caught.value.hint == "choose a x86_64 architecture"
 
 
-@pytest.mark.parametrize(("asked", "platform", "near"), [
-    ("zenn2", "linux/amd64", "zen2"), ("skylake-avx", "linux/amd64", "skylake_avx512"), ("roma", "linux/amd64", "rome"),
-    ("neoverse-v2", "linux/arm64", "neoverse_v2"), ("sapphire_rapids", "linux/amd64", "sapphirerapids"),
-])
+@pytest.mark.parametrize(
+    ("asked", "platform", "near"),
+    [
+        ("zenn2", "linux/amd64", "zen2"),
+        ("skylake-avx", "linux/amd64", "skylake_avx512"),
+        ("roma", "linux/amd64", "rome"),
+        ("neoverse-v2", "linux/arm64", "neoverse_v2"),
+        ("sapphire_rapids", "linux/amd64", "sapphirerapids"),
+    ],
+)
 def test_the_nearest_names_are_told(asked: str, platform: str, near: str) -> None:
     with pytest.raises(UnknownName) as caught:
         resolve(asked, platform)
@@ -68,7 +97,9 @@ def test_near_names_are_of_the_platforms_family() -> None:
     with pytest.raises(UnknownName) as caught:
         resolve("power99", "linux/ppc64le")
     close = caught.value.hint.removeprefix("did you mean ").split("?")[0].split(" or ")
-    assert {archspec.cpu.TARGETS[targets.canonical_name(name)].family.name for name in close} == {"ppc64le"}
+    assert {archspec.cpu.TARGETS[targets.canonical_name(name)].family.name for name in close} == {
+        "ppc64le"
+    }
 
 
 def test_a_name_like_no_other_still_gets_a_hint() -> None:
@@ -78,17 +109,28 @@ def test_a_name_like_no_other_still_gets_a_hint() -> None:
     assert caught.value.hint == "GET /architecture/ lists the known ones"
 
 
-@pytest.mark.parametrize(("written", "meant"), [
-    ("linux/arm64/v8", "linux/arm64"), ("linux/amd64", "linux/amd64"), ("LINUX/AMD64", "linux/amd64"),
-    ("linux/x86_64", "linux/amd64"), ("linux/ppc64le", "linux/ppc64le"),
-])
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("linux/arm64/v8", "linux/arm64"),
+        ("linux/amd64", "linux/amd64"),
+        ("LINUX/AMD64", "linux/amd64"),
+        ("linux/x86_64", "linux/amd64"),
+        ("linux/ppc64le", "linux/ppc64le"),
+    ],
+)
 def test_platforms(written: str, meant: str) -> None:
     assert parse_platform(written) == meant
 
 
-@pytest.mark.parametrize(("written", "near"), [
-    ("linux/amd46", "linux/amd64"), ("arm64", "linux/arm64"), ("", "linux/"),
-])
+@pytest.mark.parametrize(
+    ("written", "near"),
+    [
+        ("linux/amd46", "linux/amd64"),
+        ("arm64", "linux/arm64"),
+        ("", "linux/"),
+    ],
+)
 def test_unknown_platforms(written: str, near: str) -> None:
     with pytest.raises(UnknownName) as caught:
         parse_platform(written)

@@ -20,7 +20,9 @@ PLENTY = Limits()
 
 def entry(path: str, *, mode: int = trees.FILE, content: bytes = b"x", target: str = "") -> Entry:
     data = target.encode() if mode == trees.LINK else content
-    return Entry(path=path, mode=mode, digest=trees.blob_digest(data), size=len(data), target=target)
+    return Entry(
+        path=path, mode=mode, digest=trees.blob_digest(data), size=len(data), target=target
+    )
 
 
 def link(path: str, target: str) -> Entry:
@@ -37,7 +39,17 @@ def read_x(_: Entry) -> Iterable[bytes]:
 
 def test_the_digest_is_the_one_that_git_gives(tmp_path: Path) -> None:
     repository = GitRepository(tmp_path / "repository")
-    for path in ("a/file", "a-b", "a.b", "a0", "ab/deep/er/file", "z", "name with space", "Ünïcode/ß", "empty"):
+    for path in (
+        "a/file",
+        "a-b",
+        "a.b",
+        "a0",
+        "ab/deep/er/file",
+        "z",
+        "name with space",
+        "Ünïcode/ß",
+        "empty",
+    ):
         repository.write(path, "" if path == "empty" else path)
     repository.write("run.sh", "#!/bin/sh\n", executable=True)
     repository.write("large", "0123456789" * 300_000)
@@ -46,11 +58,15 @@ def test_the_digest_is_the_one_that_git_gives(tmp_path: Path) -> None:
     os.symlink("nowhere", repository.folder / "a/dangling")
     (repository.folder / "empty folder").mkdir()
     repository.commit()
-    assert trees.tree_digest(entries_of(repository.folder)) == repository.git("rev-parse", "HEAD^{tree}")
+    assert trees.tree_digest(entries_of(repository.folder)) == repository.git(
+        "rev-parse", "HEAD^{tree}"
+    )
 
 
 def test_nothing_has_the_digest_of_the_empty_tree(tmp_path: Path) -> None:
-    assert trees.tree_digest([]) == GitRepository(tmp_path / "r").git("hash-object", "-t", "tree", "/dev/null")
+    assert trees.tree_digest([]) == GitRepository(tmp_path / "r").git(
+        "hash-object", "-t", "tree", "/dev/null"
+    )
 
 
 def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
@@ -63,15 +79,20 @@ def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
     os.symlink("deep/er/tool", source / "link")
     before = os.umask(0o077)
     try:
-        trees.write(entries_of(source), tmp_path / "copy", lambda one: trees.read_file(source / one.path))
+        trees.write(
+            entries_of(source), tmp_path / "copy", lambda one: trees.read_file(source / one.path)
+        )
     finally:
         os.umask(before)
     assert entries_of(tmp_path / "copy") == entries_of(source)
     modes = {
-        path: (tmp_path / "copy" / path).lstat().st_mode & 0o777 for path in ("plain", "deep/er/tool", "deep", ".")
+        path: (tmp_path / "copy" / path).lstat().st_mode & 0o777
+        for path in ("plain", "deep/er/tool", "deep", ".")
     }
     assert modes == {"plain": 0o644, "deep/er/tool": 0o755, "deep": 0o755, ".": 0o755}
-    times = {path.lstat().st_mtime_ns for path in ((tmp_path / "copy"), *(tmp_path / "copy").rglob("*"))}
+    times = {
+        path.lstat().st_mtime_ns for path in ((tmp_path / "copy"), *(tmp_path / "copy").rglob("*"))
+    }
     assert {time_ns // 10**9 for time_ns in times} == {trees.MTIME_S}
 
 
@@ -81,7 +102,9 @@ def test_another_content_of_the_same_size_has_another_time(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_bytes(content)
         source, copy = tmp_path / name, tmp_path / f"{name}-copy"
-        trees.write(entries_of(source), copy, lambda one, source=source: trees.read_file(source / one.path))
+        trees.write(
+            entries_of(source), copy, lambda one, source=source: trees.read_file(source / one.path)
+        )
         times.add((content, (copy / "file").stat().st_mtime_ns))
     assert len(times) == 2
 

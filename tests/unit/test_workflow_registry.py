@@ -46,7 +46,9 @@ class Site:
         self, url: str, *, max_age_s: float = 0, network: Network | None = None, **settings: object
     ) -> WorkflowRegistry:
         registry = WorkflowRegistry(
-            RepositorySettings.model_validate({"workflow_repository": url, "mirror_max_age_s": max_age_s, **settings}),
+            RepositorySettings.model_validate(
+                {"workflow_repository": url, "mirror_max_age_s": max_age_s, **settings}
+            ),
             self.mirrors,
             network=network,
         )
@@ -129,12 +131,15 @@ def test_a_commit_on_no_branch_is_taken_with_a_warning(upstream: GitRepository, 
 def test_an_abbreviation_that_several_commits_share_is_refused(
     upstream: GitRepository, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("image_builder.gitversions.MIN_ABBREVIATION", 4)  # two that share seven are hard to make
+    monkeypatch.setattr(
+        "image_builder.gitversions.MIN_ABBREVIATION", 4
+    )  # two that share seven are hard to make
     upstream.git(
         "fast-import",
         "--quiet",
         stdin=b"".join(
-            b"commit refs/heads/many\ncommitter a <a@b> %d +0000\ndata 0\n\n" % second for second in range(2000)
+            b"commit refs/heads/many\ncommitter a <a@b> %d +0000\ndata 0\n\n" % second
+            for second in range(2000)
         ),
     )
     beginnings = [commit[:4] for commit in upstream.git("rev-list", "many").split()]
@@ -144,7 +149,9 @@ def test_an_abbreviation_that_several_commits_share_is_refused(
     assert refusal.value.field == "version"
 
 
-def test_latest_follows_the_default_branch_and_its_change(upstream: GitRepository, site: Site) -> None:
+def test_latest_follows_the_default_branch_and_its_change(
+    upstream: GitRepository, site: Site
+) -> None:
     registry = site.open(upstream.url)
     first = wordcount(registry).commit
     upstream.write("minimal_workflow/wordcount/more.txt", "more")
@@ -164,7 +171,9 @@ def test_a_detached_head_is_still_latest(upstream: GitRepository, site: Site) ->
 
 
 @pytest.mark.parametrize("kind", ["branch", "tag"])
-def test_nothing_called_latest_shadows_the_default_branch(upstream: GitRepository, site: Site, kind: str) -> None:
+def test_nothing_called_latest_shadows_the_default_branch(
+    upstream: GitRepository, site: Site, kind: str
+) -> None:
     upstream.git(kind, "latest")
     shadow = upstream.git("rev-parse", "HEAD")
     newest = upstream.commit("newer")
@@ -172,7 +181,9 @@ def test_nothing_called_latest_shadows_the_default_branch(upstream: GitRepositor
     found = wordcount(registry)
     assert found.commit == newest
     assert f"its {kind} called 'latest'" in found.warnings[0]
-    assert wordcount(registry, "heads/latest" if kind == "branch" else "tags/latest").commit == shadow
+    assert (
+        wordcount(registry, "heads/latest" if kind == "branch" else "tags/latest").commit == shadow
+    )
 
 
 def test_a_tag_wins_over_a_branch_of_its_name(upstream: GitRepository, site: Site) -> None:
@@ -209,7 +220,13 @@ def test_a_tag_of_a_file_is_no_version(upstream: GitRepository, site: Site) -> N
     ],
 )
 def test_what_does_not_exist_is_named_with_the_nearest(
-    upstream: GitRepository, site: Site, workflow: str, step: str, version: str, field: str, hint: str
+    upstream: GitRepository,
+    site: Site,
+    workflow: str,
+    step: str,
+    version: str,
+    field: str,
+    hint: str,
 ) -> None:
     registry = site.open(upstream.url, max_age_s=HOUR_S)
     wordcount(registry)
@@ -223,7 +240,9 @@ def test_a_mirror_is_not_fetched_while_it_is_young(upstream: GitRepository, site
     first = wordcount(registry)
     upstream.commit("newer")
     assert wordcount(registry) == first
-    assert wordcount(site.open(upstream.url, max_age_s=HOUR_S)) == first, "another process shares the mirror"
+    assert wordcount(site.open(upstream.url, max_age_s=HOUR_S)) == first, (
+        "another process shares the mirror"
+    )
     shutil.rmtree(upstream.folder)
     assert wordcount(registry) == first
 
@@ -245,7 +264,9 @@ def test_a_commit_held_by_the_mirror_needs_no_registry(upstream: GitRepository, 
     registry = site.open(upstream.url)
     found = wordcount(registry)
     shutil.rmtree(upstream.folder)
-    assert wordcount(registry, found.commit or "") == dataclasses.replace(found, version=found.commit or "")
+    assert wordcount(registry, found.commit or "") == dataclasses.replace(
+        found, version=found.commit or ""
+    )
     with pytest.raises(NotFound) as refusal:
         registry.locate("minimal_workflow", "nothing", found.commit or "")
     assert refusal.value.field == "step_id"
@@ -263,7 +284,9 @@ def test_an_unreachable_registry_is_unavailable(upstream: GitRepository, site: S
         assert "workflow_repository" in failure.value.hint
 
 
-def test_a_registry_that_was_never_reached_is_unavailable_and_leaves_no_mirror(tmp_path: Path, site: Site) -> None:
+def test_a_registry_that_was_never_reached_is_unavailable_and_leaves_no_mirror(
+    tmp_path: Path, site: Site
+) -> None:
     with pytest.raises(Unavailable) as failure:
         wordcount(site.open("git://127.0.0.1:1/registry.git"))
     assert failure.value.code is ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE
@@ -281,7 +304,9 @@ def test_an_empty_registry_has_nothing(tmp_path: Path, site: Site) -> None:
     assert wordcount(registry).commit == commit
 
 
-def test_a_registry_whose_head_went_away_keeps_its_branches(upstream: GitRepository, site: Site) -> None:
+def test_a_registry_whose_head_went_away_keeps_its_branches(
+    upstream: GitRepository, site: Site
+) -> None:
     registry = site.open(upstream.url)
     found = wordcount(registry)
     upstream.git("branch", "kept")
@@ -291,7 +316,9 @@ def test_a_registry_whose_head_went_away_keeps_its_branches(upstream: GitReposit
         wordcount(registry)
 
 
-def test_branches_that_are_deleted_or_become_folders_are_followed(upstream: GitRepository, site: Site) -> None:
+def test_branches_that_are_deleted_or_become_folders_are_followed(
+    upstream: GitRepository, site: Site
+) -> None:
     upstream.git("branch", "topic")
     registry = site.open(upstream.url)
     wordcount(registry, "topic")
@@ -323,11 +350,15 @@ def test_a_ref_in_the_setting_is_what_latest_means(upstream: GitRepository, site
         wordcount(site.open(upstream.url + "#gone"))
 
 
-def test_a_folder_with_a_repository_is_a_registry(upstream: GitRepository, site: Site, tmp_path: Path) -> None:
+def test_a_folder_with_a_repository_is_a_registry(
+    upstream: GitRepository, site: Site, tmp_path: Path
+) -> None:
     assert wordcount(site.open(str(upstream.folder))).commit
     spaced = GitRepository(tmp_path / "with a space & 100%")
     spaced.write("minimal_workflow/wordcount/eflows4hpc.yaml")
-    assert wordcount(site.open(str(spaced.folder)), spaced.commit()).tree == spaced.tree("minimal_workflow/wordcount")
+    assert wordcount(site.open(str(spaced.folder)), spaced.commit()).tree == spaced.tree(
+        "minimal_workflow/wordcount"
+    )
 
 
 @pytest.mark.parametrize(
@@ -430,7 +461,9 @@ def test_credentials_log_in_and_are_nowhere_else(
         with pytest.raises(Unavailable) as failure:
             wordcount(wrong)
     texts = [str(failure.value), repr(failure.value), *started]
-    texts += [path.read_bytes().decode("latin-1") for path in site.mirrors.rglob("*") if path.is_file()]
+    texts += [
+        path.read_bytes().decode("latin-1") for path in site.mirrors.rglob("*") if path.is_file()
+    ]
     texts += [str(path) for path in site.mirrors.rglob("*")]
     assert started, "commands were recorded"
     secrets = ("canary", server.expected.partition(" ")[2], "cm9ib3Q6")
@@ -438,7 +471,9 @@ def test_credentials_log_in_and_are_nowhere_else(
     assert "credentials" in failure.value.hint
 
 
-def test_a_site_s_own_ca_is_trusted_when_it_is_named(upstream: GitRepository, site: Site, tmp_path: Path) -> None:
+def test_a_site_s_own_ca_is_trusted_when_it_is_named(
+    upstream: GitRepository, site: Site, tmp_path: Path
+) -> None:
     server = GitHttpServer(tmp_path, "robot", "word")
     certificate = server.use_tls(tmp_path)
     with server.running():
@@ -454,7 +489,9 @@ def test_the_site_s_proxy_is_used(upstream: GitRepository, site: Site, tmp_path:
         network = Network(http_proxy=f"http://127.0.0.1:{proxy.server_port}")
         registry = site.open("http://robot:word@registry.invalid/registry/.git", network=network)
         assert wordcount(registry).commit == upstream.git("rev-parse", "HEAD")
-    assert proxy.paths and all(path.startswith("http://registry.invalid/registry/") for path in proxy.paths)
+    assert proxy.paths and all(
+        path.startswith("http://registry.invalid/registry/") for path in proxy.paths
+    )
 
 
 def _record_commands(monkeypatch: pytest.MonkeyPatch, started: list[str]) -> None:
@@ -469,16 +506,26 @@ def _record_commands(monkeypatch: pytest.MonkeyPatch, started: list[str]) -> Non
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_a_registry_on_this_machine_may_belong_to_another_user(upstream: GitRepository, site: Site) -> None:
+def test_a_registry_on_this_machine_may_belong_to_another_user(
+    upstream: GitRepository, site: Site
+) -> None:
     expected = upstream.git("rev-parse", "HEAD")
     for path in (upstream.folder, *upstream.folder.rglob("*")):
         os.chown(path, 12345, 12345, follow_symlinks=False)
     assert wordcount(site.open(upstream.url)).commit == expected
 
 
-def test_hooks_of_the_registry_are_not_run(upstream: GitRepository, site: Site, tmp_path: Path) -> None:
+def test_hooks_of_the_registry_are_not_run(
+    upstream: GitRepository, site: Site, tmp_path: Path
+) -> None:
     mark = tmp_path / "hook ran"
-    for name in ("post-checkout", "post-merge", "reference-transaction", "pre-auto-gc", "post-update"):
+    for name in (
+        "post-checkout",
+        "post-merge",
+        "reference-transaction",
+        "pre-auto-gc",
+        "post-update",
+    ):
         hook = upstream.folder / ".git/hooks" / name
         hook.parent.mkdir(exist_ok=True)
         hook.write_text(f"#!/bin/sh\ntouch '{mark}'\n")

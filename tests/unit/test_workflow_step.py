@@ -25,7 +25,9 @@ def upstream(tmp_path: Path) -> GitRepository:
 
 
 @pytest.fixture
-def open_registry(tmp_path: Path, upstream: GitRepository) -> Iterator[Callable[..., WorkflowRegistry]]:
+def open_registry(
+    tmp_path: Path, upstream: GitRepository
+) -> Iterator[Callable[..., WorkflowRegistry]]:
     opened: list[WorkflowRegistry] = []
 
     def open_it(**settings: object) -> WorkflowRegistry:
@@ -50,10 +52,16 @@ def registry(open_registry: Callable[..., WorkflowRegistry]) -> WorkflowRegistry
 
 
 def files_below(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()}
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    }
 
 
-def test_only_the_steps_folder_is_taken(upstream: GitRepository, registry: WorkflowRegistry, tmp_path: Path) -> None:
+def test_only_the_steps_folder_is_taken(
+    upstream: GitRepository, registry: WorkflowRegistry, tmp_path: Path
+) -> None:
     upstream.write("flow/step/eflows4hpc.yaml")
     upstream.write("flow/step/bin/run", "#!/bin/sh\n", executable=True)
     upstream.write("flow/step/.hidden", "hidden")
@@ -72,9 +80,17 @@ def test_only_the_steps_folder_is_taken(upstream: GitRepository, registry: Workf
         "data.txt",
         "bin/link",
     }
-    assert (tmp_path / "out/data.txt").read_bytes() == b"$Format:%H$\nsecond\n", "git's filters are not applied"
-    assert os.access(tmp_path / "out/bin/run", os.X_OK) and not os.access(tmp_path / "out/data.txt", os.X_OK)
-    assert local_step(tmp_path / "out", workflow="flow", step_id="step").tree == ref.tree == upstream.tree("flow/step")
+    assert (tmp_path / "out/data.txt").read_bytes() == b"$Format:%H$\nsecond\n", (
+        "git's filters are not applied"
+    )
+    assert os.access(tmp_path / "out/bin/run", os.X_OK) and not os.access(
+        tmp_path / "out/data.txt", os.X_OK
+    )
+    assert (
+        local_step(tmp_path / "out", workflow="flow", step_id="step").tree
+        == ref.tree
+        == upstream.tree("flow/step")
+    )
 
 
 def test_what_changes_elsewhere_leaves_the_tree_alone(
@@ -111,8 +127,14 @@ def hostile_steps(repository: GitRepository) -> dict[str, tuple[str, str]]:
         deep = make(("40000", deep, b"d"))
     commit = repository.git("commit-tree", EMPTY_TREE, "-m", "another repository's")
     return {
-        "absolute link": (make(description, ("120000", to(b"/etc/passwd"), b"l")), "leaves the folder"),
-        "link upwards": (make(description, ("120000", to(b"../other/secret"), b"l")), "leaves the folder"),
+        "absolute link": (
+            make(description, ("120000", to(b"/etc/passwd"), b"l")),
+            "leaves the folder",
+        ),
+        "link upwards": (
+            make(description, ("120000", to(b"../other/secret"), b"l")),
+            "leaves the folder",
+        ),
         "link by way of a link": (
             make(("120000", to(b"up/.."), b"a"), description, ("120000", to(b"."), b"up")),
             "leaves the folder",
@@ -120,14 +142,24 @@ def hostile_steps(repository: GitRepository) -> dict[str, tuple[str, str]]:
         "empty link": (make(description, ("120000", to(b""), b"l")), "nowhere"),
         "huge link": (make(description, ("120000", to(b"x" * 100_000), b"l")), "nowhere"),
         "submodule": (make(description, ("160000", commit, b"module")), "submodule"),
-        "dot git": (make(("40000", make(("100644", blob, b"config")), b".git"), description), "git keeps for itself"),
+        "dot git": (
+            make(("40000", make(("100644", blob, b"config")), b".git"), description),
+            "git keeps for itself",
+        ),
         "dot GIT": (make(("100644", blob, b".GIT"), description), "git keeps for itself"),
-        "parent": (make(("40000", make(("100644", blob, b"f")), b".."), description), "not allowed"),
+        "parent": (
+            make(("40000", make(("100644", blob, b"f")), b".."), description),
+            "not allowed",
+        ),
         "slash": (make(("100644", blob, b"../../escaped"), description), "not allowed"),
         "absolute name": (make(("100644", blob, b"/tmp/escaped"), description), "not allowed"),
         "newline": (make(("100644", blob, b"a\nb"), description), "not allowed"),
         "link and folder of one name": (
-            make(("120000", to(b"."), b"a"), ("40000", make(("100644", blob, b"f")), b"a"), description),
+            make(
+                ("120000", to(b"."), b"a"),
+                ("40000", make(("100644", blob, b"f")), b"a"),
+                description,
+            ),
             "a file and a folder",
         ),
         "the same file twice": (make(description, description), "twice"),
@@ -153,7 +185,10 @@ def test_hostile_steps_are_refused_and_leave_nothing(
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
-    [({"step_max_files": 3}, "more than 3 files"), ({"step_max_bytes": 2 * 1024**2}, "more than 2 MiB")],
+    [
+        ({"step_max_files": 3}, "more than 3 files"),
+        ({"step_max_bytes": 2 * 1024**2}, "more than 2 MiB"),
+    ],
 )
 def test_a_step_that_is_too_large_is_refused(
     upstream: GitRepository,
@@ -176,9 +211,14 @@ def test_old_file_modes_are_taken_as_git_takes_them(
     upstream: GitRepository, registry: WorkflowRegistry, tmp_path: Path
 ) -> None:
     blob = upstream.blob(MINIMAL.encode())
-    upstream.commit_step(upstream.make_tree(("100664", blob, b"eflows4hpc.yaml"), ("100775", blob, b"run")))
+    upstream.commit_step(
+        upstream.make_tree(("100664", blob, b"eflows4hpc.yaml"), ("100775", blob, b"run"))
+    )
     registry.extract(registry.locate("hostile", "step"), tmp_path / "out")
-    assert [os.access(tmp_path / "out" / name, os.X_OK) for name in ("eflows4hpc.yaml", "run")] == [False, True]
+    assert [os.access(tmp_path / "out" / name, os.X_OK) for name in ("eflows4hpc.yaml", "run")] == [
+        False,
+        True,
+    ]
 
 
 def test_a_cancelled_extraction_leaves_nothing(
@@ -203,9 +243,15 @@ def test_a_pinned_step_is_extracted_though_everything_moved_on(
     ref = open_registry().locate("flow", "step")
     upstream.write("flow/step/eflows4hpc.yaml", "apt: [new]\n")
     upstream.git("commit", "--quiet", "--all", "--amend", "--message", "history rewritten")
-    elsewhere = WorkflowRegistry(RepositorySettings(workflow_repository=upstream.url), tmp_path / "other mirrors")
+    elsewhere = WorkflowRegistry(
+        RepositorySettings(workflow_repository=upstream.url), tmp_path / "other mirrors"
+    )
     elsewhere.extract(ref, tmp_path / "out")
-    assert elsewhere.read(ref).description == (tmp_path / "out/eflows4hpc.yaml").read_text() == "apt: [old]\n"
+    assert (
+        elsewhere.read(ref).description
+        == (tmp_path / "out/eflows4hpc.yaml").read_text()
+        == "apt: [old]\n"
+    )
     elsewhere.close()
 
 
@@ -218,7 +264,9 @@ def test_a_pinned_step_that_is_gone_is_told(
     upstream.git("commit", "--quiet", "--amend", "--message", "history rewritten")
     upstream.git("reflog", "expire", "--expire=now", "--all")
     upstream.git("gc", "--quiet", "--prune=now")
-    elsewhere = WorkflowRegistry(RepositorySettings(workflow_repository=upstream.url), tmp_path / "other mirrors")
+    elsewhere = WorkflowRegistry(
+        RepositorySettings(workflow_repository=upstream.url), tmp_path / "other mirrors"
+    )
     with pytest.raises(Unavailable, match="no longer in the workflow registry"):
         elsewhere.extract(ref, tmp_path / "out")
     elsewhere.close()
@@ -229,7 +277,9 @@ def test_a_pinned_step_that_is_gone_is_told(
 
 @pytest.fixture(params=["registry", "folder"])
 def read_step(
-    request: pytest.FixtureRequest, upstream: GitRepository, open_registry: Callable[..., WorkflowRegistry]
+    request: pytest.FixtureRequest,
+    upstream: GitRepository,
+    open_registry: Callable[..., WorkflowRegistry],
 ) -> Callable[[], StepFiles]:
     """Reads the step `flow/step` as it lies in the work tree."""
 
@@ -260,7 +310,9 @@ def test_the_files_of_a_step(upstream: GitRepository, read_step: Callable[[], St
     assert (read_step().has_post_install, read_step().shebang) == (True, None)
 
 
-def test_of_two_descriptions_the_yaml_is_used(upstream: GitRepository, read_step: Callable[[], StepFiles]) -> None:
+def test_of_two_descriptions_the_yaml_is_used(
+    upstream: GitRepository, read_step: Callable[[], StepFiles]
+) -> None:
     upstream.write("flow/step/eflows4hpc.yml", "apt: [second]\n")
     upstream.write("flow/step/eflows4hpc.yaml", "apt: [first]\n")
     files = read_step()
@@ -281,7 +333,11 @@ def test_of_two_descriptions_the_yaml_is_used(upstream: GitRepository, read_step
     ],
 )
 def test_files_that_cannot_be_read(
-    upstream: GitRepository, read_step: Callable[[], StepFiles], name: str, content: bytes, message: str
+    upstream: GitRepository,
+    read_step: Callable[[], StepFiles],
+    name: str,
+    content: bytes,
+    message: str,
 ) -> None:
     if not name.startswith(("README", "eflows4hpc")):
         upstream.write("flow/step/eflows4hpc.yaml")
@@ -308,7 +364,9 @@ def test_a_file_that_decides_is_no_link(
 # Folders of this machine
 
 
-def test_a_local_step_counts_the_files_as_they_lie_there(upstream: GitRepository, tmp_path: Path) -> None:
+def test_a_local_step_counts_the_files_as_they_lie_there(
+    upstream: GitRepository, tmp_path: Path
+) -> None:
     upstream.write("flow/step/eflows4hpc.yaml")
     upstream.commit()
     folder = upstream.folder / "flow/step"
@@ -324,7 +382,9 @@ def test_a_local_step_counts_the_files_as_they_lie_there(upstream: GitRepository
     assert not (tmp_path / "again").exists()
 
 
-def test_a_whole_checkout_is_taken_without_git_s_own_files(upstream: GitRepository, tmp_path: Path) -> None:
+def test_a_whole_checkout_is_taken_without_git_s_own_files(
+    upstream: GitRepository, tmp_path: Path
+) -> None:
     upstream.write("eflows4hpc.yaml")
     upstream.commit()
     ref = local_step(upstream.folder, workflow="flow", step_id="step")
@@ -353,5 +413,7 @@ def test_a_local_step_is_held_to_the_same_rules(tmp_path: Path) -> None:
 
 
 def test_the_limits_are_the_site_s() -> None:
-    settings = RepositorySettings(workflow_repository="https://example.org/r", step_max_files=7, step_max_bytes=9)
+    settings = RepositorySettings(
+        workflow_repository="https://example.org/r", step_max_files=7, step_max_bytes=9
+    )
     assert workflow.limits_of(settings) == Limits(max_files=7, max_bytes=9)

@@ -55,7 +55,9 @@ def test_a_link_inside_leads_clean_up_nowhere(root: Path, tmp_path: Path) -> Non
 
 def test_files_of_the_context(root: Path) -> None:
     with made_workspace(root) as space:
-        space.write_context({"Dockerfile": "FROM x\n", "cic/run.sh": "#!/bin/sh\n", "cic/text": "ä\n"})
+        space.write_context(
+            {"Dockerfile": "FROM x\n", "cic/run.sh": "#!/bin/sh\n", "cic/text": "ä\n"}
+        )
         assert (space.context / "cic/text").read_bytes() == "ä\n".encode()
         assert mode(space.context / "cic/run.sh") == 0o755
         assert mode(space.context / "Dockerfile") == 0o644
@@ -94,8 +96,10 @@ def test_a_secret_is_ours_alone(root: Path) -> None:
 
 
 def test_too_little_room_is_told_before_anything_begins(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(NoSpace, match=r"GB free, and 1000000000\.0 GB are needed") as caught, \
-            made_workspace(root, min_free_bytes=10**18):
+    with (
+        pytest.raises(NoSpace, match=r"GB free, and 1000000000\.0 GB are needed") as caught,
+        made_workspace(root, min_free_bytes=10**18),
+    ):
         raise AssertionError("not reached")
     assert (caught.value.code, root.exists()) == (ErrorCode.NO_SPACE, False)
     assert str(root) in caught.value.message
