@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row, show
 from image_builder.storage import ImageRecord, ImageStore
-from tests.system.site import PASSWORD, USER, free_port, make_site, running_service
+from tests.support.site import PASSWORD, USER, free_port, make_site, running_service
 
 SIF_BYTES = 512 * 1024**2
 ROUNDS = 7

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from service import accounts, logs, store
 from service.database import make_engine, now, writing
-from tests.system.site import MACHINE, PASSWORD, USER, Service, make_site, running_service
+from tests.support.site import MACHINE, PASSWORD, USER, Service, make_site, running_service
 
 SECONDS = 40.0
 PAUSE_S = 3.0

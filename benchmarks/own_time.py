@@ -20,8 +20,8 @@ from benchmarks.rows import Row, show
 from image_builder import process, singularity
 from image_builder.process import CancelToken, Command, Completed, LineSink
 from service.app import create_app
-from tests.system.conftest import remove_images
-from tests.system.site import MACHINE, PASSWORD, USER, add_user, make_site
+from tests.support.daemon_images import remove_images
+from tests.support.site import MACHINE, PASSWORD, USER, add_user, make_site
 
 BUILDS = 5
 

@@ -23,9 +23,9 @@ from image_builder.pipeline import build_image
 from image_builder.process import CancelToken
 from image_builder.request import parse_request
 from image_builder.storage import ImageStore
-from tests.system.conftest import remove_images
-from tests.system.recording import Heard
-from tests.system.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site
+from tests.support.daemon_images import remove_images
+from tests.support.recording import Heard
+from tests.support.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site
 
 UNKNOWN = Row("slim against full image of fftw, lz4 and bzip2", None, 0.25)
 STEP = {
@@ -84,7 +84,7 @@ def spack_site(root: Path, spack_root: Path) -> Site:
         [str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE_IMAGE, BASE_IMAGE], check=True
     )
     subprocess.run(
-        [str(PROJECT / "tests/system/real_spack/source_mirror"), str(root / "mirror")], check=True
+        [str(PROJECT / "tests/support/real_spack/source_mirror"), str(root / "mirror")], check=True
     )
     catalogue = root / "catalogue"
     (catalogue / "packages").mkdir(parents=True)

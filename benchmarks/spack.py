@@ -21,10 +21,10 @@ from pathlib import Path
 
 from benchmarks.rows import Row, attempted, not_measured, show
 from image_builder.state import BuildState
-from tests.system.conftest import remove_images
-from tests.system.recording import Heard
-from tests.system.site import Site
-from tests.system.spack_site import (
+from tests.support.daemon_images import remove_images
+from tests.support.recording import Heard
+from tests.support.site import Site
+from tests.support.spack_site import (
     MEASURED,
     SPACK_ROOT,
     Told,

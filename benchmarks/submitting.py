@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.rows import Row, show
 from service import accounts, store
 from service.database import make_engine
-from tests.system.conftest import remove_images
-from tests.system.site import MACHINE, USER, Service, make_site, running_service
+from tests.support.daemon_images import remove_images
+from tests.support.site import MACHINE, USER, Service, make_site, running_service
 
 QUEUED = 1000
 SUBMITS = 60

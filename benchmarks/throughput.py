@@ -28,7 +28,7 @@ from service.submission import new_build
 from service.workers import all_workers
 from tests.cluster import network
 from tests.cluster.service import Cluster, cluster
-from tests.system.site import MACHINE, PASSWORD, USER, make_site
+from tests.support.site import MACHINE, PASSWORD, USER, make_site
 
 BUILDS, SLOTS, WAIT_S = 32, 2, 6.0
 WORKERS = (1, 2, 4)

@@ -13,7 +13,7 @@ import pytest
 
 from image_builder.settings import BuildSettings, LibrarySettings, RepositorySettings
 
-pytest.register_assert_rewrite("tests.images_contract")
+pytest.register_assert_rewrite("tests.support")
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).resolve().parent / "data"

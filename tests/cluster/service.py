@@ -23,8 +23,8 @@ from sqlalchemy.engine import Engine
 from service import accounts, store
 from service.database import make_engine, reading
 from tests.cluster.network import Host, Network
-from tests.postgresql import PostgreSQL
-from tests.system.site import MACHINE, PASSWORD, PROJECT, USER, Site
+from tests.support.postgresql import PostgreSQL
+from tests.support.site import MACHINE, PASSWORD, PROJECT, USER, Site
 
 ENDED = ("FINISHED", "FAILED")
 

@@ -25,9 +25,9 @@ from service.workers import all_workers
 from tests.cluster import network
 from tests.cluster.registry import registry
 from tests.cluster.service import Cluster, Process, RabbitMQ, Redis, cluster
-from tests.postgresql import programs
-from tests.system.conftest import remove_images
-from tests.system.site import make_site
+from tests.support.daemon_images import remove_images
+from tests.support.postgresql import programs
+from tests.support.site import make_site
 
 LACKING = network.why_not() or (None if programs() else "PostgreSQL is not installed")
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(LACKING is not None, reason=str(LACKING))]

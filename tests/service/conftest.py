@@ -33,9 +33,9 @@ from image_builder.storage import ImageRecord, ImageStore
 from service import accounts
 from service.database import make_engine
 from service.pool import BuildPool
-from tests.postgresql import PostgreSQL, programs
 from tests.service.described import listening
-from tests.system.site import MACHINE, Site, make_site
+from tests.support.postgresql import PostgreSQL, programs
+from tests.support.site import MACHINE, Site, make_site
 
 accounts.HASH_METHOD = "scrypt:1024:8:1"  # as the real one, with less patience
 

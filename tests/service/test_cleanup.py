@@ -28,7 +28,7 @@ from service.logs import FolderLogs
 from tests.conftest import PROJECT
 from tests.service.conftest import PASSWORD, Api
 from tests.service.test_store import finish, new, outcome
-from tests.system.site import Site
+from tests.support.site import Site
 
 DAY_S = 86400.0
 

@@ -26,7 +26,7 @@ from service.database import make_engine, now, reading, writing
 from service.pool import BuildPool
 from service.workers import all_workers
 from tests.service.conftest import PASSWORD, Api, FakeBuilder
-from tests.system.site import Site, free_port
+from tests.support.site import Site, free_port
 
 
 class Redis:

@@ -25,7 +25,7 @@ from image_builder.storage import ImageRecord, ImageStore
 from service import accounts
 from tests.service.conftest import REQUEST, ROOT, Api
 from tests.service.test_web import NEW_BUILD, Visitor, csrf_token
-from tests.system.site import Site
+from tests.support.site import Site
 
 MARK = "h0st1le"
 """Part of every hostile value: what is started or written because of one shows it."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from image_builder.storage import ImageRecord, ImageStore
-from tests.system.site import PASSWORD, USER, Service, add_user, make_site, running_service
+from tests.support.site import PASSWORD, USER, Service, add_user, make_site, running_service
 
 SEED = 20261123
 EXAMPLES = 25

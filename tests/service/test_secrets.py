@@ -15,11 +15,11 @@ from pydantic import SecretStr
 from builder_service import create_app
 from config.settings import Settings
 from service import accounts
-from tests.postgresql import PostgreSQL
 from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder, running_app
 from tests.service.test_access import routes
 from tests.service.test_web import Visitor, csrf_token
-from tests.system.site import Site
+from tests.support.postgresql import PostgreSQL
+from tests.support.site import Site
 
 BASE_REQUEST = REQUEST | {"workflow": "BASE", "step_id": "BASE"}
 

@@ -23,7 +23,7 @@ from service import accounts
 from service.database import PROJECT, database_url, make_engine, writing
 from service.executors import WAKE, PoolProcess, RunFolder
 from service.server import server_options
-from tests.system.site import Site, add_user, free_port
+from tests.support.site import Site, add_user, free_port
 
 
 def python(

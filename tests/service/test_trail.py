@@ -22,7 +22,7 @@ from service.database import now, writing
 from tests.conftest import PROJECT
 from tests.service.conftest import Api, FakeBuilder
 from tests.service.test_web import Visitor
-from tests.system.site import PASSWORD, Site
+from tests.support.site import PASSWORD, Site
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from service.auth import MAX_FAILURES
-from tests.system.site import PASSWORD, USER, Service, make_site, running_service
+from tests.support.site import PASSWORD, USER, Service, make_site, running_service
 
 WRONG = "not the password"
 

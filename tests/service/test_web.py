@@ -27,7 +27,7 @@ from service.auth import MAX_FAILURES
 from service.database import now, reading, writing
 from service.web import captchas, entry
 from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder, running_app
-from tests.system import sights
+from tests.support import sights
 
 NEW_BUILD = {
     "workflow": "demo",

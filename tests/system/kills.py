@@ -27,7 +27,7 @@ import sqlalchemy as sa
 
 from image_builder import guard, sif
 from service.executors import WAKE, RunFolder
-from tests.system.site import (
+from tests.support.site import (
     MACHINE,
     PASSWORD,
     USER,

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from tests.system.site import BASE_IMAGE
+from tests.support.site import BASE_IMAGE
 
 HOST, GATEWAY = "198.51.100.2", "198.51.100.1"
 """The daemon's host towards the world, and the world's nearest machine."""

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from tests.system import sights
-from tests.system.browser import Browser, browser
-from tests.system.conftest import HELLO, remove_images
-from tests.system.site import (
+from tests.support import sights
+from tests.support.browser import Browser, browser
+from tests.support.daemon_images import remove_images
+from tests.support.site import (
+    HELLO,
     MACHINE,
     PASSWORD,
     PROJECT,

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.conftest import remove_images
-from tests.system.site import MACHINE, Service, Site, make_site, running_service
+from tests.support.daemon_images import remove_images
+from tests.support.site import MACHINE, Service, Site, make_site, running_service
 from tests.system.test_conversion import left_behind
 from tests.system.test_nothing_lost import until
 from tests.system.test_push import silent_registry

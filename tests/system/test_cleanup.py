@@ -23,7 +23,7 @@ from image_builder.storage import ImageRecord, ImageStore
 from service.accounts import add_user
 from service.cleanup import Cleanup
 from service.database import make_engine
-from tests.system.site import Site, running_service
+from tests.support.site import Site, running_service
 
 pytestmark = pytest.mark.system
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.site import MACHINE, ImageRegistry, Site, running_service
 from tests.system.own_docker import own_docker
-from tests.system.site import MACHINE, ImageRegistry, Site, running_service
 from tests.system.test_remote_builder import cable, registry_there
 
 pytestmark = [

@@ -29,7 +29,7 @@ from image_builder import export, sif, singularity, storage
 from image_builder.errors import Cancelled, ErrorCode, ServiceError
 from image_builder.process import CancelToken
 from image_builder.settings import BuildSettings
-from tests.system.site import BASE_IMAGE, BASE_IMAGE_ARM64, PROJECT
+from tests.support.site import BASE_IMAGE, BASE_IMAGE_ARM64, PROJECT
 
 pytestmark = pytest.mark.system
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.site import MACHINE, PROJECT, Site
+from tests.support.site import MACHINE, PROJECT, Site
 
 pytestmark = pytest.mark.system
 

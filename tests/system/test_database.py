@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.site import MACHINE, Service, make_site, running_service
+from tests.support.site import MACHINE, Service, make_site, running_service
 
 pytestmark = pytest.mark.system
 

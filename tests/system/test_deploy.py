@@ -22,8 +22,8 @@ import yaml
 
 from config.loading import SECTIONS
 from config.settings import ServiceSettings
-from tests.system.conftest import remove_images
-from tests.system.site import (
+from tests.support.daemon_images import remove_images
+from tests.support.site import (
     BASE_IMAGE,
     MACHINE,
     PASSWORD,
@@ -35,7 +35,7 @@ from tests.system.site import (
 )
 
 DEPLOY = PROJECT / "deploy"
-STANDINS = PROJECT / "tests" / "standin"
+STANDINS = PROJECT / "tests" / "support" / "standin"
 
 
 def known_variables() -> set[str]:

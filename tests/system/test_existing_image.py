@@ -14,7 +14,7 @@ from image_builder.observer import SilentObserver
 from image_builder.pipeline import BuildResult
 from image_builder.process import CancelToken, Command, Completed
 from image_builder.request import BuildRequest, parse_request
-from tests.system.site import BASE_IMAGE, MACHINE, Site
+from tests.support.site import BASE_IMAGE, MACHINE, Site
 
 pytestmark = pytest.mark.system
 

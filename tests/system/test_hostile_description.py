@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from image_builder import docker
-from tests.system.conftest import remove_images
-from tests.system.site import (
+from tests.support.daemon_images import remove_images
+from tests.support.site import (
     MACHINE,
     PROJECT,
     ImageRegistry,

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from image_builder import limits
-from tests.system.conftest import remove_images
+from tests.support.daemon_images import remove_images
+from tests.support.site import BASE_IMAGE, MACHINE, PROJECT, Site, make_site
 from tests.system.own_docker import (
     GATEWAY,
     HOST,
@@ -25,7 +26,6 @@ from tests.system.own_docker import (
     listening,
     own_docker,
 )
-from tests.system.site import BASE_IMAGE, MACHINE, PROJECT, Site, make_site
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from service.database import BUSY_TIMEOUT_S
-from tests.system.conftest import remove_images
+from tests.support.daemon_images import remove_images
+from tests.support.site import Site, make_site
 from tests.system.kills import Chaos, chaos, runs, seed, until
 from tests.system.own_docker import own_docker
-from tests.system.site import Site, make_site
 
 pytestmark = pytest.mark.system
 

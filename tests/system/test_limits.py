@@ -12,9 +12,9 @@ from image_builder.errors import CicError
 from image_builder.pipeline import build_image
 from image_builder.process import CancelToken
 from image_builder.request import parse_request
-from tests.system.conftest import remove_images
-from tests.system.recording import Heard
-from tests.system.site import MACHINE, Site, make_site
+from tests.support.daemon_images import remove_images
+from tests.support.recording import Heard
+from tests.support.site import MACHINE, Site, make_site
 from tests.system.test_cancel import sleepers
 from tests.system.test_push import silent_registry
 

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from benchmarks import followers, submitting
-from tests.system.site import PASSWORD, USER, Service
+from tests.support.site import PASSWORD, USER, Service
 
 pytestmark = pytest.mark.system
 LINE_EVERY_S = 0.5

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from image_builder import docker
-from tests.system.conftest import HELLO, remove_images
-from tests.system.site import (
+from tests.support.daemon_images import remove_images
+from tests.support.site import (
+    HELLO,
     MACHINE,
     PASSWORD,
     PROJECT,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import remove_images
-from tests.system.site import MACHINE, ImageRegistry, Service, Site, free_port, running_service
+from tests.support.daemon_images import remove_images
+from tests.support.site import MACHINE, ImageRegistry, Service, Site, free_port, running_service
 
 pytestmark = pytest.mark.system
 

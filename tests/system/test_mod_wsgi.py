@@ -23,8 +23,8 @@ import pytest
 import requests
 
 from image_builder.storage import ImageRecord, ImageStore
-from tests.system.conftest import remove_images
-from tests.system.site import (
+from tests.support.daemon_images import remove_images
+from tests.support.site import (
     MACHINE,
     PASSWORD,
     PROJECT,

@@ -18,8 +18,8 @@ import pytest
 import sqlalchemy as sa
 
 from service.executors import RunFolder
-from tests.system.conftest import remove_images
-from tests.system.site import MACHINE, Service, Site, make_site, running_service
+from tests.support.daemon_images import remove_images
+from tests.support.site import MACHINE, Service, Site, make_site, running_service
 
 pytestmark = pytest.mark.system
 

@@ -25,9 +25,9 @@ from image_builder.settings import BuildSettings, RegistrySettings
 from service.cleanup import Cleanup
 from service.database import make_engine
 from tests.conftest import PROJECT
-from tests.images_contract import *  # noqa: F403  the tests of the contract
-from tests.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
-from tests.system.site import ImageRegistry, Site, running_image_registry, running_service
+from tests.support.images_contract import *  # noqa: F403  the tests of the contract
+from tests.support.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
+from tests.support.site import ImageRegistry, Site, running_image_registry, running_service
 
 pytestmark = pytest.mark.system
 REPOSITORY = "group/images"

@@ -17,9 +17,9 @@ from image_builder.process import CancelToken
 from image_builder.recipe import FETCH_STAGE
 from image_builder.settings import BuildSettings, RegistrySettings
 from tests.conftest import PROJECT
-from tests.exchange_contract import *  # noqa: F403  the tests of the contract
-from tests.exchange_contract import CACHE, COMPILED, KEY, TAKEN, Host, MakePlace
-from tests.system.site import ImageRegistry, free_port, running_image_registry
+from tests.support.exchange_contract import *  # noqa: F403  the tests of the contract
+from tests.support.exchange_contract import CACHE, COMPILED, KEY, TAKEN, Host, MakePlace
+from tests.support.site import ImageRegistry, free_port, running_image_registry
 from tests.unit.test_packages import digest_of
 
 pytestmark = pytest.mark.system

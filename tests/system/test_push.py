@@ -18,7 +18,7 @@ from image_builder.docker import PushFailed
 from image_builder.errors import Cancelled, ErrorCode, LimitReached, Unavailable
 from image_builder.process import CancelToken, run
 from image_builder.settings import RegistrySettings
-from tests.system.site import BASE_IMAGE, ImageRegistry, free_port
+from tests.support.site import BASE_IMAGE, ImageRegistry, free_port
 
 pytestmark = pytest.mark.system
 

@@ -19,10 +19,10 @@ import pytest
 
 from image_builder.errors import BuildFailed, Cancelled
 from image_builder.process import CancelToken
-from tests.system.conftest import remove_images
-from tests.system.recording import Heard
-from tests.system.site import ImageRegistry, Site
-from tests.system.spack_site import (
+from tests.support.daemon_images import remove_images
+from tests.support.recording import Heard
+from tests.support.site import ImageRegistry, Site
+from tests.support.spack_site import (
     SPACK_BASE,
     SPACK_ROOT,
     Told,

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,9 +24,10 @@ from image_builder.providers import is_mpi
 from image_builder.request import parse_request
 from image_builder.state import BuildState
 from image_builder.storage import ImageStore
-from tests.system.conftest import remove_images
-from tests.system.recording import Heard
-from tests.system.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site
+from tests.support.daemon_images import remove_images
+from tests.support.recording import Heard
+from tests.support.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site
+from tests.support.spack_site import REAL_SPACK
 from tests.system.test_main_job import run_sif
 
 SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
@@ -69,9 +69,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     subprocess.run([str(PROJECT / "scripts" / "spack_base"), SPACK_BASE], check=True)
     root = tmp_path_factory.mktemp("real-spack")
     mirror = root / "mirror"
-    subprocess.run(
-        [str(Path(__file__).parent / "real_spack" / "source_mirror"), str(mirror)], check=True
-    )
+    subprocess.run([str(REAL_SPACK / "source_mirror"), str(mirror)], check=True)
     subprocess.run(
         [str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE_IMAGE, BASE_IMAGE], check=True
     )

@@ -15,8 +15,8 @@ import pytest
 from image_builder import docker
 from image_builder.process import CancelToken
 from image_builder.process import run as run_command
-from tests.system.conftest import remove_images
-from tests.system.site import (
+from tests.support.daemon_images import remove_images
+from tests.support.site import (
     BASE_IMAGE,
     MACHINE,
     ImageRegistry,

@@ -25,9 +25,8 @@ import pytest
 
 from image_builder.docker import builder_platforms, image_layers
 from image_builder.process import run
-from tests.system.conftest import remove_images
-from tests.system.own_docker import own_docker
-from tests.system.site import (
+from tests.support.daemon_images import remove_images
+from tests.support.site import (
     BASE_IMAGE,
     BASE_IMAGE_ARM64,
     MACHINE,
@@ -35,6 +34,7 @@ from tests.system.site import (
     Site,
     running_service,
 )
+from tests.system.own_docker import own_docker
 from tests.system.test_registries import forget, publish
 
 pytestmark = [

@@ -24,9 +24,9 @@ from image_builder.pipeline import BuildResult, build_image
 from image_builder.process import CancelToken
 from image_builder.request import parse_request
 from image_builder.storage import ImageStore
-from tests.system.conftest import remove_images, remove_tags
-from tests.system.recording import Heard
-from tests.system.site import (
+from tests.support.daemon_images import remove_images, remove_tags
+from tests.support.recording import Heard
+from tests.support.site import (
     BASE_IMAGE,
     PASSWORD,
     PROJECT,
@@ -62,7 +62,9 @@ def standin_base(root: Path) -> Iterator[str]:
         'LABEL "site.name"="the \\"first\\" of \\$2"\nWORKDIR "/data sets"\n'
     )
     (root / "base" / "Dockerfile").write_text(dockerfile, "utf-8")
-    (root / "base" / "spack").write_bytes((PROJECT / "tests" / "standin" / "spack").read_bytes())
+    (root / "base" / "spack").write_bytes(
+        (PROJECT / "tests" / "support" / "standin" / "spack").read_bytes()
+    )
     subprocess.run(
         [
             "docker",

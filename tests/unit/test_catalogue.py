@@ -17,7 +17,7 @@ from image_builder import trees
 from image_builder.catalogue import Catalogue, PinnedCatalogue
 from image_builder.errors import ErrorCode, Misconfigured, ServiceError, Unavailable
 from image_builder.settings import RepositorySettings
-from tests.git_repository import GitRepository
+from tests.support.git_repository import GitRepository
 
 PACKAGE = 'from spack.package import *\n\n\nclass Tool(Package):\n    version("1", sha256="0")\n'
 

@@ -15,8 +15,8 @@ from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer
 from image_builder.package_places import FolderPlace, PackagePlace, described
 from image_builder.recipe import FETCH_STAGE, LOOK_STAGE
 from image_builder.settings import BuildSettings, RegistrySettings
-from tests.exchange_contract import *  # noqa: F403  the tests of the contract
-from tests.exchange_contract import CACHE, COMPILED, KEY, OTHER_KEY, TAKEN, Host, MakePlace
+from tests.support.exchange_contract import *  # noqa: F403  the tests of the contract
+from tests.support.exchange_contract import CACHE, COMPILED, KEY, OTHER_KEY, TAKEN, Host, MakePlace
 from tests.unit.test_packages import digest_of
 
 ENTRY = PackageEntry(

@@ -21,7 +21,7 @@ from image_builder.gitremote import Network, parse_url
 from image_builder.gitversions import Versions
 from image_builder.process import CancelToken
 from image_builder.trees import Limits
-from tests.git_repository import GitHttpServer, GitRepository
+from tests.support.git_repository import GitHttpServer, GitRepository
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from image_builder.gitremote import (
     parse_url,
 )
 from image_builder.process import ProcessFailed
-from tests.git_repository import GitHttpServer, GitRepository
+from tests.support.git_repository import GitHttpServer, GitRepository
 
 
 @pytest.mark.parametrize(

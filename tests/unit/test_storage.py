@@ -21,8 +21,8 @@ from image_builder import storage
 from image_builder.images import open_images
 from image_builder.settings import BuildSettings, RegistrySettings
 from image_builder.storage import ImageRecord, ImageStore
-from tests.images_contract import *  # noqa: F403  the tests of the contract
-from tests.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
+from tests.support.images_contract import *  # noqa: F403  the tests of the contract
+from tests.support.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from image_builder import trees
 from image_builder.errors import Cancelled, NoSpace
 from image_builder.process import CancelToken
 from image_builder.trees import BadTree, Changed, Entry, Limits
-from tests.git_repository import GitRepository
+from tests.support.git_repository import GitRepository
 
 PLENTY = Limits()
 

@@ -17,7 +17,7 @@ from image_builder.gitremote import Network
 from image_builder.process import CancelToken
 from image_builder.settings import RepositorySettings
 from image_builder.workflow import StepRef, WorkflowRegistry
-from tests.git_repository import MINIMAL, GitHttpServer, GitRepository, git_daemon
+from tests.support.git_repository import MINIMAL, GitHttpServer, GitRepository, git_daemon
 
 HOUR_S = 3600.0
 

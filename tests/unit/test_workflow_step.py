@@ -14,7 +14,7 @@ from image_builder.process import CancelToken
 from image_builder.settings import RepositorySettings
 from image_builder.trees import Limits
 from image_builder.workflow import StepFiles, WorkflowRegistry, copy_local, local_step, read_folder
-from tests.git_repository import MINIMAL, GitRepository
+from tests.support.git_repository import MINIMAL, GitRepository
 
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 

@@ -31,7 +31,7 @@ from image_builder.recipe import (
     packages_program,
 )
 from image_builder.workspace import Workspace, made_workspace
-from tests.system.recording import Heard
+from tests.support.recording import Heard
 from tests.unit.test_packages import Folder, digest_of, lock_of
 
 CACHE = "cic-spack-0123"
@@ -232,6 +232,6 @@ def test_no_mount_to_be_seen_is_told_and_no_more(
     tmp_path: Path, place: MakePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = Host(tmp_path / "host", place)
-    monkeypatch.setattr("tests.exchange_contract.FakeStages", FailingStages)
+    monkeypatch.setattr("tests.support.exchange_contract.FakeStages", FailingStages)
     assert host.build() == COMPILED
     assert "could be put into the place of spack_cache: no builder" in host.heard.lines[-1]

@@ -18,8 +18,8 @@ from pathlib import Path
 from image_builder.pipeline import BuildResult, build_image
 from image_builder.process import CancelToken
 from image_builder.request import parse_request
-from tests.system.recording import Heard
-from tests.system.site import PROJECT, Site, make_site
+from tests.support.recording import Heard
+from tests.support.site import PROJECT, Site, make_site
 
 SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
 SPACK_BASE = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")

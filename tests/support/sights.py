@@ -8,8 +8,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tests.system.browser import Browser
-from tests.system.site import MACHINE, PASSWORD, Service, add_user
+from tests.support.browser import Browser
+from tests.support.site import MACHINE, PASSWORD, Service, add_user
 
 ADMIN, NEWCOMER = "grace", "newcomer"
 STEPS: Mapping[str, Mapping[str, str]] = {

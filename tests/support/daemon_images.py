@@ -1,0 +1,20 @@
+"""Images in the machine's Docker daemon that tests and measurements leave: removed by the beginnings of their names."""
+
+from __future__ import annotations
+
+from image_builder import docker
+from tests.support.site import Site
+
+
+def remove_images(site: Site) -> None:
+    """Remove what the site's builds tagged."""
+    remove_tags(site.environ["CIC_REGISTRY_IMAGES_PREFIX"])
+
+
+def remove_tags(prefix: str) -> None:
+    """Remove the images' names that begin so, also of images that a container uses."""
+    with docker.daemon() as client:
+        for image in client.images.list():
+            for tag in image.tags:
+                if tag.startswith(prefix):
+                    client.images.remove(tag, force=True)
