@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,26 @@ FLAGS = (
 REPLACED = (NoSuchElementException, StaleElementReferenceException)
 """What happens to somebody who looks while a page changes."""
 
-_OWN_SCHEMES = re.compile(r"(data|blob|chrome|about|devtools):")
+_NETWORK_SCHEMES = frozenset({"http", "https", "ws", "wss", "ftp"})
+"""What leaves the browser. Every release has more schemes of its own: `chrome-untrusted:` came with
+Chromium 150.
+"""
+_ASKING = {
+    "Network.requestWillBeSent": lambda event: event["request"]["url"],
+    "Network.webSocketCreated": lambda event: event["url"],
+    "Network.webTransportCreated": lambda event: event["url"],
+}
+"""The events of Chromium's DevTools protocol that name an address, and where they do."""
+
+
+def network_addresses(events: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the addresses that DevTools events ask for over a network."""
+    asked = {
+        str(_ASKING[event["method"]](event["params"]))
+        for event in events
+        if event["method"] in _ASKING
+    }
+    return {url for url in asked if urllib.parse.urlsplit(url).scheme in _NETWORK_SCHEMES}
 
 
 def programs() -> tuple[str, str]:
@@ -123,14 +142,8 @@ class Browser:
 
     def asked_addresses(self) -> set[str]:
         """Every address that the browser asked for since this was called last, in all pages."""
-        events = (
-            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
-        )
-        sent = (
-            event["params"] for event in events if event["method"] == "Network.requestWillBeSent"
-        )
-        asked = {parameters["request"]["url"] for parameters in sent}
-        return {address for address in asked if not _OWN_SCHEMES.match(address)}
+        entries = self.driver.get_log("performance")
+        return network_addresses(json.loads(entry["message"])["message"] for entry in entries)
 
     def complaints(self) -> list[str]:
         """What the browser's console says is wrong since this was asked last, CSP violations among
