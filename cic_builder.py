@@ -21,7 +21,7 @@ from types import FrameType
 from rich.console import Console
 
 from config.loading import load_library_settings
-from image_builder import leases, pipeline
+from image_builder import pipeline
 from image_builder.errors import (
     BuildFailed,
     Cancelled,
@@ -31,9 +31,11 @@ from image_builder.errors import (
     ServiceError,
     UserError,
 )
-from image_builder.machines import load_machines
-from image_builder.process import CancelToken
-from image_builder.request import BuildRequest, parse_request
+from image_builder.host import file_leases
+from image_builder.host.cancellation import CancelToken
+from image_builder.request.build_request import BuildRequest
+from image_builder.request.machines import load_machines
+from image_builder.request.parsing import parse_request
 from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
 
@@ -212,7 +214,7 @@ def _folder(settings: LibrarySettings) -> Iterator[Path]:
     builds.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder,
-        leases.held_folder(Path(folder)),
+        file_leases.held_folder(Path(folder)),
     ):
         yield Path(folder)
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.loading import load_library_settings
-from image_builder import docker, firewall, limits
+from image_builder.docker import daemon
+from image_builder.docker.isolation import cgroup, firewall
 from image_builder.errors import CicError
 from image_builder.settings import BuildSettings
 
@@ -44,17 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _apply(settings: BuildSettings) -> int:
-    for warning in firewall.apply(firewall.Policy.of(settings, docker.default_bridge().interface)):
+    for warning in firewall.apply(firewall.Policy.of(settings, daemon.default_bridge().interface)):
         print(f"Warning: {warning}", file=sys.stderr)
-    limits.prepare(settings)
-    if settings.steps_cgroup is not None and (problem := limits.problem(settings)) is not None:
+    cgroup.prepare(settings)
+    if settings.steps_cgroup is not None and (problem := cgroup.problem(settings)) is not None:
         print(problem.message, file=sys.stderr)
         return EXIT_FAILED
     return _show(settings)
 
 
 def _show(settings: BuildSettings) -> int:
-    found = limits.in_force(settings)
+    found = cgroup.in_force(settings)
     print(f"All build steps together may use: {found}" if found else "Build steps have no limits.")
     print("\n".join(firewall.show() or ["No rules keep build steps from this host's services."]))
     return EXIT_OK
@@ -62,7 +63,7 @@ def _show(settings: BuildSettings) -> int:
 
 def _remove(settings: BuildSettings) -> int:
     firewall.remove()
-    limits.remove(settings)
+    cgroup.remove(settings)
     return EXIT_OK
 
 

@@ -29,9 +29,11 @@ from typing import Any
 from benchmarks import slim
 from benchmarks.archive import write_archive
 from benchmarks.rows import Row, show
-from image_builder import docker, singularity, streaming
+from image_builder.docker import daemon
 from image_builder.settings import BuildSettings
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.sif import convert, streaming
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +79,7 @@ def run(
     """Measure an image that the daemon has."""
     with tempfile.TemporaryDirectory(prefix="cic-benchmark-", dir=folder) as scratch:
         return measure(image, Path(scratch), rounds=rounds, builds=builds, settings=settings) | {
-            "image_bytes": docker.image_bytes(image) or 0
+            "image_bytes": daemon.image_bytes(image) or 0
         }
 
 
@@ -135,13 +137,11 @@ def measure(
             seconds, sif_bytes = _convert(image, folder / "store", settings)
         ours.append(seconds)
         same.append(
-            _timed(
-                lambda: _build(image, folder / "same", singularity.mksquashfs_arguments(settings))
-            )
+            _timed(lambda: _build(image, folder / "same", convert.mksquashfs_arguments(settings)))
         )
     default = [_timed(lambda: _build(image, folder / "default", None)) for _ in range(builds)]
     return {
-        "compression": singularity.mksquashfs_arguments(settings),
+        "compression": convert.mksquashfs_arguments(settings),
         "sif_bytes": sif_bytes,
         "ours_s": ours,
         "bare_s": bare,
@@ -211,14 +211,14 @@ def _convert(image: str, root: Path, settings: BuildSettings) -> tuple[float, in
     os.sync()
     begin = time.monotonic()
     with store.temporary_path() as temporary:
-        made = singularity.convert(image, temporary, platform=_platform(image), settings=settings)
+        made = convert.convert(image, temporary, platform=_platform(image), settings=settings)
         record = store.publish(
             temporary,
             ImageRecord(identity="0" * 64, image_id=image, platform="-", filename="benchmark.sif"),
             sha256=made.sha256,
         )
     seconds = time.monotonic() - begin
-    if made.method != singularity.STREAM:
+    if made.method != convert.STREAM:
         raise SystemExit(
             "the image was not streamed: are tar2sqfs, sqfs2tar and unsquashfs installed?"
         )
@@ -240,7 +240,7 @@ def _bare(image: str, target: Path, settings: BuildSettings) -> None:
     container = subprocess.run(
         ["docker", "create", image, "none"], check=True, capture_output=True, text=True
     ).stdout.strip()
-    command = streaming.squashfs_command(target, singularity.level(settings), settings)
+    command = streaming.squashfs_command(target, convert.level(settings), settings)
     try:
         with subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export:
             subprocess.run(command.argv, check=True, stdin=export.stdout, stdout=subprocess.DEVNULL)
@@ -261,7 +261,7 @@ def _build(image: str, folder: Path, mksquashfs_arguments: str | None) -> None:
     try:
         subprocess.run(
             [
-                singularity.program(),
+                convert.program(),
                 "build",
                 *options,
                 str(folder / "made.sif"),

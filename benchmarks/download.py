@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.rows import Row, show
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 from tests.support.site import PASSWORD, USER, free_port, make_site, running_service
 
 SIF_BYTES = 512 * 1024**2

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 
 ROUNDS = 5
 DETAILS = {

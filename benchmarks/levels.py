@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.archive import write_archive
 from benchmarks.conversion import settings_for
-from image_builder import singularity, streaming
+from image_builder.sif import convert, streaming
 
 LEVELS = {"zstd": (1, 2, 3, 6, 9, 15), "gzip": (1, 3, 6, 9)}
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--compressor", choices=sorted(LEVELS), default="zstd")
     options = parser.parse_args(arguments)
-    chosen = singularity.DEFAULT_LEVELS[options.compressor]
+    chosen = convert.DEFAULT_LEVELS[options.compressor]
     levels = LEVELS[options.compressor]
     cpu_s: dict[int, list[float]] = {level: [] for level in levels}
     size_bytes = dict.fromkeys(levels, 0)

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import Row, show
-from image_builder import process, singularity
-from image_builder.process import CancelToken, Command, Completed, LineSink
+from image_builder.host import process
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, Completed, LineSink
+from image_builder.sif import convert as sif_convert
 from service.app import create_app
 from tests.support.daemon_images import remove_images
 from tests.support.site import MACHINE, PASSWORD, USER, add_user, make_site
@@ -74,8 +76,8 @@ def measure() -> tuple[list[float], list[float]]:
         )
         return made
 
-    convert = singularity.convert
-    singularity.convert = lambda *arguments, **named: others.timed(convert, *arguments, **named)
+    convert = sif_convert.convert
+    sif_convert.convert = lambda *arguments, **named: others.timed(convert, *arguments, **named)
     own, whole = [], []
     with tempfile.TemporaryDirectory() as root:
         site = make_site(Path(root))
@@ -95,7 +97,7 @@ def measure() -> tuple[list[float], list[float]]:
                 own.append(seconds - others.seconds)
         finally:
             app.extensions["cic"].executor.shutdown()
-            singularity.convert = convert
+            sif_convert.convert = convert
             remove_images(site)
     return own, whole
 

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.rows import Row, attempted, not_measured, show
-from image_builder import docker
+from image_builder.docker import daemon
+from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import build_image
-from image_builder.process import CancelToken
-from image_builder.request import parse_request
-from image_builder.storage import ImageStore
+from image_builder.request.parsing import parse_request
+from image_builder.store.folder import ImageStore
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
 from tests.support.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site
@@ -69,7 +69,7 @@ def site_with_spack() -> Iterator[Site]:
 
 
 def against_full(site: Site) -> Row:
-    full, slim = (docker.image_bytes(built(site, slim=slim)) for slim in (False, True))
+    full, slim = (daemon.image_bytes(built(site, slim=slim)) for slim in (False, True))
     assert full and slim, "Docker does not tell the size of an image"
     return dataclasses.replace(
         UNKNOWN, value=slim / full, note=f"{slim / 1e6:.0f} of {full / 1e6:.0f} MB"

@@ -19,8 +19,10 @@ from flask import Flask
 from benchmarks.rows import Row, show
 from benchmarks.simulation import MEASURED, run
 from config import load_settings
-from image_builder.request import BuildRequest, parse_request
-from image_builder.resolve import Inputs, resolve
+from image_builder.plan.inputs import Inputs
+from image_builder.plan.resolve import resolve
+from image_builder.request.build_request import BuildRequest
+from image_builder.request.parsing import parse_request
 from service import accounts, store
 from service.broker import CeleryExecutor
 from service.database import bring_up_to_date, db, init_database, reading

@@ -86,10 +86,10 @@ def _library(source: _Source) -> LibrarySettings | None:
     if any(section is None for section in sections.values()):
         return None
     return LibrarySettings(
-        registry=sections["registry_cfg"],
+        registry=sections["registry_cfg"],  # type: ignore[arg-type]
         repositories=sections["repositories_cfg"],  # type: ignore[arg-type]
-        build=sections["build_cfg"],
-    )  # type: ignore[arg-type]
+        build=sections["build_cfg"],  # type: ignore[arg-type]
+    )
 
 
 class _Source:

@@ -10,21 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from image_builder import docker, resolve
+from image_builder.build.job import Built, Job
+from image_builder.docker import daemon
 from image_builder.errors import (
     CicError,
     ErrorCode,
 )
-from image_builder.job import Built, Job
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Runner, run
+from image_builder.host.workspace import made_workspace
 from image_builder.observer import Observer
-from image_builder.process import CancelToken, Runner, run
-from image_builder.rendering import render_request
-from image_builder.request import BuildRequest
-from image_builder.resolve import Inputs
+from image_builder.plan import resolve
+from image_builder.plan.inputs import Inputs
+from image_builder.plan.render import render_request
+from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
-from image_builder.storage import ImageRecord
-from image_builder.workspace import made_workspace
+from image_builder.store.record import ImageRecord
 
 
 class NotWanted(CicError):
@@ -128,7 +130,7 @@ def _build_image(
             if (stored := job.stored_sif()) is not None:
                 return _result(pinned, job, stored)
             built = job.existing_image() or job.build()
-            docker.tag_image(built.image, pinned.image_id)
+            daemon.tag_image(built.image, pinned.image_id)
             pushed_digest = None
             if pinned.push:
                 _require_wanted(is_wanted)

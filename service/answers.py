@@ -13,10 +13,10 @@ from pydantic import Field, GetPydanticSchema
 from typing_extensions import TypedDict
 
 from image_builder.errors import ErrorCode
-from image_builder.machines import MachineEntry
-from image_builder.request import BuildRequest
+from image_builder.request.build_request import BuildRequest
+from image_builder.request.machines import MachineEntry
 from image_builder.state import BuildState
-from image_builder.storage import ImageRecord
+from image_builder.store.record import ImageRecord
 
 _PENDING_STAGE = "queue"
 

@@ -10,11 +10,12 @@ from typing import Any
 from flask import Blueprint, Response, current_app, g, jsonify, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from image_builder import compat, targets
+from image_builder.audit import compatibility
 from image_builder.errors import CicError, FieldProblem, InvalidRequest
-from image_builder.machines import machine_facts
-from image_builder.request import parse_request
-from image_builder.storage import ImageRecord, is_filename
+from image_builder.request import cpu_targets
+from image_builder.request.machines import machine_facts
+from image_builder.request.parsing import parse_request
+from image_builder.store.record import ImageRecord, is_filename
 from service import accounts, answers, downloads, logs, store
 from service.answers import build_answer, image_answer, image_summary
 from service.auth import Principal, auth
@@ -313,7 +314,7 @@ def check(filename: str) -> Response:
     """
     record = _image(filename)
     facts = machine_facts(request.args, service().machines)
-    report = compat.check(record.details.get("labels") or {}, facts, file=filename)
+    report = compatibility.check(record.details.get("labels") or {}, facts, file=filename)
     return jsonify({"image": filename, "machine": facts.name, **report.as_dict()})
 
 
@@ -378,14 +379,14 @@ def sif_answer(filename: str) -> tuple[AnyResponse, str]:
 )
 def architectures() -> Response:
     """The targets that can be asked for; `?platform=` chooses those of one platform."""
-    found, asked = targets.known_targets(), parse_query(TargetChoice, request.args).platform
+    found, asked = cpu_targets.known_targets(), parse_query(TargetChoice, request.args).platform
     if asked is not None:
         try:
-            platform = targets.parse_platform(asked)
-        except targets.UnknownName as error:
+            platform = cpu_targets.parse_platform(asked)
+        except cpu_targets.UnknownName as error:
             raise InvalidRequest([FieldProblem("platform", str(error), error.hint)]) from None
         found = [target for target in found if target["platform"] == platform]
-    return jsonify({"architectures": found, "platforms": list(targets.platforms())})
+    return jsonify({"architectures": found, "platforms": list(cpu_targets.platforms())})
 
 
 @api.get("/machine/")

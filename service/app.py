@@ -16,9 +16,9 @@ from config import load_settings
 from config.settings import Settings
 from image_builder import pipeline
 from image_builder.errors import Misconfigured
-from image_builder.images import open_images
-from image_builder.machines import load_machines
-from image_builder.process import Runner
+from image_builder.host.process import Runner
+from image_builder.request.machines import load_machines
+from image_builder.store.image_store import open_images
 from service import commands, errors, health, web
 from service.api import api
 from service.auth import Authenticator

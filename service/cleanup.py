@@ -23,12 +23,14 @@ import filelock
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder import docker, export
+from image_builder.docker import buildx, daemon
 from image_builder.errors import CicError, ServiceError
-from image_builder.images import Images
-from image_builder.process import run
-from image_builder.storage import ImageRecord, bytes_of
-from image_builder.workspace import abandoned, remove_abandoned
+from image_builder.host.files import bytes_of
+from image_builder.host.process import run
+from image_builder.host.workspace import abandoned, remove_abandoned
+from image_builder.sif import docker_export
+from image_builder.store.image_store import Images
+from image_builder.store.record import ImageRecord
 from service import downloads, store, trail
 from service.logs import logs_of
 
@@ -220,9 +222,9 @@ class Cleanup:
     def _docker_images(self) -> Iterator[Item]:
         """Images in the daemon that were made here; another service's are not known here."""
         known = self._images.identities()
-        for image in docker.made_images():
+        for image in daemon.made_images():
             last_use = known.get(image.identity.removeprefix("sha256:"))
-            if last_use is None or image.is_base or export.is_converted(image.names):
+            if last_use is None or image.is_base or docker_export.is_converted(image.names):
                 continue
             reason = self._why_image(image, time.time() - max(last_use, image.created_at))
             if (
@@ -239,7 +241,7 @@ class Cleanup:
                 remove=functools.partial(self._remove_image, image),
             )
 
-    def _why_image(self, image: docker.DaemonImage, unused_s: float) -> str | None:
+    def _why_image(self, image: daemon.DaemonImage, unused_s: float) -> str | None:
         if unused_s < self._grace_s:
             return None
         if not image.names and unused_s > self._limits.keep_unreferenced_s:
@@ -248,14 +250,14 @@ class Cleanup:
             return f"it was not used for {_days(unused_s)}"
         return None
 
-    def _remove_image(self, image: docker.DaemonImage) -> bool:
+    def _remove_image(self, image: daemon.DaemonImage) -> bool:
         with self._images.unused(image.identity) as free:
             last_use = self._images.identities().get(image.identity.removeprefix("sha256:"), 0.0)
             return (
                 free
                 and self._why_image(image, time.time() - max(last_use, image.created_at))
                 is not None
-                and docker.remove_made_image(image)
+                and daemon.remove_made_image(image)
             )
 
     def _is_pinned_sif(self, identity: str) -> bool:
@@ -268,7 +270,7 @@ class Cleanup:
 
     def _texts(self) -> Iterator[Item]:
         """Records and texts of identities of which no image is left."""
-        in_daemon = {image.identity.removeprefix("sha256:") for image in docker.made_images()}
+        in_daemon = {image.identity.removeprefix("sha256:") for image in daemon.made_images()}
         for identity, last_use in self._images.identities().items():
             unused_s = time.time() - last_use
             record = self._images.by_identity(identity)
@@ -291,15 +293,15 @@ class Cleanup:
         keep_bytes = self._limits.max_build_cache_bytes
         if keep_bytes is None:
             return
-        over_bytes = docker.cache_bytes(docker.cache_command(self._build), run) - keep_bytes
+        over_bytes = buildx.cache_bytes(buildx.cache_command(self._build), run) - keep_bytes
         if over_bytes > 0:
-            prune = docker.cache_command(self._build, keep_bytes=keep_bytes)
+            prune = buildx.cache_command(self._build, keep_bytes=keep_bytes)
             yield Item(
                 kind="build cache",
                 name=self._build.buildx_builder or "default",
                 size_bytes=over_bytes,
                 reason="it takes more than max_build_cache_bytes",
-                remove=lambda: docker.cache_bytes(prune, run) > 0,
+                remove=lambda: buildx.cache_bytes(prune, run) > 0,
             )
 
 

@@ -13,8 +13,9 @@ import filelock
 from flask import Flask
 
 from config.settings import Settings
-from image_builder import guard, pipeline
+from image_builder import pipeline
 from image_builder.errors import ServiceError
+from image_builder.host import process_guard
 from service.broker import Listener
 from service.database import DatabaseSilent, bring_up_to_date, db, init_database, make_engine
 from service.pool import TICK_S, BuildPool, PoolMain
@@ -47,7 +48,7 @@ class WorkerMain(PoolMain):
         return 0
 
     def _work(self) -> None:
-        guard.end_orphans()
+        process_guard.end_orphans()
         self._hear_signals()
         self._make_tables()
         pool = BuildPool(

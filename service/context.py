@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder.images import Images
-from image_builder.machines import MachineEntry
+from image_builder.request.machines import MachineEntry
+from image_builder.store.image_store import Images
 from service.executors import Executor
 from service.health import Readiness
 from service.logs import Logs

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from flask import Response, request
 
-from image_builder.images import Images
+from image_builder.store.image_store import Images
 
 LINK_LIFE_S = 6 * 3600.0
 """How long a download may begin through a link. One that has begun goes on."""

@@ -21,8 +21,8 @@ from typing import Protocol
 
 import filelock
 
-from image_builder import leases
 from image_builder.errors import ServiceError
+from image_builder.host import file_leases
 from service.database import PROJECT
 
 WAKE, STOP = b"wake", b"stop"
@@ -101,7 +101,7 @@ class RunFolder:
 
     def has_web_process(self) -> bool:
         """Whether any web process is there."""
-        return leases.is_held(self.path / "web.lock")
+        return file_leases.is_held(self.path / "web.lock")
 
 
 class PoolProcess:

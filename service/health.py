@@ -15,11 +15,15 @@ from flask import Response, jsonify
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder import docker, isolation, package_places, resolve
+from image_builder.build.buildcache import stores
+from image_builder.docker import base_image as docker_base_image
+from image_builder.docker import daemon as docker_daemon
+from image_builder.docker.isolation import check as isolation_check
 from image_builder.errors import CicError, Misconfigured, ServiceError, ToolMissing
-from image_builder.images import open_images
-from image_builder.process import Command, run
-from image_builder.workspace import require_free_space
+from image_builder.host.process import Command, run
+from image_builder.host.workspace import require_free_space
+from image_builder.plan import resolve
+from image_builder.store.image_store import open_images
 from service import store
 from service.errors import problem
 
@@ -149,14 +153,14 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
             reference = build.base_image_for(platform)
             if reference is None:
                 raise Misconfigured(f"No base image is configured for {platform}.")
-            docker.resolve_base(reference, platform, library.registry)
+            docker_base_image.resolve_base(reference, platform, library.registry)
 
     def daemon() -> None:
-        with docker.daemon(5) as client:
+        with docker_daemon.daemon(5) as client:
             client.ping()
 
     def isolated() -> None:
-        found = isolation.problems(build, base_image=build.base_image_for(platforms[0]))
+        found = isolation_check.problems(build, base_image=build.base_image_for(platforms[0]))
         if found:
             raise ServiceError(" ".join(error.message for error in found), hint=found[0].hint)
 
@@ -175,10 +179,10 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
         "buildx": Check(ask=buildx, every_s=SLOW_S),
         "base_image": Check(ask=base_image, every_s=SLOW_S),
         "isolation": Check(
-            ask=isolated, every_s=isolation.REMEMBERED_S, needed=build.require_isolation
+            ask=isolated, every_s=isolation_check.REMEMBERED_S, needed=build.require_isolation
         ),
         "package_cache": Check(
-            ask=lambda: package_places.described(build, library.registry),
+            ask=lambda: stores.described(build, library.registry),
             every_s=SLOW_S,
             needed=False,
         ),

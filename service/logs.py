@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder.process import Secret, redactor
+from image_builder.host.secrets import Secret, redactor
 
 CHUNK_BYTES = 1024**2
 WHOLE = 2**63 - 1

@@ -116,10 +116,10 @@ def describes(
     )
 
     def declared(view: View) -> View:
-        view.cic_call = Call(
+        view.cic_call = Call(  # type: ignore[attr-defined]
             summary=summary,
             answers=found,
-            body=body,  # type: ignore[attr-defined]
+            body=body,
             query=query,
             problems=problems,
             is_public=is_public,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from image_builder.errors import FieldProblem, InvalidRequest
-from image_builder.request import BuildRequest, Engine, Machine
+from image_builder.request.build_request import BuildRequest, Engine, Machine
 from image_builder.state import BuildState
 
 MAX_PER_PAGE = 100

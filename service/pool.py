@@ -29,12 +29,16 @@ from sqlalchemy.engine import Engine
 
 from config import load_settings
 from config.settings import Settings
-from image_builder import compilers, docker, export, guard, limits
+from image_builder.docker import buildx
+from image_builder.docker.isolation import cgroup
 from image_builder.errors import CicError
-from image_builder.images import open_images
-from image_builder.process import CancelToken
-from image_builder.process import run as run_command
-from image_builder.workspace import abandoned, remove_abandoned
+from image_builder.host import process_guard
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import run as run_command
+from image_builder.host.workspace import abandoned, remove_abandoned
+from image_builder.request import host_cpu
+from image_builder.sif import docker_export
+from image_builder.store.image_store import open_images
 from service import downloads, store, workers
 from service.cleanup import Cleanup
 from service.console import log_to_stderr
@@ -233,7 +237,7 @@ class BuildPool:
         native, emulated = service.worker_platforms, service.worker_emulated_platforms
         if native is None or emulated is None:
             try:
-                own, foreign = docker.builder_platforms(self._build, run_command)
+                own, foreign = buildx.builder_platforms(self._build, run_command)
             except CicError:
                 before = self._abilities or Abilities(platforms=())
                 own, foreign = list(before.platforms), list(before.emulated)
@@ -242,7 +246,7 @@ class BuildPool:
         self._abilities = Abilities(
             platforms=native,
             emulated=[name for name in emulated if name not in native],
-            targets=compilers.executable_targets(),
+            targets=host_cpu.executable_targets(),
         )
 
     def _run(self, run_id: str, token: CancelToken) -> None:
@@ -322,7 +326,7 @@ class BuildPool:
         images = open_images(self._build, self._settings.library.registry)
         images.sweep()
         with contextlib.suppress(CicError):  # a daemon that is away is swept another time
-            export.sweep()
+            docker_export.sweep()
         downloads.sweep_links(self._build.tmp_folder / "images")
         downloads.offer_all_publicly(
             images,
@@ -366,7 +370,7 @@ class PoolMain:
         return 0
 
     def _serve(self) -> None:
-        guard.end_orphans()
+        process_guard.end_orphans()
         self._hear_signals()
         pool = BuildPool(make_engine(self._settings.service.database), self._settings)
         _log.info("pool %s begins", pool.name)
@@ -438,7 +442,7 @@ def prepare_process(settings: Settings) -> None:
     share_arenas()
     (settings.library.build.tmp_folder / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
     _let_buildx_write(settings.library.build.tmp_folder / "run" / "buildx")
-    limits.prepare(settings.library.build)
+    cgroup.prepare(settings.library.build)
 
 
 def _let_buildx_write(own: Path) -> None:

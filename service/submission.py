@@ -11,11 +11,13 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder import docker, pipeline, resolve
+from image_builder import pipeline
+from image_builder.docker import daemon
 from image_builder.errors import CicError, ErrorCode, LimitReached
-from image_builder.images import Images
-from image_builder.request import BuildRequest
-from image_builder.resolve import Inputs
+from image_builder.plan import resolve
+from image_builder.plan.inputs import Inputs
+from image_builder.request.build_request import BuildRequest
+from image_builder.store.image_store import Images
 from service import store
 from service.errors import Forbidden
 from service.executors import Executor
@@ -170,7 +172,7 @@ def _unresolved_key(request: BuildRequest, inputs: Inputs) -> str:
 def _has_image(image_id: str, identity: str) -> bool:
     """Whether the daemon has this image under this name; a daemon that does not answer has nothing."""
     try:
-        return docker.image_labels(image_id).get(docker.IDENTITY_LABEL) == identity
+        return daemon.image_labels(image_id).get(daemon.IDENTITY_LABEL) == identity
     except CicError:
         return False
 

@@ -15,9 +15,9 @@ from sqlalchemy.engine import Engine
 from config.settings import Settings
 from image_builder import pipeline
 from image_builder.errors import Cancelled, CicError, ErrorCode, NoSpace, ServiceError
-from image_builder.process import CancelToken
-from image_builder.request import BuildRequest
-from image_builder.resolve import Inputs
+from image_builder.host.cancellation import CancelToken
+from image_builder.plan.inputs import Inputs
+from image_builder.request.build_request import BuildRequest
 from image_builder.state import BuildState
 from service import downloads, store
 from service.console import about_run

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, flash, jsonify, redirect, render_template
 from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.errors import InvalidRequest
-from image_builder.request import parse_request
+from image_builder.request.parsing import parse_request
 from image_builder.state import ACTIVE, BuildState
 from service import logs, store
 from service.answers import build_answer

@@ -12,9 +12,11 @@ from typing import Any
 from flask import Blueprint, Response, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from image_builder import compat, labels, lockfile
-from image_builder.machines import machine_facts
-from image_builder.storage import ImageRecord
+from image_builder.audit import compatibility
+from image_builder.recipe import labels
+from image_builder.request.machines import machine_facts
+from image_builder.spack import lockfile
+from image_builder.store.record import ImageRecord
 from service import store
 from service.api import SENT, sif_answer
 from service.errors import Missing
@@ -281,10 +283,10 @@ def _docker_commands(one: Shown, reference: str) -> list[tuple[str, str]]:
     ]
 
 
-def _report(one: Shown, machine: str) -> compat.Report | None:
+def _report(one: Shown, machine: str) -> compatibility.Report | None:
     if not machine or machine not in service().machines:
         return None
     file = one.filename or f"docker://{one.reference}"
-    return compat.check(
+    return compatibility.check(
         one.labels, machine_facts({"machine": machine}, service().machines), file=file
     )

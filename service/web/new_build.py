@@ -10,10 +10,12 @@ from flask import Blueprint, Response, jsonify, redirect, render_template, reque
 from flask_wtf import FlaskForm
 from wtforms import BooleanField, HiddenField, SelectField, StringField
 
-from image_builder import resolve, targets
 from image_builder.errors import CicError, FieldProblem, InvalidRequest, NotFound
-from image_builder.providers import gpu_facts, mpi_facts
-from image_builder.request import LATEST, parse_request
+from image_builder.plan import resolve
+from image_builder.request import cpu_targets
+from image_builder.request.build_request import LATEST
+from image_builder.request.mpi_gpu import gpu_facts, mpi_facts
+from image_builder.request.parsing import parse_request
 from service.web.builds import own_build
 from service.web.login import service, user
 from service.web.parts import add_problems, note, options
@@ -96,7 +98,7 @@ def new_build() -> Any:
     titles = {name: entry.title or name for name, entry in service().machines.items()}
     by_title = dict(sorted(titles.items(), key=lambda item: item[1].lower()))
     form.machine.choices = options({"": "Described below"} | by_title)
-    form.platform.choices = list(targets.platforms())
+    form.platform.choices = list(cpu_targets.platforms())
     plan, others, status = None, [], 200
     if form.is_submitted():
         form.validate()
@@ -117,7 +119,7 @@ def new_build() -> Any:
         form=form,
         plan=plan,
         others=others,
-        architectures=targets.known_targets(),
+        architectures=cpu_targets.known_targets(),
         mpis=_suggestions(MPI_SUGGESTIONS, mpi_facts()["implementations"]),
         gpus=GPU_SUGGESTIONS,
         gpu_arches=sorted(gpu_facts()["products"]),
@@ -128,7 +130,7 @@ def choices() -> Response:
     """What the form's script knows of machines and architectures."""
     known = [
         {"name": name, "platform": target["platform"]}
-        for target in targets.known_targets()
+        for target in cpu_targets.known_targets()
         for name in (target["name"], *target["aliases"])
     ]
     machines = {name: entry.request_fields() for name, entry in service().machines.items()}
@@ -155,7 +157,7 @@ def _initial() -> dict[str, Any]:
     """What the form begins with: an earlier request, a machine, or nothing much."""
     start: dict[str, Any] = {
         "version": LATEST,
-        "platform": targets.platforms()[0],
+        "platform": cpu_targets.platforms()[0],
         "container_engine": "singularity",
     }
     if earlier := request.args.get("from"):

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 
 from config import load_settings
+from image_builder.host.cancellation import CancelToken
 from image_builder.observer import Observer
 from image_builder.pipeline import BuildResult
-from image_builder.process import CancelToken
-from image_builder.request import BuildRequest
-from image_builder.resolve import Inputs, resolve
+from image_builder.plan.inputs import Inputs
+from image_builder.plan.resolve import resolve
+from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
 from service.cluster import WorkerMain

@@ -22,14 +22,16 @@ from werkzeug.test import TestResponse
 
 from config.settings import Settings
 from image_builder.errors import CicError
+from image_builder.host.cancellation import CancelToken
 from image_builder.observer import Observer
 from image_builder.pipeline import BuildResult, NotWanted
-from image_builder.process import CancelToken
-from image_builder.request import BuildRequest
-from image_builder.resolve import Inputs, resolve
+from image_builder.plan.inputs import Inputs
+from image_builder.plan.resolve import resolve
+from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 from service import accounts
 from service.database import make_engine
 from service.pool import BuildPool

@@ -20,7 +20,8 @@ from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder.errors import ServiceError
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 from service import accounts, store
 from service.cleanup import Cleanup
 from service.database import make_engine, now

@@ -12,7 +12,8 @@ from flask import Flask
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 from service import downloads
 from tests.service.conftest import Api, FakeBuilder, running_app
 

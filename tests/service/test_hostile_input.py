@@ -19,9 +19,10 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from image_builder.description import parse_description
 from image_builder.errors import BadDescription
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.sources.description import parse_description
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 from service import accounts
 from tests.service.conftest import REQUEST, ROOT, Api
 from tests.service.test_web import NEW_BUILD, Visitor, csrf_token

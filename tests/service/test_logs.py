@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from image_builder.process import Secret
+from image_builder.host.secrets import Secret
 from service import logs
 from service.database import bring_up_to_date, db, init_database
 from service.database_logs import DatabaseLogs

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from image_builder.errors import InvalidRequest
-from image_builder.request import parse_request
+from image_builder.request.parsing import parse_request
 from service.openapi import calls, document
 from tests.conftest import PROJECT
 from tests.service.conftest import REQUEST, ROOT, Api

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder.errors import ErrorCode, Interrupted, ServiceError, Unavailable
-from image_builder.process import CancelToken
+from image_builder.host.cancellation import CancelToken
 from service import store
 from service.database import DatabaseSilent, make_engine, writing
 from service.executors import RunFolder

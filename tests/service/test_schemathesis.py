@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 from tests.support.site import PASSWORD, USER, Service, add_user, make_site, running_service
 
 SEED = 20261123

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from image_builder import docker
+from image_builder.docker import daemon
 from tests.support.site import Site
 
 
@@ -13,7 +13,7 @@ def remove_images(site: Site) -> None:
 
 def remove_tags(prefix: str) -> None:
     """Remove the images' names that begin so, also of images that a container uses."""
-    with docker.daemon() as client:
+    with daemon.daemon() as client:
         for image in client.images.list():
             for tag in image.tags:
                 if tag.startswith(prefix):

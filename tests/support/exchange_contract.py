@@ -16,21 +16,23 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from image_builder.build.buildcache.mirror import MirrorTool, PackageEntry
+from image_builder.build.buildcache.signing import Signer
+from image_builder.build.buildcache.stores import PackagePlace
+from image_builder.build.buildcache.sync import Exchange
 from image_builder.errors import BuildFailed, ErrorCode, Unavailable
-from image_builder.exchange import Exchange
-from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer
-from image_builder.package_places import PackagePlace
-from image_builder.process import CancelToken, run
-from image_builder.recipe import (
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import run
+from image_builder.host.workspace import Workspace, made_workspace
+from image_builder.recipe.dockerfile import packages_program
+from image_builder.recipe.stages import (
     BRING_STAGE,
     FETCH_STAGE,
     HELD_FILE,
     LOOK_STAGE,
     PACKAGES_CONTEXT,
     WANTED_FILE,
-    packages_program,
 )
-from image_builder.workspace import Workspace, made_workspace
 from tests.support.recording import Heard
 from tests.unit.test_packages import Folder, digest_of, lock_of
 

@@ -12,8 +12,8 @@ import os
 
 import pytest
 
-from image_builder.images import Images
-from image_builder.storage import ImageRecord, is_filename
+from image_builder.store.image_store import Images
+from image_builder.store.record import ImageRecord, is_filename
 
 IDENTITY = "sha256:" + "a" * 64
 OTHER_IDENTITY = "sha256:" + "b" * 64

@@ -15,9 +15,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import BuildResult, build_image
-from image_builder.process import CancelToken
-from image_builder.request import parse_request
+from image_builder.request.parsing import parse_request
 from tests.support.recording import Heard
 from tests.support.site import PROJECT, Site, make_site
 

@@ -25,7 +25,8 @@ from typing import Any
 import requests
 import sqlalchemy as sa
 
-from image_builder import guard, sif
+from image_builder.host import process_guard
+from image_builder.sif import format
 from service.executors import WAKE, RunFolder
 from tests.support.site import (
     MACHINE,
@@ -136,7 +137,7 @@ class Chaos:
             if (
                 process is not None
                 and process.parent in parents
-                and guard.__file__ in process.arguments
+                and process_guard.__file__ in process.arguments
             ):
                 self.guards.add(process)
 
@@ -303,7 +304,7 @@ class Chaos:
             assert hashlib.sha256(answer.content).hexdigest() == sha256
             file = self.site.root / "downloaded.sif"
             file.write_bytes(answer.content)
-            sif.verify(file, platform=MACHINE["platform"])
+            format.verify(file, platform=MACHINE["platform"])
             if number < inspected:
                 shown = subprocess.run(
                     ["singularity", "inspect", str(file)], capture_output=True, text=True

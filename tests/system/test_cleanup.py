@@ -16,10 +16,12 @@ import pytest
 import requests
 from sqlalchemy.engine import Engine
 
-from image_builder import docker as our_docker
-from image_builder.docker import DaemonImage
-from image_builder.process import run
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.docker import buildx
+from image_builder.docker import daemon as our_docker
+from image_builder.docker.daemon import DaemonImage
+from image_builder.host.process import run
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 from service.accounts import add_user
 from service.cleanup import Cleanup
 from service.database import make_engine
@@ -226,13 +228,13 @@ def test_the_build_cache_is_measured_and_what_fits_is_left_alone(
 ) -> None:
     """The machine's daemon is not ours to empty: it is asked to keep more than it has."""
     build = site.settings.library.build
-    ask, cut = our_docker.cache_command(build), our_docker.cache_command(build, keep_bytes=10**15)
+    ask, cut = buildx.cache_command(build), buildx.cache_command(build, keep_bytes=10**15)
     assert ask.argv == ("docker", "buildx", "du")
     assert cut.argv == ("docker", "buildx", "prune", "--force", f"--keep-storage={10**15}")
     remote = build.model_copy(update={"buildx_builder": "far"})
-    assert our_docker.cache_command(remote).argv == ("docker", "buildx", "du", "--builder=far")
-    assert our_docker.cache_bytes(ask, run) > 0
-    assert our_docker.cache_bytes(cut, run) == 0
+    assert buildx.cache_command(remote).argv == ("docker", "buildx", "du", "--builder=far")
+    assert buildx.cache_bytes(ask, run) > 0
+    assert buildx.cache_bytes(cut, run) == 0
 
 
 @pytest.fixture
@@ -294,8 +296,8 @@ def test_the_build_cache_is_cut_down_to_its_limit(
             check=True,
             capture_output=True,
         )
-    ask = our_docker.cache_command(site.settings.library.build)
-    before = our_docker.cache_bytes(ask, run)
+    ask = buildx.cache_command(site.settings.library.build)
+    before = buildx.cache_bytes(ask, run)
     assert before >= 60_000_000
     service = site.settings.service.model_copy(update={"max_build_cache_bytes": 50_000_000})
     images = ImageStore(site.settings.library.build.tmp_folder / "store")
@@ -307,7 +309,7 @@ def test_the_build_cache_is_cut_down_to_its_limit(
         ]
 
     assert freed(dry_run=True) == [before - 50_000_000]
-    assert our_docker.cache_bytes(ask, run) == before
+    assert buildx.cache_bytes(ask, run) == before
     assert freed(dry_run=False) == [before - 50_000_000]
-    assert 0 < our_docker.cache_bytes(ask, run) <= 50_000_000
+    assert 0 < buildx.cache_bytes(ask, run) <= 50_000_000
     assert freed(dry_run=False) == freed(dry_run=True) == []

@@ -25,10 +25,13 @@ from typing import Any
 
 import pytest
 
-from image_builder import export, sif, singularity, storage
 from image_builder.errors import Cancelled, ErrorCode, ServiceError
-from image_builder.process import CancelToken
+from image_builder.host.cancellation import CancelToken
 from image_builder.settings import BuildSettings
+from image_builder.sif import convert as sif_convert
+from image_builder.sif import docker_export, format
+from image_builder.store import folder as store_folder
+from image_builder.store import record
 from tests.support.site import BASE_IMAGE, BASE_IMAGE_ARM64, PROJECT
 
 pytestmark = pytest.mark.system
@@ -139,13 +142,13 @@ def site(**keys: Any) -> BuildSettings:
 
 def convert(
     image: str, path: Path, platform: str = "linux/amd64", **keys: Any
-) -> singularity.Conversion:
+) -> sif_convert.Conversion:
     """Convert by streaming, and by nothing else."""
     lines: list[str] = []
-    made = singularity.convert(
+    made = sif_convert.convert(
         image, path, platform=platform, settings=site(**keys), on_line=lines.append
     )
-    assert made.method == singularity.STREAM, lines
+    assert made.method == sif_convert.STREAM, lines
     assert (made.sha256, made.size_bytes) == (
         hashlib.sha256(path.read_bytes()).hexdigest(),
         path.stat().st_size,
@@ -157,7 +160,7 @@ def built(image: str, path: Path) -> Path:
     """What Apptainer itself makes of an image."""
     subprocess.run(
         [
-            singularity.program(),
+            sif_convert.program(),
             "build",
             "--mksquashfs-args",
             "-comp zstd -Xcompression-level 1",
@@ -189,7 +192,7 @@ class File:
 
 def tree(path: Path) -> dict[str, File]:
     """Every file of a SIF by its path."""
-    primary = sif.read(path).primary
+    primary = format.read(path).primary
     squashfs = path.with_suffix(".squashfs")
     with path.open("rb") as source, squashfs.open("wb") as target:
         source.seek(primary.offset)
@@ -232,7 +235,7 @@ def differences(streamed: Path, made: Path) -> dict[str, tuple[File | None, File
 
 
 def object_of(path: Path, name: str) -> Any:
-    return next(json.loads(item.content) for item in sif.objects(path) if item.name == name)
+    return next(json.loads(item.content) for item in format.objects(path) if item.name == name)
 
 
 def without_date(value: Any) -> Any:
@@ -248,7 +251,7 @@ def inspect(path: Path) -> Any:
 
 def apptainer(*arguments: str) -> str:
     return subprocess.run(
-        [singularity.program(), *arguments],
+        [sif_convert.program(), *arguments],
         check=True,
         capture_output=True,
         text=True,
@@ -264,7 +267,7 @@ def left_behind(image: str) -> tuple[list[str], list[str]]:
             "ps",
             "--all",
             "--quiet",
-            f"--filter=label={export.REPOSITORY}",
+            f"--filter=label={docker_export.REPOSITORY}",
             f"--filter=ancestor={image}",
         ],
         check=True,
@@ -277,7 +280,9 @@ def left_behind(image: str) -> tuple[list[str], list[str]]:
         capture_output=True,
         text=True,
     ).stdout.split()
-    return containers.stdout.split(), [name for name in names if name.startswith(export.REPOSITORY)]
+    return containers.stdout.split(), [
+        name for name in names if name.startswith(docker_export.REPOSITORY)
+    ]
 
 
 # --- the same as Apptainer's own
@@ -308,11 +313,11 @@ def test_inspect_tells_the_same(runnable: Path, built_runnable: Path) -> None:
 
 
 def test_the_other_objects_are_the_same(runnable: Path, built_runnable: Path) -> None:
-    streamed, made = sif.read(runnable), sif.read(built_runnable)
+    streamed, made = format.read(runnable), format.read(built_runnable)
     assert [
         (item.data_type, item.name, item.group, item.link) for item in streamed.descriptors
     ] == [(item.data_type, item.name, item.group, item.link) for item in made.descriptors]
-    assert sif.objects(runnable)[0] == sif.objects(built_runnable)[0]
+    assert format.objects(runnable)[0] == format.objects(built_runnable)[0]
     assert object_of(runnable, "oci-config.json") == object_of(built_runnable, "oci-config.json")
     assert without_date(object_of(runnable, "inspect-metadata.json")) == without_date(
         object_of(built_runnable, "inspect-metadata.json")
@@ -358,7 +363,7 @@ def test_other_compressors_hold_the_same_files(
 def test_an_image_for_another_platform_says_so_and_runs(tmp_path: Path) -> None:
     path = tmp_path / "arm64.sif"
     convert(BASE_IMAGE_ARM64, path, "linux/arm64")
-    assert sif.read(path).architecture == "arm64"
+    assert format.read(path).architecture == "arm64"
     assert apptainer("exec", "--userns", str(path), "uname", "-m") == "aarch64\n"
     assert "build-arch: arm64" in apptainer("inspect", str(path))
 
@@ -403,19 +408,19 @@ def one_file(name: str) -> bytes:
 
 
 def test_a_converted_image_goes_into_the_store(odd_image: str, tmp_path: Path) -> None:
-    store = storage.ImageStore(tmp_path / "store")
+    store = store_folder.ImageStore(tmp_path / "store")
     with store.temporary_path() as temporary:
         made = convert(odd_image, temporary)
         store.publish(
             temporary,
-            storage.ImageRecord(
+            record.ImageRecord(
                 identity="a" * 64, image_id=odd_image, platform="linux/amd64", filename="odd.sif"
             ),
             sha256=made.sha256,
         )
     found = store.by_name("odd.sif")
     assert found is not None and found.size_bytes == made.size_bytes
-    sif.verify(store.path_of(made.sha256), platform="linux/amd64")
+    format.verify(store.path_of(made.sha256), platform="linux/amd64")
 
 
 # --- what is not streamed, and what fails
@@ -431,7 +436,7 @@ def test_an_image_that_was_a_sif_before_is_built_instead(odd_image: str, tmp_pat
     )
     lines: list[str] = []
     try:
-        made = singularity.convert(
+        made = sif_convert.convert(
             name,
             tmp_path / "out.sif",
             platform="linux/amd64",
@@ -441,7 +446,7 @@ def test_an_image_that_was_a_sif_before_is_built_instead(odd_image: str, tmp_pat
         assert left_behind(name) == ([], [])
     finally:
         subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
-    assert made.method == singularity.BUILD
+    assert made.method == sif_convert.BUILD
     assert any("takes longer: the image already has" in line for line in lines)
     assert ".singularity.d/runscript" in tree(tmp_path / "out.sif")
 
@@ -450,7 +455,7 @@ def test_an_image_for_another_platform_than_asked_is_refused(
     odd_image: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ServiceError, match="for amd64, and a SIF for linux/arm64") as failure:
-        singularity.convert(
+        sif_convert.convert(
             odd_image, tmp_path / "out.sif", platform="linux/arm64", settings=site()
         )
     assert failure.value.code == ErrorCode.CONVERSION_FAILED and not list(tmp_path.iterdir())
@@ -458,7 +463,7 @@ def test_an_image_for_another_platform_than_asked_is_refused(
 
 def test_an_image_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="not in the Docker daemon"):
-        singularity.convert(
+        sif_convert.convert(
             "cic-test-conversion:never-made",
             tmp_path / "out.sif",
             platform="linux/amd64",
@@ -566,16 +571,16 @@ def test_a_socket_without_an_answer_means_a_build(
     lines: list[str] = []
     with opened(Door(tmp_path / "door", export_bytes=export_bytes)) as door:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/door")
-        made = singularity.convert(
+        made = sif_convert.convert(
             odd_image,
             tmp_path / "out.sif",
             platform="linux/amd64",
             settings=site(),
             on_line=lines.append,
         )
-    assert made.method == singularity.BUILD and door.exports == 1
+    assert made.method == sif_convert.BUILD and door.exports == 1
     assert any("docker does not export the image" in line for line in lines)
-    sif.verify(tmp_path / "out.sif", platform="linux/amd64")
+    format.verify(tmp_path / "out.sif", platform="linux/amd64")
 
 
 @pytest.mark.parametrize("export_bytes", [2048, 300_000])
@@ -586,7 +591,7 @@ def test_a_socket_that_is_cut_never_gives_a_sif(
     with opened(Door(tmp_path / "door", export_bytes=export_bytes)) as door:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/door")
         with pytest.raises(ServiceError) as failure:
-            singularity.convert(
+            sif_convert.convert(
                 odd_image, tmp_path / "out" / "out.sif", platform="linux/amd64", settings=site()
             )
         assert failure.value.code == ErrorCode.CONVERSION_FAILED and door.exports == 1
@@ -643,7 +648,7 @@ def test_no_failure_on_the_way_gives_a_sif(
     shim(shims, program, script)
     (tmp_path / "out").mkdir()
     with pytest.raises(ServiceError) as failure:
-        singularity.convert(
+        sif_convert.convert(
             odd_image, tmp_path / "out" / "out.sif", platform="linux/amd64", settings=site()
         )
     assert failure.value.code == (
@@ -661,14 +666,14 @@ def test_a_buildx_that_does_not_show_the_image_means_a_build(
         '[ "$1" = buildx ] && { echo no such driver >&2; exit 1; }; exec "$real" "$@"',
     )
     lines: list[str] = []
-    made = singularity.convert(
+    made = sif_convert.convert(
         odd_image,
         tmp_path / "out.sif",
         platform="linux/amd64",
         settings=site(),
         on_line=lines.append,
     )
-    assert made.method == singularity.BUILD
+    assert made.method == sif_convert.BUILD
     assert any("no such driver" in line for line in lines)
 
 
@@ -678,7 +683,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(odd_image: str, tmp_path: Path) 
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(small)], check=True)
     try:
         with pytest.raises(ServiceError) as failure:
-            singularity.convert(
+            sif_convert.convert(
                 odd_image,
                 small / "out.sif",
                 platform="linux/amd64",
@@ -713,7 +718,7 @@ def test_a_cancel_ends_it_and_leaves_nothing(
     thread = threading.Thread(target=cancel_when_stuck)
     thread.start()
     with pytest.raises(Cancelled, match="enough"):
-        singularity.convert(
+        sif_convert.convert(
             odd_image,
             tmp_path / "out" / "out.sif",
             platform="linux/amd64",
@@ -738,17 +743,17 @@ def test_what_a_killed_conversion_leaves_is_swept_and_nothing_of_a_living_one(
         "from tests.system.test_conversion import site\n"
         "singularity.convert(sys.argv[1], Path(sys.argv[2]), platform='linux/amd64', settings=site())\n"
     )
-    with export.exported(odd_image) as mine:
+    with docker_export.exported(odd_image) as mine:
         process = subprocess.Popen(
             [sys.executable, "-c", script, odd_image, str(tmp_path / "out.sif")], cwd=PROJECT
         )
         while not (note.exists() and note.read_text().strip()):
             time.sleep(0.01)
-        export.sweep()
+        docker_export.sweep()
         assert len(left_behind(odd_image)[0]) == 2
         process.kill()
         process.wait()
-        assert export.sweep() >= 2
+        assert docker_export.sweep() >= 2
         assert (
             left_behind(odd_image)[0] == [mine.container[:12]]
             and len(left_behind(odd_image)[1]) == 1
@@ -788,13 +793,13 @@ def test_a_conversion_in_another_container_is_left_alone_until_it_must_be_dead(
         while not note.exists():
             assert process.poll() is None
             time.sleep(0.01)
-        export.sweep()
+        docker_export.sweep()
         assert [len(left) for left in left_behind(odd_image)] == [1, 1]
     finally:
         process.kill()
         process.wait()
-        monkeypatch.setattr(export, "ABANDONED_S", -1)
-        export.sweep()
+        monkeypatch.setattr(docker_export, "ABANDONED_S", -1)
+        docker_export.sweep()
     assert left_behind(odd_image) == ([], [])
 
 

@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 
-from image_builder import docker, pipeline, process, resolve
+from image_builder import pipeline
+from image_builder.docker import daemon
+from image_builder.host import process
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, Completed
 from image_builder.observer import SilentObserver
 from image_builder.pipeline import BuildResult
-from image_builder.process import CancelToken, Command, Completed
-from image_builder.request import BuildRequest, parse_request
+from image_builder.plan import resolve
+from image_builder.request.build_request import BuildRequest
+from image_builder.request.parsing import parse_request
 from tests.support.site import BASE_IMAGE, MACHINE, Site
 
 pytestmark = pytest.mark.system
@@ -54,7 +59,7 @@ def left_over_image(identity: str, folder: Path) -> str:
             "buildx",
             "build",
             "--quiet",
-            f"--label={docker.IDENTITY_LABEL}={identity}",
+            f"--label={daemon.IDENTITY_LABEL}={identity}",
             f"--iidfile={folder / 'id'}",
             "--output=type=docker",
             str(folder),
@@ -74,15 +79,15 @@ def test_an_image_that_was_never_checked_does_not_count(
     folder.mkdir()
     left_over = left_over_image(identity, folder)
     try:
-        assert docker.find_by_identity(identity) == left_over
-        assert docker.find_by_identity(identity, named=True) is None
+        assert daemon.find_by_identity(identity) == left_over
+        assert daemon.find_by_identity(identity, named=True) is None
         result = build(request_, site)
         assert not result.reused
-        assert docker.image_labels(result.image_id)[docker.IDENTITY_LABEL] == identity
-        assert docker.find_by_identity(identity, named=True) not in (None, left_over)
+        assert daemon.image_labels(result.image_id)[daemon.IDENTITY_LABEL] == identity
+        assert daemon.find_by_identity(identity, named=True) not in (None, left_over)
         assert build(request_, site).reused, "what passed its checks is used again"
     finally:
-        docker.remove_image(left_over)
+        daemon.remove_image(left_over)
 
 
 def test_what_dockers_client_leaves_behind_goes_with_the_workspace(

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from image_builder import docker
+from image_builder.docker import daemon
 from tests.support.daemon_images import remove_images
 from tests.support.site import (
     MACHINE,
@@ -238,7 +238,7 @@ def test_a_hostile_description_finds_nothing(site: Site) -> None:
 
     canaries = canaries_of(site)
     for name in ("post-install", "setup"):
-        report = docker.read_file(status["image_id"], f"/found-by-{name}.json", 64 * 1024**2)
+        report = daemon.read_file(status["image_id"], f"/found-by-{name}.json", 64 * 1024**2)
         assert report is not None, log[-3000:]
         assert_nothing_found(report, log, canaries, MAY_WRITE)
     whole = everything_in(status["image_id"])
@@ -275,7 +275,7 @@ def test_a_hostile_package_finds_nothing(site: Site, tmp_path: Path) -> None:
         status = service.wait_for(submitted(service, "package"), 1500)
         log = service.call("GET", f"/build/{status['id']}/log").text
     assert status["status"] == "FINISHED", log[-3000:]
-    report = docker.run_probe(
+    report = daemon.run_probe(
         status["image_id"], "linux/amd64", ("cat", "/opt/view/share/found.json")
     )
     assert_nothing_found(report, log, canaries_of(site), {*MAY_WRITE, "/run/cic/packages"})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import limits
+from image_builder.docker.isolation import cgroup
 from tests.support.daemon_images import remove_images
 from tests.support.site import BASE_IMAGE, MACHINE, PROJECT, Site, make_site
 from tests.system.own_docker import (
@@ -192,10 +192,10 @@ class TestLimits:
             CIC_BUILD_STEPS_CPUS="0.5",
         )
         settings = made.settings.library.build
-        if not limits.prepare(settings):
+        if not cgroup.prepare(settings):
             pytest.skip("no control groups can be made here")
         yield made
-        limits.remove(settings)
+        cgroup.remove(settings)
         remove_images(made)
 
     def build(self, site: Site, script: str) -> subprocess.CompletedProcess[str]:
@@ -239,5 +239,5 @@ class TestLimits:
         without = site.with_environ(CIC_BUILD_STEPS_CGROUP="cic-test-none")
         ended = self.build(without, "true\n")
         assert ended.returncode == 0, ended.stderr
-        found = limits.problem(without.settings.library.build)
+        found = cgroup.problem(without.settings.library.build)
         assert found is not None and "have no limits" in found.message

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from image_builder.errors import CicError
+from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import build_image
-from image_builder.process import CancelToken
-from image_builder.request import parse_request
+from image_builder.request.parsing import parse_request
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
 from tests.support.site import MACHINE, Site, make_site

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import docker
+from image_builder.docker import daemon
 from tests.support.daemon_images import remove_images
 from tests.support.site import (
     HELLO,
@@ -229,7 +229,7 @@ def test_a_failed_step_says_why_and_leaves_nothing(service: Service) -> None:
         "the reason stands here"
         in failed["message"] + service.call("GET", f"/build/{failed['id']}/log").text
     )
-    assert docker.image_labels(failed["image_id"]) == {}
+    assert daemon.image_labels(failed["image_id"]) == {}
     assert service.call("GET", f"/images/download/{failed['filename']}").status_code == 404
     service.site.add_step(
         "demo", "broken", {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "true\n"}

@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.store.folder import ImageStore
+from image_builder.store.record import ImageRecord
 from tests.support.daemon_images import remove_images
 from tests.support.site import (
     MACHINE,

@@ -17,11 +17,11 @@ import pytest
 import requests
 
 from image_builder.errors import ErrorCode
-from image_builder.images import open_images
-from image_builder.oci import OciRepository, RegistryUnavailable
-from image_builder.oras import RegistryImages
-from image_builder.process import Command, run
+from image_builder.host.process import Command, run
 from image_builder.settings import BuildSettings, RegistrySettings
+from image_builder.store.image_store import open_images
+from image_builder.store.oci_client import OciRepository, RegistryUnavailable
+from image_builder.store.registry import RegistryImages
 from service.cleanup import Cleanup
 from service.database import make_engine
 from tests.conftest import PROJECT
@@ -149,14 +149,14 @@ def test_lists_ask_again_for_what_they_have_known_for_long(
     second = publish(images, b"two", record(OTHER_IDENTITY))
     third = publish(images, b"three", record("c" * 64, "new.sif"))
     assert there.names()["new.sif"] == third
-    monkeypatch.setattr("image_builder.oras.LIST_AGE_S", 0.0)
+    monkeypatch.setattr("image_builder.store.registry.LIST_AGE_S", 0.0)
     assert there.names() == {NAME: second, "new.sif": third}
 
 
 def test_a_list_of_many_tags_has_all_of_them(
     images: RegistryImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("image_builder.oci.PAGE", 3)
+    monkeypatch.setattr("image_builder.store.oci_client.PAGE", 3)
     names = {f"image-{number}.sif" for number in range(5)}
     for number, name in enumerate(sorted(names)):
         publish(images, f"{number}".encode(), record(f"{number:064x}", name))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from image_builder.build.buildcache.mirror import MirrorTool
+from image_builder.build.buildcache.stores import PackagePlace, RegistryPlace, described
 from image_builder.errors import Unavailable
-from image_builder.images import open_repository
-from image_builder.oci import OciRepository
-from image_builder.package_mirrors import MirrorTool
-from image_builder.package_places import PackagePlace, RegistryPlace, described
-from image_builder.process import CancelToken
-from image_builder.recipe import FETCH_STAGE
+from image_builder.host.cancellation import CancelToken
+from image_builder.recipe.stages import FETCH_STAGE
 from image_builder.settings import BuildSettings, RegistrySettings
+from image_builder.store.image_store import open_repository
+from image_builder.store.oci_client import OciRepository
 from tests.conftest import PROJECT
 from tests.support.exchange_contract import *  # noqa: F403  the tests of the contract
 from tests.support.exchange_contract import CACHE, COMPILED, KEY, TAKEN, Host, MakePlace

@@ -13,10 +13,13 @@ import pytest
 import requests
 from pydantic import SecretStr
 
-from image_builder import docker
-from image_builder.docker import PushFailed
+from image_builder.build import publish
+from image_builder.build.publish import PushFailed
+from image_builder.docker import daemon
+from image_builder.docker import registry as docker_registry
 from image_builder.errors import Cancelled, ErrorCode, LimitReached, Unavailable
-from image_builder.process import CancelToken, run
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import run
 from image_builder.settings import RegistrySettings
 from tests.support.site import BASE_IMAGE, ImageRegistry, free_port
 
@@ -27,11 +30,11 @@ pytestmark = pytest.mark.system
 def named(host: str) -> Iterator[str]:
     """The base image under a name in a registry; the name is removed at the end."""
     image_id = f"{host}/cic-test-push-{secrets.token_hex(4)}:1"
-    docker.tag_image(BASE_IMAGE, image_id)
+    daemon.tag_image(BASE_IMAGE, image_id)
     try:
         yield image_id
     finally:
-        docker.remove_image(image_id)
+        daemon.remove_image(image_id)
 
 
 def push(
@@ -44,9 +47,11 @@ def push(
 ) -> tuple[str | None, list[str]]:
     """Push; returns the digest and the lines that were heard."""
     heard: list[str] = []
-    environment = docker.write_docker_config(folder / "docker", registry)
-    command = docker.push_command(image_id, registry, environment=environment, timeout_s=timeout_s)
-    return docker.push_image(
+    environment = docker_registry.write_docker_config(folder / "docker", registry)
+    command = docker_registry.push_command(
+        image_id, registry, environment=environment, timeout_s=timeout_s
+    )
+    return publish.push_image(
         command, run, on_line=heard.append, cancel=cancel or CancelToken()
     ), heard
 

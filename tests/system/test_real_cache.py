@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from image_builder.errors import BuildFailed, Cancelled
-from image_builder.process import CancelToken
+from image_builder.host.cancellation import CancelToken
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
 from tests.support.site import ImageRegistry, Site

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from image_builder.errors import BuildFailed, ErrorCode
+from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import BuildResult, build_image
-from image_builder.process import CancelToken
-from image_builder.providers import is_mpi
-from image_builder.request import parse_request
+from image_builder.request.mpi_gpu import is_mpi
+from image_builder.request.parsing import parse_request
 from image_builder.state import BuildState
-from image_builder.storage import ImageStore
+from image_builder.store.folder import ImageStore
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
 from tests.support.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site

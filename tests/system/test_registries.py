@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import docker
-from image_builder.process import CancelToken
-from image_builder.process import run as run_command
+from image_builder.build import publish as build_publish
+from image_builder.docker import daemon
+from image_builder.docker import registry as docker_registry
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import run as run_command
 from tests.support.daemon_images import remove_images
 from tests.support.site import (
     BASE_IMAGE,
@@ -76,7 +78,7 @@ def test_a_private_base_and_a_push_elsewhere_have_credentials_of_their_own(
 
 def forget(host: str) -> None:
     """Remove what was pulled from a registry."""
-    with docker.daemon() as client:
+    with daemon.daemon() as client:
         for image in client.images.list():
             if any(digest.startswith(f"{host}/") for digest in image.attrs["RepoDigests"]):
                 client.images.remove(image.id)
@@ -85,15 +87,15 @@ def forget(host: str) -> None:
 def publish(image: str, name: str, site: Site, folder: Path) -> None:
     """Push an image of this machine under a name, and let the machine forget that name."""
     registry = site.settings.library.registry
-    docker.tag_image(image, name)
-    environment = docker.write_docker_config(folder / "publisher", registry)
-    docker.push_image(
-        docker.push_command(name, registry, environment=environment, timeout_s=600),
+    daemon.tag_image(image, name)
+    environment = docker_registry.write_docker_config(folder / "publisher", registry)
+    build_publish.push_image(
+        docker_registry.push_command(name, registry, environment=environment, timeout_s=600),
         run_command,
         on_line=print,
         cancel=CancelToken(),
     )
-    docker.remove_image(name)
+    daemon.remove_image(name)
     shutil.rmtree(folder / "publisher")
 
 

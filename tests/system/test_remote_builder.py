@@ -23,8 +23,9 @@ from typing import Any
 
 import pytest
 
-from image_builder.docker import builder_platforms, image_layers
-from image_builder.process import run
+from image_builder.docker.buildx import builder_platforms
+from image_builder.docker.daemon import image_layers
+from image_builder.host.process import run
 from tests.support.daemon_images import remove_images
 from tests.support.site import (
     BASE_IMAGE,

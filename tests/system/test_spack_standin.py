@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from image_builder import docker
+from image_builder.docker import daemon
 from image_builder.errors import BuildFailed, ErrorCode, UserError
+from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import BuildResult, build_image
-from image_builder.process import CancelToken
-from image_builder.request import parse_request
-from image_builder.storage import ImageStore
+from image_builder.request.parsing import parse_request
+from image_builder.store.folder import ImageStore
 from tests.support.daemon_images import remove_images, remove_tags
 from tests.support.recording import Heard
 from tests.support.site import (
@@ -293,7 +293,7 @@ def size_bytes(image: str) -> int:
 
 
 def labels_and_folder(image: str) -> tuple[str, str]:
-    config = docker.image_config(image)
+    config = daemon.image_config(image)
     return config["Labels"]["site.name"], config["WorkingDir"]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from image_builder.base import BaseFacts
-from image_builder.description import Description, parse_description
-from image_builder.environment import Environment, compose
-from image_builder.request import BuildRequest, Machine, parse_request
+from image_builder.docker.base_image import BaseFacts
+from image_builder.recipe.environment import Environment, compose
+from image_builder.request.build_request import BuildRequest, Machine
+from image_builder.request.parsing import parse_request
+from image_builder.sources.description import Description, parse_description
 
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "corpus"
 FILE = "eflows4hpc.yaml"

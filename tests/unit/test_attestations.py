@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from image_builder import attestations
-from image_builder.attestations import Attested, NotAttested
-from image_builder.process import CancelToken, Command, Completed
+from image_builder.docker import attestations
+from image_builder.docker.attestations import Attested, NotAttested
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, Completed
 from image_builder.settings import LibrarySettings
 
 IMAGE_ID = "registry.example:5000/group/demo:1"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from image_builder.audit import Verdict, audit
-from image_builder.lockfile import UnreadableLock
+from image_builder.audit.lock_audit import Verdict, audit
+from image_builder.spack.lockfile import UnreadableLock
 
 LOCKS = Path(__file__).parent.parent / "data" / "locks"
 OPENMPI: dict[str, Any] = {

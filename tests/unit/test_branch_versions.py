@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from image_builder.branch_versions import BranchRef, branch_refs, parse_package
+from image_builder.sources.branch_versions import BranchRef, branch_refs, parse_package
 
 CATALOGUE = {
     "exa": '''

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import catalogue as catalogue_module
-from image_builder import trees
-from image_builder.catalogue import Catalogue, PinnedCatalogue
 from image_builder.errors import ErrorCode, Misconfigured, ServiceError, Unavailable
 from image_builder.settings import RepositorySettings
+from image_builder.sources import source_tree
+from image_builder.sources.git import trees
+from image_builder.sources.software_catalogue import Catalogue, PinnedCatalogue
 from tests.support.git_repository import GitRepository
 
 PACKAGE = 'from spack.package import *\n\n\nclass Tool(Package):\n    version("1", sha256="0")\n'
@@ -264,7 +264,7 @@ def test_an_unchanged_folder_is_not_read_again(
 ) -> None:
     for path in upstream.folder.rglob("*"):
         os.utime(path, (1_700_000_000, 1_700_000_000))
-    monkeypatch.setattr(catalogue_module, "UNSETTLED_NS", -1)  # a file's ctime cannot be set back
+    monkeypatch.setattr(source_tree, "UNSETTLED_NS", -1)  # a file's ctime cannot be set back
     catalogue = open_catalogue(str(upstream.folder), str(upstream.folder / "cfg"))
     pinned = catalogue.pin()
 

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from image_builder import drivers
-from image_builder.compat import MachineFacts, check
+from image_builder.audit.compatibility import check
+from image_builder.request import gpu_drivers
+from image_builder.request.machines import MachineFacts
 
 IMAGE = {
     "cic.platform": "linux/amd64",
@@ -179,4 +180,4 @@ def test_an_image_that_says_nothing_of_itself() -> None:
     ],
 )
 def test_the_oldest_driver_of_a_cuda_release(cuda: str, driver: str | None) -> None:
-    assert drivers.minimal_driver(cuda) == driver
+    assert gpu_drivers.minimal_driver(cuda) == driver

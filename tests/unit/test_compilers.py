@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from image_builder import compilers, targets
 from image_builder.errors import ErrorCode, UserError
+from image_builder.recipe import compilers
+from image_builder.request import cpu_targets, host_cpu
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def test_the_nearest_target_that_a_gcc_can_make(target: str, version: str, neare
 
 
 def test_one_compiler_that_can_is_enough() -> None:
-    genoa = targets.resolve("genoa", "linux/amd64")
+    genoa = cpu_targets.resolve("genoa", "linux/amd64")
     compilers.check_target(genoa, [("gcc", "8.3.0"), ("gcc", "13.2.0")])
     compilers.check_target(genoa, [])
     with pytest.raises(UserError, match=r"gcc 8\.3\.0, clang 11\.0\.1") as caught:
@@ -59,7 +60,7 @@ def test_compilers_that_a_workflow_names() -> None:
     ],
 )
 def test_what_a_host_can_execute(target: str, host: str, word: str | None) -> None:
-    warning = compilers.host_warning(targets.resolve(target, "linux/amd64"), host)
+    warning = host_cpu.host_warning(cpu_targets.resolve(target, "linux/amd64"), host)
     assert (warning is None) if word is None else (warning is not None and word in warning)
 
 
@@ -67,6 +68,6 @@ def test_this_host_can_execute_its_own_family() -> None:
     import archspec.cpu
 
     family = archspec.cpu.host().family.name
-    platform = targets.platform_of_family(family)
+    platform = cpu_targets.platform_of_family(family)
     assert platform is not None
-    assert compilers.host_warning(targets.resolve(None, platform)) is None
+    assert host_cpu.host_warning(cpu_targets.resolve(None, platform)) is None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from image_builder import specs
-from image_builder.concrete import unmet, version_satisfies
+from image_builder.spack import spec as spack_spec
+from image_builder.spack.spec import unmet, version_satisfies
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_versions_that_do_not(version: str, wanted: str) -> None:
 )
 def test_what_of_a_spec_a_node_lacks(spec: str, missing: str) -> None:
     parameters = {"a": True, "b": False, "mode": "fast", "libs": ["one", "two"], "cflags": []}
-    assert unmet(specs.nodes(spec)[0], "1.2.3", parameters) == missing
+    assert unmet(spack_spec.nodes(spec)[0], "1.2.3", parameters) == missing

@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from image_builder.environment import Environment, compose
 from image_builder.errors import ErrorCode, InvalidRequest, UserError
-from image_builder.machines import load_machines
-from image_builder.request import parse_request
+from image_builder.recipe.environment import Environment, compose
+from image_builder.request.machines import load_machines
+from image_builder.request.parsing import parse_request
 from tests.unit.planning import base, corpus, described
 
 MACHINES = load_machines()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_builder.description import parse_description
 from image_builder.errors import BadDescription, ErrorCode
+from image_builder.sources.description import parse_description
 from tests.unit.planning import CORPUS, FILE, corpus, described
 
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from image_builder import docker
+from image_builder.docker import buildx, daemon
+from image_builder.docker import registry as docker_registry
 from image_builder.errors import ErrorCode, Unavailable
-from image_builder.process import Command, Completed, ProcessFailed
+from image_builder.host.process import Command, Completed, ProcessFailed
 from image_builder.settings import BuildSettings, LibrarySettings, RegistrySettings
 
 CANARY = "canary-token"
@@ -38,7 +39,7 @@ def command(settings: BuildSettings, **more: object) -> Command:
         "output": "type=docker",
         "nonce": "",
     }
-    return docker.build_command(**{**options, **more})  # type: ignore[arg-type]
+    return buildx.build_command(**{**options, **more})  # type: ignore[arg-type]
 
 
 def test_a_plain_build(library_settings: LibrarySettings) -> None:
@@ -122,7 +123,7 @@ def test_no_value_asks_for_rights(label: str, value: str) -> None:
 
 def test_credentials_lie_in_a_file_of_ours_alone(tmp_path: Path) -> None:
     folder = tmp_path / "docker"
-    environment = docker.write_docker_config(folder, REGISTRY)
+    environment = docker_registry.write_docker_config(folder, REGISTRY)
     file = folder / "config.json"
     assert environment["DOCKER_CONFIG"] == str(folder)
     assert CANARY not in str(environment)
@@ -130,14 +131,14 @@ def test_credentials_lie_in_a_file_of_ours_alone(tmp_path: Path) -> None:
     auths = json.loads(file.read_text())["auths"]
     assert list(auths) == ["registry.example:5000"]
     assert base64.b64decode(auths["registry.example:5000"]["auth"]) == f"ada:{CANARY}".encode()
-    assert docker.write_docker_config(folder, REGISTRY) == environment, (
+    assert docker_registry.write_docker_config(folder, REGISTRY) == environment, (
         "a second stage writes it again"
     )
 
 
 @pytest.mark.parametrize("host", ["docker.io", "https://index.docker.io/", "docker.io/group"])
 def test_docker_hub_has_a_key_of_its_own(tmp_path: Path, host: str) -> None:
-    docker.write_docker_config(
+    docker_registry.write_docker_config(
         tmp_path / "docker", REGISTRY.model_copy(update={"url": host.removeprefix("https://")})
     )
     assert list(json.loads((tmp_path / "docker/config.json").read_text())["auths"]) == [
@@ -148,9 +149,9 @@ def test_docker_hub_has_a_key_of_its_own(tmp_path: Path, host: str) -> None:
 @pytest.mark.parametrize("missing", ["url", "user", "token"])
 def test_without_credentials_there_are_none(tmp_path: Path, missing: str) -> None:
     registry = REGISTRY.model_copy(update={missing: None})
-    docker.write_docker_config(tmp_path / "docker", registry)
+    docker_registry.write_docker_config(tmp_path / "docker", registry)
     assert json.loads((tmp_path / "docker/config.json").read_text()) == {"auths": {}}
-    assert docker.auth_config("registry.example:5000/a:1", registry) is None
+    assert docker_registry.auth_config("registry.example:5000/a:1", registry) is None
 
 
 @pytest.mark.parametrize(
@@ -165,14 +166,14 @@ def test_without_credentials_there_are_none(tmp_path: Path, missing: str) -> Non
 )
 def test_credentials_go_to_their_own_registry_alone(reference: str, is_ours: bool) -> None:
     expected = {"username": "ada", "password": CANARY} if is_ours else None
-    assert docker.auth_config(reference, REGISTRY) == expected
+    assert docker_registry.auth_config(reference, REGISTRY) == expected
 
 
 def test_builders_keep_layers_for_each_other(library_settings: LibrarySettings) -> None:
     build = library_settings.build.model_copy(
         update={"buildx_builder": "far", "build_cache": "r.example/cache"}
     )
-    tag = docker.cache_tag("demo", "hello", "linux/arm64")
+    tag = buildx.cache_tag("demo", "hello", "linux/arm64")
     assert command(build, cache_tag=tag).argv[8:] == (
         "--builder=far",
         f"--cache-from=type=registry,ref=r.example/cache:{tag}",
@@ -184,7 +185,7 @@ def test_builders_keep_layers_for_each_other(library_settings: LibrarySettings) 
     assert (
         len(
             {
-                docker.cache_tag(*names)
+                buildx.cache_tag(*names)
                 for names in (("a", "b", "x"), ("a", "c", "x"), ("a", "b", "y"))
             }
         )
@@ -223,12 +224,12 @@ def test_each_node_is_its_first_platform_and_emulates_the_others(
             on_line(line)
         return Completed(duration_s=0.0, tail=())
 
-    assert docker.builder_platforms(build, fake_runner) == (native, emulated)  # type: ignore[arg-type]
+    assert buildx.builder_platforms(build, fake_runner) == (native, emulated)  # type: ignore[arg-type]
 
 
 def test_proxies_are_told_in_both_spellings(library_settings: LibrarySettings) -> None:
     build = library_settings.build.model_copy(update={"http_proxy": "http://p", "no_proxy": "a,b"})
-    assert docker.proxy_arguments(build) == {
+    assert buildx.proxy_arguments(build) == {
         "http_proxy": "http://p",
         "HTTP_PROXY": "http://p",
         "no_proxy": "a,b",
@@ -251,9 +252,9 @@ def test_which_builders_see_the_daemons_images(
         )
 
     far = library_settings.build.model_copy(update={"buildx_builder": "--help"})
-    assert docker.sees_local_images(far, fake_inspect) is sees
+    assert buildx.sees_local_images(far, fake_inspect) is sees
     assert asked == [("docker", "buildx", "inspect", "--", "--help")]
-    assert docker.sees_local_images(library_settings.build, fake_inspect)
+    assert buildx.sees_local_images(library_settings.build, fake_inspect)
     assert len(asked) == 1, "the default builder is not asked for"
 
 
@@ -262,7 +263,7 @@ def test_a_builder_that_is_not_there(library_settings: LibrarySettings) -> None:
         raise ProcessFailed(command, 1, ["ERROR: no builder"])
 
     with pytest.raises(ProcessFailed, match="no builder"):
-        docker.sees_local_images(
+        buildx.sees_local_images(
             library_settings.build.model_copy(update={"buildx_builder": "far"}), fake_inspect
         )
 
@@ -273,7 +274,7 @@ def test_a_builder_that_is_not_there(library_settings: LibrarySettings) -> None:
 def test_a_daemon_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("DOCKER_HOST", address)
     with pytest.raises(Unavailable, match="Docker daemon does not answer") as caught:
-        docker.find_by_identity("sha256:0")
+        daemon.find_by_identity("sha256:0")
     assert (caught.value.code, caught.value.hint != "") == (ErrorCode.DOCKER_UNAVAILABLE, True)
 
 
@@ -308,11 +309,11 @@ class TestLogins:
     def test_each_registry_gets_its_own_and_no_other(
         self, reference: str, user: str | None
     ) -> None:
-        found = docker.auth_config(reference, self.REGISTRY)
+        found = docker_registry.auth_config(reference, self.REGISTRY)
         assert (found or {}).get("username") == user
 
     def test_dockers_client_finds_them_by_host(self, tmp_path: Path) -> None:
-        docker.write_docker_config(tmp_path / "docker", self.REGISTRY)
+        docker_registry.write_docker_config(tmp_path / "docker", self.REGISTRY)
         auths = json.loads((tmp_path / "docker" / "config.json").read_text())["auths"]
         assert {
             host: base64.b64decode(entry["auth"]).decode() for host, entry in auths.items()
@@ -323,7 +324,7 @@ class TestLogins:
         }
 
     def test_every_token_is_blotted_out_of_a_push(self) -> None:
-        made = docker.push_command(
+        made = docker_registry.push_command(
             "registry.example:5000/x:1", self.REGISTRY, environment={}, timeout_s=1
         )
         assert {secret.get_secret_value() for secret in made.secrets} == {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from image_builder.elf import HEADER_BYTES, misfits, read_header
+from image_builder.audit.elf import HEADER_BYTES, misfits, read_header
 
 X86, ARM, I386, CUDA = 62, 183, 3, 190
 

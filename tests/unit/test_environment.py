@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from image_builder.environment import Environment, compose
 from image_builder.errors import BadDescription, ErrorCode, InvalidRequest, UserError
+from image_builder.recipe.environment import Environment, compose
 from tests.unit.golden_files import assert_golden
 from tests.unit.planning import base, composed, corpus, described, machine
 

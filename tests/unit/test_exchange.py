@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from image_builder.build.buildcache.mirror import MirrorTool, PackageEntry
+from image_builder.build.buildcache.signing import Signer
+from image_builder.build.buildcache.stores import FolderPlace, PackagePlace, described
 from image_builder.errors import ServiceError
-from image_builder.package_mirrors import MirrorTool, PackageEntry, Signer
-from image_builder.package_places import FolderPlace, PackagePlace, described
-from image_builder.recipe import FETCH_STAGE, LOOK_STAGE
+from image_builder.recipe.stages import FETCH_STAGE, LOOK_STAGE
 from image_builder.settings import BuildSettings, RegistrySettings
 from tests.support.exchange_contract import *  # noqa: F403  the tests of the contract
 from tests.support.exchange_contract import CACHE, COMPILED, KEY, OTHER_KEY, TAKEN, Host, MakePlace

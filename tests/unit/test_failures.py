@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from image_builder.buildlog import failed_step
+from image_builder.build.failures.buildx_log import failed_step
+from image_builder.build.failures.classify import CONVERT, PUSH, Cause, classify
+from image_builder.build.failures.excerpts import MAX_LINES
 from image_builder.errors import ErrorCode
-from image_builder.excerpts import MAX_LINES
-from image_builder.failures import CONVERT, PUSH, Cause, classify
 
 CORPUS = Path(__file__).parent.parent / "data" / "failures"
 NAMES = sorted(path.stem for path in CORPUS.glob("*.log"))

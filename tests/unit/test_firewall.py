@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from image_builder.firewall import ONWARD, TO_HOST, Policy, rules
+from image_builder.docker.isolation.firewall import ONWARD, TO_HOST, Policy, rules
 from image_builder.settings import BuildSettings, LibrarySettings
 
 POLICY = Policy(

@@ -16,11 +16,12 @@ from types import SimpleNamespace
 import pytest
 
 from image_builder.errors import Cancelled, ErrorCode, Misconfigured, NoSpace, Unavailable
-from image_builder.gitmirror import STATE_FILE, Mirror, Repository
-from image_builder.gitremote import Network, parse_url
-from image_builder.gitversions import Versions
-from image_builder.process import CancelToken
-from image_builder.trees import Limits
+from image_builder.host.cancellation import CancelToken
+from image_builder.sources.git.mirror import STATE_FILE, Mirror, Repository
+from image_builder.sources.git.remote import Network
+from image_builder.sources.git.revisions import Versions
+from image_builder.sources.git.trees import Limits
+from image_builder.sources.git.urls import parse_url
 from tests.support.git_repository import GitHttpServer, GitRepository
 
 

@@ -11,19 +11,15 @@ from pathlib import Path
 import pytest
 
 from image_builder.errors import Misconfigured
-from image_builder.gitremote import (
-    BadGitUrl,
+from image_builder.host.process import ProcessFailed
+from image_builder.sources.git.remote import (
     Network,
     RemoteCommits,
-    Source,
     environment,
-    folder_url,
     git_command,
     list_remote,
-    parse_source,
-    parse_url,
 )
-from image_builder.process import ProcessFailed
+from image_builder.sources.git.urls import BadGitUrl, Source, folder_url, parse_source, parse_url
 from tests.support.git_repository import GitHttpServer, GitRepository
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from image_builder.identity import identity_of
-from image_builder.request import parse_request
+from image_builder.plan.identity import identity_of
+from image_builder.request.parsing import parse_request
 
 MACHINE = {
     "platform": "linux/amd64",

@@ -14,11 +14,11 @@ from pathlib import Path
 import archspec.cpu
 import pytest
 
-from image_builder import inventory
-from image_builder.audit import Check, Verdict
-from image_builder.inventory import UnreadableInventory, audit_files, features_of
+from image_builder.audit import binaries
+from image_builder.audit.binaries import UnreadableInventory, audit_files, features_of
+from image_builder.audit.lock_audit import Check, Verdict
 
-SCRIPT = Path(inventory.__file__).parent / "recipes" / "1" / "inventory.py"
+SCRIPT = Path(binaries.__file__).parent / "recipes" / "1" / "inventory.py"
 NONE = Verdict(checks=(), problems=())
 X86 = bytes.fromhex("7f454c46020101" + "00" * 9 + "03003e00") + bytes(44)
 ARM = bytes.fromhex("7f454c46020101" + "00" * 9 + "0300b700") + bytes(44)
@@ -73,7 +73,7 @@ def test_something_else_than_an_inventory(text: str) -> None:
 
 
 def test_every_feature_of_the_table_is_one_of_archspecs() -> None:
-    for family, table in inventory._table().items():
+    for family, table in binaries._table().items():
         known = {
             feature
             for cpu in archspec.cpu.TARGETS.values()

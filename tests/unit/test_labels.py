@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from image_builder import labels
-from image_builder.environment import Environment
-from image_builder.request import parse_request
+from image_builder.recipe import labels
+from image_builder.recipe.environment import Environment
+from image_builder.request.parsing import parse_request
 
 LOCKS = Path(__file__).parent.parent / "data" / "locks"
 REQUEST = {

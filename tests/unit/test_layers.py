@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,16 +35,22 @@ MAY_IMPORT = {
 NO_WEB = ("flask", "flask_sqlalchemy", "flask_migrate", "sqlalchemy", "alembic", "werkzeug")
 
 ALONE_IN = {
-    "docker": {"image_builder/docker.py", "image_builder/export.py"},
+    "docker": {
+        "image_builder/docker/base_image.py",
+        "image_builder/docker/buildx.py",
+        "image_builder/docker/daemon.py",
+        "image_builder/docker/registry.py",
+        "image_builder/sif/docker_export.py",
+    },
     "celery": {"service/broker.py"},
     "kombu": {"service/broker.py"},
-    "git": {"image_builder/gitobjects.py"},
+    "git": {"image_builder/sources/git/objects.py"},
     "multiprocessing": set(),
     "pty": set(),
 }
 """Who may import what."""
 
-STARTS_PROCESSES = {"image_builder/process.py", "service/executors.py", "service/server.py"}
+STARTS_PROCESSES = {"image_builder/host/process.py", "service/executors.py", "service/server.py"}
 """The library starts programs in one place; the service starts its own processes beside that."""
 
 BECOMES_DOCKER = ("cic_builder.py", "execvp")
@@ -73,6 +81,18 @@ OS_CALLS = {
     "spawnvpe",
     "forkpty",
 }
+
+
+FLOORS = (
+    {"errors", "settings", "spack", "state"},
+    {"host", "observer", "request"},
+    {"docker", "sources"},
+    {"recipe", "sif", "store"},
+    {"audit", "plan"},
+    {"build"},
+    {"pipeline"},
+)
+"""The packages and modules of the library, from the ground up; each imports from lower floors only."""
 
 
 def modules() -> list[Path]:
@@ -148,6 +168,80 @@ def test_the_library_knows_no_web_and_no_database(path: Path) -> None:
             "flask_httpauth",
             "gunicorn",
         }
+
+
+def room(module: str) -> str:
+    """`image_builder.sources.git.urls` -> `sources`"""
+    return module.split(".")[1]
+
+
+LIBRARY = {
+    name.removesuffix(".__init__"): path
+    for path in modules()
+    if (name := ".".join(path.relative_to(PROJECT).with_suffix("").parts)).startswith(
+        "image_builder."
+    )
+    if name != "image_builder.__init__"
+}
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of the library that a module imports, at its top or anywhere inside."""
+    return {
+        module
+        for name in imported(path)
+        for module in (name, name.rpartition(".")[0])
+        if module in LIBRARY
+    }
+
+
+def test_every_room_of_the_library_has_its_floor() -> None:
+    assert {room(module) for module in LIBRARY} == set().union(*FLOORS)
+    assert sum(map(len, FLOORS)) == len(set().union(*FLOORS))
+
+
+@pytest.mark.parametrize("module", sorted(LIBRARY))
+def test_imports_in_the_library_point_to_lower_floors(module: str) -> None:
+    floors = {name: number for number, names in enumerate(FLOORS) for name in names}
+    above = {
+        other
+        for other in own_imports(LIBRARY[module])
+        if room(other) != room(module) and floors[room(other)] >= floors[room(module)]
+    }
+    assert above == set()
+
+
+@pytest.mark.parametrize("package", ["config", "image_builder"])
+def test_no_imports_run_in_a_circle(package: str) -> None:
+    """Late imports and those for types alone count as well."""
+    names = {
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in modules()
+        if part(path) == package
+    }
+    arrows = {
+        module: {
+            name if name in names else name.rpartition(".")[0]
+            for name in imported(path)
+            if name in names or name.rpartition(".")[0] in names
+        }
+        - {module}
+        for module, path in names.items()
+    }
+    tuple(graphlib.TopologicalSorter(arrows).static_order())  # raises CycleError
+
+
+@every_module
+def test_nothing_reaches_for_private_names_of_another_module(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            private = [alias.name for alias in node.names if re.match("_[a-zA-Z]", alias.name)]
+            assert private == [], f"line {node.lineno}"
+
+
+def test_the_library_has_few_modules_outside_its_packages() -> None:
+    flat = [path for path in LIBRARY.values() if path.parent == PROJECT / "image_builder"]
+    assert len(flat) <= 6, [path.name for path in flat]
 
 
 @pytest.mark.parametrize("name", ALONE_IN)

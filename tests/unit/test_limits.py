@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import limits
-from image_builder.limits import Limits
+from image_builder.docker.isolation import cgroup
+from image_builder.docker.isolation.cgroup import Limits
 from image_builder.settings import BuildSettings, LibrarySettings
 
 MIB = 1024**2
@@ -42,25 +42,25 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_what_is_wanted_is_put_in_force(settings: BuildSettings, root: Path) -> None:
-    assert limits.in_force(settings, root=root) is None
-    assert limits.prepare(settings, root=root)
-    assert limits.prepare(settings, root=root), "again"
-    assert limits.in_force(settings, root=root) == Limits(
+    assert cgroup.in_force(settings, root=root) is None
+    assert cgroup.prepare(settings, root=root)
+    assert cgroup.prepare(settings, root=root), "again"
+    assert cgroup.in_force(settings, root=root) == Limits(
         memory_bytes=512 * MIB, pids=100, cpus=1.5
     )
 
 
 def test_a_limit_that_is_taken_back_is_gone(settings: BuildSettings, root: Path) -> None:
-    limits.prepare(settings, root=root)
+    cgroup.prepare(settings, root=root)
     loose = settings.model_copy(update={"steps_pids": None, "steps_cpus": None})
-    assert limits.prepare(loose, root=root)
-    assert limits.in_force(loose, root=root) == Limits(memory_bytes=512 * MIB, pids=None, cpus=None)
+    assert cgroup.prepare(loose, root=root)
+    assert cgroup.in_force(loose, root=root) == Limits(memory_bytes=512 * MIB, pids=None, cpus=None)
 
 
 def test_the_kernels_files_of_version_1(settings: BuildSettings, tmp_path: Path) -> None:
     for name in ("cpu", "memory", "pids"):
         (tmp_path / name).mkdir()
-    limits.prepare(settings, root=tmp_path)
+    cgroup.prepare(settings, root=tmp_path)
     written = {
         str(path.relative_to(tmp_path)): path.read_text()
         for path in tmp_path.rglob("*")
@@ -77,7 +77,7 @@ def test_the_kernels_files_of_version_1(settings: BuildSettings, tmp_path: Path)
 def test_the_kernels_files_of_version_2(settings: BuildSettings, tmp_path: Path) -> None:
     for name in ("cgroup.controllers", "cgroup.subtree_control"):
         (tmp_path / name).write_text("")
-    limits.prepare(settings.model_copy(update={"steps_cpus": None}), root=tmp_path)
+    cgroup.prepare(settings.model_copy(update={"steps_cpus": None}), root=tmp_path)
     assert {path.name: path.read_text() for path in (tmp_path / "steps").iterdir()} == {
         "memory.max": str(512 * MIB),
         "pids.max": "100",
@@ -94,19 +94,19 @@ def test_no_limit_of_memory_set_leaves_some_to_the_machine(
         for line in Path("/proc/meminfo").read_text().splitlines()
         if line.startswith("MemTotal:")
     )
-    assert 0.8 * machine < (limits.wanted(library_settings.build).memory_bytes or 0) < 0.9 * machine
+    assert 0.8 * machine < (cgroup.wanted(library_settings.build).memory_bytes or 0) < 0.9 * machine
 
 
 def test_where_nothing_may_be_written_nothing_is_in_force(
     settings: BuildSettings, tmp_path: Path
 ) -> None:
-    assert not limits.prepare(settings, root=tmp_path / "missing")
-    assert limits.in_force(settings, root=tmp_path / "missing") is None
+    assert not cgroup.prepare(settings, root=tmp_path / "missing")
+    assert cgroup.in_force(settings, root=tmp_path / "missing") is None
 
 
 def test_who_wants_no_group_is_warned(settings: BuildSettings) -> None:
     without = settings.model_copy(update={"steps_cgroup": None})
-    assert not limits.prepare(without)
-    assert limits.cgroup_of(without) is None
-    found = limits.problem(without)
+    assert not cgroup.prepare(without)
+    assert cgroup.cgroup_of(without) is None
+    found = cgroup.problem(without)
     assert found is not None and "steps_cgroup" in found.hint

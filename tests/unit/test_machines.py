@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from image_builder import providers
-from image_builder.compat import check
+from image_builder.audit.compatibility import check
 from image_builder.errors import InvalidRequest, Misconfigured
-from image_builder.machines import MachineEntry, expand, load_machines
-from image_builder.request import Machine, parse_request
+from image_builder.request import mpi_gpu
+from image_builder.request.build_request import Machine
+from image_builder.request.machines import MachineEntry, expand, load_machines
+from image_builder.request.parsing import parse_request
 
 SHIPPED = load_machines()
 OWN = """
@@ -35,8 +36,8 @@ def request_for(machine: object, **fields: Any) -> dict[str, Any]:
 def test_every_shipped_machine_can_be_built_for_and_says_where_it_is_from(name: str) -> None:
     machine = parse_request(request_for(name), machines=SHIPPED).machine
     assert machine.target.name != machine.target.family
-    assert not machine.mpi or providers.mpi_of(machine, (1, 1)) is not None
-    assert not machine.gpu or providers.gpu_of(machine) is not None
+    assert not machine.mpi or mpi_gpu.mpi_of(machine, (1, 1)) is not None
+    assert not machine.gpu or mpi_gpu.gpu_of(machine) is not None
     assert SHIPPED[name].title and all("https://" in source for source in SHIPPED[name].source)
 
 
@@ -53,7 +54,7 @@ def test_a_dozen_public_systems_with_their_mpi_are_shipped() -> None:
 def test_images_are_built_with_an_mpi_that_the_site_understands(name: str) -> None:
     entry = SHIPPED[name]
     built, own = (
-        providers.mpi_of(Machine.model_validate({**entry.request_fields(), "mpi": mpi}), None)
+        mpi_gpu.mpi_of(Machine.model_validate({**entry.request_fields(), "mpi": mpi}), None)
         for mpi in (entry.mpi, entry.site_mpi)
     )
     assert built is not None and own is not None and built.family == own.family

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from image_builder import targets
 from image_builder.errors import InvalidRequest
-from image_builder.naming import image_name, request_digest
-from image_builder.request import BuildRequest, parse_request
-from image_builder.storage import is_filename
+from image_builder.plan.image_name import image_name, request_digest
+from image_builder.request import cpu_targets
+from image_builder.request.build_request import BuildRequest
+from image_builder.request.parsing import parse_request
+from image_builder.store.record import is_filename
 
 REFERENCE = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 """One component of a repository's name, and a tag, by the grammar of image references."""
@@ -106,7 +107,7 @@ SPEC = st.none() | st.from_regex(
 VERSION = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._+/@-]{0,120}", fullmatch=True)
 ARCHITECTURE = st.sampled_from(
     sorted(
-        {row["name"] for row in targets.known_targets() if row["family"] == "x86_64"}
+        {row["name"] for row in cpu_targets.known_targets() if row["family"] == "x86_64"}
         | {"rome", "knl", "milan-x", "none"}
     )
 )
@@ -194,13 +195,15 @@ def test_requests_that_could_meet_do_not() -> None:
 
 
 def test_no_architecture_ends_in_anothers_name_unnoticed() -> None:
-    names = {row["name"] for row in targets.known_targets()} | set(targets.facts()["products"])
+    names = {row["name"] for row in cpu_targets.known_targets()} | set(
+        cpu_targets.facts()["products"]
+    )
     asked = []
     for name in names:
-        platform = targets.platform_of_family(_family(name))
+        platform = cpu_targets.platform_of_family(_family(name))
         for cut in (position for position, letter in enumerate(name) if letter == "_"):
             begin, end = name[:cut], name[cut + 1 :]
-            if end in names and targets.platform_of_family(_family(end)) == platform:
+            if end in names and cpu_targets.platform_of_family(_family(end)) == platform:
                 asked += [
                     request(platform=platform, architecture=name, workflow="w", step_id="s"),
                     request(platform=platform, architecture=end, workflow="w_s", step_id=begin),
@@ -211,7 +214,9 @@ def test_no_architecture_ends_in_anothers_name_unnoticed() -> None:
 
 def _family(name: str) -> str:
     return next(
-        row["family"] for row in targets.known_targets() if name in (row["name"], *row["aliases"])
+        row["family"]
+        for row in cpu_targets.known_targets()
+        if name in (row["name"], *row["aliases"])
     )
 
 

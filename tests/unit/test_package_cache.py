@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from image_builder.catalogue import PinnedCatalogue
-from image_builder.environment import Environment, compose
-from image_builder.locks import Locks, lock_key
-from image_builder.package_cache import cache_name, pushes_by_itself, why_not_shared
-from image_builder.resolve import Inputs
-from image_builder.workflow import StepRef
+from image_builder.build.concretization_cache import Locks
+from image_builder.plan.buildcache_policy import pushes_by_itself, why_not_shared
+from image_builder.plan.identity import cache_name, lock_key
+from image_builder.plan.inputs import Inputs
+from image_builder.recipe.environment import Environment, compose
+from image_builder.sources.software_catalogue import PinnedCatalogue
+from image_builder.sources.step import StepRef
 from tests.unit.planning import base, described, request
 
 PLATFORM = "linux/amd64"
@@ -176,7 +177,7 @@ def test_a_lock_that_was_cut_is_none(tmp_path: Path) -> None:
 
 
 def test_locks_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("image_builder.locks.MAX_LOCKS", 3)
+    monkeypatch.setattr("image_builder.build.concretization_cache.MAX_LOCKS", 3)
     locks = Locks(tmp_path)
     for number in range(6):
         locks.keep(str(number), "{}")

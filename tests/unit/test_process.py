@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import guard, process
 from image_builder.errors import Cancelled, ErrorCode, Interrupted, LimitReached, ToolMissing
-from image_builder.process import CancelToken, Command, ProcessFailed, Secret, run, started
+from image_builder.host import process, process_guard
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, ProcessFailed, run, started
+from image_builder.host.secrets import Secret
 from tests.conftest import PROJECT
 
 LONG_S = 600
@@ -47,11 +49,11 @@ def is_running(pid: int) -> bool:
 
 def mark_of(pid: int) -> str:
     """What a command's processes are found by."""
-    return dict(guard._marks())[pid]
+    return dict(process_guard._marks())[pid]
 
 
 def marked(mark: str) -> list[int]:
-    return [pid for pid, found in guard._marks() if found == mark]
+    return [pid for pid, found in process_guard._marks() if found == mark]
 
 
 def alone_in_their_session(mark: str) -> list[int]:
@@ -469,7 +471,7 @@ def guards_of(owner: int) -> list[int]:
     return [
         int(child)
         for child in children
-        if guard.__file__.encode() in Path(f"/proc/{child}/cmdline").read_bytes()
+        if process_guard.__file__.encode() in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
 
 
@@ -509,7 +511,7 @@ class TestGuard:
             dead.kill()
             dead.wait()
             assert all(map(is_running, orphans))
-            guard.end_orphans()
+            process_guard.end_orphans()
             assert eventually(lambda: not any(map(is_running, orphans)))
             assert all(map(is_running, others)), "their owner lives"
 

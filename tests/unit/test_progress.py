@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import docker, probe
-from image_builder.docker import BaseImageUnavailable
-from image_builder.progress import InstallProgress, packages_to_install
+from image_builder.docker import base_image, daemon
+from image_builder.docker.daemon import BaseImageUnavailable
+from image_builder.spack.install_progress import InstallProgress, packages_to_install
 from tests.conftest import DATA
 
 HASH = "abcdefghijklmnopqrstuvwxyz234567"
@@ -64,7 +64,7 @@ class TestProbe:
     @pytest.fixture(autouse=True)
     def config(self, monkeypatch: pytest.MonkeyPatch) -> None:
         config = {"WorkingDir": "/data", "Labels": {"site": "=\nhere"}}
-        monkeypatch.setattr(docker, "image_config", lambda reference: config)
+        monkeypatch.setattr(daemon, "image_config", lambda reference: config)
 
     def test_what_an_answer_means(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         asked: list[str] = []
@@ -73,16 +73,16 @@ class TestProbe:
             asked.append(reference)
             return self.ANSWER
 
-        monkeypatch.setattr(docker, "run_probe", fake_probe)
+        monkeypatch.setattr(daemon, "run_probe", fake_probe)
         for _ in range(2):
-            facts = probe.probe_base("base:1", "sha256:12", "linux/amd64", tmp_path / "cache")
+            facts = base_image.probe_base("base:1", "sha256:12", "linux/amd64", tmp_path / "cache")
             assert (facts.os_id, facts.os_version, facts.python) == ("debian", "12", "3.11.2")
             assert facts.compilers == {"gcc": "12.2.0", "clang": "14.0.6"}
             assert facts.spack_version == (0, 23, 1)
             assert (facts.folder, facts.labels) == ("/data", {"site": "=\nhere"})
         assert asked == ["base:1"], "what is known of a digest is remembered"
-        probe.probe_base("base:1", "sha256:12", "linux/arm64", tmp_path / "cache")
-        probe.probe_base("base:1", None, "linux/amd64", tmp_path / "cache")
+        base_image.probe_base("base:1", "sha256:12", "linux/arm64", tmp_path / "cache")
+        base_image.probe_base("base:1", None, "linux/amd64", tmp_path / "cache")
         assert len(asked) == 3
 
     @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ class TestProbe:
     def test_a_base_that_says_little(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str
     ) -> None:
-        monkeypatch.setattr(docker, "run_probe", lambda *_: answer)
-        facts = probe.probe_base("base:1", "sha256:12", "linux/amd64", tmp_path)
+        monkeypatch.setattr(daemon, "run_probe", lambda *_: answer)
+        facts = base_image.probe_base("base:1", "sha256:12", "linux/amd64", tmp_path)
         assert (facts.spack_version, facts.python, facts.compilers) == (None, None, {})
 
     @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ class TestProbe:
         def fake_probe(*_: str) -> str:
             raise BaseImageUnavailable("It does not run here.")
 
-        monkeypatch.setattr(docker, "run_probe", fake_probe)
-        facts, warning = probe.facts_or_guess(reference, "sha256:12", "linux/amd64", tmp_path)
+        monkeypatch.setattr(daemon, "run_probe", fake_probe)
+        facts, warning = base_image.facts_or_guess(reference, "sha256:12", "linux/amd64", tmp_path)
         assert facts.spack_version == version
         assert "It does not run here" in warning
         assert list(tmp_path.iterdir()) == [], "a guess is not remembered"

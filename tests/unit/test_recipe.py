@@ -13,19 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_builder.environment import compose
 from image_builder.errors import BadDescription, Misconfigured
-from image_builder.recipe import (
-    LATEST_RECIPE,
-    LOCK_FILE,
-    WANTED_FILE,
-    Recipe,
-    RecipeOptions,
-    render,
-    site_secret,
-)
-from image_builder.request import parse_request
-from image_builder.slim import FIRST_LINES_FILE
+from image_builder.recipe.dockerfile import Recipe, RecipeOptions, render, site_secret
+from image_builder.recipe.environment import compose
+from image_builder.recipe.slim import FIRST_LINES_FILE
+from image_builder.recipe.stages import LATEST_RECIPE, LOCK_FILE, WANTED_FILE
+from image_builder.request.parsing import parse_request
 from tests.unit.golden_files import assert_golden
 from tests.unit.planning import base, corpus, described, request
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_builder.errors import InvalidRequest
-from image_builder.request import BuildRequest, parse_request
+from image_builder.request.build_request import BuildRequest
+from image_builder.request.parsing import parse_request
 from tests.conftest import DATA
 
 MACHINE = {

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import sif
-from image_builder.sif import BadSif, DataType, Object
+from image_builder.sif import format
+from image_builder.sif.format import BadSif, DataType, Object
 
 SMALL = (
     Object(data_type=DataType.DEFINITION, content=b"bootstrap: x\n", group=7),
@@ -39,13 +39,13 @@ def squashfs(
 
 def written(folder: Path, architecture: str = "amd64", small: tuple[Object, ...] = SMALL) -> Path:
     path = folder / "made.sif"
-    sif.write(path, architecture=architecture, small=small, squashfs=squashfs(folder), group=7)
+    format.write(path, architecture=architecture, small=small, squashfs=squashfs(folder), group=7)
     return path
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     path = written(tmp_path, "arm64")
-    read = sif.verify(path, platform="linux/arm64")
+    read = format.verify(path, platform="linux/arm64")
     assert read.architecture == "arm64"
     assert [(item.id, item.data_type, item.group) for item in read.descriptors] == [
         (1, DataType.DEFINITION, 7),
@@ -53,7 +53,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         (3, DataType.PARTITION, 7),
     ]
     assert read.primary.offset == PARTITION and read.primary.size_bytes == 200_000
-    assert [(item.name, item.content) for item in sif.objects(path)] == [
+    assert [(item.name, item.content) for item in format.objects(path)] == [
         ("", b"bootstrap: x\n"),
         ("oci-config.json", b"{}"),
     ]
@@ -61,7 +61,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "made.sif"
-    digest = sif.write(
+    digest = format.write(
         path,
         architecture="amd64",
         small=SMALL,
@@ -75,7 +75,7 @@ def test_writing_takes_little_memory(tmp_path: Path) -> None:
     source = squashfs(tmp_path, size=64 * 1024**2)
     tracemalloc.start()
     try:
-        sif.write(
+        format.write(
             tmp_path / "made.sif", architecture="amd64", small=SMALL, squashfs=source, group=1
         )
         assert tracemalloc.get_traced_memory()[1] < 16 * 1024**2
@@ -92,7 +92,7 @@ def test_a_file_is_never_written_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("platform", ["linux/arm64", "linux/arm64/v8", "linux/ppc64le"])
 def test_another_platform_is_told(tmp_path: Path, platform: str) -> None:
     with pytest.raises(BadSif, match="amd64"):
-        sif.verify(written(tmp_path), platform=platform)
+        format.verify(written(tmp_path), platform=platform)
 
 
 def test_no_cut_file_passes(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_no_cut_file_passes(tmp_path: Path) -> None:
     ):
         path.write_bytes(content[:length])
         with pytest.raises(BadSif):
-            sif.verify(path, platform="linux/amd64")
+            format.verify(path, platform="linux/amd64")
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ def test_what_is_damaged_is_told(tmp_path: Path, offset: int, new: bytes, reason
     content[offset : offset + len(new)] = new
     path.write_bytes(content)
     with pytest.raises(BadSif, match=reason):
-        sif.verify(path, platform="linux/amd64")
+        format.verify(path, platform="linux/amd64")
 
 
 def test_a_squashfs_that_says_it_is_longer_is_told(tmp_path: Path) -> None:
-    assert sif.squashfs_inodes(squashfs(tmp_path)) == 42
+    assert format.squashfs_inodes(squashfs(tmp_path)) == 42
     with pytest.raises(BadSif, match="200000 bytes of 200001"):
-        sif.squashfs_inodes(squashfs(tmp_path, used=200_001))
+        format.squashfs_inodes(squashfs(tmp_path, used=200_001))
     with pytest.raises(BadSif, match="begin as squashfs"):
-        sif.squashfs_inodes(squashfs(tmp_path, magic=1))
+        format.squashfs_inodes(squashfs(tmp_path, magic=1))

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from image_builder import singularity, streaming, sudo
 from image_builder.errors import (
     Cancelled,
     ErrorCode,
@@ -20,10 +19,13 @@ from image_builder.errors import (
     ServiceError,
     ToolMissing,
 )
-from image_builder.export import NotStreamable
-from image_builder.process import CancelToken, Command, Completed, LineSink, ProcessFailed
+from image_builder.host import sudo
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, Completed, LineSink, ProcessFailed
 from image_builder.settings import BuildSettings
-from image_builder.singularity import ConversionFailed
+from image_builder.sif import convert, streaming
+from image_builder.sif.convert import ConversionFailed
+from image_builder.sif.docker_export import NotStreamable
 
 
 def site(**keys: Any) -> BuildSettings:
@@ -38,7 +40,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
-    singularity.takes_mksquashfs_arguments.cache_clear()
+    convert.takes_mksquashfs_arguments.cache_clear()
     return folder
 
 
@@ -50,8 +52,8 @@ def install(folder: Path, *names: str, script: str = "") -> None:
 
 def test_the_build_is_one_list_of_arguments(installed: Path) -> None:
     install(installed, "apptainer", script="echo '  --mksquashfs-args string   extra arguments'")
-    program = singularity.program()
-    command = singularity.build_command(
+    program = convert.program()
+    command = convert.build_command(
         program,
         "docker-daemon:sha256:abc",
         Path("/s/made.sif"),
@@ -81,8 +83,8 @@ def test_the_build_is_one_list_of_arguments(installed: Path) -> None:
 
 def test_an_old_singularity_is_not_told_how_to_compress(installed: Path) -> None:
     install(installed, "singularity")
-    command = singularity.build_command(
-        singularity.program(),
+    command = convert.build_command(
+        convert.program(),
         "docker-daemon:x",
         Path("/s/made.sif"),
         scratch=Path("/w"),
@@ -124,7 +126,7 @@ def fake_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_root_runs_ends_as_it_ends(fake_sudo: Path, tmp_path: Path) -> None:
     install(fake_sudo, "apptainer", script="echo broken as root >&2; exit 7")
     with pytest.raises(ServiceError, match="broken as root"):
-        singularity.convert(
+        convert.convert(
             "x:1",
             tmp_path / "out.sif",
             platform="linux/amd64",
@@ -152,7 +154,7 @@ def test_what_root_runs_ends_when_we_want_it_to(fake_sudo: Path, tmp_path: Path,
     thread.start()
     limit_s = 600 if why == "cancel" else 1.5
     with pytest.raises(Cancelled if why == "cancel" else LimitReached):
-        singularity.convert(
+        convert.convert(
             "x:1",
             tmp_path / "out.sif",
             platform="linux/amd64",
@@ -176,7 +178,7 @@ def test_sudo_is_nothing_when_already_root(
     user: int, asked: bool, needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    assert singularity.needs_sudo(site(singularity_sudo=asked)) is needed
+    assert convert.needs_sudo(site(singularity_sudo=asked)) is needed
 
 
 @pytest.mark.parametrize(
@@ -203,9 +205,9 @@ def test_sudo_is_nothing_when_already_root(
 def test_both_ways_compress_alike(
     keys: dict[str, Any], mksquashfs: str, tar2sqfs: tuple[str, ...]
 ) -> None:
-    assert singularity.mksquashfs_arguments(site(**keys)) == mksquashfs
+    assert convert.mksquashfs_arguments(site(**keys)) == mksquashfs
     command = streaming.squashfs_command(
-        Path("/s/x.squashfs"), singularity.level(site(**keys)), site(**keys)
+        Path("/s/x.squashfs"), convert.level(site(**keys)), site(**keys)
     )
     assert command.argv == (
         "tar2sqfs",
@@ -219,11 +221,11 @@ def test_both_ways_compress_alike(
 
 def test_either_name_of_the_program_will_do(installed: Path) -> None:
     with pytest.raises(ToolMissing, match="Neither apptainer nor singularity"):
-        singularity.program()
+        convert.program()
     install(installed, "singularity")
-    assert singularity.program() == str(installed / "singularity")
+    assert convert.program() == str(installed / "singularity")
     install(installed, "apptainer")
-    assert singularity.program() == str(installed / "apptainer")
+    assert convert.program() == str(installed / "apptainer")
 
 
 def test_missing_programs_for_streaming_are_named(installed: Path) -> None:
@@ -262,7 +264,7 @@ def test_without_the_tools_it_says_so_and_builds(installed: Path, tmp_path: Path
     lines: list[str] = []
     runner = FakeSingularity(b"no SIF at all")
     with pytest.raises(ConversionFailed, match="shorter than a header") as failure:
-        singularity.convert(
+        convert.convert(
             "sha256:abc",
             tmp_path / "out.sif",
             platform="linux/amd64",
@@ -280,7 +282,7 @@ def test_without_the_tools_it_says_so_and_builds(installed: Path, tmp_path: Path
 def test_what_streaming_cannot_compress_is_built(compressor: str, tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(ConversionFailed):
-        singularity.convert(
+        convert.convert(
             "x:1",
             tmp_path / "out.sif",
             platform="linux/amd64",
@@ -302,7 +304,7 @@ def test_a_failed_build_tells_its_last_line_and_what_to_do(
     output: str, hint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConversionFailed) as failure:
-        singularity.convert(
+        convert.convert(
             "x:1",
             tmp_path / "out.sif",
             platform="linux/amd64",
@@ -316,7 +318,7 @@ def test_a_failed_build_tells_its_last_line_and_what_to_do(
 def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     runner = FakeSingularity(None, "FATAL: write /x: no space left on device")
     with pytest.raises(NoSpace) as failure:
-        singularity.convert(
+        convert.convert(
             "x:1",
             tmp_path / "out.sif",
             platform="linux/amd64",
@@ -332,7 +334,7 @@ def test_a_daemon_that_is_not_on_a_socket_is_asked_for_an_archive(
     monkeypatch.setenv("DOCKER_HOST", "tcp://build-host:2376")
     runner = FakeSingularity(b"")
     with pytest.raises(ConversionFailed):
-        singularity.convert(
+        convert.convert(
             "x:1",
             tmp_path / "out.sif",
             platform="linux/amd64",

@@ -3,7 +3,7 @@
 import pytest
 
 from image_builder.errors import Misconfigured
-from image_builder.site_config import packages_of
+from image_builder.recipe.spack_yaml import packages_of
 
 
 @pytest.mark.parametrize("text", [None, "", "packages:\n", "repos: [a]\n", "packages: [a]\n"])

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from image_builder import slim
-from image_builder.request import parse_request
-from image_builder.slim import Report, SlimFailed
+from image_builder.recipe import slim
+from image_builder.recipe.slim import Report, SlimFailed
+from image_builder.request.parsing import parse_request
 from tests.unit.planning import base, described
 
 RECIPE = Path(slim.__file__).parent / "recipes" / "1"

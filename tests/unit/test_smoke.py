@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import pytest
 
-from image_builder import docker, smoke
+from image_builder.audit import smoke_test
+from image_builder.audit.smoke_test import run_smoke, smoke_command
+from image_builder.docker import daemon
 from image_builder.errors import CicError, ErrorCode, LimitReached
-from image_builder.process import CancelToken, Command, Completed, LineSink, ProcessFailed
-from image_builder.smoke import run_smoke, smoke_command
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, Completed, LineSink, ProcessFailed
 from tests.unit.planning import machine
 
 WORDS = ("python3", "--version")
@@ -84,7 +86,7 @@ def run(end: CicError | int) -> list[str]:
 def removed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The containers that were removed, in place of a daemon."""
     names: list[str] = []
-    monkeypatch.setattr(docker, "remove_container", names.append)
+    monkeypatch.setattr(daemon, "remove_container", names.append)
     return names
 
 
@@ -100,7 +102,7 @@ def test_a_command_that_works_says_what_it_says(removed: list[str]) -> None:
         (-9, ErrorCode.SMOKE_FAILED),
         (LimitReached("too long"), ErrorCode.SMOKE_FAILED),
         (LimitReached("too much", code=ErrorCode.LOG_TOO_LARGE), ErrorCode.LOG_TOO_LARGE),
-        (smoke.DOCKERS_OWN_FAILURE, ErrorCode.DOCKER_UNAVAILABLE),
+        (smoke_test.DOCKERS_OWN_FAILURE, ErrorCode.DOCKER_UNAVAILABLE),
     ],
 )
 def test_how_it_ends(end: CicError | int, code: ErrorCode, removed: list[str]) -> None:
@@ -113,6 +115,6 @@ def test_how_it_ends(end: CicError | int, code: ErrorCode, removed: list[str]) -
 
 
 def test_what_this_host_cannot_execute_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smoke.compilers, "host_warning", lambda target: "too new")
-    monkeypatch.setattr(smoke.compilers, "is_emulated", lambda target: False)
-    assert smoke.why_not_here("sha256:abc", machine()) == "too new"
+    monkeypatch.setattr(smoke_test.compilers, "host_warning", lambda target: "too new")
+    monkeypatch.setattr(smoke_test.compilers, "is_emulated", lambda target: False)
+    assert smoke_test.why_not_here("sha256:abc", machine()) == "too new"

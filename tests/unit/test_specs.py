@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from image_builder import specs
+from image_builder.spack import spec
 
 
 @pytest.mark.parametrize(
@@ -31,19 +31,19 @@ from image_builder import specs
     ],
 )
 def test_specs_that_are_fine(text: str) -> None:
-    assert specs.problem(text) is None
+    assert spec.problem(text) is None
 
 
 @pytest.mark.parametrize(
     "text", ["@1.2", "+mpi", "%gcc@12", "target=zen2", "^fftw~mpi", "+cuda cuda_arch=80"]
 )
 def test_bare_constraints_are_fine_where_a_name_is_not_needed(text: str) -> None:
-    assert specs.problem(text, named=False) is None
-    assert specs.problem(text) is not None
+    assert spec.problem(text, named=False) is None
+    assert spec.problem(text) is not None
 
 
 def test_nodes_of_a_spec() -> None:
-    root, compiler, mpi = specs.nodes(
+    root, compiler, mpi = spec.nodes(
         "hdf5@1.14+mpi~cxx api=v110 %gcc@12 ^[virtuals=mpi] openmpi@4.1:5 fabrics=ucx"
     )
     assert (root.sigil, root.name, root.version) == ("", "hdf5", "1.14")
@@ -58,7 +58,7 @@ def test_nodes_of_a_spec() -> None:
 
 
 def test_a_namespace_is_no_part_of_the_name() -> None:
-    assert [node.name for node in specs.nodes("builtin.hdf5 ^mine.mpich")] == ["hdf5", "mpich"]
+    assert [node.name for node in spec.nodes("builtin.hdf5 ^mine.mpich")] == ["hdf5", "mpich"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_namespace_is_no_part_of_the_name() -> None:
     ],
 )
 def test_versions_that_exclude_each_other(one: str, other: str, disjoint: bool) -> None:
-    assert specs.disjoint_versions(one, other) is disjoint
+    assert spec.disjoint_versions(one, other) is disjoint
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_versions_that_exclude_each_other(one: str, other: str, disjoint: bool) 
     ],
 )
 def test_targets_that_a_spec_allows(asked: str, target: str, allowed: bool) -> None:
-    assert specs.target_allows(asked, target) is allowed
+    assert spec.target_allows(asked, target) is allowed
 
 
 def test_targets_that_a_spec_asks_for() -> None:
-    assert specs.targets_of("a target=zen2 ^b arch=linux-debian12-haswell ^c") == [
+    assert spec.targets_of("a target=zen2 ^b arch=linux-debian12-haswell ^c") == [
         "zen2",
         "haswell",
     ]

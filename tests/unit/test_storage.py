@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from image_builder import storage
-from image_builder.images import open_images
 from image_builder.settings import BuildSettings, RegistrySettings
-from image_builder.storage import ImageRecord, ImageStore
+from image_builder.store import folder as store_folder
+from image_builder.store.folder import ImageStore
+from image_builder.store.image_store import open_images
+from image_builder.store.record import ImageRecord
 from tests.support.images_contract import *  # noqa: F403  the tests of the contract
 from tests.support.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
 
@@ -84,13 +85,13 @@ def test_a_list_does_not_read_again_what_did_not_change(
     publish(store, b"one")
     publish(store, b"two", record(OTHER_IDENTITY, "other.sif"))
     read: list[Path] = []
-    really_read = storage._read
+    really_read = store_folder._read
 
     def counted(path: Path) -> ImageRecord | None:
         read.append(path)
         return really_read(path)
 
-    monkeypatch.setattr(storage, "_read", counted)
+    monkeypatch.setattr(store_folder, "_read", counted)
     first = store.names()
     assert len(read) == 2 and store.names() == first and len(read) == 2
     publish(store, b"three", record(OTHER_IDENTITY, "other.sif"))
@@ -293,5 +294,5 @@ def test_machines_share_a_folder_that_both_name(tmp_path: Path) -> None:
 def test_storage_is_one_of_three_things(storage: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="must be folder, a path that begins with /"):
         BuildSettings(
-            tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1", storage=storage
+            tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1", storage=store_folder
         )

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from image_builder import tarfilter
-from image_builder.tarfilter import Broken, Filter, Report, Unfit
+from image_builder.sif import tar_filter
+from image_builder.sif.tar_filter import Broken, Filter, Report, Unfit
 
 FORMATS = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
 
@@ -256,9 +256,9 @@ def test_the_program_does_the_same_between_pipes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stream", "exit_code"),
     [
-        (b"", tarfilter.EXIT_BROKEN),
-        (tar([folder("a")])[:512], tarfilter.EXIT_BROKEN),
-        (tar([folder(".singularity.d")]), tarfilter.EXIT_UNFIT),
+        (b"", tar_filter.EXIT_BROKEN),
+        (tar([folder("a")])[:512], tar_filter.EXIT_BROKEN),
+        (tar([folder(".singularity.d")]), tar_filter.EXIT_UNFIT),
     ],
 )
 def test_the_program_says_which_kind_of_refusal_it_was(
@@ -275,7 +275,7 @@ def program(additions: Path, report: Path) -> list[str]:
         sys.executable,
         "-I",
         "-S",
-        tarfilter.__file__,
+        tar_filter.__file__,
         "--additions",
         str(additions),
         "--report",
@@ -387,7 +387,7 @@ def test_additions_do_not_climb_over_a_link_of_the_image() -> None:
 # --- what does not go through
 
 
-@pytest.mark.parametrize("name", sorted(tarfilter.RESERVED))
+@pytest.mark.parametrize("name", sorted(tar_filter.RESERVED))
 def test_an_image_that_holds_what_singularity_makes_is_refused(name: bytes) -> None:
     with pytest.raises(Unfit, match="already has"):
         filtered(tar([folder(name.decode())]))

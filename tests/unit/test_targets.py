@@ -5,8 +5,8 @@ from __future__ import annotations
 import archspec.cpu
 import pytest
 
-from image_builder import targets
-from image_builder.targets import (
+from image_builder.request import cpu_targets
+from image_builder.request.cpu_targets import (
     UnknownName,
     known_targets,
     nearest,
@@ -15,8 +15,8 @@ from image_builder.targets import (
     resolve,
 )
 
-PRODUCTS = targets.facts()["products"]
-FAMILIES = targets.facts()["families"]
+PRODUCTS = cpu_targets.facts()["products"]
+FAMILIES = cpu_targets.facts()["families"]
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
@@ -97,9 +97,9 @@ def test_near_names_are_of_the_platforms_family() -> None:
     with pytest.raises(UnknownName) as caught:
         resolve("power99", "linux/ppc64le")
     close = caught.value.hint.removeprefix("did you mean ").split("?")[0].split(" or ")
-    assert {archspec.cpu.TARGETS[targets.canonical_name(name)].family.name for name in close} == {
-        "ppc64le"
-    }
+    assert {
+        archspec.cpu.TARGETS[cpu_targets.canonical_name(name)].family.name for name in close
+    } == {"ppc64le"}
 
 
 def test_a_name_like_no_other_still_gets_a_hint() -> None:
@@ -139,7 +139,7 @@ def test_unknown_platforms(written: str, near: str) -> None:
 
 def test_the_data_file_holds_together() -> None:
     assert set(FAMILIES.values()) <= set(archspec.cpu.TARGETS)
-    assert set(targets.facts()["platform_aliases"].values()) <= set(FAMILIES)
+    assert set(cpu_targets.facts()["platform_aliases"].values()) <= set(FAMILIES)
     assert len(set(FAMILIES.values())) == len(FAMILIES), "a family has one platform"
 
 

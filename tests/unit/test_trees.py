@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import trees
 from image_builder.errors import Cancelled, NoSpace
-from image_builder.process import CancelToken
-from image_builder.trees import BadTree, Changed, Entry, Limits
+from image_builder.host.cancellation import CancelToken
+from image_builder.sources.git import trees
+from image_builder.sources.git.trees import BadTree, Changed, Entry, Limits
 from tests.support.git_repository import GitRepository
 
 PLENTY = Limits()

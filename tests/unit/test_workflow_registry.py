@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from image_builder.errors import Cancelled, ErrorCode, Misconfigured, NotFound, Unavailable
-from image_builder.gitremote import Network
-from image_builder.process import CancelToken
+from image_builder.host.cancellation import CancelToken
 from image_builder.settings import RepositorySettings
-from image_builder.workflow import StepRef, WorkflowRegistry
+from image_builder.sources.git.remote import Network
+from image_builder.sources.step import StepRef
+from image_builder.sources.workflow_registry import WorkflowRegistry
 from tests.support.git_repository import MINIMAL, GitHttpServer, GitRepository, git_daemon
 
 HOUR_S = 3600.0
@@ -132,7 +133,7 @@ def test_an_abbreviation_that_several_commits_share_is_refused(
     upstream: GitRepository, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "image_builder.gitversions.MIN_ABBREVIATION", 4
+        "image_builder.sources.git.revisions.MIN_ABBREVIATION", 4
     )  # two that share seven are hard to make
     upstream.git(
         "fast-import",

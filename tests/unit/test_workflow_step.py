@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from image_builder import workflow
 from image_builder.errors import BadDescription, Cancelled, NotFound, Unavailable
-from image_builder.process import CancelToken
+from image_builder.host.cancellation import CancelToken
 from image_builder.settings import RepositorySettings
-from image_builder.trees import Limits
-from image_builder.workflow import StepFiles, WorkflowRegistry, copy_local, local_step, read_folder
+from image_builder.sources import step
+from image_builder.sources.git.trees import Limits
+from image_builder.sources.local_step import copy_local, local_step, read_folder
+from image_builder.sources.step import StepFiles
+from image_builder.sources.workflow_registry import WorkflowRegistry
 from tests.support.git_repository import MINIMAL, GitRepository
 
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
@@ -416,4 +418,4 @@ def test_the_limits_are_the_site_s() -> None:
     settings = RepositorySettings(
         workflow_repository="https://example.org/r", step_max_files=7, step_max_bytes=9
     )
-    assert workflow.limits_of(settings) == Limits(max_files=7, max_bytes=9)
+    assert step.limits_of(settings) == Limits(max_files=7, max_bytes=9)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from image_builder.errors import ErrorCode, NoSpace
-from image_builder.workspace import Workspace, made_workspace, require_free_space
+from image_builder.host.workspace import Workspace, made_workspace, require_free_space
 
 
 def mode(path: Path) -> int:

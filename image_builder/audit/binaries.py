@@ -1,0 +1,111 @@
+"""The programs and libraries that were built, held against platform and target. Pure.
+
+The recipe's `inventory.py` makes the inventory inside the image; here it is judged. A wrong machine
+is a problem. An instruction that the target does not have is only told: libraries such as OpenBLAS
+hold code for several CPUs and choose when they run.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Any
+
+import archspec.cpu
+import yaml
+
+from image_builder.audit import elf
+from image_builder.audit.lock_audit import Check, Problem, Verdict
+from image_builder.recipe.stages import INSTALL_TREES
+
+
+def inventory_program(recipe_version: str) -> tuple[str, ...]:
+    """What is run in an image to list what was built there: it prints what `audit_files` reads."""
+    script = (
+        resources.files("image_builder")
+        .joinpath(f"recipes/{recipe_version}/inventory.py")
+        .read_text("utf-8")
+    )
+    return ("python3", "-c", script, *INSTALL_TREES)
+
+
+class UnreadableInventory(ValueError):
+    """The text is not what the recipe's `inventory.py` prints."""
+
+
+def audit_files(verdict: Verdict, inventory: str, *, platform: str, target: str) -> Verdict:
+    """`verdict`, and what the files that were built add to it. Raises `UnreadableInventory`."""
+    try:
+        content: dict[str, Any] = json.loads(inventory)
+        files = [(str(path), bytes.fromhex(start)) for path, start in content["files"]]
+        sampled = {
+            str(path): frozenset(map(str, kinds)) for path, kinds in content["instructions"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableInventory(f"the inventory cannot be read: {error}") from error
+    problems = [
+        Problem(
+            check="files",
+            node=misfit.path,
+            message=f"{misfit.path} is for {misfit.header}, not {platform}",
+        )
+        for misfit in elf.misfits(files, platform)
+    ]
+    checks = [
+        Check(
+            name="files",
+            expected=platform,
+            ok=not problems,
+            found=f"{len(files) - len(problems)} of {len(files)} programs and libraries",
+        )
+    ]
+    if sampled:
+        checks.append(_instructions(sampled, target))
+    return Verdict(checks=(*verdict.checks, *checks), problems=(*verdict.problems, *problems))
+
+
+def features_of(instructions: Iterable[str], family: str) -> frozenset[str]:
+    """The CPU features that some instructions (and marks of registers) need, as archspec calls
+    them.
+    """
+    table = _table().get(family, {})
+    patterns = [(pattern, feature) for pattern, feature in table.items() if pattern.endswith("*")]
+    return frozenset(
+        feature
+        for kind in instructions
+        for feature in [
+            table.get(kind),
+            *(feature for pattern, feature in patterns if fnmatch.fnmatchcase(kind, pattern)),
+        ]
+        if feature
+    )
+
+
+def _instructions(sampled: Mapping[str, frozenset[str]], target: str) -> Check:
+    cpu = archspec.cpu.TARGETS[target]
+    used = {path: features_of(kinds, cpu.family.name) for path, kinds in sampled.items()}
+    beyond = {
+        path: features - cpu.features for path, features in used.items() if features - cpu.features
+    }
+    found = f"{len(sampled)} files sampled, using {_words(frozenset().union(*used.values()) & cpu.features)}"
+    if beyond:
+        path = min(beyond)
+        found += (
+            f"; {len(beyond)} hold more than {target} has, to be chosen at run time: "
+            f"{path} ({_words(beyond[path])})"
+        )
+    return Check(name="instructions", expected=f"for {target}", found=found, ok=True)
+
+
+def _words(features: Iterable[str]) -> str:
+    return " ".join(sorted(features)) or "none beyond the family's"
+
+
+@functools.cache
+def _table() -> Mapping[str, Mapping[str, str]]:
+    text = resources.files("image_builder").joinpath("data/instructions.yaml").read_text("utf-8")
+    loaded: dict[str, dict[str, str]] = yaml.safe_load(text)
+    return loaded

@@ -1,0 +1,119 @@
+"""The step's own word on whether its image works: the description's smoke command, run in the
+finished image.
+
+It runs as a user of the image would run it: by an ordinary user, through the entry point, in the
+step's folder, on a file system that cannot be written to but for `/tmp`. It has no network, no
+rights, and limited memory and processes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from image_builder.docker import daemon
+from image_builder.docker.daemon import BaseImageUnavailable
+from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached, Unavailable
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, LineSink, ProcessFailed, Runner
+from image_builder.request import host_cpu
+from image_builder.request.build_request import Machine
+
+ORDINARY_USER = "1000:1000"
+MEMORY_BYTES = 4 * 1024**3
+MAX_PROCESSES = 1024
+EXCERPT_LINES = 20
+DOCKERS_OWN_FAILURE = 125
+"""What `docker run` ends with when there was no container to run."""
+
+
+def smoke_command(
+    image: str, words: Sequence[str], *, name: str, platform: str, step_id: str, timeout_s: float
+) -> Command:
+    """The `docker run` of a description's smoke command; the words stand behind the image and are
+    no options.
+    """
+    return Command(
+        name="smoke command",
+        timeout_s=timeout_s,
+        argv=(
+            "docker",
+            "run",
+            f"--name={name}",
+            f"--platform={platform}",
+            "--network=none",
+            f"--user={ORDINARY_USER}",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+            f"--memory={MEMORY_BYTES}",
+            f"--pids-limit={MAX_PROCESSES}",
+            "--read-only",
+            "--tmpfs=/tmp:rw,exec,mode=1777",
+            "--env=HOME=/tmp",
+            f"--workdir=/{step_id}",
+            image,
+            *words,
+        ),
+    )
+
+
+def why_not_here(image: str, machine: Machine) -> str:
+    """Why this host cannot run what is in the image; empty when it can."""
+    warning = host_cpu.host_warning(machine.target)
+    if warning is not None and not host_cpu.is_emulated(machine.target):
+        return warning
+    try:
+        daemon.run_probe(image, machine.platform, ("/bin/sh", "-c", ":"))
+    except BaseImageUnavailable as error:
+        return error.message
+    return ""
+
+
+def run_smoke(
+    image: str,
+    words: Sequence[str],
+    *,
+    machine: Machine,
+    step_id: str,
+    timeout_s: float,
+    runner: Runner,
+    on_line: LineSink,
+    cancel: CancelToken,
+) -> None:
+    """Run the smoke command to its end. Raises `BuildFailed` (`SMOKE_FAILED`) when it fails or
+    takes too long.
+    """
+    name = f"cic-smoke-{uuid.uuid4().hex}"
+    command = smoke_command(
+        image, words, name=name, platform=machine.platform, step_id=step_id, timeout_s=timeout_s
+    )
+    lines: list[str] = []
+
+    def hear(line: str) -> None:
+        lines.append(line)
+        del lines[:-EXCERPT_LINES]
+        on_line(line)
+
+    try:
+        runner(command, on_line=hear, cancel=cancel)
+    except ProcessFailed as error:
+        if error.exit_code == DOCKERS_OWN_FAILURE:
+            raise Unavailable(
+                f"The smoke command could not be started: {error.message}",
+                code=ErrorCode.DOCKER_UNAVAILABLE,
+            ) from error
+        raise _failed(error, lines) from error
+    except LimitReached as error:
+        raise (_failed(error, lines) if error.code is ErrorCode.TIMEOUT else error) from error
+    finally:
+        daemon.remove_container(name)
+
+
+def _failed(error: CicError, lines: Sequence[str]) -> BuildFailed:
+    return BuildFailed(
+        f"The description's smoke command failed: {error.message}",
+        code=ErrorCode.SMOKE_FAILED,
+        step="smoke",
+        excerpt=lines,
+        hint="It is run by an ordinary user, without network, and may write in /tmp alone.",
+    )

@@ -1,0 +1,235 @@
+"""Where build hosts share built packages: a folder, or a repository of an OCI registry.
+
+A place only keeps: whether an entry is sound, and who signed it, is for `exchange` to see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from image_builder.build.buildcache.mirror import MirrorTool, PackageEntry
+from image_builder.errors import ServiceError
+from image_builder.host.cancellation import CancelToken
+from image_builder.settings import ORAS, BuildSettings, RegistrySettings
+from image_builder.store.image_store import open_repository
+from image_builder.store.oci_client import MANIFEST, Manifest, OciRepository, RegistryUnavailable
+
+CONFIG = "application/vnd.cic.package.v1+json"
+FILE_LAYER = "application/octet-stream"
+TITLE, SIGNATURE = "org.opencontainers.image.title", "cic.signature"
+READERS = 4
+CHUNK_BYTES = 1024**2
+
+_IN_MOUNTS = "in cache mounts of the builder, whose garbage collection removes idle ones (dockerd: builder.gc)"
+_MIRROR_PATH = re.compile(r"(?:build_cache|blobs|v3)(?:/[A-Za-z0-9_+@=,-][A-Za-z0-9_.+@=,-]*)+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class PackagePlace(Protocol):
+    """The built packages of one cache. Raises `Unavailable`, `ProcessFailed` or `OSError` when it
+    is away.
+    """
+
+    def held(self, wanted: Collection[str]) -> set[str]:
+        """Which of these packages the place calls its content: some may be broken."""
+
+    def offer(self, nodes: Collection[str]) -> Path:
+        """A mirror with these packages of what was found held last."""
+
+    def signature(self, entry: PackageEntry) -> str | None:
+        """What an entry of the last offer was signed with."""
+
+    def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
+        """Publish entries of a mirror with their signatures, each in one step. What is there
+        already stays.
+        """
+
+    def put_aside(self, nodes: Collection[str]) -> None:
+        """Let packages of the last offer be published anew."""
+
+
+def described(build: BuildSettings, registry: RegistrySettings) -> str:
+    """Where builds share packages, and what removes them there. Raises `ServiceError` when that
+    place is away.
+    """
+    if build.spack_cache == "none":
+        return "builds share no packages (spack_cache)"
+    if build.spack_cache == "mount":
+        return _IN_MOUNTS
+    if build.spack_cache.startswith(ORAS):
+        open_repository(build.spack_cache, build, registry).manifest("cic-spack")
+    elif not _may_be_made(Path(build.spack_cache)):
+        raise ServiceError(
+            f"Nothing can be written to {build.spack_cache}, so no packages are shared there.",
+            hint="Let the service's user write there, or name another place in spack_cache.",
+        )
+    return f"in {build.spack_cache}, where the service removes nothing, and {_IN_MOUNTS}"
+
+
+def _may_be_made(folder: Path) -> bool:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
+
+
+class FolderPlace:
+    """A folder laid out as a cache mount is (`packages.py` tells), with signatures beside the
+    mirror.
+
+    signatures/<package>-<sha256 of the file that names it>
+    """
+
+    def __init__(self, folder: Path, tool: MirrorTool) -> None:
+        self._folder, self._tool = folder, tool
+
+    def held(self, wanted: Collection[str]) -> set[str]:
+        return set(self._tool.entries(self._folder / "shared", wanted))
+
+    def offer(self, nodes: Collection[str]) -> Path:
+        return self._folder / "shared"
+
+    def signature(self, entry: PackageEntry) -> str | None:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return self._signature_file(entry).read_text("ascii")
+        return None
+
+    def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
+        for entry, signature in entries.items():
+            if signature is not None:
+                path = self._signature_file(entry)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_name(f".{secrets.token_hex(8)}")
+                temporary.write_text(signature, "ascii")
+                temporary.replace(path)
+        self._tool.copy(mirror, self._folder, [entry.node for entry in entries])
+
+    def put_aside(self, nodes: Collection[str]) -> None:
+        self._tool.put_aside(self._folder, nodes)
+
+    def _signature_file(self, entry: PackageEntry) -> Path:
+        return self._folder / "signatures" / f"{entry.node}-{entry.spec_sha256}"
+
+
+class RegistryPlace:
+    """A repository in which every package is an artifact: tag `<cache>.<package>`, a layer for each
+    file.
+
+    A tag moves in one step, and its blobs are there before. Two hosts that publish the same package
+    at the same moment both publish a whole one, and the later one is found. What is put aside gets
+    a tag of its own, `aside.…`; nothing is deleted here.
+    """
+
+    def __init__(
+        self, repository: OciRepository, cache: str, *, scratch: Path, cancel: CancelToken
+    ) -> None:
+        self._repository, self._cache, self._cancel = repository, cache, cancel
+        self._mirror = scratch / "offered"
+        self._held: dict[str, Manifest] = {}
+        self._refused: set[str] = set()
+
+    def held(self, wanted: Collection[str]) -> set[str]:
+        nodes = sorted(wanted)
+        with ThreadPoolExecutor(READERS) as pool:
+            manifests = list(pool.map(self._manifest, nodes))
+        self._held = {
+            node: found for node, found in zip(nodes, manifests, strict=True) if found is not None
+        }
+        return set(self._held)
+
+    def offer(self, nodes: Collection[str]) -> Path:
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(self._download, nodes))
+        return self._mirror
+
+    def signature(self, entry: PackageEntry) -> str | None:
+        said = _annotations(self._held[entry.node].content).get(SIGNATURE)
+        return said if isinstance(said, str) else None
+
+    def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
+        for entry, signature in entries.items():
+            self._cancel.check()
+            there = self._repository.manifest(self._tag(entry.node))
+            if there is None or there.digest in self._refused:
+                self._upload(mirror, entry, signature)
+
+    def put_aside(self, nodes: Collection[str]) -> None:
+        for node in nodes:
+            manifest = self._held[node]
+            self._refused.add(manifest.digest)
+            with contextlib.suppress(RegistryUnavailable):  # it need not take what has lost a blob
+                self._repository.put_manifest(
+                    f"aside.{self._tag(node)}.{manifest.digest[-12:]}", manifest.content
+                )
+
+    def _upload(self, mirror: Path, entry: PackageEntry, signature: str | None) -> None:
+        layers = [
+            {
+                "mediaType": FILE_LAYER,
+                "annotations": {TITLE: path},
+                **self._repository.put_file(mirror / path, sha256),
+            }
+            for path, sha256 in (*entry.files, (entry.spec_file, entry.spec_sha256))
+        ]
+        self._repository.put_manifest(
+            self._tag(entry.node),
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "layers": layers,
+                "config": {"mediaType": CONFIG, **self._repository.put_blob(b"{}")},
+                "annotations": {SIGNATURE: signature} if signature is not None else {},
+            },
+        )
+
+    def _manifest(self, node: str) -> Manifest | None:
+        self._cancel.check()
+        return self._repository.manifest(self._tag(node))
+
+    def _download(self, node: str) -> None:
+        """Put a held package's files into the mirror: those that are what they are called."""
+        for path, sha256 in _files(self._held[node]):
+            with contextlib.suppress(FileNotFoundError):
+                self._download_file(path, sha256)
+
+    def _download_file(self, path: str, sha256: str) -> None:
+        target = self._mirror / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary, digest = target.with_name(f".{secrets.token_hex(8)}"), hashlib.sha256()
+        with self._repository.blob(f"sha256:{sha256}") as body, temporary.open("xb") as file:
+            while chunk := body.read(CHUNK_BYTES):
+                self._cancel.check()
+                digest.update(chunk)
+                file.write(chunk)
+        if digest.hexdigest() == sha256:
+            temporary.replace(target)
+
+    def _tag(self, node: str) -> str:
+        return f"{self._cache}.{node}"
+
+
+def _files(manifest: Manifest) -> list[tuple[str, str]]:
+    """The paths in a mirror that a manifest names, with their sha256; what cannot be one is left
+    out.
+    """
+    layers = manifest.content.get("layers")
+    found = []
+    for layer in layers if isinstance(layers, list) else ():
+        path = _annotations(layer).get(TITLE) if isinstance(layer, dict) else None
+        sha256 = (
+            str(layer.get("digest", "")).removeprefix("sha256:") if isinstance(layer, dict) else ""
+        )
+        if isinstance(path, str) and _MIRROR_PATH.fullmatch(path) and _SHA256.fullmatch(sha256):
+            found.append((path, sha256))
+    return found
+
+
+def _annotations(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = content.get("annotations")
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,54 @@
+"""The log of one build."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from image_builder.errors import (
+    ErrorCode,
+    LimitReached,
+)
+from image_builder.observer import Observer
+from image_builder.spack.install_progress import InstallProgress
+
+RECENT_LINES = 20_000
+
+
+class BuildLog:
+    """Hands the lines of a build on, counts them, and remembers the last ones to find the cause of
+    a failure.
+    """
+
+    def __init__(self, observer: Observer, max_bytes: int) -> None:
+        self._observer = observer
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._install: InstallProgress | None = None
+        self._lines: deque[str] = deque(maxlen=RECENT_LINES)
+
+    @property
+    def recent(self) -> tuple[str, ...]:
+        """The last lines of the present command."""
+        return tuple(self._lines)
+
+    def begin(self, command: str) -> None:
+        """A new command begins: what came before says nothing of its failure."""
+        self._lines.clear()
+        self._observer.line(f"$ {command}")
+
+    def follow_install(self, total: int) -> None:
+        """From here on, Spack's lines tell how many of `total` packages are installed."""
+        self._install = InstallProgress(total) if total else None
+
+    def line(self, text: str) -> None:
+        """Hear one line. Raises `LimitReached` when the log grows beyond its limit."""
+        self._lines.append(text)
+        self._bytes += len(text) + 1
+        if self._bytes > self._max_bytes:
+            raise LimitReached(
+                f"The build wrote more than {self._max_bytes} bytes of log and was ended.",
+                code=ErrorCode.LOG_TOO_LARGE,
+            )
+        self._observer.line(text)
+        if self._install is not None and (progress := self._install.heard(text)):
+            self._observer.progress(*progress)

@@ -1,0 +1,183 @@
+"""The base image of a build: its digest, and what it contains."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+
+from image_builder.docker.daemon import (
+    BaseImageUnavailable,
+    daemon,
+    first_line,
+    image_config,
+    local_image,
+    run_probe,
+)
+from image_builder.docker.registry import auth_config, repository_of
+from image_builder.errors import CicError
+from image_builder.settings import RegistrySettings
+
+
+def resolve_base(
+    reference: str, platform: str, registry: RegistrySettings, *, local: bool = True
+) -> tuple[str, str]:
+    """What `FROM` has to name so that it means exactly this image, and the image's digest.
+
+    An image that exists in the daemon alone has no registry digest: it gets a tag that holds its
+    content's id. `local` False is for builders that do not see the daemon's images. Raises
+    `BaseImageUnavailable`.
+    """
+    with daemon() as client:
+        image = local_image(client, reference) if local else None
+        if image is not None and not image.attrs.get("RepoDigests"):
+            _require_platform(image, reference, platform)
+            return _pinned_tag(image, reference), image.id
+        repository = repository_of(reference)
+        try:
+            digest = client.images.get_registry_data(
+                reference, auth_config=auth_config(reference, registry)
+            ).id
+            return f"{repository}@{digest}", digest
+        except docker.errors.APIError as error:
+            if image is None:
+                raise BaseImageUnavailable(
+                    f"The base image {reference} cannot be had: {first_line(error)}",
+                    hint="Check build_cfg['base_image'], or make the image on this host.",
+                ) from error
+        _require_platform(image, reference, platform)
+        return _pinned_tag(image, reference), image.id
+
+
+def _require_platform(image: Any, reference: str, platform: str) -> None:
+    own = f"{image.attrs.get('Os', 'linux')}/{image.attrs.get('Architecture', '')}"
+    if own != platform:
+        raise BaseImageUnavailable(
+            f"The base image {reference} is for {own}, and the request is for {platform}.",
+            hint="Let build_cfg['base_image'] hold {platform}, or map platforms to images.",
+        )
+
+
+def _pinned_tag(image: Any, reference: str) -> str:
+    repository = repository_of(reference)
+    tag = image.id.removeprefix("sha256:")
+    pinned = f"{repository}:{tag}"
+    if pinned not in image.tags:
+        image.tag(repository, tag=tag)
+    return pinned
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseFacts:
+    """What the planner has to know of a base image; a None was not found out, or is not there."""
+
+    reference: str
+    digest: str | None
+    platform: str
+    os_id: str
+    os_version: str
+    spack_version: tuple[int, ...] | None
+    compilers: Mapping[str, str]
+    python: str | None
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The environment that its containers start with."""
+    folder: str = ""
+    """Where its containers start."""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+QUESTIONS = 3
+"""The number of what is asked below: answers to fewer questions are not used any more."""
+_SCRIPT = """
+. /etc/os-release 2>/dev/null; echo "os=$ID"; echo "os_version=$VERSION_ID"
+for c in gcc clang; do command -v $c >/dev/null 2>&1 && echo "compiler=$c:$($c -dumpfullversion -dumpversion)"; done
+command -v python3 >/dev/null 2>&1 && echo "python=$(python3 -c 'import platform; print(platform.python_version())')"
+for s in "$(command -v spack)" "$SPACK_ROOT/bin/spack" /opt/spack/bin/spack /spack/bin/spack; do
+  [ -x "$s" ] && { echo "spack=$("$s" --version 2>/dev/null)"; break; }
+done
+tr '\\0\\n' '\\n ' </proc/self/environ | sed 's/^/variable=/'
+"""
+_VERSION = re.compile(r"\d+(?:\.\d+)+")
+
+
+def probe_base(reference: str, digest: str | None, platform: str, cache: Path) -> BaseFacts:
+    """What the base image holds. `cache` is a folder; an image that cannot run here gives facts
+    that say little.
+    """
+    remembered = (
+        cache / f"{(digest or '').replace(':', '-')}_{platform.replace('/', '-')}_{QUESTIONS}.txt"
+    )
+    if digest and remembered.is_file():
+        output = json.loads(remembered.read_text("utf-8"))
+    else:
+        output = run_probe(reference, platform, ("/bin/sh", "-c", _SCRIPT))
+        output += f"\nconfig={json.dumps(image_config(reference))}\n"
+        if digest:
+            cache.mkdir(parents=True, exist_ok=True)
+            aside = remembered.with_suffix(f".{id(output)}.tmp")
+            aside.write_text(json.dumps(output), "utf-8")
+            aside.replace(remembered)
+    return _facts(output, reference, digest, platform)
+
+
+def unprobed_base(reference: str, digest: str | None, platform: str) -> BaseFacts:
+    """What the reference alone tells: `spack_base:0.19.2` names its Spack."""
+    tag = reference.split("@")[0].rsplit(":", 1)[-1]
+    named = _VERSION.match(tag) if "spack" in reference else None
+    return BaseFacts(
+        reference=reference,
+        digest=digest,
+        platform=platform,
+        os_id="",
+        os_version="",
+        spack_version=_numbers(named.group()) if named else None,
+        compilers={},
+        python=None,
+    )
+
+
+def facts_or_guess(
+    reference: str, digest: str | None, platform: str, cache: Path
+) -> tuple[BaseFacts, str]:
+    """The facts, and a warning where they had to be guessed."""
+    try:
+        return probe_base(reference, digest, platform, cache), ""
+    except CicError as error:
+        return unprobed_base(
+            reference, digest, platform
+        ), f"What the base image holds is not known: {error.message}"
+
+
+def _facts(output: str, reference: str, digest: str | None, platform: str) -> BaseFacts:
+    pairs = [line.split("=", 1) for line in output.splitlines() if "=" in line]
+    single = {key: value for key, value in pairs if key not in ("compiler", "variable")}
+    variables = dict(
+        value.split("=", 1) for key, value in pairs if key == "variable" and "=" in value
+    )
+    compilers = dict(
+        value.split(":", 1) for key, value in pairs if key == "compiler" and ":" in value
+    )
+    spack = _VERSION.search(single.get("spack", ""))
+    config = json.loads(single["config"])
+    return BaseFacts(
+        reference=reference,
+        digest=digest,
+        platform=platform,
+        os_id=single.get("os", ""),
+        os_version=single.get("os_version", ""),
+        spack_version=_numbers(spack.group()) if spack else None,
+        compilers=compilers,
+        python=single.get("python") or None,
+        variables=variables,
+        folder=config.get("WorkingDir") or "",
+        labels=config.get("Labels") or {},
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

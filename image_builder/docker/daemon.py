@@ -1,0 +1,300 @@
+"""Questions to the Docker daemon and the image registry, and the buildx calls.
+
+Questions go through the Docker SDK; images are built with `docker buildx`, and pushed with `docker
+push`. Every command's arguments are made in one function and run in another. Credentials pass to
+the daemon over its socket, or lie in a build's own DOCKER_CONFIG.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import ipaddress
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+from docker.utils import parse_repository_tag
+
+from image_builder.errors import CicError, ErrorCode, ServiceError, Unavailable
+
+IDENTITY_LABEL = "cic.identity"
+WORKFLOW_LABEL = "cic.workflow"
+BASE_NAME = "BASE"
+DAEMON_TIMEOUT_S = 60
+PROBE_TIMEOUT_S = 120
+TAR_MARGIN_BYTES = 64 * 1024
+
+
+class BaseImageUnavailable(Unavailable):
+    """The base image is neither here nor in its registry."""
+
+    code = ErrorCode.BASE_IMAGE_UNAVAILABLE
+
+
+@contextlib.contextmanager
+def daemon(timeout_s: float = DAEMON_TIMEOUT_S) -> Iterator[docker.DockerClient]:
+    """A client of the Docker daemon. A daemon that does not answer is `Unavailable`."""
+    try:
+        client = docker.from_env(timeout=int(timeout_s))
+    except docker.errors.DockerException as error:
+        raise _no_daemon(error) from error
+    try:
+        yield client
+    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+        raise _no_daemon(error) from error
+    finally:
+        client.close()
+
+
+def _no_daemon(error: Exception) -> Unavailable:
+    return Unavailable(
+        f"The Docker daemon does not answer: {first_line(error)}",
+        hint="Start it, and check that this user may use its socket.",
+        code=ErrorCode.DOCKER_UNAVAILABLE,
+    )
+
+
+def first_line(error: Exception) -> str:
+    text = str(getattr(error, "explanation", None) or error)
+    return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
+
+
+def local_image(client: docker.DockerClient, reference: str) -> Any | None:
+    try:
+        return client.images.get(reference)
+    except docker.errors.ImageNotFound:
+        return None
+    except docker.errors.APIError as error:
+        raise BaseImageUnavailable(
+            f"The base image {reference!r} cannot be looked up: {first_line(error)}"
+        ) from error
+
+
+def run_probe(
+    reference: str, platform: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S
+) -> str:
+    """What a program prints in a container of the image, which has no network, no rights and little
+    memory.
+
+    Raises `BaseImageUnavailable` when the image cannot run it here.
+    """
+    return _run(reference, program, timeout_s=timeout_s, platform=platform, network_mode="none")
+
+
+def _run(reference: str, program: Sequence[str], *, timeout_s: float, **options: Any) -> str:
+    with daemon(timeout_s) as client:
+        try:
+            output: bytes = client.containers.run(
+                reference,
+                list(program[1:]),
+                entrypoint=program[0],
+                remove=True,
+                mem_limit="1g",
+                pids_limit=256,
+                cap_drop=["ALL"],
+                stdout=True,
+                stderr=False,
+                **options,
+            )
+        except docker.errors.DockerException as error:
+            raise BaseImageUnavailable(
+                f"The image {reference} does not run here: {first_line(error)}"
+            ) from error
+    return output.decode("utf-8", "replace")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bridge:
+    """The network of build steps, and of containers that name no other: its interface and this
+    host's address on it.
+    """
+
+    interface: str
+    gateway: str
+
+
+def default_bridge() -> Bridge:
+    """Docker's default bridge. Raises `Unavailable`, or `ServiceError` for a daemon without one."""
+    with daemon() as client:
+        try:
+            attributes = client.networks.get("bridge").attrs
+        except docker.errors.APIError as error:
+            raise ServiceError(f"Docker has no default bridge: {first_line(error)}") from error
+    gateways = [
+        entry.get("Gateway")
+        or str(ipaddress.ip_network(entry["Subnet"])[1])  # 20.10 leaves out the usual one
+        for entry in attributes["IPAM"]["Config"]
+        if "." in entry.get("Subnet", "")
+    ]
+    if not gateways:
+        raise ServiceError("Docker's default bridge has no address.")
+    return Bridge(
+        interface=attributes["Options"].get("com.docker.network.bridge.name", "docker0"),
+        gateway=gateways[0],
+    )
+
+
+def server_version() -> str:
+    """The daemon's version, such as 26.1.5."""
+    with daemon() as client:
+        return str(client.version()["Version"])
+
+
+def run_on_bridge(
+    reference: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S
+) -> str:
+    """What a program prints in a container that is on the default bridge, as a build step is.
+    Nothing is pulled.
+    """
+    with daemon() as client:
+        if local_image(client, reference) is None:
+            raise BaseImageUnavailable(f"The image {reference} is not on this machine.")
+    return _run(reference, program, timeout_s=timeout_s, network_mode="bridge")
+
+
+def find_by_identity(identity: str, *, named: bool = False) -> str | None:
+    """The id of an image in the daemon that was built with this identity; with `named` one that has
+    a name, too.
+    """
+    with daemon() as client:
+        found = client.images.list(filters={"label": f"{IDENTITY_LABEL}={identity}"})
+    passed = sorted(
+        (image for image in found if image.tags or not named), key=lambda image: not image.tags
+    )
+    return str(passed[0].id) if passed else None
+
+
+def image_bytes(image: str) -> int | None:
+    """How large an image in the daemon is, unpacked; None when there is no such image."""
+    with daemon() as client:
+        try:
+            return int(client.images.get(image).attrs["Size"])
+        except docker.errors.ImageNotFound:
+            return None
+
+
+def image_layers(image: str) -> tuple[str, ...]:
+    """The digests of an image's unpacked layers; empty when there is no such image in the daemon."""
+    with daemon() as client:
+        try:
+            return tuple(client.images.get(image).attrs["RootFS"].get("Layers") or ())
+        except docker.errors.ImageNotFound:
+            return ()
+
+
+def image_labels(image: str) -> dict[str, str]:
+    """The labels of an image in the daemon; empty when there is no such image."""
+    return dict(image_config(image).get("Labels") or {})
+
+
+def image_config(image: str) -> Mapping[str, Any]:
+    """What an image in the daemon says of its containers (`WorkingDir`, ...); empty when there is
+    no such image.
+    """
+    with daemon() as client:
+        try:
+            return dict(client.images.get(image).attrs.get("Config") or {})
+        except docker.errors.ImageNotFound:
+            return {}
+
+
+def read_file(image: str, path: str, max_bytes: int) -> str | None:
+    """A text file of an image; None when it is not there, no plain file, or larger than
+    `max_bytes`.
+    """
+    with daemon() as client:
+        container = client.api.create_container(image, command=["true"], entrypoint=[])
+        try:
+            chunks, _ = client.api.get_archive(container["Id"], path)
+            packed = io.BytesIO()
+            for chunk in chunks:
+                packed.write(chunk)
+                if packed.tell() > max_bytes + TAR_MARGIN_BYTES:
+                    return None
+        except docker.errors.NotFound:
+            return None
+        finally:
+            client.api.remove_container(container["Id"], force=True)
+    packed.seek(0)
+    with tarfile.open(fileobj=packed) as archive:
+        member = archive.next()
+        file = archive.extractfile(member) if member is not None and member.isreg() else None
+        return file.read().decode("utf-8", "replace") if file is not None else None
+
+
+def tag_image(image: str, image_id: str) -> None:
+    """Give the built image its name. Only what passed every check gets one."""
+    repository, tag = parse_repository_tag(image_id)
+    with daemon() as client:
+        client.images.get(image).tag(repository, tag=tag)
+
+
+def remove_image(image: str) -> None:
+    """Remove an image that did not pass; one that is gone or in use is left alone."""
+    with contextlib.suppress(CicError, docker.errors.APIError), daemon() as client:
+        client.images.remove(image)
+
+
+def remove_container(name: str) -> None:
+    """End and remove a container; one that is gone is no matter."""
+    with contextlib.suppress(CicError, docker.errors.APIError), daemon() as client:
+        client.api.remove_container(name, force=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DaemonImage:
+    """An image in the daemon that this service, or another one with the same daemon, made."""
+
+    id: str
+    identity: str
+    names: tuple[str, ...]
+    digests: tuple[str, ...]
+    size_bytes: int
+    """With layers that other images share."""
+    created_at: float
+    """In seconds since 1970; it may be that of an equal image which was made earlier."""
+    is_base: bool
+
+
+def made_images() -> list[DaemonImage]:
+    """The images in the daemon that were built here."""
+    with daemon() as client:
+        found = client.api.images(filters={"label": [IDENTITY_LABEL]})
+    return [
+        DaemonImage(
+            id=image["Id"],
+            identity=image["Labels"][IDENTITY_LABEL],
+            names=_without_none(image.get("RepoTags")),
+            digests=_without_none(image.get("RepoDigests")),
+            size_bytes=image["Size"],
+            created_at=image["Created"],
+            is_base=image["Labels"].get(WORKFLOW_LABEL) == BASE_NAME,
+        )
+        for image in found
+    ]
+
+
+def _without_none(references: Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(reference for reference in references or () if "<none>" not in reference)
+
+
+def remove_made_image(image: DaemonImage) -> bool:
+    """Remove an image with all its names. False, and nothing is done, while a container is made of
+    it.
+    """
+    with daemon() as client:
+        if client.api.containers(all=True, filters={"ancestor": image.id}):
+            return False
+        for reference in (*image.names, *image.digests, image.id):
+            try:
+                client.api.remove_image(reference)
+            except docker.errors.ImageNotFound:
+                continue
+            except docker.errors.APIError:
+                return False
+    return True

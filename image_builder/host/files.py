@@ -1,0 +1,29 @@
+"""Files of this machine: digests and sizes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import BinaryIO
+
+_CHUNK_BYTES = 1024**2
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """The sha256 of a file from where it is open."""
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def bytes_of(path: Path) -> int:
+    """The size of a file, or of all in a folder; what is gone has none."""
+    with contextlib.suppress(FileNotFoundError):
+        return (
+            path.stat().st_size
+            if not path.is_dir()
+            else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        )
+    return 0

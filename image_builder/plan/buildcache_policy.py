@@ -1,0 +1,63 @@
+"""Which builds share built packages, and the cache in which they do. Pure.
+
+The cache is a BuildKit cache mount of the install step. A package's hash in Spack does not say
+everything that its binary depends on; the mount's name says the rest. Whoever can run code of their
+own in the install step could write into the cache what others install, so a build whose specs could
+do that sees no cache.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from image_builder.recipe.environment import Environment
+
+FIRST_RELEASE = (0, 19)
+"""The first Spack for which packages are shared."""
+FIRST_PUSHING = (0, 22)
+"""The first Spack that pushes each package by itself as it is finished."""
+_FLAGS = ("cflags", "cxxflags", "fflags", "cppflags", "ldflags", "ldlibs")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:,+/@=-]*\Z")
+_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_EXTERNAL_KEYS = {"spec", "prefix"}
+
+
+def pushes_by_itself(spack_version: tuple[int, ...] | None) -> bool:
+    """Whether a Spack needs no help of the recipe to push packages as they are finished."""
+    return spack_version is not None and spack_version >= FIRST_PUSHING
+
+
+def why_not_shared(
+    environment: Environment, lock: Mapping[str, Any], spack_version: tuple[int, ...] | None
+) -> str | None:
+    """Why a build of `lock` takes no part in the cache; None when it does."""
+    if spack_version is None or spack_version < FIRST_RELEASE:
+        return f"the base image has no Spack from {'.'.join(map(str, FIRST_RELEASE))} on"
+    for name, fields in ((environment.spack or {}).get("packages") or {}).items():
+        for external in fields.get("externals") or ():
+            if set(external) - _EXTERNAL_KEYS:
+                return f"an external of {name} says more than its spec and prefix"
+    for node in lock.get("concrete_specs", {}).values():
+        if not node.get("external") and (reason := _runs_own_code(node)) is not None:
+            return f"{node['name']} {reason}"
+    return None
+
+
+def _runs_own_code(node: Mapping[str, Any]) -> str | None:
+    """How a node of the lock lets whoever wrote the spec run code of their own; None when it does
+    not.
+    """
+    version, parameters = str(node.get("version", "")), node.get("parameters") or {}
+    if version.startswith("git.") or "=" in version or _COMMIT.match(version):
+        return "is of a commit that the workflow chose"
+    if "dev_path" in parameters:
+        return "is built from a folder"
+    if any(parameters.get(flags) for flags in _FLAGS):
+        return "has compiler flags of its own"
+    for name, value in parameters.items():
+        values = value if isinstance(value, list) else [value]
+        if not all(_PLAIN.match(str(one)) for one in values):
+            return f"has a value of {name} that is more than a word"
+    return None

@@ -1,0 +1,107 @@
+"""What makes two builds the same. Pure.
+
+The name of an image says what was asked for; its identity says what was built. Two requests with
+one identity get one image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from image_builder.plan.inputs import Inputs
+from image_builder.recipe.environment import Environment
+from image_builder.request.build_request import BuildRequest
+
+IDENTITY_VERSION = 1
+
+
+def identity_of(
+    request: BuildRequest,
+    *,
+    step_tree: str,
+    base_digest: str,
+    packages_tree: str | None,
+    config_tree: str | None,
+    recipe_version: str,
+    branch_commits: Mapping[str, str],
+    runtime_digest: str | None = None,
+) -> str:
+    """`sha256:<64 hex>` over everything that decides what is in the image.
+
+    `step_tree`, `packages_tree` and `config_tree` are git tree digests, `branch_commits` the
+    commits behind branch versions of specs; `runtime_digest` is that of a slim image's base, and
+    None for a full image. The step's name is part of it, since it is a folder in the image; the
+    version that was asked for is not, nor are the container engine, `force` and `push`, nor by
+    which of its names (`rome`, `zen2`) the target was asked for: they do not change what is built.
+    """
+    machine = request.machine
+    parts = {
+        "identity_version": IDENTITY_VERSION,
+        "workflow": request.workflow,
+        "step_id": request.step_id,
+        "step_tree": step_tree,
+        "base_digest": base_digest,
+        "packages_tree": packages_tree,
+        "config_tree": config_tree,
+        "recipe_version": recipe_version,
+        "branch_commits": dict(branch_commits),
+        "platform": machine.platform,
+        "target": machine.target.name,
+        "mpi": machine.mpi,
+        "gpu": machine.gpu,
+        "gpu_arch": machine.gpu_arch,
+        "slim": runtime_digest,
+    }
+    return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+LOCKS_VERSION = 1
+
+
+def lock_key(environment: Environment, inputs: Inputs, platform: str) -> str:
+    """A name of everything that decides what Spack makes of an environment."""
+    parts = {
+        "locks_version": LOCKS_VERSION,
+        "spack_yaml": environment.spack_yaml,
+        "apt": environment.apt,
+        "platform": platform,
+        "base": inputs.base.digest,
+        "packages": inputs.catalogue.packages_tree,
+        "config": inputs.catalogue.config_tree,
+        "externals": environment.find_externals,
+        "branches": inputs.branch_commits,
+        "recipe": inputs.recipe_version,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+CACHE_VERSION = 1
+
+
+def cache_name(
+    environment: Environment, inputs: Inputs, platform: str, *, are_signed: bool = False
+) -> str:
+    """The name of the mount that builds share: what decides over binaries beside Spack's own
+    hashes.
+
+    These are the base image (operating system, compilers, Spack and its packages), the Debian
+    packages that were put on it, the site's Spack configuration, and the recipe. What is brought
+    only with a signature has a mount of its own.
+    """
+    parts = {
+        "cache_version": CACHE_VERSION,
+        "platform": platform,
+        "target": environment.target,
+        "spack": inputs.base.spack_version,
+        "base": inputs.base.digest,
+        "apt": sorted(environment.apt),
+        "config": inputs.catalogue.config_tree,
+        "externals": environment.find_externals,
+        "recipe": inputs.recipe_version,
+        **({"signed": True} if are_signed else {}),
+    }
+    return (
+        "cic-spack-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+    )

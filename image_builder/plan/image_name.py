@@ -1,0 +1,113 @@
+"""From a request to the name of its image. Pure.
+
+A name says what was asked for: `<prefix><workflow>_<step>_<architecture>_<mpi>_<gpu>:<version>`,
+and the SIF is `..._v_<version>.sif`. It is always a valid image reference and file name. Where the
+mapping loses something, so that two requests could meet in one name, `-<8 hex digits of the
+request>` is appended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+
+from image_builder.request import cpu_targets
+from image_builder.request.build_request import BuildRequest
+
+MAX_PART = 32
+MAX_TAG = 64
+"""Five parts, a digest and a tag of these lengths are a file name of less than 255 bytes."""
+
+_SEPARATOR_RUN = re.compile(r"[._-]{2,}")
+_LIKE_A_DIGEST = re.compile(r"-[0-9a-f]{8}\Z")
+_SIMPLE_SPEC = re.compile(
+    r"(?P<name>[a-z][a-z0-9]*(?:-[a-z][a-z0-9]*)*)(?:@(?P<version>[0-9][0-9.]*[0-9]|[0-9]))?\Z"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageName:
+    """The names of one image: its reference, and its SIF's file name."""
+
+    image_id: str
+    filename: str
+
+
+def image_name(request: BuildRequest, *, prefix: str = "") -> ImageName:
+    """The names of the image that `request` asks for, below the registry's `prefix`."""
+    machine = request.machine
+    parts = [
+        _part(request.workflow),
+        _part(request.step_id),
+        _part(machine.architecture or machine.target.name),
+        _spec_part(machine.mpi, "nompi"),
+        _spec_part(machine.gpu, "nogpu"),
+    ]
+    name = "_".join(text for text, _ in parts)
+    tag, tag_is_exact = _tag(request.version)
+    exact = (
+        all(is_exact for _, is_exact in parts) and tag_is_exact and not _says_too_little(request)
+    )
+    if not exact or _LIKE_A_DIGEST.search(name):
+        name += f"-{request_digest(request)[:8]}"
+    return ImageName(image_id=f"{prefix.lower()}{name}:{tag}", filename=f"{name}_v_{tag}.sif")
+
+
+def request_digest(request: BuildRequest) -> str:
+    """SHA-256 over what makes two requests different images.
+
+    How the build goes about it (`force`, `push`) does not, nor in which form the image is handed
+    out.
+    """
+    fields = request.model_dump(
+        mode="json", exclude={"force": True, "push": True, "machine": {"container_engine"}}
+    )
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _says_too_little(request: BuildRequest) -> bool:
+    """Whether two requests that differ could have the same parts.
+
+    `a_b`/`c` and `a`/`b_c` meet in `a_b_c`: a step with `_` in it is the one that has to give way.
+    So has an architecture that ends in another one's name: the step `mic` for `knl` and some step
+    for `mic_knl`.
+    """
+    return bool(
+        "_" in request.step_id
+        or _ends_in_another(request.machine.architecture or "")
+        or request.machine.gpu_arch
+        or request.slim is not None
+        or request.path
+    )
+
+
+def _ends_in_another(architecture: str) -> bool:
+    words = architecture.split("_")
+    return any(cpu_targets.is_known("_".join(words[start:])) for start in range(1, len(words)))
+
+
+def _part(text: str) -> tuple[str, bool]:
+    """A component of a reference, and whether the text can be read back from it."""
+    lowered = re.sub(r"[^a-z0-9._-]", "-", text.lower())
+    component = _SEPARATOR_RUN.sub("-", lowered).strip("._-")[:MAX_PART].strip("._-") or "x"
+    return component, component == text
+
+
+def _spec_part(spec: str | None, absent: str) -> tuple[str, bool]:
+    """`openmpi@4` -> `openmpi-4`: exact for a plain name and version, else shortened."""
+    if spec is None:
+        return absent, True
+    simple = _SIMPLE_SPEC.match(spec)
+    if simple and len(spec) <= MAX_PART:
+        return simple["name"] + (f"-{simple['version']}" if simple["version"] else ""), True
+    return _part(spec)[0].replace("_", "-"), False
+
+
+def _tag(version: str) -> tuple[str, bool]:
+    tag = re.sub(r"[^a-z0-9._-]", "-", version.lower()).lstrip(".-")[:MAX_TAG] or "x"
+    return (
+        tag,
+        tag == version and "_v_" not in f"_{tag}",
+    )  # which separates name and tag in a file name

@@ -1,0 +1,102 @@
+"""From a request and its pinned inputs to the recipe that is built. Nothing is built here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from image_builder.plan import buildcache_policy, identity, resolve
+from image_builder.plan.inputs import Inputs
+from image_builder.recipe.base_image import render_base
+from image_builder.recipe.dockerfile import Recipe, RecipeOptions, render
+from image_builder.recipe.environment import Environment, compose
+from image_builder.recipe.spack_yaml import packages_of
+from image_builder.request.build_request import BuildRequest
+from image_builder.settings import LibrarySettings
+from image_builder.sources.description import parse_description
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """The environment that a step's description becomes for the machine, and the recipe of that."""
+
+    environment: Environment
+    recipe: Recipe
+
+
+def render_request(
+    request: BuildRequest,
+    inputs: Inputs,
+    settings: LibrarySettings,
+    *,
+    lock: dict[str, Any] | None = None,
+) -> Rendered:
+    """The recipe for pinned inputs; with what Spack made of it, the recipe of the install, which
+    may use a cache.
+
+    Raises `BadDescription` when the description cannot be used for this machine.
+    """
+    if request.is_base:
+        dockerfile, context_files = render_base(
+            inputs.base.reference, has_packages=inputs.catalogue.packages_tree is not None
+        )
+        return Rendered(
+            environment=Environment(target=request.machine.target.name),
+            recipe=Recipe(
+                version=inputs.recipe_version,
+                dockerfile=dockerfile,
+                files=context_files,
+                has_spack=False,
+            ),
+        )
+    files = resolve.read_step(inputs.step, settings)
+    description = parse_description(files.description, files.description_file)
+    site_packages = packages_of(resolve.open_catalogue(settings).config_text(inputs.catalogue))
+    environment = compose(
+        description,
+        request.machine,
+        base=inputs.base,
+        requirements=files.requirements,
+        has_post_install=files.has_post_install,
+        site_packages=site_packages,
+    )
+    recipe = render(
+        environment,
+        request=request,
+        description=description,
+        base=inputs.base,
+        options=RecipeOptions(
+            has_catalogue=inputs.catalogue.packages_tree is not None,
+            has_spack_config=inputs.catalogue.config_tree is not None,
+            has_post_install=files.has_post_install,
+            sources_folder=settings.build.spack_mirror_folder is not None,
+            package_cache=package_cache_of(request, environment, inputs, settings, lock),
+            autopush=not buildcache_policy.pushes_by_itself(inputs.base.spack_version),
+            packages_folder=settings.build.has_package_place,
+        ),
+        runtime=inputs.runtime,
+    )
+    return Rendered(environment=environment, recipe=recipe)
+
+
+def package_cache_of(
+    request: BuildRequest,
+    environment: Environment,
+    inputs: Inputs,
+    settings: LibrarySettings,
+    lock: dict[str, Any] | None,
+) -> str | None:
+    """The cache of built packages that an install of `lock` may use."""
+    if (
+        not lock
+        or settings.build.spack_cache == "none"
+        or buildcache_policy.why_not_shared(environment, lock, inputs.base.spack_version)
+        is not None
+    ):
+        return None
+    return identity.cache_name(
+        environment,
+        inputs,
+        request.machine.platform,
+        are_signed=settings.build.spack_cache_keys is not None,
+    )

@@ -1,0 +1,391 @@
+"""What a request means right now: names turned into commits, trees and digests, once for each
+submit.
+
+From `Inputs` on, nothing that a build uses can move any more.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from image_builder.docker import base_image, buildx
+from image_builder.docker import base_image as docker_base_image
+from image_builder.docker.base_image import BaseFacts
+from image_builder.errors import (
+    BadDescription,
+    CicError,
+    ErrorCode,
+    FieldProblem,
+    InvalidRequest,
+    Misconfigured,
+    UserError,
+)
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import run
+from image_builder.plan.identity import identity_of
+from image_builder.plan.image_name import image_name
+from image_builder.plan.inputs import Inputs
+from image_builder.recipe import slim
+from image_builder.recipe.base_image import BASE_RECIPE
+from image_builder.recipe.stages import LATEST_RECIPE
+from image_builder.request.build_request import BuildRequest
+from image_builder.request.host_cpu import host_warning
+from image_builder.settings import LibrarySettings, RepositorySettings
+from image_builder.sources.description import Description, parse_description
+from image_builder.sources.git.remote import Network
+from image_builder.sources.local_step import copy_local, local_step, read_local
+from image_builder.sources.software_catalogue import Catalogue, PinnedCatalogue
+from image_builder.sources.source_tree import ShelfPin
+from image_builder.sources.spack_checkout import PinnedSpack, SpackSource
+from image_builder.sources.step import StepFiles, StepRef, limits_of
+from image_builder.sources.workflow_registry import WorkflowRegistry
+
+
+def resolve(
+    request: BuildRequest,
+    settings: LibrarySettings,
+    *,
+    cancel: CancelToken | None = None,
+    is_built_here: bool = True,
+) -> Inputs:
+    """Pin everything that `request` names. Where it is not built here, this host's CPU says nothing
+    about it.
+
+    Raises `NotFound` for a workflow, step or version that does not exist, `Unavailable` for a
+    registry that does not answer, `InvalidRequest` for an explicit push without an image registry.
+    A base image that cannot be reached is a warning here, and ends the build when it begins.
+    """
+    push, push_warnings = _push_wanted(request, settings)
+    base, base_warnings = _pin_base(request, settings)
+    branches: dict[str, str] = {}
+    more_warnings: list[str] = []
+    runtime, full_because = None, ""
+    if request.is_base:
+        step, catalogue = _pin_spack(request, settings, cancel)
+        more_warnings += (
+            ["slim is not used: a base image is there to build in."] if request.slim else []
+        )
+    else:
+        step = locate_step(request, settings, cancel)
+        catalogue = open_catalogue(settings).pin(cancel=cancel)
+        files, description = _read_description(step, settings)
+        if slim.is_wanted(
+            request,
+            description,
+            has_post_install=files is not None and files.has_post_install,
+            default=settings.build.slim,
+        ):
+            runtime, full_because = _pin_runtime(request, base, settings)
+        branches, more_warnings = _pin_branches(request, description, catalogue, settings)
+        more_warnings += _held_against_host(request, description, settings) if is_built_here else []
+        if full_because:
+            more_warnings.append(f"The full image is built, not a slim one: {full_because}")
+    identity = (
+        _identity(request, step, catalogue, base, branches, runtime)
+        if base.digest is not None
+        else None
+    )
+    name = image_name(request, prefix=settings.registry.images_prefix)
+    return Inputs(
+        step=step,
+        catalogue=catalogue,
+        base=base,
+        runtime=runtime,
+        full_because=full_because,
+        branch_commits=branches,
+        identity=identity,
+        push=push,
+        recipe_version=_recipe_version(request),
+        image_id=_base_name(request, settings) if request.is_base else name.image_id,
+        filename=name.filename if request.machine.container_engine == "singularity" else None,
+        warnings=(*push_warnings, *step.warnings, *base_warnings, *more_warnings),
+    )
+
+
+def open_registry(settings: LibrarySettings) -> WorkflowRegistry:
+    """The workflow registry with its mirror below the site's folder; one for all threads of this
+    process.
+    """
+    return _registry(
+        settings.repositories, settings.build.tmp_folder / "mirrors", Network.of(settings)
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _registry(
+    repositories: RepositorySettings, mirrors: Path, network: Network
+) -> WorkflowRegistry:
+    return WorkflowRegistry(repositories, mirrors, network=network)
+
+
+def open_catalogue(settings: LibrarySettings) -> Catalogue:
+    """The site's packages and Spack configuration; one for all threads of this process."""
+    return _catalogue(
+        settings.repositories,
+        settings.build.spack_cfg,
+        settings.build.tmp_folder / "mirrors",
+        Network.of(settings),
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _catalogue(
+    repositories: RepositorySettings, spack_cfg: str | None, mirrors: Path, network: Network
+) -> Catalogue:
+    return Catalogue(repositories, spack_cfg, mirrors, network=network)
+
+
+def locate_step(
+    request: BuildRequest, settings: LibrarySettings, cancel: CancelToken | None = None
+) -> StepRef:
+    """Which folder of which commit, or of this machine, the request means."""
+    if request.path is not None:
+        return local_step(
+            request.path,
+            workflow=request.workflow,
+            step_id=request.step_id,
+            version=request.version,
+            limits=limits_of(settings.repositories),
+        )
+    return open_registry(settings).locate(
+        request.workflow, request.step_id, request.version, cancel=cancel
+    )
+
+
+def read_step(step: StepRef, settings: LibrarySettings) -> StepFiles:
+    """The files of a step that decide how it is built."""
+    return read_local(step) if step.path is not None else open_registry(settings).read(step)
+
+
+def extract_step(
+    step: StepRef, settings: LibrarySettings, destination: Path, cancel: CancelToken
+) -> None:
+    """Write the step's folder to `destination`."""
+    if step.path is not None:
+        copy_local(step, destination, cancel, limits=limits_of(settings.repositories))
+    else:
+        open_registry(settings).extract(step, destination, cancel)
+
+
+def reachable(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) -> Inputs:
+    """The inputs with an identity: a base image that could not be reached at submit is asked for
+    once more.
+
+    Raises what stands between us and the base image.
+    """
+    if inputs.identity is not None:
+        return inputs
+    base = _reach_base(request, settings)[0]
+    runtime, full_because = (
+        _pin_runtime(request, base, settings) if inputs.full_because else (inputs.runtime, "")
+    )
+    identity = _identity(
+        request, inputs.step, inputs.catalogue, base, inputs.branch_commits, runtime
+    )
+    return inputs.model_copy(
+        update={
+            "base": base,
+            "runtime": runtime,
+            "full_because": full_because,
+            "identity": identity,
+        }
+    )
+
+
+def pinned_spack(inputs: Inputs) -> PinnedSpack:
+    """Which Spack a base image gets: it stands where a step's folder and the catalogue's packages
+    do.
+    """
+    spack, catalogue = ShelfPin(tree=inputs.step.tree, commit=inputs.step.commit), inputs.catalogue
+    if catalogue.packages_tree is None:
+        return PinnedSpack(spack=spack, packages=None)
+    return PinnedSpack(
+        spack=spack,
+        packages=ShelfPin(tree=catalogue.packages_tree, commit=catalogue.packages_commit),
+    )
+
+
+def _pin_spack(
+    request: BuildRequest, settings: LibrarySettings, cancel: CancelToken | None
+) -> tuple[StepRef, PinnedCatalogue]:
+    pinned = SpackSource(settings).pin(cancel)
+    step = StepRef(
+        workflow=request.workflow,
+        step_id=request.step_id,
+        version=request.version,
+        tree=pinned.spack.tree,
+        commit=pinned.spack.commit,
+    )
+    if pinned.packages is None:
+        return step, PinnedCatalogue()
+    return step, PinnedCatalogue(
+        packages_tree=pinned.packages.tree, packages_commit=pinned.packages.commit
+    )
+
+
+def _base_name(request: BuildRequest, settings: LibrarySettings) -> str:
+    """The base image's own name, which the images of its platform are built on."""
+    platform = request.machine.platform
+    name = settings.build.base_image_for(platform)
+    if name is None or "@" in name:
+        raise Misconfigured(
+            f"build_cfg['base_image'] names no image for {platform} that could be built.",
+            hint="Write a name with a tag.",
+        )
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def _recipe_version(request: BuildRequest) -> str:
+    return BASE_RECIPE if request.is_base else LATEST_RECIPE
+
+
+def _push_wanted(request: BuildRequest, settings: LibrarySettings) -> tuple[bool, list[str]]:
+    if settings.registry.url:
+        return request.push is not False, []
+    if request.push:
+        raise InvalidRequest(
+            [
+                FieldProblem(
+                    "push", "no image registry is configured here", "write false, or leave it out"
+                )
+            ]
+        )
+    return False, [] if request.push is False else [
+        "No image registry is configured: the image is not pushed."
+    ]
+
+
+def _pin_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFacts, list[str]]:
+    platform = request.machine.platform
+    try:
+        return _reach_base(request, settings)
+    except CicError as error:
+        reference = _from_image(request, settings) or ""
+        return docker_base_image.unprobed_base(reference, None, platform), [str(error)]
+
+
+def _reach_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFacts, list[str]]:
+    platform = request.machine.platform
+    reference = _from_image(request, settings)
+    if reference is None:
+        key = "os_image" if request.is_base else "base_image"
+        raise Misconfigured(
+            f"No {key} is configured for {platform}.", hint=f"Add {platform} to build_cfg['{key}']."
+        )
+    return _facts_of(reference, platform, settings)
+
+
+def _facts_of(
+    reference: str, platform: str, settings: LibrarySettings
+) -> tuple[BaseFacts, list[str]]:
+    """What is known of an image that others are built on, and a warning where that is little."""
+    pinned, digest = base_image.resolve_base(
+        reference, platform, settings.registry, local=buildx.sees_local_images(settings.build, run)
+    )
+    facts, warning = docker_base_image.facts_or_guess(
+        pinned, digest, platform, settings.build.tmp_folder / "cache" / "bases"
+    )
+    return facts, [warning] if warning else []
+
+
+def _from_image(request: BuildRequest, settings: LibrarySettings) -> str | None:
+    """The image that the request's image is built on."""
+    platform = request.machine.platform
+    return (
+        settings.build.os_image_for(platform)
+        if request.is_base
+        else settings.build.base_image_for(platform)
+    )
+
+
+def _pin_runtime(
+    request: BuildRequest, base: BaseFacts, settings: LibrarySettings
+) -> tuple[BaseFacts | None, str]:
+    """What a slim image is put on, or why there can be none."""
+    platform = request.machine.platform
+    reference = settings.build.runtime_base_for(platform)
+    if reference is None:
+        return None, f"build_cfg names no runtime_base_image for {platform}."
+    try:
+        runtime, _ = _facts_of(reference, platform, settings)
+    except CicError as error:
+        return None, str(error)
+    reason = slim.why_not_on(base, runtime)
+    return (None, f"{reason}.") if reason else (runtime, "")
+
+
+def _read_description(
+    step: StepRef, settings: LibrarySettings
+) -> tuple[StepFiles | None, Description | None]:
+    """The step's files and description; None for what cannot be used: the build says what is wrong
+    with it.
+    """
+    files = None
+    try:
+        files = read_step(step, settings)
+        return files, parse_description(files.description, files.description_file)
+    except BadDescription:
+        return files, None
+
+
+def _pin_branches(
+    request: BuildRequest,
+    description: Description | None,
+    catalogue: PinnedCatalogue,
+    settings: LibrarySettings,
+) -> tuple[dict[str, str], list[str]]:
+    """The commits behind specs whose version is a branch, as far as the catalogue tells where they
+    live.
+    """
+    if description is None:
+        return {}, []
+    machine = [spec for spec in (request.machine.mpi, request.machine.gpu) if spec is not None]
+    return open_catalogue(settings).branch_commits(
+        catalogue, [(description.spack or {}).get("specs"), machine]
+    )
+
+
+def _held_against_host(
+    request: BuildRequest, description: Description | None, settings: LibrarySettings
+) -> list[str]:
+    """A warning when this host cannot execute what Spack would build: its build tools are for the
+    target, too.
+
+    Raises `UserError` where the site refuses such requests.
+    """
+    machine = request.machine
+    if not ((description is not None and description.spack) or machine.mpi or machine.gpu):
+        return []
+    warning = host_warning(machine.target)
+    if warning is None:
+        return []
+    if settings.build.unexecutable_targets == "refuse":
+        raise UserError(
+            warning,
+            hint="Ask for an older target, or use a service on a newer host.",
+            code=ErrorCode.TARGET_NOT_EXECUTABLE,
+        )
+    return [warning]
+
+
+def _identity(
+    request: BuildRequest,
+    step: StepRef,
+    catalogue: PinnedCatalogue,
+    base: BaseFacts,
+    branch_commits: Mapping[str, str],
+    runtime: BaseFacts | None = None,
+) -> str:
+    assert base.digest is not None
+    return identity_of(
+        request,
+        step_tree=step.tree,
+        base_digest=base.digest,
+        packages_tree=catalogue.packages_tree,
+        config_tree=catalogue.config_tree,
+        recipe_version=_recipe_version(request),
+        branch_commits=branch_commits,
+        runtime_digest=runtime.digest if runtime is not None else None,
+    )

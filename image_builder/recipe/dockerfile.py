@@ -1,0 +1,238 @@
+"""From an environment to a Dockerfile and the files beside it in the build context. Pure: no
+process, and no file but the recipe's own.
+
+The Dockerfile holds no value that a description chose: those lie in files which the scripts read.
+It holds nothing of the site either (its CA, mirrors, number of jobs): those come as build secrets,
+which are part of no layer and no key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from image_builder.docker.base_image import BaseFacts
+from image_builder.errors import Misconfigured
+from image_builder.recipe import slim
+from image_builder.recipe.environment import Environment
+from image_builder.recipe.spack_yaml import VIEW
+from image_builder.recipe.stages import (
+    INSTALL_TREES,
+    LATEST_RECIPE,
+    PACKAGES_CONTEXT,
+    SOURCES_CONTEXT,
+)
+from image_builder.request.build_request import BuildRequest
+from image_builder.sources.description import Description
+
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")
+_TEMPLATE = "Dockerfile.j2"
+_SCRIPTS = ("lib.sh", "entrypoint")
+_SLIM_SCRIPTS = (
+    "apt.sh",
+    "collect.sh",
+    "collect.py",
+    "accounts.py",
+    "closure.py",
+    "runtime.sh",
+    "settle.sh",
+    "verify.sh",
+    "verify.py",
+    "inventory.py",
+)
+_SPACK_SCRIPTS = (
+    "tools.sh",
+    "site_tools.sh",
+    "concretize.sh",
+    "install.sh",
+    "packages.py",
+    "autopush.py",
+    "exchange.sh",
+    "stages.py",
+    "activation.py",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """What the build context holds beside what `render` makes."""
+
+    has_catalogue: bool = False
+    """`catalogue/`: the site's packages."""
+    has_spack_config: bool = False
+    """`spack-config/`: the site's Spack configuration."""
+    has_post_install: bool = False
+    """`step/post_inst.sh`."""
+    sources_folder: bool = False
+    """A Spack source mirror comes as the build context `SOURCES_CONTEXT`."""
+    package_cache: str | None = None
+    """The cache mount of built packages, for the install step."""
+    autopush: bool = False
+    """The base image's Spack does not push packages by itself as they are built."""
+    packages_folder: bool = False
+    """Packages go from and to a folder of the site."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A rendered recipe: `files` are to be written into the build context, beside `dockerfile` as
+    `Dockerfile`.
+    """
+
+    version: str
+    dockerfile: str
+    files: Mapping[str, str]
+    has_spack: bool
+
+
+def render(
+    environment: Environment,
+    *,
+    request: BuildRequest,
+    description: Description,
+    base: BaseFacts,
+    options: RecipeOptions,
+    runtime: BaseFacts | None = None,
+) -> Recipe:
+    """The recipe of `environment` for `request`, built on `base.reference`; with `runtime` of a
+    slim image on that.
+
+    Raises `Misconfigured` for a base image whose name cannot be. The step's name, the only other
+    value that the template puts into the Dockerfile beside the base image's own environment, labels
+    and folder, was checked when the request was parsed.
+    """
+    _check_reference(base, "base_image")
+    if runtime is not None:
+        _check_reference(runtime, "runtime_base_image")
+    has_spack = environment.spack_yaml is not None
+    template = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    ).from_string(_read(LATEST_RECIPE, _TEMPLATE))
+    dockerfile = template.render(
+        base=base.reference,
+        step_id=request.step_id,
+        recipe_version=LATEST_RECIPE,
+        view=VIEW,
+        sources_context=SOURCES_CONTEXT,
+        has_spack=has_spack,
+        has_apt=bool(environment.apt),
+        has_requirements=environment.requirements is not None,
+        has_catalogue=options.has_catalogue,
+        has_spack_config=options.has_spack_config,
+        find_externals=environment.find_externals,
+        sources_folder=options.sources_folder,
+        package_cache=options.package_cache or "",
+        autopush=options.autopush,
+        packages_folder=options.packages_folder,
+        packages_context=PACKAGES_CONTEXT,
+        from_source=environment.from_source,
+        has_post_install=options.has_post_install,
+        requirements_in_step=environment.requirements_in_step,
+        runtime=runtime.reference if runtime is not None else None,
+        variables=slim.variables(base),
+        labels=slim.labels(base),
+        folder=slim.folder(base),
+        trees=[*INSTALL_TREES],
+        sources_before_pip=options.has_post_install or environment.requirements_in_step,
+    )
+    return Recipe(
+        version=LATEST_RECIPE,
+        dockerfile=dockerfile,
+        has_spack=has_spack,
+        files=_files(environment, request, description, options, has_spack, runtime is not None),
+    )
+
+
+def packages_program() -> AbstractContextManager[Path]:
+    """The recipe's program that copies built packages, as a file."""
+    return resources.as_file(
+        resources.files("image_builder").joinpath(f"recipes/{LATEST_RECIPE}/packages.py")
+    )
+
+
+def site_secret(
+    *,
+    build_jobs: int,
+    pip_index_url: str | None = None,
+    spack_mirror: str | None = None,
+    apt_mirror: str | None = None,
+) -> str:
+    """The text of the build secret `SITE_SECRET`: what the site lends to the build and no layer
+    keeps.
+
+    Pass it with `--secret id=site,src=<file>`, the CA bundle with `--secret
+    id=ca_bundle,src=<file>`, and proxies as the predefined build arguments (`--build-arg
+    http_proxy=…`).
+    """
+    values = {
+        "build_jobs": str(build_jobs),
+        "pip_index_url": pip_index_url,
+        "spack_mirror": spack_mirror,
+        "apt_mirror": apt_mirror,
+    }
+    for name, value in values.items():
+        if value and re.search(r"[\s\"\\]", value):
+            raise Misconfigured(
+                f"{name} holds a space, quote or line end.", hint="Write a plain URL."
+            )
+    return "".join(f"{name}={value}\n" for name, value in values.items() if value)
+
+
+def _check_reference(base: BaseFacts, key: str) -> None:
+    if not _REFERENCE.match(base.reference):
+        raise Misconfigured(
+            f"The base image's name {base.reference[:100]!r} is not an image reference.",
+            hint=f"Correct {key} in build_cfg.",
+        )
+
+
+def _files(
+    environment: Environment,
+    request: BuildRequest,
+    description: Description,
+    options: RecipeOptions,
+    has_spack: bool,
+    is_slim: bool,
+) -> dict[str, str]:
+    scripts = {
+        *_SCRIPTS,
+        *(_SPACK_SCRIPTS if has_spack else ()),
+        *(_SLIM_SCRIPTS if is_slim else ()),
+    }
+    if has_spack and is_slim:
+        scripts |= {"kept.sh", "kept.py"}
+    files = {
+        "cic/record/description.yaml": description.text,
+        "cic/record/request.json": _request_text(request),
+    }
+    if environment.apt:
+        scripts.add("apt.sh")
+        files["cic/packages.apt"] = "".join(f"{package}\n" for package in environment.apt)
+    if environment.requirements is not None:
+        scripts.add("pip.sh")
+        files["cic/requirements.txt"] = environment.requirements
+    if environment.spack_yaml is not None:
+        files["cic/spack.yaml"] = environment.spack_yaml
+    if options.has_post_install:
+        scripts.add("post_install.sh")
+    return {**{f"cic/{name}": _read(LATEST_RECIPE, name) for name in sorted(scripts)}, **files}
+
+
+def _request_text(request: BuildRequest) -> str:
+    """What the image is for: the request without what only says how to go about it."""
+    told = request.model_dump(mode="json", exclude={"path", "force", "push"}, exclude_none=True)
+    return json.dumps(told, indent=2, sort_keys=True) + "\n"
+
+
+def _read(version: str, name: str) -> str:
+    return resources.files("image_builder").joinpath(f"recipes/{version}/{name}").read_text("utf-8")

@@ -1,0 +1,125 @@
+"""What an image says of itself: its OCI labels, which Singularity keeps in the SIF. Pure and
+without time stamps.
+
+Equal inputs give equal labels. Nothing here is a secret, and nothing names the place where the
+image was built.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+from image_builder.recipe.environment import Environment
+from image_builder.request import gpu_drivers
+from image_builder.request.build_request import BuildRequest
+from image_builder.request.mpi_gpu import gpu_facts, mpi_facts
+from image_builder.spack import spec as spack_spec
+from image_builder.spack.lockfile import Graph, Node
+
+TITLE = "org.opencontainers.image.title"
+VERSION = "org.opencontainers.image.version"
+REVISION = "org.opencontainers.image.revision"
+SOURCE = "org.opencontainers.image.source"
+
+REQUEST = "cic.request"
+IDENTITY = "cic.identity"
+WORKFLOW = "cic.workflow"
+STEP = "cic.step"
+WORKFLOW_COMMIT = "cic.workflow.commit"
+PLATFORM = "cic.platform"
+TARGET = "cic.target"
+MPI_NAME = "cic.mpi.name"
+MPI_FAMILY = "cic.mpi.family"
+MPI_VERSION = "cic.mpi.version"
+GPU_RUNTIME = "cic.gpu.runtime"
+GPU_VERSION = "cic.gpu.version"
+GPU_ARCH = "cic.gpu.arch"
+GPU_MIN_DRIVER = "cic.gpu.min_driver"
+RECIPE = "cic.recipe"
+SLIM = "cic.slim"
+
+
+def image_labels(
+    request: BuildRequest,
+    *,
+    environment: Environment,
+    identity: str,
+    recipe: str,
+    workflow_commit: str | None = None,
+    workflow_source: str | None = None,
+    lock: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """The labels of an image of `request`; what is not known is left out.
+
+    `workflow_source` is the registry's address, `recipe` the recipe's version. `lock` is the
+    `spack.lock`, and tells which MPI and GPU runtime it really became.
+    """
+    labels = {
+        TITLE: f"{request.workflow}/{request.step_id}",
+        VERSION: request.version,
+        REVISION: workflow_commit,
+        SOURCE: public_address(workflow_source) if workflow_source else None,
+        REQUEST: canonical_request(request),
+        IDENTITY: identity,
+        WORKFLOW: request.workflow,
+        STEP: request.step_id,
+        WORKFLOW_COMMIT: workflow_commit,
+        PLATFORM: request.machine.platform,
+        TARGET: environment.target,
+        RECIPE: recipe,
+    }
+    nodes = list(Graph(lock)) if lock else []
+    labels |= _mpi_labels(environment.mpi, nodes) | _gpu_labels(
+        environment.gpu, environment.gpu_arch, nodes
+    )
+    return {key: value for key, value in sorted(labels.items()) if value}
+
+
+def canonical_request(request: BuildRequest) -> str:
+    """What was asked for, as one line of JSON: without how to go about it (`force`, `push`) and
+    local paths.
+    """
+    fields = request.model_dump(mode="json", exclude={"force", "push", "path"}, exclude_none=True)
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def public_address(address: str) -> str | None:
+    """A git address without credentials, query and fragment; None for a place on this machine."""
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https", "ssh", "git") or not parts.hostname:
+        return None
+    port = f":{parts.port}" if parts.port else ""
+    return urllib.parse.urlunsplit((parts.scheme, parts.hostname + port, parts.path, "", ""))
+
+
+def _mpi_labels(spec: str | None, nodes: list[Node]) -> dict[str, str | None]:
+    if not spec:
+        return {}
+    name, version = _name_and_version(spec, nodes)
+    facts = mpi_facts()["implementations"].get(name, {})
+    return {MPI_NAME: name, MPI_FAMILY: facts.get("family", name), MPI_VERSION: version}
+
+
+def _gpu_labels(spec: str | None, arch: str | None, nodes: list[Node]) -> dict[str, str | None]:
+    if not spec:
+        return {}
+    name, version = _name_and_version(spec, nodes)
+    runtime = next(
+        (known for known, facts in gpu_facts()["runtimes"].items() if facts["package"] == name),
+        name,
+    )
+    driver = gpu_drivers.minimal_driver(version) if runtime == "cuda" and version else None
+    return {GPU_RUNTIME: runtime, GPU_VERSION: version, GPU_ARCH: arch, GPU_MIN_DRIVER: driver}
+
+
+def _name_and_version(spec: str, nodes: list[Node]) -> tuple[str, str | None]:
+    """The package of a spec, and the version that it became; without a lock, the plain version that
+    was asked for.
+    """
+    asked = spack_spec.nodes(spec)[0]
+    found = next((node.version for node in nodes if node.name == asked.name), None)
+    plain = asked.version.lstrip("=")
+    return asked.name, found or (plain if plain.replace(".", "").isdigit() else None)

@@ -1,0 +1,285 @@
+"""The `spack.yaml` of an environment: the description merged with the machine and the site."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from image_builder.errors import Misconfigured
+from image_builder.request.build_request import Machine
+from image_builder.request.mpi_gpu import Gpu, Mpi
+from image_builder.sources.description import Description
+from image_builder.spack import spec as spack_spec
+
+VIEW = "/opt/view"
+STAGES = "/tmp/root/spack-stage"
+"""Where existing post-install scripts look for the stages of packages."""
+_COMPILER_PACKAGES = {
+    "clang": "llvm",
+    "oneapi": "intel-oneapi-compilers",
+    "intel": "intel-oneapi-compilers-classic",
+}
+"""What compilers are called as packages, from Spack 1.0 on."""
+
+
+def dump(value: Any) -> str:
+    """YAML that reads back as the same value, in the order of its keys."""
+    return yaml.dump(
+        value,
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=False,
+        width=10_000,
+        allow_unicode=True,
+    )
+
+
+def roots_of(body: Mapping[str, Any]) -> Iterator[str]:
+    """The plain specs under `specs`; matrices and definitions are Spack's to expand."""
+    return (
+        entry
+        for entry in body.get("specs", ())
+        if isinstance(entry, str) and not entry.startswith("$")
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes repeated values out, and indents lists as people do."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        return super().increase_indent(flow, False)
+
+
+class Merge:
+    """One description and one machine becoming a `spack.yaml`. Not for what cannot hold:
+    `conflicts` refuses it.
+    """
+
+    def __init__(
+        self,
+        description: Description,
+        machine: Machine,
+        mpi: Mpi | None,
+        gpu: Gpu | None,
+        release: tuple[int, ...],
+        site_packages: Mapping[str, Any],
+    ) -> None:
+        self.user: dict[str, Any] = copy.deepcopy(dict(description.spack or {}))
+        self.file = description.file
+        self.target = machine.target.name
+        self.mpi, self.gpu, self.release = mpi, gpu, release
+        self.site = site_packages
+        self.packages: dict[str, dict[str, Any]] = {
+            name: dict(fields or {}) for name, fields in (self.user.get("packages") or {}).items()
+        }
+        self.warnings: list[str] = []
+
+    def body(self) -> dict[str, Any]:
+        """The body of `spack.yaml`."""
+        self._translate_compilers()
+        self._require_everywhere()
+        self._require_mpi()
+        self._without_gpu_where_asked()
+        body: dict[str, Any] = {}
+        if self.user.get("definitions"):
+            body["definitions"] = self.user["definitions"]
+        body["specs"] = self._specs()
+        body["packages"] = {"all": self.packages.pop("all"), **self.packages}
+        body["concretizer"] = self._concretizer()
+        body["view"] = self._view()
+        body["config"] = {"build_stage": [STAGES]}
+        return body
+
+    def _specs(self) -> list[Any]:
+        entries = list(self.user.get("specs") or ())
+        added = [part.spec for part in (self.mpi, self.gpu) if part is not None]
+        return entries + [spec for spec in added if spec not in entries]
+
+    def _rule(self, spec: str) -> Any:
+        """A hard requirement. Before 0.20 only groups are read; from 1.0 on only a plain one
+        reaches externals.
+        """
+        return spec if self.release >= (0, 20) else {"one_of": [spec]}
+
+    def _rules(self, name: str) -> list[Any]:
+        """A package's own requirements, without the targets in plain ones: `conflicts` has found
+        that they allow ours, and from 1.0 on externals get the required target only where it stands
+        once.
+
+        Spack joins a list with the site's own list; the site's plain text would be lost, and is
+        repeated here.
+        """
+        existing = (self.packages.get(name) or {}).get("require")
+        if not existing:
+            site = (self.site.get(name) or {}).get("require")
+            existing = site if isinstance(site, str) else []
+        rules = [existing] if isinstance(existing, str) else existing
+        plain = [_without_target(rule) if isinstance(rule, str) else rule for rule in rules]
+        return [self._rule(rule) if isinstance(rule, str) else rule for rule in plain if rule]
+
+    def _require_everywhere(self) -> None:
+        """The target, for all packages and again where a package's own requirements would hide
+        those of `all`.
+        """
+        wanted = [f"target={self.target}"]
+        everywhere = self.packages.setdefault("all", {})
+        everywhere["require"] = [*self._rules("all"), *map(self._rule, wanted)]
+        if self.gpu is not None:
+            self._prefer_gpu(everywhere)
+        for name in dict.fromkeys([*self.packages, *self.site]):
+            own = [
+                *_texts((self.packages.get(name) or {}).get("require")),
+                *_texts((self.site.get(name) or {}).get("require")),
+            ]
+            if name != "all" and own and not _is_virtual(name, own):
+                self._require(name, *wanted)
+
+    def _require(self, name: str, *wanted: str) -> None:
+        rules = self._rules(name)
+        self.packages.setdefault(name, {})["require"] = rules + [
+            rule for rule in map(self._rule, wanted) if rule not in rules
+        ]
+
+    def _prefer_gpu(self, everywhere: dict[str, Any]) -> None:
+        """GPU variants: required where the release passes over packages without them, else
+        preferred.
+        """
+        assert self.gpu is not None
+        settings = dict.fromkeys([f"+{self.gpu.variant}", self.gpu.settings])
+        if self.release >= (0, 21):
+            everywhere["require"] += list(settings)
+        variants = everywhere.get("variants") or []
+        everywhere["variants"] = [
+            *([variants] if isinstance(variants, str) else variants),
+            self.gpu.settings,
+        ]
+        for name in dict.fromkeys([*self.packages, *self.site]):
+            fields = {**(self.site.get(name) or {}), **(self.packages.get(name) or {})}
+            if name != "all" and fields.get("externals"):
+                self._require(name, f"target={self.target}")
+
+    def _without_gpu_where_asked(self) -> None:
+        """A package that the workflow wants without the GPU stays without it."""
+        if self.gpu is None:
+            return
+        for root in roots_of(self.user):
+            for node in spack_spec.nodes(root):
+                if node.name and node.variants.get(self.gpu.variant, "").lower() == "false":
+                    self._require(node.name, f"target={self.target}", f"~{self.gpu.variant}")
+                    self.warnings.append(
+                        f"{self.file}: {node.name} is built without {self.gpu.name}: {root} says so."
+                    )
+
+    def _require_mpi(self) -> None:
+        if self.mpi is None:
+            return
+        everywhere = self.packages["all"]
+        everywhere["providers"] = {**(everywhere.get("providers") or {}), "mpi": [self.mpi.name]}
+        self._require("mpi", self.mpi.spec)
+
+    def _translate_compilers(self) -> None:
+        """`compiler: [gcc@8]` is not read from Spack 1.0 on, where compilers are packages that
+        provide languages.
+        """
+        if self.release < (1, 0):
+            return
+        for name, fields in list(self.packages.items()):
+            wanted = [_compiler_package(text) for text in fields.pop("compiler", None) or ()]
+            if not wanted:
+                continue
+            if name != "all":
+                fields["prefer"] = [
+                    *(fields.get("prefer") or ()),
+                    *(f"%{compiler}" for compiler in wanted),
+                ]
+                continue
+            for language in ("c", "cxx", "fortran"):
+                own = self.packages.setdefault(language, {})
+                own.setdefault("prefer", wanted)
+
+    def _concretizer(self) -> dict[str, Any]:
+        """The user's settings; targets other than the host's are allowed, and nothing installed
+        changes the result.
+        """
+        settings = dict(self.user.get("concretizer") or {})
+        if settings.pop("reuse", False) is not False:
+            self.warnings.append(
+                f"{self.file}: concretizer: reuse is not used: an image does not depend on what was "
+                "built before."
+            )
+        if settings.pop("targets", None):
+            self.warnings.append(
+                f"{self.file}: concretizer: targets is not used: the machine decides."
+            )
+        return {
+            "unify": True,
+            **settings,
+            "reuse": False,
+            "targets": {"granularity": "microarchitectures", "host_compatible": False},
+        }
+
+    def _view(self) -> Any:
+        view = self.user.get("view", True)
+        if isinstance(view, dict):
+            others = {name: fields for name, fields in view.items() if name != "default"}
+            default = view.get("default") if isinstance(view.get("default"), dict) else {}
+            return {**others, "default": {**(default or {}), "root": VIEW}}
+        if view not in (True, None, VIEW):
+            self.warnings.append(f"{self.file}: the view is at {VIEW}, whatever view says.")
+        return VIEW
+
+
+def _texts(rules: Any) -> list[str]:
+    """The specs in a `require`, whatever its form."""
+    if isinstance(rules, str):
+        return [rules]
+    found: list[str] = []
+    for rule in rules or ():
+        if isinstance(rule, str):
+            found.append(rule)
+            continue
+        group = [*rule.get("one_of", ()), *rule.get("any_of", ()), rule.get("spec")]
+        found += [text for text in group if isinstance(text, str)]
+    return found
+
+
+def _without_target(rule: str) -> str:
+    return " ".join(word for word in rule.split() if not word.startswith("target="))
+
+
+def _is_virtual(name: str, required: list[str]) -> bool:
+    """Whether requirements are on a virtual package: such ones name its providers."""
+    return all(spack_spec.nodes(text)[0].name not in ("", name) for text in required)
+
+
+def _compiler_package(text: str) -> str:
+    name, at, version = text.partition("@")
+    return _COMPILER_PACKAGES.get(name, name) + at + version
+
+
+def packages_of(text: str | None) -> Mapping[str, Any]:
+    """The `packages` of a `packages.yaml`; empty when there is none. Raises `Misconfigured`."""
+    if text is None:
+        return {}
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Misconfigured(
+            f"The site's packages.yaml is not valid YAML: {error}",
+            hint="Correct it in the folder that spack_cfg in build_cfg names.",
+        ) from None
+    packages = loaded.get("packages") if isinstance(loaded, dict) else None
+    if not isinstance(packages, dict):
+        return {}
+    # `name::` is Spack's way to say that an entry replaces those of other scopes.
+    return {
+        str(name).rstrip(":"): fields
+        for name, fields in packages.items()
+        if isinstance(fields, dict)
+    }

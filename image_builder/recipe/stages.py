@@ -1,0 +1,36 @@
+"""Names that a recipe and its callers share: stages, files, secrets and contexts."""
+
+from __future__ import annotations
+
+INSTALL_TREES = ("/opt/spack/opt/spack", "/spack/opt/spack")
+"""Where what Spack built lies in an image; externals lie elsewhere."""
+LATEST_RECIPE = "1"
+LOCK_STAGE = "lock"
+"""Build target that exports `spack.lock` alone; only in recipes with `has_spack`."""
+FINAL_STAGE = "final"
+SLIM_STAGE = "slim"
+"""Build target of the slim image, and of the report that holds it against the full one; only with a
+runtime base.
+"""
+REPORT_STAGE = "report"
+DEBUG_STAGE = "debug"
+"""Build target of the environment in which Spack works, to look around in; only in recipes with
+`has_spack`.
+"""
+LOCK_FILE = "cic/spack.lock"
+"""Where the build context holds the lock that the install follows; `render` does not make it."""
+CA_BUNDLE_SECRET = "ca_bundle"
+SITE_SECRET = "site"
+LOOK_STAGE = "held"
+"""Build target that exports, as `HELD_FILE`, what `packages.py list` says of the cache mount."""
+HELD_FILE = "held"
+BRING_STAGE = "brought"
+"""Build target that puts packages of the build context `PACKAGES_CONTEXT` into the cache mount."""
+FETCH_STAGE = "packages"
+"""Build target that exports packages of the cache mount."""
+WANTED_FILE = "cic/wanted"
+"""Where the build context holds the hashes of the packages that those three are about, a line each.
+"""
+PACKAGES_CONTEXT = "spack-packages"
+SOURCES_CONTEXT = "spack-sources"
+"""Name of the additional build context (`--build-context`) for `RecipeOptions.sources_folder`."""

@@ -1,0 +1,290 @@
+"""A build request: parsed once at the edge, frozen from there on.
+
+`parse_request` reports every wrong field together. The text of a request may be JSON, or JSON in
+which Python's `True`, `False` and `None` stand bare, as in the project's first documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from image_builder.request import cpu_targets
+
+MAX_TEXT = 200
+MAX_PATH = 4096
+LATEST = "latest"
+BASE = "BASE"
+Engine = Literal["docker", "singularity"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
+_TAKEN_FOLDERS = frozenset(
+    {
+        "bin",
+        "boot",
+        "dev",
+        "etc",
+        "home",
+        "lib",
+        "lib32",
+        "lib64",
+        "libx32",
+        "media",
+        "mnt",
+        "opt",
+        "proc",
+        "root",
+        "run",
+        "sbin",
+        "software-catalog",
+        "spack",
+        "srv",
+        "sys",
+        "tmp",
+        "usr",
+        "var",
+    }
+)
+"""What lies at the top of an image already, where the step's folder gets its place."""
+_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/@-]*\Z")
+_SPEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[@ +~%][A-Za-z0-9_@.:=,+~% /-]*)?\Z")
+_ABSENT = frozenset({"", "none", "null", "nompi", "nogpu"})
+_TRUE, _FALSE = frozenset({"true"}), frozenset({"false"})
+
+
+def _problem(problem: str, hint: str) -> PydanticCustomError:
+    return PydanticCustomError("request", "{problem}", {"problem": problem, "hint": hint})
+
+
+def short(value: Any) -> str:
+    """How a message shows a value: texts quoted and cut, anything else by its kind, however large
+    or deep it is.
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    kinds = {
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+        list: "a list",
+    }
+    return kinds.get(type(value), "an object")
+
+
+def _checked(value: str, shape: re.Pattern[str], hint: str) -> str:
+    if len(value) > MAX_TEXT:
+        raise _problem(f"is longer than {MAX_TEXT} characters", "write a shorter value")
+    if not shape.match(value) or ".." in value:
+        raise _problem(f"{short(value)} is not allowed here", hint)
+    return value
+
+
+def _folder_name(value: str) -> str:
+    return _checked(
+        value,
+        _NAME,
+        "write a folder's name: letters, digits, '.', '_', '+' and '-', "
+        "beginning with a letter or digit",
+    )
+
+
+def _step_name(value: str) -> str:
+    if _folder_name(value) in _TAKEN_FOLDERS:
+        raise _problem(
+            f"/{value} is taken in the image, where the step's folder would lie",
+            "give the step's folder another name",
+        )
+    return value
+
+
+def _version_name(value: str) -> str:
+    _checked(value, _VERSION, "write a branch, a tag or a commit")
+    if "@{" in value or "//" in value or value.endswith(("/", ".", ".lock")):
+        raise _problem(
+            f"{short(value)} is not a valid git name", "write a branch, a tag or a commit"
+        )
+    return value
+
+
+def _spec(value: str) -> str:
+    one_blank = " ".join(part for part in value.split(" ") if part)
+    return _checked(one_blank, _SPEC, "write a Spack spec such as openmpi@4 or cuda@12")
+
+
+def _absent_or_text(value: Any) -> Any:
+    """None, "" and "none" all say that something is not wanted."""
+    return None if isinstance(value, str) and value.strip(" ").lower() in _ABSENT else value
+
+
+def _lenient_bool(value: Any) -> Any:
+    if isinstance(value, str) and value.strip(" ").lower() in _TRUE | _FALSE:
+        return value.strip(" ").lower() in _TRUE
+    if isinstance(value, bool) or value is None:
+        return value
+    raise _problem(f"{short(value)} is neither true nor false", "write true or false")
+
+
+def _text_like(shape: re.Pattern[str]) -> WithJsonSchema:
+    """How the API's description tells the shape of a text."""
+    pattern = "^" + shape.pattern.replace(r"\Z", "$")
+    return WithJsonSchema({"type": "string", "maxLength": MAX_TEXT, "pattern": pattern})
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name), _text_like(_NAME)]
+StepName = Annotated[str, AfterValidator(_step_name), _text_like(_NAME)]
+Version = Annotated[str, AfterValidator(_version_name), _text_like(_VERSION)]
+SpecText = Annotated[str, AfterValidator(_spec), _text_like(_SPEC)]
+OptionalSpec = Annotated[
+    SpecText | None, BeforeValidator(_absent_or_text, json_schema_input_type=str | None)
+]
+Flag = Annotated[
+    bool,
+    BeforeValidator(
+        _lenient_bool, json_schema_input_type=bool | Literal["true", "True", "false", "False"]
+    ),
+]
+
+
+class Strict(BaseModel):
+    """A part of a request: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_endless_text(cls, value: Any) -> Any:
+        """Before anything else looks at it: not even blanks may go on for ever."""
+        if isinstance(value, str) and len(value) > MAX_PATH:
+            raise _problem(f"is longer than {MAX_PATH} characters", "write a shorter value")
+        return value
+
+
+class Machine(Strict):
+    """The machine that an image is for.
+
+    `architecture` keeps what was asked for (`rome`); `target` is what it means (`zen2`).
+    """
+
+    platform: str = Field(description="Container platform", examples=["linux/amd64"])
+    architecture: str | None = Field(
+        default=None,
+        examples=["rome", "zen2", "x86_64_v3"],
+        description="archspec target or product name; none: the generic family",
+    )
+    container_engine: Engine = Field(examples=["singularity"])
+    mpi: OptionalSpec = Field(
+        default=None, examples=["openmpi@4"], description="Spack spec of the one MPI"
+    )
+    gpu: OptionalSpec = Field(
+        default=None, examples=["cuda@12"], description="Spack spec of the GPU runtime"
+    )
+    gpu_arch: Annotated[str | None, BeforeValidator(_absent_or_text)] = Field(
+        default=None, examples=["sm_90", "a100"], description="GPU architecture or product name"
+    )
+
+    @field_validator("platform", mode="after")
+    @classmethod
+    def _known_platform(cls, value: str) -> str:
+        try:
+            return cpu_targets.parse_platform(value)
+        except cpu_targets.UnknownName as error:
+            raise _problem(error.problem, error.hint) from None
+
+    @field_validator("architecture", mode="after")
+    @classmethod
+    def _known_architecture(cls, value: str | None, info: ValidationInfo) -> str | None:
+        name = (value or "").strip(" ").lower()
+        if name in cpu_targets.GENERIC_NAMES:
+            return None
+        _checked(name, _NAME, "write an archspec target such as zen2, or a product such as rome")
+        try:
+            if "platform" in info.data:
+                cpu_targets.resolve(name, info.data["platform"])
+            else:  # the platform was wrong: still say what else is
+                cpu_targets.require_known(name)
+        except cpu_targets.UnknownName as error:
+            raise _problem(error.problem, error.hint) from None
+        return name
+
+    @field_validator(
+        "container_engine", mode="before", json_schema_input_type=Engine | Literal["apptainer"]
+    )
+    @classmethod
+    def _known_engine(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name = value.strip(" ").lower()
+        name = {"apptainer": "singularity"}.get(name, name)
+        if name not in ("docker", "singularity"):
+            raise _problem(
+                f"unknown container engine {short(value)}", "write docker or singularity"
+            )
+        return name
+
+    @field_validator("gpu_arch", mode="after")
+    @classmethod
+    def _gpu_arch_text(cls, value: str | None) -> str | None:
+        return (
+            value
+            if value is None
+            else _checked(value, _NAME, "write an architecture such as sm_90 or gfx90a")
+        )
+
+    @property
+    def target(self) -> cpu_targets.Target:
+        """The archspec target that `architecture` names on `platform`."""
+        return cpu_targets.resolve(self.architecture, self.platform)
+
+
+class BuildRequest(Strict):
+    """One build: a machine, a workflow step, and how to go about it.
+
+    `push` None means that nobody said: then the image is pushed where a registry is configured.
+    """
+
+    machine: Machine
+    workflow: FolderName = Field(examples=["minimal_workflow"])
+    step_id: StepName = Field(examples=["wordcount"])
+    version: Version = Field(
+        default=LATEST, description="branch, tag or commit; latest is the default branch"
+    )
+    path: str | None = Field(
+        default=None, description="library mode only: a local folder with the description"
+    )
+    force: Flag = False
+    push: Flag | None = None
+    slim: Flag | None = None
+
+    @field_validator("version", mode="before", json_schema_input_type=Version | Literal[""] | None)
+    @classmethod
+    def _no_version_is_latest(cls, value: Any) -> Any:
+        return LATEST if value is None or value == "" else value
+
+    @field_validator("force", mode="before", json_schema_input_type=Flag | None)
+    @classmethod
+    def _no_force_is_false(cls, value: Any) -> Any:
+        return False if value is None else value
+
+    @field_validator("path", mode="after")
+    @classmethod
+    def _path_text(cls, value: str | None) -> str | None:
+        if value is not None and ("\0" in value or "\n" in value):
+            raise _problem("is not a path", "write the path of a folder on this machine")
+        return value or None
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this asks for the base image itself."""
+        return self.workflow == BASE and self.step_id == BASE

@@ -1,0 +1,202 @@
+"""The machine catalogue: machines that a request may name instead of describing them.
+
+The library ships public systems (`data/machines.yaml`); an operator's file of the same form adds to
+them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from image_builder.errors import FieldProblem, InvalidRequest, Misconfigured
+from image_builder.request import cpu_targets
+from image_builder.request.build_request import Engine, Machine, OptionalSpec
+from image_builder.request.parsing import expand, field_problems
+
+__all__ = ["MachineEntry", "expand", "load_machines", "machine_facts"]
+
+
+class MachineEntry(BaseModel):
+    """One machine of the catalogue. `mpi` is what images are built with; `site_mpi` the site's own,
+    if another.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = ""
+    platform: str = Field(examples=["linux/amd64"])
+    architecture: str | None = Field(default=None, examples=["zen2", "rome"])
+    container_engine: Engine = Field(default="singularity", examples=["singularity"])
+    mpi: OptionalSpec = Field(default=None, examples=["openmpi@4"])
+    site_mpi: OptionalSpec = Field(default=None, examples=["cray-mpich@8.1"])
+    gpu: OptionalSpec = Field(default=None, examples=["cuda@12"])
+    gpu_arch: str | None = Field(default=None, examples=["a100"])
+    driver: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", examples=["570.124.06"])
+    launcher: str | None = Field(default=None, examples=["srun --mpi=pmix"])
+    binds: tuple[str, ...] = ()
+    notes: str = ""
+    source: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_asked_for(self) -> MachineEntry:
+        """An entry that no request could use is found when it is read, not when somebody names it."""
+        Machine.model_validate(self.request_fields())
+        return self
+
+    def request_fields(self) -> dict[str, Any]:
+        """The `machine` of a request that names this entry."""
+        fields = {
+            "platform": self.platform,
+            "architecture": self.architecture,
+            "mpi": self.mpi,
+            "gpu": self.gpu,
+            "container_engine": self.container_engine,
+            "gpu_arch": self.gpu_arch,
+        }
+        return {key: value for key, value in fields.items() if value is not None}
+
+    def facts(self, name: str) -> MachineFacts:
+        """What `compat.check` needs to know of this machine."""
+        return MachineFacts(
+            name=name,
+            platform=self.platform,
+            architecture=self.architecture,
+            engine=self.container_engine,
+            mpi=self.site_mpi or self.mpi,
+            gpu=self.gpu,
+            gpu_arch=self.gpu_arch,
+            driver=self.driver,
+            launcher=self.launcher,
+            binds=self.binds,
+        )
+
+
+def load_machines(path: Path | None = None) -> Mapping[str, MachineEntry]:
+    """The shipped machines and those of the operator's file, by name.
+
+    The file holds `machines: {<name>: {<fields>}}`. An entry replaces the shipped one of its name,
+    `null` removes it, and `shipped: false` beside `machines` leaves out all that are shipped.
+    Raises `Misconfigured` with every problem.
+    """
+    text = resources.files("image_builder").joinpath("data/machines.yaml").read_text("utf-8")
+    shipped = _entries(text, "machines.yaml")
+    if path is None:
+        return _present(shipped)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(
+            f"The machine catalogue {path} cannot be read: {error}.",
+            hint="Set `machines` to a YAML file, or leave it out.",
+        ) from error
+    own = _entries(text, str(path))
+    return _present(
+        own if _content(text, str(path)).get("shipped") is False else {**shipped, **own}
+    )
+
+
+FACTS = ("platform", "architecture", "mpi", "gpu", "gpu_arch", "driver", "launcher")
+"""What may be said of a machine beside, or in place of, its name."""
+
+
+def machine_facts(given: Mapping[str, str], machines: Mapping[str, MachineEntry]) -> MachineFacts:
+    """The machine that `given` names (`machine`) or describes (`FACTS`); what is described wins
+    over the catalogue.
+
+    Raises `InvalidRequest` with every problem.
+    """
+    problems = [
+        FieldProblem(key[:60], "is not a known field", f"known fields: machine, {', '.join(FACTS)}")
+        for key in given
+        if key not in (*FACTS, "machine")
+    ]
+    name = given.get("machine", "").strip().lower()
+    entry = machines.get(name)
+    if name and entry is None:
+        close = cpu_targets.nearest(name, machines) or tuple(machines)[:3]
+        problems.append(
+            FieldProblem(
+                "machine", f"unknown machine {name[:60]!r}", f"known are {', '.join(close)}, …"
+            )
+        )
+    fields = {key: given[key] for key in FACTS if given.get(key)}
+    if entry is None and not problems and "platform" not in fields:
+        problems.append(
+            FieldProblem("machine", "is missing", "name a machine, or say its platform, mpi …")
+        )
+    if problems:
+        raise InvalidRequest(problems)
+    facts = entry.facts(name) if entry is not None else MachineFacts(platform=fields["platform"])
+    described = {**dataclasses.asdict(facts), **fields}
+    asked = {key: described[key] for key in ("platform", "architecture", "mpi", "gpu", "gpu_arch")}
+    try:
+        known = Machine.model_validate({**asked, "container_engine": facts.engine})
+    except ValidationError as error:
+        raise InvalidRequest(field_problems(error, Machine)) from None
+    fields["platform"] = known.platform
+    return dataclasses.replace(facts, **fields)  # type: ignore[arg-type]
+
+
+def _present(entries: Mapping[str, MachineEntry | None]) -> dict[str, MachineEntry]:
+    return {name: entry for name, entry in sorted(entries.items()) if entry is not None}
+
+
+def _content(text: str, file: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Misconfigured(f"The machine catalogue {file} is not valid YAML: {error}.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("machines"), dict):
+        raise Misconfigured(
+            f"The machine catalogue {file} has no `machines`.",
+            hint="Write `machines:` and below it a block for each machine, beginning with its name.",
+        )
+    return content
+
+
+def _entries(text: str, file: str) -> dict[str, MachineEntry | None]:
+    problems: list[FieldProblem] = []
+    entries: dict[str, MachineEntry | None] = {}
+    for name, fields in _content(text, file)["machines"].items():
+        try:
+            entries[str(name).lower()] = (
+                None if fields is None else MachineEntry.model_validate(fields)
+            )
+        except ValidationError as error:
+            problems += [
+                FieldProblem(f"machines.{name}.{problem.field}", problem.problem, problem.hint)
+                for problem in field_problems(error, MachineEntry)
+            ]
+    if problems:
+        raise Misconfigured(
+            f"The machine catalogue {file} is wrong: " + "; ".join(map(str, problems))
+        )
+    return entries
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MachineFacts:
+    """What is known of a machine; a None is not known.
+
+    `mpi` is the MPI that the site has, `gpu` the newest runtime that its driver serves
+    (`cuda@12.2`), `driver` the GPU driver's version. `launcher` begins a parallel job (`srun
+    --mpi=pmix`), and `binds` are the host's folders that a container needs there.
+    """
+
+    name: str = "this machine"
+    platform: str
+    architecture: str | None = None
+    engine: str = "singularity"
+    mpi: str | None = None
+    gpu: str | None = None
+    gpu_arch: str | None = None
+    driver: str | None = None
+    launcher: str | None = None
+    binds: tuple[str, ...] = ()

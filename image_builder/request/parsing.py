@@ -1,0 +1,211 @@
+"""A stranger's JSON becomes a request, or one answer that lists all its problems."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from image_builder.errors import FieldProblem, InvalidRequest
+from image_builder.request import cpu_targets
+from image_builder.request.build_request import MAX_TEXT, BuildRequest, short
+
+
+class NamedMachine(Protocol):
+    """A machine of the catalogue (`machines.MachineEntry`)."""
+
+    def request_fields(self) -> dict[str, Any]:
+        """The `machine` of a request that names it."""
+
+
+def expand(fields: Mapping[str, Any], machines: Mapping[str, NamedMachine]) -> dict[str, Any]:
+    """The fields of a request, with a machine that is only named (`"lumi-c"`, `{"name": "lumi-c"}`)
+    spelled out.
+
+    What is written beside the name goes before what the catalogue says; another GPU, or none, drops
+    its architecture. Raises `InvalidRequest` for a name that the catalogue does not hold.
+    """
+    machine = fields.get("machine")
+    own = {"name": machine} if isinstance(machine, str) else machine
+    if not isinstance(own, Mapping) or "name" not in own:
+        return dict(fields)
+    name = own["name"]
+    entry = machines.get(name.strip().lower()) if isinstance(name, str) else None
+    if entry is None:
+        close = (
+            cpu_targets.nearest(name if isinstance(name, str) else "", machines)
+            or tuple(machines)[:3]
+        )
+        raise InvalidRequest(
+            [
+                FieldProblem(
+                    "machine" if isinstance(machine, str) else "machine.name",
+                    f"{short(name)} is not a machine of the catalogue",
+                    (f"did you mean {' or '.join(close)}? " if close else "")
+                    + "GET /machine/ lists them",
+                )
+            ]
+        )
+    known = entry.request_fields()
+    if "gpu" in own:
+        known.pop("gpu_arch", None)
+    return {
+        **fields,
+        "machine": {**known, **{key: value for key, value in own.items() if key != "name"}},
+    }
+
+
+def parse_request(
+    raw: bytes | str | Mapping[str, Any],
+    *,
+    allow_path: bool = False,
+    machines: Mapping[str, NamedMachine] | None = None,
+) -> BuildRequest:
+    """A request from a JSON text or from the mapping it holds.
+
+    `allow_path` is for the library; over REST, `path` is refused. With the catalogue `machines`, a
+    machine may be named. Raises `InvalidRequest` with every problem.
+    """
+    fields = dict(raw) if isinstance(raw, Mapping) else load_json(raw)
+    problems: list[FieldProblem] = []
+    unknown_machine = False
+    if machines is not None:
+        try:
+            fields = expand(fields, machines)
+        except InvalidRequest as error:
+            problems += error.problems
+            unknown_machine = True
+    if not allow_path and fields.get("path") is not None:
+        problems.append(
+            FieldProblem(
+                "path",
+                "is for the library mode only",
+                "leave it out and name a workflow of the registry",
+            )
+        )
+        fields.pop("path")
+    try:
+        request = BuildRequest.model_validate(fields)
+    except ValidationError as error:
+        problems += [
+            problem
+            for problem in field_problems(error, BuildRequest)
+            if not (unknown_machine and problem.field.split(".")[0] == "machine")
+        ]
+    if problems:
+        raise InvalidRequest(problems)
+    return request
+
+
+def load_json(raw: bytes | str) -> dict[str, Any]:
+    """The object that a JSON text holds; bare `True`, `False` and `None` are read as Python writes
+    them.
+
+    Raises `InvalidRequest` with the place of a syntax error.
+    """
+    try:
+        text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+    except UnicodeDecodeError:
+        raise _not_json("the text is not UTF-8", "save it as UTF-8") from None
+    if not text.strip():
+        raise _not_json("it is empty", "send a JSON object with machine, workflow and step_id")
+    try:
+        value = json.loads(_with_json_constants(text), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise _not_json("it is nested too deeply", "send a flat request") from None
+    except ValueError as error:
+        place = (
+            f" (line {error.lineno}, column {error.colno})"
+            if isinstance(error, json.JSONDecodeError)
+            else ""
+        )
+        raise _not_json(
+            f"it is not valid JSON{place}: {getattr(error, 'msg', error)}",
+            "check quotes, commas and braces at that place",
+        ) from None
+    if not isinstance(value, dict):
+        raise _not_json("it is not a JSON object", "begin with { and end with }")
+    return value
+
+
+def field_problems(error: ValidationError, model: type[BaseModel]) -> list[FieldProblem]:
+    """What pydantic found, each with what to write instead."""
+    return [_field_problem(dict(detail), model) for detail in error.errors(include_url=False)]
+
+
+# An unclosed string is one, too: with nothing to go back for, the time stays linear in the text's
+# length.
+_STRING_OR_WORD = re.compile(r'"(?:[^"\\]+|\\.)*"?|\b(?:True|False|None)\b', re.DOTALL)
+_PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
+
+
+def _with_json_constants(text: str) -> str:
+    """Python's bare constants as JSON's; strings stay as they are."""
+    return _STRING_OR_WORD.sub(lambda match: _PYTHON_WORDS.get(match.group(), match.group()), text)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _not_json(problem: str, hint: str) -> InvalidRequest:
+    return InvalidRequest([FieldProblem("body", problem, hint)])
+
+
+_TYPE_HINTS = {
+    "string_type": "write a text in double quotes",
+    "model_type": "write an object in braces",
+    "bool_type": "write true or false",
+    "literal_error": "write docker or singularity",
+}
+
+
+def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProblem:
+    context = detail.get("ctx") or {}
+    path = [str(part) for part in detail["loc"]]
+    field = ".".join(_shown_name(part) for part in path)
+    kind = detail["type"]
+    if kind == "request":
+        return FieldProblem(field, context["problem"], context["hint"])
+    if kind == "missing":
+        return FieldProblem(field, "is missing", _example_hint(model, path))
+    if kind == "extra_forbidden":
+        known = list(_model_at(model, path[:-1]).model_fields)
+        close = difflib.get_close_matches(path[-1][:MAX_TEXT], known, n=1, cutoff=0.5)
+        return FieldProblem(
+            field,
+            "is not a known field",
+            f"did you mean {close[0]}?" if close else f"known fields: {', '.join(known)}",
+        )
+    return FieldProblem(
+        field, detail["msg"][0].lower() + detail["msg"][1:], _TYPE_HINTS.get(kind, "")
+    )
+
+
+def _shown_name(name: str) -> str:
+    """A field's name as messages show it: cut, and without what would break a line or a terminal."""
+    return (name if len(name) <= 60 else name[:57] + "...").encode("unicode_escape").decode("ascii")
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return model
+
+
+def _example_hint(model: type[BaseModel], path: list[str]) -> str:
+    info = _model_at(model, path[:-1]).model_fields.get(path[-1])
+    return (
+        f"for example {json.dumps(info.examples[0])}"
+        if info is not None and info.examples
+        else "add it"
+    )

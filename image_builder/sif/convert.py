@@ -1,0 +1,325 @@
+"""From an image in the Docker daemon to a SIF: made, checked, and only then offered.
+
+The image is streamed (`streaming.py`) where that can be done, and else converted by Singularity's
+own `build`.
+
+The caller's destination appears in one step, when everything was checked. What becomes of it is
+written beside it, and what conversion needs meanwhile lies in a scratch folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from image_builder.errors import CicError, ErrorCode, NoSpace, ServiceError, ToolMissing
+from image_builder.host import sudo
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.files import sha256_of
+from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
+from image_builder.settings import BuildSettings
+from image_builder.sif import format, streaming
+from image_builder.sif.docker_export import NotStreamable
+
+PROGRAMS = ("apptainer", "singularity")
+"""What converts, in the order of preference; Apptainer answers to both names."""
+
+STREAM, BUILD = "stream", "build"
+
+DEFAULT_LEVELS = {"zstd": 3, "gzip": 6}
+"""Where more effort takes much time and saves little room: `benchmarks/levels.py` tells."""
+
+STREAMED_COMPRESSORS = ("zstd", "gzip", "xz")
+"""Those whose squashfs, made by tar2sqfs, other tools read: its lz4 is not read by unsquashfs."""
+
+
+class ConversionFailed(ServiceError):
+    """The image is there, and no SIF could be made of it."""
+
+    code = ErrorCode.CONVERSION_FAILED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """A SIF that was made and checked. `method` says how: `stream` or `build`."""
+
+    sha256: str
+    size_bytes: int
+    method: str
+    duration_s: float
+
+
+def convert(
+    image: str,
+    destination: Path,
+    *,
+    platform: str,
+    settings: BuildSettings,
+    scratch: Path | None = None,
+    runner: Runner = run,
+    cancel: CancelToken | None = None,
+    on_line: LineSink | None = None,
+) -> Conversion:
+    """Make a SIF for `platform` of an image in the daemon (its id, or a reference) at
+    `destination`.
+
+    `scratch` is a folder for temporary files; without it they lie beside the destination. Raises
+    `ToolMissing`, `ServiceError`, `LimitReached` or `Cancelled`; then there is no file at
+    `destination`.
+    """
+    begin = time.monotonic()
+    job = _Conversion(image, platform, settings, runner, cancel, on_line or _ignore)
+    with _folder(destination.parent) as beside, _folder(scratch or destination.parent) as work:
+        made = beside / "made.sif"
+        try:
+            method, sha256 = job.stream_or_build(made, work)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise _no_space(error) from error
+        verify(made, platform=platform)
+        size_bytes = made.stat().st_size
+        os.replace(made, destination)
+    return Conversion(
+        sha256=sha256, size_bytes=size_bytes, method=method, duration_s=time.monotonic() - begin
+    )
+
+
+def verify(path: Path, *, platform: str) -> None:
+    """Raise `ConversionFailed` unless this is a whole SIF for `platform`."""
+    try:
+        format.verify(path, platform=platform)
+    except (format.BadSif, OSError) as error:
+        raise ConversionFailed(f"The SIF that was made is not usable: {error}.") from error
+
+
+def program() -> str:
+    """The path of Singularity or Apptainer. Raises `ToolMissing` when neither is installed."""
+    found = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if found is None:
+        raise ToolMissing(
+            "Neither apptainer nor singularity is installed, and the image has to become a SIF.",
+            hint='Install one of them, or ask for "container_engine": "docker".',
+        )
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Conversion:
+    """One image on its way; both ways share what they need."""
+
+    image: str
+    platform: str
+    settings: BuildSettings
+    runner: Runner
+    cancel: CancelToken | None
+    on_line: LineSink
+
+    def stream_or_build(self, made: Path, scratch: Path) -> tuple[str, str]:
+        """Make the SIF, quickly if that can be done; returns the method and the SIF's sha256."""
+        try:
+            return STREAM, self.stream(made, scratch)
+        except NotStreamable as reason:
+            self.on_line(
+                f"Converting with {Path(program()).name} build, which takes longer: {reason.message}"
+            )
+        return BUILD, self.build(made, scratch)
+
+    def stream(self, made: Path, scratch: Path) -> str:
+        if self.settings.sif_compressor not in STREAMED_COMPRESSORS:
+            raise NotStreamable(f"streaming cannot make {self.settings.sif_compressor}")
+        self.on_line(f"Streaming the image into squashfs ({self.settings.sif_compressor})")
+        return streaming.stream(
+            self.image,
+            made,
+            source=self.image,
+            build_empty=self._build_empty,
+            scratch=scratch,
+            platform=self.platform,
+            level=level(self.settings),
+            settings=self.settings,
+            runner=self.runner,
+            cancel=self.cancel,
+        )
+
+    def build(self, made: Path, scratch: Path) -> str:
+        """Let Singularity's own `build` make the SIF: it takes every image."""
+        source = f"docker-daemon:{self.image}"
+        if not _daemon_is_local(os.environ):
+            archive = scratch / "image.tar"
+            self._run(
+                Command(
+                    name="docker save",
+                    argv=("docker", "save", f"--output={archive}", self.image),
+                    timeout_s=self.settings.convert_timeout_s,
+                )
+            )
+            source = f"docker-archive:{archive.name}"
+        command = build_command(
+            program(), source, made, scratch=scratch, platform=self.platform, settings=self.settings
+        )
+        if needs_sudo(self.settings):
+            self._run_as_root(command, scratch, made.parent)
+        else:
+            self._run(command)
+        with open(made, "rb") as file:
+            return sha256_of(file)
+
+    def _build_empty(self, archive: Path, made: Path) -> None:
+        command = build_command(
+            program(),
+            f"docker-archive:{archive.name}",
+            made,
+            scratch=archive.parent,
+            platform=self.platform,
+            settings=self.settings,
+        )
+        try:
+            self.runner(command, cancel=self.cancel)
+        except ProcessFailed as error:
+            raise NotStreamable(
+                f"an image without files does not convert: {error.message}"
+            ) from error
+
+    def _run_as_root(self, command: Command, scratch: Path, target: Path) -> None:
+        leave = scratch / "leave"
+        environment = {
+            **command.env,
+            **{name: os.environ[name] for name in ("DOCKER_HOST",) if name in os.environ},
+        }
+        elevated = dataclasses.replace(
+            command, argv=sudo.arguments(command.argv, leave=leave, environment=environment)
+        )
+        try:
+            with sudo.leave_to_run(
+                leave, cancel=self.cancel, timeout_s=self.settings.convert_timeout_s
+            ):
+                self._run(elevated)
+        except BaseException:
+            with contextlib.suppress(CicError):
+                sudo.take_over((scratch, target), self.runner)
+            raise
+        sudo.take_over((scratch, target), self.runner)
+
+    def _run(self, command: Command) -> None:
+        try:
+            self.runner(command, on_line=self.on_line, cancel=self.cancel)
+        except ProcessFailed as error:
+            if "no space left" in "\n".join(error.tail).lower():
+                raise _no_space(error) from error
+            raise ConversionFailed(
+                f"The image could not be converted: {error.message}", hint=_hint(error)
+            ) from error
+
+
+def build_command(
+    singularity: str,
+    source: str,
+    made: Path,
+    *,
+    scratch: Path,
+    platform: str,
+    settings: BuildSettings,
+) -> Command:
+    """`singularity build`, with its temporary files and cache in `scratch`."""
+    environment = {
+        f"{prefix}_{name}": str(scratch)
+        for prefix in ("APPTAINER", "SINGULARITY")
+        for name in ("TMPDIR", "CACHEDIR")
+    }
+    compression: tuple[str, ...] = ()
+    if takes_mksquashfs_arguments(singularity):
+        compression = ("--mksquashfs-args", mksquashfs_arguments(settings))
+    return Command(
+        name=f"{Path(singularity).name} build",
+        env=environment,
+        cwd=scratch,
+        timeout_s=settings.convert_timeout_s,
+        argv=(
+            singularity,
+            "build",
+            "--force",
+            "--arch",
+            platform.split("/")[1],
+            *compression,
+            str(made),
+            source,
+        ),
+    )
+
+
+@functools.cache
+def takes_mksquashfs_arguments(singularity: str) -> bool:
+    """Whether this Singularity lets us choose the compression; those before 4 and Apptainer 1.2 do
+    not.
+    """
+    asked = Command(
+        name=f"{Path(singularity).name} build", argv=(singularity, "build", "--help"), timeout_s=60
+    )
+    try:
+        return b"--mksquashfs-args" in run(asked, capture_stdout=True).stdout
+    except ProcessFailed:
+        return False
+
+
+def level(settings: BuildSettings) -> int | None:
+    """The compression level, for those compressors that have one."""
+    if settings.sif_compressor not in DEFAULT_LEVELS:
+        return None
+    return settings.sif_compression_level or DEFAULT_LEVELS[settings.sif_compressor]
+
+
+def mksquashfs_arguments(settings: BuildSettings) -> str:
+    """The compressor and level of the settings, in mksquashfs's notation."""
+    chosen = level(settings)
+    return f"-comp {settings.sif_compressor}" + (
+        "" if chosen is None else f" -Xcompression-level {chosen}"
+    )
+
+
+def needs_sudo(settings: BuildSettings) -> bool:
+    """`singularity_sudo` means `sudo -n`, and nothing when already root."""
+    return settings.singularity_sudo and os.geteuid() != 0
+
+
+def _daemon_is_local(environ: Mapping[str, str]) -> bool:
+    """Whether `docker-daemon:` reaches the daemon: Singularity knows sockets alone."""
+    return (
+        environ.get("DOCKER_HOST", "unix://").startswith("unix://")
+        and "DOCKER_CONTEXT" not in environ
+    )
+
+
+def _ignore(line: str) -> None:
+    pass
+
+
+def _no_space(error: Exception) -> NoSpace:
+    return NoSpace(
+        f"The disk is full: the SIF could not be written. {error}",
+        hint="Free some room in tmp_folder.",
+    )
+
+
+def _hint(error: ProcessFailed) -> str:
+    text = "\n".join(error.tail).lower()
+    if "password is required" in text or "no tty present" in text:
+        return "singularity_sudo is set: allow this user to run it with sudo without a password, or unset it."
+    return ""
+
+
+@contextlib.contextmanager
+def _folder(parent: Path) -> Iterator[Path]:
+    """A private folder, removed at the end with what is in it."""
+    with tempfile.TemporaryDirectory(
+        prefix=".convert-", dir=parent, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)

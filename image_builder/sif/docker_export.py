@@ -1,0 +1,365 @@
+"""What the Docker daemon tells of an image for its conversion: its configuration, its files as one
+stream, and the few files that this stream does not show as they are.
+
+The stream is that of a container which is never started. Docker prepares such a container for its
+start: it puts files into `/dev` and `/etc` and hides the image's own behind them. Those are read
+through BuildKit, which shows the image as it is, is slower, and is stopped as soon as it has passed
+`/etc`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import secrets
+import socket
+import tarfile
+import time
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+
+from image_builder.docker.daemon import DAEMON_TIMEOUT_S, daemon
+from image_builder.errors import CicError, ErrorCode, ServiceError
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, started
+
+REPOSITORY = "cic-conversion"
+"""Names of images while they are converted, and the label of their containers: what a killed
+conversion leaves.
+"""
+
+HIDDEN = frozenset({".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/hostname", "etc/mtab"})
+"""What `apptainer build` takes from the image, and the stream does not show as the image has it."""
+
+HIDDEN_IF_LINK = frozenset({"etc/hosts", "etc/resolv.conf"})
+"""What `apptainer build` replaces by an empty file, unless it is a symbolic link."""
+
+ABANDONED_S = 7 * 24 * 3600
+"""After so long, no conversion goes on any more, whosever it was."""
+
+MAX_HIDDEN_BYTES = 1024**2
+MAX_ANSWER_BYTES = 64 * 1024
+
+_CONFIG_KEYS = (
+    "User",
+    "ExposedPorts",
+    "Env",
+    "Entrypoint",
+    "Cmd",
+    "Volumes",
+    "WorkingDir",
+    "Labels",
+    "StopSignal",
+    "ArgsEscaped",
+)
+
+
+class NotStreamable(CicError):
+    """This image, or this machine, needs another way of conversion; the message says why."""
+
+    code = ErrorCode.CONVERSION_FAILED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedImage:
+    """An image that is being exported. `config` is the part of its configuration that a run heeds."""
+
+    id: str
+    architecture: str
+    config: Mapping[str, Any]
+    container: str
+    reference: str
+
+
+@contextlib.contextmanager
+def exported(image: str) -> Iterator[ExportedImage]:
+    """An image with a container and a name of its own, both of which are gone at the end."""
+    with daemon() as client, contextlib.ExitStack() as stack:
+        try:
+            found = client.images.get(image)
+            tag = f"{_owner(os.getpid())}-{int(time.time())}-{secrets.token_hex(8)}"
+            found.tag(REPOSITORY, tag=tag)
+            stack.callback(_untag, client, found.id, f"{REPOSITORY}:{tag}")
+            container = client.api.create_container(
+                found.id,
+                command=["/never-started"],
+                labels={REPOSITORY: tag},
+                platform=_platform(found.attrs),
+                network_disabled=True,
+            )["Id"]
+            stack.callback(_remove_container, client, container)
+        except docker.errors.ImageNotFound:
+            raise ServiceError(
+                f"The image {image} is not in the Docker daemon.", code=ErrorCode.CONVERSION_FAILED
+            ) from None
+        except docker.errors.APIError as error:
+            raise NotStreamable(
+                f"docker does not export the image: {error.explanation or error}"
+            ) from error
+        attributes = found.attrs
+        config = {
+            key: attributes["Config"][key] for key in _CONFIG_KEYS if attributes["Config"].get(key)
+        }
+        yield ExportedImage(
+            id=found.id,
+            architecture=attributes["Architecture"],
+            config=config,
+            container=container,
+            reference=f"{REPOSITORY}:{tag}",
+        )
+
+
+def is_converted(names: Collection[str]) -> bool:
+    """Whether an image of these names is being converted."""
+    return any(name.startswith(f"{REPOSITORY}:") for name in names)
+
+
+def sweep() -> int:
+    """Remove what killed conversions left; returns how many things that were."""
+    removed = 0
+    with daemon() as client:
+        for container in client.api.containers(all=True, filters={"label": REPOSITORY}):
+            if _is_dead(container["Labels"][REPOSITORY]):
+                _remove_container(client, container["Id"])
+                removed += 1
+        for image in client.images.list(REPOSITORY):
+            for reference in image.tags:
+                repository, _, tag = reference.partition(":")
+                if repository == REPOSITORY and _is_dead(tag):
+                    _untag(client, image.id, reference)
+                    removed += 1
+    return removed
+
+
+def _owner(pid: int) -> str:
+    """A process that this one sees, told apart from a later one with the same number."""
+    try:
+        began = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+    except OSError:
+        began = "ended"
+    return f"{_here()}-{pid}-{began}"
+
+
+def _here() -> str:
+    """This boot of this machine, and the PID name space: each container counts from 1, and may
+    share the daemon.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
+    return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def _is_dead(tag: str) -> bool:
+    """Whether the process that made this is gone. Of one that is not seen from here, only the age
+    tells.
+    """
+    owner, _, made_at = tag.rpartition("-")[0].rpartition("-")
+    boot, space, pid, _ = (*owner.split("-"), "", "", "", "")[:4]
+    if not (pid.isdigit() and made_at.isdigit()):
+        return False
+    if f"{boot}-{space}" == _here():
+        return _owner(int(pid)) != owner
+    return time.time() - int(made_at) > ABANDONED_S
+
+
+def _platform(attributes: Mapping[str, Any]) -> str:
+    variant = attributes.get("Variant")
+    return f"{attributes['Os']}/{attributes['Architecture']}" + (f"/{variant}" if variant else "")
+
+
+def _untag(client: docker.DockerClient, image_id: str, reference: str) -> None:
+    """Remove our name, unless it is the only one left: then the image would go with it."""
+    with contextlib.suppress(docker.errors.APIError):
+        if len(client.images.get(image_id).tags) > 1:
+            client.images.remove(reference, noprune=True)
+
+
+def _remove_container(client: docker.DockerClient, container: str) -> None:
+    with contextlib.suppress(docker.errors.APIError):
+        client.api.remove_container(container, v=True, force=True)
+
+
+def export_socket(image: ExportedImage) -> socket.socket | None:
+    """A connection from which the image's files are read as a tar; None for a daemon that has no
+    socket here.
+
+    Asked in HTTP/1.0, the daemon sends them as they are until it closes the connection. The program
+    `docker` does the same for any daemon, and costs 0.8 s of a processor per GB more, a tenth of a
+    whole conversion.
+
+    Raises `NotStreamable` when the daemon does not give them.
+    """
+    path = _socket_path(os.environ)
+    if path is None:
+        return None
+    with contextlib.ExitStack() as unless_it_works:
+        connection = unless_it_works.enter_context(socket.socket(socket.AF_UNIX))
+        try:
+            connection.settimeout(DAEMON_TIMEOUT_S)
+            connection.connect(path)
+            connection.sendall(
+                f"GET /containers/{image.container}/export HTTP/1.0\r\nHost: docker\r\n\r\n".encode()
+            )
+            status, error = _answer(connection)
+        except OSError as refused:
+            raise NotStreamable(f"docker does not export the image: {refused}") from refused
+        if status != "200":
+            raise NotStreamable(f"docker does not export the image: {error or status}")
+        connection.settimeout(None)  # whoever reads it waits for what comes
+        unless_it_works.pop_all()
+    return connection
+
+
+def _socket_path(environ: Mapping[str, str]) -> str | None:
+    """Where the Docker SDK reaches the daemon, if that is a socket of this machine."""
+    scheme, _, path = (environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock").partition("://")
+    return path if scheme == "unix" and path else None
+
+
+def _answer(connection: socket.socket) -> tuple[str, str]:
+    """Take the head of an HTTP answer from a connection; returns its status, and what an error
+    says.
+    """
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):  # a byte at a time: not one of the body's may be lost
+        if not (byte := connection.recv(1)) or len(head) > MAX_ANSWER_BYTES:
+            return "no answer", ""
+        head += byte
+    status = head.decode("latin-1").split(" ", 2)[1]
+    return status, "" if status == "200" else connection.recv(MAX_ANSWER_BYTES).decode(
+        "utf-8", "replace"
+    ).strip()
+
+
+def export_command(image: ExportedImage, *, timeout_s: float) -> Command:
+    """What writes the image's files to standard output as a tar, wherever the daemon is."""
+    return Command(
+        name="docker export", argv=("docker", "export", image.container), timeout_s=timeout_s
+    )
+
+
+def originals_command(image: ExportedImage, *, platform: str, timeout_s: float) -> Command:
+    """What writes them as the image has them; more slowly, sorted by path."""
+    return Command(
+        name="docker buildx build",
+        timeout_s=timeout_s,
+        stdin=f"FROM {image.reference}\n".encode(),
+        argv=(
+            "docker",
+            "buildx",
+            "build",
+            "--builder=default",
+            "--progress=plain",
+            "--provenance=false",
+            f"--platform={platform}",
+            "--output=type=tar,dest=-",
+            "-",
+        ),
+    )
+
+
+def originals(
+    image: ExportedImage,
+    *,
+    platform: str,
+    timeout_s: float,
+    log: Path,
+    cancel: CancelToken | None = None,
+) -> list[tuple[tarfile.TarInfo, bytes]]:
+    """The members of the image that the exported stream hides, folders before what is in them.
+
+    Raises `NotStreamable` when they cannot be read, or when `/dev` or `/etc` is not a folder: then
+    the stream shows another tree than the image has.
+    """
+    found: list[tuple[tarfile.TarInfo, bytes]] = []
+    command = originals_command(image, platform=platform, timeout_s=timeout_s)
+    try:
+        with log.open("wb") as errors, started(command, stdout=-1, stderr=errors) as process:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as stream:
+                for member in stream:
+                    if cancel is not None:
+                        cancel.check()
+                    if _is_past_etc(member.name):
+                        return found
+                    if (read := _original(stream, member)) is not None:
+                        found.append(read)
+            if process.wait() != 0:
+                raise NotStreamable("docker buildx does not show the image's files")
+    except tarfile.TarError as error:
+        raise NotStreamable(
+            f"docker buildx does not show the image's files: {_last_line(log)}"
+        ) from error
+    return found
+
+
+def _is_past_etc(name: str) -> bool:
+    """The stream is sorted. Singularity's own folder and the like begin with a dot, and lie before."""
+    return name.split("/")[0] > "etc"
+
+
+def _original(
+    stream: tarfile.TarFile, member: tarfile.TarInfo
+) -> tuple[tarfile.TarInfo, bytes] | None:
+    name = member.name.rstrip("/")
+    if name in ("dev", "etc") and not member.isdir():
+        raise NotStreamable(f"the image's /{name} is not a folder")
+    if name not in HIDDEN and not (name in HIDDEN_IF_LINK and member.issym()):
+        return None
+    if member.islnk() or member.size > MAX_HIDDEN_BYTES:
+        raise NotStreamable(f"the image's /{name} is a hard link or very large")
+    body = stream.extractfile(member) if member.isreg() else None
+    return member, body.read() if body is not None else b""
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1][:300] if lines else "it wrote nothing"
+
+
+def empty_archive(image: ExportedImage, *, architecture: str) -> bytes:
+    """An archive as `docker save` makes it, of an image with this one's configuration and no files."""
+    layer = _tar([])
+    digest = _sha256(layer)
+    config = json.dumps(
+        {
+            "architecture": architecture,
+            "os": "linux",
+            "config": dict(image.config),
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        }
+    ).encode()
+    manifest = [
+        {
+            "Config": f"{_sha256(config)}.json",
+            "RepoTags": [f"{REPOSITORY}:empty"],
+            "Layers": ["layer.tar"],
+        }
+    ]
+    return _tar(
+        [
+            (f"{_sha256(config)}.json", config),
+            ("layer.tar", layer),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ]
+    )
+
+
+def _tar(files: list[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,435 @@
+"""The quick way from an image to a SIF: its files stream into squashfs, and nothing is unpacked.
+
+    docker daemon ──> tarfilter.py ──> tar2sqfs ──> squashfs ─┐
+                          │ additions                         ├─> SIF, hashed while it is written
+    docker buildx ────────┤ (what the export hides)           │
+    singularity build ────┴─ of an image without files ───────┘ (its small objects)
+
+Whatever Singularity puts into an image depends on the image's configuration alone. So it converts
+an image with this configuration and no files, and what it put there is merged into the stream.
+
+The result is what `singularity build` makes, but for three things that Docker's export does not
+tell: the root folder is root's with mode 755, as it is in every container of Docker; of the
+extended attributes, only file capabilities are there; and hard links to symbolic links are still
+links, where `build` makes copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import io
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+
+from image_builder.errors import ErrorCode, Interrupted, LimitReached, NoSpace, ServiceError
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import FROM_OUTSIDE, Command, ProcessFailed, Runner, run, started
+from image_builder.settings import BuildSettings
+from image_builder.sif import docker_export, format, tar_filter
+from image_builder.sif.docker_export import ExportedImage, NotStreamable
+
+PROGRAMS = ("docker", "tar2sqfs", "sqfs2tar", "unsquashfs")
+PIPE_BYTES = 1024**2
+TICK_S = 0.02
+SILENCE = "it wrote nothing"
+FULL_BYTES = 64 * 1024**2
+"""A write that failed while the disk had less than this failed for want of room."""
+
+
+class StreamFailed(ServiceError):
+    """A part of the conversion failed: no SIF was made."""
+
+    code = ErrorCode.CONVERSION_FAILED
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stencil:
+    """What Singularity makes of an image's configuration: files for its root, and small objects for
+    the SIF.
+    """
+
+    files: tuple[tuple[tarfile.TarInfo, bytes], ...]
+    objects: tuple[format.Object, ...]
+    group: int
+
+
+def stream(
+    image: str,
+    made: Path,
+    *,
+    source: str,
+    build_empty: Callable[[Path, Path], None],
+    scratch: Path,
+    platform: str,
+    level: int | None,
+    settings: BuildSettings,
+    runner: Runner = run,
+    cancel: CancelToken | None = None,
+) -> str:
+    """Make a SIF of an image in the daemon at `made`; returns its sha256.
+
+    `source` is what the SIF names as its origin. `build_empty(archive, sif)` lets Singularity
+    convert an archive. Raises `NotStreamable` when the image has to be converted in another way,
+    else as `singularity.convert` does.
+    """
+    require_programs()
+    architecture = platform.split("/")[1]
+    squashfs = made.with_suffix(".squashfs")
+    with docker_export.exported(image) as exported:
+        if exported.architecture != architecture:
+            raise StreamFailed(
+                f"The image is for {exported.architecture}, and a SIF for {platform} was asked for."
+            )
+        prepare = _Preparation(
+            exported, source, build_empty, scratch, platform, settings, runner, cancel
+        )
+        with ThreadPoolExecutor(1, thread_name_prefix="convert") as executor:
+            stencil = executor.submit(prepare)
+            report = _Pipeline(
+                exported, squashfs, prepare.additions, scratch, level, settings, cancel
+            ).run(stencil)
+    _check_counts(squashfs, report, settings, runner, cancel)
+    made_of = stencil.result()
+    for path in scratch.iterdir():  # from here on, the squashfs and the SIF need the room
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    sha256 = format.write(
+        made,
+        architecture=architecture,
+        small=made_of.objects,
+        squashfs=squashfs,
+        group=made_of.group,
+    )
+    squashfs.unlink()
+    return sha256
+
+
+def require_programs() -> None:
+    """Raise `NotStreamable` when a program is missing."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing:
+        raise NotStreamable(
+            f"{', '.join(missing)} is not installed (squashfs-tools-ng, squashfs-tools)"
+        )
+
+
+def squashfs_command(target: Path, level: int | None, settings: BuildSettings) -> Command:
+    """What makes a squashfs file of a tar on standard input. An entry that it does not know ends
+    it.
+    """
+    argv = ["tar2sqfs", "--quiet", "--force", "--no-skip", "--compressor", settings.sif_compressor]
+    if level is not None:
+        argv += ["--comp-extra", f"level={level}"]
+    return Command(name="tar2sqfs", argv=(*argv, str(target)), timeout_s=settings.convert_timeout_s)
+
+
+def filter_command(additions: Path, report: Path) -> Command:
+    return Command(
+        name="the check of the image's files",
+        argv=(
+            sys.executable,
+            "-I",
+            "-S",
+            str(Path(tar_filter.__file__)),
+            "--additions",
+            str(additions),
+            "--report",
+            str(report),
+        ),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preparation:
+    """What is done while the image is already streaming: the additions, and the SIF's small
+    objects.
+    """
+
+    image: ExportedImage
+    source: str
+    build_empty: Callable[[Path, Path], None]
+    scratch: Path
+    platform: str
+    settings: BuildSettings
+    runner: Runner
+    cancel: CancelToken | None
+
+    @property
+    def additions(self) -> Path:
+        return self.scratch / "additions.tar"
+
+    def __call__(self) -> Stencil:
+        with ThreadPoolExecutor(1, thread_name_prefix="originals") as executor:
+            hidden = executor.submit(
+                docker_export.originals,
+                self.image,
+                platform=self.platform,
+                timeout_s=self.settings.convert_timeout_s,
+                log=self.scratch / "buildx.log",
+                cancel=self.cancel,
+            )
+            stencil = self._stencil()
+            originals = hidden.result()
+        fresh = self.additions.with_suffix(".new")
+        with tarfile.open(fresh, "w", format=tarfile.PAX_FORMAT) as archive:
+            for member, content in (*originals, *stencil.files):
+                archive.addfile(member, io.BytesIO(content))
+        fresh.rename(self.additions)
+        return stencil
+
+    def _stencil(self) -> Stencil:
+        archive, made = self.scratch / "empty.tar", self.scratch / "empty.sif"
+        archive.write_bytes(
+            docker_export.empty_archive(self.image, architecture=self.platform.split("/")[1])
+        )
+        self.build_empty(archive, made)
+        primary = format.read(made).primary
+        squashfs = self.scratch / "empty.squashfs"
+        with made.open("rb") as file:
+            file.seek(primary.offset)
+            squashfs.write_bytes(file.read(primary.size_bytes))
+        listed = self.runner(
+            Command(name="sqfs2tar", argv=("sqfs2tar", str(squashfs)), timeout_s=60),
+            cancel=self.cancel,
+            capture_stdout=True,
+        )
+        rename = Renamed(archive.name, self.source)
+        return Stencil(
+            files=tuple(_stencil_files(listed.stdout, rename)),
+            group=primary.group,
+            objects=tuple(rename.in_object(item) for item in format.objects(made)),
+        )
+
+
+def _stencil_files(archive: bytes, rename: Renamed) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Singularity's files, root's own, and the root folder itself as every container of Docker has
+    it.
+    """
+    root = tarfile.TarInfo("./")
+    root.type, root.mode, root.mtime = tarfile.DIRTYPE, 0o755, int(time.time())
+    yield root, b""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+        for member in members:
+            member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            file = members.extractfile(member) if member.isreg() else None
+            content = rename.in_file(member.name, file.read() if file is not None else b"")
+            member.size = len(content)
+            yield member, content
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """Puts the image's true origin where Singularity wrote that of the archive which it converted."""
+
+    archive: str
+    source: str
+
+    def in_file(self, name: str, content: bytes) -> bytes:
+        if name == ".singularity.d/labels.json":
+            return json.dumps(
+                self._labels(json.loads(content)), indent="\t", ensure_ascii=False
+            ).encode()
+        return (
+            self._definition(content.decode()).encode()
+            if name == ".singularity.d/Singularity"
+            else content
+        )
+
+    def in_object(self, item: format.Object) -> format.Object:
+        if item.data_type == format.DataType.DEFINITION:
+            return dataclasses.replace(
+                item, content=self._definition(item.content.decode()).encode()
+            )
+        if item.name == "inspect-metadata.json":
+            metadata = json.loads(item.content)
+            attributes = metadata["data"]["attributes"]
+            attributes["labels"] = self._labels(attributes.get("labels") or {})
+            attributes["deffile"] = self._definition(attributes.get("deffile") or "")
+            return dataclasses.replace(item, content=_json_as_go_writes_it(metadata))
+        return item
+
+    def _definition(self, text: str) -> str:
+        return text.replace("docker-archive", "docker-daemon", 1).replace(
+            self.archive, self.source, 1
+        )
+
+    def _labels(self, labels: Mapping[str, Any]) -> dict[str, Any]:
+        prefix = "org.label-schema.usage.singularity.deffile"
+        return {**labels, f"{prefix}.bootstrap": "docker-daemon", f"{prefix}.from": self.source}
+
+
+def _json_as_go_writes_it(value: Any) -> bytes:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pipeline:
+    """The processes that the image's files run through."""
+
+    image: ExportedImage
+    squashfs: Path
+    additions: Path
+    scratch: Path
+    level: int | None
+    settings: BuildSettings
+    cancel: CancelToken | None
+
+    def run(self, stencil: Future[Stencil]) -> tar_filter.Report:
+        """Run them to their ends, as long as nothing fails; returns what went through."""
+        report = self.scratch / "report.json"
+        commands = [
+            filter_command(self.additions, report),
+            squashfs_command(self.squashfs, self.level, self.settings),
+        ]
+        with contextlib.ExitStack() as stack:
+            processes: list[subprocess.Popen[bytes]] = []
+            source: IO[bytes] | socket.socket | None = docker_export.export_socket(self.image)
+            if source is None:
+                commands.insert(
+                    0,
+                    docker_export.export_command(
+                        self.image, timeout_s=self.settings.convert_timeout_s
+                    ),
+                )
+            else:
+                stack.callback(source.close)
+            for index, command in enumerate(commands):
+                errors = stack.enter_context(self._log(index).open("wb"))
+                last = index == len(commands) - 1
+                process = stack.enter_context(
+                    started(
+                        command,
+                        stdin=None if source is None else source.fileno(),
+                        stderr=errors,
+                        stdout=errors if last else subprocess.PIPE,
+                    )
+                )
+                if source is not None:
+                    # the reader alone holds it now: when it ends, the writer is told
+                    source.close()
+                source = process.stdout
+                if source is not None:
+                    fcntl.fcntl(source, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+                processes.append(process)
+            self._wait(commands, processes, stencil)
+        return tar_filter.Report(**json.loads(report.read_text("utf-8")))
+
+    def _wait(
+        self,
+        commands: Sequence[Command],
+        processes: Sequence[subprocess.Popen[bytes]],
+        stencil: Future[Stencil],
+    ) -> None:
+        deadline = time.monotonic() + self.settings.convert_timeout_s
+        least_free_bytes = shutil.disk_usage(self.squashfs.parent).free
+        while True:
+            least_free_bytes = min(least_free_bytes, shutil.disk_usage(self.squashfs.parent).free)
+            states = [process.poll() for process in processes]
+            if stencil.done():
+                stencil.result()
+            if any(states):
+                self._raise(commands, processes, least_free_bytes)
+            if all(state == 0 for state in states) and stencil.done():
+                return
+            if time.monotonic() > deadline:
+                raise LimitReached(
+                    f"The conversion took longer than {self.settings.convert_timeout_s:.0f} s."
+                )
+            if self.cancel is None:
+                time.sleep(TICK_S)
+            elif self.cancel.wait(TICK_S):
+                self.cancel.check()
+
+    def _raise(
+        self,
+        commands: Sequence[Command],
+        processes: Sequence[subprocess.Popen[bytes]],
+        least_free_bytes: int,
+    ) -> None:
+        """Tell the first cause. A writer whose reader went away is a consequence: the reader
+        speaks.
+        """
+        time.sleep(TICK_S)
+        failed = {index for index, process in enumerate(processes) if process.poll()}
+        for command, process in zip(commands, processes, strict=True):
+            if process.returncode in FROM_OUTSIDE:
+                raise Interrupted(command.name)
+        index = max(failed)
+        text = _tail(self._log(index))
+        if index == len(commands) - 2 and processes[index].returncode == tar_filter.EXIT_UNFIT:
+            raise NotStreamable(text)
+        if least_free_bytes < FULL_BYTES and (
+            "I/O error" in text or text == SILENCE
+        ):  # its log has no room either
+            raise NoSpace(
+                "The disk is full: the SIF could not be written.",
+                hint="Free some room in tmp_folder.",
+            )
+        raise StreamFailed(
+            f"The image could not be converted: {commands[index].name} ended with exit code "
+            f"{processes[index].returncode}: {text}"
+        )
+
+    def _log(self, index: int) -> Path:
+        return self.scratch / f"stream-{index}.log"
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_bytes()[-2000:].decode("utf-8", "replace").strip().splitlines()
+    return "; ".join(lines[-3:]) or SILENCE
+
+
+def _check_counts(
+    squashfs: Path,
+    report: tar_filter.Report,
+    settings: BuildSettings,
+    runner: Runner,
+    cancel: CancelToken | None,
+) -> None:
+    """Whether everything that went in is there: as many inodes, and as many paths."""
+    try:
+        inodes = format.squashfs_inodes(squashfs)
+    except (format.BadSif, FileNotFoundError) as error:
+        raise StreamFailed(f"What tar2sqfs made is not usable: {error}.") from error
+    lines = _Counter()
+    try:
+        runner(
+            Command(
+                name="unsquashfs",
+                argv=("unsquashfs", "-no-progress", "-ls", "-dest", "/", str(squashfs)),
+                timeout_s=settings.convert_timeout_s,
+            ),
+            on_line=lines,
+            cancel=cancel,
+        )
+    except ProcessFailed as error:
+        raise StreamFailed(f"What tar2sqfs made cannot be read back: {error.message}") from error
+    if inodes != report.inodes + 1 or lines.count != report.listed_lines + 1:
+        raise StreamFailed(
+            f"Of {report.inodes + 1} files and {report.listed_lines + 1} paths, the squashfs has "
+            f"{inodes} and {lines.count}."
+        )
+
+
+class _Counter:
+    """Counts lines."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, line: str) -> None:
+        self.count += 1

@@ -1,0 +1,117 @@
+"""What a version means: `latest`, a branch, a tag or a commit, looked up in a mirror as git itself
+would.
+
+A tag wins over a branch of its name, `heads/x` and `tags/x` say which is meant, and `latest` is the
+default branch whatever else is called so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+
+from image_builder.sources.git.mirror import Mirror, Snapshot
+
+LATEST = "latest"
+MIN_ABBREVIATION, FULL_HASH = 7, 40
+
+_HEX = re.compile(r"[0-9a-f]+\Z")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """The commit that a version names, and what a reader of the answer should know."""
+
+    commit: str
+    warnings: tuple[str, ...] = ()
+
+
+class Ambiguous(ValueError):
+    """An abbreviated commit that several commits begin with."""
+
+
+class Versions:
+    """The versions of a mirrored repository. Threads may share it."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self._name = mirror.repository.name
+        self._lock = threading.Lock()
+        self._known: tuple[Snapshot | None, dict[str, Resolved]] = (None, {})
+
+    def resolve(self, version: str, snapshot: Snapshot) -> Resolved | None:
+        """The commit that a version names in a snapshot, or None. Raises `Ambiguous`."""
+        with self._lock:
+            if self._known[0] is not snapshot:
+                self._known = (snapshot, {})
+            known = self._known[1]
+        if version not in known:
+            resolved = (
+                self._latest(snapshot) if version == LATEST else self._resolve(version, snapshot)
+            )
+            if resolved is None:
+                return None
+            known[version] = resolved
+        return known[version]
+
+    def _latest(self, snapshot: Snapshot) -> Resolved | None:
+        commit = self._mirror.peeled(snapshot.head) if snapshot.head else None
+        if commit is None:
+            return None
+        shadowed = [
+            kind
+            for kind, names in (("branch", snapshot.branches), ("tag", snapshot.tags))
+            if LATEST in names
+        ]
+        return Resolved(
+            commit=commit,
+            warnings=tuple(
+                f"'latest' means the default branch of the {self._name}, not its {kind} called 'latest': "
+                f"write {'heads' if kind == 'branch' else 'tags'}/latest for that."
+                for kind in shadowed
+            ),
+        )
+
+    def _resolve(self, version: str, snapshot: Snapshot) -> Resolved | None:
+        hexadecimal = version.lower() if _HEX.match(version.lower()) else ""
+        if len(hexadecimal) == FULL_HASH:
+            return self._as_commit(hexadecimal) if self._mirror.holds(hexadecimal) else None
+        named = self._named(version, snapshot)
+        if named is not None:
+            return named
+        if MIN_ABBREVIATION <= len(hexadecimal) < FULL_HASH:
+            found = self._mirror.commits_beginning(hexadecimal)
+            if len(found) > 1:
+                raise Ambiguous(", ".join(commit[: len(hexadecimal) + 4] for commit in found[:4]))
+            return self._as_commit(found[0]) if found else None
+        return None
+
+    def _named(self, version: str, snapshot: Snapshot) -> Resolved | None:
+        """The commit of a tag or a branch."""
+        tag, branch = snapshot.tags.get(version), snapshot.branches.get(version)
+        if tag is None and branch is None:
+            kind, _, name = version.removeprefix("refs/").partition("/")
+            tag = snapshot.tags.get(name) if kind == "tags" else None
+            branch = snapshot.branches.get(name) if kind == "heads" else None
+        digest = tag or branch
+        commit = self._mirror.peeled(digest) if digest is not None else None
+        if commit is None:
+            return None
+        warnings = (
+            (
+                f"{version} is a tag and a branch of the {self._name}; the tag is taken. "
+                f"Write heads/{version} for the branch.",
+            )
+            if tag is not None and branch is not None
+            else ()
+        )
+        return Resolved(commit=commit, warnings=warnings)
+
+    def _as_commit(self, commit: str) -> Resolved:
+        return Resolved(
+            commit=commit,
+            warnings=()
+            if self._mirror.is_listed(commit)
+            else (f"Commit {commit[:12]} is on no branch and no tag of the {self._name}.",),
+        )

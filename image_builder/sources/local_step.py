@@ -1,0 +1,118 @@
+"""A workflow step in a folder of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from image_builder.errors import BadDescription, NotFound
+from image_builder.host.cancellation import CancelToken
+from image_builder.sources.git import trees
+from image_builder.sources.git.revisions import LATEST
+from image_builder.sources.git.trees import Entry, Limits
+from image_builder.sources.step import (
+    DESCRIPTIONS,
+    MAX_TEXT_BYTES,
+    POST_INSTALL,
+    REQUIREMENTS,
+    StepFiles,
+    StepRef,
+    as_bad_description,
+    near_hint,
+    step_files,
+)
+
+
+def local_step(
+    path: str | Path,
+    *,
+    workflow: str,
+    step_id: str,
+    version: str = LATEST,
+    limits: Limits | None = None,
+) -> StepRef:
+    """A step in a folder of this machine, with the hash that git would give it. Git's own files do
+    not count.
+
+    Raises `NotFound` if there is no such folder, `BadDescription` if it holds what is not taken.
+    """
+    folder = Path(path).expanduser()
+    entries = _local_entries(folder, limits or Limits())
+    return StepRef(
+        workflow=workflow,
+        step_id=step_id,
+        version=version,
+        tree=trees.tree_digest(entries),
+        path=folder.absolute(),
+    )
+
+
+def read_local(ref: StepRef) -> StepFiles:
+    """The files of a local step that decide how it is built."""
+    assert ref.path is not None
+    return read_folder(ref.path)
+
+
+def read_folder(folder: Path) -> StepFiles:
+    """What the planner reads of a step that lies in `folder`."""
+    names = (*DESCRIPTIONS, REQUIREMENTS, POST_INSTALL)
+    present = {
+        name: folder / name
+        for name in names
+        if (folder / name).is_symlink() or (folder / name).exists()
+    }
+
+    def read(path: Path) -> bytes | None:
+        return path.read_bytes() if path.stat().st_size <= MAX_TEXT_BYTES else None
+
+    return step_files(present, lambda path: path.is_file() and not path.is_symlink(), read)
+
+
+def copy_local(
+    ref: StepRef,
+    destination: Path,
+    cancel: CancelToken | None = None,
+    *,
+    limits: Limits | None = None,
+) -> None:
+    """Copy a local step to `destination`, under the checks of `WorkflowRegistry.extract`.
+
+    Raises `BadDescription` also if the step is not any more what it was when it was pinned.
+    """
+    assert ref.path is not None
+    folder = ref.path
+    entries = _local_entries(folder, limits or Limits())
+    changed = BadDescription(
+        "changed while it was read", file=str(folder), hint="Send the request again."
+    )
+    if trees.tree_digest(entries) != ref.tree:
+        raise changed
+    try:
+        trees.write(
+            entries, destination, lambda entry: trees.read_file(folder / entry.path), cancel
+        )
+    except (trees.Changed, FileNotFoundError):
+        raise changed from None
+
+
+def _local_entries(folder: Path, limits: Limits) -> list[Entry]:
+    if not folder.is_dir():
+        raise NotFound(
+            f"There is no folder {trees.printable(str(folder))!r} on this machine.",
+            field="path",
+            hint=near_hint(folder.name, _sibling_folders(folder), f"{folder.parent} has"),
+        )
+    with as_bad_description():
+        entries = trees.read_entries(folder, trees.walk(folder, limits=limits))
+        trees.check(entries, limits)
+    return entries
+
+
+def _sibling_folders(folder: Path) -> list[str]:
+    try:
+        return [
+            item.name
+            for item in folder.parent.iterdir()
+            if item.is_dir() and not item.name.startswith(".")
+        ]
+    except OSError:
+        return []

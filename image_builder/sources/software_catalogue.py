@@ -1,0 +1,165 @@
+"""The site's software catalogue and Spack configuration: pinned for a build, and copied into it.
+
+Each is a folder of this machine, taken as it lies there, or a git repository. What is pinned are
+trees, not commits: the packages (`repo.yaml`, `packages/` and what they import) and the
+configuration's files. A folder that somebody may edit while a build waits is kept by its tree below
+the mirrors, so that a build gets exactly what was pinned for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from image_builder.errors import Misconfigured
+from image_builder.host.cancellation import CancelToken
+from image_builder.settings import RepositorySettings
+from image_builder.sources.branch_versions import branch_commits, branch_refs
+from image_builder.sources.git.remote import Network, RemoteCommits
+from image_builder.sources.source_tree import Holding, Shelf, ShelfPin, open_shelf
+
+PACKAGE_PARTS = ("repo.yaml", "packages", "build_systems")
+"""What of a catalogue makes packages; documentation and the site's configuration beside it do not
+count.
+"""
+_PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
+
+
+def _is_source(path: str) -> bool:
+    """Python's leftovers, which running Spack on a catalogue makes, do not count."""
+    name = path.rpartition("/")[2]
+    return name != "__pycache__" and not name.endswith((".pyc", ".pyo"))
+
+
+def _is_package_file(path: str) -> bool:
+    return path.split("/", 1)[0] in PACKAGE_PARTS and _is_source(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PinnedCatalogue:
+    """What one build takes of the catalogue: plain values, to be stored and used by another
+    process.
+
+    None where the settings name no catalogue or no configuration. The trees are part of a build's
+    identity, the commits (None for a folder) are only recorded.
+    """
+
+    packages_tree: str | None = None
+    config_tree: str | None = None
+    packages_commit: str | None = None
+    config_commit: str | None = None
+
+
+class Catalogue:
+    """The catalogue and configuration that the settings name. Threads may share it."""
+
+    def __init__(
+        self,
+        settings: RepositorySettings,
+        spack_cfg: str | None,
+        mirrors: Path,
+        *,
+        network: Network | None = None,
+    ) -> None:
+        network = network or Network(
+            schemes=settings.allowed_git_schemes,
+            hosts=settings.allowed_git_hosts,
+            timeout_s=settings.git_timeout_s,
+        )
+        max_age_s = settings.mirror_max_age_s
+        self._packages = open_shelf(
+            settings.software_repository, PACKAGES, mirrors, network, max_age_s
+        )
+        self._config = open_shelf(spack_cfg, CONFIG, mirrors, network, max_age_s)
+        self._remote = RemoteCommits(network, max_age_s=max_age_s)
+
+    def close(self) -> None:
+        """End the processes that read mirrors."""
+        for shelf in (self._packages, self._config):
+            if shelf is not None:
+                shelf.close()
+
+    def pin(self, *, cancel: CancelToken | None = None) -> PinnedCatalogue:
+        """What is there now. Raises `Misconfigured` or `Unavailable`, both naming the setting."""
+        packages = self._packages.pin(cancel) if self._packages is not None else None
+        config = self._config.pin(cancel) if self._config is not None else None
+        return PinnedCatalogue(
+            packages_tree=packages.tree if packages else None,
+            packages_commit=packages.commit if packages else None,
+            config_tree=config.tree if config else None,
+            config_commit=config.commit if config else None,
+        )
+
+    def copy(
+        self,
+        pinned: PinnedCatalogue,
+        packages: Path,
+        config: Path,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> None:
+        """Write what was pinned to the two folders, which must not exist or be empty.
+
+        Where nothing was pinned, the folder is made and stays empty.
+        """
+        for shelf, tree, commit, destination in (
+            (self._packages, pinned.packages_tree, pinned.packages_commit, packages),
+            (self._config, pinned.config_tree, pinned.config_commit, config),
+        ):
+            if tree is None:
+                destination.mkdir(parents=True, exist_ok=True)
+            else:
+                _named(shelf).copy(ShelfPin(tree=tree, commit=commit), destination, cancel)
+
+    def config_text(self, pinned: PinnedCatalogue, name: str = "packages.yaml") -> str | None:
+        """A file of the pinned configuration, or None if there is none."""
+        return self._text(self._config, pinned.config_tree, pinned.config_commit, (name,))
+
+    def package_text(self, pinned: PinnedCatalogue, package: str) -> str | None:
+        """The `package.py` of a catalogue's package, or None if the catalogue has no such package."""
+        if not _PACKAGE_NAME.match(package):
+            return None
+        names = [f"packages/{name}/package.py" for name in (package, package.replace("-", "_"))]
+        return self._text(self._packages, pinned.packages_tree, pinned.packages_commit, names)
+
+    def branch_commits(
+        self, pinned: PinnedCatalogue, specs: Iterable[object], *, cancel: CancelToken | None = None
+    ) -> tuple[dict[str, str], list[str]]:
+        """The commits behind the versions of `specs` that are branches (`exageostat@master ->
+        hash`), and warnings.
+        """
+        refs = branch_refs(specs, lambda package: self.package_text(pinned, package))
+        found = branch_commits(refs, self._remote, cancel=cancel)
+        return {name: commit for name, commit in found.commits.items() if commit is not None}, list(
+            found.warnings
+        )
+
+    @staticmethod
+    def _text(
+        shelf: Shelf | None, tree: str | None, commit: str | None, names: Sequence[str]
+    ) -> str | None:
+        if tree is None:
+            return None
+        raw = _named(shelf).file(ShelfPin(tree=tree, commit=commit), names)
+        return raw.decode("utf-8", "replace") if raw is not None else None
+
+
+PACKAGES = Holding(
+    name="software catalogue",
+    key="software_repository in repositories_cfg",
+    wanted=_is_package_file,
+    required="repo.yaml",
+)
+CONFIG = Holding(name="Spack configuration", key="spack_cfg in build_cfg", wanted=_is_source)
+
+
+def _named(shelf: Shelf | None) -> Shelf:
+    if shelf is None:
+        raise Misconfigured(
+            "The build was pinned with a software catalogue or Spack configuration, and the settings "
+            "name none any more.",
+            hint="Send the request again.",
+        )
+    return shelf

@@ -1,0 +1,70 @@
+"""Spack itself and its packages, as sources of a base image."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from image_builder.errors import Misconfigured
+from image_builder.host.cancellation import CancelToken
+from image_builder.settings import LibrarySettings
+from image_builder.sources.git.remote import Network
+from image_builder.sources.source_tree import Holding, Shelf, ShelfPin, open_shelf
+
+SPACK = Holding(
+    name="Spack",
+    key="spack_repository in build_cfg",
+    wanted=lambda path: _is_spack_file(path),
+    required="bin/spack",
+)
+SPACK_PACKAGES = Holding(
+    name="Spack package repository",
+    key="spack_packages_repository in build_cfg",
+    wanted=lambda path: path.startswith("repos/") and "__pycache__" not in path,
+)
+
+
+def _is_spack_file(path: str) -> bool:
+    """What a checkout installed or remembered beside Spack's own files does not count."""
+    return "__pycache__" not in path and not path.startswith(
+        (".git/", "opt/", "var/spack/cache/", "var/spack/environments/")
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PinnedSpack:
+    """Which Spack, and which packages beside it; a Spack before 1.0 has its packages inside."""
+
+    spack: ShelfPin
+    packages: ShelfPin | None
+
+
+class SpackSource:
+    """The Spack that the settings name."""
+
+    def __init__(self, settings: LibrarySettings) -> None:
+        mirrors, network = settings.build.tmp_folder / "mirrors", Network.of(settings)
+        max_age_s = settings.repositories.mirror_max_age_s
+        spack = open_shelf(settings.build.spack_repository, SPACK, mirrors, network, max_age_s)
+        if spack is None:
+            raise Misconfigured(
+                "build_cfg has no spack_repository, and the base image needs a Spack.",
+                hint="Write the git URL or folder of Spack, with #tag behind it.",
+            )
+        self._spack: Shelf = spack
+        self._packages = open_shelf(
+            settings.build.spack_packages_repository, SPACK_PACKAGES, mirrors, network, max_age_s
+        )
+
+    def pin(self, cancel: CancelToken | None = None) -> PinnedSpack:
+        """What is there now."""
+        return PinnedSpack(
+            spack=self._spack.pin(cancel),
+            packages=self._packages.pin(cancel) if self._packages is not None else None,
+        )
+
+    def copy(self, pinned: PinnedSpack, context: Path, cancel: CancelToken | None) -> None:
+        """Write what was pinned into a build context."""
+        self._spack.copy(pinned.spack, context / "spack", cancel)
+        if self._packages is not None and pinned.packages is not None:
+            self._packages.copy(pinned.packages, context / "spack-packages", cancel)

@@ -1,0 +1,142 @@
+"""The files of a workflow step, wherever they come from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from image_builder.errors import BadDescription
+from image_builder.request.cpu_targets import nearest
+from image_builder.settings import RepositorySettings
+from image_builder.sources.git.trees import BadTree, Limits
+
+DESCRIPTIONS = ("eflows4hpc.yaml", "eflows4hpc.yml")
+REQUIREMENTS = "requirements.txt"
+POST_INSTALL = "post_inst.sh"
+MAX_TEXT_BYTES = 256 * 1024
+MAX_SHEBANG_BYTES = 200
+MAX_LISTED = 12
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepRef:
+    """One step, pinned. `tree` is the hash of its folder alone, as git computes it, also for a
+    local `path`.
+
+    `commit` is what the version named when it was looked up; None for a local path.
+    """
+
+    workflow: str
+    step_id: str
+    version: str
+    tree: str
+    commit: str | None = None
+    path: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepFiles:
+    """What the planner reads of a step: its description, the `requirements.txt` and the script
+    beside it.
+    """
+
+    description_file: str
+    description: str
+    requirements: str | None = None
+    has_post_install: bool = False
+    shebang: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def limits_of(settings: RepositorySettings) -> Limits:
+    """How much a step may hold on this site."""
+    return Limits(max_files=settings.step_max_files, max_bytes=settings.step_max_bytes)
+
+
+@contextlib.contextmanager
+def as_bad_description() -> Iterator[None]:
+    """What a folder must not hold, told as a step's fault."""
+    try:
+        yield
+    except BadTree as error:
+        hint = f"{error.hint[:1].upper()}{error.hint[1:]}." if error.hint else ""
+        raise BadDescription(
+            error.problem, file=error.path or "the step's folder", hint=hint
+        ) from error
+
+
+def step_files(
+    present: Mapping[str, _T], is_file: Callable[[_T], bool], read: Callable[[_T], bytes | None]
+) -> StepFiles:
+    """The parts of a step from what is `present` in its folder; `read` gives None for what is too
+    large.
+    """
+
+    def content(name: str) -> bytes:
+        if not is_file(present[name]):
+            raise BadDescription(
+                "is not a regular file", file=name, hint="Put the file itself there, no link."
+            )
+        raw = read(present[name])
+        if raw is None:
+            raise BadDescription(
+                f"is larger than {MAX_TEXT_BYTES // 1024} KiB", file=name, hint="Shorten it."
+            )
+        return raw
+
+    names = [name for name in DESCRIPTIONS if name in present]
+    if not names:
+        raise BadDescription(
+            "is missing in the step's folder",
+            file=DESCRIPTIONS[0],
+            hint="Add one with apt, pip or spack, for example:\nspack:\n  specs:\n  - openmpi",
+        )
+    script = content(POST_INSTALL) if POST_INSTALL in present else None
+    return StepFiles(
+        description_file=names[0],
+        description=_text(content(names[0]), names[0]),
+        requirements=_text(content(REQUIREMENTS), REQUIREMENTS)
+        if REQUIREMENTS in present
+        else None,
+        has_post_install=script is not None,
+        shebang=None if script is None else _shebang(script),
+        warnings=(f"The step has {names[0]} and {names[1]}; {names[0]} is used.",)
+        if len(names) > 1
+        else (),
+    )
+
+
+def _text(raw: bytes, file: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadDescription(
+            "is not UTF-8 text",
+            file=file,
+            line=raw.count(b"\n", 0, error.start) + 1,
+            hint="Save it as UTF-8.",
+        ) from None
+
+
+def _shebang(script: bytes) -> str | None:
+    """The interpreter line of a script without its `#!`, if it has one."""
+    first = script.split(b"\n", 1)[0].rstrip()
+    if not first.startswith(b"#!") or len(first) > MAX_SHEBANG_BYTES:
+        return None
+    return first[2:].decode("utf-8", "replace").strip() or None
+
+
+def near_hint(name: str, known: Sequence[str], lead: str) -> str:
+    """What to write instead of `name`: the nearest, or else what there is."""
+    close = nearest(name, known)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    if not known:
+        return f"{lead} none."
+    more = f" and {len(known) - MAX_LISTED} more" if len(known) > MAX_LISTED else ""
+    return f"{lead} {', '.join(known[:MAX_LISTED])}{more}."

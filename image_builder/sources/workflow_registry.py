@@ -1,0 +1,265 @@
+"""Workflow steps: found in a git registry or in a local folder, read, and copied into a build.
+
+A registry is a git repository that holds `<workflow>/<step>/eflows4hpc.yaml`. What lies in it was written by
+strangers: a step is taken file by file from the repository's objects, never checked out, and nothing in it is run.
+What a description says is `environment.parse_description`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from image_builder.errors import ErrorCode, Misconfigured, NotFound, Unavailable
+from image_builder.host.cancellation import CancelToken
+from image_builder.settings import RepositorySettings
+from image_builder.sources.git import trees
+from image_builder.sources.git.mirror import Mirror, Repository, Snapshot
+from image_builder.sources.git.objects import TreeItem
+from image_builder.sources.git.remote import Network
+from image_builder.sources.git.revisions import LATEST, Ambiguous, Resolved, Versions
+from image_builder.sources.git.urls import BadGitUrl, folder_url, parse_source
+from image_builder.sources.step import (
+    DESCRIPTIONS,
+    MAX_TEXT_BYTES,
+    StepFiles,
+    StepRef,
+    as_bad_description,
+    limits_of,
+    near_hint,
+    step_files,
+)
+
+KEY = "workflow_repository in repositories_cfg"
+NO_REFERENCES = Snapshot(fetched_at=0, head=None, branches={}, tags={})
+"""Enough for a version that is a commit."""
+
+
+class WorkflowRegistry:
+    """The registry that the settings name, through a mirror below `mirrors`. Threads may share it."""
+
+    def __init__(
+        self, settings: RepositorySettings, mirrors: Path, *, network: Network | None = None
+    ) -> None:
+        self._settings = settings
+        self._limits = limits_of(settings)
+        network = network or Network(
+            schemes=settings.allowed_git_schemes,
+            hosts=settings.allowed_git_hosts,
+            timeout_s=settings.git_timeout_s,
+        )
+        try:
+            source = parse_source(settings.workflow_repository, network.schemes)
+        except BadGitUrl as error:
+            raise Misconfigured(
+                f"{KEY} cannot be used: {error}.", hint="Write the git URL of the registry."
+            ) from None
+        if source.inside:
+            raise Misconfigured(
+                f"{KEY} names a folder inside the repository; a registry is a whole one."
+            )
+        self._latest = source.ref or LATEST
+        url = source.url or folder_url(source.folder or Path())
+        self._mirror = Mirror(
+            Repository(
+                url=url,
+                name="workflow registry",
+                key=KEY,
+                code=ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
+            ),
+            mirrors,
+            network,
+        )
+        self._versions = Versions(self._mirror)
+        self._files: dict[str, StepFiles] = {}
+
+    def close(self) -> None:
+        """End the processes that read the mirror."""
+        self._mirror.close()
+
+    def locate(
+        self,
+        workflow: str,
+        step_id: str,
+        version: str = LATEST,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> StepRef:
+        """Find a step. What is not in the mirror is looked for once more after a fetch.
+
+        Raises `NotFound` with the field that is wrong and what is there instead, `Unavailable` if
+        the registry has to be asked and does not answer. A full commit that the mirror holds needs
+        no registry.
+        """
+        asked_at = self._mirror.now()
+        try:
+            return self._locate(workflow, step_id, version, self._snapshot_for(version, cancel))
+        except NotFound as missing:
+            if _is_full_commit(version) and missing.field != "version":
+                raise  # what a commit holds never changes
+            snapshot = self._mirror.snapshot(not_before=asked_at, cancel=cancel)
+            if _is_full_commit(version):
+                self._mirror.fetch_commit(version.lower(), cancel=cancel)
+            return self._locate(workflow, step_id, version, snapshot)
+
+    def read(self, ref: StepRef) -> StepFiles:
+        """The files of a located step that decide how it is built; from memory when asked again."""
+        known = self._files.get(ref.tree)
+        if known is None:
+            self._require(ref, None)
+            files = {item.name: item for item in self._mirror.items(ref.tree)}
+            known = step_files(
+                files,
+                lambda item: item.is_file,
+                lambda item: self._mirror.file(item.digest, MAX_TEXT_BYTES),
+            )
+            if len(self._files) >= 1000:
+                self._files.clear()
+            self._files[ref.tree] = known
+        return known
+
+    def extract(self, ref: StepRef, destination: Path, cancel: CancelToken | None = None) -> None:
+        """Write the step's folder, and nothing else, to `destination`, which must not exist or be
+        empty.
+
+        Raises `BadDescription` for a step that holds what is not taken: links out of it,
+        submodules, too much. Nothing is left behind when it fails.
+        """
+        self._require(ref, cancel)
+        with as_bad_description():
+            entries = self._mirror.entries(ref.tree, self._limits, cancel=cancel)
+            trees.check(entries, self._limits)
+            self._mirror.write(entries, destination, cancel)
+
+    def workflows(self, version: str = LATEST) -> tuple[str, ...]:
+        """The workflows that have a step with a description, by name."""
+        commit = self._commit(version)
+        return tuple(
+            item.name
+            for item in self._folders(self._mirror.tree_of(commit))
+            if self._steps(item.digest)
+        )
+
+    def steps(self, workflow: str, version: str = LATEST) -> tuple[str, ...]:
+        """The steps of a workflow that have a description; none for a workflow that does not exist."""
+        item = self._mirror.item(self._mirror.tree_of(self._commit(version)), workflow)
+        return self._steps(item.digest) if item is not None and item.is_folder else ()
+
+    def versions(self) -> tuple[str, ...]:
+        """What may be asked for: `latest`, the branches, the tags (the newest names first)."""
+        snapshot = self._mirror.recent(self._settings.mirror_max_age_s)
+        return (
+            LATEST,
+            *sorted(snapshot.branches),
+            *sorted(snapshot.tags, key=_natural, reverse=True),
+        )
+
+    def _snapshot_for(self, version: str, cancel: CancelToken | None) -> Snapshot:
+        if _is_full_commit(version) and self._mirror.holds(version.lower()):
+            return NO_REFERENCES
+        return self._mirror.recent(self._settings.mirror_max_age_s, cancel)
+
+    def _commit(self, version: str) -> str:
+        return self._resolve(version, self._snapshot_for(version, None)).commit
+
+    def _resolve(self, version: str, snapshot: Snapshot) -> Resolved:
+        try:
+            resolved = self._versions.resolve(
+                self._latest if version == LATEST else version, snapshot
+            )
+        except Ambiguous as error:
+            raise NotFound(
+                f"Several commits of the workflow registry begin with {version!r}.",
+                field="version",
+                hint=f"Write more of it: {error}",
+            ) from None
+        if resolved is not None:
+            return resolved
+        if version == LATEST:
+            what = (
+                "a default branch"
+                if self._latest == LATEST
+                else f"{self._latest!r}, which {KEY} names"
+            )
+            raise NotFound(
+                f"The workflow registry does not have {what}.",
+                field="version",
+                hint=near_hint(version, [*snapshot.branches, *snapshot.tags], "It has"),
+            )
+        raise NotFound(
+            f"There is no version {version!r} in the workflow registry.",
+            field="version",
+            hint=near_hint(version, [LATEST, *snapshot.branches, *snapshot.tags], "It has"),
+        )
+
+    def _locate(self, workflow: str, step_id: str, version: str, snapshot: Snapshot) -> StepRef:
+        resolved = self._resolve(version, snapshot)
+        root = self._mirror.tree_of(resolved.commit)
+        at = f"version {version!r} of the workflow registry"
+        workflow_item = self._mirror.item(root, workflow)
+        if workflow_item is None or not workflow_item.is_folder:
+            names = [item.name for item in self._folders(root) if self._steps(item.digest)]
+            raise NotFound(
+                f"There is no workflow {workflow!r} in {at}.",
+                field="workflow",
+                hint=near_hint(workflow, names, "It has"),
+            )
+        step_item = self._mirror.item(workflow_item.digest, step_id)
+        if step_item is None or not step_item.is_folder:
+            raise NotFound(
+                f"Workflow {workflow!r} has no step {step_id!r} in {at}.",
+                field="step_id",
+                hint=near_hint(step_id, self._steps(workflow_item.digest), "It has"),
+            )
+        return StepRef(
+            workflow=workflow,
+            step_id=step_id,
+            version=version,
+            tree=step_item.digest,
+            commit=resolved.commit,
+            warnings=resolved.warnings,
+        )
+
+    def _folders(self, tree: str) -> list[TreeItem]:
+        return [
+            item
+            for item in self._mirror.items(tree)
+            if item.is_folder and not item.name.startswith(".")
+        ]
+
+    def _steps(self, tree: str) -> tuple[str, ...]:
+        return tuple(
+            step.name
+            for step in self._folders(tree)
+            if any(item.name in DESCRIPTIONS for item in self._mirror.items(step.digest))
+        )
+
+    def _require(self, ref: StepRef, cancel: CancelToken | None) -> None:
+        """See that the mirror has a step that was located earlier: it may have been made anew
+        since.
+        """
+        assert ref.commit is not None, "a local step has no place in the registry"
+        if self._mirror.holds(ref.commit):
+            return
+        self._mirror.recent(self._settings.mirror_max_age_s, cancel)
+        if not self._mirror.holds(ref.commit) and not self._mirror.fetch_commit(
+            ref.commit, cancel=cancel
+        ):
+            raise Unavailable(
+                f"Commit {ref.commit[:12]} is no longer in the workflow registry.",
+                code=ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
+                hint="It was taken away after the request was sent; send the request again.",
+            )
+
+
+def _is_full_commit(version: str) -> bool:
+    return re.fullmatch(r"[0-9a-fA-F]{40}", version) is not None
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """A sort key by which v10 comes after v9."""
+    return [
+        (1, int(part), "") if part.isdigit() else (0, 0, part)
+        for part in re.split(r"([0-9]+)", name)
+        if part
+    ]

@@ -1,0 +1,523 @@
+"""Where finished images lie: SIFs by their sha256, and names that point at them.
+
+    <root>/                     private: nobody else may enter
+      sif/<sha256>.sif          a whole, checked SIF; never changed after it got this name
+      sif/<sha256>.json         the record it was stored with
+      records/<identity>.json   the newest image of an identity
+      names/<filename>          what a name means at present
+      documents/<identity>/     spack.lock and the like: what an image was made from, to be read without opening it
+      pins/<digest>             clean-up leaves this SIF, or the images of this identity, alone
+      leases/<identity>         held by whoever makes or hands out an image of this identity; its time is the last use
+      incoming/<token>/         one SIF being written; swept when its writer is gone
+
+Every small file is a whole record, replaced by a rename, so a reader needs no lock and never meets
+half of one. The SIF is in place before anything points at it, and whatever points at it is gone
+before it goes. Writers of several processes take turns through a lock on the root. A reader of a
+SIF holds a shared lock on it, and who works with an identity one on that: both keep it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from image_builder.host import file_leases
+from image_builder.host.files import bytes_of, sha256_of
+from image_builder.store.record import (
+    ImageRecord,
+    checked_filename,
+    identity_digest,
+    is_filename,
+    is_sha256,
+    shortened,
+)
+
+_IDENTITY = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+
+
+class ImageStore:
+    """The finished images below one folder. Safe among threads and processes; raises `OSError` when
+    the disk fails.
+
+    It does not decide what to keep: clean-up does, through `images`, `remove` and `forget`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._sifs, self._records, self._names = root / "sif", root / "records", root / "names"
+        self._pins, self._incoming, self._documents = (
+            root / "pins",
+            root / "incoming",
+            root / "documents",
+        )
+        self._leases = root / "leases"
+        for folder in (
+            root,
+            self._sifs,
+            self._records,
+            self._names,
+            self._pins,
+            self._incoming,
+            self._documents,
+            self._leases,
+        ):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._known = {folder: _KnownRecords(folder) for folder in (self._sifs, self._names)}
+
+    @contextlib.contextmanager
+    def using(self, identity: str) -> Iterator[None]:
+        """Make or hand out images of an identity: until the block ends, none of them is removed."""
+        lease = self._lease(identity)
+        with file_leases.held(lease):
+            os.utime(lease)
+            yield
+
+    @contextlib.contextmanager
+    def temporary_path(self) -> Iterator[Path]:
+        """A path for a SIF to be written, in a folder of its own on the store's file system.
+
+        What is still in that folder at the end, and was not published, is removed.
+        """
+        folder = self._incoming / secrets.token_hex(8)
+        with contextlib.ExitStack() as stack:
+            with self._locked():  # a sweep must not see the folder before its lock is held
+                stack.enter_context(file_leases.held_folder(folder))
+            try:
+                yield folder / "image.sif"
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(
+        self, temporary: Path, record: ImageRecord, *, sha256: str | None = None
+    ) -> ImageRecord:
+        """Put a whole SIF in place and let the record's name and identity point at it; returns the
+        full record.
+
+        `temporary` comes from `temporary_path` and is gone afterwards. `sha256` is what its writer
+        computed while writing; without it the file is read once more.
+        """
+        filename = checked_filename(record.filename)
+        temporary.chmod(0o640)
+        with open(temporary, "rb") as file:
+            digest = _checked_sha256(sha256) if sha256 else sha256_of(file)
+            os.fsync(file.fileno())
+            size_bytes = os.fstat(file.fileno()).st_size
+        full = record.model_copy(update={"sha256": digest, "size_bytes": size_bytes})
+        with self._locked():
+            os.replace(temporary, self._sif(digest))
+            _sync_folder(self._sifs)
+            self._point(full, filename)
+        return full
+
+    def point(self, record: ImageRecord) -> ImageRecord:
+        """Let the record's name and identity point at a SIF that is stored already. `LookupError`
+        if it is not.
+        """
+        filename = checked_filename(record.filename)
+        with self._locked():
+            if not self._whole(record):
+                raise LookupError(f"no SIF {record.sha256} is stored")
+            self._point(record, filename)
+        return record
+
+    def record(self, record: ImageRecord) -> ImageRecord:
+        """Keep the record of an image without a SIF. A SIF that the identity has already stays
+        known.
+        """
+        with self._locked():
+            earlier = self.by_identity(record.identity)
+            if earlier is not None and earlier.sha256 is not None:
+                kept = {
+                    "sha256": earlier.sha256,
+                    "size_bytes": earlier.size_bytes,
+                    "filename": earlier.filename,
+                }
+                record = record.model_copy(update=kept)
+            _write(self._records / f"{identity_digest(record.identity)}.json", record)
+        return record
+
+    def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
+        """Keep texts about an identity's image; those of an earlier image of it are replaced."""
+        folder = self._documents / identity_digest(identity)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for name, text in documents.items():
+            fresh = folder / f".{secrets.token_hex(8)}.new"
+            fresh.write_text(text, "utf-8")
+            fresh.replace(folder / name)
+
+    def documents(self, identity: str) -> tuple[str, ...]:
+        """The names of the texts that are kept about an identity's image."""
+        match = _IDENTITY.fullmatch(identity)
+        folder = self._documents / match[1] if match else None
+        return (
+            tuple(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
+            if folder is not None and folder.is_dir()
+            else ()
+        )
+
+    def document(self, identity: str, name: str) -> str | None:
+        """One of those texts."""
+        if name not in self.documents(identity):
+            return None
+        return (self._documents / identity_digest(identity) / name).read_text("utf-8")
+
+    def by_name(self, filename: str) -> ImageRecord | None:
+        """What a name means at present. None for an unknown name, and for one that cannot be a
+        name.
+        """
+        return self._read_whole(self._names / filename) if is_filename(filename) else None
+
+    def by_sha256(self, sha256: str) -> ImageRecord | None:
+        """The record that a stored SIF came with."""
+        return self._read_whole(self._sifs / f"{sha256}.json") if is_sha256(sha256) else None
+
+    def by_identity(self, identity: str) -> ImageRecord | None:
+        """The newest image of an identity. None too when its SIF is gone or does not have its size
+        any more.
+        """
+        match = _IDENTITY.fullmatch(identity)
+        return self._read_whole(self._records / f"{match[1]}.json") if match else None
+
+    def images(self) -> list[ImageRecord]:
+        """The record of every stored SIF, newest first. Of its details, a list has the labels
+        alone.
+        """
+        sizes = self._sizes()
+        found = (
+            record
+            for record in self._known[self._sifs].read(".json").values()
+            if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes
+        )
+        return sorted(found, key=lambda record: record.created, reverse=True)
+
+    def names(self) -> dict[str, ImageRecord]:
+        """Every name that is served, with what it means at present. Of the details, a list has the
+        labels alone.
+        """
+        sizes = self._sizes()
+        return {
+            name: record
+            for name, record in sorted(self._known[self._names].read(".sif").items())
+            if record.sha256 is not None
+            and sizes.get(record.sha256) == record.size_bytes
+            and is_filename(name)
+        }
+
+    def identities(self) -> dict[str, float]:
+        """Every identity that was ever worked with here and not forgotten, with when it was last
+        used, since 1970.
+        """
+        found = {path.stem for path in self._records.glob("*.json")}
+        found |= {
+            path.name
+            for folder in (self._documents, self._leases)
+            for path in folder.iterdir()
+            if is_sha256(path.name)
+        }
+        return {identity: self._last_use(identity) for identity in found}
+
+    def is_known(self, identity: str) -> bool:
+        """Whether anything was made of an identity."""
+        match = _IDENTITY.fullmatch(identity)
+        return match is not None and any(
+            (folder / name).exists()
+            for folder, name in (
+                (self._records, f"{match[1]}.json"),
+                (self._documents, match[1]),
+                (self._leases, match[1]),
+            )
+        )
+
+    def last_use(self, record: ImageRecord) -> float:
+        """When a stored SIF was last made, named, handed out or opened, in seconds since 1970."""
+        return max(
+            _mtime(self._sif(record.sha256 or "").with_suffix(".json")),
+            self._last_use(record.identity),
+        )
+
+    def path_of(self, sha256: str) -> Path:
+        """Where the SIF with this digest lies, stored or not."""
+        return self._sif(_checked_sha256(sha256))
+
+    def address_of(self, filename: str) -> str | None:
+        """Nobody pulls from a folder."""
+        return None
+
+    @contextlib.contextmanager
+    def opened(self, sha256: str) -> Iterator[BinaryIO]:
+        """A stored SIF, open for reading; `remove` leaves it alone meanwhile. Raises
+        `FileNotFoundError`.
+        """
+        path = self.path_of(sha256)
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path.with_suffix(".json"))
+            yield file
+
+    def pin(self, digest: str) -> None:
+        """Keep a SIF, or the images of an identity, until that is unpinned."""
+        (self._pins / _pinnable(digest)).touch(mode=0o600)
+
+    def unpin(self, digest: str) -> None:
+        (self._pins / _pinnable(digest)).unlink(missing_ok=True)
+
+    def is_pinned(self, digest: str) -> bool:
+        return (self._pins / _pinnable(digest)).exists()
+
+    def is_kept(self, record: ImageRecord) -> bool:
+        """Whether a SIF or its identity is pinned, or in use at this moment."""
+        assert record.sha256 is not None
+        return (
+            self.is_pinned(record.sha256)
+            or self.is_pinned(record.identity)
+            or file_leases.is_held(self._sif(record.sha256))
+            or self.is_leased(record.identity)
+        )
+
+    def remove(self, sha256: str, *, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or
+        in use.
+
+        Nor is anything done when `unless` says so, which is asked when nobody can begin to use the
+        SIF any more.
+        """
+        path = self.path_of(sha256)
+        with self._locked(), contextlib.ExitStack() as stack:
+            pointers = [
+                pointer
+                for pointer in (*self._names.iterdir(), *self._records.iterdir())
+                if (found := _read(pointer)) is not None and found.sha256 == sha256
+            ]
+            identities = {
+                found.identity
+                for pointer in (*pointers, path.with_suffix(".json"))
+                if (found := _read(pointer)) is not None
+            }
+            free = [
+                stack.enter_context(file_leases.alone(lock))
+                for lock in (path, *map(self._lease, identities))
+            ]
+            if not all(free) or any(map(self.is_pinned, {sha256, *identities})) or unless():
+                return False
+            for pointer in (*pointers, path.with_suffix(".json"), path):
+                pointer.unlink(missing_ok=True)
+        return True
+
+    @contextlib.contextmanager
+    def unused(self, identity: str, *, is_pinned: bool = False) -> Iterator[bool]:
+        """Whether nobody uses an identity and it is not pinned; nobody begins to until the block
+        ends.
+        """
+        with file_leases.alone(self._lease(identity)) as free:
+            yield free and not is_pinned and not self.is_pinned(identity)
+
+    def is_leased(self, identity: str) -> bool:
+        """Whether somebody uses an identity at this moment."""
+        return file_leases.is_held(self._lease(identity))
+
+    def lease_used_at(self, identity: str) -> float:
+        """When somebody began to use an identity last, in seconds since 1970."""
+        return _mtime(self._lease(identity))
+
+    def forget(self, identity: str) -> bool:
+        """Remove record and texts of an identity without a SIF. False, and nothing is done, while
+        it is in use.
+        """
+        digest = identity_digest(identity)
+        with self._locked(), self.unused(identity) as free:
+            found = self.by_identity(identity)
+            if not free or (found is not None and found.sha256 is not None):
+                return False
+            (self._records / f"{digest}.json").unlink(missing_ok=True)
+            shutil.rmtree(self._documents / digest, ignore_errors=True)
+            self._lease(identity).unlink(missing_ok=True)
+        return True
+
+    def texts_bytes(self, identity: str) -> int:
+        """How much `forget` would free."""
+        digest = identity_digest(identity)
+        return sum(map(bytes_of, (self._records / f"{digest}.json", self._documents / digest)))
+
+    def leftovers(self) -> dict[Path, int]:
+        """What writers left that ended without a word: half-written SIFs, and SIFs without a
+        record; with their sizes.
+
+        Only under the root's lock it is sure that they still are what they were.
+        """
+        dead = [folder for folder in self._incoming.iterdir() if not file_leases.is_held(folder)]
+        dead += [sif for sif in self._sifs.glob("*.sif") if not sif.with_suffix(".json").exists()]
+        dead += [
+            path
+            for folder in (self._sifs, self._records, self._names)
+            for path in folder.glob(".*.new")
+        ]
+        return {path: bytes_of(path) for path in dead}
+
+    def sweep(self) -> int:
+        """Remove those leftovers; returns how many bytes that were."""
+        with self._locked():
+            dead = self.leftovers()
+            for path in dead:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return sum(dead.values())
+
+    def _point(self, record: ImageRecord, filename: str) -> None:
+        """The pointers, the name last: a name that is served has its record."""
+        assert record.sha256 is not None
+        _write(self._sif(record.sha256).with_suffix(".json"), record)
+        _write(self._records / f"{identity_digest(record.identity)}.json", record)
+        _write(self._names / filename, record)
+
+    def _read_whole(self, path: Path) -> ImageRecord | None:
+        record = _read(path)
+        return (
+            record
+            if record is not None and (record.sha256 is None or self._whole(record))
+            else None
+        )
+
+    def _whole(self, record: ImageRecord) -> bool:
+        """Whether the record's SIF is there with the size that it was stored with."""
+        try:
+            return (
+                record.sha256 is not None
+                and self._sif(record.sha256).stat().st_size == record.size_bytes
+            )
+        except FileNotFoundError:
+            return False
+
+    def _sizes(self) -> dict[str, int]:
+        """The size of every stored SIF, by its sha256."""
+        found = {}
+        with os.scandir(self._sifs) as entries:
+            for entry in entries:
+                if entry.name.endswith(".sif"):
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                        found[entry.name.removesuffix(".sif")] = entry.stat().st_size
+        return found
+
+    def _sif(self, sha256: str) -> Path:
+        return self._sifs / f"{sha256}.sif"
+
+    def _lease(self, identity: str) -> Path:
+        return self._leases / identity_digest(identity)
+
+    def _last_use(self, identity: str) -> float:
+        digest = identity_digest(identity)
+        return max(
+            map(
+                _mtime,
+                (self._leases / digest, self._records / f"{digest}.json", self._documents / digest),
+            )
+        )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time, of whatever process; a writer that dies gives its turn back."""
+        with open(self.root / "lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+class _KnownRecords:
+    """The records of a folder. A file that is the same as before is not read again: lists stay
+    quick with thousands.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, tuple[tuple[int, ...], ImageRecord]] = {}
+
+    def read(self, suffix: str) -> dict[str, ImageRecord]:
+        """The records by the names of their files. A record is never written into, so a new one is
+        a new file.
+        """
+        before, found = self._known, {}
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if (
+                    entry.name.endswith(suffix)
+                    and (known := self._record(entry, before.get(entry.name))) is not None
+                ):
+                    found[entry.name] = known
+        self._known = found
+        return {name: record for name, (_, record) in found.items()}
+
+    def _record(
+        self,
+        entry: os.DirEntry[str],
+        before: tuple[tuple[int, ...], ImageRecord] | None,
+    ) -> tuple[tuple[int, ...], ImageRecord] | None:
+        try:
+            found = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if before is not None and before[0] == stamp:
+            return before
+        record = _read(Path(entry.path))
+        return None if record is None else (stamp, shortened(record))
+
+
+def _checked_sha256(sha256: str) -> str:
+    if not is_sha256(sha256):
+        raise ValueError(f"{sha256[:100]!r} is not a sha256")
+    return sha256
+
+
+def _pinnable(digest: str) -> str:
+    return _checked_sha256(identity_digest(digest))
+
+
+def _read(path: Path) -> ImageRecord | None:
+    """A record, or None where there is none; a file that is no record (a disk that failed) counts
+    as none.
+    """
+    try:
+        return ImageRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _write(path: Path, record: ImageRecord) -> None:
+    """Replace a record in one step."""
+    fresh = path.with_name(f".{secrets.token_hex(8)}.new")
+    try:
+        with open(fresh, "x", encoding="utf-8", opener=_private) as file:
+            json.dump(record.model_dump(mode="json"), file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+        _sync_folder(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,515 @@
+"""Finished images in an OCI registry, where clusters fetch them with `singularity pull oras://…`.
+
+Everything is a tag of one repository. A tag is an artifact of its own, which carries its record as
+an annotation:
+
+    <name>                    the SIF of this name, without `.sif`
+    sha256.<sha256>           a SIF, with the record it was stored with
+    identity.<identity>       the newest image of an identity, with its SIF if it has one
+    documents.<identity>      what it was made from
+    pin.<digest>              clean-up leaves this SIF, or the images of this identity, alone
+    name.<sha256>             a name that cannot be a tag, or looks like one of those above
+
+A SIF is uploaded before anything means it, and the registry checks its digest; a tag moves in one
+step. What is deleted here frees room when the registry's own garbage collection runs, so that a
+download goes on meanwhile.
+
+Leases and half-written files lie in a local folder: they hold for the processes of one machine.
+Other machines see what is used by when it was used last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import ValidationError
+
+from image_builder.host import file_leases
+from image_builder.host.files import sha256_of
+from image_builder.store.folder import ImageStore
+from image_builder.store.oci_client import (
+    MANIFEST,
+    Body,
+    Manifest,
+    OciRepository,
+    RegistryUnavailable,
+)
+from image_builder.store.record import (
+    ImageRecord,
+    checked_filename,
+    identity_digest,
+    is_filename,
+    is_sha256,
+    shortened,
+)
+
+SIF_CONFIG = "application/vnd.sylabs.sif.config.v1+json"
+SIF_LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
+"""What `singularity pull oras://` takes."""
+OTHER_CONFIG = "application/vnd.cic.record.v1+json"
+TEXT_LAYER = "text/plain"
+
+RECORD, TAG, TITLE = "cic.record", "cic.tag", "org.opencontainers.image.title"
+USED_AT = "cic.used_at"
+LIST_AGE_S = 30.0
+REFRESHED = 100
+"""A list asks for every tag that is new, and once more for so many of those it has known for so
+long, the oldest first: a registry tells of one tag at a time. A single image is always asked for.
+"""
+READERS = 8
+MAX_RESUMES = 5
+
+_RESERVED = re.compile(r"(sha256|identity|documents|pin|name)\.")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+
+class RegistryImages:
+    """The finished images in one repository; see `images.Images` for what each method promises."""
+
+    def __init__(self, repository: OciRepository, local: Path) -> None:
+        self.repository, self._local = repository, ImageStore(local)
+        self._known: dict[str, tuple[float, Manifest | None]] = {}
+
+    def using(self, identity: str) -> contextlib.AbstractContextManager[None]:
+        return self._local.using(identity)
+
+    def temporary_path(self) -> contextlib.AbstractContextManager[Path]:
+        return self._local.temporary_path()
+
+    def unused(self, identity: str) -> contextlib.AbstractContextManager[bool]:
+        return self._local.unused(identity, is_pinned=self.is_pinned(identity))
+
+    def leftovers(self) -> dict[Path, int]:
+        return self._local.leftovers()
+
+    def sweep(self) -> int:
+        return self._local.sweep()
+
+    def publish(
+        self, temporary: Path, record: ImageRecord, *, sha256: str | None = None
+    ) -> ImageRecord:
+        checked_filename(record.filename)
+        if sha256 is None:
+            with temporary.open("rb") as file:
+                sha256 = sha256_of(file)
+        _require_sha256(sha256)
+        layer = self.repository.put_file(temporary, sha256)
+        full = record.model_copy(update={"sha256": sha256, "size_bytes": layer["size"]})
+        self._put_record(f"sha256.{sha256}", full)
+        self._point(full)
+        temporary.unlink()
+        return full
+
+    def point(self, record: ImageRecord) -> ImageRecord:
+        checked_filename(record.filename)
+        stored = self.by_sha256(record.sha256 or "")
+        if (
+            stored is None
+            or self.repository.blob_bytes(f"sha256:{record.sha256}") != record.size_bytes
+        ):
+            raise LookupError(f"no SIF {record.sha256} is stored")
+        self._put_record(
+            f"sha256.{record.sha256}", stored
+        )  # who removes it elsewhere removes the old one
+        self._point(record)
+        return record
+
+    def record(self, record: ImageRecord) -> ImageRecord:
+        earlier = self.by_identity(record.identity)
+        if earlier is not None and earlier.sha256 is not None:
+            kept = {
+                "sha256": earlier.sha256,
+                "size_bytes": earlier.size_bytes,
+                "filename": earlier.filename,
+            }
+            record = record.model_copy(update=kept)
+        self._put_record(f"identity.{identity_digest(record.identity)}", record)
+        return record
+
+    def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
+        tag = f"documents.{identity_digest(identity)}"
+        together = {**self._texts(identity), **documents}
+        layers = [
+            {
+                "mediaType": TEXT_LAYER,
+                "annotations": {TITLE: name},
+                **self.repository.put_blob(text.encode()),
+            }
+            for name, text in sorted(together.items())
+        ]
+        self._put(tag, OTHER_CONFIG, layers, {})
+
+    def documents(self, identity: str) -> tuple[str, ...]:
+        return tuple(sorted(self._text_layers(identity)))
+
+    def document(self, identity: str, name: str) -> str | None:
+        layer = self._text_layers(identity).get(name)
+        if layer is None:
+            return None
+        with self.repository.blob(layer["digest"]) as body:
+            return body.read().decode("utf-8", "replace")
+
+    def by_name(self, filename: str) -> ImageRecord | None:
+        return self._record(_tag_of(filename), filename=filename) if is_filename(filename) else None
+
+    def by_sha256(self, sha256: str) -> ImageRecord | None:
+        return self._record(f"sha256.{sha256}") if is_sha256(sha256) else None
+
+    def by_identity(self, identity: str) -> ImageRecord | None:
+        digest = identity_digest(identity)
+        return self._record(f"identity.{digest}") if is_sha256(digest) else None
+
+    def images(self) -> list[ImageRecord]:
+        found = (_read(manifest) for _, manifest in self._listed(_is_of("sha256")))
+        return sorted(
+            (shortened(record) for record in found if record is not None),
+            key=lambda record: record.created,
+            reverse=True,
+        )
+
+    def names(self) -> dict[str, ImageRecord]:
+        found = {}
+        for tag, manifest in self._listed(_is_name):
+            record = _read(manifest)
+            if (
+                record is not None
+                and record.filename is not None
+                and _tag_of(record.filename) == tag
+            ):
+                found[record.filename] = shortened(record)
+        return dict(sorted(found.items()))
+
+    def identities(self) -> dict[str, float]:
+        found = self._local.identities()
+        for tag, manifest in self._listed(_is_of("identity", "documents")):
+            digest = tag.partition(".")[2]
+            found[digest] = max(found.get(digest, 0.0), _used_at(manifest))
+        return found
+
+    def is_known(self, identity: str) -> bool:
+        digest = identity_digest(identity)
+        return is_sha256(digest) and any(
+            self.repository.manifest(f"{kind}.{digest}") is not None
+            for kind in ("identity", "documents")
+        )
+
+    def last_use(self, record: ImageRecord) -> float:
+        tags = (f"sha256.{record.sha256}", f"identity.{identity_digest(record.identity)}")
+        manifests = [
+            self._known[tag][1] if tag in self._known else self.repository.manifest(tag)
+            for tag in tags
+        ]
+        return max([*map(_used_at, manifests), self._local.lease_used_at(record.identity)])
+
+    def path_of(self, sha256: str) -> Path | None:
+        return None
+
+    def address_of(self, filename: str) -> str | None:
+        return f"oras://{self.repository.host}/{self.repository.name}:{_tag_of(filename)}"
+
+    @contextlib.contextmanager
+    def opened(self, sha256: str) -> Iterator[BinaryIO]:
+        _require_sha256(sha256)
+        with file_leases.held(self._reading(sha256)):
+            size_bytes = (
+                self.repository.blob_bytes(f"sha256:{sha256}") if self.by_sha256(sha256) else None
+            )
+            if size_bytes is None:
+                raise FileNotFoundError(sha256)
+            with contextlib.closing(_RemoteFile(self.repository, sha256, size_bytes)) as file:
+                yield file  # type: ignore[misc]
+
+    def pin(self, digest: str) -> None:
+        self._put(f"pin.{identity_digest(digest)}", OTHER_CONFIG, [], {})
+
+    def unpin(self, digest: str) -> None:
+        self._delete(f"pin.{identity_digest(digest)}")
+
+    def is_pinned(self, digest: str) -> bool:
+        return self.repository.manifest(f"pin.{identity_digest(digest)}") is not None
+
+    def is_kept(self, record: ImageRecord) -> bool:
+        assert record.sha256 is not None
+        return (
+            self.is_pinned(record.sha256)
+            or self.is_pinned(record.identity)
+            or file_leases.is_held(self._reading(record.sha256))
+            or self._local.is_leased(record.identity)
+        )
+
+    def remove(self, sha256: str, *, unless: Callable[[], bool] = lambda: False) -> bool:
+        with contextlib.ExitStack() as stack:
+            pointers = {
+                tag: manifest
+                for tag, manifest in self._listed(lambda tag: True)
+                if _sha256_in(manifest) == sha256
+            }
+            identities = {
+                record.identity
+                for manifest in pointers.values()
+                if (record := _read(manifest)) is not None
+            }
+            locks = [file_leases.alone(self._reading(sha256)), *map(self.unused, identities)]
+            if not all(list(map(stack.enter_context, locks))) or self.is_pinned(sha256) or unless():
+                return False
+            if any(self.repository.manifest(tag) != manifest for tag, manifest in pointers.items()):
+                self._known.clear()  # another machine uses it
+                return False
+            for tag in sorted(
+                pointers, key=lambda tag: tag.startswith("sha256.")
+            ):  # the SIF's own record goes last
+                self._delete_manifest(tag, pointers[tag])
+        return True
+
+    def forget(self, identity: str) -> bool:
+        digest = identity_digest(identity)
+        with self.unused(identity) as free:
+            record = self.by_identity(identity)
+            if not free or (record is not None and record.sha256 is not None):
+                return False
+            self._delete(f"identity.{digest}")
+            self._delete(f"documents.{digest}")
+        self._local.forget(identity)
+        return True
+
+    def texts_bytes(self, identity: str) -> int:
+        return sum(int(layer["size"]) for layer in self._text_layers(identity).values())
+
+    def _point(self, record: ImageRecord) -> None:
+        """The name last: a name that is served has its record."""
+        self._put_record(f"identity.{identity_digest(record.identity)}", record)
+        self._put_record(_tag_of(record.filename or ""), record)
+
+    def _put_record(self, tag: str, record: ImageRecord) -> None:
+        annotations = {RECORD: json.dumps(record.model_dump(mode="json"), sort_keys=True)}
+        if record.sha256 is None:
+            self._put(tag, OTHER_CONFIG, [], annotations)
+            return
+        layer = {
+            "mediaType": SIF_LAYER,
+            "digest": f"sha256:{record.sha256}",
+            "size": record.size_bytes,
+            "annotations": {TITLE: record.filename or f"{record.sha256}.sif"},
+        }
+        self._put(tag, SIF_CONFIG, [layer], annotations)
+
+    def _put(
+        self, tag: str, config_type: str, layers: list[dict[str, Any]], annotations: dict[str, str]
+    ) -> None:
+        """Let a tag mean this. Its own name and the time make the manifest one of its own, deleted
+        with it alone.
+        """
+        earlier = self.repository.manifest(tag)
+        config = {"mediaType": config_type, **self.repository.put_blob(b"{}")}
+        digest = self.repository.put_manifest(
+            tag,
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": config,
+                "layers": layers,
+                "annotations": annotations | {TAG: tag, USED_AT: f"{time.time():.3f}"},
+            },
+        )
+        self._known.pop(tag, None)
+        if earlier is not None and earlier.digest != digest:
+            self.repository.delete_manifest(earlier.digest)
+
+    def _delete(self, tag: str) -> None:
+        self._delete_manifest(tag, self.repository.manifest(tag))
+
+    def _delete_manifest(self, tag: str, found: Manifest | None) -> None:
+        """Delete just this: what a tag means by now, if it is something else, stays."""
+        if found is not None and not self.repository.delete_manifest(found.digest):
+            raise RegistryUnavailable(
+                f"The registry {self.repository.host} does not let anybody delete.",
+                hint="Let it (docker-registry: storage.delete.enabled), or clean up there.",
+            )
+        self._known.pop(tag, None)
+
+    def _record(self, tag: str, *, filename: str | None = None) -> ImageRecord | None:
+        """What a tag means, unless that is a SIF that is not there any more: another machine may
+        have removed it.
+        """
+        found = _read(self.repository.manifest(tag))
+        if found is None or (filename is not None and found.filename != filename):
+            return None
+        stored = f"sha256.{found.sha256}"
+        is_there = (
+            found.sha256 is None or tag == stored or self.repository.manifest(stored) is not None
+        )
+        return found if is_there else None
+
+    def _listed(self, is_wanted: Callable[[str], bool]) -> list[tuple[str, Manifest]]:
+        """The wanted ones of all tags, with their manifests. What names a SIF that is not there is
+        none.
+        """
+        everything, begun = set(self.repository.tags()), time.monotonic()
+        tags = sorted(filter(is_wanted, everything))
+        known = {tag: found for tag, found in self._known.items() if tag in everything}
+        old = sorted(
+            (known[tag][0], tag)
+            for tag in tags
+            if tag in known and begun - known[tag][0] > LIST_AGE_S
+        )
+        asked = [tag for tag in tags if tag not in known] + [tag for _, tag in old[:REFRESHED]]
+        with ThreadPoolExecutor(READERS) as readers:
+            fresh = {
+                tag: (begun, found)
+                for tag, found in zip(
+                    asked, readers.map(self.repository.manifest, asked), strict=True
+                )
+            }
+        self._known = {**known, **fresh}
+        found = [(tag, manifest) for tag in tags if (manifest := self._known[tag][1]) is not None]
+        return [
+            (tag, manifest)
+            for tag, manifest in found
+            if (sha256 := _sha256_in(manifest)) is None or f"sha256.{sha256}" in everything
+        ]
+
+    def _text_layers(self, identity: str) -> dict[str, Any]:
+        digest = identity_digest(identity)
+        found = self.repository.manifest(f"documents.{digest}") if is_sha256(digest) else None
+        return (
+            {}
+            if found is None
+            else {layer["annotations"][TITLE]: layer for layer in found.content["layers"]}
+        )
+
+    def _texts(self, identity: str) -> dict[str, str]:
+        names = self.documents(identity)
+        return {name: text for name in names if (text := self.document(identity, name)) is not None}
+
+    def _reading(self, sha256: str) -> Path:
+        return self._local.root / "leases" / f"reading-{sha256}"
+
+
+class _RemoteFile(io.RawIOBase):
+    """A blob as a file that is read from any byte on. A connection that breaks is taken up where it
+    broke.
+    """
+
+    def __init__(self, repository: OciRepository, sha256: str, size_bytes: int) -> None:
+        self._repository, self._digest, self._size_bytes = (
+            repository,
+            f"sha256:{sha256}",
+            size_bytes,
+        )
+        self._at = 0
+        self._stack = contextlib.ExitStack()
+        self._body: Body | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        place = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size_bytes}[
+            whence
+        ] + offset
+        if place != self._at:
+            self._hang_up()
+            self._at = place
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = (
+            self._size_bytes - self._at
+            if size is None or size < 0
+            else min(size, self._size_bytes - self._at)
+        )
+        parts: list[bytes] = []
+        resumes = 0
+        while wanted > 0:
+            part = self._some(wanted)
+            resumes = 0 if part else resumes + 1
+            if resumes > MAX_RESUMES:
+                raise RegistryUnavailable(
+                    f"The registry {self._repository.host} breaks off again and again."
+                )
+            if not part:
+                self._hang_up()
+            parts.append(part)
+            wanted -= len(part)
+            self._at += len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        self._hang_up()
+        super().close()
+
+    def _some(self, wanted: int) -> bytes:
+        try:
+            if self._body is None:
+                self._body = self._stack.enter_context(
+                    self._repository.blob(self._digest, begin=self._at)
+                )
+            return self._body.read(wanted)
+        except RegistryUnavailable:
+            return b""
+
+    def _hang_up(self) -> None:
+        self._body = None
+        self._stack.close()
+
+
+def _is_of(*kinds: str) -> Callable[[str], bool]:
+    """Whether a tag is of one of these kinds, with a digest behind it."""
+    return lambda tag: tag.partition(".")[0] in kinds and is_sha256(tag.partition(".")[2])
+
+
+def _is_name(tag: str) -> bool:
+    return tag.startswith("name.") or not _RESERVED.match(tag)
+
+
+def _require_sha256(text: str) -> None:
+    if not is_sha256(text):
+        raise ValueError(f"{text[:100]!r} is not a sha256")
+
+
+def _tag_of(filename: str) -> str:
+    stem = filename.removesuffix(".sif")
+    if _TAG.fullmatch(stem) and not _RESERVED.match(stem):
+        return stem
+    return f"name.{hashlib.sha256(filename.encode()).hexdigest()}"
+
+
+def _read(manifest: Manifest | None) -> ImageRecord | None:
+    """The record of an artifact, if it is one of ours and says what it holds."""
+    if manifest is None:
+        return None
+    try:
+        record = ImageRecord.model_validate_json(
+            manifest.content.get("annotations", {}).get(RECORD, "")
+        )
+        layers = [layer["digest"] for layer in manifest.content["layers"]]
+    except (ValidationError, KeyError, TypeError):
+        return None
+    return record if layers == ([f"sha256:{record.sha256}"] if record.sha256 else []) else None
+
+
+def _sha256_in(manifest: Manifest | None) -> str | None:
+    record = _read(manifest)
+    return None if record is None else record.sha256
+
+
+def _used_at(manifest: Manifest | None) -> float:
+    said = manifest.content.get("annotations", {}).get(USED_AT, "") if manifest is not None else ""
+    with contextlib.suppress(ValueError):
+        return float(said)
+    return 0.0
