@@ -37,22 +37,28 @@ _NETWORK_SCHEMES = frozenset({"http", "https", "ws", "wss", "ftp"})
 """What leaves the browser. Every release has more schemes of its own: `chrome-untrusted:` came with
 Chromium 150.
 """
-_ASKING = {
-    "Network.requestWillBeSent": lambda event: event["request"]["url"],
-    "Network.webSocketCreated": lambda event: event["url"],
-    "Network.webTransportCreated": lambda event: event["url"],
-}
-"""The events of Chromium's DevTools protocol that name an address, and where they do."""
+_SITE_SCHEMES = _NETWORK_SCHEMES | {"about", "blob", "data"}
+"""What a site's documents have. A document with another scheme is a page of the browser itself,
+such as its new tab, and what that asks for is the browser's own business.
+"""
 
 
 def network_addresses(events: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Return the addresses that DevTools events ask for over a network."""
-    asked = {
-        str(_ASKING[event["method"]](event["params"]))
-        for event in events
-        if event["method"] in _ASKING
-    }
-    return {url for url in asked if urllib.parse.urlsplit(url).scheme in _NETWORK_SCHEMES}
+    """Return what the documents of sites ask for over a network, from DevTools events."""
+    asked = (address for event in events for address in _asked(event["method"], event["params"]))
+    return {address for address in asked if _scheme(address) in _NETWORK_SCHEMES}
+
+
+def _asked(method: str, params: Mapping[str, Any]) -> Iterator[str]:
+    if method == "Network.requestWillBeSent":
+        if _scheme(params.get("documentURL") or "about:") in _SITE_SCHEMES:
+            yield params["request"]["url"]
+    elif method in ("Network.webSocketCreated", "Network.webTransportCreated"):
+        yield params["url"]
+
+
+def _scheme(address: str) -> str:
+    return urllib.parse.urlsplit(address).scheme
 
 
 def programs() -> tuple[str, str]:

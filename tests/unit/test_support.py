@@ -6,9 +6,12 @@ import pytest
 
 from tests.support.browser import network_addresses
 
+SERVICE = "http://127.0.0.1:5000/image_creation/"
 
-def asked(url: str) -> dict[str, object]:
-    return {"method": "Network.requestWillBeSent", "params": {"request": {"url": url}}}
+
+def asked(url: str, *, by: str = SERVICE) -> dict[str, object]:
+    params = {"documentURL": by, "request": {"url": url}}
+    return {"method": "Network.requestWillBeSent", "params": params}
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,14 @@ def test_an_answer_is_no_request() -> None:
         "params": {"response": {"url": "http://a.example/"}},
     }
     assert network_addresses([event]) == set()
+
+
+@pytest.mark.parametrize("page", ["chrome://new-tab-page/", "next-release://welcome/"])
+def test_what_a_page_of_the_browser_asks_for_is_not_the_sites(page: str) -> None:
+    assert network_addresses([asked("https://elsewhere.example/doodle", by=page)]) == set()
+
+
+@pytest.mark.parametrize("document", [SERVICE, "about:srcdoc", "data:text/html,x", "blob:x", ""])
+def test_what_a_document_of_a_site_asks_for_is(document: str) -> None:
+    url = "https://elsewhere.example/font"
+    assert network_addresses([asked(url, by=document)]) == {url}
