@@ -16,7 +16,7 @@ has_systemd() { [[ -d /run/systemd/system ]]; }
 need_root() { [[ $(id -u) -eq 0 ]] || die "${0##*/} installs packages: run it as root (sudo make ...)"; }
 need_debian() { have apt-get || die "this machine has no apt-get; install by hand: $*"; }
 
-# Run a command quietly; show its output only when it fails.
+# Run a command quietly; show the end of its output only when it fails.
 quietly() {
     local log
     log=$(mktemp)
@@ -28,6 +28,14 @@ quietly() {
     rm -f "$log"
     warn "failed: $*"
     return 1
+}
+
+# die_of COMMAND... -- MESSAGE: run the command once more to show why it fails, and end with the message.
+die_of() {
+    local -a command=()
+    while [[ $1 != -- ]]; do command+=("$1") && shift; done
+    "${command[@]}" 2>&1 </dev/null | tail -n 40 >&2 || true
+    die "${*:2}"
 }
 
 os_codename() { (. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}"); }
