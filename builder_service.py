@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from service.app import create_app
-from service.database import db
+from service.db.database import db
 
 __all__ = ["create_app", "db", "main"]
 

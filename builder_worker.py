@@ -25,9 +25,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    from service.cluster import WorkerMain
     from service.console import log_to_stderr
-    from service.pool import prepare_process
+    from service.workers.celery_worker import WorkerMain
+    from service.workers.pool import prepare_process
 
     prepare_process(settings)
     log_to_stderr(settings.service.log_format)

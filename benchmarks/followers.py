@@ -18,8 +18,9 @@ from pathlib import Path
 import requests
 import sqlalchemy as sa
 
-from service import accounts, logs, store
-from service.database import make_engine, now, writing
+from service.db import accounts, tables
+from service.db.database import make_engine, now, writing
+from service.logs import folder
 from tests.support.site import MACHINE, PASSWORD, USER, Service, make_site, running_service
 
 SECONDS = 40.0
@@ -53,7 +54,7 @@ def going_on(service: Service) -> tuple[str, Path]:
     run_id, build_id = str(uuid.uuid4()), str(uuid.uuid4())
     with writing(engine) as connection:
         connection.execute(
-            store.RUNS.insert().values(
+            tables.RUNS.insert().values(
                 id=run_id,
                 join_key=run_id,
                 user_id=user.id,
@@ -71,7 +72,7 @@ def going_on(service: Service) -> tuple[str, Path]:
             )
         )
         connection.execute(
-            store.BUILDS.insert().values(
+            tables.BUILDS.insert().values(
                 id=build_id,
                 user_id=user.id,
                 run_id=run_id,
@@ -86,7 +87,7 @@ def going_on(service: Service) -> tuple[str, Path]:
             )
         )
     engine.dispose()
-    path = logs.FolderLogs(service.site.tmp_folder / "logs").of(run_id).path
+    path = folder.FolderLogs(service.site.tmp_folder / "logs").of(run_id).path
     path.parent.mkdir(parents=True, exist_ok=True)
     return build_id, path
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.followers import going_on
 from benchmarks.rows import Row, show
-from service.database import PROJECT
+from service.db.database import PROJECT
 from tests.support.site import PASSWORD, USER, free_port, make_site, running_service
 
 ROUNDS = 3

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import Row, show
-from service import accounts, store
-from service.database import make_engine
+from service.db import accounts
+from service.db import builds as db_builds
+from service.db.database import make_engine
 from tests.support.daemon_images import remove_images
 from tests.support.site import MACHINE, USER, Service, make_site, running_service
 
@@ -29,7 +30,7 @@ SUBMITS = 60
 MANY = "100000"
 HELLO = {"eflows4hpc.yaml": "apt: []\n"}
 MB = 1024**2
-LIMITS = store.Limits(queued_builds=int(MANY))
+LIMITS = db_builds.Limits(queued_builds=int(MANY))
 
 
 def main() -> None:
@@ -129,9 +130,9 @@ def fill(service: Service, builds: int = QUEUED) -> None:
     user = accounts.by_name(engine, USER)
     assert user is not None
     for _ in range(builds):
-        store.create_or_join(
+        db_builds.create_or_join(
             engine,
-            store.NewBuild(
+            db_builds.NewBuild(
                 user_id=user.id,
                 request=request("many", "x"),
                 inputs={},

@@ -23,11 +23,11 @@ from image_builder.plan.inputs import Inputs
 from image_builder.plan.resolve import resolve
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.parsing import parse_request
-from service import accounts, store
-from service.broker import CeleryExecutor
-from service.database import bring_up_to_date, db, init_database, reading
+from service.db import accounts, builds, tables
+from service.db.database import bring_up_to_date, db, init_database, reading
 from service.submission import new_build
-from service.workers import all_workers
+from service.workers.celery_executor import CeleryExecutor
+from service.workers.registry import all_workers
 from tests.cluster import network
 from tests.cluster.service import Cluster, cluster
 from tests.support.site import MACHINE, PASSWORD, USER, make_site
@@ -93,8 +93,8 @@ def measure(count: int) -> float:
             time.sleep(5)  # for Celery to connect
             for _ in range(BUILDS):
                 new = new_build(request, inputs, user_id)
-                _, run_id = store.create_or_join(
-                    several.engine, _alone(new), store.Limits(queued_builds=BUILDS)
+                _, run_id = builds.create_or_join(
+                    several.engine, _alone(new), builds.Limits(queued_builds=BUILDS)
                 )
                 executor.submit(run_id)
             several.wait_for_all(BUILDS, 600)
@@ -103,7 +103,7 @@ def measure(count: int) -> float:
             with reading(several.engine) as connection:
                 begun, ended = connection.execute(
                     sa.select(
-                        sa.func.min(store.RUNS.c.created_at), sa.func.max(store.RUNS.c.ended_at)
+                        sa.func.min(tables.RUNS.c.created_at), sa.func.max(tables.RUNS.c.ended_at)
                     )
                 ).one()
             return float((ended - begun).total_seconds())
@@ -137,7 +137,7 @@ def prepare(several: Cluster) -> tuple[CeleryExecutor, BuildRequest, Inputs, int
     return executor, request, resolve(request, settings.library), user.id
 
 
-def _alone(new: store.NewBuild) -> store.NewBuild:
+def _alone(new: builds.NewBuild) -> builds.NewBuild:
     """The same build, which shares its run with nobody."""
     return dataclasses.replace(new, join_key=str(uuid.uuid4()))
 

@@ -3,7 +3,7 @@
 from alembic import context
 from flask import current_app
 
-from service.database import db
+from service.db.database import db
 
 
 def run() -> None:

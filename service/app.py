@@ -12,24 +12,26 @@ from typing import Any
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+import service.db.models  # noqa: F401  the tables register themselves
 from config import load_settings
+from config.loading import PROJECT
 from config.settings import Settings
 from image_builder import pipeline
 from image_builder.errors import Misconfigured
 from image_builder.host.process import Runner
 from image_builder.request.machines import load_machines
 from image_builder.store.image_store import open_images
-from service import commands, errors, health, web
-from service.api import api
+from service import commands, health, problems, web
+from service.api.routes import api
 from service.auth import Authenticator
 from service.console import log_to_stderr
 from service.context import Service
-from service.database import PROJECT, bring_up_to_date, db, init_database
-from service.executors import Executor, PoolProcess
-from service.logs import logs_of
+from service.db.database import bring_up_to_date, db, init_database
+from service.logs.storage import logs_of
 from service.memory import share_arenas
-from service.pool import BuildPool
 from service.submission import Submission
+from service.workers.executors import Executor, PoolProcess
+from service.workers.pool import BuildPool
 
 MAX_BODY_BYTES = 1024**2
 
@@ -71,7 +73,7 @@ def create_app(
         machines=load_machines(settings.library.build.machines),
         streams=threading.BoundedSemaphore(max(1, settings.service.web_threads // 2)),
     )
-    errors.install(app)
+    problems.install(app)
     commands.install(app)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
@@ -134,7 +136,7 @@ def _require_links(settings: Settings) -> None:
 def _default_executor(settings: Settings, engine: Any, runner: Runner | None) -> Executor:
     if settings.service.executor == "celery":
         try:
-            from service.broker import CeleryExecutor
+            from service.workers.celery_executor import CeleryExecutor
         except ModuleNotFoundError as error:
             raise Misconfigured(
                 f"The executor celery needs {error.name}, which is not installed.",
@@ -172,7 +174,7 @@ def _mounted(
         )
         start_response(
             "404 Not Found",
-            [("Content-Type", errors.PROBLEM_TYPE), ("Content-Length", str(len(body)))],
+            [("Content-Type", problems.PROBLEM_TYPE), ("Content-Length", str(len(body)))],
         )
         return [body]
 

@@ -22,9 +22,10 @@ from flask import Response, current_app, g, request
 from flask_httpauth import HTTPBasicAuth, HTTPTokenAuth, MultiAuth
 from sqlalchemy.engine import Engine
 
-from service import accounts
-from service.database import now
-from service.errors import TooManyFailures, problem
+from service.db import accounts
+from service.db.database import now
+from service.errors import TooManyFailures
+from service.problems import problem
 
 REALM = "container images"
 REMEMBER_S = 60.0

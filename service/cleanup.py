@@ -31,8 +31,9 @@ from image_builder.host.workspace import abandoned, remove_abandoned
 from image_builder.sif import docker_export
 from image_builder.store.image_store import Images
 from image_builder.store.record import ImageRecord
-from service import downloads, store, trail
-from service.logs import logs_of
+from service import downloads
+from service.db import audit_trail, builds, runs
+from service.logs.storage import logs_of
 
 GRACE_S = 3600.0
 """What was used so lately stays, whatever the limits say."""
@@ -109,13 +110,13 @@ class Cleanup:
 
     def _audit(self) -> Iterator[Item]:
         keep_s = self._limits.keep_audit_s
-        if keep_s is not None and (count := trail.count_older(self._engine, keep_s)):
+        if keep_s is not None and (count := audit_trail.count_older(self._engine, keep_s)):
             yield Item(
                 kind="audit entries",
                 name=str(count),
                 size_bytes=0,
                 reason="older than keep_audit_s",
-                remove=lambda: trail.forget(self._engine, keep_s) > 0,
+                remove=lambda: audit_trail.forget(self._engine, keep_s) > 0,
             )
 
     def _half_written(self) -> Iterator[Item]:
@@ -145,7 +146,7 @@ class Cleanup:
                 )
 
     def _ended_logs(self) -> Iterator[_Log]:
-        ends = store.run_ends(self._engine)
+        ends = runs.run_ends(self._engine)
         for facts in self._kept_logs.all():
             ended_at = ends.get(facts.run_id, facts.changed_at)
             if _RUN.fullmatch(facts.run_id) is not None and ended_at is not None:
@@ -217,7 +218,7 @@ class Cleanup:
         named = {
             record.sha256 for record in self._images.names().values() if record.sha256 is not None
         }
-        return named | store.held_sifs(self._engine)
+        return named | builds.held_sifs(self._engine)
 
     def _docker_images(self) -> Iterator[Item]:
         """Images in the daemon that were made here; another service's are not known here."""

@@ -18,10 +18,11 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 
 from image_builder.errors import CicError
-from service import accounts, store, trail
 from service.cleanup import Cleanup
 from service.context import Service
-from service.database import copy_sqlite, now
+from service.db import accounts, audit_trail
+from service.db import audit_trail as db_audit_trail
+from service.db.database import copy_sqlite, now
 
 COMMAND_LINE = "command line"
 """Where the audit trail says that an operator's command came from; its user is one of the operating
@@ -274,7 +275,7 @@ def audit(
 ) -> None:
     """Tell who did what and when, newest first: time, user, action, subject, address."""
     since = None if days is None else now() - datetime.timedelta(days=days)
-    for row in trail.events(
+    for row in audit_trail.events(
         _service().engine, user=user, action=action, subject=subject, since=since, limit=limit
     ):
         said = {
@@ -347,7 +348,7 @@ def _change(name: str, what: str, **values: bool) -> None:
 
 def _note(action: str, subject: str) -> None:
     """Write down what was done here, in the name of the operating system's user."""
-    store.note(
+    db_audit_trail.note(
         _service().engine,
         user=pwd.getpwuid(os.getuid()).pw_name[:64],
         action=action,

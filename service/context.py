@@ -7,15 +7,16 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from flask import current_app
 from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder.request.machines import MachineEntry
 from image_builder.store.image_store import Images
-from service.executors import Executor
 from service.health import Readiness
-from service.logs import Logs
+from service.logs.protocol import Logs
 from service.submission import Submission
+from service.workers.executors import Executor
 
 if TYPE_CHECKING:
     from service.auth import Authenticator
@@ -37,3 +38,9 @@ class Service:
     """The machine catalogue, by name."""
     streams: threading.BoundedSemaphore
     """Taken by every followed log: threads are left for those who ask short questions."""
+
+
+def service() -> Service:
+    """What the present application is made of."""
+    found: Service = current_app.extensions["cic"]
+    return found

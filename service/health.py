@@ -24,8 +24,8 @@ from image_builder.host.process import Command, run
 from image_builder.host.workspace import require_free_space
 from image_builder.plan import resolve
 from image_builder.store.image_store import open_images
-from service import store
-from service.errors import problem
+from service.db import runs
+from service.problems import problem
 
 FRESH_S = 10.0
 SLOW_S = 120.0
@@ -137,7 +137,7 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
     platforms = ["linux/amd64"] if isinstance(build.base_image, str) else list(build.base_image)
 
     def database() -> None:
-        store.is_idle(engine)
+        runs.is_idle(engine)
 
     def storage() -> None:
         images.is_known("0" * 64)

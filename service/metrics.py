@@ -18,9 +18,10 @@ from prometheus_client.registry import Collector
 from sqlalchemy.engine import Connection, Engine
 
 from image_builder.state import BuildState
-from service import workers
-from service.database import reading
-from service.store import BUILDS, RUNNING, RUNS, STATUS
+from service.db.builds import STATUS
+from service.db.database import reading
+from service.db.tables import BUILDS, RUNNING, RUNS
+from service.workers import registry as workers_registry
 
 
 def exposition(engine: Engine, *, lost_after_s: float) -> Response:
@@ -51,7 +52,9 @@ class _Database(Collector):
                 *_durations(connection),
                 _stored(connection),
             )
-        yield from _registered(workers.all_workers(self._engine, lost_after_s=self._lost_after_s))
+        yield from _registered(
+            workers_registry.all_workers(self._engine, lost_after_s=self._lost_after_s)
+        )
 
 
 def _builds(connection: Connection) -> Metric:
@@ -156,7 +159,7 @@ def _registered(rows: list[dict[str, Any]]) -> Iterator[Metric]:
     """Every worker that is there: what it takes at once, and what it has."""
     there = GaugeMetricFamily("cic_workers", "Workers by what they do", labels=["state"])
     states = [row["state"] for row in rows]
-    for state in workers.STATES:
+    for state in workers_registry.STATES:
         there.add_metric([state], states.count(state))
     slots = GaugeMetricFamily(
         "cic_worker_slots", "Builds that a worker takes at once", labels=["worker", "platform"]

@@ -15,7 +15,7 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from config.settings import Settings
 from service.app import create_app, start_service
-from service.executors import stop_pool_if_last
+from service.workers.executors import stop_pool_if_last
 
 PR_SET_PDEATHSIG = 1
 MARGIN_S = 20.0

@@ -18,11 +18,11 @@ from image_builder.plan import resolve
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.store.image_store import Images
-from service import store
+from service.db import builds
+from service.db.builds import Limits, NewBuild, Outcome
 from service.errors import Forbidden
-from service.executors import Executor
-from service.logs import Logs
-from service.store import Limits, NewBuild, Outcome
+from service.logs.protocol import Logs
+from service.workers.executors import Executor
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class Submission:
             ):  # what is found stays until it is written down who has it
                 made = self._existing(inputs, inputs.identity)
                 if made is not None:
-                    return store.create_finished(self.engine, new, self._limits, made)
-        build_id, run_id = store.create_or_join(self.engine, new, self._limits)
+                    return builds.create_finished(self.engine, new, self._limits, made)
+        build_id, run_id = builds.create_or_join(self.engine, new, self._limits)
         _log.info(
             "build=%s run=%s user_id=%d",
             build_id,
@@ -73,9 +73,9 @@ class Submission:
 
     def withdraw(self, build_id: str) -> None:
         """End a build for its user; its run stops when nobody wants it any more."""
-        row = store.build(self.engine, build_id)
+        row = builds.build(self.engine, build_id)
         log_bytes = None if row is None else self.logs.of(row.run_id).size_bytes()
-        run_id = store.withdraw(
+        run_id = builds.withdraw(
             self.engine, build_id, "The build was cancelled.", log_bytes=log_bytes
         )
         if run_id is not None:
@@ -94,7 +94,7 @@ class Submission:
         limit_bytes = self.settings.service.max_stored_bytes_per_user
         if limit_bytes is None:
             return
-        held = store.held_sifs_of(self.engine, user_id)
+        held = builds.held_sifs_of(self.engine, user_id)
         held_bytes = sum(
             size_bytes
             for sha256, size_bytes in held.items()
@@ -144,7 +144,7 @@ def new_build(request: BuildRequest, inputs: Inputs, user_id: int) -> NewBuild:
         user_id=user_id,
         request=request.model_dump(mode="json"),
         inputs=inputs.model_dump(mode="json"),
-        join_key=store.forced(key) if request.force else key,
+        join_key=builds.forced(key) if request.force else key,
         identity=inputs.identity,
         platform=request.machine.platform,
         target=request.machine.target.name,

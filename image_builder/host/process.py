@@ -352,12 +352,12 @@ class _Guard:
     def close(self) -> None:
         """Let the guard end; it ends what is still running."""
         with self._lock:
-            process_guard, self._process = self._process, None
-            if process_guard is not None and self._owner == os.getpid():
-                assert process_guard.stdin is not None
+            guard, self._process = self._process, None
+            if guard is not None and self._owner == os.getpid():
+                assert guard.stdin is not None
                 with contextlib.suppress(OSError):
-                    process_guard.stdin.close()
-                process_guard.wait()
+                    guard.stdin.close()
+                guard.wait()
 
     def _leave_parents(self) -> None:
         """In a process that was forked off: its parent's guard and commands are not its own."""

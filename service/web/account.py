@@ -12,11 +12,11 @@ from wtforms import PasswordField, SelectField, StringField
 from wtforms.validators import EqualTo, InputRequired
 
 from image_builder.errors import FieldProblem, InvalidRequest
-from service import accounts
-from service.database import now
+from service.db import accounts
+from service.db.database import now
 from service.errors import Missing
-from service.web.login import begin_session, service, user
-from service.web.parts import add_problems, note, options
+from service.web.forms import add_problems, note, options
+from service.web.session import begin_session, service, user
 
 LIVES = {"7": "A week", "30": "30 days", "90": "90 days", "365": "A year", "": "For ever"}
 SCOPES = {"read build": "See and build", "read": "See only"}

@@ -9,10 +9,11 @@ from typing import Any
 from flask import Blueprint, abort, flash, redirect, render_template, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from service import accounts, store, workers
+from service.db import accounts, runs
 from service.errors import Missing
-from service.web.login import service, user
-from service.web.parts import note
+from service.web.forms import note
+from service.web.session import service, user
+from service.workers import registry
 
 ACTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "confirm": ({"is_confirmed": True, "is_active": True}, "{} may log in."),
@@ -33,13 +34,13 @@ def add_pages(web: Blueprint) -> None:
 def admin() -> str:
     _require_admin()
     parts = service()
-    waiting, running = store.queue(parts.engine)
+    waiting, running = runs.queue(parts.engine)
     return render_template(
         "admin.html",
         users=accounts.users(parts.engine),
         waiting=waiting,
         running=running,
-        workers=workers.all_workers(
+        workers=registry.all_workers(
             parts.engine, lost_after_s=parts.settings.service.lost_worker_after_s
         ),
     )

@@ -11,13 +11,14 @@ from werkzeug.wrappers import Response as AnyResponse
 from image_builder.errors import InvalidRequest
 from image_builder.request.parsing import parse_request
 from image_builder.state import ACTIVE, BuildState
-from service import logs, store
-from service.answers import build_answer
-from service.api import log_events
-from service.database import now
+from service.api.log_stream import log_events
+from service.api.responses import build_answer
+from service.db import builds as db_builds
+from service.db.database import now
 from service.errors import Missing
-from service.web.login import service, user
-from service.web.parts import note, page_number
+from service.logs import follow, protocol
+from service.web.forms import note, page_number
+from service.web.session import service, user
 
 PER_PAGE = 20
 STAGES = {
@@ -59,7 +60,7 @@ def builds() -> str:
     page = page_number()
     asked = request.args.get("status", "").upper()
     status = BuildState(asked) if asked in BuildState.__members__ else None
-    rows, total = store.builds_of(
+    rows, total = db_builds.builds_of(
         service().engine, user().id, status=status, page=page, per_page=PER_PAGE
     )
     return render_template(
@@ -99,7 +100,7 @@ def build_log(build_id: str) -> Response:
     kept = service().logs.of(row.run_id)
     if "text/event-stream" in request.headers.get("Accept", ""):
         return log_events(build_id, kept)
-    end, size_bytes = logs.own_part(row), kept.size_bytes()
+    end, size_bytes = follow.own_part(row), kept.size_bytes()
     own_bytes = size_bytes if end is None else min(end, size_bytes)
     response = Response(_blocks(kept, own_bytes), content_type="text/plain; charset=utf-8")
     response.headers["Content-Disposition"] = f'attachment; filename="{build_id}.log"'
@@ -125,7 +126,7 @@ def retry(build_id: str) -> AnyResponse:
 
 def delete(build_id: str) -> AnyResponse:
     own_build(build_id)
-    if not store.delete_build(service().engine, build_id):
+    if not db_builds.delete_build(service().engine, build_id):
         flash("The build has not ended: cancel it first.", "warning")
         return redirect(url_for("web.build", build_id=build_id))
     note("delete", build_id)
@@ -135,7 +136,7 @@ def delete(build_id: str) -> AnyResponse:
 
 def own_build(build_id: str) -> Any:
     """The user's build of this id; for everybody else there is none."""
-    row = store.build(service().engine, build_id) if len(build_id) == 36 else None
+    row = db_builds.build(service().engine, build_id) if len(build_id) == 36 else None
     if row is None or row.user_id != user().id:
         raise Missing("There is no such build.", hint="Your builds are in the list.")
     return row
@@ -211,7 +212,7 @@ def _parsed(row: Any) -> Any:
         return None
 
 
-def _blocks(log: logs.Log, size_bytes: int) -> Iterator[bytes]:
+def _blocks(log: protocol.Log, size_bytes: int) -> Iterator[bytes]:
     offset = 0
     while offset < size_bytes and (block := log.read(offset, size_bytes)):
         offset += len(block)

@@ -17,9 +17,9 @@ from captcha.audio import AudioCaptcha
 from captcha.image import ImageCaptcha
 from sqlalchemy.engine import Engine
 
-from service.database import now, reading, writing
+from service.db.database import now, reading, writing
+from service.db.models import Captcha
 from service.errors import TooManyFailures
-from service.models import Captcha
 
 CAPTCHAS: sa.Table = Captcha.__table__
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, current_app, render_template, request
 
-from service.openapi import document
+from service.api.openapi import document
 
 
 def add_pages(web: Blueprint) -> None:

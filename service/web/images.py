@@ -17,11 +17,11 @@ from image_builder.recipe import labels
 from image_builder.request.machines import machine_facts
 from image_builder.spack import lockfile
 from image_builder.store.record import ImageRecord
-from service import store
-from service.api import SENT, sif_answer
+from service.api.downloads import SENT, sif_answer
+from service.db import builds
 from service.errors import Missing
-from service.web.login import service
-from service.web.parts import note, page_number
+from service.web.forms import note, page_number
+from service.web.session import service
 
 PER_PAGE = 20
 LOCK = "spack.lock"
@@ -121,13 +121,13 @@ def images() -> str:
 def image(filename: str) -> str:
     """The page of a SIF, which may have been pushed, too."""
     record = _record(filename)
-    tagged = {row.image_id: row for row in store.tagged_images(service().engine)}
+    tagged = {row.image_id: row for row in builds.tagged_images(service().engine)}
     return _page(_sif(filename, record, tagged.get(record.image_id)))
 
 
 def image_of_docker(image_id: str) -> str:
     """The page of an image without a SIF."""
-    for row in store.tagged_images(service().engine):
+    for row in builds.tagged_images(service().engine):
         if row.image_id == image_id:
             return _page(_whole(_tagged(row)))
     raise Missing("There is no such image.", hint="It may have been removed: build it again.")
@@ -174,7 +174,7 @@ def _record(filename: str) -> ImageRecord:
 
 def _all() -> list[Shown]:
     """Every image; one that was pushed and has a SIF is one."""
-    tagged = {row.image_id: row for row in store.tagged_images(service().engine)}
+    tagged = {row.image_id: row for row in builds.tagged_images(service().engine)}
     sifs = [
         _sif(name, record, tagged.get(record.image_id))
         for name, record in service().images.names().items()

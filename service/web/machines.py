@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, render_template
 
-from service.web.login import service
+from service.web.session import service
 
 
 def add_pages(web: Blueprint) -> None:

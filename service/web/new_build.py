@@ -17,8 +17,8 @@ from image_builder.request.build_request import LATEST
 from image_builder.request.mpi_gpu import gpu_facts, mpi_facts
 from image_builder.request.parsing import parse_request
 from service.web.builds import own_build
-from service.web.login import service, user
-from service.web.parts import add_problems, note, options
+from service.web.forms import add_problems, note, options
+from service.web.session import service, user
 
 MACHINE_FIELDS = ("platform", "architecture", "container_engine", "mpi", "gpu", "gpu_arch")
 _PUSH = {"": None, "yes": True, "no": False}

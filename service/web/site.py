@@ -14,11 +14,11 @@ from werkzeug.exceptions import HTTPException, Unauthorized
 from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.errors import CicError, LimitReached, NotFound, ServiceError, UserError
-from service import errors
-from service.api import api
-from service.web import account, admin, builds, docs, entry, images, machines, new_build, showing
-from service.web.login import login_manager, require_login
-from service.web.parts import captcha_hosts
+from service import errors, problems
+from service.api.routes import api
+from service.web import account, admin, builds, docs, filters, images, machines, new_build, sign_in
+from service.web.forms import captcha_hosts
+from service.web.session import login_manager, require_login
 
 PROGRAMS = frozenset(
     {"build", "image", "architecture", "machine", "health", "metrics", "openapi.json"}
@@ -65,11 +65,11 @@ def install(app: Flask) -> None:
     Bootstrap5(app)
     CSRFProtect(app).exempt(api)
     login_manager.init_app(app)
-    showing.install(app)
+    filters.install(app)
     web = Blueprint("web", __name__)
     web.before_request(require_login)
     web.after_request(_with_headers)
-    for part in (entry, builds, new_build, images, machines, docs, account, admin):
+    for part in (sign_in, builds, new_build, images, machines, docs, account, admin):
         part.add_pages(web)
     web.register_error_handler(CicError, _from_error)
     web.register_error_handler(HTTPException, _from_http)
@@ -123,7 +123,7 @@ def _from_http(error: HTTPException) -> AnyResponse:
             "Go back, load the page again and send the form once more.",
         )
     if isinstance(error, Unauthorized):
-        return errors.problem(
+        return problems.problem(
             401, "UNAUTHORIZED", "You are not logged in any more.", hint="Log in again."
         )
     status = error.code or 500
@@ -145,12 +145,12 @@ def _no_such_page(error: HTTPException) -> Any:
     """An address that is nobody's: a page for browsers, a problem document for programs."""
     if wants_page():
         return _with_headers(Response(*_rendered(404, "There is no such page.", "")))
-    return errors.from_http(error)
+    return problems.from_http(error)
 
 
 def wants_page() -> bool:
     """Whether a browser asks, which wants HTML most."""
-    return request.accept_mimetypes.best_match([errors.PROBLEM_TYPE, "text/html"]) == "text/html"
+    return request.accept_mimetypes.best_match([problems.PROBLEM_TYPE, "text/html"]) == "text/html"
 
 
 def _page(status: int, message: str, hint: str) -> AnyResponse:

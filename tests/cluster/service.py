@@ -20,8 +20,8 @@ import requests
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from service import accounts, store
-from service.database import make_engine, reading
+from service.db import accounts, builds, tables
+from service.db.database import make_engine, reading
 from tests.cluster.network import Host, Network
 from tests.support.postgresql import PostgreSQL
 from tests.support.site import MACHINE, PASSWORD, PROJECT, USER, Site
@@ -314,8 +314,8 @@ class Cluster:
         """How many builds stand where, as the records have it."""
         with reading(self.engine) as connection:
             rows = connection.execute(
-                sa.select(store.STATUS).select_from(
-                    store.BUILDS.join(store.RUNS, store.BUILDS.c.run_id == store.RUNS.c.id)
+                sa.select(builds.STATUS).select_from(
+                    tables.BUILDS.join(tables.RUNS, tables.BUILDS.c.run_id == tables.RUNS.c.id)
                 )
             )
             return Counter(
@@ -344,7 +344,7 @@ class Cluster:
 
     def runs(self) -> list[Any]:
         with reading(self.engine) as connection:
-            return list(connection.execute(sa.select(store.RUNS)))
+            return list(connection.execute(sa.select(tables.RUNS)))
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import throughput
-from service.pool import host_name
-from service.workers import all_workers
+from service.workers.pool import host_name
+from service.workers.registry import all_workers
 from tests.cluster import network
 from tests.cluster.registry import registry
 from tests.cluster.service import Cluster, Process, RabbitMQ, Redis, cluster

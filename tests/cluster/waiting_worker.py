@@ -21,9 +21,9 @@ from image_builder.plan.resolve import resolve
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
-from service.cluster import WorkerMain
 from service.console import log_to_stderr
-from service.pool import prepare_process
+from service.workers.celery_worker import WorkerMain
+from service.workers.pool import prepare_process
 
 
 class WaitingBuilder:

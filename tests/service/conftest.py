@@ -32,9 +32,9 @@ from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
-from service import accounts
-from service.database import make_engine
-from service.pool import BuildPool
+from service.db import accounts
+from service.db.database import make_engine
+from service.workers.pool import BuildPool
 from tests.service.described import listening
 from tests.support.postgresql import PostgreSQL, programs
 from tests.support.site import MACHINE, Site, make_site

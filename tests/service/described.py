@@ -12,8 +12,8 @@ from typing import Any
 from flask import Flask, Response, request, request_finished
 from jsonschema import Draft202012Validator
 
-from service.errors import PROBLEM_TYPE
-from service.openapi import BLUEPRINT, document
+from service.api.openapi import BLUEPRINT, document
+from service.problems import PROBLEM_TYPE
 
 KEY = "described"
 

@@ -12,8 +12,8 @@ import pytest
 from flask import Flask
 from sqlalchemy.engine import Engine
 
-from service import accounts
-from service.database import now
+from service.db import accounts
+from service.db.database import now
 from tests.service.conftest import PASSWORD, ROOT, Api, FakeBuilder
 from tests.service.test_web import Visitor, csrf_token
 

@@ -399,7 +399,7 @@ def test_a_full_disk_is_no_fault_of_the_service(ada: Api, monkeypatch: pytest.Mo
     def breaks(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/secret/place")
 
-    monkeypatch.setattr("service.store.builds_of", breaks)
+    monkeypatch.setattr("service.db.builds.builds_of", breaks)
     answer = ada("GET", "/build/")
     assert (answer.status_code, answer.get_json()["code"]) == (503, "NO_SPACE")
     assert "Retry-After" in answer.headers and "place" not in answer.text
@@ -411,7 +411,7 @@ def test_what_nobody_foresaw_is_answered_with_a_number_that_the_log_has(
     def breaks(*_: object, **__: object) -> None:
         raise RuntimeError("the inside of the service")
 
-    monkeypatch.setattr("service.store.builds_of", breaks)
+    monkeypatch.setattr("service.db.builds.builds_of", breaks)
     answer = ada("GET", "/build/")
     assert (answer.status_code, answer.content_type) == (500, "application/problem+json")
     assert "inside" not in answer.text

@@ -22,10 +22,11 @@ from config.settings import Settings
 from image_builder.errors import ServiceError
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
-from service import accounts, store
 from service.cleanup import Cleanup
-from service.database import make_engine, now
-from service.logs import FolderLogs
+from service.db import accounts, builds, tables
+from service.db import runs as db_runs
+from service.db.database import make_engine, now
+from service.logs.folder import FolderLogs
 from tests.conftest import PROJECT
 from tests.service.conftest import PASSWORD, Api
 from tests.service.test_store import finish, new, outcome
@@ -115,11 +116,11 @@ def test_what_a_build_holds_is_reachable_until_its_user_deletes_the_build(
 ) -> None:
     sha256 = publish(images, b"old", "a.sif", days_ago=40)
     publish(images, b"new", "a.sif", days_ago=40)
-    build = store.create_finished(
-        engine, new(), store.Limits(queued_builds=9), outcome(sha256=sha256)
+    build = builds.create_finished(
+        engine, new(), builds.Limits(queued_builds=9), outcome(sha256=sha256)
     )
     assert cleaned(engine, settings, images, "SIF") == []
-    assert store.delete_build(engine, build)
+    assert builds.delete_build(engine, build)
     assert cleaned(engine, settings, images, "SIF") == [("a.sif", 3)]
 
 
@@ -195,18 +196,18 @@ def test_logs_go_by_age_and_by_size_and_never_those_of_builds_that_go_on(
     (folder / "logs").mkdir(exist_ok=True)
     runs = []
     for number in range(3):
-        _, run = store.create_or_join(engine, new(f"r{number}"), store.Limits(queued_builds=9))
+        _, run = builds.create_or_join(engine, new(f"r{number}"), builds.Limits(queued_builds=9))
         runs.append(run)
         FolderLogs(folder / "logs").of(run).path.write_bytes(b"x" * 100)
     (folder / "logs" / "pool.log").write_bytes(b"x" * 1000)
     for run, days in zip(runs[:2], (20, 10), strict=True):
-        assert store.claim(engine, "me", max_active_per_user=9) == run
+        assert db_runs.claim(engine, "me", max_active_per_user=9) == run
         finish(engine, run, "me")
         with engine.begin() as connection:
             connection.execute(
-                store.RUNS.update()
-                .where(store.RUNS.c.id == run)
-                .values(ended_at=now() - store.datetime.timedelta(days=days))
+                tables.RUNS.update()
+                .where(tables.RUNS.c.id == run)
+                .values(ended_at=now() - builds.datetime.timedelta(days=days))
             )
     assert cleaned(engine, settings, images, "log") == []
     assert cleaned(engine, settings, images, "log", dry_run=True, keep_logs_s=15 * DAY_S) == [
@@ -306,7 +307,7 @@ def test_an_image_that_is_just_being_given_to_a_build_stays(
     everything.
     """
     ada.wait(ada.submit())
-    write_down = store.create_finished
+    write_down = builds.create_finished
     came = []
 
     def slowly(*arguments: object) -> str:
@@ -314,7 +315,7 @@ def test_an_image_that_is_just_being_given_to_a_build_stays(
         came.append([item.kind for item in cleanup.run() if item.kind == "SIF"])
         return write_down(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "create_finished", slowly)
+    monkeypatch.setattr(builds, "create_finished", slowly)
     status = ada.status(ada.submit())
     assert came == [[]] and status["status"] == "FINISHED"
     assert images.by_sha256(status["sha256"]) is not None

@@ -20,11 +20,11 @@ from flask import Flask
 from builder_service import create_app
 from config.settings import Settings
 from image_builder.errors import Unavailable
-from service import accounts, store
-from service.broker import WAITS, CeleryExecutor, Listener
-from service.database import make_engine, now, reading, writing
-from service.pool import BuildPool
-from service.workers import all_workers
+from service.db import accounts, builds, runs, tables
+from service.db.database import make_engine, now, reading, writing
+from service.workers.celery_executor import WAITS, CeleryExecutor, Listener
+from service.workers.pool import BuildPool
+from service.workers.registry import all_workers
 from tests.service.conftest import PASSWORD, Api, FakeBuilder
 from tests.support.site import Site, free_port
 
@@ -149,7 +149,7 @@ def test_a_message_that_comes_again_repeats_nothing(ada: Api, builder: FakeBuild
     build = ada.submit()
     ada.wait(build, "BUILDING")
     parts = ada.app.extensions["cic"]
-    run_id = store.build(parts.engine, build).run_id
+    run_id = builds.build(parts.engine, build).run_id
     for _ in range(20):
         parts.executor.submit(run_id)
     builder.hold.set()
@@ -160,7 +160,7 @@ def test_a_message_that_comes_again_repeats_nothing(ada: Api, builder: FakeBuild
     assert len(builder.calls) == 2
     with reading(parts.engine) as connection:
         assert set(
-            connection.scalars(store.RUNS.select().with_only_columns(store.RUNS.c.attempts))
+            connection.scalars(tables.RUNS.select().with_only_columns(tables.RUNS.c.attempts))
         ) == {1}
 
 
@@ -200,27 +200,27 @@ def test_after_the_database_was_away_workers_have_time_to_speak(
     app = create_app(settings, executor=(web := CeleryExecutor(engine, settings)))
     accounts.add_user(engine, "ada", PASSWORD)
     build = Api(app).submit()
-    run_id = store.claim(engine, "elsewhere:1", max_active_per_user=9)
+    run_id = runs.claim(engine, "elsewhere:1", max_active_per_user=9)
     with writing(engine) as connection:
         connection.execute(
-            store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1))
+            tables.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1))
         )
     other = BuildPool(engine, settings, build_image=builder, is_one_of_many=True)
     looks = ((web, web._look), (other, lambda: (other._heartbeat(), other._reconcile())))
     for who, look in looks:
         look()
-        assert store.build(engine, build).run_state.value == "STARTED"
+        assert builds.build(engine, build).run_state.value == "STARTED"
         who._database.answers(does=False)
         look()
-        assert store.build(engine, build).run_state.value == "STARTED"
+        assert builds.build(engine, build).run_state.value == "STARTED"
     for who, look in looks:
         monkeypatch.setattr(who._database, "for_at_least", lambda _: True)
         look()
-        assert store.build(engine, build).run_state.value == "PENDING"
-        assert store.claim(engine, "elsewhere:1", max_active_per_user=9) == run_id
+        assert builds.build(engine, build).run_state.value == "PENDING"
+        assert runs.claim(engine, "elsewhere:1", max_active_per_user=9) == run_id
         with writing(engine) as connection:
             connection.execute(
-                store.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1))
+                tables.RUNS.update().values(heartbeat_at=now() - datetime.timedelta(hours=1))
             )
     engine.dispose()
     app.extensions["cic"].engine.dispose()

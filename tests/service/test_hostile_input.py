@@ -23,7 +23,7 @@ from image_builder.errors import BadDescription
 from image_builder.sources.description import parse_description
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
-from service import accounts
+from service.db import accounts
 from tests.service.conftest import REQUEST, ROOT, Api
 from tests.service.test_web import NEW_BUILD, Visitor, csrf_token
 from tests.support.site import Site

@@ -13,10 +13,13 @@ import pytest
 from flask import Flask
 
 from image_builder.host.secrets import Secret
-from service import logs
-from service.database import bring_up_to_date, db, init_database
-from service.database_logs import DatabaseLogs
-from service.logs import FolderLogs, Log, RunLog
+from service.db.database import bring_up_to_date, db, init_database
+from service.logs import follow as logs_follow
+from service.logs import protocol
+from service.logs.database import DatabaseLogs
+from service.logs.folder import FolderLogs
+from service.logs.protocol import Log
+from service.logs.run_log import RunLog
 from tests.service.conftest import Api, FakeBuilder
 from tests.service.test_web import Visitor
 
@@ -100,12 +103,12 @@ def test_a_follower_that_comes_back_sees_every_byte_once(kept: Log) -> None:
     threading.Thread(target=write).start()
 
     def ends_at() -> int | None:
-        return logs.WHOLE if ended.is_set() else None
+        return logs_follow.WHOLE if ended.is_set() else None
 
     seen: list[str] = []
     offset = 0
     for _ in itertools.count():
-        text = "".join(logs.follow(kept, offset, ends_at=ends_at, seconds=0.1, tick_s=0.01))
+        text = "".join(logs_follow.follow(kept, offset, ends_at=ends_at, seconds=0.1, tick_s=0.01))
         seen += data_of(text)
         ids = [int(event["id"][0]) for event in events_of(text) if "id" in event]
         offset = ids[-1] if ids else offset
@@ -117,7 +120,9 @@ def test_a_follower_that_comes_back_sees_every_byte_once(kept: Log) -> None:
 
 def test_a_follower_hears_that_somebody_is_there(kept: Log) -> None:
     text = "".join(
-        logs.follow(kept, 0, ends_at=lambda: None, seconds=0.2, keep_alive_s=0.05, tick_s=0.02)
+        logs_follow.follow(
+            kept, 0, ends_at=lambda: None, seconds=0.2, keep_alive_s=0.05, tick_s=0.02
+        )
     )
     assert text.count(": still here\n\n") >= 2
 
@@ -127,7 +132,11 @@ def test_a_last_line_without_an_end_is_kept_until_the_build_has_ended(kept: Log)
 
     def follow(ended: bool) -> list[str]:
         return data_of(
-            "".join(logs.follow(kept, 0, ends_at=lambda: logs.WHOLE if ended else None, seconds=0))
+            "".join(
+                logs_follow.follow(
+                    kept, 0, ends_at=lambda: logs_follow.WHOLE if ended else None, seconds=0
+                )
+            )
         )
 
     assert follow(False) == ["one"]
@@ -137,16 +146,16 @@ def test_a_last_line_without_an_end_is_kept_until_the_build_has_ended(kept: Log)
 def test_a_log_ends_where_its_build_ended(kept: Log) -> None:
     write(kept, b"mine\ntheirs\n")
     for offset, seen in ((0, ["mine"]), (5, []), (9, [])):
-        text = "".join(logs.follow(kept, offset, ends_at=lambda: 5, seconds=0))
+        text = "".join(logs_follow.follow(kept, offset, ends_at=lambda: 5, seconds=0))
         assert data_of(text) == seen
         assert "event: end" in text
     assert (kept.read(0, 5), kept.read(7, 5)) == (b"mine\n", b"")
 
 
 def test_a_line_longer_than_a_piece_comes_through(kept: Log) -> None:
-    write(kept, b"x" * (logs.CHUNK_BYTES + 10) + b"\nend\n")
-    text = "".join(logs.follow(kept, 0, ends_at=lambda: logs.WHOLE, seconds=0))
-    assert "".join(data_of(text)) == "x" * (logs.CHUNK_BYTES + 10) + "end"
+    write(kept, b"x" * (protocol.CHUNK_BYTES + 10) + b"\nend\n")
+    text = "".join(logs_follow.follow(kept, 0, ends_at=lambda: logs_follow.WHOLE, seconds=0))
+    assert "".join(data_of(text)) == "x" * (protocol.CHUNK_BYTES + 10) + "end"
 
 
 def test_two_writers_at_once_lose_nothing(kept: Log) -> None:

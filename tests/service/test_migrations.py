@@ -18,7 +18,7 @@ from flask import Flask
 from flask_migrate import upgrade
 from sqlalchemy.engine import Engine
 
-from service.database import HEAD, MIGRATIONS, bring_up_to_date, db, init_database, writing
+from service.db.database import HEAD, MIGRATIONS, bring_up_to_date, db, init_database, writing
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.filterwarnings("ignore:Skipped unsupported reflection")
@@ -111,7 +111,7 @@ while True:
     if turn == 10:
         print("ready", flush=True)
 """
-    from service.database import copy_sqlite
+    from service.db.database import copy_sqlite
 
     started = subprocess.Popen(
         [sys.executable, "-c", writer, str(live)], stdout=subprocess.PIPE, text=True, cwd=PROJECT

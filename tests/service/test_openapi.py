@@ -13,7 +13,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from image_builder.errors import InvalidRequest
 from image_builder.request.parsing import parse_request
-from service.openapi import calls, document
+from service.api.openapi import calls, document
 from tests.conftest import PROJECT
 from tests.service.conftest import REQUEST, ROOT, Api
 from tests.service.described import Description, complaints_of, listening

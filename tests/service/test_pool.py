@@ -16,10 +16,10 @@ from sqlalchemy.engine import Engine
 from config.settings import Settings
 from image_builder.errors import ErrorCode, Interrupted, ServiceError, Unavailable
 from image_builder.host.cancellation import CancelToken
-from service import store
-from service.database import DatabaseSilent, make_engine, writing
-from service.executors import RunFolder
-from service.pool import BuildPool
+from service.db import runs, tables
+from service.db.database import DatabaseSilent, make_engine, writing
+from service.workers.executors import RunFolder
+from service.workers.pool import BuildPool
 from tests.service.conftest import REQUEST, Api, FakeBuilder, running_app
 
 
@@ -165,7 +165,7 @@ def test_a_stopping_pool_lets_builds_end_that_do_so_in_time(
 def test_what_is_claimed_while_the_pool_stops_goes_back(
     settings: Settings, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim, claimed, go_on = store.claim, threading.Event(), threading.Event()
+    claim, claimed, go_on = runs.claim, threading.Event(), threading.Event()
 
     def slowly(*arguments: Any, **more: Any) -> str | None:
         run_id = claim(*arguments, **more)
@@ -174,7 +174,7 @@ def test_what_is_claimed_while_the_pool_stops_goes_back(
             assert go_on.wait(30)
         return run_id
 
-    monkeypatch.setattr(store, "claim", slowly)
+    monkeypatch.setattr(runs, "claim", slowly)
     builder.hold.clear()
     running = running_app(settings, builder)
     with running as app:
@@ -198,7 +198,7 @@ def test_a_run_that_was_taken_away_is_left_alone(
         build_id = ada.submit()
         ada.wait(build_id, "BUILDING")
         with writing(engine) as connection:
-            connection.execute(store.RUNS.update().values(worker="elsewhere:1"))
+            connection.execute(tables.RUNS.update().values(worker="elsewhere:1"))
         running = app.extensions["cic"].executor
         while not running.is_idle():  # its heartbeat finds out
             threading.Event().wait(0.05)
@@ -210,7 +210,7 @@ def test_a_run_that_was_taken_away_is_left_alone(
 def test_a_run_whose_thread_died_is_begun_again(
     settings: Settings, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from service.worker import Worker
+    from service.workers.run import Worker
 
     whole = Worker.run_build
     died: list[str] = []

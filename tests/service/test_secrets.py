@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from builder_service import create_app
 from config.settings import Settings
-from service import accounts
+from service.db import accounts
 from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder, running_app
 from tests.service.test_access import routes
 from tests.service.test_web import Visitor, csrf_token

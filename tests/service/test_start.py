@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import requests
 
+from config.loading import PROJECT
 from config.settings import Settings
 from image_builder.errors import ServiceError
-from service import accounts
-from service.database import PROJECT, database_url, make_engine, writing
-from service.executors import WAKE, PoolProcess, RunFolder
+from service.db import accounts
+from service.db.database import database_url, make_engine, writing
 from service.server import server_options
+from service.workers.executors import WAKE, PoolProcess, RunFolder
 from tests.support.site import Site, add_user, free_port
 
 

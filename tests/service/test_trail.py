@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from flask import Flask
 
 from config.settings import Settings
-from service import store, trail
 from service.cleanup import Cleanup
 from service.console import JsonLines
-from service.database import now, writing
+from service.db import audit_trail
+from service.db import audit_trail as db_audit_trail
+from service.db.database import now, writing
 from tests.conftest import PROJECT
 from tests.service.conftest import Api, FakeBuilder
 from tests.service.test_web import Visitor
@@ -32,7 +33,7 @@ def engine(app: Flask) -> sa.Engine:
 
 
 def done(engine: sa.Engine, **chosen: Any) -> list[tuple[str | None, str, str | None]]:
-    return [(row.user, row.action, row.subject) for row in trail.events(engine, **chosen)]
+    return [(row.user, row.action, row.subject) for row in db_audit_trail.events(engine, **chosen)]
 
 
 def test_who_asked_cancelled_deleted_and_downloaded(
@@ -66,7 +67,7 @@ def test_who_asked_cancelled_deleted_and_downloaded(
     assert done(engine, subject="%") == []
     assert done(engine, since=now()) == []
     assert len(done(engine, limit=3)) == 3
-    row = trail.events(engine, user="ada", limit=1)[0]
+    row = db_audit_trail.events(engine, user="ada", limit=1)[0]
     assert (now() - row.at).total_seconds() < 300
     assert row.address == "127.0.0.1"
 
@@ -86,12 +87,12 @@ def test_what_is_refused_is_not_told_as_done(
 def test_the_trail_ends_where_the_operator_wants(
     app: Flask, engine: sa.Engine, settings: Settings
 ) -> None:
-    store.note(engine, user="ada", action="login")
-    store.note(engine, user="bob", action="login")
+    audit_trail.note(engine, user="ada", action="login")
+    audit_trail.note(engine, user="bob", action="login")
     with writing(engine) as connection:
         connection.execute(
-            trail.EVENTS.update()
-            .where(trail.EVENTS.c.user == "ada")
+            db_audit_trail.AUDIT.update()
+            .where(db_audit_trail.AUDIT.c.user == "ada")
             .values(at=now().replace(year=2000))
         )
 
@@ -120,8 +121,8 @@ def test_the_command(site: Site, app: Flask, engine: sa.Engine) -> None:
             text=True,
         ).stdout.splitlines()
 
-    store.note(engine, user="ada", action="build", subject="one", address="192.0.2.7")
-    store.note(engine, user="bob", action="cancel", subject="two")
+    audit_trail.note(engine, user="ada", action="build", subject="one", address="192.0.2.7")
+    audit_trail.note(engine, user="bob", action="cancel", subject="two")
     assert [line.split("\t")[1:] for line in audit("--days", "1")] == [
         ["bob", "cancel", "two", "-"],
         ["ada", "build", "one", "192.0.2.7"],
@@ -154,7 +155,7 @@ def test_lines_as_objects(
         builder.error = ZeroDivisionError("a\nb")
         build_id = ada.submit()
         ada.wait(build_id)
-        monkeypatch.setattr("service.store.builds_of", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("service.db.builds.builds_of", lambda *_, **__: 1 / 0)
         assert ada("GET", "/build/").status_code == 500
     finally:
         logging.getLogger("service").removeHandler(handler)
@@ -168,9 +169,9 @@ def test_lines_as_objects(
     )
     joined = next(line for line in made if line.get("build") == build_id)
     assert joined["user"] == "ada"
-    inside = next(line for line in made if line["logger"] == "service.worker")
+    inside = next(line for line in made if line["logger"] == "service.workers.run")
     assert inside["run"] == joined["run"] and "ZeroDivisionError" in inside["trace"]
-    failed = next(line for line in made if line["logger"] == "service.errors")
+    failed = next(line for line in made if line["logger"] == "service.problems")
     assert (failed["user"], failed["method"], failed["path"]) == ("ada", "GET", "/build/")
     assert all(line["time"].endswith("+00:00") for line in made)
 
@@ -190,7 +191,7 @@ def test_what_operators_do_by_commands(app: Flask, engine: sa.Engine) -> None:
     assert run(args=("cleanup", "--dry-run")).exit_code == 0
     told = [
         (row.action, row.subject)
-        for row in reversed(trail.events(engine))
+        for row in reversed(db_audit_trail.events(engine))
         if row.address == "command line"
     ]
     assert told == [
@@ -201,6 +202,6 @@ def test_what_operators_do_by_commands(app: Flask, engine: sa.Engine) -> None:
         ("block", "eve"),
         ("remove user", "eve"),
     ]
-    assert {row.user for row in trail.events(engine) if row.address == "command line"} == {
+    assert {row.user for row in db_audit_trail.events(engine) if row.address == "command line"} == {
         pwd.getpwuid(os.getuid()).pw_name
     }

@@ -21,11 +21,11 @@ from werkzeug.test import TestResponse
 
 from config.settings import Settings
 from image_builder.errors import BuildFailed
-from service import accounts, store
 from service.app import create_app
 from service.auth import MAX_FAILURES
-from service.database import now, reading, writing
-from service.web import captchas, entry
+from service.db import accounts, audit_trail, tables
+from service.db.database import now, reading, writing
+from service.web import captchas, sign_in
 from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder, running_app
 from tests.support import sights
 
@@ -371,7 +371,7 @@ def test_a_wrong_sign_up_is_told_beside_the_field(
 
 
 def test_sign_up_has_a_limit(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entry, "MAX_SIGNUPS", 2)
+    monkeypatch.setattr(sign_in, "MAX_SIGNUPS", 2)
     assert [visitor.sign_up("mary", answer="no").status_code for _ in range(3)] == [400, 400, 429]
 
 
@@ -647,8 +647,8 @@ def test_images_that_docker_uses(app: Flask, ada: Api) -> None:
     pushed = "sha256:" + "1" * 64
     with writing(visitor.engine) as connection:
         connection.execute(
-            store.BUILDS.update()
-            .where(store.BUILDS.c.id == status["id"])
+            tables.BUILDS.update()
+            .where(tables.BUILDS.c.id == status["id"])
             .values(pushed_digest=pushed)
         )
     page = visitor.get(f"/images/docker/{image_id}")
@@ -660,7 +660,7 @@ def test_images_that_docker_uses(app: Flask, ada: Api) -> None:
 def test_an_image_may_be_a_sif_and_docker_s(app: Flask, ada: Api) -> None:
     status, visitor = ada.wait(ada.submit()), Visitor(app, "ada")
     with writing(visitor.engine) as connection:
-        connection.execute(store.BUILDS.update().values(pushed_digest="sha256:" + "2" * 64))
+        connection.execute(tables.BUILDS.update().values(pushed_digest="sha256:" + "2" * 64))
     page = visitor.get(f"/images/{status['filename']}")
     assert (
         f"singularity run {status['filename']}" in page.text
@@ -692,7 +692,9 @@ def test_an_administrator_sees_to_users(app: Flask) -> None:
         "root": True,
     }
     with reading(root.engine) as connection:
-        noted = connection.execute(sa.select(store.AUDIT.c.action, store.AUDIT.c.subject)).all()
+        noted = connection.execute(
+            sa.select(audit_trail.AUDIT.c.action, audit_trail.AUDIT.c.subject)
+        ).all()
     assert ("user remove", "bob") in [tuple(row) for row in noted]
 
 

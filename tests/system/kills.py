@@ -27,7 +27,7 @@ import sqlalchemy as sa
 
 from image_builder.host import process_guard
 from image_builder.sif import format
-from service.executors import WAKE, RunFolder
+from service.workers.executors import WAKE, RunFolder
 from tests.support.site import (
     MACHINE,
     PASSWORD,
@@ -151,7 +151,7 @@ class Chaos:
             "web process": lambda process: (
                 process.parent == server and "builder_service" in process.arguments
             ),
-            "pool": lambda process: "service.pool" in process.arguments,
+            "pool": lambda process: "service.workers.pool" in process.arguments,
             "docker client": lambda process: "buildx" in process.arguments,
             "conversion": lambda process: any(word in process.arguments for word in CONVERSION),
         }

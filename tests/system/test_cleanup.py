@@ -22,9 +22,9 @@ from image_builder.docker.daemon import DaemonImage
 from image_builder.host.process import run
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
-from service.accounts import add_user
 from service.cleanup import Cleanup
-from service.database import make_engine
+from service.db.accounts import add_user
+from service.db.database import make_engine
 from tests.support.site import Site, running_service
 
 pytestmark = pytest.mark.system

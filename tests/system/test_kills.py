@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from service.database import BUSY_TIMEOUT_S
+from service.db.database import BUSY_TIMEOUT_S
 from tests.support.daemon_images import remove_images
 from tests.support.site import Site, make_site
 from tests.system.kills import Chaos, chaos, runs, seed, until

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from service.executors import RunFolder
+from service.workers.executors import RunFolder
 from tests.support.daemon_images import remove_images
 from tests.support.site import MACHINE, Service, Site, make_site, running_service
 
@@ -122,14 +122,14 @@ def test_a_killed_pool_is_replaced_and_its_build_begun_again(slow_site: Site) ->
     with running_service(slow_site) as service:
         build_id = submit(service)
         wait_begun(service, build_id)
-        (pool,) = processes(slow_site, "service.pool")
+        (pool,) = processes(slow_site, "service.workers.pool")
         os.kill(pool, signal.SIGKILL)
         until(lambda: not processes(slow_site, "buildx"), 10)
         assert service.wait_for(build_id)["status"] == "FINISHED"
         assert service.call("GET", f"/build/{build_id}/log").text.count("--- STARTED") == 2
     ((_, _, attempts, _),) = runs(slow_site)
     assert attempts == 2
-    until(lambda: not processes(slow_site, "service.pool"), 10)
+    until(lambda: not processes(slow_site, "service.workers.pool"), 10)
 
 
 def test_a_stopped_service_hands_its_builds_back(slow_site: Site) -> None:
@@ -139,7 +139,10 @@ def test_a_stopped_service_hands_its_builds_back(slow_site: Site) -> None:
     ((_, state, attempts, worker),) = runs(slow_site)
     assert (state, attempts, worker) == ("PENDING", 0, None)
     until(
-        lambda: not processes(slow_site, "service.pool") and not processes(slow_site, "buildx"), 10
+        lambda: (
+            not processes(slow_site, "service.workers.pool") and not processes(slow_site, "buildx")
+        ),
+        10,
     )
     with running_service(slow_site, name="second") as service:
         assert service.wait_for(build_id)["status"] == "FINISHED"
@@ -170,7 +173,7 @@ def test_fifty_identical_requests_to_two_servers_make_one_build(slow_site: Site)
         ids = {answer.json()["id"] for answer in answers}
         assert len(ids) == 50
         assert {second.wait_for(build_id)["status"] for build_id in ids} == {"FINISHED"}
-        assert len(processes(slow_site, "service.pool")) == 1
+        assert len(processes(slow_site, "service.workers.pool")) == 1
     assert [(state, attempts) for _, state, attempts, _ in runs(slow_site)] == [("FINISHED", 1)]
 
 
@@ -185,13 +188,13 @@ def test_the_bound_holds_for_the_machine_and_the_second_waits(slow_site: Site) -
 
 def test_a_pool_without_anybody_ends(slow_site: Site) -> None:
     with running_service(slow_site) as service:
-        until(lambda: processes(slow_site, "service.pool"))
+        until(lambda: processes(slow_site, "service.workers.pool"))
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait()
         until(
             lambda: not RunFolder(slow_site.tmp_folder).has_web_process(), 60
         )  # its worker process goes, too
-        until(lambda: not processes(slow_site, "service.pool"), 60)
+        until(lambda: not processes(slow_site, "service.workers.pool"), 60)
 
 
 def test_no_secret_of_the_service_is_in_an_argument(slow_site: Site) -> None:

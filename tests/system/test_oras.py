@@ -23,7 +23,7 @@ from image_builder.store.image_store import open_images
 from image_builder.store.oci_client import OciRepository, RegistryUnavailable
 from image_builder.store.registry import RegistryImages
 from service.cleanup import Cleanup
-from service.database import make_engine
+from service.db.database import make_engine
 from tests.conftest import PROJECT
 from tests.support.images_contract import *  # noqa: F403  the tests of the contract
 from tests.support.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256

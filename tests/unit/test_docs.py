@@ -24,7 +24,7 @@ from image_builder.request.build_request import BuildRequest, Machine
 from image_builder.request.parsing import load_json, parse_request
 from image_builder.sources.description import KEYS, SPACK_KEYS, parse_description
 from image_builder.state import BuildState
-from service.api import api
+from service.api.routes import api
 from service.commands import images, tokens, users
 from tests.conftest import PROJECT
 

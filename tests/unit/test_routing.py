@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.routing import Abilities, Kind, rank, takes, waits_for
+from service.db.tables import Kind
+from service.workers.routing import Abilities, rank, takes, waits_for
 
 AMD, ARM = "linux/amd64", "linux/arm64"
 OLD = Abilities(platforms=[AMD], targets=["x86_64", "haswell"])

@@ -294,5 +294,5 @@ def test_machines_share_a_folder_that_both_name(tmp_path: Path) -> None:
 def test_storage_is_one_of_three_things(storage: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="must be folder, a path that begins with /"):
         BuildSettings(
-            tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1", storage=store_folder
+            tmp_folder=tmp_path, builder_home=tmp_path, base_image="base:1", storage=storage
         )

@@ -12,8 +12,8 @@ from flask_login import current_user
 from wtforms import SelectChoice
 
 from image_builder.errors import CicError, FieldProblem
-from service import store
-from service.web.login import service
+from service.db import audit_trail
+from service.web.session import service
 
 _REST_HINT = re.compile(r"\s*GET /\S* lists [^.]*")
 """What a program would ask; on pages there are lists."""
@@ -30,7 +30,7 @@ def note(action: str, subject: str = "", name: str | None = None) -> None:
     """Who did what. What is done already does not fail because it cannot be noted."""
     who = name or (current_user.name if current_user.is_authenticated else None)
     try:
-        store.note(
+        audit_trail.note(
             service().engine, user=who, action=action, subject=subject, address=request.remote_addr
         )
     except CicError as error:

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 from flask import Flask
 from pydantic import BaseModel, TypeAdapter
 
-from service.errors import PROBLEM_TYPE, Problem
+from service.problems import PROBLEM_TYPE, Problem
+from service.version import VERSION
 
-VERSION = "1.0"
 BLUEPRINT = "api."
 JSON = "application/json"
+
 TEXT: Mapping[str, Any] = {"type": "string"}
 BINARY: Mapping[str, Any] = {}
 """Bytes: OpenAPI 3.1 says so by saying nothing."""
@@ -28,7 +29,6 @@ ANY_CALL = (500, 503)
 LOGGED_IN = (401, 403, 429)
 NAMED = (404,)
 """Calls whose path names something."""
-
 MEANINGS = {
     400: "The request is wrong; `errors` lists every wrong field.",
     401: "No log-in, or a wrong one.",

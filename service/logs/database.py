@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from image_builder.errors import CicError
-from service.database import now, reading, writing
-from service.logs import LogFacts, piece_bytes
-from service.models import LogPiece
+from service.db.database import now, reading, writing
+from service.db.models import LogPiece
+from service.logs.protocol import LogFacts, piece_bytes
 
 PIECES: sa.Table = LogPiece.__table__
 PIECE_BYTES = 64 * 1024

@@ -19,11 +19,14 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.state import BuildState
-from service import downloads, store
+from service import downloads
 from service.console import about_run
-from service.database import DatabaseSilent, now
-from service.logs import RunLog, logs_of
-from service.store import ClaimLost, Delivery, Outcome
+from service.db import runs
+from service.db.builds import Outcome
+from service.db.database import DatabaseSilent, now
+from service.db.runs import ClaimLost, Delivery
+from service.logs.run_log import RunLog
+from service.logs.storage import logs_of
 
 HAND_BACK = "The service stops; the build goes back to the queue."
 """The reason of a cancellation that nobody asked for: the run is queued again."""
@@ -97,9 +100,9 @@ class Worker:
         """Give every build of the run what it wants; those who join meanwhile, too."""
         shared_part_done = False
         while True:
-            delivery = store.next_delivery(self.engine, run_id, self.name)
+            delivery = runs.next_delivery(self.engine, run_id, self.name)
             if delivery is None:
-                if store.finish(self.engine, run_id, self.name):
+                if runs.finish(self.engine, run_id, self.name):
                     return
                 continue
             try:
@@ -116,13 +119,13 @@ class Worker:
                 if self._is_tried_later(run_id, error):
                     return
                 if error.code not in OWN_STEP:
-                    store.fail(self.engine, run_id, self.name, error)
+                    runs.fail(self.engine, run_id, self.name, error)
                     return
-                store.fail_delivery(
+                runs.fail_delivery(
                     self.engine, run_id, self.name, delivery, error, log_bytes=log.size_bytes
                 )
             else:
-                store.deliver(
+                runs.deliver(
                     self.engine, run_id, self.name, delivery, outcome, log_bytes=log.size_bytes
                 )
             shared_part_done = True
@@ -146,7 +149,7 @@ class Worker:
                 observer=observer,
                 workspace=self.settings.library.build.tmp_folder / "builds" / run_id,
                 cancel=cancel,
-                is_wanted=lambda: store.is_wanted(self.engine, run_id, delivery),
+                is_wanted=lambda: runs.is_wanted(self.engine, run_id, delivery),
             )
         except (CicError, ClaimLost):
             raise
@@ -186,9 +189,9 @@ class Worker:
         log.line(error.message)
         log.flush()
         if error.message == HAND_BACK:
-            store.hand_back(self.engine, run_id, self.name)
+            runs.hand_back(self.engine, run_id, self.name)
         else:
-            store.fail(self.engine, run_id, self.name, error)
+            runs.fail(self.engine, run_id, self.name, error)
 
     def _is_tried_later(self, run_id: str, error: CicError) -> bool:
         """Whether the run waits for its cause to pass; what its builds have been given already,
@@ -196,7 +199,7 @@ class Worker:
         """
         service = self.settings.service
         passes = error.code in PASSING or isinstance(error, DatabaseSilent)
-        return passes and store.retry_later(
+        return passes and runs.retry_later(
             self.engine,
             run_id,
             self.name,
@@ -207,7 +210,7 @@ class Worker:
 
     def _fail(self, run_id: str, error: CicError) -> None:
         try:
-            store.fail(self.engine, run_id, self.name, error)
+            runs.fail(self.engine, run_id, self.name, error)
         except ClaimLost:
             _log.warning("run %s is not ours any more", run_id)
 
@@ -221,7 +224,7 @@ class _RunObserver:
 
     def entered(self, state: BuildState) -> None:
         self._log.line(f"--- {state.value}")
-        store.move(
+        runs.move(
             self._worker.engine, self._run_id, self._worker.name, state, STAGES.get(state, "")
         )
 
@@ -229,7 +232,7 @@ class _RunObserver:
         """Not more often than once a second, the end aside: Spack may say a hundred lines at once."""
         if done >= total or time.monotonic() - self._told_at >= PROGRESS_EVERY_S:
             self._told_at = time.monotonic()
-            store.progress(self._worker.engine, self._run_id, self._worker.name, done, total, what)
+            runs.progress(self._worker.engine, self._run_id, self._worker.name, done, total, what)
 
     def line(self, text: str) -> None:
         self._log.line(text)

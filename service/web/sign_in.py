@@ -13,11 +13,11 @@ from wtforms import HiddenField, PasswordField, StringField
 from wtforms.validators import EqualTo, InputRequired, Length
 
 from image_builder.errors import InvalidRequest, Unavailable
-from service import accounts
+from service.db import accounts
 from service.errors import TooManyFailures
 from service.web import captchas
-from service.web.login import begin_session, safe_target, service
-from service.web.parts import add_problems, note, recaptcha_keys
+from service.web.forms import add_problems, note, recaptcha_keys
+from service.web.session import begin_session, safe_target, service
 
 SIGNUP_WINDOW_S = 3600.0
 MAX_SIGNUPS = 30

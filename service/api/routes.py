@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from flask import Blueprint, Response, current_app, g, jsonify, redirect, request
+from flask import Blueprint, Response, current_app, g, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.audit import compatibility
@@ -15,15 +15,13 @@ from image_builder.errors import CicError, FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets
 from image_builder.request.machines import machine_facts
 from image_builder.request.parsing import parse_request
-from image_builder.store.record import ImageRecord, is_filename
-from service import accounts, answers, downloads, logs, store
-from service.answers import build_answer, image_answer, image_summary
-from service.auth import Principal, auth
-from service.context import Service
-from service.errors import Forbidden, Missing
-from service.metrics import exposition
-from service.openapi import BINARY, TEXT, Answer, describes, document, is_public
-from service.parameters import (
+from image_builder.store.record import ImageRecord
+from service import downloads
+from service.api import responses
+from service.api.downloads import SENT, sif_answer
+from service.api.log_stream import log_events
+from service.api.openapi import BINARY, TEXT, Answer, describes, document, is_public
+from service.api.queries import (
     LogPlace,
     MachineChoice,
     Page,
@@ -32,22 +30,19 @@ from service.parameters import (
     TargetChoice,
     parse_query,
 )
+from service.api.responses import build_answer, image_answer, image_summary
+from service.auth import Principal, auth
+from service.context import service
+from service.db import accounts, audit_trail, builds
+from service.errors import Forbidden, Missing
+from service.logs import follow
+from service.metrics import exposition
 
-RETRY_MS = 3000
-SENT = frozenset({200, 206, 302})
-"""Answers that bring a SIF, a part of it, or the way to it."""
 _ITS_ID = {"build_id": "$response.body#/id"}
 _FIRST_BUILD = {"build_id": "$response.body#/builds/0/id"}
 _FIRST_IMAGE = {"filename": "$response.body#/images/0/filename"}
-
 api = Blueprint("api", __name__)
 _log = logging.getLogger(__name__)
-
-
-def service() -> Service:
-    """What the present application is made of."""
-    found: Service = current_app.extensions["cic"]
-    return found
 
 
 def principal() -> Principal:
@@ -79,7 +74,7 @@ def _require_login() -> Any:
 @describes(
     "Ask for an image",
     body=PostedRequest,
-    answer=answers.Accepted,
+    answer=responses.Accepted,
     problems=(404,),
     links={"status": _ITS_ID, "log": _ITS_ID, "cancel": _ITS_ID},
 )
@@ -93,12 +88,12 @@ def submit() -> Response:
 
 @api.post("/build/plan")
 @describes(
-    "See what would be built", body=PostedRequest, answer=answers.PlanAnswer, problems=(404,)
+    "See what would be built", body=PostedRequest, answer=responses.PlanAnswer, problems=(404,)
 )
 def plan() -> Response:
     asked = parse_request(request.get_data(cache=False), machines=service().machines)
     made = service().submission.plan(asked, is_admin=principal().is_admin)
-    would: answers.PlanAnswer = {
+    would: responses.PlanAnswer = {
         "image_id": made.image_id,
         "filename": made.filename,
         "identity": made.identity,
@@ -110,17 +105,19 @@ def plan() -> Response:
 
 
 @api.get("/build/")
-@describes("List your builds", query=Page, answer=answers.BuildList, links={"status": _FIRST_BUILD})
+@describes(
+    "List your builds", query=Page, answer=responses.BuildList, links={"status": _FIRST_BUILD}
+)
 def list_builds() -> Response:
     asked = parse_query(Page, request.args)
-    rows, total = store.builds_of(
+    rows, total = builds.builds_of(
         service().engine,
         principal().id,
         status=asked.status,
         page=asked.page,
         per_page=asked.per_page,
     )
-    found: answers.BuildList = {
+    found: responses.BuildList = {
         "builds": [build_answer(row) for row in rows],
         "page": asked.page,
         "per_page": asked.per_page,
@@ -131,13 +128,13 @@ def list_builds() -> Response:
 
 
 @api.get("/build/<build_id>")
-@describes("Ask for a build's status", answer=answers.BuildAnswer)
+@describes("Ask for a build's status", answer=responses.BuildAnswer)
 def status(build_id: str) -> Response:
     return jsonify(build_answer(_own_build(build_id)))
 
 
 @api.post("/build/<build_id>/cancel")
-@describes("Cancel a build", answer=answers.BuildAnswer, links={"delete": _ITS_ID})
+@describes("Cancel a build", answer=responses.BuildAnswer, links={"delete": _ITS_ID})
 def cancel(build_id: str) -> Response:
     _own_build(build_id)
     service().submission.withdraw(build_id)
@@ -153,7 +150,7 @@ def cancel(build_id: str) -> Response:
 )
 def delete(build_id: str) -> Response:
     _own_build(build_id)
-    if not store.delete_build(service().engine, build_id):
+    if not builds.delete_build(service().engine, build_id):
         raise InvalidRequest([FieldProblem("id", "the build has not ended", "cancel it first")])
     _note("delete", build_id)
     return Response(status=204)
@@ -183,7 +180,7 @@ def log(build_id: str) -> Response:
     ):
         return log_events(build_id, kept)
     offset = parse_query(LogPlace, request.args).offset
-    end = logs.own_part(row)
+    end = follow.own_part(row)
     chunk = kept.read(offset, end)
     next_offset = offset + len(chunk)
     is_complete = end is not None and next_offset >= min(end, kept.size_bytes())
@@ -199,39 +196,10 @@ def log(build_id: str) -> Response:
     )
 
 
-def log_events(build_id: str, kept: logs.Log) -> Response:
-    """Followed for a while, or, when too many do so already, told what there is and asked to come
-    back.
-    """
-    last = request.headers.get("Last-Event-ID")
-    offset = parse_query(LogPlace, {"offset": last} if last else request.args).offset
-    parts = service()
-    streams, stream_s = parts.streams, parts.settings.service.log_stream_s
-
-    def ends_at() -> int | None:
-        found = store.build(parts.engine, build_id)
-        return 0 if found is None else logs.own_part(found)
-
-    may_stay = streams.acquire(blocking=False)
-
-    def events() -> Any:
-        yield f"retry: {RETRY_MS}\n\n"
-        yield from logs.follow(kept, offset, ends_at=ends_at, seconds=stream_s if may_stay else 0.0)
-
-    response = Response(
-        events(),
-        content_type="text/event-stream; charset=utf-8",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
-    if may_stay:
-        response.call_on_close(streams.release)
-    return response
-
-
 @api.get("/image/")
 @describes(
     "List the finished images",
-    answer=answers.ImageList,
+    answer=responses.ImageList,
     links={"image": _FIRST_IMAGE, "check": _FIRST_IMAGE, "download": _FIRST_IMAGE},
 )
 def list_images() -> Response:
@@ -246,7 +214,7 @@ def list_images() -> Response:
 @api.get("/image/<filename>")
 @describes(
     "Ask what is known of an image",
-    answer=answers.OneImageAnswer,
+    answer=responses.OneImageAnswer,
     links={
         "document_of": {
             "filename": "$response.body#/filename",
@@ -306,7 +274,7 @@ def document_of(filename: str, name: str) -> Response:
 
 @api.get("/image/<filename>/check")
 @describes(
-    "See whether an image works on a machine", query=MachineChoice, answer=answers.CheckAnswer
+    "See whether an image works on a machine", query=MachineChoice, answer=responses.CheckAnswer
 )
 def check(filename: str) -> Response:
     """Whether the image works on a machine: `?machine=<name of the catalogue>`, or its facts, or
@@ -346,36 +314,9 @@ def download(filename: str) -> AnyResponse:
     return answer
 
 
-def sif_answer(filename: str) -> tuple[AnyResponse, str]:
-    """The answer that brings the asked-for SIF, sent or by a link, and its sha256. Raises
-    `Missing`.
-    """
-    images, settings = service().images, service().settings
-    asked = parse_query(SifChoice, request.args).sha256
-    record = (
-        images.by_sha256(asked) if asked and is_filename(filename) else images.by_name(filename)
-    )
-    if record is None or record.sha256 is None:
-        raise Missing(
-            f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images."
-        )
-    try:
-        sif = images.path_of(record.sha256)
-        if settings.service.download_links is None or sif is None:
-            return downloads.send_sif(images, record.sha256, filename), record.sha256
-        folder = settings.library.build.tmp_folder / "images"
-        with images.opened(record.sha256):  # clean-up, which looks at links, waits
-            link = downloads.make_link(sif, filename, folder)
-        answer = redirect(f"{request.root_path}/{settings.service.download_links}/{link}", 302)
-        answer.headers["Cache-Control"] = "no-store"
-        return answer, record.sha256
-    except FileNotFoundError:
-        raise Missing(f"The image {filename} was removed.", hint="Build it again.") from None
-
-
 @api.get("/architecture/")
 @describes(
-    "List the targets that can be asked for", query=TargetChoice, answer=answers.ArchitectureList
+    "List the targets that can be asked for", query=TargetChoice, answer=responses.ArchitectureList
 )
 def architectures() -> Response:
     """The targets that can be asked for; `?platform=` chooses those of one platform."""
@@ -390,20 +331,20 @@ def architectures() -> Response:
 
 
 @api.get("/machine/")
-@describes("List the machine catalogue", answer=answers.MachineList)
+@describes("List the machine catalogue", answer=responses.MachineList)
 def machines() -> Response:
     """The machine catalogue: what a request may name as its `machine`."""
-    return jsonify(answers.machine_list(service().machines))
+    return jsonify(responses.machine_list(service().machines))
 
 
 @api.get("/health/live")
-@describes("Ask whether the server answers", answer=answers.Alive, is_public=True)
+@describes("Ask whether the server answers", answer=responses.Alive, is_public=True)
 def live() -> Response:
     return jsonify({"status": "alive"})
 
 
 @api.get("/health/ready")
-@describes("Ask whether the service can build", answer=answers.Ready, is_public=True)
+@describes("Ask whether the service can build", answer=responses.Ready, is_public=True)
 def ready() -> Response:
     return service().readiness.answer()
 
@@ -438,7 +379,7 @@ def _own_build(build_id: str) -> Any:
         "cic_build", None
     )  # it came with the login; whoever asks once more gets what is true then
     if row is None and len(build_id) == 36:
-        row = store.build(service().engine, build_id)
+        row = builds.build(service().engine, build_id)
     if row is None or row.user_id != principal().id:
         raise Missing("There is no such build.", hint="GET /build/ lists your builds.")
     return row
@@ -466,7 +407,7 @@ def _image_to_pin(filename: str) -> str:
 def _note(action: str, subject: str) -> None:
     """Who did what. What is done already does not fail because it cannot be noted."""
     try:
-        store.note(
+        audit_trail.note(
             service().engine,
             user=principal().name,
             action=action,

@@ -23,8 +23,9 @@ from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder.errors import CicError, ErrorCode, Misconfigured, Unavailable
-from service import store, workers
-from service.pool import BuildPool
+from service.db import runs
+from service.workers import registry
+from service.workers.pool import BuildPool
 
 EXCHANGE = "cic.runs"
 WAITS, CANCEL = "cic.run_waits", "cic.cancel_run"
@@ -87,7 +88,7 @@ class CeleryExecutor:
         self._unsent: queue.Queue[tuple[str, str] | None] = queue.Queue(UNSENT)
         self._thread = threading.Thread(target=self._work, name="broker", daemon=True)
         self._stopped = threading.Event()
-        self._database = workers.Steady()
+        self._database = registry.Steady()
 
     def start(self) -> None:
         self._thread.start()
@@ -121,7 +122,7 @@ class CeleryExecutor:
 
     def require_worker(self) -> None:
         """Raise `Unavailable` when no worker takes builds."""
-        workers.require_worker(
+        registry.require_worker(
             self._engine, lost_after_s=self._settings.service.lost_worker_after_s
         )
 
@@ -157,14 +158,14 @@ class CeleryExecutor:
     def _look(self) -> None:
         service = self._settings.service
         try:
-            workers.explain_waiting(
+            registry.explain_waiting(
                 self._engine,
                 lost_after_s=service.lost_worker_after_s,
                 must_execute=self._settings.library.build.unexecutable_targets == "refuse",
             )
             self._database.answers(does=True)
             if self._database.for_at_least(service.lost_worker_after_s):
-                store.reconcile(
+                runs.reconcile(
                     self._engine,
                     host=None,
                     worker=None,

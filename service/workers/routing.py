@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable
 
-Kind = tuple[str, str]
-"""What matters of a run: its platform (`linux/arm64`) and its target (`neoverse_v2`)."""
+from service.db.tables import Kind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from sqlalchemy.engine import Connection, Engine
 
 from image_builder.errors import ErrorCode, Unavailable
 from image_builder.state import BuildState
-from service import routing
-from service.database import clock, reading, writing
-from service.models import WorkerRow
-from service.routing import Abilities, Kind
-from service.store import RUNS
+from service.db.database import clock, reading, writing
+from service.db.models import WorkerRow
+from service.db.tables import RUNS, Kind
+from service.workers import routing
+from service.workers.routing import Abilities
 
 WORKERS: sa.Table = WorkerRow.__table__
 STATES = ("ready", "stopping", "lost")

@@ -9,8 +9,8 @@ from flask import abort, current_app, redirect, request, session, url_for
 from flask_login import LoginManager, UserMixin, current_user, login_user
 from werkzeug.wrappers import Response
 
-from service import accounts
 from service.context import Service
+from service.db import accounts
 
 PUBLIC = frozenset(
     {

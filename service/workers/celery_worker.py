@@ -16,10 +16,10 @@ from config.settings import Settings
 from image_builder import pipeline
 from image_builder.errors import ServiceError
 from image_builder.host import process_guard
-from service.broker import Listener
-from service.database import DatabaseSilent, bring_up_to_date, db, init_database, make_engine
-from service.pool import TICK_S, BuildPool, PoolMain
-from service.worker import BuildImage
+from service.db.database import DatabaseSilent, bring_up_to_date, db, init_database, make_engine
+from service.workers.celery_executor import Listener
+from service.workers.pool import TICK_S, BuildPool, PoolMain
+from service.workers.run import BuildImage
 
 _log = logging.getLogger(__name__)
 

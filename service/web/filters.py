@@ -9,7 +9,7 @@ from flask import Flask
 from markupsafe import Markup, escape
 
 from image_builder.state import BuildState
-from service.database import now
+from service.db.database import now
 
 STATE_COLOURS = {
     BuildState.PENDING: "secondary",

@@ -21,9 +21,9 @@ from typing import Protocol
 
 import filelock
 
+from config.loading import PROJECT
 from image_builder.errors import ServiceError
 from image_builder.host import file_leases
-from service.database import PROJECT
 
 WAKE, STOP = b"wake", b"stop"
 WATCH_EVERY_S = 1.0
@@ -172,7 +172,7 @@ def start_pool(folder: RunFolder) -> None:
         with filelock.FileLock(folder.path / "start.lock", timeout=0, mode=0o600):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(
-                    [_python(), "-m", "service.pool", "--detach"],
+                    [_python(), "-m", "service.workers.pool", "--detach"],
                     cwd=PROJECT,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

@@ -15,9 +15,9 @@ from werkzeug.security import check_password_hash, generate_password_hash
 
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.state import ACTIVE
-from service import store
-from service.database import now, reading, writing
-from service.models import FailedLogin, Token, User
+from service.db import builds, tables
+from service.db.database import now, reading, writing
+from service.db.models import FailedLogin, Token, User
 
 USERS: sa.Table = User.__table__
 TOKENS: sa.Table = Token.__table__
@@ -55,16 +55,16 @@ _WHO = (
 )
 _BY_NAME = sa.select(*_WHO).where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
 _BY_NAME_WITH_BUILD = (
-    sa.select(*(column.label(f"who_{column.name}") for column in _WHO), *store.SHOWN_COLUMNS)
+    sa.select(*(column.label(f"who_{column.name}") for column in _WHO), *builds.SHOWN_COLUMNS)
     .select_from(
         USERS.outerjoin(
-            store.BUILDS,
+            tables.BUILDS,
             sa.and_(
-                store.BUILDS.c.id == sa.bindparam("build_id"),
-                store.BUILDS.c.user_id == USERS.c.id,
-                store.BUILDS.c.deleted_at.is_(None),
+                tables.BUILDS.c.id == sa.bindparam("build_id"),
+                tables.BUILDS.c.user_id == USERS.c.id,
+                tables.BUILDS.c.deleted_at.is_(None),
             ),
-        ).outerjoin(store.RUNS, store.RUNS.c.id == store.BUILDS.c.run_id)
+        ).outerjoin(tables.RUNS, tables.RUNS.c.id == tables.BUILDS.c.run_id)
     )
     .where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
 )
@@ -137,16 +137,16 @@ def remove_user(engine: Engine, name: str) -> None:
     change_user(engine, name, is_active=False)
     with reading(engine) as connection:
         going_on = connection.scalars(
-            sa.select(store.BUILDS.c.id)
-            .join(store.RUNS, store.RUNS.c.id == store.BUILDS.c.run_id)
+            sa.select(tables.BUILDS.c.id)
+            .join(tables.RUNS, tables.RUNS.c.id == tables.BUILDS.c.run_id)
             .where(
-                store.BUILDS.c.user_id == row.id,
-                store.BUILDS.c.state.is_(None),
-                store.RUNS.c.state.in_(ACTIVE),
+                tables.BUILDS.c.user_id == row.id,
+                tables.BUILDS.c.state.is_(None),
+                tables.RUNS.c.state.in_(ACTIVE),
             )
         ).all()
     for build_id in going_on:
-        store.withdraw(engine, build_id, "The user was removed.")
+        builds.withdraw(engine, build_id, "The user was removed.")
     with writing(engine) as connection:
         connection.execute(USERS.delete().where(USERS.c.id == row.id))
 

@@ -39,16 +39,19 @@ from image_builder.host.workspace import abandoned, remove_abandoned
 from image_builder.request import host_cpu
 from image_builder.sif import docker_export
 from image_builder.store.image_store import open_images
-from service import downloads, store, workers
+from service import downloads
 from service.cleanup import Cleanup
 from service.console import log_to_stderr
-from service.database import make_engine
-from service.executors import STOP, RunFolder
+from service.db import runs
+from service.db.database import make_engine
+from service.db.tables import Kind
 from service.memory import share_arenas
-from service.openapi import VERSION
-from service.routing import Abilities, Kind
-from service.worker import HAND_BACK, BuildImage, Worker
-from service.workers import Registration, Steady
+from service.version import VERSION
+from service.workers import registry
+from service.workers.executors import STOP, RunFolder
+from service.workers.registry import Registration, Steady
+from service.workers.routing import Abilities
+from service.workers.run import HAND_BACK, BuildImage, Worker
 
 TICK_S = 1.0
 HEARTBEAT_EVERY_S = 3.0
@@ -146,7 +149,7 @@ class BuildPool:
         self._wait_idle(HAND_BACK_S)
 
     def _leave(self) -> None:
-        workers.leave(self._engine, self.name)
+        registry.leave(self._engine, self.name)
 
     def hand_back(self) -> None:
         """Tell what is going on to end and go back to the queue."""
@@ -194,7 +197,7 @@ class BuildPool:
             run_id = (
                 None
                 if kinds == ()
-                else store.claim(
+                else runs.claim(
                     self._engine,
                     self.name,
                     max_active_per_user=self._settings.service.max_active_builds_per_user,
@@ -210,7 +213,7 @@ class BuildPool:
 
     def _kinds_for_me(self) -> tuple[Kind, ...]:
         return tuple(
-            workers.kinds_for(
+            registry.kinds_for(
                 self._engine,
                 self._registration(),
                 must_execute=self._must_execute,
@@ -263,14 +266,14 @@ class BuildPool:
 
     def _hear_cancels(self) -> None:
         if self._running:
-            self._obey(store.cancel_requests(self._engine, self.name))
+            self._obey(runs.cancel_requests(self._engine, self.name))
 
     def _heartbeat(self) -> None:
         with self._lock:
             before = set(self._running)
         try:
-            mine = store.heartbeat(self._engine, self.name)
-            workers.say_alive(
+            mine = runs.heartbeat(self._engine, self.name)
+            registry.say_alive(
                 self._engine,
                 self._registration(),
                 busy=len(before),
@@ -291,7 +294,7 @@ class BuildPool:
                 if run_id not in mine
             ]
         for run_id in left:  # its thread ended without a word, as when the database was away
-            store.release(
+            runs.release(
                 self._engine, run_id, self.name, max_attempts=self._settings.service.max_attempts
             )
         for token in lost:
@@ -308,7 +311,7 @@ class BuildPool:
     def _reconcile(self) -> None:
         lost_after_s = self._settings.service.lost_worker_after_s
         is_steady = self._database.for_at_least(lost_after_s)
-        taken = store.reconcile(
+        taken = runs.reconcile(
             self._engine,
             host=self.host,
             worker=self.name,
@@ -405,7 +408,7 @@ class PoolMain:
 
     def _nothing_queued(self, pool: BuildPool) -> bool:
         try:
-            return store.is_idle(pool._engine)
+            return runs.is_idle(pool._engine)
         except CicError:
             return False
 

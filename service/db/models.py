@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from image_builder.state import ACTIVE, BuildState
-from service.database import UtcTime, db, now
+from service.db.database import UtcTime, db, now
 
 Time = UtcTime()
 State = sa.Enum(BuildState, native_enum=False, length=16, create_constraint=False)

@@ -27,9 +27,9 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.engine import Connection, Engine
 
 from config import load_settings
+from config.loading import PROJECT
 from image_builder.errors import Misconfigured, NotFound, Unavailable
 
-PROJECT = Path(__file__).resolve().parent.parent
 MIGRATIONS = PROJECT / "migrations"
 HEAD = "0004"
 """The newest migration; a test holds it against the folder."""
@@ -112,8 +112,6 @@ migrate = Migrate(db=db, directory=str(MIGRATIONS))
 
 def init_database(app: Flask, url: str) -> None:
     """Connect an application to the database at `url`."""
-    import service.models  # noqa: F401  the tables register themselves
-
     app.config["SQLALCHEMY_DATABASE_URI"] = database_url(url)
     db.init_app(app)
     migrate.init_app(app, db)

@@ -1,0 +1,45 @@
+"""A stored SIF as an answer."""
+
+from __future__ import annotations
+
+from flask import redirect, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from image_builder.store.record import is_filename
+from service import downloads
+from service.api.queries import (
+    SifChoice,
+    parse_query,
+)
+from service.context import service
+from service.errors import Missing
+
+SENT = frozenset({200, 206, 302})
+"""Answers that bring a SIF, a part of it, or the way to it."""
+
+
+def sif_answer(filename: str) -> tuple[AnyResponse, str]:
+    """The answer that brings the asked-for SIF, sent or by a link, and its sha256. Raises
+    `Missing`.
+    """
+    images, settings = service().images, service().settings
+    asked = parse_query(SifChoice, request.args).sha256
+    record = (
+        images.by_sha256(asked) if asked and is_filename(filename) else images.by_name(filename)
+    )
+    if record is None or record.sha256 is None:
+        raise Missing(
+            f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images."
+        )
+    try:
+        sif = images.path_of(record.sha256)
+        if settings.service.download_links is None or sif is None:
+            return downloads.send_sif(images, record.sha256, filename), record.sha256
+        folder = settings.library.build.tmp_folder / "images"
+        with images.opened(record.sha256):  # clean-up, which looks at links, waits
+            link = downloads.make_link(sif, filename, folder)
+        answer = redirect(f"{request.root_path}/{settings.service.download_links}/{link}", 302)
+        answer.headers["Cache-Control"] = "no-store"
+        return answer, record.sha256
+    except FileNotFoundError:
+        raise Missing(f"The image {filename} was removed.", hint="Build it again.") from None

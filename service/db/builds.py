@@ -1,0 +1,416 @@
+"""Builds and runs in the database: the only writer of a state.
+
+Every move is `UPDATE … WHERE id AND state`, for a worker also `AND worker`: when no row changed,
+somebody else was there first, and the caller stops. What is read in order to write is locked, in
+this order: user, run, builds. Works on plain connections, with or without an application.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from image_builder.errors import ErrorCode, LimitReached
+from image_builder.state import ACTIVE, BuildState
+from service.db.database import now, reading, writing
+from service.db.tables import BUILDS, RUNS, USERS, lock_run, locked, wanted
+
+STATUS = sa.func.coalesce(BUILDS.c.state, RUNS.c.state)
+"""Where a build stands: its own end, else its run's state."""
+SHOWN_COLUMNS = (
+    BUILDS.c.id,
+    BUILDS.c.user_id,
+    BUILDS.c.run_id,
+    BUILDS.c.request,
+    BUILDS.c.image_id,
+    BUILDS.c.filename,
+    BUILDS.c.push,
+    BUILDS.c.warnings,
+    BUILDS.c.state.label("own_state"),
+    BUILDS.c.message,
+    BUILDS.c.hint,
+    BUILDS.c.error_code,
+    BUILDS.c.sha256,
+    BUILDS.c.size_bytes,
+    BUILDS.c.pushed_digest,
+    BUILDS.c.log_bytes,
+    BUILDS.c.created_at,
+    BUILDS.c.ended_at,
+    RUNS.c.identity,
+    RUNS.c.state.label("run_state"),
+    RUNS.c.stage,
+    RUNS.c.message.label("run_message"),
+    RUNS.c.progress_done,
+    RUNS.c.progress_total,
+    RUNS.c.progress_what,
+    RUNS.c.started_at,
+    RUNS.c.building_at,
+    RUNS.c.converting_at,
+    RUNS.c.audit,
+)
+SHOWN = sa.select(*SHOWN_COLUMNS).join_from(BUILDS, RUNS, BUILDS.c.run_id == RUNS.c.id)
+_SHOW_ONE = SHOWN.where(BUILDS.c.id == sa.bindparam("build_id"), BUILDS.c.deleted_at.is_(None))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NewBuild:
+    """An accepted request, as it is written down. `request` and `inputs` are JSON objects."""
+
+    user_id: int
+    request: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    join_key: str
+    identity: str | None
+    platform: str
+    target: str
+    force: bool
+    image_id: str
+    filename: str | None
+    engine: str
+    push: bool
+    warnings: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a build was given."""
+
+    identity: str
+    filename: str | None
+    sha256: str | None
+    size_bytes: int | None
+    pushed_digest: str | None
+    audit: Mapping[str, Any] | None
+    warnings: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one user may have at a time."""
+
+    queued_builds: int
+
+
+def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> tuple[str, str]:
+    """Write a build down and return its id and its run's.
+
+    It joins the active run that makes the same thing, if there is one.
+
+    Raises `LimitReached` (`QUOTA_EXCEEDED`) when the user has too much already.
+    """
+    for _ in range(5):
+        try:
+            with writing(engine) as connection:
+                _check_limits(connection, new.user_id, limits)
+                run_id = _active_run(connection, new) or _insert_run(connection, new)
+                return _insert_build(connection, new, run_id), run_id
+        except (
+            sa.exc.IntegrityError
+        ):  # another writer made the run meanwhile (not on SQLite, where writers queue)
+            continue
+    raise LimitReached("Too many requests for the same image at once.", hint="Try again.")
+
+
+def create_finished(engine: Engine, new: NewBuild, limits: Limits, outcome: Outcome) -> str:
+    """Write down a build of something that exists already: FINISHED from the beginning."""
+    with writing(engine) as connection:
+        _check_limits(connection, new.user_id, limits)
+        run_id = _finished_run(connection, outcome.identity)
+        if run_id is None:
+            run_id = _insert_run(
+                connection,
+                new,
+                state=BuildState.FINISHED,
+                started_at=now(),
+                ended_at=now(),
+                audit=outcome.audit,
+            )
+        return _insert_build(
+            connection,
+            new,
+            run_id,
+            state=BuildState.FINISHED,
+            ended_at=now(),
+            sha256=outcome.sha256,
+            size_bytes=outcome.size_bytes,
+            pushed_digest=outcome.pushed_digest,
+        )
+
+
+def build(engine: Engine, build_id: str) -> Any | None:
+    """A build with its run, as `SHOWN` has them."""
+    with reading(engine) as connection:
+        return connection.execute(_SHOW_ONE, {"build_id": build_id}).first()
+
+
+def builds_of(
+    engine: Engine,
+    user_id: int,
+    *,
+    status: BuildState | None = None,
+    page: int = 1,
+    per_page: int = 20,
+) -> tuple[list[Any], int]:
+    """A page of a user's builds, newest first, and how many there are."""
+    chosen: list[sa.ColumnElement[bool]] = [
+        BUILDS.c.user_id == user_id,
+        BUILDS.c.deleted_at.is_(None),
+    ]
+    if status is not None:
+        chosen.append(STATUS.is_not_distinct_from(status))
+    counted = (
+        sa.select(sa.func.count())
+        .select_from(BUILDS.join(RUNS, BUILDS.c.run_id == RUNS.c.id))
+        .where(*chosen)
+    )
+    rows = (
+        SHOWN.where(*chosen)
+        .order_by(BUILDS.c.created_at.desc(), BUILDS.c.id)
+        .limit(per_page)
+        .offset((page - 1) * per_page)
+    )
+    with reading(engine) as connection:
+        return list(connection.execute(rows)), connection.scalar(counted) or 0
+
+
+def tagged_images(engine: Engine) -> list[Any]:
+    """Everybody's images that Docker can use, newest first: those that were pushed, and those
+    without a SIF.
+
+    Of a name the one that the image registry holds, else the newest.
+    """
+    newest = (
+        sa.func.row_number()
+        .over(
+            partition_by=BUILDS.c.image_id,
+            order_by=(BUILDS.c.pushed_digest.is_(None), BUILDS.c.ended_at.desc(), BUILDS.c.id),
+        )
+        .label("place")
+    )
+    found = (
+        sa.select(
+            BUILDS.c.image_id,
+            BUILDS.c.filename,
+            BUILDS.c.request,
+            BUILDS.c.pushed_digest,
+            BUILDS.c.ended_at,
+            RUNS.c.platform,
+            RUNS.c.identity,
+            RUNS.c.audit,
+            newest,
+        )
+        .join_from(BUILDS, RUNS, BUILDS.c.run_id == RUNS.c.id)
+        .where(
+            BUILDS.c.state == BuildState.FINISHED,
+            sa.or_(BUILDS.c.pushed_digest.is_not(None), BUILDS.c.filename.is_(None)),
+        )
+        .subquery()
+    )
+    with reading(engine) as connection:
+        return list(
+            connection.execute(
+                sa.select(found)
+                .where(found.c.place == 1)
+                .order_by(found.c.ended_at.desc(), found.c.image_id)
+            )
+        )
+
+
+def withdraw(
+    engine: Engine, build_id: str, reason: str, *, log_bytes: int | None = None
+) -> str | None:
+    """End a build as cancelled. Returns the id of its run if that is to stop, as nobody wants it
+    any more.
+
+    Where others still want the run, the build keeps the first `log_bytes` of its log. A build that
+    has ended stays as it is.
+    """
+    with writing(engine) as connection:
+        run_id = connection.scalar(sa.select(BUILDS.c.run_id).where(BUILDS.c.id == build_id))
+        lock_run(connection, str(run_id))
+        ended = connection.execute(
+            BUILDS.update()
+            .where(
+                BUILDS.c.id == build_id,
+                BUILDS.c.state.is_(None),
+                sa.exists().where(RUNS.c.id == BUILDS.c.run_id, RUNS.c.state.in_(ACTIVE)),
+            )
+            .values(
+                state=BuildState.FAILED,
+                error_code=ErrorCode.CANCELLED.value,
+                message=reason,
+                ended_at=now(),
+            )
+        )
+        if run_id is None or not ended.rowcount:
+            return None
+        if wanted(connection, run_id):
+            connection.execute(
+                BUILDS.update().where(BUILDS.c.id == build_id).values(log_bytes=log_bytes)
+            )
+            return None
+        connection.execute(RUNS.update().where(RUNS.c.id == run_id).values(cancel_requested=True))
+        connection.execute(
+            RUNS.update()
+            .where(RUNS.c.id == run_id, RUNS.c.state == BuildState.PENDING)
+            .values(
+                state=BuildState.FAILED,
+                error_code=ErrorCode.CANCELLED.value,
+                message=reason,
+                ended_at=now(),
+            )
+        )
+        return str(run_id)
+
+
+def delete_build(engine: Engine, build_id: str) -> bool:
+    """Hide an ended build from its user. False while it has not ended."""
+    with writing(engine) as connection:
+        return bool(
+            connection.execute(
+                BUILDS.update()
+                .where(BUILDS.c.id == build_id, BUILDS.c.state.is_not(None))
+                .values(deleted_at=now())
+            ).rowcount
+        )
+
+
+def held_sifs_of(engine: Engine, user_id: int) -> dict[str, int]:
+    """The SIFs that one user's builds were given, with their sizes; those of deleted builds do not
+    count.
+    """
+    with reading(engine) as connection:
+        return {
+            sha256: size_bytes or 0
+            for sha256, size_bytes in connection.execute(
+                sa.select(BUILDS.c.sha256, sa.func.max(BUILDS.c.size_bytes))
+                .where(
+                    BUILDS.c.user_id == user_id,
+                    BUILDS.c.sha256.is_not(None),
+                    BUILDS.c.deleted_at.is_(None),
+                )
+                .group_by(BUILDS.c.sha256)
+            )
+        }
+
+
+def held_sifs(engine: Engine) -> set[str]:
+    """The SIFs that were given to builds which their users still see."""
+    with reading(engine) as connection:
+        return set(
+            connection.scalars(
+                sa.select(BUILDS.c.sha256)
+                .where(BUILDS.c.sha256.is_not(None), BUILDS.c.deleted_at.is_(None))
+                .distinct()
+            )
+        )
+
+
+def _check_limits(connection: Connection, user_id: int, limits: Limits) -> None:
+    connection.execute(locked(sa.select(USERS.c.id).where(USERS.c.id == user_id)))
+    queued = (
+        connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(BUILDS)
+            .where(BUILDS.c.user_id == user_id, BUILDS.c.state.is_(None))
+        )
+        or 0
+    )
+    if queued >= limits.queued_builds:
+        raise LimitReached(
+            f"You have {queued} builds that have not ended, and may have {limits.queued_builds}.",
+            hint="Wait until some have ended, or cancel some.",
+            code=ErrorCode.QUOTA_EXCEEDED,
+        )
+
+
+def _active_run(connection: Connection, new: NewBuild) -> str | None:
+    """The run to join. A run that is being cancelled is joined by nobody; a forced one serves
+    everybody.
+    """
+    keys = (new.join_key,) if new.force else (new.join_key, forced(new.join_key))
+    found: str | None = connection.scalar(
+        locked(
+            sa.select(RUNS.c.id)
+            .where(
+                RUNS.c.join_key.in_(keys),
+                RUNS.c.state.in_(ACTIVE),
+                RUNS.c.cancel_requested.is_(False),
+            )
+            .order_by(RUNS.c.force)
+            .limit(1)
+        )
+    )
+    return found
+
+
+def forced(join_key: str) -> str:
+    """The join key of a run that uses nothing made before."""
+    return f"{join_key}:force"
+
+
+def _finished_run(connection: Connection, identity: str) -> str | None:
+    found: str | None = connection.scalar(
+        sa.select(RUNS.c.id)
+        .where(RUNS.c.identity == identity, RUNS.c.state == BuildState.FINISHED)
+        .order_by(RUNS.c.ended_at.desc())
+        .limit(1)
+    )
+    return found
+
+
+def _insert_run(
+    connection: Connection, new: NewBuild, *, state: BuildState = BuildState.PENDING, **more: Any
+) -> str:
+    run_id = str(uuid.uuid4())
+    connection.execute(
+        RUNS.update()
+        .where(  # what is being cancelled gives its place away
+            RUNS.c.join_key == new.join_key, RUNS.c.state.in_(ACTIVE), RUNS.c.cancel_requested
+        )
+        .values(join_key=f"{new.join_key[:60]}:{run_id}")
+    )
+    connection.execute(
+        RUNS.insert().values(
+            id=run_id,
+            join_key=new.join_key,
+            identity=new.identity,
+            user_id=new.user_id,
+            platform=new.platform,
+            target=new.target,
+            force=new.force,
+            state=state,
+            attempts=0,
+            retries=0,
+            cancel_requested=False,
+            created_at=now(),
+            **more,
+        )
+    )
+    return run_id
+
+
+def _insert_build(connection: Connection, new: NewBuild, run_id: str, **more: Any) -> str:
+    build_id = str(uuid.uuid4())
+    connection.execute(
+        BUILDS.insert().values(
+            id=build_id,
+            user_id=new.user_id,
+            run_id=run_id,
+            request=dict(new.request),
+            inputs=dict(new.inputs),
+            image_id=new.image_id,
+            filename=new.filename,
+            engine=new.engine,
+            push=new.push,
+            warnings=list(new.warnings),
+            created_at=now(),
+            **more,
+        )
+    )
+    return build_id

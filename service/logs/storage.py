@@ -1,0 +1,18 @@
+"""Which of the ways to keep logs the settings choose."""
+
+from __future__ import annotations
+
+from sqlalchemy.engine import Engine
+
+from config.settings import Settings
+from service.logs.folder import FolderLogs
+from service.logs.protocol import Logs
+
+
+def logs_of(settings: Settings, engine: Engine) -> Logs:
+    """Where these settings keep logs."""
+    if settings.service.keeps_logs_in_database:
+        from service.logs.database import DatabaseLogs
+
+        return DatabaseLogs(engine)
+    return FolderLogs(settings.library.build.tmp_folder / "logs")

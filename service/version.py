@@ -1,0 +1,5 @@
+"""The version of this service."""
+
+from __future__ import annotations
+
+VERSION = "1.0"
