@@ -33,7 +33,7 @@ test: setup-test
 
 test-cluster: setup-test
 	@$(PYTEST) -m cluster tests/cluster
-	@CIC_TEST_DATABASE=postgresql $(PYTEST) tests/service tests/unit/test_storage.py tests/system/test_oras.py
+	@CIC_TEST_DATABASE=postgresql $(PYTEST) tests/service tests/unit/store tests/system/test_oras.py
 
 test-endurance: setup-test
 	@$(PYTEST) -m endurance

@@ -24,7 +24,7 @@ from image_builder.plan.resolve import resolve
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.parsing import parse_request
 from service.db import accounts, builds, tables
-from service.db.database import bring_up_to_date, db, init_database, reading
+from service.db.database import db, init_database, migrate, reading
 from service.submission import new_build
 from service.workers.celery_executor import CeleryExecutor
 from service.workers.registry import all_workers
@@ -118,7 +118,7 @@ def prepare(several: Cluster) -> tuple[CeleryExecutor, BuildRequest, Inputs, int
     )
     app = Flask("benchmark")
     init_database(app, settings.service.database)
-    bring_up_to_date(app, several.site.root / "lock")
+    migrate(app, several.site.root / "lock")
     with app.app_context():
         db.engine.dispose()
     accounts.add_user(several.engine, USER, PASSWORD)

@@ -119,7 +119,7 @@ def _build_image(
     is_wanted: Callable[[], bool],
 ) -> BuildResult:
     observer.entered(BuildState.STARTED)
-    pinned = resolve.reachable(
+    pinned = resolve.with_base_image(
         request, inputs or resolve.resolve(request, settings, cancel=cancel), settings
     )
     for warning in pinned.warnings:
@@ -158,7 +158,9 @@ def build_debug_image(
 
     Raises `UserError` for a request that needs no Spack.
     """
-    pinned = resolve.reachable(request, resolve.resolve(request, settings, cancel=cancel), settings)
+    pinned = resolve.with_base_image(
+        request, resolve.resolve(request, settings, cancel=cancel), settings
+    )
     with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
         job = Job(request, pinned, settings, space, observer, cancel, run)
         return job.build_debug_image()

@@ -26,7 +26,7 @@ from service.api.routes import api
 from service.auth import Authenticator
 from service.console import log_to_stderr
 from service.context import Service
-from service.db.database import bring_up_to_date, db, init_database
+from service.db.database import db, init_database, migrate
 from service.logs.storage import logs_of
 from service.memory import share_arenas
 from service.submission import Submission
@@ -52,7 +52,7 @@ def create_app(
     init_database(app, settings.service.database)
     tmp_folder = settings.library.build.tmp_folder
     (tmp_folder / "images").mkdir(parents=True, exist_ok=True)
-    bring_up_to_date(app, tmp_folder / "run" / "migration.lock")
+    migrate(app, tmp_folder / "run" / "migration.lock")
     with app.app_context():
         engine = db.engine
     _require_links(settings)

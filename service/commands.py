@@ -348,7 +348,7 @@ def _change(name: str, what: str, **values: bool) -> None:
 
 def _note(action: str, subject: str) -> None:
     """Write down what was done here, in the name of the operating system's user."""
-    db_audit_trail.note(
+    db_audit_trail.record_audit_event(
         _service().engine,
         user=pwd.getpwuid(os.getuid()).pw_name[:64],
         action=action,

@@ -57,7 +57,7 @@ def smoke_command(
     )
 
 
-def why_not_here(image: str, machine: Machine) -> str:
+def incompatibility(image: str, machine: Machine) -> str:
     """Why this host cannot run what is in the image; empty when it can."""
     warning = host_cpu.host_warning(machine.target)
     if warning is not None and not host_cpu.is_emulated(machine.target):

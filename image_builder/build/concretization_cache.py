@@ -13,7 +13,7 @@ from pathlib import Path
 MAX_LOCKS = 2000
 
 
-class Locks:
+class ConcretizationCache:
     """The locks of earlier builds in a folder, by key. What is lost is concretized again."""
 
     def __init__(self, folder: Path) -> None:

@@ -16,9 +16,9 @@ from image_builder.audit.lock_audit import Verdict, audit
 from image_builder.build import publish
 from image_builder.build.buildcache.mirror import MirrorTool
 from image_builder.build.buildcache.signing import Signer
-from image_builder.build.buildcache.stores import FolderPlace, PackagePlace, RegistryPlace
-from image_builder.build.buildcache.sync import Exchange
-from image_builder.build.concretization_cache import Locks
+from image_builder.build.buildcache.stores import BuildCacheStore, FolderStore, RegistryStore
+from image_builder.build.buildcache.sync import BuildCacheSync
+from image_builder.build.concretization_cache import ConcretizationCache
 from image_builder.build.failures import classify
 from image_builder.build.log import BuildLog
 from image_builder.docker import attestations, buildx, daemon, registry
@@ -39,7 +39,7 @@ from image_builder.host.process import ProcessFailed, Runner, run
 from image_builder.host.workspace import Workspace, require_free_space
 from image_builder.observer import Observer
 from image_builder.plan import resolve
-from image_builder.plan.identity import lock_key
+from image_builder.plan.identity import concretization_key
 from image_builder.plan.inputs import Inputs
 from image_builder.plan.render import Rendered, package_cache_of, render_request
 from image_builder.recipe import slim
@@ -115,7 +115,7 @@ class Job:
         )
         self.identity = inputs.identity
         self.store = open_images(settings.build, settings.registry)
-        self.locks = Locks(settings.build.tmp_folder / "cache" / "locks")
+        self.locks = ConcretizationCache(settings.build.tmp_folder / "cache" / "locks")
         self.log = BuildLog(observer, settings.build.log_max_bytes)
 
     def stored_sif(self) -> ImageRecord | None:
@@ -189,7 +189,7 @@ class Job:
         lock: dict[str, Any] = {}
         verdict, exchange, is_new = None, None, False
         if rendered.recipe.has_spack:
-            lock, is_new = self._decided(rendered.environment)
+            lock, is_new = self._concretized_lock(rendered.environment)
             verdict = self._audit(rendered.environment, lock)
             rendered = self._with_lock(lock)
             exchange = self._exchange(rendered.environment, lock)
@@ -205,15 +205,15 @@ class Job:
             workflow_source=self.settings.repositories.workflow_repository,
         )
         if exchange is not None:
-            exchange.bring(again=not is_new)
+            exchange.pull(again=not is_new)
         try:
             built = self._build_checked(rendered.environment, verdict, labels, to_install)
         except BuildFailed:  # what Spack decided earlier may name what is not there any more
-            self.locks.forget(self._lock_key(rendered.environment))
+            self.locks.forget(self._concretization_key(rendered.environment))
             raise
         finally:
             if exchange is not None and not self.cancel.is_set:
-                exchange.fetch()
+                exchange.push()
         self.store.keep_documents(
             self.identity, _documents(rendered, json.dumps(lock) if lock else None)
         )
@@ -276,7 +276,7 @@ class Job:
         report = slim.read_report((folder / "report.json").read_text("utf-8"))
         report.require_nothing_missing()
         if verdict is not None:
-            verdict = self._passed(
+            verdict = self._require_passed(
                 audit_files(
                     verdict,
                     report.inventory,
@@ -306,7 +306,7 @@ class Job:
         """The id of the image of a stage, which has no name yet."""
         metadata = self.workspace.scratch / "made.json"
         self._buildx(stage, "type=docker", metadata_file=metadata, labels=labels)
-        return buildx.made_image(metadata.read_text("utf-8"))
+        return buildx.image_id_from_metadata(metadata.read_text("utf-8"))
 
     def build_debug_image(self) -> str:
         """The stage before concretization, with the recipe's files in it."""
@@ -430,7 +430,7 @@ class Job:
             files[slim.FIRST_LINES_FILE] = slim.first_lines(context / "step")
         self.workspace.write_context(files)
 
-    def _exchange(self, environment: Environment, lock: dict[str, Any]) -> Exchange | None:
+    def _exchange(self, environment: Environment, lock: dict[str, Any]) -> BuildCacheSync | None:
         """The way to where build hosts share built packages, if this build has one."""
         build = self.settings.build
         name = package_cache_of(self.request, environment, self.inputs, self.settings, lock)
@@ -443,20 +443,20 @@ class Job:
             timeout_s=build.push_timeout_s,
             on_line=self.observer.line,
         )
-        place: PackagePlace
+        place: BuildCacheStore
         if build.spack_cache.startswith(ORAS):
             repository = open_repository(build.spack_cache, build, self.settings.registry)
-            place = RegistryPlace(
+            place = RegistryStore(
                 repository, name, scratch=self.workspace.scratch, cancel=self.cancel
             )
         else:
-            place = FolderPlace(Path(build.spack_cache) / name, tool)
+            place = FolderStore(Path(build.spack_cache) / name, tool)
         signer = (
             Signer(build.spack_cache_keys, cache=name)
             if build.spack_cache_keys is not None
             else None
         )
-        return Exchange(
+        return BuildCacheSync(
             place,
             lock,
             signer=signer,
@@ -466,11 +466,11 @@ class Job:
             observer=self.observer,
         )
 
-    def _decided(self, environment: Environment) -> tuple[dict[str, Any], bool]:
+    def _concretized_lock(self, environment: Environment) -> tuple[dict[str, Any], bool]:
         """What Spack installs: as it was decided earlier for the same inputs, else as it decides
         now; and which.
         """
-        key = self._lock_key(environment)
+        key = self._concretization_key(environment)
         known = None if self.request.force else self.locks.get(key)
         if known is not None:
             self.observer.line("The same was concretized before: its spack.lock is used.")
@@ -481,8 +481,8 @@ class Job:
         self.workspace.write_context({LOCK_FILE: text})
         return json.loads(text), known is None
 
-    def _lock_key(self, environment: Environment) -> str:
-        return lock_key(environment, self.inputs, self.request.machine.platform)
+    def _concretization_key(self, environment: Environment) -> str:
+        return concretization_key(environment, self.inputs, self.request.machine.platform)
 
     def _concretize(self) -> str:
         """Let Spack decide what to install, and bring its `spack.lock` back before anything is
@@ -513,7 +513,7 @@ class Job:
                 f"Spack's lock file cannot be read: {error}.",
                 hint="The base image's Spack may be newer than this service knows.",
             ) from error
-        return self._passed(verdict)
+        return self._require_passed(verdict)
 
     def _audit_image(self, image: str, verdict: Verdict, target: str) -> Verdict:
         """Look at the programs and libraries themselves. An image without Python cannot be looked
@@ -533,7 +533,7 @@ class Job:
             self.observer.line(f"Warning: what was built was not looked at: {error}")
             return verdict
         try:
-            return self._passed(whole)
+            return self._require_passed(whole)
         except BuildFailed:
             daemon.remove_image(image)
             raise
@@ -542,7 +542,7 @@ class Job:
         """Run the description's smoke command, if it has one; returns what there is to warn of."""
         if not environment.smoke:
             return ()
-        if reason := smoke_test.why_not_here(image, self.request.machine):
+        if reason := smoke_test.incompatibility(image, self.request.machine):
             warning = f"The smoke command was not run: {reason}"
             self.observer.line(f"Warning: {warning}")
             return (warning,)
@@ -563,7 +563,7 @@ class Job:
             raise
         return ()
 
-    def _passed(self, verdict: Verdict) -> Verdict:
+    def _require_passed(self, verdict: Verdict) -> Verdict:
         self.observer.line("Audit of the image against the request:")
         for line in verdict.table().splitlines():
             self.observer.line(f"  {line}")

@@ -104,7 +104,7 @@ def proxy_arguments(settings: BuildSettings) -> dict[str, str]:
     return {name: value for key, value in values.items() if value for name in (key, key.upper())}
 
 
-def made_image(metadata: str) -> str:
+def image_id_from_metadata(metadata: str) -> str:
     """The id in the daemon of the image that a buildx made; `metadata` is what it told of that.
 
     Docker's own store names an image after its configuration, and containerd's after its manifest.

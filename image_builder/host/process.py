@@ -45,7 +45,7 @@ MAX_LINE_BYTES = 16 * 1024
 GRACE_S = 2.0
 ORPHAN_S = 10.0
 TICK_S = 0.1
-FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
+KILLED_BY_SIGNAL = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
 """Exit codes of processes that somebody else ended; one that fails by itself has others."""
 
 
@@ -128,7 +128,7 @@ def run(
         exit_code = process.wait()
     if cancel is not None:
         cancel.check()
-    if exit_code in FROM_OUTSIDE:
+    if exit_code in KILLED_BY_SIGNAL:
         raise Interrupted(command.name)
     if exit_code != 0:
         raise ProcessFailed(command, exit_code, watch.tail)

@@ -29,7 +29,7 @@ def pushes_by_itself(spack_version: tuple[int, ...] | None) -> bool:
     return spack_version is not None and spack_version >= FIRST_PUSHING
 
 
-def why_not_shared(
+def incompatibility(
     environment: Environment, lock: Mapping[str, Any], spack_version: tuple[int, ...] | None
 ) -> str | None:
     """Why a build of `lock` takes no part in the cache; None when it does."""

@@ -57,13 +57,13 @@ def identity_of(
     return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-LOCKS_VERSION = 1
+CONCRETIZATION_VERSION = 1
 
 
-def lock_key(environment: Environment, inputs: Inputs, platform: str) -> str:
+def concretization_key(environment: Environment, inputs: Inputs, platform: str) -> str:
     """A name of everything that decides what Spack makes of an environment."""
     parts = {
-        "locks_version": LOCKS_VERSION,
+        "locks_version": CONCRETIZATION_VERSION,
         "spack_yaml": environment.spack_yaml,
         "apt": environment.apt,
         "platform": platform,

@@ -90,7 +90,7 @@ def package_cache_of(
     if (
         not lock
         or settings.build.spack_cache == "none"
-        or buildcache_policy.why_not_shared(environment, lock, inputs.base.spack_version)
+        or buildcache_policy.incompatibility(environment, lock, inputs.base.spack_version)
         is not None
     ):
         return None

@@ -37,7 +37,7 @@ from image_builder.sources.description import Description, parse_description
 from image_builder.sources.git.remote import Network
 from image_builder.sources.local_step import copy_local, local_step, read_local
 from image_builder.sources.software_catalogue import Catalogue, PinnedCatalogue
-from image_builder.sources.source_tree import ShelfPin
+from image_builder.sources.source_tree import PinnedTree
 from image_builder.sources.spack_checkout import PinnedSpack, SpackSource
 from image_builder.sources.step import StepFiles, StepRef, limits_of
 from image_builder.sources.workflow_registry import WorkflowRegistry
@@ -169,7 +169,7 @@ def extract_step(
         open_registry(settings).extract(step, destination, cancel)
 
 
-def reachable(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) -> Inputs:
+def with_base_image(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) -> Inputs:
     """The inputs with an identity: a base image that could not be reached at submit is asked for
     once more.
 
@@ -198,12 +198,15 @@ def pinned_spack(inputs: Inputs) -> PinnedSpack:
     """Which Spack a base image gets: it stands where a step's folder and the catalogue's packages
     do.
     """
-    spack, catalogue = ShelfPin(tree=inputs.step.tree, commit=inputs.step.commit), inputs.catalogue
+    spack, catalogue = (
+        PinnedTree(tree=inputs.step.tree, commit=inputs.step.commit),
+        inputs.catalogue,
+    )
     if catalogue.packages_tree is None:
         return PinnedSpack(spack=spack, packages=None)
     return PinnedSpack(
         spack=spack,
-        packages=ShelfPin(tree=catalogue.packages_tree, commit=catalogue.packages_commit),
+        packages=PinnedTree(tree=catalogue.packages_tree, commit=catalogue.packages_commit),
     )
 
 
@@ -312,7 +315,7 @@ def _pin_runtime(
         runtime, _ = _facts_of(reference, platform, settings)
     except CicError as error:
         return None, str(error)
-    reason = slim.why_not_on(base, runtime)
+    reason = slim.incompatibility(base, runtime)
     return (None, f"{reason}.") if reason else (runtime, "")
 
 

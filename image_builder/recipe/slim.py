@@ -70,7 +70,7 @@ def is_wanted(
     return (default and not has_post_install) if asked is None else asked
 
 
-def why_not_on(base: BaseFacts, runtime: BaseFacts) -> str:
+def incompatibility(base: BaseFacts, runtime: BaseFacts) -> str:
     """Why what was built in `base` cannot be put on `runtime`; empty when it can."""
     if base.os_id not in ("debian", "ubuntu"):
         return f"the base image is made of {base.os_id or 'an unknown system'}, and only Debian's packages are known"

@@ -34,7 +34,14 @@ from typing import IO, Any
 
 from image_builder.errors import ErrorCode, Interrupted, LimitReached, NoSpace, ServiceError
 from image_builder.host.cancellation import CancelToken
-from image_builder.host.process import FROM_OUTSIDE, Command, ProcessFailed, Runner, run, started
+from image_builder.host.process import (
+    KILLED_BY_SIGNAL,
+    Command,
+    ProcessFailed,
+    Runner,
+    run,
+    started,
+)
 from image_builder.settings import BuildSettings
 from image_builder.sif import docker_export, format, tar_filter
 from image_builder.sif.docker_export import ExportedImage, NotStreamable
@@ -54,7 +61,7 @@ class StreamFailed(ServiceError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stencil:
+class SingularityMetadata:
     """What Singularity makes of an image's configuration: files for its root, and small objects for
     the SIF.
     """
@@ -168,7 +175,7 @@ class _Preparation:
     def additions(self) -> Path:
         return self.scratch / "additions.tar"
 
-    def __call__(self) -> Stencil:
+    def __call__(self) -> SingularityMetadata:
         with ThreadPoolExecutor(1, thread_name_prefix="originals") as executor:
             hidden = executor.submit(
                 docker_export.originals,
@@ -187,7 +194,7 @@ class _Preparation:
         fresh.rename(self.additions)
         return stencil
 
-    def _stencil(self) -> Stencil:
+    def _stencil(self) -> SingularityMetadata:
         archive, made = self.scratch / "empty.tar", self.scratch / "empty.sif"
         archive.write_bytes(
             docker_export.empty_archive(self.image, architecture=self.platform.split("/")[1])
@@ -203,15 +210,17 @@ class _Preparation:
             cancel=self.cancel,
             capture_stdout=True,
         )
-        rename = Renamed(archive.name, self.source)
-        return Stencil(
+        rename = OriginRewriter(archive.name, self.source)
+        return SingularityMetadata(
             files=tuple(_stencil_files(listed.stdout, rename)),
             group=primary.group,
             objects=tuple(rename.in_object(item) for item in format.objects(made)),
         )
 
 
-def _stencil_files(archive: bytes, rename: Renamed) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+def _stencil_files(
+    archive: bytes, rename: OriginRewriter
+) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Singularity's files, root's own, and the root folder itself as every container of Docker has
     it.
     """
@@ -229,7 +238,7 @@ def _stencil_files(archive: bytes, rename: Renamed) -> Iterator[tuple[tarfile.Ta
 
 
 @dataclasses.dataclass(frozen=True)
-class Renamed:
+class OriginRewriter:
     """Puts the image's true origin where Singularity wrote that of the archive which it converted."""
 
     archive: str
@@ -288,7 +297,7 @@ class _Pipeline:
     settings: BuildSettings
     cancel: CancelToken | None
 
-    def run(self, stencil: Future[Stencil]) -> tar_filter.Report:
+    def run(self, stencil: Future[SingularityMetadata]) -> tar_filter.Report:
         """Run them to their ends, as long as nothing fails; returns what went through."""
         report = self.scratch / "report.json"
         commands = [
@@ -332,7 +341,7 @@ class _Pipeline:
         self,
         commands: Sequence[Command],
         processes: Sequence[subprocess.Popen[bytes]],
-        stencil: Future[Stencil],
+        stencil: Future[SingularityMetadata],
     ) -> None:
         deadline = time.monotonic() + self.settings.convert_timeout_s
         least_free_bytes = shutil.disk_usage(self.squashfs.parent).free
@@ -366,7 +375,7 @@ class _Pipeline:
         time.sleep(TICK_S)
         failed = {index for index, process in enumerate(processes) if process.poll()}
         for command, process in zip(commands, processes, strict=True):
-            if process.returncode in FROM_OUTSIDE:
+            if process.returncode in KILLED_BY_SIGNAL:
                 raise Interrupted(command.name)
         index = max(failed)
         text = _tail(self._log(index))

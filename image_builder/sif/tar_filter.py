@@ -68,13 +68,13 @@ _PAX_KEYS = frozenset(
 )
 
 
-class Unfit(Exception):
+class UnsupportedArchive(Exception):
     """A whole stream that holds something which is not for us: the image has to be converted in
     another way.
     """
 
 
-class Broken(Exception):
+class CorruptArchive(Exception):
     """The stream is cut, or is no tar."""
 
 
@@ -171,7 +171,7 @@ class Window:
                     continue
             chunk = os.read(self._source, min(count, WINDOW_BYTES))
             if not chunk:
-                raise Broken("the stream ends in the middle of a file")
+                raise CorruptArchive("the stream ends in the middle of a file")
             if target is not None:
                 write_all(target, chunk)
             count -= len(chunk)
@@ -195,11 +195,11 @@ def next_member(window: Window) -> Member | None:
     extent, path, link, size, real_name = 0, None, None, None, None
     while True:
         if not window.need(extent + BLOCK):
-            raise Broken("the stream ends before the archive does")
+            raise CorruptArchive("the stream ends before the archive does")
         header = window.peek(BLOCK, extent)
         if header == END:
             if extent:
-                raise Broken("the archive ends behind an extension header")
+                raise CorruptArchive("the archive ends behind an extension header")
             return None
         _check(header)
         kind, own_size = header[156], number(header[124:136])
@@ -207,9 +207,9 @@ def next_member(window: Window) -> Member | None:
         if kind not in b"xLK":
             break
         if own_size > MAX_EXTENSION_BYTES:
-            raise Unfit("an extension header is larger than 1 MB")
+            raise UnsupportedArchive("an extension header is larger than 1 MB")
         if not window.need(extent + padded(own_size)):
-            raise Broken("the stream ends in an extension header")
+            raise CorruptArchive("the stream ends in an extension header")
         body = window.peek(own_size, extent)
         extent += padded(own_size)
         if kind == ord("L"):
@@ -228,9 +228,9 @@ def next_member(window: Window) -> Member | None:
         extent += _sparse_blocks(window, extent, header)
     name = real_name or (_name(header) if path is None else path)
     if kind not in _FILE_TYPES and kind not in _EMPTY_TYPES:
-        raise Unfit(f"{printable(name)} is of an unknown type {chr(kind)!r}")
+        raise UnsupportedArchive(f"{printable(name)} is of an unknown type {chr(kind)!r}")
     if kind in _EMPTY_TYPES and size:
-        raise Unfit(f"{printable(name)} has a body and should not")
+        raise UnsupportedArchive(f"{printable(name)} has a body and should not")
     return Member(
         name=canonical(name),
         kind=kind,
@@ -245,41 +245,41 @@ def padded(size: int) -> int:
 
 
 def number(field: bytes) -> int:
-    """A numeric field, octal or binary. Raises `Broken`."""
+    """A numeric field, octal or binary. Raises `CorruptArchive`."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") - (0x80 << 8 * (len(field) - 1))
         if field[0] & 0x40:
-            raise Broken("a header holds a negative size")
+            raise CorruptArchive("a header holds a negative size")
         return value
     digits = field.strip(b" \0")
     try:
         return int(digits, 8) if digits else 0
     except ValueError:
-        raise Broken("a header holds a number that is none") from None
+        raise CorruptArchive("a header holds a number that is none") from None
 
 
 def pax_records(body: bytes) -> dict[bytes, bytes]:
-    """The records of an extension header. Raises `Unfit` for one whose meaning we do not know."""
+    """The records of an extension header. Raises `UnsupportedArchive` for one whose meaning we do not know."""
     records = {}
     while body:
         length, space, rest = body.partition(b" ")
         if not space or not length.isdigit() or not len(length) + 3 <= int(length) <= len(body):
-            raise Broken("an extension header makes no sense")
+            raise CorruptArchive("an extension header makes no sense")
         record = rest[: int(length) - len(length) - 1]
         key, equals, value = record[:-1].partition(b"=")
         if not equals or record[-1:] != b"\n":
-            raise Broken("an extension header makes no sense")
+            raise CorruptArchive("an extension header makes no sense")
         if key not in _PAX_KEYS and not key.startswith((b"SCHILY.xattr.", b"GNU.sparse.")):
-            raise Unfit(f"an extension header holds the unknown key {printable(key)}")
+            raise UnsupportedArchive(f"an extension header holds the unknown key {printable(key)}")
         if key == b"size" and not value.isdigit():
-            raise Broken("an extension header holds a size that is none")
+            raise CorruptArchive("an extension header holds a size that is none")
         records[key] = value
         body = body[int(length) :]
     return records
 
 
 def canonical(name: bytes) -> bytes:
-    """A name without `./` before it and `/` behind it; empty for the root. Raises `Unfit` for one
+    """A name without `./` before it and `/` behind it; empty for the root. Raises `UnsupportedArchive` for one
     that climbs.
     """
     stripped = name.rstrip(b"/")
@@ -289,7 +289,7 @@ def canonical(name: bytes) -> bytes:
         return b""
     framed = b"/" + stripped + b"/"
     if b"//" in framed or b"/./" in framed or b"/../" in framed or b"\0" in stripped:
-        raise Unfit(f"the name {printable(name)} is not a plain path")
+        raise UnsupportedArchive(f"the name {printable(name)} is not a plain path")
     return stripped
 
 
@@ -299,9 +299,9 @@ def printable(name: bytes) -> str:
 
 def _check(header: bytes) -> None:
     if header[257:262] != b"ustar":
-        raise Broken("the stream is no tar of a known form")
+        raise CorruptArchive("the stream is no tar of a known form")
     if number(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * 32:
-        raise Broken("a header's checksum is wrong")
+        raise CorruptArchive("a header's checksum is wrong")
 
 
 def _name(header: bytes) -> bytes:
@@ -316,11 +316,11 @@ def _sparse_blocks(window: Window, extent: int, header: bytes) -> int:
     more, bytes_seen = header[482], 0
     while more:
         if not window.need(extent + bytes_seen + BLOCK):
-            raise Broken("the stream ends in a sparse map")
+            raise CorruptArchive("the stream ends in a sparse map")
         more = window.peek(BLOCK, extent + bytes_seen)[504]
         bytes_seen += BLOCK
         if bytes_seen > MAX_EXTENSION_BYTES:
-            raise Unfit("a sparse map is larger than 1 MB")
+            raise UnsupportedArchive("a sparse map is larger than 1 MB")
     return bytes_seen
 
 
@@ -340,7 +340,7 @@ class Filter:
         window = self._window
         while (member := next_member(window)) is not None:
             if member.name.partition(b"/")[0] in RESERVED:
-                raise Unfit(f"the image already has {printable(member.name)}")
+                raise UnsupportedArchive(f"the image already has {printable(member.name)}")
             if member.name in LEFT_OUT:
                 self._leave_out(member)
                 continue
@@ -355,9 +355,9 @@ class Filter:
             or window.peek(2 * BLOCK) != 2 * END
             or not window.at_padding_only()
         ):
-            raise Broken("the archive has no proper end")
+            raise CorruptArchive("the archive has no proper end")
         if not self.report.entries:
-            raise Broken("the archive is empty")
+            raise CorruptArchive("the archive is empty")
 
     def add(self, additions: int) -> None:
         """The members of another archive whose names are not there yet."""
@@ -395,17 +395,17 @@ class Filter:
         name, report = member.name, self.report
         if not name:
             if member.kind != ord("5"):
-                raise Unfit("the root is not a folder")
+                raise UnsupportedArchive("the root is not a folder")
             return
         key = hash(name)
         if key in self._names:
-            raise Unfit(f"{printable(name)} is there twice")
+            raise UnsupportedArchive(f"{printable(name)} is there twice")
         if hash(name.rpartition(b"/")[0]) not in self._folders:
-            raise Unfit(f"{printable(name)} is not in a folder that came before it")
+            raise UnsupportedArchive(f"{printable(name)} is not in a folder that came before it")
         if member.kind == ord("1"):
             target = hash(canonical(member.link))
             if target not in self._names or target in self._folders:
-                raise Unfit(
+                raise UnsupportedArchive(
                     f"{printable(name)} links to {printable(member.link)}, which did not come before it"
                 )
         else:
@@ -438,10 +438,10 @@ def main() -> int:
         job.copy_image()
         job.add(await_file(options.additions))
         os.close(1)
-    except Unfit as error:
+    except UnsupportedArchive as error:
         print(error, file=sys.stderr)
         return EXIT_UNFIT
-    except Broken as error:
+    except CorruptArchive as error:
         print(error, file=sys.stderr)
         return EXIT_BROKEN
     with open(options.report, "w", encoding="utf-8") as file:

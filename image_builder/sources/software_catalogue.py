@@ -18,7 +18,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.settings import RepositorySettings
 from image_builder.sources.branch_versions import branch_commits, branch_refs
 from image_builder.sources.git.remote import Network, RemoteCommits
-from image_builder.sources.source_tree import Holding, Shelf, ShelfPin, open_shelf
+from image_builder.sources.source_tree import PinnedTree, TreeKind, TreeSource, open_source
 
 PACKAGE_PARTS = ("repo.yaml", "packages", "build_systems")
 """What of a catalogue makes packages; documentation and the site's configuration beside it do not
@@ -69,17 +69,17 @@ class Catalogue:
             timeout_s=settings.git_timeout_s,
         )
         max_age_s = settings.mirror_max_age_s
-        self._packages = open_shelf(
+        self._packages = open_source(
             settings.software_repository, PACKAGES, mirrors, network, max_age_s
         )
-        self._config = open_shelf(spack_cfg, CONFIG, mirrors, network, max_age_s)
+        self._config = open_source(spack_cfg, CONFIG, mirrors, network, max_age_s)
         self._remote = RemoteCommits(network, max_age_s=max_age_s)
 
     def close(self) -> None:
         """End the processes that read mirrors."""
-        for shelf in (self._packages, self._config):
-            if shelf is not None:
-                shelf.close()
+        for source in (self._packages, self._config):
+            if source is not None:
+                source.close()
 
     def pin(self, *, cancel: CancelToken | None = None) -> PinnedCatalogue:
         """What is there now. Raises `Misconfigured` or `Unavailable`, both naming the setting."""
@@ -104,14 +104,14 @@ class Catalogue:
 
         Where nothing was pinned, the folder is made and stays empty.
         """
-        for shelf, tree, commit, destination in (
+        for source, tree, commit, destination in (
             (self._packages, pinned.packages_tree, pinned.packages_commit, packages),
             (self._config, pinned.config_tree, pinned.config_commit, config),
         ):
             if tree is None:
                 destination.mkdir(parents=True, exist_ok=True)
             else:
-                _named(shelf).copy(ShelfPin(tree=tree, commit=commit), destination, cancel)
+                _named(source).copy(PinnedTree(tree=tree, commit=commit), destination, cancel)
 
     def config_text(self, pinned: PinnedCatalogue, name: str = "packages.yaml") -> str | None:
         """A file of the pinned configuration, or None if there is none."""
@@ -138,28 +138,28 @@ class Catalogue:
 
     @staticmethod
     def _text(
-        shelf: Shelf | None, tree: str | None, commit: str | None, names: Sequence[str]
+        source: TreeSource | None, tree: str | None, commit: str | None, names: Sequence[str]
     ) -> str | None:
         if tree is None:
             return None
-        raw = _named(shelf).file(ShelfPin(tree=tree, commit=commit), names)
+        raw = _named(source).file(PinnedTree(tree=tree, commit=commit), names)
         return raw.decode("utf-8", "replace") if raw is not None else None
 
 
-PACKAGES = Holding(
+PACKAGES = TreeKind(
     name="software catalogue",
     key="software_repository in repositories_cfg",
     wanted=_is_package_file,
     required="repo.yaml",
 )
-CONFIG = Holding(name="Spack configuration", key="spack_cfg in build_cfg", wanted=_is_source)
+CONFIG = TreeKind(name="Spack configuration", key="spack_cfg in build_cfg", wanted=_is_source)
 
 
-def _named(shelf: Shelf | None) -> Shelf:
-    if shelf is None:
+def _named(source: TreeSource | None) -> TreeSource:
+    if source is None:
         raise Misconfigured(
             "The build was pinned with a software catalogue or Spack configuration, and the settings "
             "name none any more.",
             hint="Send the request again.",
         )
-    return shelf
+    return source

@@ -28,16 +28,16 @@ UNSETTLED_NS = 2_000_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShelfPin:
-    """What a shelf holds at one time: the tree, and the commit if it came from git."""
+class PinnedTree:
+    """What a source holds at one time: the tree, and the commit if it came from git."""
 
     tree: str
     commit: str | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Holding:
-    """What a shelf holds: how messages call it, the setting that names it, which files count, which
+class TreeKind:
+    """What a source holds: how messages call it, the setting that names it, which files count, which
     must be there.
     """
 
@@ -65,19 +65,19 @@ class Holding:
         )
 
 
-class FolderShelf:
+class FolderSource:
     """A folder of this machine. What was pinned is kept under its tree's hash, for as long as a
     build may wait.
     """
 
-    def __init__(self, folder: Path, holding: Holding, kept: Path) -> None:
+    def __init__(self, folder: Path, kind: TreeKind, kept: Path) -> None:
         self._folder = folder
-        self._holding = holding
+        self._kind = kind
         self._kept = kept
         self._lock = threading.Lock()
         self._known: tuple[list[Found] | None, str] | None = None
 
-    def pin(self, cancel: CancelToken | None = None) -> ShelfPin:
+    def pin(self, cancel: CancelToken | None = None) -> PinnedTree:
         found = self._walk()
         with self._lock:
             if (
@@ -92,14 +92,14 @@ class FolderShelf:
             tree = self._known[1]
         with contextlib.suppress(OSError):
             os.utime(self._kept / tree)
-        return ShelfPin(tree=tree, commit=None)
+        return PinnedTree(tree=tree, commit=None)
 
-    def copy(self, pin: ShelfPin, destination: Path, cancel: CancelToken | None) -> None:
+    def copy(self, pin: PinnedTree, destination: Path, cancel: CancelToken | None) -> None:
         kept = self._require(pin.tree)
         entries = trees.read_entries(kept, trees.walk(kept, limits=LIMITS))
         trees.write(entries, destination, lambda entry: trees.read_file(kept / entry.path), cancel)
 
-    def file(self, pin: ShelfPin, names: Sequence[str]) -> bytes | None:
+    def file(self, pin: PinnedTree, names: Sequence[str]) -> bytes | None:
         kept = self._require(pin.tree)
         for name in names:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -111,11 +111,11 @@ class FolderShelf:
 
     def _walk(self) -> list[Found]:
         try:
-            return trees.walk(self._folder, limits=LIMITS, wanted=self._holding.wanted)
+            return trees.walk(self._folder, limits=LIMITS, wanted=self._kind.wanted)
         except BadTree as error:
-            raise self._holding.unusable(str(self._folder), str(error), error.hint) from error
+            raise self._kind.unusable(str(self._folder), str(error), error.hint) from error
         except OSError as error:
-            raise self._holding.unusable(
+            raise self._kind.unusable(
                 str(self._folder), f"it cannot be read ({error.strerror})"
             ) from error
 
@@ -123,8 +123,8 @@ class FolderShelf:
         try:
             entries = trees.read_entries(self._folder, found)
         except BadTree as error:
-            raise self._holding.unusable(str(self._folder), str(error), error.hint) from error
-        self._holding.check(entries, str(self._folder))
+            raise self._kind.unusable(str(self._folder), str(error), error.hint) from error
+        self._kind.check(entries, str(self._folder))
         return entries
 
     def _keep(self, tree: str, entries: Sequence[Entry], cancel: CancelToken | None) -> None:
@@ -140,7 +140,7 @@ class FolderShelf:
             )
         except (trees.Changed, FileNotFoundError) as error:
             raise Unavailable(
-                f"The {self._holding.name} {self._folder} changed while it was read.",
+                f"The {self._kind.name} {self._folder} changed while it was read.",
                 code=ErrorCode.CATALOGUE_UNAVAILABLE,
                 hint="Try again in a moment.",
             ) from error
@@ -165,26 +165,26 @@ class FolderShelf:
         kept = self._kept / tree
         if not kept.is_dir() and self.pin().tree != tree:
             raise Unavailable(
-                f"What was pinned of the {self._holding.name} {self._folder} is not there any more.",
+                f"What was pinned of the {self._kind.name} {self._folder} is not there any more.",
                 code=ErrorCode.CATALOGUE_UNAVAILABLE,
                 hint="Send the request again.",
             )
         return kept
 
 
-class GitShelf:
+class GitSource:
     """A folder in a git repository, at one of its versions."""
 
-    def __init__(self, mirror: Mirror, source: Source, holding: Holding, max_age_s: float) -> None:
+    def __init__(self, mirror: Mirror, source: Source, kind: TreeKind, max_age_s: float) -> None:
         self._mirror = mirror
         self._versions = Versions(mirror)
         self._ref = source.ref or LATEST
         self._inside = source.inside
-        self._holding = holding
+        self._kind = kind
         self._max_age_s = max_age_s
         self._trees: dict[str, str] = {}
 
-    def pin(self, cancel: CancelToken | None = None) -> ShelfPin:
+    def pin(self, cancel: CancelToken | None = None) -> PinnedTree:
         try:
             resolved = self._versions.resolve(
                 self._ref, self._mirror.recent(self._max_age_s, cancel)
@@ -199,12 +199,12 @@ class GitShelf:
         commit = resolved.commit
         if commit not in self._trees:
             self._trees[commit] = trees.tree_digest(self._entries(commit, cancel))
-        return ShelfPin(tree=self._trees[commit], commit=commit)
+        return PinnedTree(tree=self._trees[commit], commit=commit)
 
-    def copy(self, pin: ShelfPin, destination: Path, cancel: CancelToken | None) -> None:
+    def copy(self, pin: PinnedTree, destination: Path, cancel: CancelToken | None) -> None:
         self._mirror.write(self._entries(self._require(pin, cancel), cancel), destination, cancel)
 
-    def file(self, pin: ShelfPin, names: Sequence[str]) -> bytes | None:
+    def file(self, pin: PinnedTree, names: Sequence[str]) -> bytes | None:
         root = self._folder(self._require(pin, None))
         for name in names:
             *folders, last = name.split("/")
@@ -220,11 +220,11 @@ class GitShelf:
     def _entries(self, commit: str, cancel: CancelToken | None) -> list[Entry]:
         try:
             entries = self._mirror.entries(
-                self._folder(commit), LIMITS, wanted=self._holding.wanted, cancel=cancel
+                self._folder(commit), LIMITS, wanted=self._kind.wanted, cancel=cancel
             )
         except BadTree as error:
             raise self._unusable(str(error), error.hint) from error
-        self._holding.check(entries, str(self._mirror.repository.url))
+        self._kind.check(entries, str(self._mirror.repository.url))
         return entries
 
     def _folder(self, commit: str) -> str:
@@ -238,7 +238,7 @@ class GitShelf:
         return tree
 
     def _unusable(self, why: str, hint: str) -> Misconfigured:
-        return self._holding.unusable(str(self._mirror.repository.url), why, hint)
+        return self._kind.unusable(str(self._mirror.repository.url), why, hint)
 
     def _descend(self, tree: str, folders: Sequence[str]) -> str | None:
         for name in folders:
@@ -248,7 +248,7 @@ class GitShelf:
             tree = item.digest
         return tree
 
-    def _require(self, pin: ShelfPin, cancel: CancelToken | None) -> str:
+    def _require(self, pin: PinnedTree, cancel: CancelToken | None) -> str:
         """The pinned commit, fetched again if the mirror lost it."""
         assert pin.commit is not None
         if not self._mirror.holds(pin.commit):
@@ -264,12 +264,12 @@ class GitShelf:
         return pin.commit
 
 
-Shelf = FolderShelf | GitShelf
+TreeSource = FolderSource | GitSource
 
 
-def open_shelf(
-    text: str | None, holding: Holding, mirrors: Path, network: Network, max_age_s: float
-) -> Shelf | None:
+def open_source(
+    text: str | None, kind: TreeKind, mirrors: Path, network: Network, max_age_s: float
+) -> TreeSource | None:
     """What a setting names: a folder of this machine or a git URL; None for None. Raises
     `Misconfigured`.
     """
@@ -279,19 +279,19 @@ def open_shelf(
         source = parse_source(text, network.schemes)
     except BadGitUrl as error:
         raise Misconfigured(
-            f"{holding.key} cannot be used: {error}.",
+            f"{kind.key} cannot be used: {error}.",
             code=ErrorCode.CATALOGUE_UNAVAILABLE,
             hint="Write a folder or a git URL, or None.",
         ) from None
     if source.folder is not None and not _is_bare_repository(source.folder):
-        return FolderShelf(source.folder, holding, mirrors / "folders")
+        return FolderSource(source.folder, kind, mirrors / "folders")
     repository = Repository(
         url=source.url or folder_url(source.folder or Path()),
-        name=holding.name,
-        key=holding.key,
+        name=kind.name,
+        key=kind.key,
         code=ErrorCode.CATALOGUE_UNAVAILABLE,
     )
-    return GitShelf(Mirror(repository, mirrors, network), source, holding, max_age_s)
+    return GitSource(Mirror(repository, mirrors, network), source, kind, max_age_s)
 
 
 def _is_bare_repository(folder: Path) -> bool:

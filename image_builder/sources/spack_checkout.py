@@ -9,15 +9,15 @@ from image_builder.errors import Misconfigured
 from image_builder.host.cancellation import CancelToken
 from image_builder.settings import LibrarySettings
 from image_builder.sources.git.remote import Network
-from image_builder.sources.source_tree import Holding, Shelf, ShelfPin, open_shelf
+from image_builder.sources.source_tree import PinnedTree, TreeKind, TreeSource, open_source
 
-SPACK = Holding(
+SPACK = TreeKind(
     name="Spack",
     key="spack_repository in build_cfg",
     wanted=lambda path: _is_spack_file(path),
     required="bin/spack",
 )
-SPACK_PACKAGES = Holding(
+SPACK_PACKAGES = TreeKind(
     name="Spack package repository",
     key="spack_packages_repository in build_cfg",
     wanted=lambda path: path.startswith("repos/") and "__pycache__" not in path,
@@ -35,8 +35,8 @@ def _is_spack_file(path: str) -> bool:
 class PinnedSpack:
     """Which Spack, and which packages beside it; a Spack before 1.0 has its packages inside."""
 
-    spack: ShelfPin
-    packages: ShelfPin | None
+    spack: PinnedTree
+    packages: PinnedTree | None
 
 
 class SpackSource:
@@ -45,14 +45,14 @@ class SpackSource:
     def __init__(self, settings: LibrarySettings) -> None:
         mirrors, network = settings.build.tmp_folder / "mirrors", Network.of(settings)
         max_age_s = settings.repositories.mirror_max_age_s
-        spack = open_shelf(settings.build.spack_repository, SPACK, mirrors, network, max_age_s)
+        spack = open_source(settings.build.spack_repository, SPACK, mirrors, network, max_age_s)
         if spack is None:
             raise Misconfigured(
                 "build_cfg has no spack_repository, and the base image needs a Spack.",
                 hint="Write the git URL or folder of Spack, with #tag behind it.",
             )
-        self._spack: Shelf = spack
-        self._packages = open_shelf(
+        self._spack: TreeSource = spack
+        self._packages = open_source(
             settings.build.spack_packages_repository, SPACK_PACKAGES, mirrors, network, max_age_s
         )
 

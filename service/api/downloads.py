@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from image_builder.store.record import is_filename
 from service import downloads
 from service.api.queries import (
-    SifChoice,
+    DownloadQuery,
     parse_query,
 )
 from service.context import service
@@ -23,7 +23,7 @@ def sif_answer(filename: str) -> tuple[AnyResponse, str]:
     `Missing`.
     """
     images, settings = service().images, service().settings
-    asked = parse_query(SifChoice, request.args).sha256
+    asked = parse_query(DownloadQuery, request.args).sha256
     record = (
         images.by_sha256(asked) if asked and is_filename(filename) else images.by_name(filename)
     )

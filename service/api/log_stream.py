@@ -7,7 +7,7 @@ from typing import Any
 from flask import Response, request
 
 from service.api.queries import (
-    LogPlace,
+    LogQuery,
     parse_query,
 )
 from service.context import service
@@ -22,7 +22,7 @@ def log_events(build_id: str, kept: protocol.Log) -> Response:
     back.
     """
     last = request.headers.get("Last-Event-ID")
-    offset = parse_query(LogPlace, {"offset": last} if last else request.args).offset
+    offset = parse_query(LogQuery, {"offset": last} if last else request.args).offset
     parts = service()
     streams, stream_s = parts.streams, parts.settings.service.log_stream_s
 

@@ -43,7 +43,7 @@ class Page(Query):
         return value.upper() or None if isinstance(value, str) else value
 
 
-class LogPlace(Query):
+class LogQuery(Query):
     """From where on a log is wanted."""
 
     offset: int = Field(
@@ -54,7 +54,7 @@ class LogPlace(Query):
     )
 
 
-class SifChoice(Query):
+class DownloadQuery(Query):
     """Which SIF of a name."""
 
     sha256: str | None = Field(
@@ -62,7 +62,7 @@ class SifChoice(Query):
     )
 
 
-class TargetChoice(Query):
+class ArchitectureQuery(Query):
     """Which targets."""
 
     platform: str | None = Field(default=None, description="a platform such as linux/amd64")

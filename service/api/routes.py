@@ -22,12 +22,12 @@ from service.api.downloads import SENT, sif_answer
 from service.api.log_stream import log_events
 from service.api.openapi import BINARY, TEXT, Answer, describes, document, is_public
 from service.api.queries import (
-    LogPlace,
+    ArchitectureQuery,
+    DownloadQuery,
+    LogQuery,
     MachineChoice,
     Page,
     PostedRequest,
-    SifChoice,
-    TargetChoice,
     parse_query,
 )
 from service.api.responses import build_answer, image_answer, image_summary
@@ -159,7 +159,7 @@ def delete(build_id: str) -> Response:
 @api.get("/build/<build_id>/log")
 @describes(
     "Read a build's log from a byte on, or follow it",
-    query=LogPlace,
+    query=LogQuery,
     answers={
         200: Answer(
             description="The log, as text or as server-sent events.",
@@ -179,7 +179,7 @@ def log(build_id: str) -> Response:
         == "text/event-stream"
     ):
         return log_events(build_id, kept)
-    offset = parse_query(LogPlace, request.args).offset
+    offset = parse_query(LogQuery, request.args).offset
     end = follow.own_part(row)
     chunk = kept.read(offset, end)
     next_offset = offset + len(chunk)
@@ -289,7 +289,7 @@ def check(filename: str) -> Response:
 @api.get("/images/download/<filename>")
 @describes(
     "Download an image",
-    query=SifChoice,
+    query=DownloadQuery,
     answers={
         200: Answer(
             description="The SIF.",
@@ -316,11 +316,16 @@ def download(filename: str) -> AnyResponse:
 
 @api.get("/architecture/")
 @describes(
-    "List the targets that can be asked for", query=TargetChoice, answer=responses.ArchitectureList
+    "List the targets that can be asked for",
+    query=ArchitectureQuery,
+    answer=responses.ArchitectureList,
 )
 def architectures() -> Response:
     """The targets that can be asked for; `?platform=` chooses those of one platform."""
-    found, asked = cpu_targets.known_targets(), parse_query(TargetChoice, request.args).platform
+    found, asked = (
+        cpu_targets.known_targets(),
+        parse_query(ArchitectureQuery, request.args).platform,
+    )
     if asked is not None:
         try:
             platform = cpu_targets.parse_platform(asked)
@@ -407,7 +412,7 @@ def _image_to_pin(filename: str) -> str:
 def _note(action: str, subject: str) -> None:
     """Who did what. What is done already does not fail because it cannot be noted."""
     try:
-        audit_trail.note(
+        audit_trail.record_audit_event(
             service().engine,
             user=principal().name,
             action=action,

@@ -62,7 +62,7 @@ def _older(age_s: float) -> sa.ColumnElement[bool]:
     return AUDIT.c.at < now() - datetime.timedelta(seconds=age_s)
 
 
-def note(
+def record_audit_event(
     engine: Engine,
     *,
     user: str | None,

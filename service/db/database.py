@@ -47,7 +47,7 @@ class DatabaseSilent(Unavailable):
     """The database cannot be reached, or somebody has locked it for longer than is waited for."""
 
 
-class Turn(enum.Enum):
+class AdvisoryLock(enum.Enum):
     """What transactions take turns at; the numbers are ours among all the locks in the database."""
 
     CLAIM = 0x636963_01
@@ -107,14 +107,14 @@ class Database(SQLAlchemy):
 
 
 db = Database()
-migrate = Migrate(db=db, directory=str(MIGRATIONS))
+migrations = Migrate(db=db, directory=str(MIGRATIONS))
 
 
 def init_database(app: Flask, url: str) -> None:
     """Connect an application to the database at `url`."""
     app.config["SQLALCHEMY_DATABASE_URI"] = database_url(url)
     db.init_app(app)
-    migrate.init_app(app, db)
+    migrations.init_app(app, db)
 
 
 def database_url(url: str) -> sa.URL:
@@ -249,7 +249,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
             yield plain.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def turn(connection: Connection, what: Turn) -> None:
+def take_lock(connection: Connection, what: AdvisoryLock) -> None:
     """Let no other transaction past this point until this one has ended. On SQLite writers take
     turns anyway.
     """
@@ -305,7 +305,7 @@ def copy_sqlite(live: Path, file: Path) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def bring_up_to_date(app: Flask, lock: Path) -> None:
+def migrate(app: Flask, lock: Path) -> None:
     """Make or upgrade the tables. Processes that start together take turns: through the file
     `lock`, and hosts that share a database through a lock in it.
     """
@@ -331,11 +331,11 @@ def _hosts_take_turns(engine: Engine) -> Iterator[None]:
         yield
         return
     with reading(engine) as connection:
-        connection.execute(sa.select(sa.func.pg_advisory_lock(Turn.MIGRATE.value)))
+        connection.execute(sa.select(sa.func.pg_advisory_lock(AdvisoryLock.MIGRATE.value)))
         try:
             yield
         finally:
-            connection.execute(sa.select(sa.func.pg_advisory_unlock(Turn.MIGRATE.value)))
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(AdvisoryLock.MIGRATE.value)))
 
 
 def _version(engine: Engine) -> str | None:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 from image_builder.errors import Cancelled, CicError, ErrorCode, ServiceError
 from image_builder.state import ACTIVE, TERMINAL, BuildState, may_move
 from service.db.builds import Outcome
-from service.db.database import Turn, clock, now, reading, turn, writing
+from service.db.database import AdvisoryLock, clock, now, reading, take_lock, writing
 from service.db.tables import (
     BUILDS,
     RUNNING,
@@ -56,7 +56,9 @@ def claim(
     whose build waits longest. `kinds` are those that are for the worker; None: all.
     """
     with writing(engine) as connection:
-        turn(connection, Turn.CLAIM)  # who counts a user's runs must see those that others claim
+        take_lock(
+            connection, AdvisoryLock.CLAIM
+        )  # who counts a user's runs must see those that others claim
         run_id = connection.scalar(locked(_next_run(max_active_per_user, kinds), skip=True))
         if run_id is None:
             return None
@@ -309,7 +311,7 @@ def reconcile(
             locked(sa.select(RUNS.c.id, RUNS.c.attempts).where(gone), skip=True)
         ).all()
         for row in rows:
-            _take_up(connection, row.id, row.attempts, max_attempts)
+            _requeue_or_fail(connection, row.id, row.attempts, max_attempts)
         return len(rows)
 
 
@@ -324,7 +326,7 @@ def release(engine: Engine, run_id: str, worker: str, *, max_attempts: int) -> N
             )
         )
         if attempts is not None:
-            _take_up(connection, run_id, attempts, max_attempts)
+            _requeue_or_fail(connection, run_id, attempts, max_attempts)
 
 
 def queue(engine: Engine, *, limit: int = 100) -> tuple[list[Any], list[Any]]:
@@ -476,7 +478,7 @@ def _close(connection: Connection, run_id: str, *expected: BuildState) -> None:
     )
 
 
-def _take_up(connection: Connection, run_id: str, attempts: int, max_attempts: int) -> None:
+def _requeue_or_fail(connection: Connection, run_id: str, attempts: int, max_attempts: int) -> None:
     """A run whose worker is gone: queued again, or ended."""
     if not wanted(connection, run_id):
         _close(connection, run_id, *RUNNING)

@@ -15,7 +15,7 @@ from image_builder.errors import FieldProblem, InvalidRequest
 from service.db import accounts
 from service.db.database import now
 from service.errors import Missing
-from service.web.forms import add_problems, note, options
+from service.web.forms import add_problems, options, record_audit_event
 from service.web.session import begin_session, service, user
 
 LIVES = {"7": "A week", "30": "30 days", "90": "90 days", "365": "A year", "": "For ever"}
@@ -82,7 +82,7 @@ def change_password() -> Any:
     except InvalidRequest as error:
         add_problems(form, error.problems)
         return _page(password_form=form), 400
-    note("password")
+    record_audit_event("password")
     begin_session(accounts.by_id(service().engine, known.id))
     flash("You have another password. Every other session has ended; tokens still work.", "success")
     return redirect(url_for("web.account"))
@@ -109,14 +109,14 @@ def add_token() -> Any:
     except InvalidRequest as error:
         add_problems(form, error.problems)
         return _page(token_form=form), 400
-    note("token", form.name.data)
+    record_audit_event("token", form.name.data)
     return _page(token=token)
 
 
 def revoke_token(token_id: int) -> AnyResponse:
     if not accounts.revoke_token(service().engine, user().id, token_id):
         raise Missing("There is no such token.")
-    note("revoke token", str(token_id))
+    record_audit_event("revoke token", str(token_id))
     flash("The token does not work any more.", "success")
     return redirect(url_for("web.account"))
 

@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from service.db import accounts, runs
 from service.errors import Missing
-from service.web.forms import note
+from service.web.forms import record_audit_event
 from service.web.session import service, user
 from service.workers import registry
 
@@ -61,7 +61,7 @@ def change_user(user_id: int, action: str) -> AnyResponse:
     else:
         values, said = ACTIONS[action]
         accounts.change_user(service().engine, row.name, **values)
-    note(f"user {action}", row.name)
+    record_audit_event(f"user {action}", row.name)
     flash(said.format(row.name), "success")
     return redirect(url_for("web.admin"))
 

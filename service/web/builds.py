@@ -17,7 +17,7 @@ from service.db import builds as db_builds
 from service.db.database import now
 from service.errors import Missing
 from service.logs import follow, protocol
-from service.web.forms import note, page_number
+from service.web.forms import page_number, record_audit_event
 from service.web.session import service, user
 
 PER_PAGE = 20
@@ -110,7 +110,7 @@ def build_log(build_id: str) -> Response:
 def cancel(build_id: str) -> AnyResponse:
     own_build(build_id)
     service().submission.withdraw(build_id)
-    note("cancel", build_id)
+    record_audit_event("cancel", build_id)
     return redirect(url_for("web.build", build_id=build_id))
 
 
@@ -120,7 +120,7 @@ def retry(build_id: str) -> AnyResponse:
     if asked is None:
         return redirect(f"{url_for('web.new_build')}?from={build_id}")
     made = service().submission.submit(asked, user_id=user().id, is_admin=user().is_admin)
-    note("build", made)
+    record_audit_event("build", made)
     return redirect(url_for("web.build", build_id=made))
 
 
@@ -129,7 +129,7 @@ def delete(build_id: str) -> AnyResponse:
     if not db_builds.delete_build(service().engine, build_id):
         flash("The build has not ended: cancel it first.", "warning")
         return redirect(url_for("web.build", build_id=build_id))
-    note("delete", build_id)
+    record_audit_event("delete", build_id)
     flash("The build was deleted.", "success")
     return redirect(url_for("web.builds"))
 

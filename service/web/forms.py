@@ -26,11 +26,11 @@ def options(names: Mapping[str, str]) -> list[SelectChoice]:
     return [SelectChoice(value, label) for value, label in names.items()]
 
 
-def note(action: str, subject: str = "", name: str | None = None) -> None:
+def record_audit_event(action: str, subject: str = "", name: str | None = None) -> None:
     """Who did what. What is done already does not fail because it cannot be noted."""
     who = name or (current_user.name if current_user.is_authenticated else None)
     try:
-        audit_trail.note(
+        audit_trail.record_audit_event(
             service().engine, user=who, action=action, subject=subject, address=request.remote_addr
         )
     except CicError as error:

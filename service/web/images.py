@@ -20,7 +20,7 @@ from image_builder.store.record import ImageRecord
 from service.api.downloads import SENT, sif_answer
 from service.db import builds
 from service.errors import Missing
-from service.web.forms import note, page_number
+from service.web.forms import page_number, record_audit_event
 from service.web.session import service
 
 PER_PAGE = 20
@@ -153,7 +153,7 @@ def _page(one: Shown) -> str:
 def download(filename: str) -> AnyResponse:
     answer, sha256 = sif_answer(filename)
     if request.method == "GET" and answer.status_code in SENT:
-        note("download", f"{filename} {sha256}")
+        record_audit_event("download", f"{filename} {sha256}")
     return answer
 
 

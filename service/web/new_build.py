@@ -17,7 +17,7 @@ from image_builder.request.build_request import LATEST
 from image_builder.request.mpi_gpu import gpu_facts, mpi_facts
 from image_builder.request.parsing import parse_request
 from service.web.builds import own_build
-from service.web.forms import add_problems, note, options
+from service.web.forms import add_problems, options, record_audit_event
 from service.web.session import service, user
 
 MACHINE_FIELDS = ("platform", "architecture", "container_engine", "mpi", "gpu", "gpu_arch")
@@ -110,7 +110,7 @@ def new_build() -> Any:
                 build_id = service().submission.submit(
                     asked, user_id=user().id, is_admin=user().is_admin
                 )
-                note("build", build_id)
+                record_audit_event("build", build_id)
                 return redirect(url_for("web.build", build_id=build_id))
         except CicError as error:
             others, status = _show(error, form), 400

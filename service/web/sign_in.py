@@ -16,7 +16,7 @@ from image_builder.errors import InvalidRequest, Unavailable
 from service.db import accounts
 from service.errors import TooManyFailures
 from service.web import captchas
-from service.web.forms import add_problems, note, recaptcha_keys
+from service.web.forms import add_problems, recaptcha_keys, record_audit_event
 from service.web.session import begin_session, safe_target, service
 
 SIGNUP_WINDOW_S = 3600.0
@@ -103,13 +103,13 @@ def _log_in(form: LoginForm) -> bool:
     if row is None:
         return False
     begin_session(row)
-    note("login")
+    record_audit_event("login")
     return True
 
 
 def logout() -> AnyResponse:
     if current_user.is_authenticated:
-        note("logout")
+        record_audit_event("logout")
         logout_user()
     return redirect(url_for("web.login"))
 
@@ -186,7 +186,7 @@ def _add_user(form: SignupForm) -> bool:
     except InvalidRequest as error:
         add_problems(form, error.problems)
         return False
-    note("signup", name=form.name.data)
+    record_audit_event("signup", name=form.name.data)
     return True
 
 

@@ -88,7 +88,7 @@ class CeleryExecutor:
         self._unsent: queue.Queue[tuple[str, str] | None] = queue.Queue(UNSENT)
         self._thread = threading.Thread(target=self._work, name="broker", daemon=True)
         self._stopped = threading.Event()
-        self._database = registry.Steady()
+        self._database = registry.DatabaseUptime()
 
     def start(self) -> None:
         self._thread.start()

@@ -16,7 +16,7 @@ from config.settings import Settings
 from image_builder import pipeline
 from image_builder.errors import ServiceError
 from image_builder.host import process_guard
-from service.db.database import DatabaseSilent, bring_up_to_date, db, init_database, make_engine
+from service.db.database import DatabaseSilent, db, init_database, make_engine, migrate
 from service.workers.celery_executor import Listener
 from service.workers.pool import TICK_S, BuildPool, PoolMain
 from service.workers.run import BuildImage
@@ -79,9 +79,7 @@ class WorkerMain(PoolMain):
         init_database(app, self._settings.service.database)
         while not self._stops:
             try:
-                bring_up_to_date(
-                    app, self._settings.library.build.tmp_folder / "run" / "migration.lock"
-                )
+                migrate(app, self._settings.library.build.tmp_folder / "run" / "migration.lock")
                 break
             except DatabaseSilent as error:
                 _log.warning("the worker waits: %s", error)

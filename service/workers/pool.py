@@ -49,7 +49,7 @@ from service.memory import share_arenas
 from service.version import VERSION
 from service.workers import registry
 from service.workers.executors import STOP, RunFolder
-from service.workers.registry import Registration, Steady
+from service.workers.registry import DatabaseUptime, Registration
 from service.workers.routing import Abilities
 from service.workers.run import HAND_BACK, BuildImage, Worker
 
@@ -90,7 +90,7 @@ class BuildPool:
         self._build = settings.library.build
         self._is_one_of_many = is_one_of_many
         self._abilities: Abilities | None = None
-        self._database = Steady()
+        self._database = DatabaseUptime()
         self.host = host_name(self._build.tmp_folder)
         self.name = f"{self.host}:{os.getpid()}-{secrets.token_hex(4)}"
         more = {} if build_image is None else {"build_image": build_image}

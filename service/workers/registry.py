@@ -40,7 +40,7 @@ class Registration:
     slots: int
 
 
-class Steady:
+class DatabaseUptime:
     """How long the database has answered without a break, as far as this process asked it.
 
     After it was away all workers are silent: nobody counts as gone before all had time to speak

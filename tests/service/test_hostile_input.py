@@ -1,7 +1,7 @@
 """Ten thousand hostile inputs, the same ones each time: whatever strangers can say, no process is
 started for it and nothing is written, or read, outside of the service's folder.
 
-That requests are refused field by field is tested in tests/unit/test_request.py, with ten thousand
+That requests are refused field by field is tested in tests/unit/request/test_parsing.py, with ten thousand
 more.
 """
 

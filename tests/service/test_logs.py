@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 
 from image_builder.host.secrets import Secret
-from service.db.database import bring_up_to_date, db, init_database
+from service.db.database import db, init_database, migrate
 from service.logs import follow as logs_follow
 from service.logs import protocol
 from service.logs.database import DatabaseLogs
@@ -52,7 +52,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
     url = server.database() if server else f"sqlite:///{tmp_path / 'db.sqlite'}"
     app = Flask("test")
     init_database(app, url)
-    bring_up_to_date(app, tmp_path / "lock")
+    migrate(app, tmp_path / "lock")
     with app.app_context():
         engine = db.engine
     yield DatabaseLogs(engine).of("run")

@@ -18,7 +18,7 @@ from flask import Flask
 from flask_migrate import upgrade
 from sqlalchemy.engine import Engine
 
-from service.db.database import HEAD, MIGRATIONS, bring_up_to_date, db, init_database, writing
+from service.db.database import HEAD, MIGRATIONS, db, init_database, migrate, writing
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.filterwarnings("ignore:Skipped unsupported reflection")
@@ -69,7 +69,7 @@ def test_what_an_earlier_version_wrote_is_kept(revision: str, tmp_path: Path) ->
         upgrade(directory=str(MIGRATIONS), revision=revision)
         before = fill(db.engine)
     assert {"users", "tokens", "runs", "builds", "audit_events", "failed_logins"} <= set(before)
-    bring_up_to_date(app, tmp_path / "lock")
+    migrate(app, tmp_path / "lock")
     with app.app_context(), db.engine.connect() as connection:
         assert (
             connection.scalar(sa.text("SELECT version_num FROM alembic_version"))

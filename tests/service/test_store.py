@@ -22,7 +22,7 @@ from service.db import accounts, tables
 from service.db import builds as db_builds
 from service.db import runs as db_runs
 from service.db.builds import Limits, NewBuild, Outcome
-from service.db.database import MIGRATIONS, bring_up_to_date, db, init_database, now, writing
+from service.db.database import MIGRATIONS, db, init_database, migrate, now, writing
 from service.db.runs import ClaimLost
 
 LIMITS = Limits(queued_builds=1000)
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indir
 def engine(tmp_path: Path, database: str) -> Iterator[Engine]:
     app = Flask("test")
     init_database(app, database)
-    bring_up_to_date(app, tmp_path / "lock")
+    migrate(app, tmp_path / "lock")
     with app.app_context():
         for name in ("ada", "bob"):
             with writing(db.engine) as connection:

@@ -87,8 +87,8 @@ def test_what_is_refused_is_not_told_as_done(
 def test_the_trail_ends_where_the_operator_wants(
     app: Flask, engine: sa.Engine, settings: Settings
 ) -> None:
-    audit_trail.note(engine, user="ada", action="login")
-    audit_trail.note(engine, user="bob", action="login")
+    audit_trail.record_audit_event(engine, user="ada", action="login")
+    audit_trail.record_audit_event(engine, user="bob", action="login")
     with writing(engine) as connection:
         connection.execute(
             db_audit_trail.AUDIT.update()
@@ -121,8 +121,10 @@ def test_the_command(site: Site, app: Flask, engine: sa.Engine) -> None:
             text=True,
         ).stdout.splitlines()
 
-    audit_trail.note(engine, user="ada", action="build", subject="one", address="192.0.2.7")
-    audit_trail.note(engine, user="bob", action="cancel", subject="two")
+    audit_trail.record_audit_event(
+        engine, user="ada", action="build", subject="one", address="192.0.2.7"
+    )
+    audit_trail.record_audit_event(engine, user="bob", action="cancel", subject="two")
     assert [line.split("\t")[1:] for line in audit("--days", "1")] == [
         ["bob", "cancel", "two", "-"],
         ["ada", "build", "one", "192.0.2.7"],

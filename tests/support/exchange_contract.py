@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from image_builder.build.buildcache.mirror import MirrorTool, PackageEntry
 from image_builder.build.buildcache.signing import Signer
-from image_builder.build.buildcache.stores import PackagePlace
-from image_builder.build.buildcache.sync import Exchange
+from image_builder.build.buildcache.stores import BuildCacheStore
+from image_builder.build.buildcache.sync import BuildCacheSync
 from image_builder.errors import BuildFailed, ErrorCode, Unavailable
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import run
@@ -34,12 +34,12 @@ from image_builder.recipe.stages import (
     WANTED_FILE,
 )
 from tests.support.recording import Heard
-from tests.unit.test_packages import Folder, digest_of, lock_of
+from tests.unit.build.buildcache.test_packages_program import Folder, digest_of, lock_of
 
 CACHE = "cic-spack-0123"
 LOCK = lock_of({"glibc": [], "zlib": ["glibc"], "png": ["zlib"]})
 KEY, OTHER_KEY = "a" * 64, "b" * 64
-MakePlace = Callable[[MirrorTool, Path], PackagePlace]
+MakePlace = Callable[[MirrorTool, Path], BuildCacheStore]
 
 
 class FakeStages:
@@ -90,19 +90,19 @@ class FailingStages(FakeStages):
 class FakePlaceAway:
     """A place that nobody reaches."""
 
-    def held(self, wanted: Collection[str]) -> set[str]:
+    def available(self, wanted: Collection[str]) -> set[str]:
         raise Unavailable("the place is away")
 
-    def offer(self, nodes: Collection[str]) -> Path:
+    def pull(self, nodes: Collection[str]) -> Path:
         raise Unavailable("the place is away")
 
     def signature(self, entry: PackageEntry) -> str | None:
         raise Unavailable("the place is away")
 
-    def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
+    def publish(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
         raise Unavailable("the place is away")
 
-    def put_aside(self, nodes: Collection[str]) -> None:
+    def quarantine(self, nodes: Collection[str]) -> None:
         raise Unavailable("the place is away")
 
 
@@ -131,7 +131,7 @@ class Host:
                 timeout_s=60,
                 on_line=self.heard.line,
             )
-            exchange = Exchange(
+            exchange = BuildCacheSync(
                 self.place(tool, workspace.scratch),
                 json.loads(lock),
                 tool=tool,
@@ -140,9 +140,9 @@ class Host:
                 observer=self.heard,
                 signer=None if self.keys is None else Signer(SecretStr(self.keys), cache=CACHE),
             )
-            exchange.bring(again=again)
+            exchange.pull(again=again)
             done = self.folder.run(lock)
-            exchange.fetch()
+            exchange.push()
         return [line for line in done if not line.startswith("began")]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from image_builder.build.buildcache.mirror import MirrorTool
-from image_builder.build.buildcache.stores import PackagePlace, RegistryPlace, described
+from image_builder.build.buildcache.stores import BuildCacheStore, RegistryStore, described
 from image_builder.errors import Unavailable
 from image_builder.host.cancellation import CancelToken
 from image_builder.recipe.stages import FETCH_STAGE
@@ -20,7 +20,7 @@ from tests.conftest import PROJECT
 from tests.support.exchange_contract import *  # noqa: F403  the tests of the contract
 from tests.support.exchange_contract import CACHE, COMPILED, KEY, TAKEN, Host, MakePlace
 from tests.support.site import ImageRegistry, free_port, running_image_registry
-from tests.unit.test_packages import digest_of
+from tests.unit.build.buildcache.test_packages_program import digest_of
 
 pytestmark = pytest.mark.system
 
@@ -48,8 +48,8 @@ def repository(registry: ImageRegistry, tmp_path: Path) -> OciRepository:
 
 
 def placed(repository: OciRepository) -> MakePlace:
-    def made(tool: MirrorTool, scratch: Path) -> PackagePlace:
-        return RegistryPlace(repository, CACHE, scratch=scratch, cancel=CancelToken())
+    def made(tool: MirrorTool, scratch: Path) -> BuildCacheStore:
+        return RegistryStore(repository, CACHE, scratch=scratch, cancel=CancelToken())
 
     return made
 
@@ -71,7 +71,7 @@ def test_nothing_is_published_over_what_came_there_meanwhile(
     before = repository.manifest(tag_of("png"))
     assert before is not None
 
-    class Late(RegistryPlace):
+    class Late(RegistryStore):
         def held(self, wanted: Collection[str]) -> set[str]:
             return set()
 

@@ -74,7 +74,7 @@ class MirrorTool:
         """Copy those of these packages that are sound and that the cache has not."""
         self._run("copy", mirror, cache, nodes=nodes)
 
-    def put_aside(self, cache: Path, nodes: Iterable[str]) -> None:
+    def quarantine(self, cache: Path, nodes: Iterable[str]) -> None:
         """Let nobody find these packages in the cache any more."""
         self._run("aside", cache, nodes=nodes)
 

@@ -33,26 +33,26 @@ _MIRROR_PATH = re.compile(r"(?:build_cache|blobs|v3)(?:/[A-Za-z0-9_+@=,-][A-Za-z
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class PackagePlace(Protocol):
+class BuildCacheStore(Protocol):
     """The built packages of one cache. Raises `Unavailable`, `ProcessFailed` or `OSError` when it
     is away.
     """
 
-    def held(self, wanted: Collection[str]) -> set[str]:
+    def available(self, wanted: Collection[str]) -> set[str]:
         """Which of these packages the place calls its content: some may be broken."""
 
-    def offer(self, nodes: Collection[str]) -> Path:
+    def pull(self, nodes: Collection[str]) -> Path:
         """A mirror with these packages of what was found held last."""
 
     def signature(self, entry: PackageEntry) -> str | None:
         """What an entry of the last offer was signed with."""
 
-    def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
+    def publish(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
         """Publish entries of a mirror with their signatures, each in one step. What is there
         already stays.
         """
 
-    def put_aside(self, nodes: Collection[str]) -> None:
+    def quarantine(self, nodes: Collection[str]) -> None:
         """Let packages of the last offer be published anew."""
 
 
@@ -79,7 +79,7 @@ def _may_be_made(folder: Path) -> bool:
     return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
-class FolderPlace:
+class FolderStore:
     """A folder laid out as a cache mount is (`packages.py` tells), with signatures beside the
     mirror.
 
@@ -89,10 +89,10 @@ class FolderPlace:
     def __init__(self, folder: Path, tool: MirrorTool) -> None:
         self._folder, self._tool = folder, tool
 
-    def held(self, wanted: Collection[str]) -> set[str]:
+    def available(self, wanted: Collection[str]) -> set[str]:
         return set(self._tool.entries(self._folder / "shared", wanted))
 
-    def offer(self, nodes: Collection[str]) -> Path:
+    def pull(self, nodes: Collection[str]) -> Path:
         return self._folder / "shared"
 
     def signature(self, entry: PackageEntry) -> str | None:
@@ -100,7 +100,7 @@ class FolderPlace:
             return self._signature_file(entry).read_text("ascii")
         return None
 
-    def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
+    def publish(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
         for entry, signature in entries.items():
             if signature is not None:
                 path = self._signature_file(entry)
@@ -110,14 +110,14 @@ class FolderPlace:
                 temporary.replace(path)
         self._tool.copy(mirror, self._folder, [entry.node for entry in entries])
 
-    def put_aside(self, nodes: Collection[str]) -> None:
-        self._tool.put_aside(self._folder, nodes)
+    def quarantine(self, nodes: Collection[str]) -> None:
+        self._tool.quarantine(self._folder, nodes)
 
     def _signature_file(self, entry: PackageEntry) -> Path:
         return self._folder / "signatures" / f"{entry.node}-{entry.spec_sha256}"
 
 
-class RegistryPlace:
+class RegistryStore:
     """A repository in which every package is an artifact: tag `<cache>.<package>`, a layer for each
     file.
 
@@ -134,7 +134,7 @@ class RegistryPlace:
         self._held: dict[str, Manifest] = {}
         self._refused: set[str] = set()
 
-    def held(self, wanted: Collection[str]) -> set[str]:
+    def available(self, wanted: Collection[str]) -> set[str]:
         nodes = sorted(wanted)
         with ThreadPoolExecutor(READERS) as pool:
             manifests = list(pool.map(self._manifest, nodes))
@@ -143,7 +143,7 @@ class RegistryPlace:
         }
         return set(self._held)
 
-    def offer(self, nodes: Collection[str]) -> Path:
+    def pull(self, nodes: Collection[str]) -> Path:
         with ThreadPoolExecutor(READERS) as pool:
             list(pool.map(self._download, nodes))
         return self._mirror
@@ -152,14 +152,14 @@ class RegistryPlace:
         said = _annotations(self._held[entry.node].content).get(SIGNATURE)
         return said if isinstance(said, str) else None
 
-    def put(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
+    def publish(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
         for entry, signature in entries.items():
             self._cancel.check()
             there = self._repository.manifest(self._tag(entry.node))
             if there is None or there.digest in self._refused:
                 self._upload(mirror, entry, signature)
 
-    def put_aside(self, nodes: Collection[str]) -> None:
+    def quarantine(self, nodes: Collection[str]) -> None:
         for node in nodes:
             manifest = self._held[node]
             self._refused.add(manifest.digest)

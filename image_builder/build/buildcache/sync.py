@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from image_builder.build.buildcache.mirror import MirrorTool, PackageEntry, read_list
 from image_builder.build.buildcache.signing import Signer
-from image_builder.build.buildcache.stores import PackagePlace
+from image_builder.build.buildcache.stores import BuildCacheStore
 from image_builder.errors import BuildFailed, LimitReached, Unavailable
 from image_builder.host.process import ProcessFailed
 from image_builder.host.workspace import Workspace
@@ -38,14 +38,14 @@ class RunStage(Protocol):
     ) -> None: ...
 
 
-class Exchange:
+class BuildCacheSync:
     """The packages of one lock, between `place` and the mount. With a `signer`, nothing is taken
     that is not signed.
     """
 
     def __init__(
         self,
-        place: PackagePlace,
+        place: BuildCacheStore,
         lock: Mapping[str, Any],
         *,
         signer: Signer | None,
@@ -60,7 +60,7 @@ class Exchange:
             node for node, fields in lock["concrete_specs"].items() if not fields.get("external")
         }
 
-    def bring(self, *, again: bool = False) -> None:
+    def pull(self, *, again: bool = False) -> None:
         """From the place into the mount, what this build needs; what is broken there, or not
         signed, is put aside.
 
@@ -71,7 +71,7 @@ class Exchange:
             in_mount = self._in_mount()
             if again:
                 self._missing -= in_mount
-            in_place = self._place.held(self._missing) if self._missing else set()
+            in_place = self._place.available(self._missing) if self._missing else set()
             sound = self._taken(self._workspace.scratch / "brought", in_place - in_mount)
             if sound:
                 self._run(
@@ -82,7 +82,7 @@ class Exchange:
                 )
             self._missing -= sound | in_place & in_mount
 
-    def fetch(self) -> None:
+    def push(self) -> None:
         """From the mount into the place, what this build needed and the place had not."""
         if not self._missing:
             return
@@ -94,7 +94,7 @@ class Exchange:
                 for entry in self._tool.entries(fetched, self._missing).values()
                 if entry is not None
             ]
-            self._place.put(
+            self._place.publish(
                 fetched,
                 {entry: self._signer.sign(entry) if self._signer else None for entry in made},
             )
@@ -111,7 +111,7 @@ class Exchange:
         """
         if not nodes:
             return set()
-        self._tool.copy(self._place.offer(nodes), staged, nodes)
+        self._tool.copy(self._place.pull(nodes), staged, nodes)
         sound = set()
         for node, entry in self._tool.entries(staged / "shared", nodes).items():
             if entry is not None and self._is_signed(entry):
@@ -124,7 +124,7 @@ class Exchange:
                 f"Warning: {len(bad)} packages of spack_cache are broken or not signed, and are put "
                 f"aside: {', '.join(sorted(bad)[:10])}"
             )
-            self._place.put_aside(bad)
+            self._place.quarantine(bad)
         return sound
 
     def _is_signed(self, entry: PackageEntry) -> bool:

@@ -233,7 +233,9 @@ class Mirror:
         """Everything below a tree that is `wanted`, in order of path. Raises `trees.BadTree` past
         the limits.
         """
-        return self._apart(lambda repo: objects.entries_below(repo, tree, limits, wanted, cancel))
+        return self._with_private_repo(
+            lambda repo: objects.entries_below(repo, tree, limits, wanted, cancel)
+        )
 
     def write(
         self, entries: Sequence[Entry], destination: Path, cancel: CancelToken | None = None
@@ -253,7 +255,7 @@ class Mirror:
             except trees.Changed as error:
                 raise Damaged(f"{error} is not what its hash says") from error
 
-        self._apart(write)
+        self._with_private_repo(write)
 
     # References, kept in a file beside the objects
 
@@ -452,9 +454,9 @@ class Mirror:
                 return question(self._opened())
 
     def _read_or_remake(self, question: Callable[[Repo], _T]) -> _T:
-        return self._healed(lambda: self._read(question))
+        return self._rebuilding_if_corrupt(lambda: self._read(question))
 
-    def _apart(self, question: Callable[[Repo], _T]) -> _T:
+    def _with_private_repo(self, question: Callable[[Repo], _T]) -> _T:
         """Ask a repository of its own, so that long reading holds nobody up. `question` names its
         reading errors.
         """
@@ -463,9 +465,9 @@ class Mirror:
             with contextlib.closing(objects.open_repository(self.folder)) as repo:
                 return question(repo)
 
-        return self._healed(ask)
+        return self._rebuilding_if_corrupt(ask)
 
-    def _healed(self, ask: Callable[[], _T]) -> _T:
+    def _rebuilding_if_corrupt(self, ask: Callable[[], _T]) -> _T:
         """Ask; if the mirror is damaged, make it anew and ask once more."""
         with contextlib.suppress(Damaged):
             return ask()

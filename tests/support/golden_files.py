@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).resolve().parents[1] / "unit" / "golden"
 
 
 def assert_golden(name: str, text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from image_builder.build.failures.buildx_log import failed_step
 from image_builder.build.failures.classify import CONVERT, PUSH, Cause, classify
 from image_builder.build.failures.excerpts import MAX_LINES
 from image_builder.errors import ErrorCode
+from tests.conftest import PROJECT
 
-CORPUS = Path(__file__).parent.parent / "data" / "failures"
+CORPUS = PROJECT / "tests" / "data" / "failures"
 NAMES = sorted(path.stem for path in CORPUS.glob("*.log"))
 
 

@@ -19,9 +19,10 @@ import pytest
 from image_builder.recipe import slim
 from image_builder.recipe.slim import Report, SlimFailed
 from image_builder.request.parsing import parse_request
-from tests.unit.planning import base, described
+from tests.conftest import PROJECT
+from tests.support.planning import base, described
 
-RECIPE = Path(slim.__file__).parent / "recipes" / "1"
+RECIPE = PROJECT / "image_builder" / "recipes" / "1"
 MACHINE = {"platform": "linux/amd64", "container_engine": "docker"}
 
 
@@ -87,7 +88,7 @@ def test_who_decides(
 def test_the_runtime_base_is_of_the_same_release(
     own: dict[str, str], other: dict[str, str], words: str
 ) -> None:
-    reason = slim.why_not_on(base(**own), base(**other))
+    reason = slim.incompatibility(base(**own), base(**other))
     assert words in reason and bool(reason) is bool(words)
 
 

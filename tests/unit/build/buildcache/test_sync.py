@@ -12,13 +12,13 @@ from pydantic import SecretStr
 
 from image_builder.build.buildcache.mirror import MirrorTool, PackageEntry
 from image_builder.build.buildcache.signing import Signer
-from image_builder.build.buildcache.stores import FolderPlace, PackagePlace, described
+from image_builder.build.buildcache.stores import BuildCacheStore, FolderStore, described
 from image_builder.errors import ServiceError
 from image_builder.recipe.stages import FETCH_STAGE, LOOK_STAGE
 from image_builder.settings import BuildSettings, RegistrySettings
 from tests.support.exchange_contract import *  # noqa: F403  the tests of the contract
 from tests.support.exchange_contract import CACHE, COMPILED, KEY, OTHER_KEY, TAKEN, Host, MakePlace
-from tests.unit.test_packages import digest_of
+from tests.unit.build.buildcache.test_packages_program import digest_of
 
 ENTRY = PackageEntry(
     node="n" * 32,
@@ -35,8 +35,8 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def place(site: Path) -> MakePlace:
-    def made(tool: MirrorTool, scratch: Path) -> PackagePlace:
-        return FolderPlace(site, tool)
+    def made(tool: MirrorTool, scratch: Path) -> BuildCacheStore:
+        return FolderStore(site, tool)
 
     return made
 
@@ -75,7 +75,7 @@ def test_what_was_changed_with_its_checksum_is_not_taken(
     shutil.copytree(site, unsigned)
     signature.rename(signature.with_name(f"{digest_of('png')}-{'0' * 64}"))
     assert Host(tmp_path / "other", place, keys=KEY).build() == ["took zlib", "compiled png"]
-    assert Host(tmp_path / "trusting", lambda tool, _: FolderPlace(unsigned, tool)).build() == TAKEN
+    assert Host(tmp_path / "trusting", lambda tool, _: FolderStore(unsigned, tool)).build() == TAKEN
 
 
 def test_without_anything_to_bring_no_step_brings(tmp_path: Path, place: MakePlace) -> None:

@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import PROJECT
 
 PROGRAM = PROJECT / "image_builder" / "recipes" / "1" / "packages.py"
-FAKE = Path(__file__).parent / "fake_spack.py"
+FAKE = Path(__file__).with_name("fake_spack.py")
 LAYOUTS = ("build_cache", "v3")
 pytestmark = pytest.mark.timeout(120)
 program = runpy.run_path(str(PROGRAM))

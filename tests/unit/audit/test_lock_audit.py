@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from image_builder.audit.lock_audit import Verdict, audit
 from image_builder.spack.lockfile import UnreadableLock
+from tests.conftest import PROJECT
 
-LOCKS = Path(__file__).parent.parent / "data" / "locks"
+LOCKS = PROJECT / "tests" / "data" / "locks"
 OPENMPI: dict[str, Any] = {
     "target": "haswell",
     "mpi": "openmpi@4",

@@ -22,6 +22,7 @@ from image_builder.store import folder as store_folder
 from image_builder.store.folder import ImageStore
 from image_builder.store.image_store import open_images
 from image_builder.store.record import ImageRecord
+from tests.conftest import PROJECT
 from tests.support.images_contract import *  # noqa: F403  the tests of the contract
 from tests.support.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
 
@@ -245,14 +246,14 @@ def test_a_name_always_means_a_whole_file_while_many_processes_replace_it(
 
 def test_a_publisher_that_is_killed_anywhere_leaves_no_broken_name(store: ImageStore) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.unit.test_storage import _publish_often\n"
+        "import sys; from pathlib import Path; from tests.unit.store.test_store import _publish_often\n"
         "print('ready', flush=True); _publish_often(Path(sys.argv[1]), int(sys.argv[2]), 10**6)\n"
     )
     for number in range(8):
         writer = subprocess.Popen(
             [sys.executable, "-c", code, str(store.root), str(number)],
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parents[2],
+            cwd=PROJECT,
             env={**os.environ, "PYTHONPATH": "."},
         )
         assert writer.stdout is not None and writer.stdout.readline()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from image_builder.errors import BadDescription, ErrorCode
 from image_builder.sources.description import parse_description
-from tests.unit.planning import CORPUS, FILE, corpus, described
+from tests.support.planning import CORPUS, FILE, corpus, described
 
 
 def refusal(text: str) -> BadDescription:

@@ -9,8 +9,8 @@ import yaml
 
 from image_builder.errors import BadDescription, ErrorCode, InvalidRequest, UserError
 from image_builder.recipe.environment import Environment, compose
-from tests.unit.golden_files import assert_golden
-from tests.unit.planning import base, composed, corpus, described, machine
+from tests.support.golden_files import assert_golden
+from tests.support.planning import base, composed, corpus, described, machine
 
 RELEASES = [(0, 19, 2), (0, 23, 1), (1, 1, 0)]
 MACHINES: dict[str, dict[str, Any]] = {

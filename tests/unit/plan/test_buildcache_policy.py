@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from image_builder.build.concretization_cache import Locks
-from image_builder.plan.buildcache_policy import pushes_by_itself, why_not_shared
-from image_builder.plan.identity import cache_name, lock_key
+from image_builder.build.concretization_cache import ConcretizationCache
+from image_builder.plan.buildcache_policy import incompatibility, pushes_by_itself
+from image_builder.plan.identity import cache_name, concretization_key
 from image_builder.plan.inputs import Inputs
 from image_builder.recipe.environment import Environment, compose
 from image_builder.sources.software_catalogue import PinnedCatalogue
 from image_builder.sources.step import StepRef
-from tests.unit.planning import base, described, request
+from tests.support.planning import base, described, request
 
 PLATFORM = "linux/amd64"
 TEXT = "apt: [jq]\nspack:\n  specs: [lz4]\n"
@@ -41,7 +41,7 @@ def environment(text: str = TEXT, **machine: str) -> Environment:
 
 
 def names(one: Environment, pinned: Inputs) -> tuple[str, str]:
-    return cache_name(one, pinned, PLATFORM), lock_key(one, pinned, PLATFORM)
+    return cache_name(one, pinned, PLATFORM), concretization_key(one, pinned, PLATFORM)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_specs_that_run_code_of_the_workflows_choosing_see_no_cache(
     fields: dict[str, Any], reason: str
 ) -> None:
     lock = {"concrete_specs": {"a" * 32: node(**fields)}}
-    assert reason in (why_not_shared(environment(), lock, (0, 23, 1)) or "")
+    assert reason in (incompatibility(environment(), lock, (0, 23, 1)) or "")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_specs_that_run_code_of_the_workflows_choosing_see_no_cache(
 )
 def test_plain_specs_see_it(fields: dict[str, Any]) -> None:
     assert (
-        why_not_shared(environment(), {"concrete_specs": {"a" * 32: node(**fields)}}, (0, 23, 1))
+        incompatibility(environment(), {"concrete_specs": {"a" * 32: node(**fields)}}, (0, 23, 1))
         is None
     )
 
@@ -140,14 +140,14 @@ def test_an_external_that_names_programs_sees_no_cache() -> None:
         "spack:\n  specs: [lz4]\n  packages:\n    cmake:\n      externals:\n      - spec: cmake@3.25\n"
         "        prefix: /usr\n"
     )
-    assert why_not_shared(environment(text), {}, (0, 23)) is None
+    assert incompatibility(environment(text), {}, (0, 23)) is None
     more = text + "        extra_attributes:\n          compilers:\n            c: /opt/any/cc\n"
-    assert "cmake" in (why_not_shared(environment(more), {}, (0, 23)) or "")
+    assert "cmake" in (incompatibility(environment(more), {}, (0, 23)) or "")
 
 
 @pytest.mark.parametrize("version", [None, (0, 18, 1)])
 def test_older_releases_have_no_cache(version: tuple[int, ...] | None) -> None:
-    assert why_not_shared(environment(), {}, version)
+    assert incompatibility(environment(), {}, version)
 
 
 @pytest.mark.parametrize(
@@ -157,28 +157,28 @@ def test_older_releases_have_no_cache(version: tuple[int, ...] | None) -> None:
 def test_releases_that_do_not_push_by_themselves_are_helped(
     version: tuple[int, ...], by_itself: bool
 ) -> None:
-    assert why_not_shared(environment(), {}, version) is None
+    assert incompatibility(environment(), {}, version) is None
     assert pushes_by_itself(version) is by_itself
 
 
 def test_locks_are_kept_and_forgotten(tmp_path: Path) -> None:
-    locks = Locks(tmp_path / "locks")
+    locks = ConcretizationCache(tmp_path / "locks")
     assert locks.get("a") is None
     locks.keep("a", '{"roots": []}')
-    assert Locks(tmp_path / "locks").get("a") == '{"roots": []}'
+    assert ConcretizationCache(tmp_path / "locks").get("a") == '{"roots": []}'
     locks.forget("a")
     assert locks.get("a") is None
 
 
 def test_a_lock_that_was_cut_is_none(tmp_path: Path) -> None:
-    locks = Locks(tmp_path)
+    locks = ConcretizationCache(tmp_path)
     locks.keep("a", '{"roots": [')
     assert locks.get("a") is None
 
 
 def test_locks_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("image_builder.build.concretization_cache.MAX_LOCKS", 3)
-    locks = Locks(tmp_path)
+    locks = ConcretizationCache(tmp_path)
     for number in range(6):
         locks.keep(str(number), "{}")
     assert len(list(tmp_path.iterdir())) == 3

@@ -347,7 +347,7 @@ def test_a_daemon_that_is_not_on_a_socket_is_asked_for_an_archive(
 
 
 def test_the_origin_in_a_sif_is_the_image_and_not_the_empty_archive() -> None:
-    renamed = streaming.Renamed("empty.tar", "demo:1")
+    renamed = streaming.OriginRewriter("empty.tar", "demo:1")
     assert renamed.in_file(
         ".singularity.d/Singularity", b"bootstrap: docker-archive\nfrom: empty.tar\n\n"
     ) == (b"bootstrap: docker-daemon\nfrom: demo:1\n\n")

@@ -19,10 +19,11 @@ from image_builder.recipe.environment import compose
 from image_builder.recipe.slim import FIRST_LINES_FILE
 from image_builder.recipe.stages import LATEST_RECIPE, LOCK_FILE, WANTED_FILE
 from image_builder.request.parsing import parse_request
-from tests.unit.golden_files import assert_golden
-from tests.unit.planning import base, corpus, described, request
+from tests.conftest import PROJECT
+from tests.support.golden_files import assert_golden
+from tests.support.planning import base, corpus, described, request
 
-RECIPES = Path(__file__).resolve().parents[2] / "image_builder" / "recipes"
+RECIPES = PROJECT / "image_builder" / "recipes"
 
 
 def rendered(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,9 @@ import pytest
 from image_builder.recipe import labels
 from image_builder.recipe.environment import Environment
 from image_builder.request.parsing import parse_request
+from tests.conftest import PROJECT
 
-LOCKS = Path(__file__).parent.parent / "data" / "locks"
+LOCKS = PROJECT / "tests" / "data" / "locks"
 REQUEST = {
     "machine": {
         "platform": "linux/amd64",

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_builder.sif import tar_filter
-from image_builder.sif.tar_filter import Broken, Filter, Report, Unfit
+from image_builder.sif.tar_filter import CorruptArchive, Filter, Report, UnsupportedArchive
 
 FORMATS = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
 
@@ -206,7 +206,7 @@ def test_no_cut_stream_is_taken_for_a_whole_one(
         len(archive.rstrip(b"\0")) // 512 * 512 + 512
     )  # the last block that holds something, and then the end
     cut = data.draw(st.integers(0, whole + 512))
-    with pytest.raises(Broken):
+    with pytest.raises(CorruptArchive):
         filtered(archive[:cut])
 
 
@@ -216,7 +216,7 @@ def test_no_stream_cut_at_an_edge_of_a_member_is_taken_for_a_whole_one() -> None
     )
     end = len(archive.rstrip(b"\0")) // 512 * 512 + 512
     for cut in range(0, end + 1024, 512):
-        with pytest.raises(Broken):
+        with pytest.raises(CorruptArchive):
             filtered(archive[:cut])
     assert filtered(archive[: end + 1024])[1].entries == 3
 
@@ -377,7 +377,7 @@ def test_additions_come_last_and_only_where_nothing_is_yet() -> None:
 
 
 def test_additions_do_not_climb_over_a_link_of_the_image() -> None:
-    with pytest.raises(Unfit, match="var/tmp"):
+    with pytest.raises(UnsupportedArchive, match="var/tmp"):
         filtered(
             tar([Entry("var", tarfile.SYMTYPE, link="elsewhere")]),
             tar([folder("var"), folder("var/tmp")]),
@@ -389,71 +389,71 @@ def test_additions_do_not_climb_over_a_link_of_the_image() -> None:
 
 @pytest.mark.parametrize("name", sorted(tar_filter.RESERVED))
 def test_an_image_that_holds_what_singularity_makes_is_refused(name: bytes) -> None:
-    with pytest.raises(Unfit, match="already has"):
+    with pytest.raises(UnsupportedArchive, match="already has"):
         filtered(tar([folder(name.decode())]))
 
 
 @pytest.mark.parametrize("kind", [b"7", b"V", b"M", b"D", b"g", b"A", b"\x80"])
 def test_an_entry_of_an_unknown_type_is_refused(kind: bytes) -> None:
-    with pytest.raises(Unfit, match="unknown type"):
+    with pytest.raises(UnsupportedArchive, match="unknown type"):
         filtered(patched(tar([Entry("a")], tarfile.GNU_FORMAT), 156, kind))
 
 
 @pytest.mark.parametrize("second", [Entry("a"), folder("a"), Entry("./a", content=b"2")])
 def test_a_name_that_comes_twice_is_refused(second: Entry) -> None:
-    with pytest.raises(Unfit, match="twice"):
+    with pytest.raises(UnsupportedArchive, match="twice"):
         filtered(tar([Entry("a"), second]))
 
 
 @pytest.mark.parametrize("name", ["../a", "a/../b", "a//b", "a/./b", "/etc/../a", "a/.."])
 def test_a_name_that_is_no_plain_path_is_refused(name: str) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(UnsupportedArchive):
         filtered(tar([folder("a"), Entry(name)]))
 
 
 @pytest.mark.parametrize("parent", [[], [Entry("a")], [Entry("a", tarfile.SYMTYPE, link="b")]])
 def test_an_entry_without_its_folder_is_refused(parent: list[Entry]) -> None:
-    with pytest.raises(Unfit, match="not in a folder"):
+    with pytest.raises(UnsupportedArchive, match="not in a folder"):
         filtered(tar([*parent, Entry("a/b")]))
 
 
 @pytest.mark.parametrize("before", [[], [folder("b")], [folder("etc"), Entry("etc/hosts")]])
 def test_a_hard_link_to_what_is_not_there_is_refused(before: list[Entry]) -> None:
     target = before[-1].name if before else "b"
-    with pytest.raises(Unfit, match="links to"):
+    with pytest.raises(UnsupportedArchive, match="links to"):
         filtered(tar([*before, Entry("a", tarfile.LNKTYPE, link=target)]))
 
 
 def test_a_body_where_none_belongs_is_refused() -> None:
     archive = tar([Entry("a", content=b"x" * 512)], tarfile.GNU_FORMAT)
-    with pytest.raises(Unfit, match="body"):
+    with pytest.raises(UnsupportedArchive, match="body"):
         filtered(patched(archive, 156, b"2"))
 
 
 def test_an_extension_with_an_unknown_key_is_refused() -> None:
-    with pytest.raises(Unfit, match="unknown key"):
+    with pytest.raises(UnsupportedArchive, match="unknown key"):
         filtered(tar([Entry("a", pax=(("VENDOR.thing", "1"),))]))
 
 
 def test_an_enormous_extension_is_refused() -> None:
-    with pytest.raises(Unfit, match="1 MB"):
+    with pytest.raises(UnsupportedArchive, match="1 MB"):
         filtered(tar([Entry("a", pax=(("SCHILY.xattr.user.x", "y" * 2 * 1024**2),))]))
 
 
 def test_a_wrong_checksum_is_found() -> None:
-    with pytest.raises(Broken, match="checksum"):
+    with pytest.raises(CorruptArchive, match="checksum"):
         filtered(patched(tar([Entry("a")]), 100, b"0000777", fix_checksum=False))
 
 
 @pytest.mark.parametrize("size", [b"nonsense\0\0\0\0", b"\xff" * 12])
 def test_a_size_that_is_none_is_found(size: bytes) -> None:
-    with pytest.raises(Broken):
+    with pytest.raises(CorruptArchive):
         filtered(patched(tar([Entry("a")], tarfile.GNU_FORMAT), 124, size))
 
 
 @pytest.mark.parametrize("stream", [b"", bytes(1024), bytes(10240), b"no tar at all" * 100])
 def test_a_stream_without_a_file_is_refused(stream: bytes) -> None:
-    with pytest.raises(Broken):
+    with pytest.raises(CorruptArchive):
         filtered(stream)
 
 
@@ -461,7 +461,7 @@ def test_only_padding_may_follow_the_end() -> None:
     archive = tar([Entry("a")])
     assert filtered(archive + bytes(5_000_000))[1].entries == 1
     for rest in (b"x", bytes(3_000_000) + b"x", tar([Entry("b")])):
-        with pytest.raises(Broken, match="end"):
+        with pytest.raises(CorruptArchive, match="end"):
             filtered(archive + rest)
 
 
@@ -472,7 +472,7 @@ def test_noise_in_a_stream_never_raises_anything_else(noise: bytes, position: in
     changed = archive[:position] + noise + archive[position + len(noise) :]
     try:
         written, _ = filtered(changed)
-    except (Unfit, Broken):
+    except (UnsupportedArchive, CorruptArchive):
         return
     read(written)
 

@@ -12,7 +12,7 @@ from image_builder.docker import daemon
 from image_builder.errors import CicError, ErrorCode, LimitReached
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, Completed, LineSink, ProcessFailed
-from tests.unit.planning import machine
+from tests.support.planning import machine
 
 WORDS = ("python3", "--version")
 
@@ -117,4 +117,4 @@ def test_how_it_ends(end: CicError | int, code: ErrorCode, removed: list[str]) -
 def test_what_this_host_cannot_execute_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke_test.compilers, "host_warning", lambda target: "too new")
     monkeypatch.setattr(smoke_test.compilers, "is_emulated", lambda target: False)
-    assert smoke_test.why_not_here("sha256:abc", machine()) == "too new"
+    assert smoke_test.incompatibility("sha256:abc", machine()) == "too new"

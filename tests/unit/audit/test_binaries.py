@@ -17,8 +17,9 @@ import pytest
 from image_builder.audit import binaries
 from image_builder.audit.binaries import UnreadableInventory, audit_files, features_of
 from image_builder.audit.lock_audit import Check, Verdict
+from tests.conftest import PROJECT
 
-SCRIPT = Path(binaries.__file__).parent / "recipes" / "1" / "inventory.py"
+SCRIPT = PROJECT / "image_builder" / "recipes" / "1" / "inventory.py"
 NONE = Verdict(checks=(), problems=())
 X86 = bytes.fromhex("7f454c46020101" + "00" * 9 + "03003e00") + bytes(44)
 ARM = bytes.fromhex("7f454c46020101" + "00" * 9 + "0300b700") + bytes(44)

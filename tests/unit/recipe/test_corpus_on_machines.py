@@ -12,7 +12,7 @@ from image_builder.errors import ErrorCode, InvalidRequest, UserError
 from image_builder.recipe.environment import Environment, compose
 from image_builder.request.machines import load_machines
 from image_builder.request.parsing import parse_request
-from tests.unit.planning import base, corpus, described
+from tests.support.planning import base, corpus, described
 
 MACHINES = load_machines()
 RELEASES = {"0.19": (0, 19, 2), "0.23": (0, 23, 1), "1.1": (1, 1, 0)}
