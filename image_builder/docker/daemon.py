@@ -162,11 +162,10 @@ def find_by_identity(identity: str, *, named: bool = False) -> str | None:
     a name, too.
     """
     with daemon() as client:
-        found = client.images.list(filters={"label": f"{IDENTITY_LABEL}={identity}"})
-    passed = sorted(
-        (image for image in found if image.tags or not named), key=lambda image: not image.tags
-    )
-    return str(passed[0].id) if passed else None
+        found = client.api.images(filters={"label": f"{IDENTITY_LABEL}={identity}"})
+    names = {str(image["Id"]): _without_none(image.get("RepoTags")) for image in found}
+    named_first = sorted(names, key=lambda image: not names[image])
+    return next((image for image in named_first if names[image] or not named), None)
 
 
 def image_bytes(image: str) -> int | None:

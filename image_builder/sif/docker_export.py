@@ -130,11 +130,11 @@ def sweep() -> int:
             if _is_dead(container["Labels"][REPOSITORY]):
                 _remove_container(client, container["Id"])
                 removed += 1
-        for image in client.images.list(REPOSITORY):
-            for reference in image.tags:
+        for image in client.api.images(REPOSITORY):
+            for reference in image.get("RepoTags") or ():
                 repository, _, tag = reference.partition(":")
                 if repository == REPOSITORY and _is_dead(tag):
-                    _untag(client, image.id, reference)
+                    _untag(client, image["Id"], reference)
                     removed += 1
     return removed
 

@@ -12,9 +12,12 @@ def remove_images(site: Site) -> None:
 
 
 def remove_tags(prefix: str) -> None:
-    """Remove the images' names that begin so, also of images that a container uses."""
+    """Remove the images' names that begin so, also of images that a container uses.
+
+    `client.images.list` would look at each image, of which other tests remove some meanwhile.
+    """
     with daemon.daemon() as client:
-        for image in client.images.list():
-            for tag in image.tags:
+        for image in client.api.images():
+            for tag in image.get("RepoTags") or ():
                 if tag.startswith(prefix):
                     client.images.remove(tag, force=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import docker.errors
@@ -20,6 +23,7 @@ from image_builder.docker import buildx
 from image_builder.docker import daemon as our_docker
 from image_builder.docker.daemon import DaemonImage
 from image_builder.host.process import run
+from image_builder.sif import docker_export
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
 from service.cleanup import Cleanup
@@ -28,6 +32,7 @@ from service.db.database import make_engine
 from tests.support.site import Site, running_service
 
 pytestmark = pytest.mark.system
+EMPTY_TAR = bytes(10240)
 
 
 class Daemon:
@@ -71,7 +76,7 @@ class Daemon:
 
     def left(self) -> set[str]:
         with our_docker.daemon() as client:
-            there = {image.id for image in client.images.list(all=True)}
+            there = {image["Id"] for image in client.api.images(all=True)}
         return {title for title, image in self.made.items() if image in there}
 
     def remove(self) -> None:
@@ -221,6 +226,32 @@ def test_all_names_of_an_image_go_together(daemon: Daemon) -> None:
         client.images.get(f"{daemon.prefix}/one:1")
     gone: DaemonImage = found
     assert our_docker.remove_made_image(gone)
+
+
+def test_images_that_go_while_one_looks_are_no_fault() -> None:
+    """Builds and tests elsewhere on the machine remove images at any time."""
+    identity, name = f"sha256:{secrets.token_hex(32)}", f"cic-test-going-{secrets.token_hex(4)}"
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        with our_docker.daemon() as client:
+            for _ in range(40):
+                made = client.api.import_image_from_data(
+                    EMPTY_TAR,
+                    repository=name,
+                    changes=[f"LABEL {our_docker.IDENTITY_LABEL}={identity}"],
+                )
+                client.api.tag(name, docker_export.REPOSITORY, secrets.token_hex(4))
+                client.images.remove(json.loads(made)["status"], force=True)
+        done.set()
+
+    with ThreadPoolExecutor(1) as executor:
+        coming = executor.submit(come_and_go)
+        while not done.is_set() and not coming.done():
+            our_docker.find_by_identity(identity)
+            docker_export.sweep()
+        coming.result()
+    assert our_docker.find_by_identity(identity) is None
 
 
 def test_the_build_cache_is_measured_and_what_fits_is_left_alone(

@@ -79,9 +79,9 @@ def test_a_private_base_and_a_push_elsewhere_have_credentials_of_their_own(
 def forget(host: str) -> None:
     """Remove what was pulled from a registry."""
     with daemon.daemon() as client:
-        for image in client.images.list():
-            if any(digest.startswith(f"{host}/") for digest in image.attrs["RepoDigests"]):
-                client.images.remove(image.id)
+        for image in client.api.images():
+            if any(digest.startswith(f"{host}/") for digest in image.get("RepoDigests") or ()):
+                client.images.remove(image["Id"])
 
 
 def publish(image: str, name: str, site: Site, folder: Path) -> None:
