@@ -8,15 +8,17 @@ export PATH
 PYTEST = .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: demo setup setup-test test test-cluster test-endurance lint clean help
+.PHONY: demo setup setup-test test test-unit test-cluster test-endurance lint check clean help
 
 help:
 	@echo "make demo            install, start the service, build an example image and run it"
 	@echo "make test            install, then all tests but the long ones (PYTEST_ARGS are handed on)"
+	@echo "make test-unit       the library's and the settings' tests alone, without the slow ones"
+	@echo "make check           what CI runs: the lint, then the tests"
 	@echo "make test-cluster    several hosts in network namespaces; the service on PostgreSQL, and all kinds of storage"
 	@echo "make test-endurance  the long ones: endurance and kill tests"
 	@echo "make setup           only install what the service needs; setup-test: what tests need too"
-	@echo "make lint            ruff, mypy and shellcheck"
+	@echo "make lint            ruff, its formatter, mypy and shellcheck"
 	@echo "make clean           stop the demo; remove what it and the tests made here (not installed packages)"
 
 demo:
@@ -28,8 +30,14 @@ setup:
 setup-test:
 	@scripts/setup --tests
 
+# Three processes on two cores: of the tests on real parts, which two of them run, much is waiting.
 test: setup-test
-	@$(PYTEST) -n 2 --dist loadgroup -m "not endurance and not cluster"
+	@$(PYTEST) -n 3 --dist loadgroup -m "not endurance and not cluster"
+
+test-unit: setup-test
+	@$(PYTEST) -n 2 -m "not endurance and not slow" tests/unit
+
+check: lint test
 
 test-cluster: setup-test
 	@$(PYTEST) -m cluster tests/cluster
@@ -40,8 +48,9 @@ test-endurance: setup-test
 
 lint: setup-test
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	@! command -v shellcheck >/dev/null || shellcheck $$(grep -lE '^#!.*(bash|sh)$$' scripts/*) scripts/lib.sh .ci/run cic_cli
+	shellcheck $$(grep -lE '^#!.*(bash|sh)$$' scripts/*) scripts/lib.sh .ci/run cic_cli
 
 clean:
 	@scripts/demo --stop

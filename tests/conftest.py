@@ -62,21 +62,47 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+OWN_IMAGES = frozenset(
+    {
+        "test_cancel.py",
+        "test_conversion.py",
+        "test_deploy.py",
+        "test_hostile_description.py",
+        "test_isolation.py",
+        "test_kills.py",
+        "test_limits.py",
+        "test_mod_wsgi.py",
+        "test_nothing_lost.py",
+        "test_oras.py",
+        "test_package_registry.py",
+        "test_spack_standin.py",
+    }
+)
+"""Modules of tests/system whose steps and images no other module has."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on real parts share the machine's Docker: of several processes one runs them all, in
-    their order.
+    """Tests on real parts share the machine's Docker: two processes run them, each its group in the
+    order of its files.
+
+    A group's modules must not run at the same time: many build the same step, and one would find
+    the image of another, or test_conversion would sweep what test_deploy converts elsewhere.
     """
     for item in items:
         if item.path.is_relative_to(PROJECT / "tests" / "system"):
-            item.add_marker(pytest.mark.xdist_group("machine"))
+            group = "own-images" if item.path.name in OWN_IMAGES else "shared-steps"
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Long values are named by their length: a test's name stands in the environment of processes,
-    which has bounds.
+    """Long texts and numbers are named by their beginnings: a test's name is read by people, and
+    stands in the environment of processes, which has bounds. pytest numbers equal names.
     """
-    return f"{argname} of {len(val)}" if isinstance(val, (str, bytes)) and len(val) > 200 else None
+    if not isinstance(val, (str, bytes, int)):
+        return None
+    text = val.decode("latin-1") if isinstance(val, bytes) else str(val)
+    return f"{' '.join(text[:160].split())[:37]}..." if len(text) > 40 else None
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_its_form() -> None:
         {"gpu_arch": None},
         {"runtime_digest": "sha256:" + "6" * 64},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:40],
 )
 def test_what_changes_the_image_changes_it(change: dict[str, Any]) -> None:
     assert identity(**change) != identity()
@@ -91,7 +91,7 @@ def test_what_changes_the_image_changes_it(change: dict[str, Any]) -> None:
         {"container_engine": "docker"},
         {"architecture": "rome"},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:40],
 )
 def test_what_does_not_change_the_image_does_not(change: dict[str, Any]) -> None:
     assert identity(**change) == identity()

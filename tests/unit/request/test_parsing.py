@@ -321,7 +321,7 @@ def test_hostile_texts_are_refused_in_every_field(field: str, hostile: str) -> N
     assert list(problems_of(json.dumps(changed(field, hostile)))) == [field]
 
 
-@pytest.mark.parametrize("path", ["a\nb", "a\0b", "x" * 10_000, 7, ["x"]], ids=str)
+@pytest.mark.parametrize("path", ["a\nb", "a\0b", "x" * 10_000, 7, ["x"]])
 def test_hostile_paths_are_refused_in_library_mode(path: Any) -> None:
     assert set(problems_of({**VALID, "path": path}, allow_path=True)) == {"path"}
 
