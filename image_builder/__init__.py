@@ -1,5 +1,20 @@
 """The library: from a workflow step and a target machine to a container image.
 
-It knows neither Flask, nor a database, nor where its settings come from. The entry point is
-`image_builder.pipeline.build_image`; `docs/architecture.md` tells how its parts hang together.
+It knows neither Flask, nor a database, nor where its settings come from. `docs/architecture.md`
+tells how its parts hang together.
 """
+
+from image_builder.pipeline import BuildResult, Plan, build_image, plan
+from image_builder.request.build_request import BuildRequest
+from image_builder.request.parsing import parse_request
+from image_builder.settings import LibrarySettings
+
+__all__ = [
+    "BuildRequest",
+    "BuildResult",
+    "LibrarySettings",
+    "Plan",
+    "build_image",
+    "parse_request",
+    "plan",
+]

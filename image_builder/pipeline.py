@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from image_builder.build.job import Built, Job
+from image_builder.build import job, publish, reuse
+from image_builder.build.context import BuildContext, Built
+from image_builder.build.log import BuildLog
 from image_builder.docker import daemon
 from image_builder.errors import (
     CicError,
@@ -26,6 +29,7 @@ from image_builder.plan.render import render_request
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
+from image_builder.store.image_store import Images, open_images
 from image_builder.store.record import ImageRecord
 
 
@@ -124,20 +128,45 @@ def _build_image(
     )
     for warning in pinned.warnings:
         observer.line(f"Warning: {warning}")
-    with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
-        job = Job(request, pinned, settings, space, observer, cancel, runner)
-        with job.store.using(job.identity):
-            if (stored := job.stored_sif()) is not None:
-                return _result(pinned, job, stored)
-            built = job.existing_image() or job.build()
-            daemon.tag_image(built.image, pinned.image_id)
-            pushed_digest = None
-            if pinned.push:
-                _require_wanted(is_wanted)
-                pushed_digest = job.push(built)
+    store = open_images(settings.build, settings.registry)
+    with (
+        _context(request, pinned, settings, workspace, observer, cancel, runner) as context,
+        store.using(context.identity),
+    ):
+        if (stored := reuse.stored_sif(context, store)) is not None:
+            return _result(context, store, stored)
+        built = reuse.existing_image(context, store) or job.build(context, store)
+        daemon.tag_image(built.image, pinned.image_id)
+        pushed_digest = None
+        if pinned.push:
             _require_wanted(is_wanted)
-            record = job.store_image(built)
-            return _result(pinned, job, record, built=built, pushed_digest=pushed_digest)
+            pushed_digest = publish.push(context, built)
+        _require_wanted(is_wanted)
+        record = publish.store_image(context, store, built)
+        return _result(context, store, record, built=built, pushed_digest=pushed_digest)
+
+
+@contextlib.contextmanager
+def _context(
+    request: BuildRequest,
+    inputs: Inputs,
+    settings: LibrarySettings,
+    folder: Path,
+    observer: Observer,
+    cancel: CancelToken,
+    runner: Runner,
+) -> Iterator[BuildContext]:
+    with made_workspace(folder, min_free_bytes=settings.build.min_free_bytes) as workspace:
+        yield BuildContext(
+            request=request,
+            inputs=inputs,
+            settings=settings,
+            workspace=workspace,
+            observer=observer,
+            cancel=cancel,
+            runner=runner,
+            log=BuildLog(observer, settings.build.log_max_bytes),
+        )
 
 
 def _require_wanted(is_wanted: Callable[[], bool]) -> None:
@@ -161,25 +190,25 @@ def build_debug_image(
     pinned = resolve.with_base_image(
         request, resolve.resolve(request, settings, cancel=cancel), settings
     )
-    with made_workspace(workspace, min_free_bytes=settings.build.min_free_bytes) as space:
-        job = Job(request, pinned, settings, space, observer, cancel, run)
-        return job.build_debug_image()
+    with _context(request, pinned, settings, workspace, observer, cancel, run) as context:
+        return job.build_debug_image(context)
 
 
 def _result(
-    inputs: Inputs,
-    job: Job,
+    context: BuildContext,
+    store: Images,
     record: ImageRecord,
     *,
     built: Built | None = None,
     pushed_digest: str | None = None,
 ) -> BuildResult:
+    inputs = context.inputs
     has_sif = record.sha256 is not None and inputs.filename is not None
     return BuildResult(
         image_id=inputs.image_id,
-        identity=job.identity,
+        identity=context.identity,
         filename=inputs.filename,
-        sif_path=job.store.path_of(record.sha256) if has_sif and record.sha256 else None,
+        sif_path=store.path_of(record.sha256) if has_sif and record.sha256 else None,
         sha256=record.sha256 if has_sif else None,
         size_bytes=record.size_bytes if has_sif else None,
         pushed_digest=pushed_digest,

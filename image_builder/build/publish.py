@@ -1,13 +1,30 @@
-"""Pushing a checked image to the image registry."""
+"""Hands out an image that passed its checks: pushes it, converts it and stores the SIF."""
 
 from __future__ import annotations
 
 import re
 
+from image_builder.build.context import BuildContext, Built, time_limit
 from image_builder.build.failures import classify
-from image_builder.errors import CicError, ErrorCode, NoSpace, ServiceError, Unavailable
+from image_builder.build.stages import client_environment, run_stage
+from image_builder.docker import attestations, buildx, daemon, registry
+from image_builder.docker.attestations import Attested, NotAttested
+from image_builder.errors import (
+    BuildFailed,
+    CicError,
+    ErrorCode,
+    NoSpace,
+    ServiceError,
+    Unavailable,
+)
 from image_builder.host.cancellation import CancelToken
-from image_builder.host.process import Command, LineSink, ProcessFailed, Runner
+from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
+from image_builder.host.workspace import require_free_space
+from image_builder.recipe.stages import FINAL_STAGE, SLIM_STAGE
+from image_builder.sif import convert
+from image_builder.state import BuildState
+from image_builder.store.image_store import Images
+from image_builder.store.record import ImageRecord
 
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
@@ -56,3 +73,106 @@ def _push_failed(image_id: str, reason: str, cause: classify.Cause) -> CicError:
         f"The image registry did not take {image_id}: {reason}",
         hint="Check registry_cfg (url, user, token, images_prefix) and the rights of that user.",
     )
+
+
+def push(context: BuildContext, built: Built) -> str | None:
+    """Push the named image and return its digest in the registry.
+
+    It is pushed with attestations where the builder makes them.
+    """
+    context.cancel.check()
+    image_id, build = context.inputs.image_id, context.settings.build
+    context.observer.line(f"Pushing {image_id}")
+    if build.attestations and not buildx.sees_local_images(build, run):
+        try:
+            with time_limit(ErrorCode.PUSH_TIMEOUT):
+                return _push_attested(context, built)
+        except (BuildFailed, NotAttested, ProcessFailed, Unavailable) as error:
+            context.warn(f"the image is pushed without attestations: {error}")
+    command = registry.push_command(
+        image_id,
+        context.settings.registry,
+        environment=client_environment(context),
+        timeout_s=build.push_timeout_s,
+    )
+    with time_limit(ErrorCode.PUSH_TIMEOUT):
+        return push_image(
+            command, context.runner, on_line=context.observer.line, cancel=context.cancel
+        )
+
+
+def _push_attested(context: BuildContext, built: Built) -> str:
+    """Let the builder push, and name what it pushed; an earlier build may have done so."""
+    image_id, build = context.inputs.image_id, context.settings.build
+    attested = Attested(
+        build,
+        environment=client_environment(context),
+        runner=context.runner,
+        on_line=context.observer.line,
+        cancel=context.cancel,
+    )
+    layers = daemon.image_layers(built.image)
+    if built.reused:
+        return attested.require(image_id, layers)
+    metadata = context.workspace.scratch / "pushed.json"
+    run_stage(
+        context,
+        SLIM_STAGE if built.is_slim else FINAL_STAGE,
+        attestations.output(image_id),
+        labels=built.labels,
+        attested=attestations.wanted(build),
+        metadata_file=metadata,
+    )
+    pushed = attestations.pushed(image_id, metadata.read_text("utf-8"))
+    digest = attested.require(pushed, layers)
+    attested.name(pushed, image_id)
+    return digest
+
+
+def store_image(context: BuildContext, store: Images, built: Built) -> ImageRecord:
+    """Keep the image's record, and its SIF if the request asks for one: a stored or a new one."""
+    record = _record(context, built)
+    if record.filename is None:
+        return store.record(record)
+    earlier = store.by_identity(context.identity)
+    if built.reused and earlier is not None and earlier.sha256 is not None:
+        return store.point(
+            record.model_copy(update={"sha256": earlier.sha256, "size_bytes": earlier.size_bytes})
+        )
+    return _convert(context, store, built.image, record)
+
+
+def _record(context: BuildContext, built: Built) -> ImageRecord:
+    return ImageRecord(
+        identity=context.identity,
+        image_id=context.inputs.image_id,
+        platform=context.platform,
+        filename=context.inputs.filename,
+        details={
+            "request": context.request.model_dump(mode="json"),
+            "recipe": context.inputs.recipe_version,
+            "commit": context.inputs.step.commit,
+            "audit": built.audit,
+            "labels": built.labels,
+            "image_bytes": daemon.image_bytes(built.image),
+            "slim": built.is_slim,
+            "full_because": built.full_because,
+        },
+    )
+
+
+def _convert(context: BuildContext, store: Images, image: str, record: ImageRecord) -> ImageRecord:
+    context.cancel.check()
+    context.observer.entered(BuildState.CONVERTING)
+    require_free_space(context.workspace.root, context.settings.build.min_free_bytes)
+    with store.temporary_path() as temporary, time_limit(ErrorCode.CONVERSION_TIMEOUT):
+        conversion = convert.convert(
+            image,
+            temporary,
+            platform=context.platform,
+            settings=context.settings.build,
+            scratch=context.workspace.scratch,
+            on_line=context.log.line,
+            cancel=context.cancel,
+        )
+        return store.publish(temporary, record, sha256=conversion.sha256)

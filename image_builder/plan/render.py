@@ -23,6 +23,21 @@ class Rendered:
     environment: Environment
     recipe: Recipe
 
+    def documents(self, lock: str | None) -> dict[str, str]:
+        """Return what the image is made of, as it also lies in the image below `/opt/cic`."""
+        record = "cic/record/"
+        files = {
+            name.removeprefix(record): text
+            for name, text in self.recipe.files.items()
+            if name.startswith(record)
+        }
+        files["Dockerfile"] = self.recipe.dockerfile
+        if self.environment.spack_yaml is not None:
+            files["spack.yaml"] = self.environment.spack_yaml
+        if lock:
+            files["spack.lock"] = lock
+        return files
+
 
 def render_request(
     request: BuildRequest,

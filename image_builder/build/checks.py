@@ -1,0 +1,113 @@
+"""Compares what Spack decided, and what was built, with the request."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from image_builder.audit import smoke_test
+from image_builder.audit.binaries import UnreadableInventory, audit_files, inventory_program
+from image_builder.audit.lock_audit import Verdict, audit
+from image_builder.build.context import BuildContext
+from image_builder.docker import daemon
+from image_builder.errors import BuildFailed, CicError, ErrorCode, ServiceError
+from image_builder.recipe.environment import Environment
+from image_builder.spack.lockfile import UnreadableLock
+
+INVENTORY_TIMEOUT_S = 600
+
+
+def audit_lock(context: BuildContext, environment: Environment, lock: dict[str, Any]) -> Verdict:
+    """Compare the lockfile with the request before anything is installed. Raises `BuildFailed`."""
+    try:
+        verdict = audit(
+            lock,
+            target=environment.target,
+            mpi=environment.mpi,
+            gpu=environment.gpu,
+            gpu_arch=environment.gpu_arch,
+            roots=environment.roots,
+        )
+    except UnreadableLock as error:
+        raise ServiceError(
+            f"Spack's lock file cannot be read: {error}.",
+            hint="The base image's Spack may be newer than this service knows.",
+        ) from error
+    return require_passed(context, verdict)
+
+
+def audit_inventory(
+    context: BuildContext, verdict: Verdict, inventory: str, target: str
+) -> Verdict:
+    """Add to the verdict what an inventory of the files says. Raises `BuildFailed`."""
+    return require_passed(
+        context, audit_files(verdict, inventory, platform=context.platform, target=target)
+    )
+
+
+def audit_image(context: BuildContext, image: str, verdict: Verdict, target: str) -> Verdict:
+    """Look at the programs and libraries of an image; one that does not pass is removed.
+
+    An image without Python cannot be looked at: that is a warning.
+    """
+    try:
+        inventory = daemon.run_probe(
+            image,
+            context.platform,
+            inventory_program(context.inputs.recipe_version),
+            timeout_s=INVENTORY_TIMEOUT_S,
+        )
+        whole = audit_files(verdict, inventory, platform=context.platform, target=target)
+    except (CicError, UnreadableInventory) as error:
+        context.warn(f"what was built was not looked at: {error}")
+        return verdict
+    try:
+        return require_passed(context, whole)
+    except BuildFailed:
+        daemon.remove_image(image)
+        raise
+
+
+def run_smoke(context: BuildContext, image: str, environment: Environment) -> tuple[str, ...]:
+    """Run the description's smoke command, if it has one, and return the warnings.
+
+    An image that fails it is removed, and the command's error is raised.
+    """
+    if not environment.smoke:
+        return ()
+    if reason := smoke_test.incompatibility(image, context.request.machine):
+        warning = f"The smoke command was not run: {reason}"
+        context.warn(warning)
+        return (warning,)
+    context.observer.line(f"Smoke command: {shlex.join(environment.smoke)}")
+    try:
+        smoke_test.run_smoke(
+            image,
+            environment.smoke,
+            machine=context.request.machine,
+            step_id=context.request.step_id,
+            timeout_s=context.settings.build.smoke_timeout_s,
+            runner=context.runner,
+            on_line=context.log.line,
+            cancel=context.cancel,
+        )
+    except CicError:
+        daemon.remove_image(image)
+        raise
+    return ()
+
+
+def require_passed(context: BuildContext, verdict: Verdict) -> Verdict:
+    """Write the verdict's table to the log and return it. Raises `BuildFailed` unless it is good."""
+    context.observer.line("Audit of the image against the request:")
+    for line in verdict.table().splitlines():
+        context.observer.line(f"  {line}")
+    if not verdict.ok:
+        raise BuildFailed(
+            "What Spack made of the request is not what was asked for: "
+            + "; ".join(map(str, verdict.problems[:5])),
+            code=ErrorCode.TARGET_MISMATCH,
+            step="audit",
+            hint="Nothing was published.",
+        )
+    return verdict

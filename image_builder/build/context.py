@@ -1,0 +1,72 @@
+"""What the steps of one build share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from image_builder.build.log import BuildLog
+from image_builder.errors import ErrorCode, LimitReached
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Runner
+from image_builder.host.workspace import Workspace
+from image_builder.observer import Observer
+from image_builder.plan.inputs import Inputs
+from image_builder.request.build_request import BuildRequest
+from image_builder.settings import LibrarySettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildContext:
+    """One request with its pinned inputs, and where and how it is built.
+
+    No step leaves state behind for another step but the log and the files of the workspace.
+    """
+
+    request: BuildRequest
+    inputs: Inputs
+    settings: LibrarySettings
+    workspace: Workspace
+    observer: Observer
+    cancel: CancelToken
+    runner: Runner
+    log: BuildLog
+
+    @property
+    def identity(self) -> str:
+        """The identity of the image; a build begins only once the base image is known."""
+        assert self.inputs.identity is not None
+        return self.inputs.identity
+
+    @property
+    def platform(self) -> str:
+        return self.request.machine.platform
+
+    def warn(self, text: str) -> None:
+        self.observer.line(f"Warning: {text}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Built:
+    """An image in the daemon that passed its checks; `image` is its id, as it may have no name yet."""
+
+    image: str
+    reused: bool
+    labels: dict[str, str]
+    audit: dict[str, Any] | None = None
+    is_slim: bool = False
+    full_because: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def time_limit(code: ErrorCode) -> Iterator[None]:
+    """Let a command that takes too long say with `code` in which stage that is."""
+    try:
+        yield
+    except LimitReached as error:
+        if error.code is not ErrorCode.TIMEOUT:
+            raise
+        raise LimitReached(error.message, hint=error.hint, code=code) from error

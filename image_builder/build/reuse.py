@@ -1,0 +1,69 @@
+"""Finds what an earlier build made of the same inputs."""
+
+from __future__ import annotations
+
+from image_builder.build.context import BuildContext, Built
+from image_builder.docker import daemon, registry
+from image_builder.plan.render import render_request
+from image_builder.recipe.labels import SLIM
+from image_builder.store.image_store import Images
+from image_builder.store.record import ImageRecord
+
+RECORD_FOLDER = "/opt/cic"
+MAX_LOCK_BYTES = 32 * 1024**2
+
+
+def stored_sif(context: BuildContext, store: Images) -> ImageRecord | None:
+    """Return the stored SIF with this identity, or None if a build or push is needed.
+
+    It gets the name that this request asks for.
+    """
+    inputs = context.inputs
+    if context.request.force or inputs.push or inputs.filename is None:
+        return None
+    earlier = store.by_identity(context.identity)
+    if earlier is None or earlier.sha256 is None:
+        return None
+    context.observer.line("This image exists already: nothing is built.")
+    return store.point(
+        earlier.model_copy(update={"filename": inputs.filename, "image_id": inputs.image_id})
+    )
+
+
+def existing_image(context: BuildContext, store: Images) -> Built | None:
+    """Return the image that an earlier build made of the same inputs, here or in the registry.
+
+    Only what passed its checks has documents here, or a name: a build that was killed may have left
+    an image that never was checked.
+    """
+    if context.request.force:
+        return None
+    identity, login = context.identity, context.settings.registry
+    image = daemon.find_by_identity(identity, named=not store.documents(identity))
+    if image is None and login.url:
+        image = registry.pull_by_identity(
+            context.inputs.image_id, identity, context.platform, login
+        )
+    if image is None:
+        return None
+    context.observer.line("This image exists already: nothing is built.")
+    _keep_documents_of(context, store, image)
+    earlier = store.by_identity(identity)
+    details = earlier.details if earlier else {}
+    labels = daemon.image_labels(image)
+    return Built(
+        image=image,
+        reused=True,
+        labels=labels,
+        audit=details.get("audit"),
+        is_slim=SLIM in labels,
+        full_because=details.get("full_because", ""),
+    )
+
+
+def _keep_documents_of(context: BuildContext, store: Images, image: str) -> None:
+    """Keep what an image from elsewhere is made of: equal inputs render equally, and it has its lock."""
+    if not store.documents(context.identity):
+        rendered = render_request(context.request, context.inputs, context.settings)
+        lock = daemon.read_file(image, f"{RECORD_FOLDER}/spack.lock", MAX_LOCK_BYTES)
+        store.keep_documents(context.identity, rendered.documents(lock))

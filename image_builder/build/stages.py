@@ -1,0 +1,169 @@
+"""Runs the stages of a recipe with buildx, each as a command of its own.
+
+Not for what comes of a stage: `checks` compares it with the request, `publish` hands it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from image_builder.build.context import BuildContext, time_limit
+from image_builder.build.failures import classify
+from image_builder.docker import attestations, buildx, registry
+from image_builder.docker.isolation import cgroup
+from image_builder.errors import BuildFailed, CicError, ErrorCode, Interrupted, Unavailable
+from image_builder.host.process import Command, ProcessFailed, run
+from image_builder.host.workspace import require_free_space
+from image_builder.plan import resolve
+from image_builder.plan.render import Rendered
+from image_builder.recipe import slim
+from image_builder.recipe.dockerfile import site_secret
+from image_builder.recipe.stages import (
+    CA_BUNDLE_SECRET,
+    LOCK_STAGE,
+    SITE_SECRET,
+    SOURCES_CONTEXT,
+)
+from image_builder.sources.spack_checkout import SpackSource
+
+LIMITED = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.TOO_MANY_PROCESSES})
+"""Causes that the limits of build steps may have."""
+NOT_THE_USERS_FAULT = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.BASE_IMAGE_UNAVAILABLE})
+"""Causes of a failed buildx that may be gone on another try."""
+
+
+def fill_context(context: BuildContext, rendered: Rendered) -> None:
+    """Write the folder that buildx sends to the builder: recipe, step, catalogue or Spack."""
+    folder, inputs, settings = context.workspace.context, context.inputs, context.settings
+    if context.request.is_base:
+        SpackSource(settings).copy(resolve.pinned_spack(inputs), folder, context.cancel)
+    else:
+        resolve.extract_step(inputs.step, settings, folder / "step", context.cancel)
+        resolve.open_catalogue(settings).copy(
+            inputs.catalogue,
+            folder / "catalogue",
+            folder / "spack-config",
+            cancel=context.cancel,
+        )
+    files = {**rendered.recipe.files, "Dockerfile": rendered.recipe.dockerfile}
+    if inputs.runtime is not None:
+        files[slim.FIRST_LINES_FILE] = slim.first_lines(folder / "step")
+    context.workspace.write_context(files)
+
+
+def build_stage(context: BuildContext, stage: str, labels: dict[str, str]) -> str:
+    """Build a stage and return its image's id; the image has no name yet."""
+    metadata = context.workspace.scratch / "made.json"
+    run_stage(context, stage, "type=docker", metadata_file=metadata, labels=labels)
+    return buildx.image_id_from_metadata(metadata.read_text("utf-8"))
+
+
+def concretize(context: BuildContext) -> str:
+    """Let Spack decide what to install and return its `spack.lock`; nothing is installed yet."""
+    folder = context.workspace.scratch / "lock"
+    run_stage(context, LOCK_STAGE, f"type=local,dest={folder}")
+    return (folder / "spack.lock").read_text("utf-8")
+
+
+def run_stage(
+    context: BuildContext,
+    stage: str,
+    output: str,
+    *,
+    metadata_file: Path | None = None,
+    labels: dict[str, str] | None = None,
+    nonce: str | None = None,
+    contexts: Mapping[str, Path] | None = None,
+    attested: Sequence[str] = (),
+) -> None:
+    """Build one stage of the recipe; `output` is buildx's own notation.
+
+    Raises `BuildFailed` with the cause that the log tells, `Unavailable` or `Interrupted` for what
+    another try may not meet, and `LimitReached`.
+    """
+    build, request = context.settings.build, context.request
+    require_free_space(context.workspace.root, build.min_free_bytes)
+    command = buildx.build_command(
+        context=context.workspace.context,
+        platform=context.platform,
+        settings=build,
+        target=stage,
+        environment=client_environment(context),
+        labels=labels or {},
+        secrets=_secrets(context),
+        output=output,
+        build_contexts=_sources(context) | dict(contexts or {}),
+        metadata_file=metadata_file,
+        nonce=_nonce(context) if nonce is None else nonce,
+        cgroup=_cgroup(context),
+        attested=attested,
+        cache_tag=buildx.cache_tag(request.workflow, request.step_id, context.platform),
+    )
+    context.log.begin(str(command))
+    try:
+        with time_limit(ErrorCode.BUILD_TIMEOUT):
+            context.runner(command, on_line=context.log.line, cancel=context.cancel)
+    except ProcessFailed as error:
+        raise _failure(context, command, stage, error) from error
+
+
+def _failure(context: BuildContext, command: Command, stage: str, error: ProcessFailed) -> CicError:
+    if error.exit_code == buildx.PLUGIN_WAS_ENDED:
+        return Interrupted(command.name)
+    cause = classify.classify(context.log.recent, step=stage)
+    if cause.code is ErrorCode.CANCELLED:  # the runner would have said so, had this service done it
+        return Interrupted(command.name)
+    if cause.code in NOT_THE_USERS_FAULT:
+        return Unavailable(cause.message, hint=cause.hint, code=cause.code)
+    bounds = cgroup.in_force(context.settings.build) if cause.code in LIMITED else None
+    limits = f" Build steps may use no more than {bounds}." if bounds else ""
+    return BuildFailed(
+        cause.message + limits,
+        code=cause.code,
+        hint=cause.hint,
+        step=cause.step,
+        package=cause.package,
+        excerpt=cause.excerpt,
+    )
+
+
+def client_environment(context: BuildContext) -> dict[str, str]:
+    """Return the environment of Docker's client, whose configuration and leftovers are the build's own."""
+    configuration = registry.write_docker_config(
+        context.workspace.secrets / "docker", context.settings.registry
+    )
+    return configuration | {"TMPDIR": str(context.workspace.scratch), **attestations.ENVIRONMENT}
+
+
+def _cgroup(context: BuildContext) -> str | None:
+    """The control group of build steps, which Docker's own builder finds on this machine."""
+    build = context.settings.build
+    return cgroup.cgroup_of(build) if buildx.sees_local_images(build, run) else None
+
+
+def _nonce(context: BuildContext) -> str:
+    """What keeps a forced build from layers that are not its own: the unique name of its workspace."""
+    root = context.workspace.root
+    return f"{root.parent.name}-{root.name}" if context.request.force else ""
+
+
+def _sources(context: BuildContext) -> dict[str, Path]:
+    """The build contexts that the site adds: a Spack source mirror of this machine."""
+    folder = context.settings.build.spack_mirror_folder
+    return {} if folder is None else {SOURCES_CONTEXT: folder}
+
+
+def _secrets(context: BuildContext) -> dict[str, Path]:
+    """What the build may mount and no layer keeps: the site's CA bundle, mirrors and number of jobs."""
+    build = context.settings.build
+    site = site_secret(
+        build_jobs=build.jobs_per_build(),
+        pip_index_url=build.pip_index_url,
+        apt_mirror=build.apt_mirror,
+        spack_mirror=None if build.spack_mirror_folder else build.spack_mirror,
+    )
+    secrets = {SITE_SECRET: context.workspace.write_secret(SITE_SECRET, site.encode())}
+    if build.ca_bundle is not None:
+        secrets[CA_BUNDLE_SECRET] = build.ca_bundle
+    return secrets
