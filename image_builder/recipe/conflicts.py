@@ -20,7 +20,7 @@ def refuse(description: Description, machine: Machine, mpi: Mpi | None, gpu: Gpu
     """
     body = description.spack or {}
     for path, text in [*_wanted(body), *_preferred_targets(body)]:
-        for asked in [text] if path[-2] == "target" else spec.targets_of(text):
+        for asked in [text] if path[-2] == "target" else spec.targets_of(spec.nodes(text)):
             if not spec.target_allows(asked, machine.target.name):
                 raise _conflict(
                     description,

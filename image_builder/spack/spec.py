@@ -1,7 +1,8 @@
 """Spack specs as text: are they harmless, and what do they name? Pure; no Spack is needed.
 
-This is not Spack's parser: Spack decides later whether a spec means anything. Here it is made sure
-that a spec can be nothing else than one, and what the planner compares is read from it.
+`spec_syntax` reads them. Spack decides later whether a package has such a version or variant; here
+it is made sure that a text is one spec, that it can do no harm, and what the planner compares is
+read from it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,28 @@ from collections.abc import Iterable, Mapping
 
 import archspec.cpu
 
+from image_builder.spack.spec_syntax import (
+    FLAGS,
+    Node,
+    Setting,
+    SpecError,
+    character_problem,
+    read,
+)
+
+__all__ = ["FLAGS", "Node", "Setting", "SpecError"]
 MAX_SPEC = 2000
-_ALLOWED = re.compile(r"[A-Za-z0-9_@.:=,+~^%*/\[\]$ -]*\Z")
-_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*"
-_NODE_START = re.compile(rf"(?:[\^%]{{1,2}}(?:\[[^\]]*\])?\s*(?:[a-z,]+=(?={_NAME}))?)?")
-_FLAGS = frozenset({"cflags", "cxxflags", "fflags", "cppflags", "ldflags", "ldlibs"})
-_FLAG_VALUE = re.compile(
-    r"-(?:O[0-3sg]?|Ofast|g[0-9]?|m[A-Za-z0-9=._-]+|f(?!plugin)[A-Za-z0-9=-]+|std=[a-z0-9+]+|"
-    r"D[A-Za-z0-9_]+(?:=[A-Za-z0-9_.]*)?|l[A-Za-z0-9_+.-]+|W(?:all|extra|no-[a-z0-9=-]+))\Z"
+_NEWEST, _OLDEST = (1, 2), (0, 23)
+"""The two ways to read a spec, where the release is not known."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
+_REFERENCE = re.compile(r"\$[%^]?[A-Za-z_][A-Za-z0-9_-]*\Z")
+_FOREIGN = re.compile(
+    r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)\s*(?P<sign>==?)\s*(?P<version>[A-Za-z0-9_.*-]*)"
+)
+_FLAG = re.compile(
+    r"-(?:O[0-3sgz]?|Ofast|g[0-9]?|m[A-Za-z0-9=._,+-]+|f(?![a-z-]*plugin)[A-Za-z0-9=-]+|"
+    r"std=[a-z0-9+]+|D[A-Za-z0-9_]+(?:=[A-Za-z0-9_.]*)?|l[A-Za-z0-9_+.-]+|"
+    r"W(?:all|extra|no-[a-z0-9=-]+)|pthread|pipe|static|traceback|w)\Z"
 )
 _REFUSED_KEYS = {
     "dev_path": "The source comes from the package's recipe: put a recipe into the catalogue.",
@@ -28,123 +43,114 @@ _REFUSED_KEYS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Node:
-    """One node that a spec names. `sigil` is `` for the root, `^` for a dependency, `%` for a
-    direct one.
-    """
-
-    sigil: str
-    name: str
-    version: str
-    words: tuple[str, ...]
-
-    @property
-    def variants(self) -> dict[str, str]:
-        """`key=value` settings; `+x` and `~x` come as `x` with `true` and `false`."""
-        settings: dict[str, str] = {}
-        for word in self.words:
-            if word[0] in "+~-":
-                settings[word.lstrip("+~-")] = "true" if word[0] == "+" else "false"
-            elif "=" in word:
-                key, _, value = word.partition("=")
-                settings[key] = value.lstrip("=")
-        return settings
-
-
-def problem(text: str, *, named: bool = True) -> tuple[str, str] | None:
-    """What is wrong with a spec, and what to do; None when its shape is fine.
+def problem(
+    text: str, *, named: bool = True, release: tuple[int, ...] | None = None
+) -> tuple[str, str] | None:
+    """Return what is wrong with a spec, and what to write; None when its shape is fine.
 
     A spec that is not `named` may begin with a version, variant or compiler (`@1.12`, `+mpi`,
-    `%gcc@12`).
+    `%gcc@12`). Where the release is not known, it is enough that one of them reads the text.
     """
     if not text.strip() or len(text) > MAX_SPEC:
         return (
-            f"a spec is {'empty' if not text.strip() else 'far too long'}",
+            f"a spec is {'empty' if not text.strip() else f'longer than {MAX_SPEC} characters'}",
             "Write a package such as hdf5@1.14+mpi.",
         )
     shown = repr(text if len(text) <= 80 else text[:77] + "...")
-    if not _ALLOWED.match(text):
-        return (
-            f"{shown} holds characters that no spec needs",
-            "Write name@version, +variant, key=value, ^dependency.",
-        )
-    if text.startswith("$"):
-        return (
-            None
-            if re.fullmatch(r"\$[%^]?[A-Za-z_]\w*", text)
-            else (f"{shown} names no definition", "Write $name.")
-        )
-    return _parts_problem(text, shown, named)
-
-
-def _parts_problem(text: str, shown: str, named: bool) -> tuple[str, str] | None:
-    if re.match(rf"{_NAME}\s*==", text):
-        name, _, version = text.partition("==")
-        return f"{shown} is written as for pip", f"Write {name.strip()}@{version.strip()}."
-    found = nodes(text)
-    root = found[0]
-    if named and not re.fullmatch(_NAME, root.name):
-        return (
-            f"{shown} does not begin with a package's name",
-            "Write a package such as hdf5@1.14+mpi.",
-        )
-    for node in found:
-        if node.name.endswith((".yaml", ".json")) or any(
-            word.startswith("/") for word in node.words
-        ):
-            return (
-                f"{shown} names a file or an installed package",
-                "Write the package's name and version.",
-            )
-        if "/" in node.name:
-            return f"{shown} holds a path", "Write the package's name and version."
-        for key, value in node.variants.items():
-            if key in _REFUSED_KEYS:
-                return f"{shown} sets {key}", _REFUSED_KEYS[key]
-            if key in _FLAGS and not all(_FLAG_VALUE.match(flag) for flag in value.split(",")):
-                return (
-                    f"{shown} sets {key} to something else than a plain flag",
-                    "Write one flag, such as cflags=-O3.",
-                )
+    try:
+        if text.startswith("$"):
+            _check_reference(text)
+        else:
+            _check(text, named, release)
+    except SpecError as error:
+        return f"{shown} {error.problem}", error.hint
     return None
 
 
-def nodes(text: str) -> tuple[Node, ...]:
-    """The nodes that a spec names, its root first; the root's name is empty in a bare constraint."""
-    pieces = [piece for piece in re.split(r"(?=(?<![\^%])[\^%])", text) if piece.strip()]
-    found = [_node(piece.strip()) for piece in pieces]
-    if not found or found[0].sigil:
-        found.insert(0, Node(sigil="", name="", version="", words=()))
-    return tuple(found)
+def parse(text: str, release: tuple[int, ...] | None = None) -> tuple[Node, ...]:
+    """Return the nodes that a spec names, as `release` of Spack reads it, its root first.
+
+    The root's name is empty in a bare constraint. Where the release is not known, the newest
+    reading that there is counts. Raises `SpecError`.
+    """
+    if len(text) > MAX_SPEC:
+        raise SpecError(f"is longer than {MAX_SPEC} characters", "Write a shorter spec.")
+    if odd := character_problem(text):
+        raise odd
+    if release is not None:
+        return read(text, release)
+    try:
+        return read(text, _NEWEST)
+    except SpecError as error:
+        try:
+            return read(text, _OLDEST)
+        except SpecError:
+            raise error from None
 
 
-def _node(piece: str) -> Node:
-    start = _NODE_START.match(piece)
-    prefix = start.group() if start else ""
-    rest = piece[len(prefix) :]
-    name_match = re.match(rf"{_NAME}(?![A-Za-z0-9_-]*=)", rest)
-    name = name_match.group() if name_match else ""
-    words = _words(rest[len(name) :])
-    versions = [word[1:] for word in words if word.startswith("@")]
-    return Node(
-        sigil=prefix[:1],
-        name=name.rsplit(".", 1)[-1] if not name.endswith((".yaml", ".json")) else name,
-        version=",".join(versions),
-        words=tuple(word for word in words if not word.startswith("@")),
-    )
+def nodes(text: str, release: tuple[int, ...] | None = None) -> tuple[Node, ...]:
+    """Return what `parse` does, and one node without a name for a text that is no spec."""
+    try:
+        return parse(text, release)
+    except SpecError:
+        return (Node(),)
 
 
-def _words(text: str) -> list[str]:
-    """`@1.2+mpi~x y=z` -> `@1.2`, `+mpi`, `~x`, `y=z`."""
-    words: list[str] = []
-    for part in text.split():
-        if "=" in part and not part.startswith(("@", "+", "~")):
-            words.append(part)
-            continue
-        head, key = part, ""
-        words += [word for word in re.split(r"(?=[+~@])", head) if word] + ([key] if key else [])
-    return words
+def constrained(specs: Iterable[tuple[Node, ...]]) -> tuple[Node, ...]:
+    """Return the nodes of one spec that others constrain, as the rows of a matrix do."""
+    root = Node()
+    others: list[Node] = []
+    for first, *rest in specs:
+        root = dataclasses.replace(
+            root,
+            name=root.name or first.name,
+            version=",".join(filter(None, [root.version, first.version])),
+            settings=root.settings + first.settings,
+        )
+        others += rest
+    return (root, *others)
+
+
+def flags_of(node: Node) -> list[tuple[str, str]]:
+    """Return every compiler flag that a node sets, with its key: `("cflags", "-O3")`."""
+    return [
+        (setting.key, flag)
+        for setting in node.settings
+        if setting.key in FLAGS
+        for flag in re.split(r"[\s,]+", setting.value.strip())
+    ]
+
+
+def _check_reference(text: str) -> None:
+    if not _REFERENCE.match(text):
+        raise SpecError("names no definition", "Write $name.")
+
+
+def _check(text: str, named: bool, release: tuple[int, ...] | None) -> None:
+    match = _FOREIGN.match(text) if named else None
+    if match:
+        tool = "pip" if match["sign"] == "==" else "conda"
+        version = match["version"].rstrip(".*") or "1.14"
+        raise SpecError(f"is written as for {tool}", f"Write {match['name']}@{version}.")
+    parsed = parse(text, release)
+    if named and not _NAME.match(parsed[0].name):
+        raise SpecError(
+            "does not begin with a package's name", "Write a package such as hdf5@1.14+mpi."
+        )
+    for node in parsed:
+        _check_node(node)
+
+
+def _check_node(node: Node) -> None:
+    for setting in node.settings:
+        if setting.key in _REFUSED_KEYS:
+            raise SpecError(f"sets {setting.key}", _REFUSED_KEYS[setting.key])
+    for key, flag in flags_of(node):
+        if not _FLAG.match(flag):
+            raise SpecError(
+                f"sets {key} to {flag[:60]!r}, which is no plain flag",
+                "Write plain flags, such as cflags=-O3 or cflags='-O3 -g'.",
+            )
 
 
 def disjoint_versions(one: str, other: str) -> bool:
@@ -161,15 +167,14 @@ def disjoint_versions(one: str, other: str) -> bool:
     return any(a != b for a, b in zip(one.split("."), other.split("."), strict=False))
 
 
-def targets_of(text: str) -> list[str]:
-    """The targets that a spec asks for, as they are written (`zen2`, `x86_64_v2:`)."""
-    asked = []
-    for node in nodes(text):
-        settings = node.variants
-        asked += [settings["target"]] if "target" in settings else []
-        asked += (
-            [settings["arch"].split("-", 2)[2]] if settings.get("arch", "").count("-") >= 2 else []
-        )
+def targets_of(parsed: Iterable[Node]) -> list[str]:
+    """Return the targets that a spec's nodes ask for, as they are written (`zen2`, `x86_64_v2:`)."""
+    asked: list[str] = []
+    for node in parsed:
+        asked += node.values_of("target")
+        asked += [
+            value.split("-", 2)[2] for value in node.values_of("arch") if value.count("-") >= 2
+        ]
     return asked
 
 
@@ -196,21 +201,7 @@ def _is_ancestor_or_self(older: str, newer: str) -> bool:
     return cpu is not None and older in {ancestor.name for ancestor in cpu.ancestors}
 
 
-_NOT_VARIANTS = frozenset(
-    {
-        "arch",
-        "target",
-        "os",
-        "platform",
-        "operating_system",
-        "cflags",
-        "cxxflags",
-        "cppflags",
-        "fflags",
-        "ldflags",
-        "ldlibs",
-    }
-)
+_NOT_VARIANTS = FLAGS | {"arch", "target", "os", "platform", "operating_system"}
 _INFINITE = ("stable", "trunk", "head", "master", "main", "develop")
 _BEFORE = ("alpha", "beta", "rc")
 _Key = tuple[tuple[int, int, str], ...]
@@ -225,8 +216,7 @@ def unmet(wanted: Node, version: str, parameters: Mapping[str, object]) -> str:
     missing = [
         _written(name, value)
         for name, value in wanted.variants.items()
-        if name.rstrip(":") not in _NOT_VARIANTS
-        and not _has(parameters.get(name.rstrip(":")), value)
+        if name not in _NOT_VARIANTS and not _has(parameters.get(name), value)
     ]
     return "without " + " ".join(missing) if missing else ""
 
@@ -291,11 +281,7 @@ def _begins_with(key: _Key, prefix: _Key) -> bool:
 def _has(found: object, wanted: str) -> bool:
     if wanted in ("true", "false"):
         return found is (wanted == "true")
-    return (
-        found is not None
-        if wanted == "*"
-        else frozenset(wanted.strip("\"'").split(",")) <= values(found)
-    )
+    return found is not None if wanted == "*" else frozenset(wanted.split(",")) <= values(found)
 
 
 def _written(name: str, value: str) -> str:

@@ -98,7 +98,7 @@ def test_targets_that_a_spec_allows(asked: str, target: str, allowed: bool) -> N
 
 
 def test_targets_that_a_spec_asks_for() -> None:
-    assert spec.targets_of("a target=zen2 ^b arch=linux-debian12-haswell ^c") == [
+    assert spec.targets_of(spec.nodes("a target=zen2 ^b arch=linux-debian12-haswell ^c")) == [
         "zen2",
         "haswell",
     ]
