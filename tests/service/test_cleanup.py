@@ -245,7 +245,7 @@ def test_the_folder_of_a_build_stays_until_its_process_is_gone(
 ) -> None:
     folder = settings.library.build.tmp_folder / "builds" / "cli-one"
     code = (
-        "import sys, time; from pathlib import Path; from image_builder.workspace import made_workspace\n"
+        "import sys, time; from pathlib import Path; from image_builder.host.workspace import made_workspace\n"
         "with made_workspace(Path(sys.argv[1])) as space:\n"
         "    (space.scratch / 'file').write_bytes(b'x' * 50); print('ready', flush=True); time.sleep(600)\n"
     )
@@ -265,7 +265,7 @@ def test_a_download_in_another_process_keeps_its_file(
     content = os.urandom(300_000)
     sha256 = publish(images, content, "a.sif", days_ago=400)
     code = (
-        "import hashlib, sys; from pathlib import Path; from image_builder.storage import ImageStore\n"
+        "import hashlib, sys; from pathlib import Path; from image_builder.store.folder import ImageStore\n"
         "with ImageStore(Path(sys.argv[1])).opened(sys.argv[2]) as file:\n"
         "    digest = hashlib.sha256(file.read(1000)); print('ready', flush=True); sys.stdin.readline()\n"
         "    digest.update(file.read()); print(digest.hexdigest(), flush=True)\n"

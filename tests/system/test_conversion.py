@@ -739,9 +739,9 @@ def test_what_a_killed_conversion_leaves_is_swept_and_nothing_of_a_living_one(
         shims, "docker", f'[ "$1" = export ] || exec "$real" "$@"; echo $$ > {note}; exec sleep 600'
     )
     script = (
-        "import sys; from pathlib import Path; from image_builder import singularity\n"
+        "import sys; from pathlib import Path; from image_builder.sif import convert\n"
         "from tests.system.test_conversion import site\n"
-        "singularity.convert(sys.argv[1], Path(sys.argv[2]), platform='linux/amd64', settings=site())\n"
+        "convert.convert(sys.argv[1], Path(sys.argv[2]), platform='linux/amd64', settings=site())\n"
     )
     with docker_export.exported(odd_image) as mine:
         process = subprocess.Popen(
@@ -771,8 +771,8 @@ def test_a_conversion_in_another_container_is_left_alone_until_it_must_be_dead(
 ) -> None:
     note = tmp_path / "note"
     script = (
-        "import sys, time; from pathlib import Path; from image_builder import export\n"
-        "with export.exported(sys.argv[1]): Path(sys.argv[2]).touch(); time.sleep(600)\n"
+        "import sys, time; from pathlib import Path; from image_builder.sif import docker_export\n"
+        "with docker_export.exported(sys.argv[1]): Path(sys.argv[2]).touch(); time.sleep(600)\n"
     )
     process = subprocess.Popen(
         [

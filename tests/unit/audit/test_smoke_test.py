@@ -115,6 +115,6 @@ def test_how_it_ends(end: CicError | int, code: ErrorCode, removed: list[str]) -
 
 
 def test_what_this_host_cannot_execute_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smoke_test.compilers, "host_warning", lambda target: "too new")
-    monkeypatch.setattr(smoke_test.compilers, "is_emulated", lambda target: False)
+    monkeypatch.setattr(smoke_test.host_cpu, "host_warning", lambda target: "too new")
+    monkeypatch.setattr(smoke_test.host_cpu, "is_emulated", lambda target: False)
     assert smoke_test.incompatibility("sha256:abc", machine()) == "too new"

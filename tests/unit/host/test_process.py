@@ -430,8 +430,8 @@ class TestPipelines:
 
 OWNER = """
 import os, signal, sys
-from image_builder import process
-from image_builder.process import Command, run
+from image_builder.host import process
+from image_builder.host.process import Command, run
 if sys.argv[2] == "without its guard":
     def hear(line):
         os.kill(process._guard._process.pid, signal.SIGKILL)
@@ -517,7 +517,7 @@ class TestGuard:
 
     def test_it_goes_when_its_owner_goes(self) -> None:
         code = (
-            "from image_builder import process\nfrom image_builder.process import Command, run\n"
+            "from image_builder.host import process\nfrom image_builder.host.process import Command, run\n"
             "run(Command(name='x', argv=('true',)))\nprint(process._guard._process.pid)"
         )
         ended = subprocess.run(

@@ -191,7 +191,7 @@ def test_a_sweep_takes_what_a_killed_writer_left_and_nothing_of_a_living_one(
     store: ImageStore,
 ) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from image_builder.storage import ImageStore\n"
+        "import sys, time; from pathlib import Path; from image_builder.store.folder import ImageStore\n"
         "with ImageStore(Path(sys.argv[1])).temporary_path() as path:\n"
         "    path.write_bytes(b'x' * 1000); print('ready', flush=True); time.sleep(600)\n"
     )

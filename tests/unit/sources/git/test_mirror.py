@@ -204,7 +204,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from image_builder.settings import RepositorySettings
-from image_builder.workflow import WorkflowRegistry
+from image_builder.sources.workflow_registry import WorkflowRegistry
 url, mirrors = sys.argv[1:]
 def locate(_):
     registry = WorkflowRegistry(RepositorySettings(workflow_repository=url, mirror_max_age_s=3600), Path(mirrors))
