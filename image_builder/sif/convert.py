@@ -1,7 +1,8 @@
 """From an image in the Docker daemon to a SIF: made, checked, and only then offered.
 
-The image is streamed (`streaming.py`) where that can be done, and else converted by Singularity's
-own `build`.
+The image is streamed (`streaming.py`) where this machine can do that, and else converted by
+Singularity's own `build`. That one writes into the image's files where it sees this machine's, and
+follows links: it gets what was checked (`oci_layout.py`), never the image itself.
 
 The caller's destination appears in one step, when everything was checked. What becomes of it is
 written beside it, and what conversion needs meanwhile lies in a scratch folder.
@@ -17,7 +18,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from image_builder.errors import CicError, ErrorCode, NoSpace, ServiceError, ToolMissing
@@ -26,7 +27,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.files import sha256_of
 from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
 from image_builder.settings import BuildSettings
-from image_builder.sif import format, streaming
+from image_builder.sif import format, oci_layout, streaming
 from image_builder.sif.docker_export import NotStreamable
 
 PROGRAMS = ("apptainer", "singularity")
@@ -146,25 +147,22 @@ class _Conversion:
             platform=self.platform,
             level=level(self.settings),
             settings=self.settings,
+            on_line=self.on_line,
             runner=self.runner,
             cancel=self.cancel,
         )
 
     def build(self, made: Path, scratch: Path) -> str:
-        """Let Singularity's own `build` make the SIF: it takes every image."""
-        source = f"docker-daemon:{self.image}"
-        if not _daemon_is_local(os.environ):
-            archive = scratch / "image.tar"
-            self._run(
-                Command(
-                    name="docker save",
-                    argv=("docker", "save", f"--output={archive}", self.image),
-                    timeout_s=self.settings.convert_timeout_s,
-                )
-            )
-            source = f"docker-archive:{archive.name}"
+        """Let Singularity's own `build` make the SIF, of what was checked and cannot lead it out."""
+        layout = scratch / "image"
+        self._write_layout(layout, scratch)
         command = build_command(
-            program(), source, made, scratch=scratch, platform=self.platform, settings=self.settings
+            program(),
+            f"oci:{layout.name}",
+            made,
+            scratch=scratch,
+            platform=self.platform,
+            settings=self.settings,
         )
         if needs_sudo(self.settings):
             self._run_as_root(command, scratch, made.parent)
@@ -172,6 +170,19 @@ class _Conversion:
             self._run(command)
         with open(made, "rb") as file:
             return sha256_of(file)
+
+    def _write_layout(self, layout: Path, scratch: Path) -> None:
+        try:
+            oci_layout.write(
+                self.image,
+                layout,
+                scratch=scratch,
+                settings=self.settings,
+                on_line=self.on_line,
+                cancel=self.cancel,
+            )
+        except NotStreamable as error:
+            raise ConversionFailed(f"The image could not be converted: {error.message}") from error
 
     def _build_empty(self, archive: Path, made: Path) -> None:
         command = build_command(
@@ -288,14 +299,6 @@ def mksquashfs_arguments(settings: BuildSettings) -> str:
 def needs_sudo(settings: BuildSettings) -> bool:
     """`singularity_sudo` means `sudo -n`, and nothing when already root."""
     return settings.singularity_sudo and os.geteuid() != 0
-
-
-def _daemon_is_local(environ: Mapping[str, str]) -> bool:
-    """Whether `docker-daemon:` reaches the daemon: Singularity knows sockets alone."""
-    return (
-        environ.get("DOCKER_HOST", "unix://").startswith("unix://")
-        and "DOCKER_CONTEXT" not in environ
-    )
 
 
 def _ignore(line: str) -> None:

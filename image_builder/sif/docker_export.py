@@ -27,7 +27,7 @@ import docker
 import docker.errors
 
 from image_builder.docker.daemon import DAEMON_TIMEOUT_S, daemon
-from image_builder.errors import CicError, ErrorCode, ServiceError
+from image_builder.errors import BuildFailed, CicError, ErrorCode, ServiceError
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, started
 
@@ -66,6 +66,19 @@ class NotStreamable(CicError):
     """This image, or this machine, needs another way of conversion; the message says why."""
 
     code = ErrorCode.CONVERSION_FAILED
+
+
+class UnsuitableImage(BuildFailed):
+    """No SIF is made of this image: it holds what would lead Singularity out of it, or is no tree."""
+
+    code = ErrorCode.CONVERSION_FAILED
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"No SIF can be made of this image: {reason}.",
+            step="conversion",
+            hint="Leave the root folders, and what Singularity makes there, to the base image.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -275,8 +288,8 @@ def originals(
 ) -> list[tuple[tarfile.TarInfo, bytes]]:
     """The members of the image that the exported stream hides, folders before what is in them.
 
-    Raises `NotStreamable` when they cannot be read, or when `/dev` or `/etc` is not a folder: then
-    the stream shows another tree than the image has.
+    Raises `NotStreamable` when they cannot be read, and `UnsuitableImage` when `/dev` or `/etc` is
+    not a folder: then the stream shows another tree than the image has.
     """
     found: list[tuple[tarfile.TarInfo, bytes]] = []
     command = originals_command(image, platform=platform, timeout_s=timeout_s)
@@ -309,11 +322,11 @@ def _original(
 ) -> tuple[tarfile.TarInfo, bytes] | None:
     name = member.name.rstrip("/")
     if name in ("dev", "etc") and not member.isdir():
-        raise NotStreamable(f"the image's /{name} is not a folder")
+        raise UnsuitableImage(f"its /{name} is not a folder")
     if name not in HIDDEN and not (name in HIDDEN_IF_LINK and member.issym()):
         return None
     if member.islnk() or member.size > MAX_HIDDEN_BYTES:
-        raise NotStreamable(f"the image's /{name} is a hard link or very large")
+        raise UnsuitableImage(f"its /{name} is a hard link or very large")
     body = stream.extractfile(member) if member.isreg() else None
     return member, body.read() if body is not None else b""
 

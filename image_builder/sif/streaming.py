@@ -37,6 +37,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import (
     KILLED_BY_SIGNAL,
     Command,
+    LineSink,
     ProcessFailed,
     Runner,
     run,
@@ -44,9 +45,10 @@ from image_builder.host.process import (
 )
 from image_builder.settings import BuildSettings
 from image_builder.sif import docker_export, format, tar_filter
-from image_builder.sif.docker_export import ExportedImage, NotStreamable
+from image_builder.sif.docker_export import ExportedImage, NotStreamable, UnsuitableImage
 
 PROGRAMS = ("docker", "tar2sqfs", "sqfs2tar", "unsquashfs")
+REPORT = "report.json"
 PIPE_BYTES = 1024**2
 TICK_S = 0.02
 SILENCE = "it wrote nothing"
@@ -81,14 +83,15 @@ def stream(
     platform: str,
     level: int | None,
     settings: BuildSettings,
+    on_line: LineSink,
     runner: Runner = run,
     cancel: CancelToken | None = None,
 ) -> str:
     """Make a SIF of an image in the daemon at `made`; returns its sha256.
 
     `source` is what the SIF names as its origin. `build_empty(archive, sif)` lets Singularity
-    convert an archive. Raises `NotStreamable` when the image has to be converted in another way,
-    else as `singularity.convert` does.
+    convert an archive. Raises `NotStreamable` when this machine needs another way of conversion,
+    else as `convert.convert` does.
     """
     require_programs()
     architecture = platform.split("/")[1]
@@ -104,8 +107,15 @@ def stream(
         with ThreadPoolExecutor(1, thread_name_prefix="convert") as executor:
             stencil = executor.submit(prepare)
             report = _Pipeline(
-                exported, squashfs, prepare.additions, scratch, level, settings, cancel
+                exported,
+                squashfs,
+                filter_command(scratch / REPORT, prepare.additions),
+                squashfs_command(squashfs, level, settings),
+                scratch,
+                settings,
+                cancel,
             ).run(stencil)
+    warn_of_set_aside(report, on_line)
     _check_counts(squashfs, report, settings, runner, cancel)
     made_of = stencil.result()
     for path in scratch.iterdir():  # from here on, the squashfs and the SIF need the room
@@ -119,6 +129,35 @@ def stream(
     )
     squashfs.unlink()
     return sha256
+
+
+def write_layer(
+    image: ExportedImage,
+    layer: Path,
+    *,
+    scratch: Path,
+    settings: BuildSettings,
+    on_line: LineSink,
+    cancel: CancelToken | None = None,
+) -> None:
+    """Write the image's files to `layer`, as a tar that Singularity can unpack and write into.
+
+    Raises `UnsuitableImage` for an image that would lead it to files outside.
+    """
+    report = _Pipeline(
+        image, layer, filter_command(scratch / REPORT, None), None, scratch, settings, cancel
+    ).run(None)
+    warn_of_set_aside(report, on_line)
+
+
+def warn_of_set_aside(report: tar_filter.Report, on_line: LineSink) -> None:
+    """Tell which of the image's own entries gave way to Singularity's."""
+    if report.set_aside:
+        more = report.set_aside - len(report.set_aside_first)
+        on_line(
+            f"Warning: {', '.join(report.set_aside_first)}{f' and {more} more' if more else ''} "
+            "of the image is left out: Singularity has its own there."
+        )
 
 
 def require_programs() -> None:
@@ -140,19 +179,13 @@ def squashfs_command(target: Path, level: int | None, settings: BuildSettings) -
     return Command(name="tar2sqfs", argv=(*argv, str(target)), timeout_s=settings.convert_timeout_s)
 
 
-def filter_command(additions: Path, report: Path) -> Command:
+def filter_command(report: Path, additions: Path | None) -> Command:
+    """The check of the image's files; without additions, of those that Singularity unpacks."""
+    options = () if additions is None else ("--additions", str(additions))
+    program = str(Path(tar_filter.__file__))
     return Command(
         name="the check of the image's files",
-        argv=(
-            sys.executable,
-            "-I",
-            "-S",
-            str(Path(tar_filter.__file__)),
-            "--additions",
-            str(additions),
-            "--report",
-            str(report),
-        ),
+        argv=(sys.executable, "-I", "-S", program, *options, "--report", str(report)),
     )
 
 
@@ -287,23 +320,19 @@ def _json_as_go_writes_it(value: Any) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class _Pipeline:
-    """The processes that the image's files run through."""
+    """The processes that the image's files run through; without a `sink`, into `target` itself."""
 
     image: ExportedImage
-    squashfs: Path
-    additions: Path
+    target: Path
+    filter: Command
+    sink: Command | None
     scratch: Path
-    level: int | None
     settings: BuildSettings
     cancel: CancelToken | None
 
-    def run(self, stencil: Future[SingularityMetadata]) -> tar_filter.Report:
+    def run(self, metadata: Future[SingularityMetadata] | None) -> tar_filter.Report:
         """Run them to their ends, as long as nothing fails; returns what went through."""
-        report = self.scratch / "report.json"
-        commands = [
-            filter_command(self.additions, report),
-            squashfs_command(self.squashfs, self.level, self.settings),
-        ]
+        commands = [self.filter, *([self.sink] if self.sink is not None else [])]
         with contextlib.ExitStack() as stack:
             processes: list[subprocess.Popen[bytes]] = []
             source: IO[bytes] | socket.socket | None = docker_export.export_socket(self.image)
@@ -318,13 +347,15 @@ class _Pipeline:
                 stack.callback(source.close)
             for index, command in enumerate(commands):
                 errors = stack.enter_context(self._log(index).open("wb"))
-                last = index == len(commands) - 1
+                output: IO[bytes] | int = subprocess.PIPE
+                if index == len(commands) - 1:
+                    output = errors if self.sink else stack.enter_context(self.target.open("wb"))
                 process = stack.enter_context(
                     started(
                         command,
                         stdin=None if source is None else source.fileno(),
                         stderr=errors,
-                        stdout=errors if last else subprocess.PIPE,
+                        stdout=output,
                     )
                 )
                 if source is not None:
@@ -334,25 +365,26 @@ class _Pipeline:
                 if source is not None:
                     fcntl.fcntl(source, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
                 processes.append(process)
-            self._wait(commands, processes, stencil)
-        return tar_filter.Report(**json.loads(report.read_text("utf-8")))
+            self._wait(commands, processes, metadata)
+        return tar_filter.Report(**json.loads((self.scratch / REPORT).read_text("utf-8")))
 
     def _wait(
         self,
         commands: Sequence[Command],
         processes: Sequence[subprocess.Popen[bytes]],
-        stencil: Future[SingularityMetadata],
+        metadata: Future[SingularityMetadata] | None,
     ) -> None:
         deadline = time.monotonic() + self.settings.convert_timeout_s
-        least_free_bytes = shutil.disk_usage(self.squashfs.parent).free
+        least_free_bytes = shutil.disk_usage(self.target.parent).free
         while True:
-            least_free_bytes = min(least_free_bytes, shutil.disk_usage(self.squashfs.parent).free)
+            least_free_bytes = min(least_free_bytes, shutil.disk_usage(self.target.parent).free)
             states = [process.poll() for process in processes]
-            if stencil.done():
-                stencil.result()
+            is_prepared = metadata is None or metadata.done()
+            if metadata is not None and is_prepared:
+                metadata.result()
             if any(states):
                 self._raise(commands, processes, least_free_bytes)
-            if all(state == 0 for state in states) and stencil.done():
+            if all(state == 0 for state in states) and is_prepared:
                 return
             if time.monotonic() > deadline:
                 raise LimitReached(
@@ -377,12 +409,13 @@ class _Pipeline:
         for command, process in zip(commands, processes, strict=True):
             if process.returncode in KILLED_BY_SIGNAL:
                 raise Interrupted(command.name)
+        filtering = commands.index(self.filter)
+        if processes[filtering].returncode == tar_filter.EXIT_UNFIT:
+            raise UnsuitableImage(_tail(self._log(filtering)))
         index = max(failed)
         text = _tail(self._log(index))
-        if index == len(commands) - 2 and processes[index].returncode == tar_filter.EXIT_UNFIT:
-            raise NotStreamable(text)
         if least_free_bytes < FULL_BYTES and (
-            "I/O error" in text or text == SILENCE
+            any(said in text for said in ("I/O error", "No space left")) or text == SILENCE
         ):  # its log has no room either
             raise NoSpace(
                 "The disk is full: the SIF could not be written.",

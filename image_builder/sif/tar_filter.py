@@ -1,11 +1,13 @@
 """A program: reads an image's files as a tar stream, checks them, and writes the stream that goes
 into squashfs.
 
-    python3 tarfilter.py --additions FILE --report FILE < export.tar > filtered.tar
+    python3 tar_filter.py [--additions FILE] --report FILE < export.tar > filtered.tar
 
-What `docker export` puts in by itself is left out; the members of the additions (a tar file,
-awaited at the end: it appears by a rename) follow, each unless its name was there already. The
-report tells what was written.
+What `docker export` puts in by itself is left out, and so is what the image has where Singularity
+puts its own files. The members of the additions (a tar file, awaited: it appears by a rename)
+follow, each unless its name was there already. Without additions, the stream is for Singularity
+itself to unpack and write into: links where it writes are refused. The report tells what was
+written.
 
 It stands alone, imports nothing of ours, and never holds more of the stream than a window. Whatever
 it does not know for certain, it refuses: an entry of an unknown type, a name twice, a child before
@@ -17,10 +19,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import sys
 import time
+from collections.abc import Callable
 
 EXIT_UNFIT, EXIT_BROKEN = 3, 4
 
@@ -40,10 +44,17 @@ LEFT_OUT = frozenset(
 has there.
 """
 
-RESERVED = frozenset(
-    {b".singularity.d", b".run", b".exec", b".test", b".shell", b"singularity", b"environment"}
-)
-"""What Singularity puts in the root. An image that has one of them already is not for us."""
+METADATA = b".singularity.d"
+LAUNCHERS = frozenset({b".run", b".exec", b".test", b".shell", b"singularity", b"environment"})
+RESERVED = LAUNCHERS | {METADATA}
+"""What Singularity puts in the root: a folder, and links into it. Of an image's own, folders and
+plain files stay, as they do with `singularity build`, and nothing that leads elsewhere.
+"""
+
+WRITTEN = frozenset({b"dev", b"etc", b"home", b"proc", b"root", b"sys", b"tmp", b"var", b"var/tmp"})
+"""The folders of an image that Singularity makes or writes into (`makeBaseEnv`, 3.0 to 4.3); it
+follows links there, out of the image.
+"""
 
 BLOCK = 512
 WINDOW_BYTES = 1024**2
@@ -52,6 +63,8 @@ END = bytes(BLOCK)
 
 _FILE_TYPES = b"0\0S"
 _EMPTY_TYPES = b"123456"
+_FOLDER = ord("5")
+MAX_SHOWN = 5
 _PAX_KEYS = frozenset(
     {
         b"path",
@@ -69,9 +82,7 @@ _PAX_KEYS = frozenset(
 
 
 class UnsupportedArchive(Exception):
-    """A whole stream that holds something which is not for us: the image has to be converted in
-    another way.
-    """
+    """A whole stream that holds something which no SIF is made of."""
 
 
 class CorruptArchive(Exception):
@@ -90,6 +101,9 @@ class Report:
     body_bytes: int = 0
     added: int = 0
     left_out: list[str] = dataclasses.field(default_factory=list)
+    set_aside: int = 0
+    set_aside_first: list[str] = dataclasses.field(default_factory=list)
+    """The first of the image's own entries that are not kept where Singularity has its own."""
 
 
 @dataclasses.dataclass
@@ -329,8 +343,18 @@ class Filter:
     is refused.
     """
 
-    def __init__(self, source: int, target: int, report: Report) -> None:
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        report: Report,
+        *,
+        additions: Callable[[], int] | None = None,
+    ) -> None:
+        """`additions` opens the archive of them; without, Singularity writes into what comes out."""
         self._window, self._target, self.report = Window(source, target), target, report
+        self._additions = additions
+        self._added_kinds: dict[bytes, int] | None = None
         self._names: set[int] = set()
         self._folders: set[int] = {hash(b"")}
         self._held: dict[bytes, bytes] = {}
@@ -339,8 +363,9 @@ class Filter:
         """Everything up to the end of the archive, without that end."""
         window = self._window
         while (member := next_member(window)) is not None:
-            if member.name.partition(b"/")[0] in RESERVED:
-                raise UnsupportedArchive(f"the image already has {printable(member.name)}")
+            if member.name.partition(b"/")[0] in RESERVED and not self._may_stay(member):
+                self._set_aside(member)
+                continue
             if member.name in LEFT_OUT:
                 self._leave_out(member)
                 continue
@@ -359,9 +384,13 @@ class Filter:
         if not self.report.entries:
             raise CorruptArchive("the archive is empty")
 
-    def add(self, additions: int) -> None:
-        """The members of another archive whose names are not there yet."""
-        window = Window(additions, self._target)
+    def add(self) -> None:
+        """The members of the additions whose names are not there yet, and the archive's end."""
+        if self._additions is not None:
+            self._add(Window(self._additions(), self._target))
+        write_all(self._target, 2 * END)
+
+    def _add(self, window: Window) -> None:
         while (member := next_member(window)) is not None:
             total = member.extent + member.body_bytes
             if hash(member.name) in self._names:
@@ -371,11 +400,36 @@ class Filter:
             self.report.added += 1
             window.keep(total)
         window.flush()
-        write_all(self._target, 2 * END)
+
+    def _may_stay(self, member: Member) -> bool:
+        """Whether the image's own entry stays where Singularity has its own."""
+        top, _, below = member.name.partition(b"/")
+        if top in LAUNCHERS and below:
+            return True
+        if member.kind not in (*_FILE_TYPES, _FOLDER):
+            return False
+        if top in LAUNCHERS:
+            return True
+        added = self._added().get(member.name)
+        return hash(member.name.rpartition(b"/")[0]) in self._folders and (
+            added is None or added == member.kind == _FOLDER
+        )
+
+    def _added(self) -> dict[bytes, int]:
+        """What Singularity puts into its folder: the kinds of entries by name."""
+        if self._added_kinds is None:
+            self._added_kinds = {} if self._additions is None else metadata_kinds(self._additions())
+        return self._added_kinds
+
+    def _set_aside(self, member: Member) -> None:
+        self.report.set_aside += 1
+        if len(self.report.set_aside_first) < MAX_SHOWN:
+            self.report.set_aside_first.append(printable(member.name))
+        self._window.drop(member.extent + member.body_bytes)
 
     def _leave_out(self, member: Member) -> None:
         """A folder is held: if something is in it, it is the image's own after all."""
-        if member.kind == ord("5"):
+        if member.kind == _FOLDER:
             self._held[member.name] = self._window.peek(member.extent)
         self.report.left_out.append(member.name.decode("utf-8", "replace"))
         self._window.drop(member.extent + member.body_bytes)
@@ -387,16 +441,18 @@ class Filter:
             self._window.flush()
             write_all(self._target, header)
             self._count(
-                Member(name=parent, kind=ord("5"), link=b"", extent=len(header), body_bytes=0)
+                Member(name=parent, kind=_FOLDER, link=b"", extent=len(header), body_bytes=0)
             )
             self.report.left_out.remove(parent.decode())
 
     def _count(self, member: Member) -> None:
         name, report = member.name, self.report
         if not name:
-            if member.kind != ord("5"):
+            if member.kind != _FOLDER:
                 raise UnsupportedArchive("the root is not a folder")
             return
+        if self._additions is None and name in WRITTEN and member.kind != _FOLDER:
+            raise UnsupportedArchive(f"{printable(name)} is not a folder")
         key = hash(name)
         if key in self._names:
             raise UnsupportedArchive(f"{printable(name)} is there twice")
@@ -410,12 +466,22 @@ class Filter:
                 )
         else:
             report.inodes += 1
-        if member.kind == ord("5"):
+        if member.kind == _FOLDER:
             self._folders.add(key)
         self._names.add(key)
         report.entries += 1
         report.listed_lines += 1 + name.count(b"\n")
         report.body_bytes += member.body_bytes
+
+
+def metadata_kinds(additions: int) -> dict[bytes, int]:
+    """The kinds of what an archive has in Singularity's own folder, by name."""
+    window, kinds = Window(additions, None), {}
+    while (member := next_member(window)) is not None:
+        if member.name.partition(b"/")[0] == METADATA:
+            kinds[member.name] = member.kind
+        window.drop(member.extent + member.body_bytes)
+    return kinds
 
 
 def await_file(path: str) -> int:
@@ -429,14 +495,15 @@ def await_file(path: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--additions", required=True)
+    parser.add_argument("--additions")
     parser.add_argument("--report", required=True)
     options = parser.parse_args()
     report = Report()
     try:
-        job = Filter(0, 1, report)
+        additions = functools.partial(await_file, options.additions) if options.additions else None
+        job = Filter(0, 1, report, additions=additions)
         job.copy_image()
-        job.add(await_file(options.additions))
+        job.add()
         os.close(1)
     except UnsupportedArchive as error:
         print(error, file=sys.stderr)

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from image_builder.errors import Cancelled, ErrorCode, ServiceError
+from image_builder.errors import BuildFailed, Cancelled, CicError, ErrorCode, ServiceError
 from image_builder.host.cancellation import CancelToken
 from image_builder.settings import BuildSettings
 from image_builder.sif import convert as sif_convert
@@ -426,29 +426,155 @@ def test_a_converted_image_goes_into_the_store(odd_image: str, tmp_path: Path) -
 # --- what is not streamed, and what fails
 
 
-def test_an_image_that_was_a_sif_before_is_built_instead(odd_image: str, tmp_path: Path) -> None:
-    name = f"cic-test-conversion:{uuid.uuid4().hex}"
+@contextlib.contextmanager
+def image_of(entries: list[tuple[str, bytes, str]]) -> Iterator[str]:
+    """An image of these files (name, type, where it points) and no others."""
+    archive, name = io.BytesIO(), f"cic-test-conversion:{uuid.uuid4().hex}"
+    with tarfile.open(fileobj=archive, mode="w") as target:
+        for path, kind, link in entries:
+            member = tarfile.TarInfo(path)
+            member.type, member.linkname, member.mode = kind, link, 0o755
+            target.addfile(member)
     subprocess.run(
-        ["docker", "buildx", "build", "--builder=default", f"--tag={name}", "-"],
-        check=True,
-        input=f"FROM {odd_image}\nWORKDIR /.singularity.d/env\n".encode(),
-        capture_output=True,
+        ["docker", "import", "-", name], input=archive.getvalue(), check=True, capture_output=True
     )
+    try:
+        yield name
+    finally:
+        subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
+
+
+def converted_or_refused(image: str, path: Path, **keys: Any) -> tuple[str, list[str]]:
+    """How an image was converted, or the code of its refusal; and what was said."""
     lines: list[str] = []
     try:
         made = sif_convert.convert(
-            name,
-            tmp_path / "out.sif",
-            platform="linux/amd64",
-            settings=site(),
-            on_line=lines.append,
+            image, path, platform="linux/amd64", settings=site(**keys), on_line=lines.append
         )
-        assert left_behind(name) == ([], [])
-    finally:
-        subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
-    assert made.method == sif_convert.BUILD
-    assert any("takes longer: the image already has" in line for line in lines)
-    assert ".singularity.d/runscript" in tree(tmp_path / "out.sif")
+        return made.method, lines
+    except BuildFailed as error:
+        return error.code.value, [*lines, str(error)]
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A folder of this machine, in which nothing may change."""
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    (folder / "file").write_text("precious")
+    (folder / "file").chmod(0o640)
+    yield folder
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    assert (folder / "file").read_text() == "precious"
+    assert (folder / "file").stat().st_mode & 0o777 == 0o640
+
+
+FOLDER, FILE, LINK = tarfile.DIRTYPE, tarfile.REGTYPE, tarfile.SYMTYPE
+PLAIN = [("a", FILE, ""), ("dev", FOLDER, ""), ("etc", FOLDER, "")]
+INTO_METADATA = [
+    [(".singularity.d", LINK, "%s")],
+    [(".singularity.d", LINK, "through"), ("through", LINK, "%s")],
+    [
+        (".singularity.d", FOLDER, ""),
+        *((f".singularity.d/{name}", LINK, "%s") for name in ("env", "actions", "libs")),
+        *((f".singularity.d/{name}", LINK, "%s/file") for name in ("runscript", "labels.json")),
+        *((f".singularity.d/{name}", LINK, "%s/new") for name in ("test", "Singularity")),
+    ],
+    [
+        (".singularity.d", FOLDER, ""),
+        (".singularity.d/env", FOLDER, ""),
+        (".singularity.d/env/10-docker2singularity.sh", LINK, "%s/file"),
+    ],
+    [(name, LINK, "%s/file") for name in ("singularity", "environment", ".run", ".exec")],
+    [(name, LINK, "%s/new") for name in (".shell", ".test", "environment")],
+]
+# Docker itself makes `/dev`, `/etc`, `/proc` and `/sys` folders in what it exports.
+INTO_FOLDERS = [[(name, LINK, "%s")] for name in ("home", "root", "tmp", "var")] + [
+    [("var", FOLDER, ""), ("var/tmp", LINK, "%s/new")],
+    [("tmp", LINK, "var"), ("var", LINK, "%s")],
+]
+
+
+@pytest.fixture(params=["absolute", "relative"])
+def pointing(request: pytest.FixtureRequest, victim: Path) -> str:
+    return str(victim) if request.param == "absolute" else "../" * 30 + str(victim).lstrip("/")
+
+
+@pytest.mark.parametrize("compressor", ["zstd", "lzo"], ids=["streamed", "built"])
+@pytest.mark.parametrize("links", INTO_METADATA)
+def test_links_where_singularity_has_its_own_lead_nowhere(
+    links: list[tuple[str, bytes, str]], compressor: str, pointing: str, tmp_path: Path
+) -> None:
+    entries = [(name, kind, link.replace("%s", pointing)) for name, kind, link in links]
+    with image_of(entries + PLAIN) as image:
+        how, lines = converted_or_refused(image, tmp_path / "out.sif", sif_compressor=compressor)
+        assert left_behind(image) == ([], [])
+    assert how == (sif_convert.STREAM if compressor == "zstd" else sif_convert.BUILD)
+    assert any("of the image is left out" in line for line in lines)
+    files = tree(tmp_path / "out.sif")
+    assert files[".singularity.d/runscript"].kind == FILE
+    assert files["singularity"].body == ".singularity.d/runscript"
+
+
+@pytest.mark.parametrize("links", INTO_FOLDERS)
+def test_singularity_unpacks_no_image_whose_folders_lead_out(
+    links: list[tuple[str, bytes, str]], pointing: str, tmp_path: Path
+) -> None:
+    entries = [(name, kind, link.replace("%s", pointing)) for name, kind, link in links]
+    with image_of(PLAIN + entries) as image:
+        how, lines = converted_or_refused(image, tmp_path / "out.sif", sif_compressor="lzo")
+        converted_or_refused(image, tmp_path / "streamed.sif")
+        assert left_behind(image) == ([], [])
+    assert how == ErrorCode.CONVERSION_FAILED and "is not a folder" in lines[-1]
+    assert not (tmp_path / "out.sif").exists()
+
+
+@pytest.mark.parametrize("name", ["etc", "dev"])
+def test_an_image_without_its_own_etc_or_dev_is_refused(
+    name: str, pointing: str, tmp_path: Path
+) -> None:
+    entries = [entry for entry in PLAIN if entry[0] != name] + [(name, LINK, pointing)]
+    with image_of(entries) as image:
+        how, lines = converted_or_refused(image, tmp_path / "out.sif")
+        converted_or_refused(image, tmp_path / "built.sif", sif_compressor="lzo")
+    assert how == ErrorCode.CONVERSION_FAILED and f"/{name} is not a folder" in lines[-1]
+
+
+@pytest.mark.parametrize("missing", ["buildx", "export"])
+def test_what_this_machine_lacks_hands_no_image_to_singularity_unchecked(
+    missing: str, pointing: str, tmp_path: Path, shims: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every reason for another way than streaming meets an image that points out."""
+    entries = [(".singularity.d", LINK, pointing), ("tmp", LINK, pointing), *PLAIN]
+    with image_of(entries) as image, contextlib.ExitStack() as stack:
+        if missing == "buildx":
+            shim(shims, "docker", '[ "$1" = buildx ] && exit 1; exec "$real" "$@"')
+        else:
+            stack.enter_context(opened(Door(tmp_path / "door", export_bytes=0)))
+            stack.callback(monkeypatch.delenv, "DOCKER_HOST")
+            monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/door")
+        with pytest.raises(CicError) as failure:
+            sif_convert.convert(
+                image, tmp_path / "out.sif", platform="linux/amd64", settings=site()
+            )
+    assert failure.value.code is ErrorCode.CONVERSION_FAILED
+    assert not (tmp_path / "out.sif").exists()
+
+
+def test_a_step_may_be_called_as_singularity_calls_its_own(tmp_path: Path) -> None:
+    own = [
+        ("environment", FOLDER, ""),
+        ("environment/script", FILE, ""),
+        (".singularity.d", FOLDER, ""),
+        (".singularity.d/env", FOLDER, ""),
+        (".singularity.d/env/99-own.sh", FILE, ""),
+    ]
+    with image_of(own + PLAIN) as image:
+        how, lines = converted_or_refused(image, tmp_path / "out.sif")
+    assert how == sif_convert.STREAM, lines
+    files = tree(tmp_path / "out.sif")
+    assert {"environment/script", ".singularity.d/env/99-own.sh"} <= files.keys()
+    assert ".singularity.d/runscript" in files
 
 
 def test_an_image_for_another_platform_than_asked_is_refused(
@@ -565,22 +691,17 @@ def test_an_image_comes_over_a_port_as_it_does_over_a_socket(
 
 
 @pytest.mark.parametrize("export_bytes", [0, 100])
-def test_a_socket_without_an_answer_means_a_build(
+def test_a_socket_without_an_answer_is_told(
     odd_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export_bytes: int
 ) -> None:
-    lines: list[str] = []
     with opened(Door(tmp_path / "door", export_bytes=export_bytes)) as door:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/door")
-        made = sif_convert.convert(
-            odd_image,
-            tmp_path / "out.sif",
-            platform="linux/amd64",
-            settings=site(),
-            on_line=lines.append,
-        )
-    assert made.method == sif_convert.BUILD and door.exports == 1
-    assert any("docker does not export the image" in line for line in lines)
-    format.verify(tmp_path / "out.sif", platform="linux/amd64")
+        with pytest.raises(ServiceError, match="docker does not export the image") as failure:
+            sif_convert.convert(
+                odd_image, tmp_path / "out.sif", platform="linux/amd64", settings=site()
+            )
+    assert failure.value.code == ErrorCode.CONVERSION_FAILED and door.exports == 2
+    assert not (tmp_path / "out.sif").exists()
 
 
 @pytest.mark.parametrize("export_bytes", [2048, 300_000])

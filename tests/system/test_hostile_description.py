@@ -281,6 +281,42 @@ def test_a_hostile_package_finds_nothing(site: Site, tmp_path: Path) -> None:
     assert_nothing_found(report, log, canaries_of(site), {*MAY_WRITE, "/run/cic/packages"})
 
 
+ESCAPE = """
+mkdir /.singularity.d
+ln -s {victim}/file /.singularity.d/runscript
+ln -s {victim} /.singularity.d/env
+ln -s {victim}/new /.singularity.d/labels.json
+rm -rf /var/tmp && ln -s {victim} /var/tmp
+ln -s ../../../../..{victim} /singularity
+"""
+
+
+@pytest.mark.parametrize("compressor", ["zstd", "lzo"])
+def test_an_image_that_points_at_the_host_changes_nothing_there(
+    site: Site, tmp_path: Path, compressor: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("precious")
+    site.add_step(
+        "demo",
+        "escape",
+        {"eflows4hpc.yaml": "", "post_inst.sh": ESCAPE.format(victim=victim)},
+    )
+    with running_service(site.with_environ(CIC_BUILD_SIF_COMPRESSOR=compressor)) as service:
+        asked = request("escape") | {"machine": MACHINE | {"container_engine": "singularity"}}
+        status = service.wait_for(service.call("POST", "/build/", json=asked).json()["id"])
+        log = service.call("GET", f"/build/{status['id']}/log").text
+    assert [path.name for path in victim.iterdir()] == ["file"]
+    assert (victim / "file").read_text() == "precious"
+    if compressor == "zstd":
+        assert status["status"] == "FINISHED" and "of the image is left out" in log, log[-2000:]
+    else:  # Singularity itself unpacks it
+        assert (
+            status["error_code"] == "CONVERSION_FAILED" and "is not a folder" in status["message"]
+        )
+
+
 def canaries_of(site: Site) -> list[str]:
     """What nobody's build may come across: the service's secrets and a neighbour's file."""
     canaries = [

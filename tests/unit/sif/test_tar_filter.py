@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -81,18 +82,25 @@ def content_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def filtered(
-    image: bytes, additions: bytes = tar([]), *, step: int | None = None
+    image: bytes, additions: bytes | None = tar([]), *, step: int | None = None
 ) -> tuple[bytes, Report]:
     """What becomes of a stream, which arrives in portions of `step` bytes."""
     report = Report()
     with (
-        memory_file(additions) as extra,
+        memory_file(additions or b"") as extra,
         memory_file(b"") as target,
         fed_pipe(image, step or 65536) as source,
     ):
-        job = Filter(source, target.fileno(), report)
+
+        def opened() -> int:
+            os.lseek(extra.fileno(), 0, os.SEEK_SET)
+            return extra.fileno()
+
+        job = Filter(
+            source, target.fileno(), report, additions=None if additions is None else opened
+        )
         job.copy_image()
-        job.add(extra.fileno())
+        job.add()
         target.seek(0)
         return target.read(), report
 
@@ -258,7 +266,7 @@ def test_the_program_does_the_same_between_pipes(tmp_path: Path) -> None:
     [
         (b"", tar_filter.EXIT_BROKEN),
         (tar([folder("a")])[:512], tar_filter.EXIT_BROKEN),
-        (tar([folder(".singularity.d")]), tar_filter.EXIT_UNFIT),
+        (tar([Entry("a"), Entry("a/b")]), tar_filter.EXIT_UNFIT),
     ],
 )
 def test_the_program_says_which_kind_of_refusal_it_was(
@@ -384,13 +392,104 @@ def test_additions_do_not_climb_over_a_link_of_the_image() -> None:
         )
 
 
+# --- where Singularity has its own files
+
+SINGULARITYS = tar(
+    [
+        folder(".singularity.d"),
+        folder(".singularity.d/env"),
+        Entry(".singularity.d/env/01-base.sh", content=b"its"),
+        Entry(".singularity.d/runscript", content=b"its"),
+        Entry("singularity", tarfile.SYMTYPE, link=".singularity.d/runscript"),
+        Entry("environment", tarfile.SYMTYPE, link=".singularity.d/env/90-environment.sh"),
+    ]
+)
+ELSEWHERE = ["/etc", "../../../../etc", "elsewhere", "."]
+LINKS = [tarfile.SYMTYPE, tarfile.LNKTYPE]
+SPECIAL = [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE]
+METADATA_PATHS = ["", "/env", "/env/01-base.sh", "/runscript", "/labels.json", "/env/own.sh"]
+
+
+def with_parents(entry: Entry) -> list[Entry]:
+    parts = entry.name.split("/")
+    return [*(folder("/".join(parts[:end])) for end in range(1, len(parts))), entry]
+
+
+@pytest.mark.parametrize("additions", [SINGULARITYS, None], ids=["streamed", "for build"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f".singularity.d{path}" for path in METADATA_PATHS),
+        *(name.decode() for name in sorted(tar_filter.LAUNCHERS)),
+    ],
+)
+def test_what_leads_elsewhere_gives_way_to_singularitys_own(
+    name: str, additions: bytes | None
+) -> None:
+    for kind, link in itertools.product([*LINKS, *SPECIAL], ELSEWHERE):
+        image = [Entry("elsewhere", content=b"1"), *with_parents(Entry(name, kind, link=link))]
+        written, report = filtered(tar(image), additions)
+        kept = {entry.name: entry for entry in read(written)}
+        assert report.set_aside == 1 and report.set_aside_first == [ascii(name)]
+        own = {entry.name: entry for entry in read(additions or tar([]))}
+        assert kept.get(name) == own.get(name)
+        assert own.items() <= kept.items()
+
+
+def test_an_images_own_folders_and_files_stay_where_singularity_has_none() -> None:
+    own = [
+        folder(".singularity.d", 0o700),
+        folder(".singularity.d/env"),
+        Entry(".singularity.d/env/99-own.sh", content=b"own"),
+        folder("environment"),
+        Entry("environment/link", tarfile.SYMTYPE, link="/etc"),
+        Entry("singularity", content=b"own"),
+    ]
+    for additions in (SINGULARITYS, None):
+        written, report = filtered(tar(own), additions)
+        assert read(written)[: len(own)] == own and report.set_aside == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [
+        ([Entry(".singularity.d/runscript", content=b"own")], b"its"),
+        ([folder(".singularity.d/runscript"), Entry(".singularity.d/runscript/x")], b"its"),
+        ([Entry(".singularity.d/env", content=b"no folder")], b"its"),
+    ],
+)
+def test_singularitys_own_files_win(own: list[Entry], kept: bytes) -> None:
+    written, report = filtered(tar([folder(".singularity.d"), *own]), SINGULARITYS)
+    found = {entry.name: entry.content for entry in read(written)}
+    assert found[".singularity.d/runscript"] == found[".singularity.d/env/01-base.sh"] == kept
+    assert report.set_aside == len(own)
+
+
+def test_the_names_of_what_gives_way_are_bounded() -> None:
+    own = [Entry(f".singularity.d/{'x' * 90}{n}", tarfile.FIFOTYPE) for n in range(1000)]
+    _, report = filtered(tar([folder(".singularity.d"), *own]), SINGULARITYS)
+    assert report.set_aside == 1000 and len(report.set_aside_first) == tar_filter.MAX_SHOWN
+
+
+def test_a_hard_link_to_what_gave_way_is_refused() -> None:
+    image = [
+        folder(".singularity.d"),
+        Entry(".singularity.d/runscript"),
+        Entry("bin", tarfile.LNKTYPE, link=".singularity.d/runscript"),
+    ]
+    with pytest.raises(UnsupportedArchive, match="links to"):
+        filtered(tar(image), SINGULARITYS)
+
+
+@pytest.mark.parametrize("name", sorted(tar_filter.WRITTEN))
+def test_where_singularity_writes_there_are_only_folders(name: bytes) -> None:
+    for kind, link in itertools.product([tarfile.REGTYPE, *LINKS], ELSEWHERE):
+        image = [Entry("elsewhere"), *with_parents(Entry(name.decode(), kind, link=link))]
+        with pytest.raises(UnsupportedArchive):
+            filtered(tar(image), None)
+
+
 # --- what does not go through
-
-
-@pytest.mark.parametrize("name", sorted(tar_filter.RESERVED))
-def test_an_image_that_holds_what_singularity_makes_is_refused(name: bytes) -> None:
-    with pytest.raises(UnsupportedArchive, match="already has"):
-        filtered(tar([folder(name.decode())]))
 
 
 @pytest.mark.parametrize("kind", [b"7", b"V", b"M", b"D", b"g", b"A", b"\x80"])
