@@ -56,10 +56,12 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 sys.addaudithook(_hear)  # for good: Python has no way to remove one
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as in what a shell starts with `&`, and in all that it starts
+# A shell's `&` and nohup start programs with ignored signals, which all that they start inherits.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 OWN_IMAGES = frozenset(

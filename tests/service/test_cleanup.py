@@ -5,6 +5,7 @@ they are.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import multiprocessing
 import os
@@ -207,7 +208,7 @@ def test_logs_go_by_age_and_by_size_and_never_those_of_builds_that_go_on(
             connection.execute(
                 tables.RUNS.update()
                 .where(tables.RUNS.c.id == run)
-                .values(ended_at=now() - builds.datetime.timedelta(days=days))
+                .values(ended_at=now() - datetime.timedelta(days=days))
             )
     assert cleaned(engine, settings, images, "log") == []
     assert cleaned(engine, settings, images, "log", dry_run=True, keep_logs_s=15 * DAY_S) == [

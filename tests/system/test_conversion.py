@@ -869,6 +869,7 @@ def test_what_a_killed_conversion_leaves_is_swept_and_nothing_of_a_living_one(
             [sys.executable, "-c", script, odd_image, str(tmp_path / "out.sif")], cwd=PROJECT
         )
         while not (note.exists() and note.read_text().strip()):
+            assert process.poll() is None
             time.sleep(0.01)
         docker_export.sweep()
         assert len(left_behind(odd_image)[0]) == 2

@@ -37,6 +37,7 @@ def test_who_comes_first_is_served_first() -> None:
     assert waits == pytest.approx([0.0, 99.0, 99.0])
 
 
+@pytest.mark.slow
 def test_a_queue_of_chance_waits_as_theory_says() -> None:
     """One slot that is busy two thirds of the time, all by chance: the mean wait is two builds."""
     chance = random.Random(7)

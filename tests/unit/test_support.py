@@ -1,9 +1,14 @@
-"""What tests judge by: the parts of `tests/support` that decide something."""
+"""What tests judge by: the parts of `tests/support` that decide something, and tests themselves."""
 
 from __future__ import annotations
 
+import importlib
+import re
+from pathlib import Path
+
 import pytest
 
+from tests.conftest import PROJECT
 from tests.support.browser import network_addresses
 
 SERVICE = "http://127.0.0.1:5000/image_creation/"
@@ -60,3 +65,27 @@ def test_what_a_page_of_the_browser_asks_for_is_not_the_sites(page: str) -> None
 def test_what_a_document_of_a_site_asks_for_is(document: str) -> None:
     url = "https://elsewhere.example/font"
     assert network_addresses([asked(url, by=document)]) == {url}
+
+
+IMPORTING = re.compile(r"from ((?:image_builder|service|config|tests)[\w.]*) import (\w+)")
+
+
+@pytest.mark.parametrize("folder", ["unit", "service", "system", "cluster", "support"])
+def test_programs_in_texts_import_what_there_is(folder: str) -> None:
+    """No tool that moves a module changes the programs that tests hand to another Python."""
+    for path in sorted((PROJECT / "tests" / folder).rglob("*.py")):
+        for module, name in IMPORTING.findall(path.read_text("utf-8")):
+            assert _has(module, name), f"{path.relative_to(PROJECT)}: {module} has no {name}"
+
+
+def _has(module: str, name: str) -> bool:
+    found = importlib.import_module(module)
+    return hasattr(found, name) or (Path(str(found.__file__)).parent / f"{name}.py").exists()
+
+
+@pytest.mark.parametrize("folder", ["unit", "service", "cluster", "support"])
+def test_nothing_imports_from_the_system_tests(folder: str) -> None:
+    paths = [*(PROJECT / "tests" / folder).rglob("*.py"), *(PROJECT / "benchmarks").glob("*.py")]
+    for path in [*paths, PROJECT / "scripts" / "screenshots"]:
+        imported = [module for module, _ in IMPORTING.findall(path.read_text("utf-8"))]
+        assert not [module for module in imported if module.startswith("tests.system")], path

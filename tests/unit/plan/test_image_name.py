@@ -249,5 +249,6 @@ def test_file_names_do_not_meet_where_name_and_version_are_joined() -> None:
         max_size=12,
     )
 )
+@pytest.mark.slow
 def test_different_requests_have_different_names(asked: list[dict[str, Any]]) -> None:
     must_differ([request(**fields) for fields in asked])

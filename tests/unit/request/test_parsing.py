@@ -384,6 +384,7 @@ def hostile_requests(count: int, seed: int) -> list[tuple[str, str]]:
     return made
 
 
+@pytest.mark.slow
 def test_ten_thousand_hostile_requests_start_nothing(started_processes: list[str]) -> None:
     requests = hostile_requests(10_000, seed=20)
     assert len({text for _, text in requests}) > 9_000
@@ -441,6 +442,7 @@ def test_any_bytes(raw: bytes, allow_path: bool) -> None:
 
 @settings(max_examples=300)
 @given(ANY_JSON | ALMOST, st.booleans())
+@pytest.mark.slow
 def test_any_json(value: Any, allow_path: bool) -> None:
     outcome(json.dumps(value), allow_path)
     if isinstance(value, dict):

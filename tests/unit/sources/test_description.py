@@ -340,6 +340,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(YAML_PARTS)
+@pytest.mark.slow
 def test_any_structure_is_read_or_refused(value: object) -> None:
     import yaml
 

@@ -62,6 +62,7 @@ def test_a_list_follows_what_other_stores_do(store: ImageStore) -> None:
     assert list(store.names()) == ["other.sif"] and len(store.images()) == 1
 
 
+@pytest.mark.slow
 def test_lists_are_made_while_images_come_and_go(store: ImageStore) -> None:
     context = multiprocessing.get_context("spawn")
     changing = context.Process(target=_publish_and_remove, args=(store.root, 60))
@@ -222,6 +223,7 @@ def _publish_often(root: Path, number: int, rounds: int) -> None:
         publish(store, f"{number} {turn}".encode() * 1000)
 
 
+@pytest.mark.slow
 def test_a_name_always_means_a_whole_file_while_many_processes_replace_it(
     store: ImageStore,
 ) -> None:
@@ -244,6 +246,7 @@ def test_a_name_always_means_a_whole_file_while_many_processes_replace_it(
     assert len(store.images()) == 76 and store.sweep() == 0
 
 
+@pytest.mark.slow
 def test_a_publisher_that_is_killed_anywhere_leaves_no_broken_name(store: ImageStore) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.unit.store.test_store import _publish_often\n"
