@@ -16,14 +16,12 @@ import archspec.cpu
 
 from image_builder.errors import InvalidRequest
 from image_builder.recipe import labels
-from image_builder.request import cpu_targets, gpu_drivers, mpi_gpu
+from image_builder.request import cpu_targets, gpu_drivers, host_cpu, mpi_gpu
 from image_builder.request.build_request import Machine
 from image_builder.request.machines import MachineFacts
 
 ERROR, WARNING = "error", "warning"
 PROCESSES = 2
-_UNLISTED = frozenset({"adx", "rdrand"})
-"""What archspec does not list for AMD's CPUs, though all since Zen have it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,9 +114,7 @@ def _platform(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Findi
 
 
 def _cpu(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
-    """A CPU runs what was built for it, for one of archspec's ancestors of it, or for a CPU whose
-    features it has.
-    """
+    """Yield what keeps the machine's CPU from executing what the image holds."""
     target = archspec.cpu.TARGETS.get(image.get(labels.TARGET, ""))
     if target is None or image.get(labels.PLATFORM) not in (None, machine.platform):
         return
@@ -130,33 +126,22 @@ def _cpu(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
                 subject="cpu",
                 message=f"The image needs a {target.name}; the CPU of {machine.name} is not known.",
             )
-    elif not (target <= host or _has_features(host, target)):
-        missing = sorted(target.features - host.features - _UNLISTED)
+    elif not host_cpu.can_execute(host, target.name):
+        missing = host_cpu.missing_features(host, target.name)
         yield Finding(
             level=ERROR,
             subject="cpu",
-            message=f"The image is built for {target.name}, and the CPU of {machine.name} is {host.name}"
+            message=f"The image is built for {target.name}, and the CPU of {machine.name} is {host}"
             + (f", which has no {', '.join(missing[:5])}." if missing else "."),
-            hint=f'Build it with "architecture": "{host.name}".',
+            hint=f'Build it with "architecture": "{host}".',
         )
 
 
-def _has_features(host: Any, target: Any) -> bool:
-    """Across vendors, `haswell` on `zen2`. Only for x86_64: elsewhere archspec lists too few
-    features to go by.
-    """
-    return bool(
-        target.family.name == host.family.name == "x86_64"
-        and target.features <= host.features | _UNLISTED
-    )
-
-
-def _host_cpu(machine: MachineFacts) -> Any:
+def _host_cpu(machine: MachineFacts) -> str | None:
     if machine.architecture is None:
         return None
-    return archspec.cpu.TARGETS.get(
-        cpu_targets.canonical_name(machine.architecture.strip().lower())
-    )
+    name = cpu_targets.canonical_name(machine.architecture.strip().lower())
+    return name if name in archspec.cpu.TARGETS else None
 
 
 def _mpi(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:

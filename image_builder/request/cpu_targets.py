@@ -44,7 +44,7 @@ class UnknownName(ValueError):
 
 @functools.cache
 def facts() -> Mapping[str, Mapping[str, str]]:
-    """The data file: `families`, `platform_aliases` and `products`."""
+    """The data file: `families`, `platform_aliases`, `unlisted_features` and `products`."""
     text = resources.files("image_builder").joinpath("data/targets.yaml").read_text("utf-8")
     loaded: dict[str, dict[str, str]] = yaml.safe_load(text)
     return loaded

@@ -1,9 +1,17 @@
-"""What the CPU of this host can execute."""
+"""What a CPU can execute: this host's, a worker's or a machine's.
+
+archspec knows a CPU's ancestors and its features. It knows too little of some features (those are
+in `data/targets.yaml`), and of the Arm architecture's releases no features at all.
+"""
 
 from __future__ import annotations
 
-import archspec.cpu
+import functools
 
+from archspec.cpu import TARGETS, Microarchitecture
+from archspec.cpu import host as this_cpu
+
+from image_builder.request import cpu_targets
 from image_builder.request.cpu_targets import Target
 
 
@@ -13,14 +21,13 @@ def host_warning(target: Target, host: str | None = None) -> str | None:
 
     Build tools are made for the target too, and run during the build.
     """
-    cpu = archspec.cpu.TARGETS[host] if host else archspec.cpu.host()
-    wanted = archspec.cpu.TARGETS[target.name]
-    if is_emulated(target, cpu.name):
+    cpu = _cpu(host)
+    if is_emulated(target, host):
         return (
-            f"This host's CPU ({cpu.name}) is not {wanted.family.name}: the build is emulated, which is slow, "
+            f"This host's CPU ({cpu.name}) is not {target.family}: the build is emulated, which is slow, "
             "and the emulator may lack instructions of the target."
         )
-    if wanted.name in executable_targets(host):
+    if _executes(cpu, TARGETS[target.name]):
         return None
     return (
         f"This host's CPU ({cpu.name}) cannot execute code for {target.name}: a build tool made for it may stop "
@@ -30,18 +37,59 @@ def host_warning(target: Target, host: str | None = None) -> str | None:
 
 def executable_targets(host: str | None = None) -> list[str]:
     """The targets whose programs the `host` (an archspec name; None: this machine) can execute."""
-    cpu = archspec.cpu.TARGETS[host] if host else archspec.cpu.host()
-    return sorted(
-        name
-        for name, wanted in archspec.cpu.TARGETS.items()
-        if wanted.family == cpu.family
-        and (wanted == cpu or wanted in cpu.ancestors or set(wanted.features) <= set(cpu.features))
-    )
+    cpu = _cpu(host)
+    return sorted(name for name, wanted in TARGETS.items() if _executes(cpu, wanted))
+
+
+def can_execute(host: str, target: str) -> bool:
+    """Return whether the CPU `host` executes programs for `target`; both are archspec's names."""
+    return _executes(TARGETS[host], TARGETS[target])
+
+
+def missing_features(host: str, target: str) -> list[str]:
+    """Return the features that programs for `target` may use and the CPU `host` lacks."""
+    return sorted(TARGETS[target].features - _features(TARGETS[host]))
 
 
 def is_emulated(target: Target, host: str | None = None) -> bool:
     """Whether programs for `target` need an emulator on the building `host`, as that is of another
     family.
     """
-    cpu = archspec.cpu.TARGETS[host] if host else archspec.cpu.host()
-    return bool(cpu.family != archspec.cpu.TARGETS[target.name].family)
+    return bool(_cpu(host).family != TARGETS[target.name].family)
+
+
+def _cpu(host: str | None) -> Microarchitecture:
+    return TARGETS[host] if host else this_cpu()
+
+
+def _executes(cpu: Microarchitecture, wanted: Microarchitecture) -> bool:
+    """A CPU executes code for itself, for its ancestors, and for other vendors' CPUs whose
+    features and whose architecture's release it has, such as haswell on zen2.
+
+    Where archspec lists no features (Power), only descent tells.
+    """
+    if wanted == cpu or wanted in cpu.ancestors:
+        return True
+    return bool(
+        wanted.family == cpu.family
+        and wanted.features
+        and wanted.features <= _features(cpu)
+        and _releases(wanted) <= _releases(cpu)
+    )
+
+
+def _features(cpu: Microarchitecture) -> frozenset[str]:
+    listed = (_unlisted_features().get(one.name, frozenset()) for one in (cpu, *cpu.ancestors))
+    return frozenset(cpu.features).union(*listed)
+
+
+def _releases(cpu: Microarchitecture) -> frozenset[str]:
+    """Return the generic targets behind a CPU: `x86_64_v3`, `armv8.2a`."""
+    return frozenset(one.name for one in (cpu, *cpu.ancestors) if one.vendor == "generic")
+
+
+@functools.cache
+def _unlisted_features() -> dict[str, frozenset[str]]:
+    """Return the features that archspec 0.2.7 does not list for a CPU and its descendants."""
+    unlisted = cpu_targets.facts()["unlisted_features"]
+    return {name: frozenset(features.split()) for name, features in unlisted.items()}

@@ -6,7 +6,7 @@ import pytest
 
 from image_builder.errors import ErrorCode, UserError
 from image_builder.recipe import compilers
-from image_builder.request import cpu_targets, host_cpu
+from image_builder.request import cpu_targets
 
 
 @pytest.mark.parametrize(
@@ -45,29 +45,3 @@ def test_compilers_that_a_workflow_names() -> None:
         ("gcc", "12.2.0"),
         ("clang", "15.99"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("target", "host", "word"),
-    [
-        ("haswell", "icelake", None),
-        ("icelake", "icelake", None),
-        ("x86_64", "haswell", None),
-        ("x86_64_v3", "zen2", None),
-        ("zen3", "icelake", "illegal instruction"),
-        ("icelake", "haswell", "illegal instruction"),
-        ("haswell", "neoverse_n1", "emulated"),
-    ],
-)
-def test_what_a_host_can_execute(target: str, host: str, word: str | None) -> None:
-    warning = host_cpu.host_warning(cpu_targets.resolve(target, "linux/amd64"), host)
-    assert (warning is None) if word is None else (warning is not None and word in warning)
-
-
-def test_this_host_can_execute_its_own_family() -> None:
-    import archspec.cpu
-
-    family = archspec.cpu.host().family.name
-    platform = cpu_targets.platform_of_family(family)
-    assert platform is not None
-    assert host_cpu.host_warning(cpu_targets.resolve(None, platform)) is None
