@@ -31,10 +31,13 @@ BASE_IMAGE_ARM64 = os.environ.get("CIC_TEST_BASE_ARM64", "cic-test-base-arm64:1"
 RUNTIME_BASE_IMAGE = os.environ.get("CIC_TEST_RUNTIME_BASE", "cic-test-runtime:1")
 USER, PASSWORD = "ada", "correct horse battery staple"
 MACHINE = {"platform": "linux/amd64", "architecture": "x86_64", "container_engine": "singularity"}
+RUN = secrets.token_hex(8)
+"""In a step's folder, it keeps the tests of this process from finding an image that others made."""
 HELLO = {
     "eflows4hpc.yaml": "apt:\n  - bc\npip:\n  - six\n",
     "hello.py": "import six, subprocess\n"
     'print("hello", subprocess.check_output(["bc"], input=b"6*7\\n").decode().strip())\n',
+    "run-of-tests.txt": RUN,
 }
 """A step that needs a Debian package and a Python one, and prints `hello 42`."""
 
