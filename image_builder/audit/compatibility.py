@@ -8,12 +8,12 @@ major release.
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import archspec.cpu
 
+from image_builder.audit.run_command import PROGRAM, run_command
 from image_builder.errors import InvalidRequest
 from image_builder.recipe import labels
 from image_builder.request import cpu_targets, gpu_drivers, host_cpu, mpi_gpu
@@ -21,7 +21,6 @@ from image_builder.request.build_request import Machine
 from image_builder.request.machines import MachineFacts
 
 ERROR, WARNING = "error", "warning"
-PROCESSES = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ def check(
     machine: MachineFacts,
     *,
     file: str = "image.sif",
-    program: str = "<program>",
+    program: str = PROGRAM,
 ) -> Report:
     """Whether an image with the labels `image` works on `machine`.
 
@@ -78,20 +77,6 @@ def check(
     return Report(
         findings=tuple(findings),
         run_command=run_command(image, machine, file=file, program=program),
-    )
-
-
-def run_command(image: Mapping[str, str], machine: MachineFacts, *, file: str, program: str) -> str:
-    """The line that runs `program` of the image on the machine; in parallel where the image has an
-    MPI.
-    """
-    words = (
-        _docker(image, file)
-        if machine.engine == "docker"
-        else [*_launcher(image, machine), *_singularity(image, machine, file)]
-    )
-    return " ".join(
-        word if word.startswith("<") else shlex.quote(word) for word in [*words, program]
     )
 
 
@@ -308,34 +293,6 @@ def _host_gpu(machine: MachineFacts) -> mpi_gpu.Gpu | None:
         return mpi_gpu.gpu_of(_as_request(machine))
     except InvalidRequest:
         return None
-
-
-def _launcher(image: Mapping[str, str], machine: MachineFacts) -> list[str]:
-    if labels.MPI_FAMILY not in image:
-        return []
-    if machine.launcher:
-        return [*shlex.split(machine.launcher), "-n", str(PROCESSES)]
-    pmi = "pmix" if image[labels.MPI_FAMILY] == "openmpi" else "pmi2"
-    return ["srun", f"--mpi={pmi}", "-n", str(PROCESSES)]
-
-
-def _singularity(image: Mapping[str, str], machine: MachineFacts, file: str) -> list[str]:
-    gpu = {"cuda": ["--nv"], "hip": ["--rocm"]}.get(image.get(labels.GPU_RUNTIME, ""), [])
-    binds = ["--bind", ",".join(machine.binds)] if machine.binds else []
-    return ["singularity", "exec", *gpu, *binds, file]
-
-
-def _docker(image: Mapping[str, str], name: str) -> list[str]:
-    gpu = {"cuda": ["--gpus", "all"], "hip": ["--device", "/dev/kfd", "--device", "/dev/dri"]}
-    parallel = ["mpirun", "-n", str(PROCESSES)] if labels.MPI_FAMILY in image else []
-    return [
-        "docker",
-        "run",
-        "--rm",
-        *gpu.get(image.get(labels.GPU_RUNTIME, ""), []),
-        name,
-        *parallel,
-    ]
 
 
 def _as_request(machine: MachineFacts) -> Machine:

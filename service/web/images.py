@@ -13,6 +13,7 @@ from flask import Blueprint, Response, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.audit import compatibility
+from image_builder.audit.run_command import docker_command, singularity_command
 from image_builder.recipe import labels
 from image_builder.request.machines import machine_facts
 from image_builder.spack import lockfile
@@ -247,8 +248,6 @@ def _sif_commands(one: Shown, filename: str) -> list[tuple[str, str]]:
         if place is not None
         else []
     )
-    launcher = "srun " if one.labels.get(labels.MPI_NAME) else ""
-    gpu = {"cuda": "--nv ", "rocm": "--rocm "}.get(one.labels.get(labels.GPU_RUNTIME, ""), "")
     return [
         (
             "Fetch it with a token",
@@ -257,20 +256,17 @@ def _sif_commands(one: Shown, filename: str) -> list[tuple[str, str]]:
         ("Or with the command-line client", f"./cic_cli download {name}"),
         *pull,
         ("See that it is whole", f"echo '{one.record.sha256}  {filename}' | sha256sum --check"),
-        ("Run a program in it", f"{launcher}singularity exec {gpu}{name} <program>"),
+        ("Run a program in it", singularity_command(one.labels, filename)),
         (
             "Run a command as its entry point does",
-            f"{launcher}singularity run {gpu}{name} <command>",
+            singularity_command(one.labels, filename, action="run", program="<command>"),
         ),
     ]
 
 
 def _docker_commands(one: Shown, reference: str) -> list[tuple[str, str]]:
-    gpu = {"cuda": "--gpus all ", "rocm": "--device /dev/kfd --device /dev/dri "}.get(
-        one.labels.get(labels.GPU_RUNTIME, ""), ""
-    )
     name = shlex.quote(reference)
-    run = ("Run a program in it", f"docker run --rm {gpu}{name} <program>")
+    run = ("Run a program in it", docker_command(one.labels, reference))
     if one.digest is None:
         return [run]
     exact = shlex.quote(f"{reference.rpartition(':')[0]}@{one.digest}")

@@ -51,6 +51,7 @@ class FakeBuilder:
     real store.
 
     `hold` keeps builds going on until it is set; `error` is raised once they are let go.
+    `labels` are the image's.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,7 @@ class FakeBuilder:
         self.hold.set()
         self.error: Exception | None = None
         self.lines = ["building", "built"]
+        self.labels: dict[str, str] = {}
 
     def __call__(
         self,
@@ -90,9 +92,12 @@ class FakeBuilder:
             image_id=pinned.image_id,
             platform=request.machine.platform,
             filename=pinned.filename,
+            details={"labels": self.labels},
         )
         store = ImageStore(settings.build.tmp_folder / "store")
-        if pinned.filename is not None:
+        if pinned.filename is None:
+            store.record(record)
+        else:
             observer.entered(BuildState.CONVERTING)
             with store.temporary_path() as temporary:
                 temporary.write_bytes(b"SIF of " + identity.encode() * 100)

@@ -669,6 +669,30 @@ def test_an_image_may_be_a_sif_and_docker_s(app: Flask, ada: Api) -> None:
     assert visitor.get("/images").text.count("<tr>") == 2
 
 
+@pytest.mark.parametrize(
+    ("runtime", "singularity", "docker"),
+    [
+        ("cuda", "exec --nv ", "--gpus all "),
+        ("hip", "exec --rocm ", "--device /dev/kfd --device /dev/dri "),
+        ("", "exec ", ""),
+    ],
+)
+def test_pages_and_rest_give_the_same_line_for_a_gpu(
+    app: Flask, ada: Api, builder: FakeBuilder, runtime: str, singularity: str, docker: str
+) -> None:
+    builder.labels = {"cic.gpu.runtime": runtime} if runtime else {}
+    visitor, filename = Visitor(app, "ada"), ada.wait(ada.submit())["filename"]
+    line = f"singularity {singularity}{filename} <program>"
+    assert ada("GET", f"/image/{filename}/check?platform=linux/amd64").json["run_command"] == line
+    page = html.unescape(visitor.get(f"/images/{filename}").text)
+    assert line in page and line.replace("exec", "run").replace("program", "command") in page
+
+    machine = {**REQUEST["machine"], "container_engine": "docker"}
+    image_id = ada.wait(ada.submit(machine=machine, force=True))["image_id"]
+    page = html.unescape(visitor.get(f"/images/docker/{image_id}").text)
+    assert f"docker run --rm {docker}{image_id} <program>" in page
+
+
 def test_paging_and_filters(app: Flask, ada: Api, builder: FakeBuilder) -> None:
     visitor = Visitor(app, "ada")
     assert "You have no builds yet" in visitor.get("/builds").text
