@@ -235,15 +235,19 @@ def _no_space(package: str, excerpt: tuple[str, ...] = ()) -> Finding:
     )
 
 
+_APT_ERROR = "(?:E|^): "
+"""How apt's errors begin. BuildKit reads a step's two outputs apart, and a line of the one may come
+between apt's `E` and the rest: that then begins with the colon.
+"""
 _APT_PACKAGE = (
-    re.compile(r"E: Unable to locate package (?P<package>\S+)"),
-    re.compile(r"E: Couldn't find any package by (?:glob|regex) '(?P<package>[^']+)'"),
-    re.compile(r"E: Package '(?P<package>[^']+)' has no installation candidate"),
-    re.compile(r"E: Version '(?P<version>[^']*)' for '(?P<package>[^']+)' was not found"),
+    re.compile(rf"{_APT_ERROR}Unable to locate package (?P<package>\S+)"),
+    re.compile(rf"{_APT_ERROR}Couldn't find any package by (?:glob|regex) '(?P<package>[^']+)'"),
+    re.compile(rf"{_APT_ERROR}Package '(?P<package>[^']+)' has no installation candidate"),
+    re.compile(rf"{_APT_ERROR}Version '(?P<version>[^']*)' for '(?P<package>[^']+)' was not found"),
     re.compile(r"dpkg: error processing (?:package|archive) (?P<package>\S+)"),
     re.compile(r"\A (?P<package>[a-z0-9][a-z0-9+.:-]*) : (?:Depends|Conflicts|Breaks|PreDepends):"),
 )
-_APT_SAYS = re.compile(r"(?:E|W|Err|dpkg):| \S+ : | +(?:installed |Could not )")
+_APT_SAYS = re.compile(r"(?:E|W|Err|dpkg)?:| \S+ : | +(?:installed |Could not )")
 
 
 def _apt(failed: FailedStep) -> Finding:

@@ -173,6 +173,29 @@ def test_why_a_slim_images_packages_are_not_installed(said: str, message: str) -
     assert cause.code is ErrorCode.APT_FAILED and cause.message == message
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "Unable to locate package bc",
+        "Couldn't find any package by glob 'bc'",
+        "Package 'bc' has no installation candidate",
+        "Version '0.1' for 'bc' was not found",
+    ],
+)
+def test_apts_error_is_found_when_its_first_letter_is_elsewhere(error: str) -> None:
+    """So a loaded machine's BuildKit mixed apt's two outputs."""
+    log = [
+        '#9 [final 2/5] RUN --mount=type=bind,source=cic/apt.sh ["sh", "/run/cic/apt.sh"]',
+        "#9 0.1 EPackage bc is not available, but is referred to by another package.",
+        f"#9 0.2 : {error}",
+        '#9 ERROR: process "sh /run/cic/apt.sh" did not complete successfully: exit code: 100',
+    ]
+    cause = classify(log, step="final")
+    assert cause.code is ErrorCode.APT_FAILED
+    assert cause.message.startswith("apt cannot install bc")
+    assert any(error in line for line in cause.excerpt)
+
+
 def test_a_failed_step_is_taken_out_of_the_log() -> None:
     failed = failed_step(log_of("apt-unknown-package"))
     assert failed.exit_code == 123 and failed.command == "/bin/sh -c /cic/apt.sh"
