@@ -116,7 +116,7 @@ class Submission:
         record = self.images.by_identity(identity)
         if record is None or record.sha256 is None:
             return None
-        if self.images.by_name(inputs.filename) != record:
+        if record != self.images.by_name(inputs.filename) or record.filename != inputs.filename:
             record = self.images.point(
                 record.model_copy(update={"filename": inputs.filename, "image_id": inputs.image_id})
             )

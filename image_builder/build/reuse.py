@@ -6,6 +6,7 @@ from image_builder.build.context import BuildContext, Built
 from image_builder.docker import daemon, registry
 from image_builder.plan.render import render_request
 from image_builder.recipe.labels import SLIM
+from image_builder.store import spellings
 from image_builder.store.image_store import Images
 from image_builder.store.record import ImageRecord
 
@@ -41,9 +42,11 @@ def existing_image(context: BuildContext, store: Images) -> Built | None:
     identity, login = context.identity, context.settings.registry
     image = daemon.find_by_identity(identity, named=not store.documents(identity))
     if image is None and login.url:
-        image = registry.pull_by_identity(
-            context.inputs.image_id, identity, context.platform, login
+        pulled = (
+            registry.pull_by_identity(name, identity, context.platform, login)
+            for name in spellings.of_image_id(context.inputs.image_id)
         )
+        image = next(filter(None, pulled), None)
     if image is None:
         return None
     context.observer.line("This image exists already: nothing is built.")

@@ -96,12 +96,15 @@ def _part(text: str) -> tuple[str, bool]:
 
 
 def _spec_part(spec: str | None, absent: str) -> tuple[str, bool]:
-    """`openmpi@4` -> `openmpi-4`: exact for a plain name and version, else shortened."""
+    """`openmpi@4` -> `openmpi_4`: exact for a plain name and version, else shortened.
+
+    No `_` comes from a shortened one: read from the end, a name falls into its parts in one way.
+    """
     if spec is None:
         return absent, True
     simple = _SIMPLE_SPEC.match(spec)
     if simple and len(spec) <= MAX_PART:
-        return simple["name"] + (f"-{simple['version']}" if simple["version"] else ""), True
+        return simple["name"] + (f"_{simple['version']}" if simple["version"] else ""), True
     return _part(spec)[0].replace("_", "-"), False
 
 

@@ -33,6 +33,7 @@ from pydantic import ValidationError
 
 from image_builder.host import file_leases
 from image_builder.host.files import bytes_of, sha256_of
+from image_builder.store import spellings
 from image_builder.store.record import (
     ImageRecord,
     checked_filename,
@@ -172,10 +173,13 @@ class ImageStore:
         return (self._documents / identity_digest(identity) / name).read_text("utf-8")
 
     def by_name(self, filename: str) -> ImageRecord | None:
-        """What a name means at present. None for an unknown name, and for one that cannot be a
-        name.
+        """What a name means at present, in whichever spelling. None for an unknown name, and for
+        one that cannot be a name.
         """
-        return self._read_whole(self._names / filename) if is_filename(filename) else None
+        if not is_filename(filename):
+            return None
+        records = map(self._read_whole, self._spelled(filename))
+        return next((record for record in records if record is not None), None)
 
     def by_sha256(self, sha256: str) -> ImageRecord | None:
         """The record that a stored SIF came with."""
@@ -373,11 +377,18 @@ class ImageStore:
         return sum(dead.values())
 
     def _point(self, record: ImageRecord, filename: str) -> None:
-        """The pointers, the name last: a name that is served has its record."""
+        """The pointers, the name last: a name that is served has its record. An earlier spelling of
+        the name follows where there is one.
+        """
         assert record.sha256 is not None
         _write(self._sif(record.sha256).with_suffix(".json"), record)
         _write(self._records / f"{identity_digest(record.identity)}.json", record)
-        _write(self._names / filename, record)
+        for name in self._spelled(filename):
+            if name.name == filename or name.exists():
+                _write(name, record.model_copy(update={"filename": name.name}))
+
+    def _spelled(self, filename: str) -> list[Path]:
+        return [self._names / spelling for spelling in spellings.of_filename(filename)]
 
     def _read_whole(self, path: Path) -> ImageRecord | None:
         record = _read(path)

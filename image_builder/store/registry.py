@@ -35,6 +35,7 @@ from pydantic import ValidationError
 
 from image_builder.host import file_leases
 from image_builder.host.files import sha256_of
+from image_builder.store import spellings
 from image_builder.store.folder import ImageStore
 from image_builder.store.oci_client import (
     MANIFEST,
@@ -159,7 +160,11 @@ class RegistryImages:
             return body.read().decode("utf-8", "replace")
 
     def by_name(self, filename: str) -> ImageRecord | None:
-        return self._record(_tag_of(filename), filename=filename) if is_filename(filename) else None
+        if not is_filename(filename):
+            return None
+        names = spellings.of_filename(filename)
+        records = (self._record(_tag_of(name), filename=name) for name in names)
+        return next((record for record in records if record is not None), None)
 
     def by_sha256(self, sha256: str) -> ImageRecord | None:
         return self._record(f"sha256.{sha256}") if is_sha256(sha256) else None
@@ -285,9 +290,13 @@ class RegistryImages:
         return sum(int(layer["size"]) for layer in self._text_layers(identity).values())
 
     def _point(self, record: ImageRecord) -> None:
-        """The name last: a name that is served has its record."""
+        """The name last: a name that is served has its record. An earlier spelling of the name
+        follows where there is one.
+        """
         self._put_record(f"identity.{identity_digest(record.identity)}", record)
-        self._put_record(_tag_of(record.filename or ""), record)
+        for name in spellings.of_filename(record.filename or ""):
+            if name == record.filename or self.repository.manifest(_tag_of(name)) is not None:
+                self._put_record(_tag_of(name), record.model_copy(update={"filename": name}))
 
     def _put_record(self, tag: str, record: ImageRecord) -> None:
         annotations = {RECORD: json.dumps(record.model_dump(mode="json"), sort_keys=True)}

@@ -85,7 +85,12 @@ class BuildAnswer(TypedDict):
     status: BuildState
     message: Annotated[str | None, Field(description="why it failed, or what it waits for")]
     image_id: str
-    filename: Annotated[str | None, Field(description="the SIF's name; null for the engine docker")]
+    filename: Annotated[
+        str | None,
+        Field(
+            description="the SIF's name; null for the engine docker, and for a build that failed before its conversion"
+        ),
+    ]
     id: str
     created_at: Time
     started_at: Time | None
@@ -239,7 +244,7 @@ def build_answer(row: Any) -> BuildAnswer:
         "status": state,
         "message": row.message if own is not None else row.run_message,
         "image_id": row.image_id,
-        "filename": row.filename,
+        "filename": row.filename if _may_have_file(state, row) else None,
         "id": row.id,
         "created_at": _utc(row.created_at),
         "started_at": _time(row.started_at),
@@ -261,6 +266,13 @@ def build_answer(row: Any) -> BuildAnswer:
         "warnings": row.warnings,
         "request": row.request,
     }
+
+
+def _may_have_file(state: BuildState, row: Any) -> bool:
+    """Whether a file of the build's name may be there: a build that failed before its conversion
+    has none, and clients of the first service take its name for one.
+    """
+    return state is not BuildState.FAILED or row.converting_at is not None
 
 
 def image_answer(filename: str, record: ImageRecord) -> ImageAnswer:

@@ -19,6 +19,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.state import BuildState
+from image_builder.store import spellings
 from service import downloads
 from service.console import about_run
 from service.db import runs
@@ -179,7 +180,9 @@ class Worker:
             and result.sif_path is not None
             and result.filename is not None
         ):
-            downloads.offer_publicly(result.sif_path, self._images / result.filename)
+            for name in spellings.of_filename(result.filename):
+                if name == result.filename or (self._images / name).exists():
+                    downloads.offer_publicly(result.sif_path, self._images / name)
 
     @property
     def _images(self) -> Path:

@@ -72,6 +72,39 @@ def test_another_name_of_the_same_thing_is_finished_at_once_too(
     assert len(builder.calls) == 1
 
 
+def test_images_keep_the_names_that_they_had(ada: Api, app: Flask, builder: FakeBuilder) -> None:
+    """Images of before are called `openmpi-4` in the store: scripts go on asking for them."""
+    machine = REQUEST["machine"] | {"mpi": "openmpi@4"}
+    name = ada.wait(ada.submit(machine=machine))["filename"]
+    assert name == "demo_hello_x86_64_openmpi_4_nogpu_v_latest.sif"
+    earlier = name.replace("openmpi_4", "openmpi-4")
+    names = app.extensions["cic"].settings.library.build.tmp_folder / "store" / "names"
+    record = json.loads((names / name).read_text())
+    (names / earlier).write_text(json.dumps(record | {"filename": earlier}))
+    (names / name).unlink()
+
+    for spelled in (name, earlier):
+        assert ada("GET", f"/images/download/{spelled}").status_code == 200
+        assert ada("GET", f"/image/{spelled}").get_json()["filename"] == spelled
+    again = ada.status(ada.submit(machine=machine))
+    assert (again["status"], again["filename"]) == ("FINISHED", name)
+    assert {one["filename"] for one in ada("GET", "/image/").get_json()["images"]} == {
+        name,
+        earlier,
+    }
+    assert len(builder.calls) == 1
+
+
+def test_a_build_that_failed_before_its_file_was_begun_has_none(
+    ada: Api, builder: FakeBuilder
+) -> None:
+    """As it was with the service before: a file name of a failed build is that of a conversion."""
+    builder.error = BuildFailed("Step apt failed.", code=ErrorCode.APT_FAILED)
+    failed = ada.wait(ada.submit())
+    assert (failed["status"], failed["filename"]) == ("FAILED", None)
+    assert ada("GET", "/build/").get_json()["builds"][0]["filename"] is None
+
+
 def test_a_status_begins_with_the_four_fields_that_clients_have_always_read(ada: Api) -> None:
     answer = ada("GET", f"/build/{ada.submit()}")
     assert list(answer.get_json())[:4] == ["status", "message", "image_id", "filename"]

@@ -62,6 +62,29 @@ def test_a_published_image_is_found_by_name_digest_and_identity(images: Images) 
     assert images.is_known(IDENTITY) and not images.is_known(OTHER_IDENTITY)
 
 
+TODAY = "demo_hello_zen2_openmpi_4_nogpu_v_latest.sif"
+EARLIER = "demo_hello_zen2_openmpi-4_nogpu_v_latest.sif"
+
+
+@pytest.mark.parametrize(("stored", "asked"), [(TODAY, EARLIER), (EARLIER, TODAY)])
+def test_a_name_is_found_by_either_spelling(images: Images, stored: str, asked: str) -> None:
+    published = publish(images, b"one", record(filename=stored))
+    assert images.by_name(asked) == images.by_name(stored) == published
+    assert list(images.names()) == [stored]
+    assert images.by_name(asked.replace("latest", "v1")) is None
+
+
+def test_an_earlier_spelling_that_is_stored_follows_its_image(images: Images) -> None:
+    publish(images, b"one", record(filename=EARLIER))
+    second = publish(images, b"two", record(OTHER_IDENTITY, filename=TODAY))
+    assert images.by_name(EARLIER) == images.by_name(TODAY) == second
+    assert {name: one.sha256 for name, one in images.names().items()} == dict.fromkeys(
+        (EARLIER, TODAY), second.sha256
+    )
+    assert images.remove(second.sha256 or "")
+    assert images.by_name(EARLIER) is images.by_name(TODAY) is None
+
+
 def test_a_digest_that_the_writer_computed_is_taken(images: Images) -> None:
     with images.temporary_path() as temporary:
         temporary.write_bytes(b"one")

@@ -40,13 +40,13 @@ def request(**fields: Any) -> BuildRequest:
         ({"architecture": None}, "w_s_x86_64_nompi_nogpu:latest"),
         (
             {"architecture": "Rome", "mpi": "openmpi@4", "gpu": "cuda@10.2"},
-            "w_s_rome_openmpi-4_cuda-10.2:latest",
+            "w_s_rome_openmpi_4_cuda_10.2:latest",
         ),
         (
             {"workflow": "minimal_workflow", "step_id": "wordcount", "version": "v1.2"},
             "minimal_workflow_wordcount_zen2_nompi_nogpu:v1.2",
         ),
-        ({"mpi": "intel-oneapi-mpi@2021.10.0"}, "w_s_zen2_intel-oneapi-mpi-2021.10.0_nogpu:latest"),
+        ({"mpi": "intel-oneapi-mpi@2021.10.0"}, "w_s_zen2_intel-oneapi-mpi_2021.10.0_nogpu:latest"),
     ],
 )
 def test_a_name_that_says_everything_is_plain(fields: dict[str, Any], name: str) -> None:
@@ -75,7 +75,6 @@ def test_a_name_that_says_everything_is_plain(fields: dict[str, Any], name: str)
         {"slim": False},
         {"path": "/some/where"},
         {"gpu": "cuda-deadbeef"},
-        {"gpu": "cuda@20240131"},
         {"version": "x_v_1"},
         {"version": "v_1"},
         {"architecture": "mic_knl"},
