@@ -98,7 +98,12 @@ class CicError(Exception):
             self.code = code
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        return f"{_sentence(self.message) if self.hint else self.message} {self.hint}".strip()
+
+
+def _sentence(text: str) -> str:
+    """A text that another one follows ends with a full stop."""
+    return text if not text or text[-1] in ".!?:" else f"{text}."
 
 
 class UserError(CicError):

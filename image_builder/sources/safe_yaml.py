@@ -85,6 +85,14 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> BadDescr
         return BadDescription(
             "a tab stands where YAML wants spaces", file=file, line=line, hint="Indent with spaces."
         )
+    if mark and "cannot start any token" in (error.problem or ""):
+        letter = (lines[mark.line : mark.line + 1] or [""])[0][mark.column : mark.column + 1]
+        return BadDescription(
+            f"a value begins with {letter}, which YAML does not allow",
+            file=file,
+            line=line,
+            hint=f"Put the value into quotes: '{letter}…'.",
+        )
     return BadDescription(
         f"is not valid YAML: {error.problem or error.context}",
         file=file,

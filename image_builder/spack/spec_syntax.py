@@ -8,6 +8,7 @@ read from 0.21 on, `%[…]`, `%%`, `%c=gcc` and `:=` from 1.0 on.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import unicodedata
 from typing import NoReturn
@@ -22,8 +23,10 @@ _BLANKS = re.compile(r"\s*")
 _SIGIL = re.compile(r"%%|%|\^")
 _SWITCH = re.compile(r"\+\+|~~|--|[+~-]")
 _ASSIGNMENT = re.compile(r":?={1,2}")
-_VALUE = re.compile(r"[A-Za-z0-9_+*.,:=~/\\-]+")
-_EDGE_VALUE = re.compile(r"[A-Za-z0-9_+*.,:=%^~/\\-]+")
+_VALUE = re.compile(r"[A-Za-z0-9_+*.,:=~/-]+")
+_EDGE_VALUE = re.compile(r"[A-Za-z0-9_+*.,:=%^~/-]+")
+_QUOTED = re.compile(r"[A-Za-z0-9_+*.,:=%^~/@ -]*")
+"""What may stand in quotes here: nothing that a shell would read as more than a word."""
 _GIT_VERSION = re.compile(r"git\.[A-Za-z0-9_][A-Za-z0-9_./-]*|[A-Fa-f0-9]{40}(?![A-Za-z0-9_.-])")
 _VERSION = re.compile(r"=?[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 _EDGE_KEYS = ("deptypes", "virtuals", "when")
@@ -90,6 +93,7 @@ class Node:
         return tuple(setting.value for setting in self.settings if setting.key == key)
 
 
+@functools.lru_cache(maxsize=4096)
 def read(text: str, release: tuple[int, ...]) -> tuple[Node, ...]:
     """Return the nodes of the one spec in `text`, as `release` of Spack reads it, its root first.
 
@@ -379,15 +383,17 @@ class _Reader:
         return value
 
     def _quoted(self, key: str) -> str:
-        """A quoted value; the quote itself may stand in it behind a backslash."""
         quote = self.text[self.at]
-        end = self.at + 1
-        while end < len(self.text) and self.text[end] != quote:
-            end += 2 if self.text[end] == "\\" else 1
-        if end >= len(self.text):
+        self.at += 1
+        value = self._take(_QUOTED)
+        if self.at >= len(self.text):
             raise SpecError(f"has a quote in {key} that does not end", f"Write {quote} at its end.")
-        value = self.text[self.at + 1 : end].replace(f"\\{quote}", quote)
-        self.at = end + 1
+        if not self._starts(quote):
+            raise SpecError(
+                f"holds the sign {self.text[self.at]} in the value of {key}",
+                "Write letters, digits, blanks and +*.,:=%^~/@-.",
+            )
+        self.at += 1
         return value
 
     def _add(self, key: str, value: str, text: str, propagates: bool) -> None:

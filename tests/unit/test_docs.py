@@ -22,7 +22,8 @@ from config.loading import SECTIONS
 from image_builder.errors import ErrorCode
 from image_builder.request.build_request import BuildRequest, Machine
 from image_builder.request.parsing import load_json, parse_request
-from image_builder.sources.description import KEYS, SPACK_KEYS, parse_description
+from image_builder.sources import spack_section
+from image_builder.sources.description import KEYS, parse_description
 from image_builder.state import BuildState
 from service.api.routes import api
 from service.commands import images, tokens, users
@@ -293,7 +294,7 @@ def test_keys_that_the_workflow_page_lists_are_those_that_are_known() -> None:
     text = section(page("docs/workflows.md"), "`eflows4hpc.yaml`")
     listed: dict[str, Any] = {row[0].strip("`"): row[1] for row in rows(text)}
     assert set(listed) == set(KEYS)
-    assert set(re.findall(r"`(\w+)`", listed["spack"])) == set(SPACK_KEYS)
+    assert set(re.findall(r"`(\w+)`", listed["spack"])) == set(spack_section.KEYS)
 
 
 def test_the_first_documentations_lines_are_there() -> None:

@@ -362,4 +362,131 @@ def test_a_spec_that_is_accepted_holds_nothing_for_a_shell(spec: str) -> None:
     except BadDescription:
         return
     assert body is not None
-    assert not set(str(body["specs"][0]).strip()) & set(";&|<>`'\"\\\n\r(){}!?#")
+    assert not set(str(body["specs"][0]).strip()) & set(";&|<>`\\\n\r(){}!?#")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("spack:\n  specs: [a]\n  concretization: together\n", 3, ["concretizer: unify: true"]),
+        ("spack:\n  specs: [a]\n  concretization: separately\n", 3, ["concretizer: unify: false"]),
+        ("specs:\n- hdf5\nview: true\n", 1, ["specs", "below spack:"]),
+        ("spack:\n  specs:\n  - hdf5@1.10: +mpi\n", 3, ["quotes", "'hdf5@1.10: +mpi'"]),
+        ("spack:\n  specs:\n  - matrix:\n    - [%gcc]\n", 4, ["%", "quotes"]),
+        ("spack:\n  packages:\n    hdf5: {require: @1.14}\n", 3, ["@", "quotes"]),
+        ("smoke: [sleep, 1]\n", 1, ["smoke[1]", "quotes"]),
+        ("spack:\n  specs: [HDF5@1.14]\n", 2, ["capital letters", "hdf5"]),
+        ("spack:\n  specs: [$libs]\n", 2, ["$libs", "not defined"]),
+        (
+            "spack:\n  definitions:\n  - a: [$b]\n  - b: [zlib]\n  specs: [$a]\n",
+            3,
+            ["$b", "not defined"],
+        ),
+        ("spack:\n  specs: [{matrix: [[a, b], []]}]\n", 2, ["matrix[1]", "empty"]),
+        (
+            "spack:\n  specs:\n  - matrix:\n" + "    - [a, b, c, d, e, f, g, h, i, j]\n" * 4,
+            2,
+            ["more than 2000 specs"],
+        ),
+    ],
+)
+def test_misunderstandings_are_told_with_what_to_write(
+    text: str, line: int, words: list[str]
+) -> None:
+    error = refusal(text)
+    assert error.line == line
+    assert all(word in str(error) for word in words), str(error)
+    assert " ".join(str(error).split()).count(". ") >= 1, "a full stop before the hint"
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ("prefer: +shared", "must be a list"),
+        ("conflict: +shared", "must be a list"),
+        ("prefer: [{one_of: [+a, +b]}]", "Groups stand below require"),
+        ("require: {one_of: [+mpi, ~mpi]}", "a text or a list"),
+        ("require: [{when: +x}]", "spec, one_of, any_of"),
+        ("require: [{spec: +x, one_of: [+y]}]", "spec, one_of, any_of"),
+        ("require: [{one_of: []}]", "empty"),
+        ("require: [{one_of: +x}]", "must be a list"),
+        ("prefer: [{message: x}]", "must name"),
+        ("variants: {a: b}", "must be a spec"),
+    ],
+)
+def test_forms_that_spacks_schema_refuses(fields: str, word: str) -> None:
+    text = f"spack:\n  specs: [zlib]\n  packages:\n    hdf5:\n      {fields}\n"
+    assert word in str(refusal(text))
+
+
+@pytest.mark.parametrize("key", ["version: [1.2]", "externals: [{spec: a, prefix: /usr}]"])
+def test_what_cannot_be_said_of_all_packages(key: str) -> None:
+    assert "below the package" in str(
+        refusal(f"spack:\n  specs: [a]\n  packages:\n    all:\n      {key}\n")
+    )
+
+
+@pytest.mark.parametrize(
+    ("view", "word"),
+    [
+        ("{default: {selects: [a]}}", "select"),
+        ("{default: {link: some}}", "all, run or roots"),
+        ("{default: {link_type: magic}}", "symlink"),
+        ("{default: {projections: {all: '../../x'}}}", "folder below the view"),
+        ("{tools: {root: /opt/t, projections: {all: /x}}}", "folder below the view"),
+        ("{tools: {root: /opt/t, select: a}}", "must be a list"),
+        ("{tools: {root: /usr}}", "below /opt"),
+        ("{tools: {root: /run/cic/packages/locks/builds}}", "below /opt"),
+        ("{tools: {root: /opt/../usr}}", "below /opt"),
+        ("{tools: {root: relative/x}}", "below /opt"),
+        ("{tools: {root: /opt}}", "below /opt"),
+        ("{tools: {root: /opt/view}}", "taken"),
+        ("{tools: {root: /opt/view/bin}}", "taken"),
+        ("{tools: {root: /opt/cic/x}}", "taken"),
+        ("{tools: {root: /opt/spack/opt}}", "taken"),
+        ("{a: {root: /opt/t}, b: {root: /opt/t/}}", "taken"),
+        ("{a: {root: /opt/t}, b: {root: /opt/t/x}}", "taken"),
+        ("{tools: {link: run}}", "root"),
+        ("[a]", "not known"),
+    ],
+)
+def test_views_that_are_refused(view: str, word: str) -> None:
+    assert word in str(refusal(f"spack:\n  specs: [zlib]\n  view: {view}\n"))
+
+
+def test_two_colons_are_read_as_one() -> None:
+    description = described(
+        "spack::\n  specs: [hdf5]\n  view:: {default: {root: /x}}\n  packages::\n"
+        "    hdf5::\n      variants:: +fortran\n    all:\n      compiler:: [gcc@12]\n"
+        "      providers:: {blas:: [openblas]}\n".replace("spack::", "spack:")
+    )
+    assert description.spack == {
+        "specs": ["hdf5"],
+        "view": {"default": {"root": "/x"}},
+        "packages": {
+            "hdf5": {"variants": "+fortran"},
+            "all": {"compiler": ["gcc@12"], "providers": {"blas": ["openblas"]}},
+        },
+    }
+    assert description.line("spack", "packages", "hdf5", "variants") == 6
+    twice = "spack:\n  packages:\n    hdf5: {variants: +a}\n    hdf5:: {variants: +b}\n"
+    assert "twice" in refusal(twice).message
+
+
+def test_definitions_may_have_hyphens() -> None:
+    body = described("spack:\n  definitions:\n  - my-libs: [zlib]\n  specs: [$my-libs]\n").spack
+    assert body is not None and body["specs"] == ["$my-libs"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("torch=1.8.1", ["torch==1.8.1"]),
+        ("numpy scipy", ["numpy, scipy"]),
+        ("import numpy", ["import"]),
+        ("a" * 400, ["300 characters"]),
+        ("six==", ["name==1.2"]),
+    ],
+)
+def test_pip_entries_get_what_to_write(entry: str, words: list[str]) -> None:
+    assert all(word in str(refusal(f"pip:\n- {entry!r}\n")) for word in words)
