@@ -124,7 +124,7 @@ def _build_image(
 ) -> BuildResult:
     observer.entered(BuildState.STARTED)
     pinned = resolve.with_base_image(
-        request, inputs or resolve.resolve(request, settings, cancel=cancel), settings
+        request, inputs or resolve.resolve(request, settings, cancel=cancel), settings, cancel
     )
     for warning in pinned.warnings:
         observer.line(f"Warning: {warning}")
@@ -142,7 +142,7 @@ def _build_image(
             _require_wanted(is_wanted)
             pushed_digest = publish.push(context, built)
         _require_wanted(is_wanted)
-        record = publish.store_image(context, store, built)
+        record = publish.store_image(context, store, built, pushed_digest)
         return _result(context, store, record, built=built, pushed_digest=pushed_digest)
 
 
@@ -188,7 +188,7 @@ def build_debug_image(
     Raises `UserError` for a request that needs no Spack.
     """
     pinned = resolve.with_base_image(
-        request, resolve.resolve(request, settings, cancel=cancel), settings
+        request, resolve.resolve(request, settings, cancel=cancel), settings, cancel
     )
     with _context(request, pinned, settings, workspace, observer, cancel, run) as context:
         return job.build_debug_image(context)

@@ -119,6 +119,11 @@ class RegistrySettings(Section):
             found[registry_host(self.url.split("/")[0])] = Login(user=self.user, token=self.token)
         return found
 
+    @property
+    def secrets(self) -> tuple[SecretStr, ...]:
+        """The tokens of all logins, which no output may show."""
+        return tuple(login.token for login in self.all_logins().values())
+
     @field_validator("images_prefix", mode="before")
     @classmethod
     def _prefix_may_be_none(cls, value: Any) -> Any:

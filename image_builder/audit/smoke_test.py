@@ -8,14 +8,13 @@ rights, and limited memory and processes.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 
-from image_builder.docker import daemon
+from image_builder.docker.container import DOCKERS_OWN_FAILURE, Container, run_container, run_probe
 from image_builder.docker.daemon import BaseImageUnavailable
 from image_builder.errors import BuildFailed, CicError, ErrorCode, LimitReached, Unavailable
 from image_builder.host.cancellation import CancelToken
-from image_builder.host.process import Command, LineSink, ProcessFailed, Runner
+from image_builder.host.process import LineSink, ProcessFailed, Runner
 from image_builder.request import host_cpu
 from image_builder.request.build_request import Machine
 
@@ -23,47 +22,59 @@ ORDINARY_USER = "1000:1000"
 MEMORY_BYTES = 4 * 1024**3
 MAX_PROCESSES = 1024
 EXCERPT_LINES = 20
-DOCKERS_OWN_FAILURE = 125
-"""What `docker run` ends with when there was no container to run."""
+PROBE_TIMEOUT_S = 60.0
+"""Of a shell that does nothing, be it emulated."""
 
 
-def smoke_command(
-    image: str, words: Sequence[str], *, name: str, platform: str, step_id: str, timeout_s: float
-) -> Command:
-    """The `docker run` of a description's smoke command; the words stand behind the image and are
-    no options.
-    """
-    return Command(
+def smoke_container(
+    image: str,
+    words: Sequence[str],
+    *,
+    platform: str,
+    step_id: str,
+    timeout_s: float,
+    cpus: float,
+    cgroup: str | None,
+) -> Container:
+    """The container of a description's smoke command."""
+    return Container(
         name="smoke command",
+        image=image,
+        platform=platform,
+        program=tuple(words),
+        through_entrypoint=True,
         timeout_s=timeout_s,
-        argv=(
-            "docker",
-            "run",
-            f"--name={name}",
-            f"--platform={platform}",
-            "--network=none",
+        memory_bytes=MEMORY_BYTES,
+        pids=MAX_PROCESSES,
+        cpus=cpus,
+        cgroup=cgroup,
+        options=(
             f"--user={ORDINARY_USER}",
-            "--cap-drop=ALL",
-            "--security-opt=no-new-privileges",
-            f"--memory={MEMORY_BYTES}",
-            f"--pids-limit={MAX_PROCESSES}",
             "--read-only",
             "--tmpfs=/tmp:rw,exec,mode=1777",
             "--env=HOME=/tmp",
             f"--workdir=/{step_id}",
-            image,
-            *words,
         ),
     )
 
 
-def incompatibility(image: str, machine: Machine) -> str:
+def incompatibility(
+    image: str, machine: Machine, *, runner: Runner, cancel: CancelToken, cgroup: str | None
+) -> str:
     """Why this host cannot run what is in the image; empty when it can."""
     warning = host_cpu.host_warning(machine.target)
     if warning is not None and not host_cpu.is_emulated(machine.target):
         return warning
     try:
-        daemon.run_probe(image, machine.platform, ("/bin/sh", "-c", ":"))
+        run_probe(
+            image,
+            machine.platform,
+            ("/bin/sh", "-c", ":"),
+            timeout_s=PROBE_TIMEOUT_S,
+            cgroup=cgroup,
+            runner=runner,
+            cancel=cancel,
+        )
     except BaseImageUnavailable as error:
         return error.message
     return ""
@@ -76,6 +87,8 @@ def run_smoke(
     machine: Machine,
     step_id: str,
     timeout_s: float,
+    cpus: float,
+    cgroup: str | None,
     runner: Runner,
     on_line: LineSink,
     cancel: CancelToken,
@@ -83,9 +96,14 @@ def run_smoke(
     """Run the smoke command to its end. Raises `BuildFailed` (`SMOKE_FAILED`) when it fails or
     takes too long.
     """
-    name = f"cic-smoke-{uuid.uuid4().hex}"
-    command = smoke_command(
-        image, words, name=name, platform=machine.platform, step_id=step_id, timeout_s=timeout_s
+    container = smoke_container(
+        image,
+        words,
+        platform=machine.platform,
+        step_id=step_id,
+        timeout_s=timeout_s,
+        cpus=cpus,
+        cgroup=cgroup,
     )
     lines: list[str] = []
 
@@ -95,7 +113,7 @@ def run_smoke(
         on_line(line)
 
     try:
-        runner(command, on_line=hear, cancel=cancel)
+        run_container(container, runner=runner, on_line=hear, cancel=cancel)
     except ProcessFailed as error:
         if error.exit_code == DOCKERS_OWN_FAILURE:
             raise Unavailable(
@@ -105,8 +123,6 @@ def run_smoke(
         raise _failed(error, lines) from error
     except LimitReached as error:
         raise (_failed(error, lines) if error.code is ErrorCode.TIMEOUT else error) from error
-    finally:
-        daemon.remove_container(name)
 
 
 def _failed(error: CicError, lines: Sequence[str]) -> BuildFailed:

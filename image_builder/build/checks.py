@@ -10,11 +10,13 @@ from image_builder.audit.binaries import UnreadableInventory, audit_files, inven
 from image_builder.audit.lock_audit import Verdict, audit
 from image_builder.build.context import BuildContext
 from image_builder.docker import daemon
+from image_builder.docker.container import cgroup_for, run_probe
 from image_builder.errors import BuildFailed, CicError, ErrorCode, ServiceError
 from image_builder.recipe.environment import Environment
 from image_builder.spack.lockfile import UnreadableLock
 
 INVENTORY_TIMEOUT_S = 600
+INVENTORY_BYTES = 32 * 1024**2
 
 
 def audit_lock(context: BuildContext, environment: Environment, lock: dict[str, Any]) -> Verdict:
@@ -51,14 +53,19 @@ def audit_image(context: BuildContext, image: str, verdict: Verdict, target: str
     An image without Python cannot be looked at: that is a warning.
     """
     try:
-        inventory = daemon.run_probe(
+        inventory = run_probe(
             image,
             context.platform,
             inventory_program(context.inputs.recipe_version),
             timeout_s=INVENTORY_TIMEOUT_S,
+            max_output_bytes=INVENTORY_BYTES,
+            cgroup=cgroup_for(context.settings.build),
+            runner=context.runner,
+            cancel=context.cancel,
         )
         whole = audit_files(verdict, inventory, platform=context.platform, target=target)
     except (CicError, UnreadableInventory) as error:
+        context.cancel.check()
         context.warn(f"what was built was not looked at: {error}")
         return verdict
     try:
@@ -75,7 +82,14 @@ def run_smoke(context: BuildContext, image: str, environment: Environment) -> tu
     """
     if not environment.smoke:
         return ()
-    if reason := smoke_test.incompatibility(image, context.request.machine):
+    build = context.settings.build
+    if reason := smoke_test.incompatibility(
+        image,
+        context.request.machine,
+        runner=context.runner,
+        cancel=context.cancel,
+        cgroup=cgroup_for(build),
+    ):
         warning = f"The smoke command was not run: {reason}"
         context.warn(warning)
         return (warning,)
@@ -86,7 +100,9 @@ def run_smoke(context: BuildContext, image: str, environment: Environment) -> tu
             environment.smoke,
             machine=context.request.machine,
             step_id=context.request.step_id,
-            timeout_s=context.settings.build.smoke_timeout_s,
+            timeout_s=build.smoke_timeout_s,
+            cpus=build.jobs_per_build(),
+            cgroup=cgroup_for(build),
             runner=context.runner,
             on_line=context.log.line,
             cancel=context.cancel,

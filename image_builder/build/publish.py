@@ -24,7 +24,7 @@ from image_builder.recipe.stages import FINAL_STAGE, SLIM_STAGE
 from image_builder.sif import convert
 from image_builder.state import BuildState
 from image_builder.store.image_store import Images
-from image_builder.store.record import ImageRecord
+from image_builder.store.record import PUSHED_AS, ImageRecord
 
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
@@ -129,12 +129,19 @@ def _push_attested(context: BuildContext, built: Built) -> str:
     return digest
 
 
-def store_image(context: BuildContext, store: Images, built: Built) -> ImageRecord:
+def store_image(
+    context: BuildContext, store: Images, built: Built, pushed_digest: str | None
+) -> ImageRecord:
     """Keep the image's record, and its SIF if the request asks for one: a stored or a new one."""
-    record = _record(context, built)
+    earlier = store.by_identity(context.identity)
+    pushed_as = None
+    if pushed_digest is not None:
+        pushed_as = f"{registry.repository_of(context.inputs.image_id)}@{pushed_digest}"
+    elif built.reused and earlier is not None:
+        pushed_as = earlier.details.get(PUSHED_AS)
+    record = _record(context, built, pushed_as)
     if record.filename is None:
         return store.record(record)
-    earlier = store.by_identity(context.identity)
     if built.reused and earlier is not None and earlier.sha256 is not None:
         return store.point(
             record.model_copy(update={"sha256": earlier.sha256, "size_bytes": earlier.size_bytes})
@@ -142,7 +149,7 @@ def store_image(context: BuildContext, store: Images, built: Built) -> ImageReco
     return _convert(context, store, built.image, record)
 
 
-def _record(context: BuildContext, built: Built) -> ImageRecord:
+def _record(context: BuildContext, built: Built, pushed_as: str | None) -> ImageRecord:
     return ImageRecord(
         identity=context.identity,
         image_id=context.inputs.image_id,
@@ -157,6 +164,7 @@ def _record(context: BuildContext, built: Built) -> ImageRecord:
             "image_bytes": daemon.image_bytes(built.image),
             "slim": built.is_slim,
             "full_because": built.full_because,
+            PUSHED_AS: pushed_as,
         },
     )
 

@@ -6,9 +6,8 @@ from image_builder.build.context import BuildContext, Built
 from image_builder.docker import daemon, registry
 from image_builder.plan.render import render_request
 from image_builder.recipe.labels import SLIM
-from image_builder.store import spellings
 from image_builder.store.image_store import Images
-from image_builder.store.record import ImageRecord
+from image_builder.store.record import PUSHED_AS, ImageRecord
 
 RECORD_FOLDER = "/opt/cic"
 MAX_LOCK_BYTES = 32 * 1024**2
@@ -34,25 +33,30 @@ def stored_sif(context: BuildContext, store: Images) -> ImageRecord | None:
 def existing_image(context: BuildContext, store: Images) -> Built | None:
     """Return the image that an earlier build made of the same inputs, here or in the registry.
 
+    In the registry it is found by the digest that this service kept when it pushed it.
+
     Only what passed its checks has documents here, or a name: a build that was killed may have left
     an image that never was checked.
     """
     if context.request.force:
         return None
-    identity, login = context.identity, context.settings.registry
+    identity = context.identity
+    earlier = store.by_identity(identity)
+    details = earlier.details if earlier else {}
     image = daemon.find_by_identity(identity, named=not store.documents(identity))
-    if image is None and login.url:
-        pulled = (
-            registry.pull_by_identity(name, identity, context.platform, login)
-            for name in spellings.of_image_id(context.inputs.image_id)
+    if image is None and details.get(PUSHED_AS):
+        image = registry.pull_pushed(
+            details[PUSHED_AS],
+            identity,
+            context.platform,
+            context.settings.registry,
+            runner=context.runner,
+            cancel=context.cancel,
         )
-        image = next(filter(None, pulled), None)
     if image is None:
         return None
     context.observer.line("This image exists already: nothing is built.")
     _keep_documents_of(context, store, image)
-    earlier = store.by_identity(identity)
-    details = earlier.details if earlier else {}
     labels = daemon.image_labels(image)
     return Built(
         image=image,

@@ -11,16 +11,18 @@ from typing import Any
 
 import docker.errors
 
+from image_builder.docker.container import run_probe
 from image_builder.docker.daemon import (
     BaseImageUnavailable,
     daemon,
     first_line,
+    has_image,
     image_config,
     local_image,
-    run_probe,
 )
-from image_builder.docker.registry import auth_config, repository_of
+from image_builder.docker.registry import auth_config, pull, repository_of
 from image_builder.errors import CicError
+from image_builder.host.cancellation import CancelToken
 from image_builder.settings import RegistrySettings
 
 
@@ -89,6 +91,8 @@ class BaseFacts:
     folder: str = ""
     """Where its containers start."""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    is_here: bool = True
+    """False: the image is not on this machine yet, and the rest is guessed from its name."""
 
 
 QUESTIONS = 3
@@ -105,17 +109,23 @@ tr '\\0\\n' '\\n ' </proc/self/environ | sed 's/^/variable=/'
 _VERSION = re.compile(r"\d+(?:\.\d+)+")
 
 
-def probe_base(reference: str, digest: str | None, platform: str, cache: Path) -> BaseFacts:
-    """What the base image holds. `cache` is a folder; an image that cannot run here gives facts
-    that say little.
+def probe_base(
+    reference: str,
+    digest: str | None,
+    platform: str,
+    cache: Path,
+    *,
+    cancel: CancelToken | None = None,
+) -> BaseFacts:
+    """Return what the base image, which is on this machine, holds. `cache` is a folder.
+
+    An image that cannot run here gives facts that say little.
     """
-    remembered = (
-        cache / f"{(digest or '').replace(':', '-')}_{platform.replace('/', '-')}_{QUESTIONS}.txt"
-    )
+    remembered = _remembered(cache, digest, platform)
     if digest and remembered.is_file():
         output = json.loads(remembered.read_text("utf-8"))
     else:
-        output = run_probe(reference, platform, ("/bin/sh", "-c", _SCRIPT))
+        output = run_probe(reference, platform, ("/bin/sh", "-c", _SCRIPT), cancel=cancel)
         output += f"\nconfig={json.dumps(image_config(reference))}\n"
         if digest:
             cache.mkdir(parents=True, exist_ok=True)
@@ -125,8 +135,15 @@ def probe_base(reference: str, digest: str | None, platform: str, cache: Path) -
     return _facts(output, reference, digest, platform)
 
 
-def unprobed_base(reference: str, digest: str | None, platform: str) -> BaseFacts:
-    """What the reference alone tells: `spack_base:0.19.2` names its Spack."""
+def _remembered(cache: Path, digest: str | None, platform: str) -> Path:
+    name = f"{(digest or '').replace(':', '-')}_{platform.replace('/', '-')}_{QUESTIONS}.txt"
+    return cache / name
+
+
+def unprobed_base(
+    reference: str, digest: str | None, platform: str, *, is_here: bool = True
+) -> BaseFacts:
+    """Return what the reference alone tells: `spack_base:0.19.2` names its Spack."""
     tag = reference.split("@")[0].rsplit(":", 1)[-1]
     named = _VERSION.match(tag) if "spack" in reference else None
     return BaseFacts(
@@ -138,16 +155,37 @@ def unprobed_base(reference: str, digest: str | None, platform: str) -> BaseFact
         spack_version=_numbers(named.group()) if named else None,
         compilers={},
         python=None,
+        is_here=is_here,
     )
 
 
 def facts_or_guess(
-    reference: str, digest: str | None, platform: str, cache: Path
+    reference: str,
+    digest: str | None,
+    platform: str,
+    cache: Path,
+    *,
+    pull_from: RegistrySettings | None = None,
+    cancel: CancelToken | None = None,
 ) -> tuple[BaseFacts, str]:
-    """The facts, and a warning where they had to be guessed."""
+    """Return the facts, and a warning where they have to be guessed.
+
+    An image that is not on this machine is pulled with the logins of `pull_from`: that may take
+    long, so a web request gives none, and gets facts with `is_here` False.
+    """
     try:
-        return probe_base(reference, digest, platform, cache), ""
+        if not (digest and _remembered(cache, digest, platform).is_file()):
+            if pull_from is None and not has_image(reference):
+                return unprobed_base(reference, digest, platform, is_here=False), (
+                    f"The base image {reference} is not on this machine yet: what it holds is "
+                    "found out when the build begins."
+                )
+            if pull_from is not None and not has_image(reference):
+                pull(reference, platform, pull_from, cancel=cancel)
+        return probe_base(reference, digest, platform, cache, cancel=cancel), ""
     except CicError as error:
+        if cancel is not None:
+            cancel.check()
         return unprobed_base(
             reference, digest, platform
         ), f"What the base image holds is not known: {error.message}"

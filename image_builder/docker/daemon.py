@@ -26,7 +26,6 @@ IDENTITY_LABEL = "cic.identity"
 WORKFLOW_LABEL = "cic.workflow"
 BASE_NAME = "BASE"
 DAEMON_TIMEOUT_S = 60
-PROBE_TIMEOUT_S = 120
 TAR_MARGIN_BYTES = 64 * 1024
 
 
@@ -75,39 +74,6 @@ def local_image(client: docker.DockerClient, reference: str) -> Any | None:
         ) from error
 
 
-def run_probe(
-    reference: str, platform: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S
-) -> str:
-    """What a program prints in a container of the image, which has no network, no rights and little
-    memory.
-
-    Raises `BaseImageUnavailable` when the image cannot run it here.
-    """
-    return _run(reference, program, timeout_s=timeout_s, platform=platform, network_mode="none")
-
-
-def _run(reference: str, program: Sequence[str], *, timeout_s: float, **options: Any) -> str:
-    with daemon(timeout_s) as client:
-        try:
-            output: bytes = client.containers.run(
-                reference,
-                list(program[1:]),
-                entrypoint=program[0],
-                remove=True,
-                mem_limit="1g",
-                pids_limit=256,
-                cap_drop=["ALL"],
-                stdout=True,
-                stderr=False,
-                **options,
-            )
-        except docker.errors.DockerException as error:
-            raise BaseImageUnavailable(
-                f"The image {reference} does not run here: {first_line(error)}"
-            ) from error
-    return output.decode("utf-8", "replace")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bridge:
     """The network of build steps, and of containers that name no other: its interface and this
@@ -145,18 +111,6 @@ def server_version() -> str:
         return str(client.version()["Version"])
 
 
-def run_on_bridge(
-    reference: str, program: Sequence[str], *, timeout_s: float = PROBE_TIMEOUT_S
-) -> str:
-    """What a program prints in a container that is on the default bridge, as a build step is.
-    Nothing is pulled.
-    """
-    with daemon() as client:
-        if local_image(client, reference) is None:
-            raise BaseImageUnavailable(f"The image {reference} is not on this machine.")
-    return _run(reference, program, timeout_s=timeout_s, network_mode="bridge")
-
-
 def find_by_identity(identity: str, *, named: bool = False) -> str | None:
     """The id of an image in the daemon that was built with this identity; with `named` one that has
     a name, too.
@@ -166,6 +120,18 @@ def find_by_identity(identity: str, *, named: bool = False) -> str | None:
     names = {str(image["Id"]): _without_none(image.get("RepoTags")) for image in found}
     named_first = sorted(names, key=lambda image: not names[image])
     return next((image for image in named_first if names[image] or not named), None)
+
+
+def find_image(reference: str) -> str | None:
+    """Return the id of the daemon's image of this name or digest, or None."""
+    with daemon() as client:
+        image = local_image(client, reference)
+    return None if image is None else str(image.id)
+
+
+def has_image(reference: str) -> bool:
+    """Whether the daemon has an image of this name or digest."""
+    return find_image(reference) is not None
 
 
 def image_bytes(image: str) -> int | None:
@@ -239,10 +205,25 @@ def remove_image(image: str) -> None:
         client.images.remove(image)
 
 
-def remove_container(name: str) -> None:
-    """End and remove a container; one that is gone is no matter."""
+def remove_container(name: str) -> bool:
+    """End and remove a container, and return whether there was one."""
     with contextlib.suppress(CicError, docker.errors.APIError), daemon() as client:
-        client.api.remove_container(name, force=True)
+        client.api.remove_container(name, v=True, force=True)
+        return True
+    return False
+
+
+def labelled_containers(label: str) -> list[tuple[str, str]]:
+    """The containers that carry a label, whether they run or not: id and the label's value."""
+    with daemon() as client:
+        found = client.api.containers(all=True, filters={"label": label})
+    return [(container["Id"], container["Labels"][label]) for container in found]
+
+
+def cgroup_driver() -> str:
+    """How the daemon makes control groups: `cgroupfs` or `systemd`."""
+    with daemon() as client:
+        return str(client.info().get("CgroupDriver", ""))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import base64
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import docker
-import docker.errors
 from docker.utils import parse_repository_tag
 
-from image_builder.docker.daemon import IDENTITY_LABEL, daemon
-from image_builder.host.process import Command
+from image_builder.docker.daemon import (
+    IDENTITY_LABEL,
+    BaseImageUnavailable,
+    find_image,
+    image_labels,
+)
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, ProcessFailed, Runner, run
 from image_builder.settings import RegistrySettings
 
+PULL_TIMEOUT_S = 2 * 3600.0
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 
 
@@ -56,19 +63,64 @@ def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, s
     }
 
 
-def pull_by_identity(
-    image_id: str, identity: str, platform: str, registry: RegistrySettings
-) -> str | None:
-    """The id of the pulled image, if the registry's image of this name was built with this
-    identity.
+def pull(
+    reference: str,
+    platform: str,
+    registry: RegistrySettings,
+    *,
+    runner: Runner = run,
+    cancel: CancelToken | None = None,
+) -> None:
+    """Pull an image into the daemon; it ends as soon as it is cancelled.
+
+    Raises `BaseImageUnavailable` for what the registry does not give.
     """
-    auth = auth_config(image_id, registry)
-    with daemon() as client:
+    with tempfile.TemporaryDirectory(prefix="cic-pull-") as folder:
+        environment = write_docker_config(Path(folder) / "docker", registry)
+        command = pull_command(reference, platform, registry, environment=environment)
         try:
-            image = client.images.pull(image_id, platform=platform, auth_config=auth)
-        except docker.errors.APIError:
-            return None
-    return str(image.id) if (image.labels or {}).get(IDENTITY_LABEL) == identity else None
+            runner(command, cancel=cancel)
+        except ProcessFailed as error:
+            raise BaseImageUnavailable(
+                f"The image {reference} cannot be pulled: {error.message[:300]}"
+            ) from error
+
+
+def pull_command(
+    reference: str, platform: str, registry: RegistrySettings, *, environment: Mapping[str, str]
+) -> Command:
+    """The `docker pull` of an image; when the process ends, the daemon stops pulling."""
+    return Command(
+        name="docker pull",
+        argv=("docker", "pull", "--quiet", f"--platform={platform}", "--", reference),
+        env=environment,
+        timeout_s=PULL_TIMEOUT_S,
+        secrets=registry.secrets,
+    )
+
+
+def pull_pushed(
+    reference: str,
+    identity: str,
+    platform: str,
+    registry: RegistrySettings,
+    *,
+    runner: Runner = run,
+    cancel: CancelToken | None = None,
+) -> str | None:
+    """Return the id of an image that was pushed as this `repository@digest`, pulled, or None if the
+    registry has it no more.
+
+    What an image says of itself is not believed: whoever may push to a registry can write labels.
+    """
+    try:
+        pull(reference, platform, registry, runner=runner, cancel=cancel)
+    except BaseImageUnavailable:
+        return None
+    image = find_image(reference)
+    if image is None or image_labels(image).get(IDENTITY_LABEL) != identity:
+        return None
+    return image
 
 
 def push_command(
@@ -85,5 +137,5 @@ def push_command(
         argv=("docker", "push", "--", image_id),
         env=environment,
         timeout_s=timeout_s,
-        secrets=tuple(login.token for login in registry.all_logins().values()),
+        secrets=registry.secrets,
     )

@@ -61,6 +61,8 @@ class Command:
     secrets: tuple[Secret, ...] = ()
     timeout_s: float | None = None
     quiet_timeout_s: float | None = None
+    max_stdout_bytes: int | None = None
+    """Of what is captured; a process that prints more is ended."""
 
     def __str__(self) -> str:
         return shlex.join(self.argv)
@@ -228,6 +230,7 @@ class _Watch:
                         selector.unregister(key.fileobj)
                     elif capture_stdout and key.fileobj is process.stdout:
                         captured += chunk
+                        self._check_captured(len(captured))
                     else:
                         self._take(partial, chunk)
                     self._last_output = time.monotonic()
@@ -239,6 +242,14 @@ class _Watch:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(TICK_S)
         return bytes(captured)
+
+    def _check_captured(self, size_bytes: int) -> None:
+        most = self.command.max_stdout_bytes
+        if most is not None and size_bytes > most:
+            raise LimitReached(
+                f"{self.command.name} printed more than {most} bytes and was ended.",
+                code=ErrorCode.LOG_TOO_LARGE,
+            )
 
     def _orphaned(self, process: subprocess.Popen[bytes]) -> bool:
         """The process ended, yet something it left behind still holds its output open: not worth

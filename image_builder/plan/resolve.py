@@ -6,6 +6,7 @@ From `Inputs` on, nothing that a build uses can move any more.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,9 @@ from image_builder.sources.source_tree import PinnedTree
 from image_builder.sources.spack_checkout import PinnedSpack, SpackSource
 from image_builder.sources.step import StepFiles, StepRef, limits_of
 from image_builder.sources.workflow_registry import WorkflowRegistry
+
+NOT_HERE_YET = "Whether a slim image can be made is found out when the build begins."
+"""A base image was not looked at yet, as it is not on this machine."""
 
 
 def resolve(
@@ -80,11 +84,13 @@ def resolve(
             runtime, full_because = _pin_runtime(request, base, settings)
         branches, more_warnings = _pin_branches(request, description, catalogue, settings)
         more_warnings += _held_against_host(request, description, settings) if is_built_here else []
-        if full_because:
+        if full_because == NOT_HERE_YET:
+            more_warnings.append(full_because)
+        elif full_because:
             more_warnings.append(f"The full image is built, not a slim one: {full_because}")
     identity = (
         _identity(request, step, catalogue, base, branches, runtime)
-        if base.digest is not None
+        if base.digest is not None and full_because != NOT_HERE_YET
         else None
     )
     name = image_name(request, prefix=settings.registry.images_prefix)
@@ -169,17 +175,25 @@ def extract_step(
         open_registry(settings).extract(step, destination, cancel)
 
 
-def with_base_image(request: BuildRequest, inputs: Inputs, settings: LibrarySettings) -> Inputs:
+def with_base_image(
+    request: BuildRequest,
+    inputs: Inputs,
+    settings: LibrarySettings,
+    cancel: CancelToken | None = None,
+) -> Inputs:
     """The inputs with an identity: a base image that could not be reached at submit is asked for
     once more.
 
     Raises what stands between us and the base image.
     """
     if inputs.identity is not None:
-        return inputs
-    base = _reach_base(request, settings)[0]
+        return _with_facts(inputs, settings, cancel)
+    pulls = _Pulls(cancel)
+    base = _reach_base(request, settings, pulls)[0]
     runtime, full_because = (
-        _pin_runtime(request, base, settings) if inputs.full_because else (inputs.runtime, "")
+        _pin_runtime(request, base, settings, pulls)
+        if inputs.full_because
+        else (inputs.runtime, "")
     )
     identity = _identity(
         request, inputs.step, inputs.catalogue, base, inputs.branch_commits, runtime
@@ -192,6 +206,22 @@ def with_base_image(request: BuildRequest, inputs: Inputs, settings: LibrarySett
             "identity": identity,
         }
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pulls:
+    """Base images that are not on this machine are pulled, until that is cancelled."""
+
+    cancel: CancelToken | None
+
+
+def _with_facts(inputs: Inputs, settings: LibrarySettings, cancel: CancelToken | None) -> Inputs:
+    """The inputs with a base image that is here; it was not when they were pinned."""
+    if inputs.base.is_here:
+        return inputs
+    base = inputs.base
+    facts, _ = _look_at(base.reference, base.digest, base.platform, settings, _Pulls(cancel))
+    return inputs.model_copy(update={"base": facts})
 
 
 def pinned_spack(inputs: Inputs) -> PinnedSpack:
@@ -269,7 +299,9 @@ def _pin_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFac
         return docker_base_image.unprobed_base(reference, None, platform), [str(error)]
 
 
-def _reach_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFacts, list[str]]:
+def _reach_base(
+    request: BuildRequest, settings: LibrarySettings, pulls: _Pulls | None = None
+) -> tuple[BaseFacts, list[str]]:
     platform = request.machine.platform
     reference = _from_image(request, settings)
     if reference is None:
@@ -277,18 +309,33 @@ def _reach_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseF
         raise Misconfigured(
             f"No {key} is configured for {platform}.", hint=f"Add {platform} to build_cfg['{key}']."
         )
-    return _facts_of(reference, platform, settings)
+    return _facts_of(reference, platform, settings, pulls)
 
 
 def _facts_of(
-    reference: str, platform: str, settings: LibrarySettings
+    reference: str, platform: str, settings: LibrarySettings, pulls: _Pulls | None
 ) -> tuple[BaseFacts, list[str]]:
     """What is known of an image that others are built on, and a warning where that is little."""
     pinned, digest = base_image.resolve_base(
         reference, platform, settings.registry, local=buildx.sees_local_images(settings.build, run)
     )
+    return _look_at(pinned, digest, platform, settings, pulls)
+
+
+def _look_at(
+    reference: str,
+    digest: str | None,
+    platform: str,
+    settings: LibrarySettings,
+    pulls: _Pulls | None,
+) -> tuple[BaseFacts, list[str]]:
     facts, warning = docker_base_image.facts_or_guess(
-        pinned, digest, platform, settings.build.tmp_folder / "cache" / "bases"
+        reference,
+        digest,
+        platform,
+        settings.build.tmp_folder / "cache" / "bases",
+        pull_from=settings.registry if pulls is not None else None,
+        cancel=pulls.cancel if pulls is not None else None,
     )
     return facts, [warning] if warning else []
 
@@ -304,7 +351,10 @@ def _from_image(request: BuildRequest, settings: LibrarySettings) -> str | None:
 
 
 def _pin_runtime(
-    request: BuildRequest, base: BaseFacts, settings: LibrarySettings
+    request: BuildRequest,
+    base: BaseFacts,
+    settings: LibrarySettings,
+    pulls: _Pulls | None = None,
 ) -> tuple[BaseFacts | None, str]:
     """What a slim image is put on, or why there can be none."""
     platform = request.machine.platform
@@ -312,9 +362,13 @@ def _pin_runtime(
     if reference is None:
         return None, f"build_cfg names no runtime_base_image for {platform}."
     try:
-        runtime, _ = _facts_of(reference, platform, settings)
+        runtime, _ = _facts_of(reference, platform, settings, pulls)
     except CicError as error:
+        if pulls is not None and pulls.cancel is not None:
+            pulls.cancel.check()
         return None, str(error)
+    if not (base.is_here and runtime.is_here):
+        return None, NOT_HERE_YET
     reason = slim.incompatibility(base, runtime)
     return (None, f"{reason}.") if reason else (runtime, "")
 

@@ -15,10 +15,8 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import socket
 import tarfile
-import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,8 @@ from typing import Any
 import docker
 import docker.errors
 
-from image_builder.docker.daemon import DAEMON_TIMEOUT_S, daemon
+from image_builder.docker import leftovers
+from image_builder.docker.daemon import DAEMON_TIMEOUT_S, daemon, labelled_containers
 from image_builder.errors import BuildFailed, CicError, ErrorCode, ServiceError
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, started
@@ -41,9 +40,6 @@ HIDDEN = frozenset({".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/host
 
 HIDDEN_IF_LINK = frozenset({"etc/hosts", "etc/resolv.conf"})
 """What `apptainer build` replaces by an empty file, unless it is a symbolic link."""
-
-ABANDONED_S = 7 * 24 * 3600
-"""After so long, no conversion goes on any more, whosever it was."""
 
 MAX_HIDDEN_BYTES = 1024**2
 MAX_ANSWER_BYTES = 64 * 1024
@@ -98,7 +94,7 @@ def exported(image: str) -> Iterator[ExportedImage]:
     with daemon() as client, contextlib.ExitStack() as stack:
         try:
             found = client.images.get(image)
-            tag = f"{_owner(os.getpid())}-{int(time.time())}-{secrets.token_hex(8)}"
+            tag = leftovers.owner_tag()
             found.tag(REPOSITORY, tag=tag)
             stack.callback(_untag, client, found.id, f"{REPOSITORY}:{tag}")
             container = client.api.create_container(
@@ -139,47 +135,17 @@ def sweep() -> int:
     """Remove what killed conversions left; returns how many things that were."""
     removed = 0
     with daemon() as client:
-        for container in client.api.containers(all=True, filters={"label": REPOSITORY}):
-            if _is_dead(container["Labels"][REPOSITORY]):
-                _remove_container(client, container["Id"])
+        for container, tag in labelled_containers(REPOSITORY):
+            if leftovers.is_dead(tag):
+                _remove_container(client, container)
                 removed += 1
         for image in client.api.images(REPOSITORY):
             for reference in image.get("RepoTags") or ():
                 repository, _, tag = reference.partition(":")
-                if repository == REPOSITORY and _is_dead(tag):
+                if repository == REPOSITORY and leftovers.is_dead(tag):
                     _untag(client, image["Id"], reference)
                     removed += 1
     return removed
-
-
-def _owner(pid: int) -> str:
-    """A process that this one sees, told apart from a later one with the same number."""
-    try:
-        began = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
-    except OSError:
-        began = "ended"
-    return f"{_here()}-{pid}-{began}"
-
-
-def _here() -> str:
-    """This boot of this machine, and the PID name space: each container counts from 1, and may
-    share the daemon.
-    """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
-    return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
-
-
-def _is_dead(tag: str) -> bool:
-    """Whether the process that made this is gone. Of one that is not seen from here, only the age
-    tells.
-    """
-    owner, _, made_at = tag.rpartition("-")[0].rpartition("-")
-    boot, space, pid, _ = (*owner.split("-"), "", "", "", "")[:4]
-    if not (pid.isdigit() and made_at.isdigit()):
-        return False
-    if f"{boot}-{space}" == _here():
-        return _owner(int(pid)) != owner
-    return time.time() - int(made_at) > ABANDONED_S
 
 
 def _platform(attributes: Mapping[str, Any]) -> str:

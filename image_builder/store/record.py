@@ -14,6 +14,12 @@ _FILENAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.sif")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+PUSHED_AS = "pushed_as"
+"""The detail that says what this service pushed: a repository and a digest, as `docker pull` takes
+them.
+"""
+
+
 class ImageRecord(BaseModel):
     """What is known of a finished image. Images for the docker engine have no `sha256`,
     `size_bytes` and `filename`.

@@ -29,7 +29,7 @@ from sqlalchemy.engine import Engine
 
 from config import load_settings
 from config.settings import Settings
-from image_builder.docker import buildx
+from image_builder.docker import buildx, container
 from image_builder.docker.isolation import cgroup
 from image_builder.errors import CicError
 from image_builder.host import process_guard
@@ -330,6 +330,7 @@ class BuildPool:
         images.sweep()
         with contextlib.suppress(CicError):  # a daemon that is away is swept another time
             docker_export.sweep()
+            container.sweep()
         downloads.sweep_links(self._build.tmp_folder / "images")
         downloads.offer_all_publicly(
             images,

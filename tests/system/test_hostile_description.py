@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from image_builder.docker import daemon
+from image_builder.docker import container, daemon
 from tests.support.daemon_images import remove_images
 from tests.support.site import (
     MACHINE,
@@ -275,7 +275,7 @@ def test_a_hostile_package_finds_nothing(site: Site, tmp_path: Path) -> None:
         status = service.wait_for(submitted(service, "package"), 1500)
         log = service.call("GET", f"/build/{status['id']}/log").text
     assert status["status"] == "FINISHED", log[-3000:]
-    report = daemon.run_probe(
+    report = container.run_probe(
         status["image_id"], "linux/amd64", ("cat", "/opt/view/share/found.json")
     )
     assert_nothing_found(report, log, canaries_of(site), {*MAY_WRITE, "/run/cic/packages"})

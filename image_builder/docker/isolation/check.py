@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from image_builder.docker import buildx, daemon
+from image_builder.docker import buildx, container, daemon
 from image_builder.docker.isolation import cgroup
 from image_builder.errors import CicError, Misconfigured
 from image_builder.host.process import run
@@ -117,8 +117,8 @@ def _reached(base_image: str) -> list[str]:
         _listening(_own_address(), word) as outer,
     ):
         targets = [inner, outer, METADATA]
-        said = daemon.run_on_bridge(
-            base_image, ("bash", "-c", _PROGRAM, "probe", *targets)
+        said = container.run_probe(
+            base_image, None, ("bash", "-c", _PROGRAM, "probe", *targets), network="bridge"
         ).splitlines()
     if "done" not in said:
         raise Misconfigured("the base image's bash did not answer")

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 from image_builder.audit import smoke_test
-from image_builder.audit.smoke_test import run_smoke, smoke_command
-from image_builder.docker import daemon
+from image_builder.audit.smoke_test import run_smoke, smoke_container
+from image_builder.docker import container, daemon
 from image_builder.errors import CicError, ErrorCode, LimitReached
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, Completed, LineSink, ProcessFailed
@@ -18,20 +18,32 @@ WORDS = ("python3", "--version")
 
 
 def test_it_is_started_as_a_user_would_and_with_no_rights() -> None:
-    command = smoke_command(
-        "sha256:abc", ("-x", "a b"), name="n", platform="linux/arm64", step_id="solver", timeout_s=7
+    made = smoke_container(
+        "sha256:abc",
+        ("-x", "a b"),
+        platform="linux/arm64",
+        step_id="solver",
+        timeout_s=7,
+        cpus=2,
+        cgroup="/steps",
     )
+    command = container.run_command(made, name="n", tag="t")
     assert command.argv == (
         "docker",
         "run",
         "--name=n",
+        "--label=cic-container=t",
         "--platform=linux/arm64",
+        "--pull=never",
+        "--log-driver=none",
         "--network=none",
-        "--user=1000:1000",
         "--cap-drop=ALL",
         "--security-opt=no-new-privileges",
         "--memory=4294967296",
         "--pids-limit=1024",
+        "--cpus=2",
+        "--cgroup-parent=/steps",
+        "--user=1000:1000",
         "--read-only",
         "--tmpfs=/tmp:rw,exec,mode=1777",
         "--env=HOME=/tmp",
@@ -75,6 +87,8 @@ def run(end: CicError | int) -> list[str]:
         machine=machine(),
         step_id="solver",
         timeout_s=5,
+        cpus=1,
+        cgroup=None,
         runner=FakeRunner(end),
         on_line=heard.append,
         cancel=CancelToken(),
@@ -92,7 +106,7 @@ def removed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_command_that_works_says_what_it_says(removed: list[str]) -> None:
     assert len(run(0)) == 50
-    assert len(removed) == 1 and removed[0].startswith("cic-smoke-")
+    assert len(removed) == 1 and removed[0].startswith("cic-")
 
 
 @pytest.mark.parametrize(
@@ -117,4 +131,7 @@ def test_how_it_ends(end: CicError | int, code: ErrorCode, removed: list[str]) -
 def test_what_this_host_cannot_execute_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smoke_test.host_cpu, "host_warning", lambda target: "too new")
     monkeypatch.setattr(smoke_test.host_cpu, "is_emulated", lambda target: False)
-    assert smoke_test.incompatibility("sha256:abc", machine()) == "too new"
+    reason = smoke_test.incompatibility(
+        "sha256:abc", machine(), runner=FakeRunner(0), cancel=CancelToken(), cgroup=None
+    )
+    assert reason == "too new"

@@ -8,6 +8,7 @@ import pytest
 
 from image_builder.docker import base_image
 from image_builder.docker.daemon import BaseImageUnavailable
+from image_builder.settings import RegistrySettings
 
 
 class TestProbe:
@@ -20,11 +21,12 @@ class TestProbe:
     def config(self, monkeypatch: pytest.MonkeyPatch) -> None:
         config = {"WorkingDir": "/data", "Labels": {"site": "=\nhere"}}
         monkeypatch.setattr(base_image, "image_config", lambda reference: config)
+        monkeypatch.setattr(base_image, "has_image", lambda reference: True)
 
     def test_what_an_answer_means(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         asked: list[str] = []
 
-        def fake_probe(reference: str, platform: str, script: str) -> str:
+        def fake_probe(reference: str, platform: str, script: str, **_: object) -> str:
             asked.append(reference)
             return self.ANSWER
 
@@ -46,7 +48,7 @@ class TestProbe:
     def test_a_base_that_says_little(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: str
     ) -> None:
-        monkeypatch.setattr(base_image, "run_probe", lambda *_: answer)
+        monkeypatch.setattr(base_image, "run_probe", lambda *_, **__: answer)
         facts = base_image.probe_base("base:1", "sha256:12", "linux/amd64", tmp_path)
         assert (facts.spack_version, facts.python, facts.compilers) == (None, None, {})
 
@@ -67,7 +69,7 @@ class TestProbe:
         reference: str,
         version: tuple[int, ...] | None,
     ) -> None:
-        def fake_probe(*_: str) -> str:
+        def fake_probe(*_: object, **__: object) -> str:
             raise BaseImageUnavailable("It does not run here.")
 
         monkeypatch.setattr(base_image, "run_probe", fake_probe)
@@ -75,3 +77,21 @@ class TestProbe:
         assert facts.spack_version == version
         assert "It does not run here" in warning
         assert list(tmp_path.iterdir()) == [], "a guess is not remembered"
+
+    def test_a_web_request_pulls_nothing_and_the_build_does(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        pulled: list[str] = []
+        monkeypatch.setattr(base_image, "has_image", lambda reference: reference in pulled)
+        monkeypatch.setattr(
+            base_image, "pull", lambda reference, *_, **__: pulled.append(reference)
+        )
+        monkeypatch.setattr(base_image, "run_probe", lambda *_, **__: self.ANSWER)
+        asked = ("spack_base:0.23.1", "sha256:12", "linux/amd64", tmp_path / "cache")
+        facts, warning = base_image.facts_or_guess(*asked)
+        assert not facts.is_here and "when the build begins" in warning and not pulled
+        assert facts.spack_version == (0, 23, 1)
+        facts, warning = base_image.facts_or_guess(*asked, pull_from=RegistrySettings())
+        assert facts.is_here and facts.os_id == "debian" and not warning
+        facts, warning = base_image.facts_or_guess(*asked)
+        assert facts.os_id == "debian" and pulled == [asked[0]]

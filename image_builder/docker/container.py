@@ -1,0 +1,167 @@
+"""Runs a program of an image in a container that reaches nothing, and ends it in every case.
+
+Who made the image decides what its programs do, `/bin/sh` among them. So each container has a name,
+limits of memory, processes, CPU, time and output, and no log; it is started by `docker run` as a
+process of ours, and removed by name when that has ended, however it ended. What is left by a
+killed service is swept by its label. The Docker SDK is not used here: its wait has no limit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import uuid
+from collections.abc import Sequence
+
+from image_builder.docker import daemon, leftovers
+from image_builder.docker.daemon import BaseImageUnavailable
+from image_builder.docker.isolation import cgroup
+from image_builder.errors import CicError, ErrorCode, LimitReached
+from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
+from image_builder.settings import BuildSettings
+
+LABEL = "cic-container"
+PROBE_TIMEOUT_S = 120.0
+PROBE_OUTPUT_BYTES = 1024**2
+GIB = 1024**3
+DOCKERS_OWN_FAILURE = 125
+"""What `docker run` ends with when there was no container to run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Container:
+    """What runs, and within which limits; `name` is what messages call it."""
+
+    name: str
+    image: str
+    platform: str | None
+    """None: the image's own."""
+    timeout_s: float
+    program: tuple[str, ...]
+    """Its first word stands for the image's entry point unless that is to be used."""
+    through_entrypoint: bool = False
+    network: str = "none"
+    memory_bytes: int = GIB
+    pids: int = 256
+    cpus: float = 1
+    options: tuple[str, ...] = ()
+    """More options of `docker run`, which no user wrote."""
+    cgroup: str | None = None
+    max_stdout_bytes: int | None = None
+
+
+def run_command(container: Container, *, name: str, tag: str) -> Command:
+    """The `docker run` of a container; the program's words stand behind the image and are no
+    options.
+    """
+    entrypoint = () if container.through_entrypoint else (f"--entrypoint={container.program[0]}",)
+    words = container.program if container.through_entrypoint else container.program[1:]
+    return Command(
+        name=container.name,
+        timeout_s=container.timeout_s,
+        max_stdout_bytes=container.max_stdout_bytes,
+        argv=(
+            "docker",
+            "run",
+            f"--name={name}",
+            f"--label={LABEL}={tag}",
+            *((f"--platform={container.platform}",) if container.platform else ()),
+            "--pull=never",
+            "--log-driver=none",
+            f"--network={container.network}",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+            f"--memory={container.memory_bytes}",
+            f"--pids-limit={container.pids}",
+            f"--cpus={container.cpus:g}",
+            *((f"--cgroup-parent={container.cgroup}",) if container.cgroup else ()),
+            *container.options,
+            *entrypoint,
+            container.image,
+            *words,
+        ),
+    )
+
+
+def run_container(
+    container: Container,
+    *,
+    runner: Runner = run,
+    cancel: CancelToken | None = None,
+    on_line: LineSink | None = None,
+    capture_stdout: bool = False,
+) -> bytes:
+    """Run it to its end and remove it; return what it printed, if that is captured.
+
+    Raises what the runner does.
+    """
+    name = f"cic-{uuid.uuid4().hex}"
+    command = run_command(container, name=name, tag=leftovers.owner_tag())
+    try:
+        done = runner(command, on_line=on_line, cancel=cancel, capture_stdout=capture_stdout)
+    finally:
+        daemon.remove_container(name)
+    return done.stdout
+
+
+def run_probe(
+    image: str,
+    platform: str | None,
+    program: Sequence[str],
+    *,
+    timeout_s: float = PROBE_TIMEOUT_S,
+    max_output_bytes: int = PROBE_OUTPUT_BYTES,
+    network: str = "none",
+    cgroup: str | None = None,
+    runner: Runner = run,
+    cancel: CancelToken | None = None,
+) -> str:
+    """Return what a program of an image prints.
+
+    Raises `BaseImageUnavailable` when the image does not run it here, within its limits.
+    """
+    container = Container(
+        name=f"{program[0]} of the image",
+        image=image,
+        platform=platform,
+        program=tuple(program),
+        timeout_s=timeout_s,
+        network=network,
+        cgroup=cgroup,
+        max_stdout_bytes=max_output_bytes,
+    )
+    try:
+        output = run_container(container, runner=runner, cancel=cancel, capture_stdout=True)
+    except (ProcessFailed, LimitReached) as error:
+        if isinstance(error, LimitReached) and error.code is ErrorCode.TOTAL_TIMEOUT:
+            raise
+        raise BaseImageUnavailable(
+            f"The image {image} does not run here: {error.message[:300]}"
+        ) from error
+    return output.decode("utf-8", "replace")
+
+
+def cgroup_for(settings: BuildSettings) -> str | None:
+    """The control group of build steps, where the daemon takes its name: systemd's driver has
+    slices.
+    """
+    parent = cgroup.cgroup_of(settings)
+    return parent if parent is not None and _has_plain_cgroups() else None
+
+
+@functools.lru_cache(maxsize=1)
+def _has_plain_cgroups() -> bool:
+    try:
+        return daemon.cgroup_driver() == "cgroupfs"
+    except CicError:
+        return False
+
+
+def sweep() -> int:
+    """Remove the containers that killed processes left; return how many there were."""
+    return sum(
+        daemon.remove_container(container)
+        for container, tag in daemon.labelled_containers(LABEL)
+        if leftovers.is_dead(tag)
+    )

@@ -1,0 +1,46 @@
+"""Which process made a container or a name in the daemon, so that what a killed one left can go."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+
+ABANDONED_S = 7 * 24 * 3600
+"""After so long, nothing of these goes on any more, whichever process made it."""
+
+
+def owner_tag() -> str:
+    """Return a new tag that names this process, now and later, and is valid in an image's name."""
+    return f"{_owner(os.getpid())}-{int(time.time())}-{secrets.token_hex(8)}"
+
+
+def is_dead(tag: str) -> bool:
+    """Whether the process that made this tag is gone. Of one that is not seen from here, only the
+    age tells.
+    """
+    owner, _, made_at = tag.rpartition("-")[0].rpartition("-")
+    boot, space, pid, _ = (*owner.split("-"), "", "", "", "")[:4]
+    if not (pid.isdigit() and made_at.isdigit()):
+        return False
+    if f"{boot}-{space}" == _here():
+        return _owner(int(pid)) != owner
+    return time.time() - int(made_at) > ABANDONED_S
+
+
+def _owner(pid: int) -> str:
+    """A process that this one sees, told apart from a later one with the same number."""
+    try:
+        began = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+    except OSError:
+        began = "ended"
+    return f"{_here()}-{pid}-{began}"
+
+
+def _here() -> str:
+    """This boot of this machine, and the PID name space: each container counts from 1, and may
+    share the daemon.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
+    return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"

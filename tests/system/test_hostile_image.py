@@ -1,0 +1,184 @@
+"""Images whose own programs never end, print without an end, or look like others: they hold nothing.
+
+Every look at an image is a container that this service ends.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from image_builder.docker import container
+from image_builder.docker.daemon import BaseImageUnavailable
+from image_builder.errors import Cancelled
+from image_builder.host.cancellation import CancelToken
+from tests.support.daemon_images import remove_images
+from tests.support.site import (
+    BASE_IMAGE,
+    MACHINE,
+    PROJECT,
+    Service,
+    Site,
+    make_site,
+    running_service,
+)
+
+pytestmark = pytest.mark.system
+
+HANGS = "#!/usr/bin/python3\nimport signal, time\nsignal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(1)\n"
+FLOODS = "#!/usr/bin/python3\nimport os\nwhile True: os.write(1, b'x' * 65536)\n"
+ENDS = {"hangs": HANGS, "floods": FLOODS}
+
+
+@pytest.fixture(params=sorted(ENDS))
+def hostile_image(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An image whose /bin/sh does not do what a shell does."""
+    name = f"cic-test-hostile:{secrets.token_hex(8)}"
+    (tmp_path / "sh").write_text(ENDS[request.param])
+    (tmp_path / "sh").chmod(0o755)
+    (tmp_path / "Dockerfile").write_text(f"FROM {BASE_IMAGE}\nCOPY sh /bin/sh\n")
+    build = ["docker", "buildx", "build", "--quiet", "--load", f"--tag={name}", str(tmp_path)]
+    subprocess.run(build, check=True, capture_output=True)
+    yield name
+    subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
+
+
+def containers_of(image: str) -> list[str]:
+    listed = subprocess.run(
+        ["docker", "ps", "--all", "--quiet", f"--filter=ancestor={image}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return listed.stdout.split()
+
+
+def wait_for_container(image: str) -> None:
+    for _ in range(600):
+        if containers_of(image):
+            return
+        time.sleep(0.1)
+    raise AssertionError("no container was started")
+
+
+def test_a_shell_that_does_not_end_is_ended(hostile_image: str) -> None:
+    with pytest.raises(BaseImageUnavailable, match="does not run here"):
+        container.run_probe(hostile_image, "linux/amd64", ("/bin/sh", "-c", ":"), timeout_s=3)
+    assert containers_of(hostile_image) == []
+
+
+def test_a_cancel_ends_the_look_at_an_image(hostile_image: str) -> None:
+    cancel = CancelToken()
+
+    def cancel_when_it_runs() -> None:
+        wait_for_container(hostile_image)
+        cancel.cancel()
+
+    thread = threading.Thread(target=cancel_when_it_runs)
+    thread.start()
+    with pytest.raises(Cancelled):
+        container.run_probe(
+            hostile_image,
+            "linux/amd64",
+            ("/bin/sh", "-c", ":"),
+            max_output_bytes=1024**4,
+            cancel=cancel,
+        )
+    thread.join()
+    assert containers_of(hostile_image) == []
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_of_a_living_one(
+    hostile_image: str,
+) -> None:
+    look = (
+        "from image_builder.docker import container; container.run_probe("
+        f"{hostile_image!r}, 'linux/amd64', ('/bin/sh', '-c', ':'), max_output_bytes=1024**4)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", look], cwd=PROJECT, stderr=subprocess.DEVNULL)
+    wait_for_container(hostile_image)
+    container.sweep()
+    assert containers_of(hostile_image), "its process is alive"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    container.sweep()
+    assert containers_of(hostile_image) == []
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A site with one slot."""
+    made = make_site(tmp_path / "site").with_environ(CIC_BUILD_MAX_CONCURRENT_BUILDS="1")
+    for name, script in ENDS.items():
+        made.add_step(
+            "demo",
+            name,
+            {
+                "eflows4hpc.yaml": "smoke: [echo, fine]\n",
+                "sh": script,
+                # New each time, or BuildKit would remember the step from an earlier run.
+                "post_inst.sh": f"# {secrets.token_hex()}\nchmod 755 sh && cp sh /x && mv /x /bin/sh\n",
+            },
+        )
+    made.add_step("demo", "innocent", {"eflows4hpc.yaml": "", "text": secrets.token_hex()})
+    yield made
+    remove_images(made)
+
+
+def submitted(service: Service, step: str) -> str:
+    asked = {
+        "machine": MACHINE | {"container_engine": "docker"},
+        "workflow": "demo",
+        "step_id": step,
+        "push": False,
+    }
+    answer = service.call("POST", "/build/", json=asked)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+def test_a_shell_that_never_ends_gives_its_slot_back_when_cancelled(site: Site) -> None:
+    before = labelled()
+    with running_service(site) as service:
+        hostile = submitted(service, "hangs")
+        for _ in range(1200):
+            if labelled() - before:
+                break
+            time.sleep(0.1)
+        assert labelled() - before, service.call("GET", f"/build/{hostile}/log").text[-2000:]
+        waiting = submitted(service, "innocent")
+        assert service.call("POST", f"/build/{hostile}/cancel").status_code == 200
+        assert service.wait_for(waiting)["status"] == "FINISHED"
+        assert service.call("GET", f"/build/{hostile}").json()["error_code"] == "CANCELLED"
+    assert labelled() <= before
+
+
+def test_a_shell_that_prints_without_an_end_fills_nothing(site: Site) -> None:
+    before = labelled()
+    with running_service(site) as service:
+        status = service.wait_for(submitted(service, "floods"))
+        log = service.call("GET", f"/build/{status['id']}/log").text
+        assert service.wait_for(submitted(service, "innocent"))["status"] == "FINISHED"
+    assert status["status"] == "FINISHED" and "The smoke command was not run" in log
+    assert "printed more than" in log and len(log) < 1024**2
+    assert labelled() <= before
+
+
+def labelled() -> set[str]:
+    """The containers that this service, or another on this machine, looks at images with."""
+    listed = subprocess.run(
+        ["docker", "ps", "--all", "--quiet", f"--filter=label={container.LABEL}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return set(listed.stdout.split())
