@@ -26,6 +26,7 @@ from image_builder.errors import Misconfigured
 from image_builder.settings import (
     BuildSettings,
     LibrarySettings,
+    Login,
     RegistrySettings,
     RepositorySettings,
 )
@@ -146,7 +147,9 @@ class _Source:
             made = model.model_validate(values)
         except ValidationError as error:
             self.problems += [
-                f"{label('.'.join(map(str, detail['loc'])))}: {detail['msg'].lower()} "
+                _unknown_key(label(".".join(map(str, detail["loc"]))), detail["loc"], model)
+                if detail["type"] == "extra_forbidden"
+                else f"{label('.'.join(map(str, detail['loc'])))}: {detail['msg'].lower()} "
                 f"({_hint(str(detail['loc'][0]) if detail['loc'] else section, prefix)})"
                 for detail in error.errors(include_url=False, include_input=False)
             ]
@@ -211,6 +214,15 @@ class _Source:
         except (OSError, UnicodeDecodeError) as error:
             self.problems.append(f"{name} names a file that cannot be read: {error}")
             return ""
+
+
+def _unknown_key(label: str, path: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """Say that there is no such key, and the nearest, or all of a section with nothing near."""
+    known = sorted(model.model_fields if len(path) == 1 else Login.model_fields)
+    near = difflib.get_close_matches(str(path[-1]).lower(), known, n=1)
+    if near:
+        return f"{label} is not a key (did you mean {near[0]}?)"
+    return f"{label} is not a key (leave it out; there are {', '.join(known)})"
 
 
 def _unused(section: str, values: Mapping[str, Any]) -> bool:

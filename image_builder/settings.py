@@ -142,6 +142,8 @@ class RepositorySettings(Section):
     """Where workflows and packages come from: a git URL or a folder, each with an optional `#ref`."""
 
     workflow_repository: str
+    default_workflow_repository_branch: str | None = None
+    """What the version `latest` means; None: the registry's own default branch."""
     software_repository: str | None = None
     mirror_max_age_s: float = Field(default=30.0, ge=0)
     git_timeout_s: float = Field(default=300.0, gt=0)

@@ -31,6 +31,7 @@ from image_builder.sources.step import (
 )
 
 KEY = "workflow_repository in repositories_cfg"
+BRANCH_KEY = "default_workflow_repository_branch in repositories_cfg"
 NO_REFERENCES = Snapshot(fetched_at=0, head=None, branches={}, tags={})
 """Enough for a version that is a commit."""
 
@@ -58,7 +59,13 @@ class WorkflowRegistry:
             raise Misconfigured(
                 f"{KEY} names a folder inside the repository; a registry is a whole one."
             )
-        self._latest = source.ref or LATEST
+        branch = settings.default_workflow_repository_branch
+        if branch and source.ref and branch != source.ref:
+            raise Misconfigured(
+                f"{KEY} says that latest is {source.ref!r}, and {BRANCH_KEY} that it is {branch!r}.",
+                hint="Leave one of them out.",
+            )
+        self._latest = branch or source.ref or LATEST
         url = source.url or folder_url(source.folder or Path())
         self._mirror = Mirror(
             Repository(
@@ -72,6 +79,10 @@ class WorkflowRegistry:
         )
         self._versions = Versions(self._mirror)
         self._files: dict[str, StepFiles] = {}
+
+    @property
+    def _latest_key(self) -> str:
+        return BRANCH_KEY if self._settings.default_workflow_repository_branch else KEY
 
     def close(self) -> None:
         """End the processes that read the mirror."""
@@ -179,7 +190,7 @@ class WorkflowRegistry:
             what = (
                 "a default branch"
                 if self._latest == LATEST
-                else f"{self._latest!r}, which {KEY} names"
+                else f"{self._latest!r}, which {self._latest_key} names"
             )
             raise NotFound(
                 f"The workflow registry does not have {what}.",

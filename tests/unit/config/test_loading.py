@@ -290,8 +290,39 @@ class TestWhatIsWrong:
             assert f"\n  {key}" in message
 
     def test_an_unknown_key_of_a_section_is_an_error(self, tmp_path: Path) -> None:
-        file = filled(tmp_path, more="build_cfg.update(max_builds=3)")
-        assert "build_cfg['max_builds']" in complaint(file, {})
+        file = filled(
+            tmp_path,
+            more="build_cfg.update(concurrent_builds=3)\nrepositories_cfg.update(workflow_repo=1)\n"
+            "registry_cfg['colour'] = 'red'\nregistry_cfg['tokens'] = 1",
+        )
+        message = complaint(file, {})
+        assert (
+            "build_cfg['concurrent_builds'] is not a key (did you mean max_concurrent_builds?)"
+            in (message)
+        )
+        assert (
+            "repositories_cfg['workflow_repo'] is not a key (did you mean workflow_repository?)"
+            in (message)
+        )
+        assert "registry_cfg['tokens'] is not a key (did you mean token?)" in message
+        assert (
+            "registry_cfg['colour'] is not a key (leave it out; there are images_prefix, "
+            in message
+        )
+
+    def test_an_unknown_key_of_a_login_is_an_error(self, tmp_path: Path) -> None:
+        login = "{'host': {'user': 'me', 'tokn': 'x', 'token': 'x'}}"
+        file = filled(tmp_path, more=f"registry_cfg['logins'] = {login}")
+        assert "registry_cfg['logins.host.tokn'] is not a key (did you mean token?)" in complaint(
+            file, {}
+        )
+
+    def test_the_first_services_default_branch_is_read(self, tmp_path: Path) -> None:
+        file = filled(
+            tmp_path, more="repositories_cfg['default_workflow_repository_branch'] = 'release'"
+        )
+        repositories = load_settings(file, {}).library.repositories
+        assert repositories.default_workflow_repository_branch == "release"
 
     def test_a_section_that_is_no_dictionary(self, tmp_path: Path) -> None:
         assert "registry_cfg must be a dictionary" in complaint(

@@ -351,6 +351,21 @@ def test_a_ref_in_the_setting_is_what_latest_means(upstream: GitRepository, site
         wordcount(site.open(upstream.url + "#gone"))
 
 
+def test_a_default_branch_in_the_settings_is_what_latest_means(
+    upstream: GitRepository, site: Site
+) -> None:
+    upstream.git("branch", "release")
+    released = upstream.git("rev-parse", "HEAD")
+    newest = upstream.commit("newer")
+    registry = site.open(upstream.url, default_workflow_repository_branch="release")
+    assert wordcount(registry).commit == released
+    assert wordcount(registry, "main").commit == newest
+    with pytest.raises(NotFound, match="'gone', which default_workflow_repository_branch"):
+        wordcount(site.open(upstream.url, default_workflow_repository_branch="gone"))
+    with pytest.raises(Misconfigured, match=r"latest is 'main'.*it is 'release'.*Leave one"):
+        site.open(upstream.url + "#main", default_workflow_repository_branch="release")
+
+
 def test_a_folder_with_a_repository_is_a_registry(
     upstream: GitRepository, site: Site, tmp_path: Path
 ) -> None:
