@@ -31,7 +31,7 @@ from image_builder.errors import (
     ServiceError,
     UserError,
 )
-from image_builder.host import file_leases
+from image_builder.host import file_leases, files
 from image_builder.host.cancellation import CancelToken
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.machines import load_machines
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Build a container image for a workflow step and a target machine."
     )
     parser.add_argument(
+        "-r",
         "--request",
         required=True,
         type=Path,
@@ -117,7 +118,10 @@ def _parser() -> argparse.ArgumentParser:
         help="configuration file instead of config/configuration.py",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="copy the SIF there, under its own name"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="copy the SIF there, under its own name; the folder is made if it is missing",
     )
     return parser
 
@@ -156,9 +160,8 @@ def _build(
         )
     print(f"image_id: {result.image_id}")
     if result.sif_path is not None and result.filename is not None:
-        print(
-            f"sif: {_put(result.sif_path, output / result.filename) if output else result.sif_path}"
-        )
+        named = _link(result.sif_path, settings.build.tmp_folder / "images" / result.filename)
+        print(f"sif: {_copy(named, output / result.filename) if output else named}")
     return EXIT_OK
 
 
@@ -219,18 +222,32 @@ def _folder(settings: LibrarySettings) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _put(sif: Path, destination: Path) -> Path:
+def _link(sif: Path, name: Path) -> Path:
+    """Let the stored SIF also be there under its name, where the first version put it."""
+    with _explained(sif, name):
+        files.link_file(sif, name)
+    return name
+
+
+def _copy(sif: Path, destination: Path) -> Path:
     """Copy the SIF to where the user wants it; the file appears whole or not at all."""
     aside = destination.with_name(f".{destination.name}.part")
-    try:
+    with _explained(sif, destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(sif, aside)
         aside.replace(destination)
+    return destination
+
+
+@contextlib.contextmanager
+def _explained(sif: Path, destination: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"The SIF cannot be written to {destination}: {error.strerror}.",
-            hint=f"It lies at {sif}.",
+            hint=f"It is stored as {sif}.",
         ) from None
-    return destination
 
 
 def _explain(error: CicError, console: Console) -> int:

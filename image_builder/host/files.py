@@ -1,9 +1,11 @@
-"""Files of this machine: digests and sizes."""
+"""Files of this machine: digests, sizes, and further names."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import secrets
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,3 +29,17 @@ def bytes_of(path: Path) -> int:
             else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         )
     return 0
+
+
+def link_file(file: Path, name: Path) -> None:
+    """Give a file a further name in one step: a reader of what had that name before keeps it.
+
+    The folder is made if it is missing. Raises `OSError`, also across file systems.
+    """
+    name.parent.mkdir(parents=True, exist_ok=True)
+    fresh = name.with_name(f".{secrets.token_hex(8)}.new")
+    try:
+        os.link(file, fresh)
+        os.replace(fresh, name)
+    finally:
+        fresh.unlink(missing_ok=True)  # rename leaves both names of one file where they are

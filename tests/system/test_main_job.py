@@ -343,7 +343,7 @@ def test_the_library_builds_a_local_path_without_the_service(site: Site, tmp_pat
     )
 
     built = subprocess.run(
-        [sys.executable, "cic_builder.py", "--request", str(tmp_path / "request.json")],
+        [sys.executable, "cic_builder.py", "-r", str(tmp_path / "request.json")],
         cwd=PROJECT,
         env=dict(site.environ),
         capture_output=True,
@@ -354,6 +354,8 @@ def test_the_library_builds_a_local_path_without_the_service(site: Site, tmp_pat
     assert built.returncode == 0, built.stderr
     printed = dict(line.split(": ", 1) for line in built.stdout.splitlines())
     assert printed["image_id"].endswith(":latest")
+    assert Path(printed["sif"]).parent == site.tmp_folder / "images"
+    assert Path(printed["sif"]).name.endswith("_v_latest.sif")
     assert run_sif(Path(printed["sif"]), "python3", "/hello/hello.py") == "hello 42\n"
 
 
