@@ -231,11 +231,10 @@ def _link(sif: Path, name: Path) -> Path:
 
 def _copy(sif: Path, destination: Path) -> Path:
     """Copy the SIF to where the user wants it; the file appears whole or not at all."""
-    aside = destination.with_name(f".{destination.name}.part")
     with _explained(sif, destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(sif, aside)
-        aside.replace(destination)
+        with files.replacing(destination) as fresh:
+            shutil.copyfile(sif, fresh)
     return destination
 
 

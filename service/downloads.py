@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from flask import Response, request
 
+from image_builder.host import files
 from image_builder.store.image_store import Images
 
 LINK_LIFE_S = 6 * 3600.0
@@ -130,14 +131,6 @@ def make_link(sif: Path, filename: str, folder: Path) -> str:
     return f"{token}/{filename}"
 
 
-def offer_publicly(sif: Path, public: Path) -> None:
-    """Let a SIF also lie under its plain name, in one step: who downloads the earlier one keeps it."""
-    public.parent.mkdir(parents=True, exist_ok=True)
-    fresh = public.with_name(f".{secrets.token_hex(8)}.new")
-    os.link(sif, fresh)
-    os.replace(fresh, public)
-
-
 def offer_all_publicly(images: Images, folder: Path, *, is_wanted: bool) -> None:
     """Let every SIF that has a name lie under it in `folder`, and nothing else; without `is_wanted`
     nothing at all.
@@ -153,7 +146,7 @@ def offer_all_publicly(images: Images, folder: Path, *, is_wanted: bool) -> None
                 if sif is None:
                     return
                 if not (folder / name).exists() or not (folder / name).samefile(sif):
-                    offer_publicly(sif, folder / name)
+                    files.link_file(sif, folder / name)
 
 
 def is_linked(sif: Path, folder: Path) -> bool:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from pathlib import Path
+
+from image_builder.host import files
 
 MAX_LOCKS = 2000
 
@@ -35,10 +36,7 @@ class ConcretizationCache:
         too many.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._folder, prefix=".new-")
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, self._path(key))
+        files.write_whole(self._path(key), text, mode=0o600)
         for path in sorted(self._folder.glob("*.lock"), key=_used_at, reverse=True)[MAX_LOCKS:]:
             path.unlink(missing_ok=True)
 

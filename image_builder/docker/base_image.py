@@ -22,6 +22,7 @@ from image_builder.docker.daemon import (
 )
 from image_builder.docker.registry import auth_config, pull, repository_of
 from image_builder.errors import CicError
+from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
 from image_builder.settings import RegistrySettings
 
@@ -129,9 +130,7 @@ def probe_base(
         output += f"\nconfig={json.dumps(image_config(reference))}\n"
         if digest:
             cache.mkdir(parents=True, exist_ok=True)
-            aside = remembered.with_suffix(f".{id(output)}.tmp")
-            aside.write_text(json.dumps(output), "utf-8")
-            aside.replace(remembered)
+            files.write_whole(remembered, json.dumps(output))
     return _facts(output, reference, digest, platform)
 
 

@@ -1,4 +1,4 @@
-"""Files of this machine: digests, sizes, and further names."""
+"""Files of this machine: digests, sizes, further names, and content that appears in one step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,9 +38,58 @@ def link_file(file: Path, name: Path) -> None:
     The folder is made if it is missing. Raises `OSError`, also across file systems.
     """
     name.parent.mkdir(parents=True, exist_ok=True)
-    fresh = name.with_name(f".{secrets.token_hex(8)}.new")
-    try:
+    with replacing(name) as fresh:
         os.link(file, fresh)
-        os.replace(fresh, name)
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
+    """Write a file, or replace it, in one step that a power cut does not undo.
+
+    `mode` is that of the new file, less the umask.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with replacing(path) as fresh:
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(handle, "wb") as file:
+            file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield the name of a file to make, which takes the place of `path` when the block ends.
+
+    After an error `path` is as it was. What need not outlive a power cut is not `durable`.
+    """
+    fresh = path.with_name(f".{secrets.token_hex(8)}.new")
+    try:
+        yield fresh
+        if durable:
+            move_into_place(fresh, path)
+        else:
+            os.replace(fresh, path)
     finally:
-        fresh.unlink(missing_ok=True)  # rename leaves both names of one file where they are
+        fresh.unlink(missing_ok=True)  # it stays where both names are one file's
+
+
+def move_into_place(fresh: Path, path: Path) -> None:
+    """Rename a file or folder of the same file system to `path`; both are on the disk afterwards.
+
+    A rename alone may reach the disk before what is renamed does, which leaves an empty file.
+    """
+    sync(fresh)
+    move_synced(fresh, path)
+
+
+def move_synced(fresh: Path, path: Path) -> None:
+    """Rename what is on the disk already to `path`; the name is on the disk afterwards, too."""
+    os.replace(fresh, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from image_builder.errors import ErrorCode, Misconfigured, Unavailable
+from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
 from image_builder.sources.git import trees
 from image_builder.sources.git.mirror import Mirror, Repository
@@ -146,7 +147,7 @@ class FolderSource:
             ) from error
         os.utime(aside)
         try:
-            aside.rename(self._kept / tree)
+            files.move_into_place(aside, self._kept / tree)
         except OSError:  # another process was faster: the same files
             shutil.rmtree(aside, ignore_errors=True)
             if not (self._kept / tree).is_dir():

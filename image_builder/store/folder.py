@@ -31,7 +31,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from image_builder.host import file_leases
+from image_builder.host import file_leases, files
 from image_builder.host.files import bytes_of, sha256_of
 from image_builder.store import spellings
 from image_builder.store.record import (
@@ -111,12 +111,11 @@ class ImageStore:
         temporary.chmod(0o640)
         with open(temporary, "rb") as file:
             digest = _checked_sha256(sha256) if sha256 else sha256_of(file)
-            os.fsync(file.fileno())
-            size_bytes = os.fstat(file.fileno()).st_size
+        files.sync(temporary)  # before the lock: it may take a while
+        size_bytes = temporary.stat().st_size
         full = record.model_copy(update={"sha256": digest, "size_bytes": size_bytes})
         with self._locked():
-            os.replace(temporary, self._sif(digest))
-            _sync_folder(self._sifs)
+            files.move_synced(temporary, self._sif(digest))
             self._point(full, filename)
         return full
 
@@ -152,9 +151,7 @@ class ImageStore:
         folder = self._documents / identity_digest(identity)
         folder.mkdir(mode=0o700, exist_ok=True)
         for name, text in documents.items():
-            fresh = folder / f".{secrets.token_hex(8)}.new"
-            fresh.write_text(text, "utf-8")
-            fresh.replace(folder / name)
+            files.write_whole(folder / name, text)
 
     def documents(self, identity: str) -> tuple[str, ...]:
         """The names of the texts that are kept about an identity's image."""
@@ -503,28 +500,8 @@ def _read(path: Path) -> ImageRecord | None:
 
 def _write(path: Path, record: ImageRecord) -> None:
     """Replace a record in one step."""
-    fresh = path.with_name(f".{secrets.token_hex(8)}.new")
-    try:
-        with open(fresh, "x", encoding="utf-8", opener=_private) as file:
-            json.dump(record.model_dump(mode="json"), file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-        _sync_folder(path.parent)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    content = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True)
+    files.write_whole(path, content, mode=0o600)
 
 
 def _mtime(path: Path) -> float:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
-import os
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +27,7 @@ from sqlalchemy.engine import Connection, Engine
 from config import load_settings
 from config.loading import PROJECT
 from image_builder.errors import Misconfigured, NotFound, Unavailable
+from image_builder.host import files
 
 MIGRATIONS = PROJECT / "migrations"
 HEAD = "0004"
@@ -287,11 +286,8 @@ def copy_sqlite(live: Path, file: Path) -> None:
 
     Raises `OSError` or `sqlite3.Error`.
     """
-    fresh = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        os.close(
-            os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        )  # it holds password hashes
+    with files.replacing(file) as fresh:
+        fresh.touch(mode=0o600, exist_ok=False)  # it holds password hashes
         with (
             contextlib.closing(
                 sqlite3.connect(f"file:{quote(str(live))}?mode=ro", uri=True)
@@ -300,9 +296,6 @@ def copy_sqlite(live: Path, file: Path) -> None:
         ):
             source.backup(copy)
             copy.execute("PRAGMA journal_mode=DELETE").close()  # one file, whole by itself
-        os.replace(fresh, file)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def migrate(app: Flask, lock: Path) -> None:

@@ -15,12 +15,12 @@ from sqlalchemy.engine import Engine
 from config.settings import Settings
 from image_builder import pipeline
 from image_builder.errors import Cancelled, CicError, ErrorCode, NoSpace, ServiceError
+from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.state import BuildState
 from image_builder.store import spellings
-from service import downloads
 from service.console import about_run
 from service.db import runs
 from service.db.builds import Outcome
@@ -182,7 +182,7 @@ class Worker:
         ):
             for name in spellings.of_filename(result.filename):
                 if name == result.filename or (self._images / name).exists():
-                    downloads.offer_publicly(result.sif_path, self._images / name)
+                    files.link_file(result.sif_path, self._images / name)
 
     @property
     def _images(self) -> Path:

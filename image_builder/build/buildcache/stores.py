@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 
 from image_builder.build.buildcache.mirror import MirrorTool, PackageEntry
 from image_builder.errors import ServiceError
+from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
 from image_builder.settings import ORAS, BuildSettings, RegistrySettings
 from image_builder.store.image_store import open_repository
@@ -105,9 +105,7 @@ class FolderStore:
             if signature is not None:
                 path = self._signature_file(entry)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_name(f".{secrets.token_hex(8)}")
-                temporary.write_text(signature, "ascii")
-                temporary.replace(path)
+                files.write_whole(path, signature)
         self._tool.copy(mirror, self._folder, [entry.node for entry in entries])
 
     def quarantine(self, nodes: Collection[str]) -> None:
@@ -195,23 +193,32 @@ class RegistryStore:
     def _download(self, node: str) -> None:
         """Put a held package's files into the mirror: those that are what they are called."""
         for path, sha256 in _files(self._held[node]):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, _Differs):
                 self._download_file(path, sha256)
 
     def _download_file(self, path: str, sha256: str) -> None:
         target = self._mirror / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary, digest = target.with_name(f".{secrets.token_hex(8)}"), hashlib.sha256()
-        with self._repository.blob(f"sha256:{sha256}") as body, temporary.open("xb") as file:
+        with files.replacing(target, durable=False) as fresh:
+            if self._fetch(sha256, fresh) != sha256:
+                raise _Differs
+
+    def _fetch(self, sha256: str, target: Path) -> str:
+        """Write a blob to a new file; return the sha256 of what came."""
+        digest = hashlib.sha256()
+        with self._repository.blob(f"sha256:{sha256}") as body, target.open("xb") as file:
             while chunk := body.read(CHUNK_BYTES):
                 self._cancel.check()
                 digest.update(chunk)
                 file.write(chunk)
-        if digest.hexdigest() == sha256:
-            temporary.replace(target)
+        return digest.hexdigest()
 
     def _tag(self, node: str) -> str:
         return f"{self._cache}.{node}"
+
+
+class _Differs(Exception):
+    """A file that is not what it is called."""
 
 
 def _files(manifest: Manifest) -> list[tuple[str, str]]:

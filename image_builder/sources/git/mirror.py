@@ -35,7 +35,7 @@ from image_builder.errors import (
     NoSpace,
     Unavailable,
 )
-from image_builder.host import process
+from image_builder.host import files, process
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import ProcessFailed
 from image_builder.sources.git import objects, trees
@@ -349,7 +349,7 @@ class Mirror:
                 raise self._unreachable(failure) from failure
             with contextlib.suppress(FileNotFoundError):
                 self.folder.rename(old)
-            aside.rename(self.folder)
+            files.move_into_place(aside, self.folder)
         finally:
             _remove(aside)
             _remove(old)
@@ -402,9 +402,7 @@ class Mirror:
         if self.repository.url.scheme == "file":
             trusted = self._mirrors / "trusted.gitconfig"
             if not trusted.exists():
-                aside = trusted.with_name(f"trusted.{uuid.uuid4().hex}")
-                aside.write_text("[safe]\n\tdirectory = *\n")
-                aside.rename(trusted)
+                files.write_whole(trusted, "[safe]\n\tdirectory = *\n")
             added["GIT_CONFIG_GLOBAL"] = str(trusted)
         return added
 
@@ -529,12 +527,7 @@ def _write_state(folder: Path, fetched_at: float, listing: str) -> Snapshot:
         "tags": state["tags"],
     }
     raw = json.dumps(content).encode("ascii")
-    aside = folder / f"{STATE_FILE}.aside"
-    with open(aside, "wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(folder / STATE_FILE)
+    files.write_whole(folder / STATE_FILE, raw)
     return _parse_state(raw)
 
 
