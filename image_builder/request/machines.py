@@ -7,10 +7,12 @@ them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +23,28 @@ from image_builder.request.build_request import Engine, Machine, OptionalSpec
 from image_builder.request.parsing import expand, field_problems
 
 __all__ = ["MachineEntry", "expand", "load_machines", "machine_facts"]
+
+
+SiteEngine = Literal["singularity", "apptainer", "docker", "podman-hpc", "shifter", "sarus", "edf"]
+"""What runs images on a machine; `edf` is the Container Engine of CSCS."""
+
+PmiName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+"""What `srun --mpi=list` prints, such as pmix_v4."""
+
+
+class Fabric(BaseModel):
+    """How a site puts its network under an image: `modules` to load before the job, `annotations`
+    of an EDF file, `advice` to people, and the `families` of MPI that it serves (none named: all).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modules: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./+-]*$")], ...] = ()
+    annotations: Mapping[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], str] = Field(
+        default_factory=dict
+    )
+    advice: str = ""
+    families: tuple[str, ...] = ()
 
 
 class MachineEntry(BaseModel):
@@ -34,13 +58,17 @@ class MachineEntry(BaseModel):
     platform: str = Field(examples=["linux/amd64"])
     architecture: str | None = Field(default=None, examples=["zen2", "rome"])
     container_engine: Engine = Field(default="singularity", examples=["singularity"])
+    site_engine: SiteEngine | None = Field(default=None, examples=["podman-hpc"])
     mpi: OptionalSpec = Field(default=None, examples=["openmpi@4"])
     site_mpi: OptionalSpec = Field(default=None, examples=["cray-mpich@8.1"])
     gpu: OptionalSpec = Field(default=None, examples=["cuda@12"])
     gpu_arch: str | None = Field(default=None, examples=["a100"])
     driver: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", examples=["570.124.06"])
     launcher: str | None = Field(default=None, examples=["srun --mpi=pmix"])
+    pmi: tuple[PmiName, ...] = Field(default=(), examples=[["pmix", "pmi2"]])
+    batch: Literal["slurm", "other"] = "slurm"
     binds: tuple[str, ...] = ()
+    fabric: Fabric | None = None
     notes: str = ""
     source: tuple[str, ...] = ()
 
@@ -68,13 +96,17 @@ class MachineEntry(BaseModel):
             name=name,
             platform=self.platform,
             architecture=self.architecture,
-            engine=self.container_engine,
+            engine=self.site_engine or self.container_engine,
             mpi=self.site_mpi or self.mpi,
+            build_mpi=self.mpi,
             gpu=self.gpu,
             gpu_arch=self.gpu_arch,
             driver=self.driver,
             launcher=self.launcher,
+            pmi=self.pmi,
+            batch=self.batch,
             binds=self.binds,
+            fabric=self.fabric,
         )
 
 
@@ -102,31 +134,33 @@ def load_machines(path: Path | None = None) -> Mapping[str, MachineEntry]:
     )
 
 
-FACTS = ("platform", "architecture", "mpi", "gpu", "gpu_arch", "driver", "launcher")
+FACTS = (
+    "platform",
+    "architecture",
+    "engine",
+    "mpi",
+    "gpu",
+    "gpu_arch",
+    "driver",
+    "launcher",
+    "pmi",
+)
 """What may be said of a machine beside, or in place of, its name."""
+
+MAX_FACT = 200
+"""Characters of one fact."""
 
 
 def machine_facts(given: Mapping[str, str], machines: Mapping[str, MachineEntry]) -> MachineFacts:
-    """The machine that `given` names (`machine`) or describes (`FACTS`); what is described wins
-    over the catalogue.
+    """Return the machine that `given` names (`machine`) or describes (`FACTS`); what is described
+    wins over the catalogue.
 
     Raises `InvalidRequest` with every problem.
     """
-    problems = [
-        FieldProblem(key[:60], "is not a known field", f"known fields: machine, {', '.join(FACTS)}")
-        for key in given
-        if key not in (*FACTS, "machine")
-    ]
     name = given.get("machine", "").strip().lower()
     entry = machines.get(name)
-    if name and entry is None:
-        close = cpu_targets.nearest(name, machines) or tuple(machines)[:3]
-        problems.append(
-            FieldProblem(
-                "machine", f"unknown machine {name[:60]!r}", f"known are {', '.join(close)}, …"
-            )
-        )
     fields = {key: given[key] for key in FACTS if given.get(key)}
+    problems = [*_unknown_names(given, machines), *_unusable_facts(fields)]
     if entry is None and not problems and "platform" not in fields:
         problems.append(
             FieldProblem("machine", "is missing", "name a machine, or say its platform, mpi …")
@@ -134,14 +168,66 @@ def machine_facts(given: Mapping[str, str], machines: Mapping[str, MachineEntry]
     if problems:
         raise InvalidRequest(problems)
     facts = entry.facts(name) if entry is not None else MachineFacts(platform=fields["platform"])
-    described = {**dataclasses.asdict(facts), **fields}
+    return _described(facts, fields)
+
+
+def _described(facts: MachineFacts, fields: Mapping[str, str]) -> MachineFacts:
+    """Return `facts` with what `fields` say instead. What follows from a replaced fact goes with it."""
+    described = {**vars(facts), **fields}
     asked = {key: described[key] for key in ("platform", "architecture", "mpi", "gpu", "gpu_arch")}
     try:
-        known = Machine.model_validate({**asked, "container_engine": facts.engine})
+        known = Machine.model_validate({**asked, "container_engine": "singularity"})
     except ValidationError as error:
         raise InvalidRequest(field_problems(error, Machine)) from None
-    fields["platform"] = known.platform
-    return dataclasses.replace(facts, **fields)  # type: ignore[arg-type]
+    changes: dict[str, Any] = {**fields, "platform": known.platform}
+    if "launcher" in fields:
+        changes["pmi"] = ()
+    if "mpi" in fields:
+        changes |= {"build_mpi": None, "fabric": None}
+    if "pmi" in fields:
+        changes["pmi"] = tuple(name for name in re.split(r"[\s,]+", fields["pmi"]) if name)
+    return dataclasses.replace(facts, **changes)
+
+
+def _unknown_names(
+    given: Mapping[str, str], machines: Mapping[str, MachineEntry]
+) -> Iterator[FieldProblem]:
+    for key in given:
+        if key not in (*FACTS, "machine"):
+            known = f"known fields: machine, {', '.join(FACTS)}"
+            yield FieldProblem(key[:60], "is not a known field", known)
+    name = given.get("machine", "").strip().lower()
+    if name and name not in machines:
+        close = cpu_targets.nearest(name, machines) or tuple(machines)[:3]
+        yield FieldProblem(
+            "machine", f"unknown machine {name[:60]!r}", f"known are {', '.join(close)}, …"
+        )
+
+
+def _unusable_facts(fields: Mapping[str, str]) -> Iterator[FieldProblem]:
+    """Yield what no machine has, before anything is made of it: a fact may end in a script."""
+    for key, value in fields.items():
+        if len(value) > MAX_FACT or not value.isprintable():
+            hint = f"write up to {MAX_FACT} characters in one line"
+            yield FieldProblem(key, "is too long or has control characters", hint)
+    engine, launcher = fields.get("engine"), fields.get("launcher", "")
+    if engine is not None and engine not in get_args(SiteEngine):
+        hint = f"write one of {', '.join(get_args(SiteEngine))}"
+        yield FieldProblem("engine", f"unknown engine {engine[:60]!r}", hint)
+    if not re.fullmatch(r"[a-z0-9_, ]*", fields.get("pmi", "")):
+        yield FieldProblem(
+            "pmi", "is no list of names", "write what `srun --mpi=list` prints: pmix,pmi2"
+        )
+    if not _is_a_command(launcher):
+        hint = "write it like srun --mpi=pmix"
+        yield FieldProblem("launcher", "is no command: a quote is not closed", hint)
+
+
+def _is_a_command(text: str) -> bool:
+    try:
+        return bool(shlex.split(text)) or not text
+    except ValueError:
+        return False
 
 
 def _present(entries: Mapping[str, MachineEntry | None]) -> dict[str, MachineEntry]:
@@ -187,7 +273,8 @@ class MachineFacts:
 
     `mpi` is the MPI that the site has, `gpu` the newest runtime that its driver serves
     (`cuda@12.2`), `driver` the GPU driver's version. `launcher` begins a parallel job (`srun
-    --mpi=pmix`), and `binds` are the host's folders that a container needs there.
+    --mpi=pmix`), `pmi` is what `srun --mpi=` takes there, and `binds` are the host's folders that a
+    container needs there. `build_mpi` is what the catalogue builds images for it with.
     """
 
     name: str = "this machine"
@@ -195,8 +282,12 @@ class MachineFacts:
     architecture: str | None = None
     engine: str = "singularity"
     mpi: str | None = None
+    build_mpi: str | None = None
     gpu: str | None = None
     gpu_arch: str | None = None
     driver: str | None = None
     launcher: str | None = None
+    pmi: tuple[str, ...] = ()
+    batch: str = "slurm"
     binds: tuple[str, ...] = ()
+    fabric: Fabric | None = None

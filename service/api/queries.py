@@ -76,6 +76,9 @@ class MachineChoice(Query):
     machine: str | None = Field(default=None, description="a name of the machine catalogue")
     platform: str | None = Field(default=None, description="a platform such as linux/amd64")
     architecture: str | None = Field(default=None, description="a target such as zen2")
+    engine: str | None = Field(
+        default=None, description="what runs images there, such as apptainer or podman-hpc"
+    )
     mpi: str | None = Field(default=None, description="the MPI of the site, such as openmpi@4")
     gpu: str | None = Field(
         default=None, description="the newest runtime that the driver serves, such as cuda@12.2"
@@ -84,6 +87,9 @@ class MachineChoice(Query):
     driver: str | None = Field(default=None, description="the version of the GPU's driver")
     launcher: str | None = Field(
         default=None, description="what begins a parallel job, such as srun --mpi=pmix"
+    )
+    pmi: str | None = Field(
+        default=None, description="what `srun --mpi=list` prints there, such as pmix,pmi2"
     )
 
 

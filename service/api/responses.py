@@ -181,6 +181,8 @@ class FindingAnswer(TypedDict):
     subject: str
     message: str
     hint: str
+    rule: Annotated[str, Field(description="the rule that it follows from")]
+    source: Annotated[list[str], Field(description="the documents or issues that say so")]
 
 
 class CheckAnswer(TypedDict):
@@ -188,7 +190,8 @@ class CheckAnswer(TypedDict):
 
     image: str
     machine: str
-    ok: bool
+    ok: Annotated[bool, Field(description="false for the answer does_not_run")]
+    answer: Literal["runs", "runs_but", "does_not_run"]
     findings: list[FindingAnswer]
     run_command: str
 

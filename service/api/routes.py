@@ -282,7 +282,13 @@ def check(filename: str) -> Response:
     """
     record = _image(filename)
     facts = machine_facts(request.args, service().machines)
-    report = compatibility.check(record.details.get("labels") or {}, facts, file=filename)
+    report = compatibility.check(
+        record.details.get("labels") or {},
+        facts,
+        file=filename,
+        reference=record.image_id,
+        is_pushed=builds.is_pushed(service().engine, record.image_id, record.identity),
+    )
     return jsonify({"image": filename, "machine": facts.name, **report.as_dict()})
 
 

@@ -178,6 +178,19 @@ def builds_of(
         return list(connection.execute(rows)), connection.scalar(counted) or 0
 
 
+def is_pushed(engine: Engine, image_id: str, identity: str) -> bool:
+    """Return whether an image of this identity was pushed to the image registry under its name."""
+    found = (
+        sa.select(BUILDS.c.id)
+        .join(RUNS, RUNS.c.id == BUILDS.c.run_id)
+        .where(BUILDS.c.image_id == image_id, RUNS.c.identity == identity)
+        .where(BUILDS.c.pushed_digest.is_not(None))
+        .limit(1)
+    )
+    with reading(engine) as connection:
+        return connection.execute(found).first() is not None
+
+
 def tagged_images(engine: Engine) -> list[Any]:
     """Everybody's images that Docker can use, newest first: those that were pushed, and those
     without a SIF.

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.audit import compatibility
-from image_builder.audit.run_command import docker_command, singularity_command
+from image_builder.launch.commands import docker_command, singularity_command
 from image_builder.recipe import labels
 from image_builder.request.machines import machine_facts
 from image_builder.spack import lockfile
@@ -282,7 +282,10 @@ def _docker_commands(one: Shown, reference: str) -> list[tuple[str, str]]:
 def _report(one: Shown, machine: str) -> compatibility.Report | None:
     if not machine or machine not in service().machines:
         return None
-    file = one.filename or f"docker://{one.reference}"
     return compatibility.check(
-        one.labels, machine_facts({"machine": machine}, service().machines), file=file
+        one.labels,
+        machine_facts({"machine": machine}, service().machines),
+        file=one.filename or f"docker://{one.reference}",
+        reference=one.reference or one.record.image_id,
+        is_pushed=one.digest is not None,
     )

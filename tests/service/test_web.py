@@ -693,6 +693,33 @@ def test_pages_and_rest_give_the_same_line_for_a_gpu(
     assert f"docker run --rm {docker}{image_id} <program>" in page
 
 
+def test_pages_and_rest_give_the_three_answers_with_their_sources(
+    app: Flask, ada: Api, builder: FakeBuilder
+) -> None:
+    mpi = {"cic.mpi.name": "openmpi", "cic.mpi.family": "openmpi", "cic.mpi.version": "4.1.6"}
+    builder.labels = {"cic.platform": "linux/amd64", "cic.target": "x86_64", **mpi}
+    visitor, filename = Visitor(app, "ada"), ada.wait(ada.submit())["filename"]
+    answers = {
+        "karolina-cpu": ("runs", "It should run there."),
+        "marenostrum5-gpp": ("runs_but", "It should run there, but:"),
+        "alps-eiger": ("does_not_run", "It does not run there."),
+    }
+    for machine, (answer, says) in answers.items():
+        report = ada("GET", f"/image/{filename}/check?machine={machine}").json
+        page = html.unescape(visitor.get(f"/images/{filename}?machine={machine}").text)
+        assert report["answer"] == answer and says in page
+        assert all(one["source"][0] in page for one in report["findings"])
+    assert [one["rule"] for one in report["findings"]] == [
+        "engine-needs-registry",
+        "mpi-own-beside-site",
+    ]
+    with writing(visitor.engine) as connection:
+        connection.execute(tables.BUILDS.update().values(pushed_digest="sha256:" + "2" * 64))
+    pushed = ada("GET", f"/image/{filename}/check?machine=alps-eiger").json
+    assert pushed["answer"] == "runs_but"
+    assert "It should run there, but:" in visitor.get(f"/images/{filename}?machine=alps-eiger").text
+
+
 def test_paging_and_filters(app: Flask, ada: Api, builder: FakeBuilder) -> None:
     visitor = Visitor(app, "ada")
     assert "You have no builds yet" in visitor.get("/builds").text

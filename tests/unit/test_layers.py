@@ -92,6 +92,7 @@ FLOORS = (
     {"host", "observer", "request"},
     {"docker", "sources"},
     {"recipe", "sif", "store"},
+    {"launch"},
     {"audit", "plan"},
     {"build"},
     {"pipeline"},

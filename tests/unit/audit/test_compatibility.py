@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 
 from image_builder.audit.compatibility import check
+from image_builder.audit.compatibility.rules import rule_facts, rules
 from image_builder.request import gpu_drivers
-from image_builder.request.machines import MachineFacts
+from image_builder.request.machines import Fabric, MachineFacts, load_machines
 
 IMAGE = {
     "cic.platform": "linux/amd64",
@@ -55,9 +56,17 @@ def test_the_right_pairing_is_accepted_and_says_how_to_run() -> None:
         ({"architecture": "broadwell"}, "error", "cpu", "broadwell"),
         ({"platform": "linux/arm64", "architecture": "grace"}, "error", "platform", "linux/arm64"),
         ({"mpi": "mpich@4.0"}, "error", "mpi", 'Build it with "mpi": "mpich@4".'),
-        ({"mpi": "cray-mpich@8.1"}, "error", "mpi", "programs of one do not run with the other"),
+        ({"mpi": "mpich@3.4"}, "error", "mpi", "programs of one do not run with the libraries"),
+        ({"mpi": "cray-mpich@8.1"}, "error", "mpi", 'Build it with "mpi": "mpich'),
         ({"mpi": "impi@2021"}, "error", "mpi", "intel-oneapi-mpi"),
-        ({"mpi": "openmpi@5.0"}, "error", "mpi", "another major release"),
+        ({"mpi": "openmpi@5.0"}, "warning", "mpi", "promise of a stable binary interface"),
+        ({"mpi": "openmpi@3.1"}, "error", "mpi", "another major release"),
+        ({"mpi": "openmpi@5", "pmi": ("pmix_v4",)}, "warning", "mpi", "C programs run with both"),
+        ({"mpi": "mpich@4", "pmi": ("pmi2",)}, "error", "mpi", "each rank would run alone"),
+        ({"mpi": "mpich@4", "pmi": ("pmi2", "pmix")}, "warning", "mpi", "image's own MPI is used"),
+        ({"mpi": None, "pmi": ("pmi2",)}, "error", "mpi", 'Build it with "mpi": "mpich"'),
+        ({"launcher": "srun --mpi=pmi2"}, "error", "mpi", "started with pmi2"),
+        ({"fabric": Fabric(families=("mpich",))}, "warning", "fabric", "may use a slower one"),
         ({"mpi": None}, "warning", "mpi", "not known"),
         ({"driver": "470.82.01"}, "error", "gpu", "525.60.13 or newer"),
         ({"driver": "550.54.14"}, "warning", "gpu", "minor version compatibility"),
@@ -89,6 +98,9 @@ def test_pairings_that_need_a_word(
         {"gpu_arch": "a40"},
         {"gpu_arch": None},
         {"mpi": "openmpi"},
+        {"pmi": ("pmi2", "pmix_v5")},
+        {"mpi": None, "pmi": ("pmix",)},
+        {"fabric": Fabric(families=("openmpi",))},
     ],
 )
 def test_machines_that_are_newer_or_say_less(changes: dict[str, str]) -> None:
@@ -181,3 +193,109 @@ def test_an_image_that_says_nothing_of_itself() -> None:
 )
 def test_the_oldest_driver_of_a_cuda_release(cuda: str, driver: str | None) -> None:
     assert gpu_drivers.minimal_driver(cuda) == driver
+
+
+MPICH = IMAGE | {"cic.mpi.name": "mpich", "cic.mpi.family": "mpich", "cic.mpi.version": "4.2.3"}
+
+
+@pytest.mark.parametrize(
+    ("image", "host", "rule"),
+    [
+        ("openmpi 4.1.6", "openmpi@4.0", None),
+        ("openmpi 4.1.6", "openmpi@5.0.7", "openmpi-next-major"),
+        ("openmpi 5.0.7", "openmpi@4.1", "openmpi-other-major"),
+        ("openmpi 3.1.6", "openmpi@5.0", "openmpi-other-major"),
+        ("openmpi 5.0.7", "hpcx-mpi@2.20", None),
+        ("mpich 4.2.3", "cray-mpich@8.1.29", "mpich-newer-than-site"),
+        ("mpich 3.4.3", "cray-mpich@8.1.29", None),
+        ("mpich 4.2.3", "cray-mpich@9.0", None),
+        ("mpich 3.0.4", "cray-mpich@8.1", "mpich-before-abi"),
+        ("mpich 3.4.3", "mpich@3.0.4", "mpich-before-abi"),
+        ("mpich 3.4.3", "mpich@3", None),
+        ("mpich 4.2.3", "intel-oneapi-mpi@2021.17", None),
+        ("mvapich2 1.9", "mpich@4", "mpich-before-abi"),
+        ("mpich 5.0.2", "openmpi@5.0", "mpi-other-family"),
+        ("mpich 5.0.2", "openmpi@6.0", "mpi-other-family-standard-abi"),
+        ("openmpi 6.0.0", "mpich@5.0", "mpi-other-family-standard-abi"),
+        ("openmpi 6.0.0", "intel-oneapi-mpi@2021.10", "mpi-other-family"),
+        ("openmpi 6.0.0", "mpich", "mpi-other-family"),
+    ],
+)
+def test_binary_interfaces_of_two_mpis(image: str, host: str, rule: str | None) -> None:
+    name, _, version = image.partition(" ")
+    family = "openmpi" if name == "openmpi" else "mpich"
+    said = {"cic.mpi.name": name, "cic.mpi.family": family, "cic.mpi.version": version}
+    findings = check(IMAGE | said, dataclasses.replace(ROME, mpi=host)).findings
+    assert [finding.rule for finding in findings] == ([rule] if rule else [])
+
+
+def test_three_answers() -> None:
+    assert check(IMAGE, ROME).answer == "runs"
+    some = check(IMAGE, dataclasses.replace(ROME, mpi="openmpi@5"))
+    none = check(IMAGE, dataclasses.replace(ROME, mpi="mpich@4"))
+    assert (some.answer, some.ok) == ("runs_but", True)
+    assert (none.answer, none.ok) == ("does_not_run", False)
+    [finding] = none.as_dict()["findings"]
+    assert finding["rule"] == "mpi-other-family" and "https://" in finding["source"][0]
+
+
+def test_every_rule_says_why_and_who_says_so() -> None:
+    for name, rule in rules().items():
+        assert rule.message and all("http" in one or "docs/" in one for one in rule.source), name
+        assert rule.hint or rule.answer == "runs_but", name
+    assert set(rule_facts()) == {"rules", "openmpi", "mpich", "standard_abi"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "image", "answer", "line"),
+    [
+        (
+            "alps-eiger",
+            MPICH | {"cic.mpi.version": "3.4.3"},
+            "runs",
+            "srun --mpi=pmi2 -n 2 --environment=./model_1.toml <program>",
+        ),
+        (
+            "alps-eiger",
+            IMAGE,
+            "runs_but",
+            "srun --mpi=pmix -n 2 --environment=./model_1.toml <program>",
+        ),
+        (
+            "perlmutter-cpu",
+            MPICH | {"cic.mpi.version": "3.4.3"},
+            "runs",
+            "srun -n 2 podman-hpc run --rm --mpi r.org/a/model:1 <program>",
+        ),
+        ("perlmutter-cpu", IMAGE, "does_not_run", "srun -n 2 podman-hpc run --rm r.org/a/model:1"),
+        ("lumi-c", MPICH, "runs_but", "srun --mpi=pmi2 -n 2 singularity exec model.sif <program>"),
+        ("lumi-c", IMAGE, "does_not_run", "singularity exec model.sif <program>"),
+    ],
+)
+def test_sites_start_images_with_their_own_engine(
+    machine: str, image: dict[str, str], answer: str, line: str
+) -> None:
+    entry = load_machines()[machine]
+    report = check(
+        image, entry.facts(machine), file="model.sif", reference="r.org/a/model:1", is_pushed=True
+    )
+    assert report.answer == answer, report.findings
+    assert line in report.run_command
+
+
+@pytest.mark.parametrize(
+    ("engine", "is_pushed", "rules_found"),
+    [
+        ("edf", False, ["engine-needs-registry"]),
+        ("shifter", False, ["engine-needs-registry"]),
+        ("edf", True, []),
+        ("edf", None, []),
+        ("docker", False, []),
+        ("apptainer", False, []),
+    ],
+)
+def test_engines_that_fetch_images_need_them_in_a_registry(
+    engine: str, is_pushed: bool | None, rules_found: list[str]
+) -> None:
+    report = check(IMAGE, dataclasses.replace(ROME, engine=engine), is_pushed=is_pushed)
+    assert [finding.rule for finding in report.findings] == rules_found

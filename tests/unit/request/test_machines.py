@@ -11,7 +11,7 @@ from image_builder.audit.compatibility import check
 from image_builder.errors import InvalidRequest, Misconfigured
 from image_builder.request import mpi_gpu
 from image_builder.request.build_request import Machine
-from image_builder.request.machines import MachineEntry, expand, load_machines
+from image_builder.request.machines import MachineEntry, expand, load_machines, machine_facts
 from image_builder.request.parsing import parse_request
 
 SHIPPED = load_machines()
@@ -183,3 +183,39 @@ def test_a_catalogue_entry_is_what_an_image_is_checked_against() -> None:
     assert not check(
         image | {"cic.mpi.family": "openmpi", "cic.mpi.name": "openmpi"}, entry.facts("lumi-g")
     ).ok
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"launcher": "srun 'x"}, "launcher"),
+        ({"launcher": " "}, "launcher"),
+        ({"launcher": "srun\n#SBATCH --uid=0"}, "launcher"),
+        ({"architecture": "zen2\x1b[2J"}, "architecture"),
+        ({"pmi": "pmix; rm"}, "pmi"),
+        ({"pmi": "p" * 201}, "pmi"),
+        ({"engine": "rkt"}, "engine"),
+        ({"kernel": "6"}, "kernel"),
+    ],
+)
+def test_facts_that_no_machine_has_are_refused_by_name(given: dict[str, str], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        machine_facts({"platform": "linux/amd64", **given}, SHIPPED)
+    assert [problem.field for problem in caught.value.problems] == [field]
+    assert caught.value.problems[0].hint
+
+
+def test_what_follows_from_a_replaced_fact_goes_with_it() -> None:
+    eiger = machine_facts({"machine": "alps-eiger"}, SHIPPED)
+    assert (eiger.engine, eiger.pmi, eiger.build_mpi) == ("edf", ("pmi2", "pmix"), "mpich@4")
+    other = {"machine": "alps-eiger", "launcher": "srun", "mpi": "openmpi@5", "engine": "sarus"}
+    facts = machine_facts(other, SHIPPED)
+    assert (facts.engine, facts.pmi, facts.build_mpi, facts.fabric) == ("sarus", (), None, None)
+    listed = machine_facts({"platform": "linux/amd64", "pmi": "none, pmi2 pmix_v4"}, SHIPPED)
+    assert listed.pmi == ("none", "pmi2", "pmix_v4")
+
+
+def test_every_site_engine_and_fabric_has_a_source() -> None:
+    for name, entry in SHIPPED.items():
+        if entry.site_engine or entry.fabric:
+            assert any("ontainer" in one or "ingularity" in one for one in entry.source), name

@@ -1,0 +1,156 @@
+"""Do the image's MPI, the machine's own and the machine's launcher understand each other? Pure.
+
+The launcher's interface decides first: without a common one each rank runs alone. Then the two
+MPIs' binary interfaces, since a site puts its own libraries in place of the image's, and where the
+launcher's interface is not known they have to be of one family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from image_builder.audit.compatibility.rules import Finding, finding, rule_facts
+from image_builder.errors import InvalidRequest
+from image_builder.launch.facts import chosen_pmi, offered_pmi, spoken_pmi
+from image_builder.recipe import labels
+from image_builder.request import gpu_drivers, mpi_gpu
+from image_builder.request.build_request import Machine
+from image_builder.request.machines import MachineFacts
+
+
+def mpi_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
+    """Yield what is to be known of an image's MPI on a machine: at most one word on starting it, and
+    one on the network.
+    """
+    family = image.get(labels.MPI_FAMILY)
+    if family is None:
+        return
+    host = _host_mpi(machine)
+    words = {
+        "image": _spec(image),
+        "machine": machine.name,
+        "host": host.spec if host else "",
+        "wanted": _wanted(machine, host, family),
+    }
+    name, more = _verdict(image, machine, host)
+    if name:
+        yield finding(name, **words, **more)
+    fabric = machine.fabric
+    if fabric and fabric.families and family not in fabric.families and not name:
+        yield finding("fabric-not-for-this-mpi", **words, families=", ".join(fabric.families))
+
+
+def _verdict(
+    image: Mapping[str, str], machine: MachineFacts, host: mpi_gpu.Mpi | None
+) -> tuple[str | None, dict[str, str]]:
+    """Return the rule that applies, or None, and what its message needs beside the two MPIs."""
+    family, offered, spoken = image[labels.MPI_FAMILY], offered_pmi(machine), spoken_pmi(image)
+    starts = chosen_pmi(image, machine) is not None if offered and spoken else None
+    if starts is False:
+        more = {"speaks": " or ".join(spoken), "offers": " or ".join(offered)}
+        return "mpi-launcher-speaks-other", more
+    if host is None:
+        return (None, {}) if starts else ("mpi-unknown", {})
+    if host.family != family:
+        return _other_family(image, host, starts=bool(starts)), {}
+    if family == "mpich":
+        return _mpich(image, host)
+    if family == "openmpi" and image.get(labels.MPI_NAME) == host.name:
+        return _openmpi(image, host, starts=bool(starts)), {}
+    return None, {}
+
+
+def _other_family(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) -> str:
+    if starts:
+        return "mpi-own-beside-site"
+    image_mpi = image.get(labels.MPI_NAME, ""), image.get(labels.MPI_VERSION, "")
+    if _has_standard_abi(*image_mpi) and _has_standard_abi(host.name, host.version):
+        return "mpi-other-family-standard-abi"
+    return "mpi-other-family"
+
+
+def _openmpi(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) -> str | None:
+    """Within a major release all is well; to the next one Open MPI promises C programs that."""
+    ours, theirs = major(image.get(labels.MPI_VERSION)), major(host.version)
+    if not ours or not theirs or ours == theirs:
+        return None
+    if theirs in rule_facts()["openmpi"].get(ours, ()):
+        return "openmpi-next-major"
+    return "mpi-own-beside-site" if starts else "openmpi-other-major"
+
+
+def _mpich(image: Mapping[str, str], host: mpi_gpu.Mpi) -> tuple[str | None, dict[str, str]]:
+    """MPICH and its kin share a binary interface, from certain releases on."""
+    name, version = image.get(labels.MPI_NAME, ""), image.get(labels.MPI_VERSION, "")
+    since = rule_facts()["mpich"]["since"]
+    if _is_before(version, since.get(name)) or _is_before(host.version, since.get(host.name)):
+        return "mpich-before-abi", {}
+    base = rule_facts()["mpich"]["made_of"].get(host.name, {}).get(major(host.version))
+    if base and name == "mpich" and int(major(version) or 0) > int(major(base)):
+        return "mpich-newer-than-site", {"base": base}
+    return None, {}
+
+
+def _has_standard_abi(name: str, version: str) -> bool:
+    since = rule_facts()["standard_abi"].get(name)
+    return bool(since and _plain(version)) and not _is_before(version, since)
+
+
+def _is_before(version: str, since: str | None) -> bool:
+    """Whether a version is older than another; of what is not known, nothing is said.
+
+    `5` may be any 5.x, and so is not before 5.1.
+    """
+    if since is None or not _plain(version):
+        return False
+    numbers, limit = gpu_drivers.version(_plain(version)), gpu_drivers.version(since)
+    return numbers < limit[: len(numbers)]
+
+
+def major(version: str | None) -> str:
+    """Return the first number of a version, or nothing."""
+    first = _plain(version or "").split(".")[0]
+    return first if first.isdigit() else ""
+
+
+def _plain(version: str) -> str:
+    return version.lstrip("=")
+
+
+def _spec(image: Mapping[str, str]) -> str:
+    name = image.get(labels.MPI_NAME, image[labels.MPI_FAMILY])
+    return f"{name} {image.get(labels.MPI_VERSION, '')}".strip()
+
+
+def _host_mpi(machine: MachineFacts) -> mpi_gpu.Mpi | None:
+    try:
+        return mpi_gpu.mpi_of(as_request(machine), None)
+    except InvalidRequest:
+        return None
+
+
+def _wanted(machine: MachineFacts, host: mpi_gpu.Mpi | None, family: str) -> str:
+    """Return the MPI to ask for instead: what the catalogue builds with, or the site's own, or, of
+    one that no Spack builds, one of its family.
+    """
+    if machine.build_mpi:
+        return machine.build_mpi
+    if host is None:
+        spoken = next(iter(offered_pmi(machine)), "")
+        return "openmpi" if spoken.startswith("pmix") else "mpich"
+    facts = mpi_gpu.mpi_facts()["implementations"][host.name]
+    if "vendor" in facts or host.name.startswith("cray-"):
+        return str(facts.get("instead", host.family))
+    return f"{host.name}@{major(host.version)}" if major(host.version) else host.name
+
+
+def as_request(machine: MachineFacts) -> Machine:
+    """Return the machine as a request names it, so that names mean the same here and there."""
+    return Machine.model_construct(
+        platform=machine.platform,
+        architecture=None,
+        container_engine="singularity",
+        mpi=machine.mpi,
+        gpu=machine.gpu,
+        gpu_arch=machine.gpu_arch,
+    )

@@ -1,0 +1,94 @@
+"""The whole check of an image against a machine: its findings, and the line that runs it there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from image_builder.audit.compatibility.cpu import cpu_findings
+from image_builder.audit.compatibility.gpu import gpu_findings
+from image_builder.audit.compatibility.mpi import mpi_findings
+from image_builder.audit.compatibility.rules import ERROR, Answer, Finding, finding
+from image_builder.launch.commands import PROGRAM, run_command
+from image_builder.launch.facts import runs_sifs
+from image_builder.recipe import labels
+from image_builder.request.machines import MachineFacts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the check found, and the command line that runs the image there."""
+
+    findings: tuple[Finding, ...]
+    run_command: str
+
+    @property
+    def ok(self) -> bool:
+        return self.answer != "does_not_run"
+
+    @property
+    def answer(self) -> Answer:
+        """Whether the image runs there, runs with a loss, or does not run."""
+        if any(one.level == ERROR for one in self.findings):
+            return "does_not_run"
+        return "runs_but" if self.findings else "runs"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "answer": self.answer,
+            "findings": [
+                {**dataclasses.asdict(one), "source": list(one.source)} for one in self.findings
+            ],
+            "run_command": self.run_command,
+        }
+
+
+def check(
+    image: Mapping[str, str],
+    machine: MachineFacts,
+    *,
+    file: str = "image.sif",
+    reference: str | None = None,
+    is_pushed: bool | None = None,
+    program: str = PROGRAM,
+) -> Report:
+    """Return whether an image with the labels `image` works on `machine`.
+
+    `file` is the SIF, `reference` its name in an image registry, where `is_pushed` says whether it
+    is there (None: not known), and `program` what to run in it.
+    """
+    findings = [
+        *_platform_findings(image, machine),
+        *_engine_findings(machine, is_pushed),
+        *cpu_findings(image, machine),
+        *mpi_findings(image, machine),
+        *gpu_findings(image, machine),
+    ]
+    return Report(
+        findings=tuple(findings),
+        run_command=run_command(image, machine, file=file, reference=reference, program=program),
+    )
+
+
+def _platform_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
+    platform = image.get(labels.PLATFORM)
+    if platform is None:
+        yield finding("labels-missing")
+    elif platform != machine.platform:
+        yield finding(
+            "platform-differs", image=platform, machine=machine.name, host=machine.platform
+        )
+
+
+def _engine_findings(machine: MachineFacts, is_pushed: bool | None) -> Iterator[Finding]:
+    """Docker may have an image that was not pushed; the engines of sites fetch theirs."""
+    if is_pushed is False and machine.engine != "docker" and not runs_sifs(machine.engine):
+        yield finding("engine-needs-registry", machine=machine.name, engine=_called(machine.engine))
+
+
+def _called(engine: str) -> str:
+    return {"edf": "the Container Engine", "podman-hpc": "Podman-HPC"}.get(
+        engine, engine.capitalize()
+    )

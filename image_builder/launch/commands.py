@@ -1,0 +1,193 @@
+"""The command lines that run a program in an image, from what the image's labels say. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+
+from image_builder.launch.facts import chosen_pmi, runs_sifs
+from image_builder.recipe import labels
+from image_builder.request.machines import MachineFacts
+
+PROCESSES = 2
+PROGRAM = "<program>"
+"""Stands where the user's program goes; a word like it is not quoted."""
+
+_SINGULARITY_GPU = {"cuda": ("--nv",), "hip": ("--rocm",)}
+_DOCKER_GPU = {
+    "cuda": ("--gpus", "all"),
+    "hip": ("--device", "/dev/kfd", "--device", "/dev/dri"),
+}
+
+
+def run_command(
+    image: Mapping[str, str],
+    machine: MachineFacts,
+    *,
+    file: str,
+    reference: str | None = None,
+    program: str = PROGRAM,
+) -> str:
+    """Return the line that runs `program` of the image on the machine; in parallel where the image
+    has an MPI.
+
+    `file` is the SIF, and `reference` the name in an image registry, for engines that read no SIF.
+    """
+    name = file if runs_sifs(machine.engine) else reference or file
+    if machine.engine == "docker":
+        return docker_command(image, name, program=program, binds=machine.binds)
+    words = [
+        *launcher_words(image, machine),
+        *engine_words(image, machine, machine.engine, name),
+    ]
+    if machine.engine == "edf" and labels.MPI_FAMILY not in image:
+        words = ["srun", "-n", "1", *words]
+    return _line(*words, program=program)
+
+
+def singularity_command(
+    image: Mapping[str, str],
+    file: str,
+    *,
+    program: str = PROGRAM,
+    action: str = "exec",
+) -> str:
+    """Return the line that runs `program` in a SIF on a machine that nothing is known of; with
+    `action="run"`, through its entry point.
+    """
+    machine = MachineFacts(platform="")
+    engine = _singularity(image, machine, "singularity", file)
+    words = (engine[0], action, *engine[2:])
+    return _line(*launcher_words(image, machine), *words, program=program)
+
+
+def docker_command(
+    image: Mapping[str, str],
+    name: str,
+    *,
+    program: str = PROGRAM,
+    binds: Sequence[str] = (),
+) -> str:
+    """Return the line that runs `program` in an image that Docker has under this name."""
+    parallel = ("mpirun", "-n", str(PROCESSES)) if labels.MPI_FAMILY in image else ()
+    gpu = _gpu(image, _DOCKER_GPU)
+    return _line("docker", "run", "--rm", *gpu, *_volumes(binds), name, *parallel, program=program)
+
+
+def launcher_words(
+    image: Mapping[str, str], machine: MachineFacts, *, count: bool = True
+) -> tuple[str, ...]:
+    """Return what starts the processes of an image's MPI: none without one. In a batch job (`count`
+    is False) Slurm knows how many.
+    """
+    if labels.MPI_FAMILY not in image:
+        return ()
+    words = shlex.split(machine.launcher or "srun")
+    pmi = chosen_pmi(image, machine)
+    if pmi and words[0] == "srun":
+        words = [word for word in words if not word.startswith("--mpi=")]
+        words.insert(1, f"--mpi={pmi}")
+    return (*words, "-n", str(PROCESSES)) if count else tuple(words)
+
+
+def engine_words(
+    image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
+) -> tuple[str, ...]:
+    """Return what an engine needs before the program: `name` is a SIF, or an image's reference."""
+    return _ENGINES[engine](image, machine, engine, name)
+
+
+def edf_name(name: str) -> str:
+    """Return the file name of the environment definition of an image."""
+    stem = name.rpartition("/")[2].removesuffix(".sif")
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", stem).lstrip("-.") + ".toml"
+
+
+def _singularity(
+    image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
+) -> tuple[str, ...]:
+    binds = ("--bind", ",".join(machine.binds)) if machine.binds else ()
+    return (engine, "exec", *_gpu(image, _SINGULARITY_GPU), *binds, name)
+
+
+def _docker(
+    image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
+) -> tuple[str, ...]:
+    gpu = _gpu(image, _DOCKER_GPU)
+    return ("docker", "run", "--rm", *gpu, *_volumes(machine.binds), name)
+
+
+def _podman_hpc(
+    image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
+) -> tuple[str, ...]:
+    """`--mpi` puts Cray MPICH in the place of an MPICH: an Open MPI is left alone."""
+    mpi = ("--mpi",) if _is_mpich(image) else ()
+    gpu = _gpu(image, {"cuda": ("--gpu",)})
+    return ("podman-hpc", "run", "--rm", *mpi, *gpu, *_volumes(machine.binds), name)
+
+
+def _shifter(
+    image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
+) -> tuple[str, ...]:
+    has_gpu = image.get(labels.GPU_RUNTIME) == "cuda"
+    modules = [
+        *(["gpu"] if has_gpu else []),
+        *(["cuda-mpich" if has_gpu else "mpich"] if _is_mpich(image) else []),
+    ]
+    return (
+        "shifter",
+        f"--image=docker:{name}",
+        *([f"--module={','.join(modules)}"] if modules else []),
+        *_volumes(machine.binds),
+    )
+
+
+def _sarus(
+    image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
+) -> tuple[str, ...]:
+    mounts = [
+        f"--mount=type=bind,source={source},destination={destination}"
+        for source, destination in map(_both_ends, machine.binds)
+    ]
+    return ("sarus", "run", *(["--mpi"] if _is_mpich(image) else []), *mounts, name)
+
+
+def _edf(
+    image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
+) -> tuple[str, ...]:
+    """Slurm's own option starts the Container Engine; the file says the rest."""
+    return (f"--environment=./{edf_name(name)}",)
+
+
+_ENGINES: Mapping[str, Callable[[Mapping[str, str], MachineFacts, str, str], tuple[str, ...]]] = {
+    "singularity": _singularity,
+    "apptainer": _singularity,
+    "docker": _docker,
+    "podman-hpc": _podman_hpc,
+    "shifter": _shifter,
+    "sarus": _sarus,
+    "edf": _edf,
+}
+
+
+def _is_mpich(image: Mapping[str, str]) -> bool:
+    return image.get(labels.MPI_FAMILY) == "mpich"
+
+
+def _volumes(binds: Sequence[str]) -> list[str]:
+    return [f"--volume={':'.join(_both_ends(bind))}" for bind in binds]
+
+
+def _both_ends(bind: str) -> tuple[str, str]:
+    """`/opt/cray` -> itself twice; `/a:/b` -> `/a`, `/b`"""
+    source, _, destination = bind.partition(":")
+    return source, destination or source
+
+
+def _gpu(image: Mapping[str, str], options: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    return options.get(image.get(labels.GPU_RUNTIME, ""), ())
+
+
+def _line(*words: str, program: str) -> str:
+    return f"{shlex.join(words)} {program if program.startswith('<') else shlex.quote(program)}"

@@ -1,0 +1,73 @@
+"""The data file about launchers and engines, and what follows from it for one image. Pure."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from image_builder.recipe import labels
+from image_builder.request.machines import MachineFacts
+
+
+@functools.cache
+def launch_facts() -> Mapping[str, Any]:
+    """Return the data file: `pmi`, `environment`, `sif_engines`."""
+    text = resources.files("image_builder").joinpath("data/launch.yaml").read_text("utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def runs_sifs(engine: str) -> bool:
+    """Return whether an engine runs SIF files; the others take images by their reference."""
+    return engine in launch_facts()["sif_engines"]
+
+
+def spoken_pmi(image: Mapping[str, str]) -> Sequence[str]:
+    """Return the interfaces by which the ranks of an image's MPI find each other, best first."""
+    spoken: Sequence[str] = launch_facts()["pmi"].get(image.get(labels.MPI_FAMILY, ""), ())
+    return spoken
+
+
+def offered_pmi(machine: MachineFacts) -> Sequence[str]:
+    """Return what `srun --mpi=` takes on a machine, as far as that is known."""
+    return machine.pmi or tuple(filter(None, (asked_pmi(machine.launcher),)))
+
+
+def asked_pmi(launcher: str | None) -> str | None:
+    """Return the interface that a launcher's `--mpi=` names, or None."""
+    for word in shlex.split(launcher or ""):
+        if word.startswith("--mpi="):
+            return word.partition("=")[2]
+    return None
+
+
+def pmi_flavour(name: str) -> str:
+    """`pmix_v4` -> `pmix`"""
+    return name.partition("_v")[0]
+
+
+def chosen_pmi(image: Mapping[str, str], machine: MachineFacts) -> str | None:
+    """Return what to write after `srun --mpi=`; None leaves the site's default.
+
+    Where nothing is known of the machine's launcher, it is what the image's MPI speaks best.
+    """
+    spoken, offered = spoken_pmi(image), offered_pmi(machine)
+    if not offered and machine.launcher is None:
+        return spoken[0] if spoken else None
+    for wanted in spoken:
+        for name in offered:
+            if pmi_flavour(name) == wanted:
+                return name
+    return None
+
+
+def pmi_environment(image: Mapping[str, str], machine: MachineFacts) -> Mapping[str, str]:
+    """Return the variables that the ranks need to find each other from inside a container."""
+    chosen = chosen_pmi(image, machine) if labels.MPI_FAMILY in image else None
+    found: Mapping[str, str] = launch_facts()["environment"].get(pmi_flavour(chosen or ""), {})
+    return found
