@@ -72,6 +72,7 @@ def render_request(
         request.machine,
         base=inputs.base,
         requirements=files.requirements,
+        step=files.folder,
         has_post_install=files.has_post_install,
         site_packages=site_packages,
     )

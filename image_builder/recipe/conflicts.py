@@ -1,126 +1,155 @@
-"""Where a workflow and a machine cannot both have their way: said before anything is built. Pure."""
+"""Where a workflow and a machine cannot both have their way: all of it, before anything is built.
+Pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from image_builder.errors import BadDescription, ErrorCode
+from image_builder.errors import ErrorCode
+from image_builder.recipe.demands import ALL, Demand, Nodes
+from image_builder.recipe.target_flags import leaves_target
 from image_builder.request import mpi_gpu
 from image_builder.request.build_request import Machine
 from image_builder.request.mpi_gpu import Gpu, Mpi
 from image_builder.sources.description import Description
+from image_builder.sources.problems import Problem, raise_all
 from image_builder.sources.safe_yaml import Path
 from image_builder.spack import spec
 
 
-def refuse(description: Description, machine: Machine, mpi: Mpi | None, gpu: Gpu | None) -> None:
-    """Raises `BadDescription` (`CONFLICT`) for the first thing that the workflow wants and the
-    machine forbids.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """What a description asks for and the request forbids; `hint` says what to write."""
+
+    path: Path
+    problem: str
+    hint: str
+
+
+def refuse(
+    description: Description,
+    demands: Iterable[Demand],
+    machine: Machine,
+    mpi: Mpi | None,
+    gpu: Gpu | None,
+) -> list[str]:
+    """Raise `BadDescription` (`CONFLICT`) with everything that the workflow wants and the machine
+    forbids.
+
+    Return the warnings about preferences, which give way. Of alternatives, one that holds is
+    enough.
     """
-    body = description.spack or {}
-    for path, text in [*_wanted(body), *_preferred_targets(body)]:
-        for asked in [text] if path[-2] == "target" else spec.targets_of(spec.nodes(text)):
-            if not spec.target_allows(asked, machine.target.name):
-                raise _conflict(
-                    description,
-                    path,
-                    f"asks for the target {asked}, the request for {machine.target.name}",
-                    f'Remove it, or request "architecture": "{asked}".',
-                )
-    for path, node in _nodes(body):
-        if mpi is not None:
-            _refuse_other_mpi(description, path, node, mpi)
-        if (
-            gpu is not None
-            and node.name == gpu.name
-            and spec.disjoint_versions(node.version, gpu.version)
-        ):
-            raise _conflict(
-                description,
-                path,
-                f"names {node.name}@{node.version}, the request {gpu.spec}",
-                "Remove the version there, or request that one.",
-            )
+    found: list[Conflict] = []
+    warnings: list[str] = []
+    for demand in demands:
+        conflicts = [_first(demand, nodes, machine, mpi, gpu) for nodes in demand.alternatives]
+        first = conflicts[0] if conflicts and all(conflicts) else None
+        if first is None:
+            continue
+        if demand.is_preference:
+            where = f"{description.file}, line {description.line('spack', *demand.path)}"
+            warnings.append(f"{where}: {_place(first)} {first.problem}: the request counts.")
+        else:
+            found.append(first)
+    raise_all((_problem(description, one) for one in found), description.file, _CODE)
+    return list(dict.fromkeys(warnings))
 
 
 def compilers_named(body: Mapping[str, Any]) -> list[str]:
-    """The compilers that `packages: all: compiler` names."""
-    everywhere = (body.get("packages") or {}).get("all") or {}
+    """Return the compilers that `packages: all: compiler` names."""
+    everywhere = (body.get("packages") or {}).get(ALL) or {}
     return [str(text) for text in everywhere.get("compiler") or ()]
 
 
-def _refuse_other_mpi(description: Description, path: Path, node: spec.Node, mpi: Mpi) -> None:
-    if not mpi_gpu.is_mpi(node.name):
-        return
-    if node.name != mpi.name:
-        raise _conflict(
-            description,
-            path,
-            f"names the MPI {node.name}, the request {mpi.spec}",
-            f'Remove {node.name} there, or request "mpi": "{node.name}".',
-        )
-    if spec.disjoint_versions(node.version, mpi.version):
-        raise _conflict(
-            description,
-            path,
-            f"names {node.name}@{node.version}, the request {mpi.spec}",
-            "Remove the version there, or request that one.",
-        )
+_CODE = ErrorCode.CONFLICT
 
 
-def _conflict(description: Description, path: Path, problem: str, hint: str) -> BadDescription:
-    where = ": ".join(str(part) for part in path if isinstance(part, str))
-    return BadDescription(
-        f"{where} {problem}: both cannot hold",
-        file=description.file,
-        line=description.line("spack", *path),
-        hint=hint,
-        code=ErrorCode.CONFLICT,
+def _problem(description: Description, conflict: Conflict) -> Problem:
+    return Problem(
+        description.line("spack", *conflict.path) or 1,
+        f"{_place(conflict)} {conflict.problem}: both cannot hold",
+        conflict.hint,
     )
 
 
-def _nodes(body: Mapping[str, Any]) -> Iterator[tuple[Path, spec.Node]]:
-    for path, text in [*_wanted(body), *_providers(body)]:
-        for node in spec.nodes(text):
-            yield path, node
+def _place(conflict: Conflict) -> str:
+    return ": ".join(str(part) for part in conflict.path if isinstance(part, str))
 
 
-def _wanted(body: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Every spec that the description asks for, with its place."""
-    yield from _strings(body.get("specs"), ("specs",))
-    yield from _strings(body.get("definitions"), ("definitions",))
-    for name, fields in (body.get("packages") or {}).items():
-        for key in ("require", "prefer", "variants"):
-            yield from _strings(
-                (fields or {}).get(key), ("packages", name, key), skip=("when", "message")
+def _first(
+    demand: Demand, nodes: Nodes, machine: Machine, mpi: Mpi | None, gpu: Gpu | None
+) -> Conflict | None:
+    """The first conflict of one alternative; None where it can hold."""
+    if mpi is not None and mpi_gpu.is_mpi(demand.package) and demand.package != mpi.name:
+        return None  # what is asked of an MPI that will not be there
+    target = machine.target.name
+    found = _targets(demand, nodes, target)
+    for node in nodes:
+        found = found or _flags(demand, node, target)
+        owned = node if node.name or node.sigil else dataclasses.replace(node, name=demand.package)
+        if mpi is not None and not node.is_conditional:
+            found = found or _other_mpi(demand.path, owned, mpi)
+        if gpu is not None and not node.is_conditional:
+            found = found or _other_gpu(demand, owned, gpu)
+    return found
+
+
+def _targets(demand: Demand, nodes: Nodes, target: str) -> Conflict | None:
+    for asked in spec.targets_of(nodes):
+        if not spec.target_allows(asked, target):
+            return Conflict(
+                path=demand.path,
+                problem=f"asks for the target {asked}, the request for {target}",
+                hint=f'Remove it, or request "architecture": "{asked}".',
             )
+    return None
 
 
-def _providers(body: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """The first choice for MPI: those that follow it do no harm."""
-    for name, fields in (body.get("packages") or {}).items():
-        chosen = ((fields or {}).get("providers") or {}).get("mpi") or ()
-        yield from (
-            (("packages", name, "providers", "mpi", at), text) for at, text in enumerate(chosen[:1])
+def _flags(demand: Demand, node: spec.Node, target: str) -> Conflict | None:
+    for key, flag in spec.flags_of(node):
+        if leaves_target(flag, target):
+            return Conflict(
+                path=demand.path,
+                problem=f"sets {key} to {flag}, the request is for {target}",
+                hint="Leave the flag out: Spack itself adds those of the target.",
+            )
+    return None
+
+
+def _other_mpi(path: Path, node: spec.Node, mpi: Mpi) -> Conflict | None:
+    if not mpi_gpu.is_mpi(node.name):
+        return None
+    if node.name != mpi.name:
+        facts = mpi_gpu.mpi_facts()["implementations"][node.name]
+        return Conflict(
+            path=path,
+            problem=f"names the MPI {node.name}, the request {mpi.spec}",
+            hint=f"Remove {node.name} there, or request "
+            f'"mpi": "{facts.get("instead", node.name)}".',
         )
+    return _other_version(path, node, mpi.version, mpi.spec)
 
 
-def _preferred_targets(body: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """A list of preferred targets, as one text in which each of them is enough."""
-    for name, fields in (body.get("packages") or {}).items():
-        wanted = (fields or {}).get("target")
-        if wanted:
-            yield ("packages", name, "target", 0), ",".join(map(str, wanted))
+def _other_gpu(demand: Demand, node: spec.Node, gpu: Gpu) -> Conflict | None:
+    if node.name == gpu.name:
+        return _other_version(demand.path, node, gpu.version, gpu.spec)
+    if demand.package == ALL and node.name == ALL and node.variants.get(gpu.variant) == "false":
+        return Conflict(
+            path=demand.path,
+            problem=f"asks for ~{gpu.variant} everywhere, the request for {gpu.spec}",
+            hint="Write it below the packages that are to be without it, or request no GPU.",
+        )
+    return None
 
 
-def _strings(value: Any, path: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[Path, str]]:
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for key, entry in value.items():
-            if key not in (*skip, "exclude"):
-                yield from _strings(entry, (*path, key), skip)
-    elif isinstance(value, list):
-        for at, entry in enumerate(value):
-            yield from _strings(entry, (*path, at), skip)
+def _other_version(path: Path, node: spec.Node, version: str, requested: str) -> Conflict | None:
+    if not spec.disjoint_versions(node.version, version):
+        return None
+    return Conflict(
+        path=path,
+        problem=f"names {node.name}@{node.version}, the request {requested}",
+        hint="Remove the version there, or request that one.",
+    )

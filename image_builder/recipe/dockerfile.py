@@ -22,13 +22,13 @@ from image_builder.docker.base_image import BaseFacts
 from image_builder.errors import Misconfigured
 from image_builder.recipe import slim
 from image_builder.recipe.environment import Environment
-from image_builder.recipe.spack_yaml import VIEW
 from image_builder.recipe.stages import (
     INSTALL_TREES,
     LATEST_RECIPE,
     PACKAGES_CONTEXT,
     SOURCES_CONTEXT,
 )
+from image_builder.recipe.view import VIEW
 from image_builder.request.build_request import BuildRequest
 from image_builder.sources.description import Description
 

@@ -12,20 +12,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from image_builder.docker.base_image import BaseFacts
-from image_builder.errors import BadDescription
 from image_builder.recipe import compilers, conflicts
+from image_builder.recipe.demands import demands_in
+from image_builder.recipe.externals import externals_warnings
+from image_builder.recipe.other_mpi import other_mpi_warnings
+from image_builder.recipe.release_forms import refuse_unread
 from image_builder.recipe.spack_yaml import Merge, dump, roots_of
+from image_builder.recipe.view import refuse_twice
 from image_builder.request import mpi_gpu
 from image_builder.request.build_request import Machine
 from image_builder.sources.description import Description, parse_description
+from image_builder.sources.problems import Problem, raise_all
+from image_builder.sources.requirements import Requirements, read_requirements
+from image_builder.sources.spec_lists import roots_in
+from image_builder.sources.step import StepFolder
 
 __all__ = ["Description", "Environment", "compose", "parse_description"]
 NEWEST_TESTED = (1, 1)
 """The Spack release that an environment is made for where the base image's own is not known."""
-_LOCAL_REQUIREMENT = re.compile(
-    r"\s*(?:-(?:r|c|e|f)\b|--(?:requirement|constraint|editable|find-links)\b|\.{0,2}/|"
-    r"\.\s*$|\.\[|[^#;]*@\s*file:|[^#;\s]+\.(?:whl|tar\.gz|zip)\s*$)"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,8 @@ class Environment:
     post-install script; `find_externals` that Spack looks for build tools in the base image, since
     the site's configuration names none. `requirements` is a pip requirements file, and
     `requirements_in_step` says that it names files of the step's folder. `mpi`, `gpu` and
-    `gpu_arch` are what the request means, as Spack calls it (`openmpi@4`, `cuda@12`, `90`).
+    `gpu_arch` are what the request means, as Spack calls it (`openmpi@4`, `cuda@12`, `90`);
+    packages in `without_gpu` are built without it. `has_view` False: there is no view to link into.
     """
 
     target: str
@@ -50,6 +55,8 @@ class Environment:
     mpi: str | None = None
     gpu: str | None = None
     gpu_arch: str | None = None
+    without_gpu: tuple[str, ...] = ()
+    has_view: bool = True
     from_source: bool = False
     find_externals: bool = True
     smoke: tuple[str, ...] | None = None
@@ -63,44 +70,55 @@ def compose(
     *,
     base: BaseFacts,
     requirements: str | None = None,
+    step: StepFolder | None = None,
     has_post_install: bool = False,
     site_packages: Mapping[str, Any] | None = None,
 ) -> Environment:
     """What an image of `description` for `machine` holds, on a base image of which `base` is known.
 
-    `requirements` is the text of the `requirements.txt` beside the description, `site_packages` the
-    `packages` of the site's own Spack configuration. Raises `BadDescription` (`CONFLICT`) where
-    workflow and machine cannot both hold, `InvalidRequest` for an MPI or GPU that nobody knows, and
-    `UserError` (`COMPILER_TOO_OLD`).
+    `requirements` is the text of the step's `requirements.txt`, `step` what else its folder holds,
+    `site_packages` the `packages` of the site's own Spack configuration. Raises `BadDescription`
+    (`CONFLICT`) where workflow and machine cannot both hold, `InvalidRequest` for an MPI or GPU that
+    nobody knows, and `UserError` (`COMPILER_TOO_OLD`).
     """
     mpi = mpi_gpu.mpi_of(machine, base.spack_version)
     gpu = mpi_gpu.gpu_of(machine)
-    pip_text, pip_in_step = _requirements(description, requirements)
+    _check_apt(description, machine)
+    needed = _requirements(description, requirements, step, is_final=not has_post_install)
     plain = Environment(
         target=machine.target.name,
         apt=description.apt,
-        requirements=pip_text,
-        requirements_in_step=pip_in_step,
+        requirements=_pip_text(description, needed),
+        requirements_in_step=needed is not None and needed.in_step,
         mpi=mpi.spec if mpi else None,
         gpu=gpu.spec if gpu else None,
         gpu_arch=gpu.arch if gpu else None,
         smoke=description.smoke,
         slim=description.slim,
-        warnings=description.warnings,
+        warnings=(
+            *description.warnings,
+            *(needed.warnings if needed is not None else ()),
+            *_unused_requirements(description, requirements),
+            *other_mpi_warnings(description, needed, mpi),
+        ),
     )
     if not ((description.spack or {}).get("specs") or mpi or gpu):
         return dataclasses.replace(
             plain, warnings=(*plain.warnings, *_unused(description, machine))
         )
-    conflicts.refuse(description, machine, mpi, gpu)
-    named = compilers.named(conflicts.compilers_named(description.spack or {}))
+    release = base.spack_version or NEWEST_TESTED
+    body = description.spack or {}
+    refuse_unread(description, release)
+    roots = roots_in(body, release)
+    demands = demands_in(body, roots, release)
+    yielding = conflicts.refuse(description, demands, machine, mpi, gpu)
+    refuse_twice(description, roots)
+    named = compilers.named(conflicts.compilers_named(body))
     compilers.check_target(
         machine.target, named + compilers.available(base.compilers, description.apt)
     )
-    merge = Merge(
-        description, machine, mpi, gpu, base.spack_version or NEWEST_TESTED, site_packages or {}
-    )
-    body = merge.body()
+    merge = Merge(description, machine, mpi, gpu, release, site_packages or {}, demands)
+    merged = merge.body()
     if named and not any(compilers.can_make(machine.target.name, *compiler) for compiler in named):
         merge.warnings.append(
             f"{description.file}: the compiler that it prefers cannot make code for "
@@ -113,25 +131,68 @@ def compose(
         )
     return dataclasses.replace(
         plain,
-        spack=body,
-        spack_yaml=dump({"spack": body}),
-        roots=tuple(roots_of(body)),
+        spack=merged,
+        spack_yaml=dump({"spack": merged}),
+        roots=tuple(roots_of(merged)),
+        without_gpu=merge.without_gpu,
+        has_view=merged["view"] is not False,
         from_source=has_post_install,
         find_externals=not _has_externals(site_packages or {}),
-        warnings=(*plain.warnings, *merge.warnings),
+        warnings=(
+            *plain.warnings,
+            *yielding,
+            *externals_warnings(description, body),
+            *merge.warnings,
+        ),
     )
 
 
-def _requirements(description: Description, beside: str | None) -> tuple[str | None, bool]:
+def _requirements(
+    description: Description, text: str | None, step: StepFolder | None, *, is_final: bool
+) -> Requirements | None:
+    """What the step's `requirements.txt` names, where the description does not say it itself."""
+    if description.pip is not None or text is None:
+        return None
+    return read_requirements(text, step, is_final=is_final)
+
+
+def _pip_text(description: Description, needed: Requirements | None) -> str | None:
     if description.pip is not None:
-        return ("\n".join(description.pip) + "\n" if description.pip else None), False
-    if beside is None or not beside.strip():
-        return None, False
-    if "\0" in beside:
-        raise BadDescription(
-            "holds a NUL character", file="requirements.txt", hint="Save the file as plain text."
-        )
-    return beside, any(map(_LOCAL_REQUIREMENT.match, beside.splitlines()))
+        return "\n".join(description.pip) + "\n" if description.pip else None
+    return needed.text if needed is not None else None
+
+
+def _unused_requirements(description: Description, text: str | None) -> Iterator[str]:
+    if description.pip is not None and text is not None and text.strip():
+        line = description.line("pip")
+        yield f"requirements.txt is not used: {description.file}, line {line}, has pip"
+
+
+def _check_apt(description: Description, machine: Machine) -> None:
+    """A package of another architecture is not there for apt."""
+    own = _DEBIAN.get(machine.platform)
+    raise_all(
+        (
+            Problem(
+                description.line("apt", at) or 1,
+                f"apt[{at}] names a package for {match[1]}, and the image is for {machine.platform}",
+                f"Write {entry.replace(f':{match[1]}', '', 1)}.",
+            )
+            for at, entry in enumerate(description.apt)
+            if own and (match := re.search(r":([a-z0-9-]+)(?==|\Z)", entry.partition("=")[0]))
+            if match[1] not in (own, "all", "any", "native")
+        ),
+        description.file,
+    )
+
+
+_DEBIAN = {
+    "linux/amd64": "amd64",
+    "linux/arm64": "arm64",
+    "linux/ppc64le": "ppc64el",
+    "linux/riscv64": "riscv64",
+}
+"""A platform -> Debian's name of its architecture."""
 
 
 def _has_externals(packages: Mapping[str, Any]) -> bool:

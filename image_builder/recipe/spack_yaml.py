@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from image_builder.errors import Misconfigured
+from image_builder.recipe.demands import Demand, without_variant
+from image_builder.recipe.view import view_of
 from image_builder.request.build_request import Machine
 from image_builder.request.mpi_gpu import Gpu, Mpi
 from image_builder.sources.description import Description
 from image_builder.spack import spec as spack_spec
+from image_builder.spack.compiler_names import package_of
 
-VIEW = "/opt/view"
 STAGES = "/tmp/root/spack-stage"
 """Where existing post-install scripts look for the stages of packages."""
-_COMPILER_PACKAGES = {
-    "clang": "llvm",
-    "oneapi": "intel-oneapi-compilers",
-    "intel": "intel-oneapi-compilers-classic",
-}
-"""What compilers are called as packages, from Spack 1.0 on."""
 
 
 def dump(value: Any) -> str:
@@ -69,7 +65,9 @@ class Merge:
         gpu: Gpu | None,
         release: tuple[int, ...],
         site_packages: Mapping[str, Any],
+        demands: Sequence[Demand] = (),
     ) -> None:
+        self.description = description
         self.user: dict[str, Any] = copy.deepcopy(dict(description.spack or {}))
         self.file = description.file
         self.target = machine.target.name
@@ -78,6 +76,9 @@ class Merge:
         self.packages: dict[str, dict[str, Any]] = {
             name: dict(fields or {}) for name, fields in (self.user.get("packages") or {}).items()
         }
+        refusing = without_variant(demands, gpu.variant) if gpu is not None else {}
+        self.without_gpu = tuple(refusing)
+        self._refusing = refusing
         self.warnings: list[str] = []
 
     def body(self) -> dict[str, Any]:
@@ -120,8 +121,28 @@ class Merge:
             site = (self.site.get(name) or {}).get("require")
             existing = site if isinstance(site, str) else []
         rules = [existing] if isinstance(existing, str) else existing
-        plain = [_without_target(rule) if isinstance(rule, str) else rule for rule in rules]
+        plain = [self._without_target(rule) for rule in rules]
         return [self._rule(rule) if isinstance(rule, str) else rule for rule in plain if rule]
+
+    def _without_target(self, rule: Any) -> Any:
+        """A rule less the targets that it names; of alternatives, those that ours is not go."""
+        if isinstance(rule, str):
+            return _without_target_words(rule)
+        if "when" in rule:
+            return rule
+        if "spec" in rule:
+            text = _without_target_words(rule["spec"])
+            return {**rule, "spec": text} if text else None
+        key = "one_of" if "one_of" in rule else "any_of"
+        texts = [
+            _without_target_words(text)
+            for text in rule[key]
+            if all(
+                spack_spec.target_allows(asked, self.target)
+                for asked in spack_spec.targets_of(spack_spec.nodes(text, self.release))
+            )
+        ]
+        return {**rule, key: texts} if all(texts) else None
 
     def _require_everywhere(self) -> None:
         """The target, for all packages and again where a package's own requirements would hide
@@ -154,27 +175,37 @@ class Merge:
         settings = dict.fromkeys([f"+{self.gpu.variant}", self.gpu.settings])
         if self.release >= (0, 21):
             everywhere["require"] += list(settings)
-        variants = everywhere.get("variants") or []
-        everywhere["variants"] = [
-            *([variants] if isinstance(variants, str) else variants),
-            self.gpu.settings,
-        ]
+        everywhere["variants"] = self._with_gpu(everywhere.get("variants"))
         for name in dict.fromkeys([*self.packages, *self.site]):
             fields = {**(self.site.get(name) or {}), **(self.packages.get(name) or {})}
-            if name != "all" and fields.get("externals"):
+            if name == "all":
+                continue
+            if fields.get("externals"):
                 self._require(name, f"target={self.target}")
+            own = (self.packages.get(name) or {}).get("variants")
+            if own and name not in self._refusing:
+                self.packages[name]["variants"] = self._with_gpu(own)
+
+    def _with_gpu(self, variants: Any) -> list[str]:
+        """Preferred variants and the GPU's. A package's own hide those of all packages, and Spack
+        joins them to one spec, in which a key stands once.
+        """
+        assert self.gpu is not None
+        ours = {self.gpu.variant, self.gpu.arch_variant}
+        kept: list[str] = []
+        for text in [variants] if isinstance(variants, str) else variants or ():
+            (root, *_) = spack_spec.nodes(text, self.release)
+            words = [one.text for one in root.settings if one.key not in ours]
+            kept += [text] if len(words) == len(root.settings) else [" ".join(words)]
+        return [*filter(None, kept), self.gpu.settings]
 
     def _without_gpu_where_asked(self) -> None:
-        """A package that the workflow wants without the GPU stays without it."""
-        if self.gpu is None:
-            return
-        for root in roots_of(self.user):
-            for node in spack_spec.nodes(root):
-                if node.name and node.variants.get(self.gpu.variant, "").lower() == "false":
-                    self._require(node.name, f"target={self.target}", f"~{self.gpu.variant}")
-                    self.warnings.append(
-                        f"{self.file}: {node.name} is built without {self.gpu.name}: {root} says so."
-                    )
+        """A package that the workflow wants without the GPU stays without it, however it says so."""
+        for name, path in self._refusing.items():
+            assert self.gpu is not None
+            self._require(name, f"target={self.target}", f"~{self.gpu.variant}")
+            where = f"{self.file}, line {self.description.line('spack', *path)}"
+            self.warnings.append(f"{where}: {name} is built without {self.gpu.name}, as it says.")
 
     def _require_mpi(self) -> None:
         if self.mpi is None:
@@ -190,7 +221,7 @@ class Merge:
         if self.release < (1, 0):
             return
         for name, fields in list(self.packages.items()):
-            wanted = [_compiler_package(text) for text in fields.pop("compiler", None) or ()]
+            wanted = [package_of(str(text)) for text in fields.pop("compiler", None) or ()]
             if not wanted:
                 continue
             if name != "all":
@@ -225,14 +256,9 @@ class Merge:
         }
 
     def _view(self) -> Any:
-        view = self.user.get("view", True)
-        if isinstance(view, dict):
-            others = {name: fields for name, fields in view.items() if name != "default"}
-            default = view.get("default") if isinstance(view.get("default"), dict) else {}
-            return {**others, "default": {**(default or {}), "root": VIEW}}
-        if view not in (True, None, VIEW):
-            self.warnings.append(f"{self.file}: the view is at {VIEW}, whatever view says.")
-        return VIEW
+        view, warnings = view_of(self.description)
+        self.warnings += warnings
+        return view
 
 
 def _texts(rules: Any) -> list[str]:
@@ -249,18 +275,13 @@ def _texts(rules: Any) -> list[str]:
     return found
 
 
-def _without_target(rule: str) -> str:
+def _without_target_words(rule: str) -> str:
     return " ".join(word for word in rule.split() if not word.startswith("target="))
 
 
 def _is_virtual(name: str, required: list[str]) -> bool:
     """Whether requirements are on a virtual package: such ones name its providers."""
     return all(spack_spec.nodes(text)[0].name not in ("", name) for text in required)
-
-
-def _compiler_package(text: str) -> str:
-    name, at, version = text.partition("@")
-    return _COMPILER_PACKAGES.get(name, name) + at + version
 
 
 def packages_of(text: str | None) -> Mapping[str, Any]:

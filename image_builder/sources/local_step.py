@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from image_builder.errors import BadDescription, NotFound
 from image_builder.host.cancellation import CancelToken
@@ -15,10 +17,12 @@ from image_builder.sources.step import (
     POST_INSTALL,
     REQUIREMENTS,
     StepFiles,
+    StepFolder,
     StepRef,
     as_bad_description,
     near_hint,
     step_files,
+    text_or_none,
 )
 
 
@@ -64,7 +68,30 @@ def read_folder(folder: Path) -> StepFiles:
     def read(path: Path) -> bytes | None:
         return path.read_bytes() if path.stat().st_size <= MAX_TEXT_BYTES else None
 
-    return step_files(present, lambda path: path.is_file() and not path.is_symlink(), read)
+    return step_files(
+        present,
+        lambda path: path.is_file() and not path.is_symlink(),
+        read,
+        _step_folder(folder.absolute(), read),
+    )
+
+
+def _step_folder(folder: Path, read: Callable[[Path], bytes | None]) -> StepFolder:
+    """What lies in a folder of this machine; nothing outside of it is looked at."""
+
+    def place(path: str) -> Path | None:
+        found = (folder / path).resolve()
+        return found if found.is_relative_to(folder.resolve()) and found.exists() else None
+
+    def kind_of(path: str) -> Literal["file", "folder"] | None:
+        found = place(path)
+        return None if found is None else "folder" if found.is_dir() else "file"
+
+    def text(path: str) -> str | None:
+        found = place(path)
+        return text_or_none(read(found)) if found is not None and found.is_file() else None
+
+    return StepFolder(kind_of=kind_of, read=text)
 
 
 def copy_local(

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from image_builder.errors import BadDescription
 from image_builder.request.cpu_targets import nearest
@@ -40,10 +40,20 @@ class StepRef:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepFiles:
-    """What the planner reads of a step: its description, the `requirements.txt` and the script
-    beside it.
+class StepFolder:
+    """What else of a step its requirements may name.
+
+    `kind_of` says whether a path of the step is a `file` or a `folder`, or None where there is
+    nothing; `read` gives a file's text, or None for what is no text of at most `MAX_TEXT_BYTES`.
     """
+
+    kind_of: Callable[[str], Literal["file", "folder"] | None]
+    read: Callable[[str], str | None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepFiles:
+    """What the planner reads of a step: its description, its `requirements.txt` and its script."""
 
     description_file: str
     description: str
@@ -51,6 +61,7 @@ class StepFiles:
     has_post_install: bool = False
     shebang: str | None = None
     warnings: tuple[str, ...] = ()
+    folder: StepFolder | None = dataclasses.field(default=None, compare=False)
 
 
 def limits_of(settings: RepositorySettings) -> Limits:
@@ -71,10 +82,13 @@ def as_bad_description() -> Iterator[None]:
 
 
 def step_files(
-    present: Mapping[str, _T], is_file: Callable[[_T], bool], read: Callable[[_T], bytes | None]
+    present: Mapping[str, _T],
+    is_file: Callable[[_T], bool],
+    read: Callable[[_T], bytes | None],
+    folder: StepFolder | None = None,
 ) -> StepFiles:
-    """The parts of a step from what is `present` in its folder; `read` gives None for what is too
-    large.
+    """Return the parts of a step from what is `present` in its folder; `read` gives None for what
+    is too large.
     """
 
     def content(name: str) -> bytes:
@@ -103,12 +117,21 @@ def step_files(
         requirements=_text(content(REQUIREMENTS), REQUIREMENTS)
         if REQUIREMENTS in present
         else None,
+        folder=folder,
         has_post_install=script is not None,
         shebang=None if script is None else _shebang(script),
         warnings=(f"The step has {names[0]} and {names[1]}; {names[0]} is used.",)
         if len(names) > 1
         else (),
     )
+
+
+def text_or_none(raw: bytes | None) -> str | None:
+    """Return a file's text; None for what is too large, or no UTF-8."""
+    try:
+        return None if raw is None else raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
 
 
 def _text(raw: bytes, file: str) -> str:

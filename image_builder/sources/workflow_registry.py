@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from image_builder.errors import ErrorCode, Misconfigured, NotFound, Unavailable
 from image_builder.host.cancellation import CancelToken
@@ -23,11 +24,13 @@ from image_builder.sources.step import (
     DESCRIPTIONS,
     MAX_TEXT_BYTES,
     StepFiles,
+    StepFolder,
     StepRef,
     as_bad_description,
     limits_of,
     near_hint,
     step_files,
+    text_or_none,
 )
 
 KEY = "workflow_repository in repositories_cfg"
@@ -123,11 +126,33 @@ class WorkflowRegistry:
                 files,
                 lambda item: item.is_file,
                 lambda item: self._mirror.file(item.digest, MAX_TEXT_BYTES),
+                self._folder_of(ref.tree),
             )
             if len(self._files) >= 1000:
                 self._files.clear()
             self._files[ref.tree] = known
         return known
+
+    def _folder_of(self, tree: str) -> StepFolder:
+        def item(path: str) -> TreeItem | None:
+            found: TreeItem | None = None
+            digest = tree
+            for name in path.split("/"):
+                found = self._mirror.item(digest, name) if digest else None
+                digest = found.digest if found is not None and found.is_folder else ""
+            return found
+
+        def kind_of(path: str) -> Literal["file", "folder"] | None:
+            found = item(path)
+            return None if found is None else "folder" if found.is_folder else "file"
+
+        def read(path: str) -> str | None:
+            found = item(path)
+            if found is None or not found.is_file:
+                return None
+            return text_or_none(self._mirror.file(found.digest, MAX_TEXT_BYTES))
+
+        return StepFolder(kind_of=kind_of, read=read)
 
     def extract(self, ref: StepRef, destination: Path, cancel: CancelToken | None = None) -> None:
         """Write the step's folder, and nothing else, to `destination`, which must not exist or be

@@ -31,6 +31,12 @@ def required(environment: Environment, package: str) -> list[str]:
     return [rule if isinstance(rule, str) else rule["one_of"][0] for rule in rules]
 
 
+def required_rules(environment: Environment, package: str) -> list[Any]:
+    """The requirements on a package, groups as they are."""
+    rules: list[Any] = packages(environment)[package]["require"]
+    return rules
+
+
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize("step", corpus())
@@ -308,11 +314,6 @@ def test_a_package_without_the_gpu_and_externals_stay_so() -> None:
             ("cray-mpich",),
         ),
         (
-            "spack:\n  specs: [a]\n  packages:\n    all: {providers: {mpi: [mpich, openmpi]}}\n",
-            4,
-            ("mpich", "openmpi@4"),
-        ),
-        (
             "spack:\n  specs: [a]\n  packages:\n    hdf5: {require: ['^[virtuals=mpi] mpich']}\n",
             4,
             ("mpich",),
@@ -322,11 +323,6 @@ def test_a_package_without_the_gpu_and_externals_stay_so() -> None:
         ("spack:\n  specs: [zlib target=zen2]\n", 2, ("zen2", "haswell")),
         ("spack:\n  specs: [zlib arch=linux-debian12-zen2]\n", 2, ("zen2", "haswell")),
         ("spack:\n  specs: ['zlib target=x86_64_v4:']\n", 2, ("x86_64_v4:", "haswell")),
-        (
-            "spack:\n  specs: [a]\n  packages:\n    all:\n      target: [zen2, skylake]\n",
-            5,
-            ("zen2", "haswell"),
-        ),
         (
             "spack:\n  specs: [a]\n  packages:\n    hdf5: {require: target=zen2}\n",
             4,
@@ -358,6 +354,296 @@ def test_what_workflow_and_machine_cannot_both_have(
 )
 def test_what_workflow_and_machine_can_both_have(text: str) -> None:
     assert required(composed(text, mpi="openmpi@4"), "mpi") == ["openmpi@4"]
+
+
+@pytest.mark.parametrize(
+    ("packages", "word"),
+    [
+        ("all: {providers: {mpi: [mpich, mvapich2]}}", "mpich"),
+        ("all: {target: [zen2, skylake]}", "zen2"),
+        ("mpi: {prefer: [mpich]}", "mpich"),
+        ("mpi: {prefer: [{spec: mpich}]}", "mpich"),
+        ("all: {prefer: [target=zen2]}", "zen2"),
+        ("all: {variants: ~cuda}", "~cuda everywhere"),
+        ("all: {prefer: [~cuda]}", "~cuda everywhere"),
+        ("cuda: {prefer: ['@11']}", "cuda@11"),
+    ],
+)
+def test_a_preference_gives_way_with_a_warning(packages: str, word: str) -> None:
+    environment = composed(
+        f"spack:\n  specs: [a]\n  packages:\n    {packages}\n", mpi="openmpi@4", gpu="cuda@12"
+    )
+    (warning,) = [text for text in environment.warnings if "the request counts" in text]
+    assert word in warning and "line 4" in warning
+
+
+@pytest.mark.parametrize(
+    "packages",
+    [
+        "all: {providers: {mpi: [mpich, openmpi]}}",
+        "mpi: {require: [{one_of: [mpich, openmpi]}]}",
+        "mpi: {require: [{any_of: [mpich@4, openmpi@4.1]}]}",
+        "all: {require: [{any_of: [target=zen2, target=haswell]}]}",
+        "mpich: {require: mpich@3.4 device=ch3}",
+        "hdf5: {require: [{spec: ^mpich, when: +x}]}",
+    ],
+)
+def test_alternatives_that_the_machine_is_one_of(packages: str) -> None:
+    environment = composed(f"spack:\n  specs: [a]\n  packages:\n    {packages}\n", mpi="openmpi@4")
+    assert "openmpi@4" in required_rules(environment, "mpi")
+    assert not environment.warnings
+
+
+def test_alternatives_lose_the_targets_that_are_decided() -> None:
+    environment = composed(
+        "spack:\n  specs: [a]\n  packages:\n"
+        "    all: {require: [{any_of: [target=zen2, target=haswell]}]}\n"
+        "    a: {require: [{one_of: ['+x target=haswell', '+y target=zen2']}]}\n"
+    )
+    assert packages(environment)["all"]["require"] == ["target=haswell"]
+    assert packages(environment)["a"]["require"] == [{"one_of": ["+x"]}, "target=haswell"]
+
+
+def test_all_conflicts_are_told_at_once() -> None:
+    with pytest.raises(BadDescription) as caught:
+        composed(
+            "spack:\n  specs:\n  - hdf5 ^mpich\n  - zlib target=zen2\n  - cuda@11\n"
+            "  - lz4 cflags=-march=native\n",
+            mpi="openmpi@4",
+            gpu="cuda@12",
+        )
+    assert caught.value.code is ErrorCode.CONFLICT
+    for word in ("line 3", "mpich", "line 4", "zen2", "line 5", "cuda@11", "line 6", "native"):
+        assert word in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_fine"),
+    [
+        ("-O3 -march=haswell", True),
+        ("-march=x86-64-v3", True),
+        ("-march=x86_64_v2 -mtune=generic", True),
+        ("-mavx2 -mcmodel=large", True),
+        ("-march=native", False),
+        ("-mtune=native", False),
+        ("-mcpu=native", False),
+        ("-march=skylake-avx512", False),
+        ("-O2 -mavx512f", False),
+    ],
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "specs: [\"a cflags='{}'\"]",
+        "specs: [\"a ^b cxxflags=='{}'\"]",
+        "specs: [a]\n  packages: {{a: {{require: \"fflags='{}'\"}}}}",
+    ],
+)
+def test_flags_stay_within_the_target(place: str, flags: str, is_fine: bool) -> None:
+    text = f"spack:\n  {place.format(flags)}\n"
+    if is_fine:
+        assert composed(text).roots
+        return
+    with pytest.raises(BadDescription) as caught:
+        composed(text)
+    assert caught.value.code is ErrorCode.CONFLICT
+
+
+WITHOUT_CUDA = {
+    "root": "specs: [hwloc~cuda]",
+    "false": "specs: [hwloc cuda=False]",
+    "dependency": "specs: [lz4 ^hwloc~cuda]",
+    "definition": "definitions: [{libs: [hwloc~cuda]}]\n  specs: [$libs]",
+    "matrix": "specs: [{matrix: [[hwloc], [~cuda]]}]",
+    "variants": "specs: [hwloc]\n  packages: {hwloc: {variants: ~cuda}}",
+    "variant list": "specs: [hwloc]\n  packages: {hwloc: {variants: [+gl, ~cuda]}}",
+    "prefer": "specs: [hwloc]\n  packages: {hwloc: {prefer: [~cuda]}}",
+    "require": "specs: [hwloc]\n  packages: {hwloc: {require: ~cuda}}",
+    "named require": "specs: [hwloc]\n  packages: {hwloc: {require: [{spec: hwloc@2 ~cuda}]}}",
+    "groups": "specs: [hwloc]\n  packages: {hwloc: {require: [{one_of: ['@1 ~cuda', '@2 ~cuda']}]}}",
+}
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
+@pytest.mark.parametrize("how", WITHOUT_CUDA)
+def test_without_the_gpu_means_the_same_however_it_is_said(
+    how: str, release: tuple[int, ...]
+) -> None:
+    environment = composed(
+        f"spack:\n  {WITHOUT_CUDA[how]}\n", gpu="cuda@12", gpu_arch="80", spack=release
+    )
+    assert environment.without_gpu == ("hwloc",)
+    rules = str(packages(environment)["hwloc"]["require"])
+    assert "~cuda" in rules and "target=haswell" in rules
+    assert any("hwloc is built without cuda" in warning for warning in environment.warnings)
+    assert "cuda_arch=80" not in str(packages(environment)["hwloc"])
+
+
+def test_what_stands_behind_a_compiler_is_read_as_the_release_does() -> None:
+    text = "spack:\n  specs:\n  - hwloc@2 %gcc@12 ~cuda target=haswell\n"
+    environment = composed(text, gpu="cuda@12")
+    assert environment.without_gpu == ("hwloc",) and "gcc" not in packages(environment)
+    with pytest.raises(BadDescription) as caught:
+        composed(text, gpu="cuda@12", spack=(1, 1, 0))
+    assert caught.value.line == 3
+    assert "Write ~cuda target=haswell before %gcc@12." in str(caught.value)
+    assert composed("spack:\n  specs: [hdf5 %gcc@12 languages=c]\n", spack=(1, 1, 0)).roots
+
+
+@pytest.mark.parametrize(
+    ("text", "release", "word"),
+    [
+        ("specs: ['a %c=gcc@12']", (0, 23, 1), "1.0"),
+        ("specs: ['a ^[virtuals=mpi] b']", (0, 19, 2), "0.21"),
+        ("specs: ['a@=1']", (0, 19, 2), "0.20"),
+        ("specs: ['a x=y^zlib']", (1, 1, 0), "blank"),
+        ("specs: ['a%dpcpp']", (1, 1, 0), "%intel-oneapi-compilers"),
+        (
+            "specs: [a]\n  packages: {gcc: {externals: [{spec: \"gcc@12 languages:='c'\", prefix: /usr}]}}",
+            (0, 23, 1),
+            "languages=",
+        ),
+    ],
+)
+def test_what_the_release_does_not_read(text: str, release: tuple[int, ...], word: str) -> None:
+    with pytest.raises(BadDescription) as caught:
+        composed(f"spack:\n  {text}\n", spack=release)
+    assert caught.value.code is ErrorCode.BAD_DESCRIPTION and word in str(caught.value)
+
+
+def test_every_renamed_compiler_is_translated() -> None:
+    old = ["clang", "oneapi@2023", "rocmcc", "intel", "arm", "dpcpp", "pgi", "gcc@12", "nvhpc"]
+    environment = composed(
+        f"spack:\n  specs: [a]\n  packages: {{all: {{compiler: [{', '.join(old)}]}}}}\n",
+        spack=(1, 2),
+    )
+    assert packages(environment)["c"]["prefer"] == [
+        "llvm",
+        "intel-oneapi-compilers@2023",
+        "llvm-amdgpu",
+        "intel-oneapi-compilers-classic",
+        "acfl",
+        "intel-oneapi-compilers",
+        "nvhpc",
+        "gcc@12",
+        "nvhpc",
+    ]
+
+
+def test_a_packages_own_variants_do_not_hide_the_gpu() -> None:
+    """Spack joins them to one spec, in which a variant stands once."""
+    environment = composed(
+        "spack:\n  specs: [kokkos]\n  packages:\n    all: {variants: '+shared cuda_arch=70 +cuda'}\n"
+        "    kokkos: {variants: [+openmp, 'cuda_arch=none'], require: '@4'}\n",
+        gpu="cuda@12",
+        gpu_arch="80",
+    )
+    assert packages(environment)["all"]["variants"] == ["+shared", "+cuda cuda_arch=80"]
+    assert packages(environment)["kokkos"]["variants"] == ["+openmp", "+cuda cuda_arch=80"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "dropped"),
+    [
+        ("{default: {root: x, projections: {all: '{name}'}}}", {}, ["projections"]),
+        (
+            "{default: {link: roots, select: [a], exclude: [b]}}",
+            {},
+            ["select", "exclude", "link"],
+        ),
+        ("{default: {link: run, link_type: copy}}", {"link": "run", "link_type": "copy"}, []),
+    ],
+)
+def test_every_program_is_in_the_default_view(
+    text: str, kept: dict[str, str], dropped: list[str]
+) -> None:
+    environment = composed(f"spack:\n  specs: [a]\n  view: {text}\n")
+    assert environment.spack is not None
+    assert environment.spack["view"] == {"default": {**kept, "root": "/opt/view"}}
+    assert [
+        word for warning in environment.warnings for word in dropped if word in warning
+    ] == dropped
+
+
+@pytest.mark.parametrize("unify", ["false", "when_possible"])
+def test_no_view_where_specs_are_apart_and_none_is_wanted(unify: str) -> None:
+    text = f"spack:\n  specs: [hdf5@1.10, hdf5@1.14]\n  concretizer: {{unify: {unify}}}\n"
+    with pytest.raises(BadDescription) as caught:
+        composed(text)
+    assert caught.value.code is ErrorCode.CONFLICT and "view: false" in caught.value.hint
+    assert "hdf5@1.10" in caught.value.message and caught.value.line == 2
+    environment = composed(text + "  view: false\n")
+    assert environment.spack is not None and environment.spack["view"] is False
+    assert not environment.has_view
+    assert composed("spack:\n  specs: [a]\n  view: false\n").has_view
+
+
+@pytest.mark.parametrize(
+    ("specs", "is_twice"),
+    [
+        ("[hdf5@1.10, hdf5@1.14]", True),
+        ("[hdf5+mpi, hdf5~mpi]", True),
+        ("[{matrix: [[hdf5], ['%gcc@11', '%gcc@12']]}]", True),
+        ("[{matrix: [[hdf5], ['%gcc', '%clang']]}]", True),
+        ("[hdf5, hdf5+mpi]", False),
+        ("[hdf5@1.14, hdf5@1.14.3 api=v110]", False),
+        ("[hdf5 api=v110, hdf5 api=v112]", False),
+    ],
+)
+def test_two_specs_of_one_package(specs: str, is_twice: bool) -> None:
+    text = f"spack:\n  specs: {specs}\n"
+    if not is_twice:
+        assert composed(text).has_view
+        return
+    with pytest.raises(BadDescription) as caught:
+        composed(text)
+    assert "unify: false" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "requirements", "word"),
+    [
+        ("apt: [libopenmpi-dev]", None, "libopenmpi-dev"),
+        ("apt: [mpich]", None, "mpich"),
+        ("apt: [mpi-default-dev]", None, "mpi-default-dev"),
+        ("apt: [libhdf5-mpi-dev=1.10]", None, "libhdf5-mpi-dev"),
+        ("apt: [libpetsc-real3.18-dev]", None, "libpetsc"),
+        ("apt: [libmpich12]", None, "libmpich12"),
+        ("pip: [OpenMPI]", None, "openmpi"),
+        ("pip: [impi_rt==2021.1]", None, "impi-rt"),
+        ("", "numpy\nmpich>=4\n", "line 2"),
+    ],
+)
+def test_a_second_mpi_is_told(text: str, requirements: str | None, word: str) -> None:
+    environment = composed(text, requirements=requirements, mpi="openmpi@4")
+    assert any("second MPI" in warning and word in warning for warning in environment.warnings)
+    assert not composed(text, requirements=requirements).warnings
+
+
+@pytest.mark.parametrize("name", ["libimpi-notes", "compiler-tools", "python3-numpy", "mpich-less"])
+def test_other_packages_are_no_mpi(name: str) -> None:
+    told = composed(f"apt: [{name}]", mpi="openmpi@4").warnings
+    assert bool(told) is (name == "mpich-less")
+
+
+def test_packages_of_another_architecture() -> None:
+    with pytest.raises(BadDescription) as caught:
+        composed("apt:\n- jq\n- libc6:i386=2.36\n")
+    assert caught.value.line == 3 and "libc6=2.36" in caught.value.hint
+    assert composed("apt: ['libc6:amd64', 'python3:any', 'xz:all']\n").apt
+
+
+def test_a_requirements_file_that_pip_hides() -> None:
+    told = composed("pip: [six]", requirements="numpy\n").warnings
+    assert any("requirements.txt is not used" in warning for warning in told)
+
+
+def test_externals_in_odd_places_are_told() -> None:
+    told = composed(
+        "spack:\n  specs: [py-x]\n  packages:\n    python:\n      externals:\n"
+        "      - spec: python@3.11\n        prefix: /cluster/python/311\n"
+    ).warnings
+    assert any("line 7" in warning and "/cluster/python/311" in warning for warning in told)
 
 
 def test_a_workflow_may_name_its_mpi_when_the_machine_does_not() -> None:
@@ -406,6 +692,10 @@ def test_without_a_known_base_there_is_a_warning() -> None:
         ("", " \n", (None, False)),
         ("", "six\n-r other.txt\n", ("six\n-r other.txt\n", True)),
         ("", "-e .\n", ("-e .\n", True)),
+        ("", "-rbase.txt\n", ("-rbase.txt\n", True)),
+        ("", "--no-index\n-f wheels\nfoo\n", ("--no-index\n-f wheels\nfoo\n", True)),
+        ("", "external/gt4py\n", ("external/gt4py\n", True)),
+        ("", "foo-1.0.tgz\n", ("foo-1.0.tgz\n", True)),
         ("", "./wheels/x-1-py3-none-any.whl\n", ("./wheels/x-1-py3-none-any.whl\n", True)),
         (
             "",

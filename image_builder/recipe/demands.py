@@ -1,0 +1,114 @@
+"""What a description asks of Spack: demands, of which one of several may do, and preferences. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from image_builder.sources.safe_yaml import Path
+from image_builder.sources.spec_lists import Root
+from image_builder.spack import spec
+from image_builder.spack.spec import Node
+
+Nodes = tuple[Node, ...]
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demand:
+    """Something that a description asks for: one of the `alternatives` has to hold.
+
+    `path` is its place below `spack`, `package` whom it is about (`all`, a virtual package; empty
+    for a root spec, whose nodes say so themselves). A preference gives way where it has to.
+    """
+
+    path: Path
+    package: str
+    alternatives: tuple[Nodes, ...]
+    is_preference: bool = False
+
+
+def demands_in(
+    body: Mapping[str, Any], roots: Iterable[Root], release: tuple[int, ...]
+) -> list[Demand]:
+    """Return everything that a checked `spack` section asks for, with its definitions expanded.
+
+    What holds under a condition (`when`) is left out: whether it will is Spack's to say.
+    """
+    found = [
+        Demand(path=root.parts[0].path, package="", alternatives=(root.nodes,)) for root in roots
+    ]
+    for name, fields in (body.get("packages") or {}).items():
+        found += _of_package(name, fields or {}, release)
+    return found
+
+
+def without_variant(demands: Iterable[Demand], variant: str) -> dict[str, Path]:
+    """Return the packages that a description wants without a variant (`~cuda`), and where it says so.
+
+    A root spec, `require`, `prefer` and `variants` all say it alike; of alternatives, all have to.
+    """
+    refusing: dict[str, Path] = {}
+    for demand in demands:
+        if demand.package == ALL:
+            continue
+        for name in set.intersection(
+            *(_refusing(nodes, variant, demand.package) for nodes in demand.alternatives)
+        ):
+            refusing.setdefault(name, demand.path)
+    return refusing
+
+
+def _refusing(nodes: Nodes, variant: str, package: str) -> set[str]:
+    return {
+        node.name or package
+        for node in nodes
+        if (node.name or (package if not node.sigil else ""))
+        and not node.is_conditional
+        and node.variants.get(variant) == "false"
+    }
+
+
+def _of_package(name: str, fields: Mapping[str, Any], release: tuple[int, ...]) -> Iterator[Demand]:
+    path: Path = ("packages", name)
+    for key in ("require", "prefer"):
+        rules = fields.get(key) or ()
+        for at, rule in enumerate([rules] if isinstance(rules, str) else rules):
+            here = (*path, key) if isinstance(rules, str) else (*path, key, at)
+            if texts := _alternatives(rule):
+                yield _demand(here, name, texts, release, is_preference=key == "prefer")
+    variants = fields.get("variants") or ()
+    for text in [variants] if isinstance(variants, str) else variants:
+        yield _demand((*path, "variants"), name, [text], release, is_preference=True)
+    if wanted := fields.get("target"):
+        texts = [f"target={','.join(map(str, wanted))}"]
+        yield _demand((*path, "target", 0), name, texts, release, is_preference=True)
+    if providers := (fields.get("providers") or {}).get("mpi"):
+        here = (*path, "providers", "mpi", 0)
+        yield _demand(here, name, providers, release, is_preference=True)
+
+
+def _alternatives(rule: Any) -> list[str]:
+    """The specs of a rule of which one has to hold; none for a rule under a condition."""
+    if isinstance(rule, str):
+        return [rule]
+    if "when" in rule:
+        return []
+    return [rule["spec"]] if "spec" in rule else [*rule.get("one_of", rule.get("any_of", ()))]
+
+
+def _demand(
+    path: Path,
+    package: str,
+    texts: Iterable[str],
+    release: tuple[int, ...],
+    *,
+    is_preference: bool,
+) -> Demand:
+    return Demand(
+        path=path,
+        package=package,
+        alternatives=tuple(spec.nodes(text, release) for text in texts),
+        is_preference=is_preference,
+    )

@@ -1,0 +1,63 @@
+"""A second MPI that comes from Debian or as a wheel, beside the machine's. Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from image_builder.request.mpi_gpu import Mpi
+from image_builder.sources.description import Description
+from image_builder.sources.requirements import Requirements
+
+_MPI_WORD = re.compile(r"(?:lib)?(?:open|cray)?(?:mpi|mpich|mvapich)[0-9.]*(?:t64)?\Z")
+
+
+def other_mpi_warnings(
+    description: Description, requirements: Requirements | None, mpi: Mpi | None
+) -> Iterator[str]:
+    """Yield a warning for each entry that brings an MPI which is not the machine's."""
+    if mpi is None:
+        return
+    file = description.file
+    for at, entry in enumerate(description.apt):
+        name = re.split("[:=]", entry)[0]
+        if brings_mpi(name):
+            yield _warning(f"{file}, line {description.line('apt', at)}", name, mpi)
+    for at, entry in enumerate(description.pip or ()):
+        if (name := _normalized(entry)) in _facts()["pip"]:
+            yield _warning(f"{file}, line {description.line('pip', at)}", f"the wheel {name}", mpi)
+    for line, name in requirements.names if requirements is not None else ():
+        if name in _facts()["pip"]:
+            yield _warning(f"requirements.txt, line {line}", f"the wheel {name}", mpi)
+
+
+def brings_mpi(package: str) -> bool:
+    """Whether a Debian package is an MPI, or needs one."""
+    return any(map(_MPI_WORD.match, package.split("-"))) or any(
+        fnmatch.fnmatchcase(package, pattern) for pattern in _facts()["apt"]
+    )
+
+
+def _warning(where: str, what: str, mpi: Mpi) -> str:
+    return (
+        f"{where}: {what} brings a second MPI; what uses it does not use {mpi.spec}. "
+        f"Name what is needed below spack: specs, where {mpi.name} is the only one."
+    )
+
+
+def _normalized(requirement: str) -> str:
+    name = re.match(r"[A-Za-z0-9._-]+", requirement)
+    return re.sub(r"[-_.]+", "-", name.group()).lower() if name else ""
+
+
+@functools.cache
+def _facts() -> Mapping[str, Iterable[Any]]:
+    text = resources.files("image_builder").joinpath("data/other_mpi.yaml").read_text("utf-8")
+    loaded: dict[str, list[str]] = yaml.safe_load(text)
+    return {key: frozenset(names) for key, names in loaded.items()}

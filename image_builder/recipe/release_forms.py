@@ -1,0 +1,68 @@
+"""Specs that the base image's Spack reads otherwise than they are meant, or not at all. Pure.
+
+`sources.description` does not know the release; here it is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from image_builder.sources.description import Description
+from image_builder.sources.problems import Problem, raise_all
+from image_builder.sources.safe_yaml import Path
+from image_builder.sources.spec_places import spec_places
+from image_builder.spack import spec
+from image_builder.spack.compiler_names import is_compiler, own_variants, package_of
+from image_builder.spack.spec_syntax import COMPILERS_ARE_PACKAGES
+
+
+def refuse_unread(description: Description, release: tuple[int, ...]) -> None:
+    """Raise `BadDescription` for every spec that `release` of Spack does not read as it is meant."""
+    problems = [
+        Problem(
+            description.line("spack", *path) or 1,
+            f"{_place(path)} {problem}",
+            hint,
+        )
+        for path, text, named in spec_places(description.spack or {})
+        for problem, hint in _problems(text, named, release)
+    ]
+    raise_all(problems, description.file)
+
+
+def _problems(text: str, named: bool, release: tuple[int, ...]) -> Iterator[tuple[str, str]]:
+    found = spec.problem(text, named=named, release=release)
+    if found:
+        yield found
+    elif release >= COMPILERS_ARE_PACKAGES:
+        for node in spec.nodes(text, release):
+            if node.sigil == "%":
+                yield from _compiler_problems(text, node, release)
+
+
+def _compiler_problems(
+    text: str, node: spec.Node, release: tuple[int, ...]
+) -> Iterator[tuple[str, str]]:
+    """From 1.0 on, words behind a compiler are its own: most people mean the package."""
+    if not is_compiler(node.name):
+        return
+    written = f"%{node.name}@{node.version}" if node.version else f"%{node.name}"
+    foreign = [one.text for one in node.settings if one.key not in own_variants(node.name)]
+    if foreign:
+        yield (
+            f"{text!r} gives {' '.join(foreign)} to the compiler, as Spack reads it from 1.0 on",
+            f"Write {' '.join(foreign)} before {written}.",
+        )
+    if node.name != package_of(node.name) and node.name in _NOT_READ:
+        yield (
+            f"{text!r} names {node.name}, which Spack {'.'.join(map(str, release))} does not have",
+            f"Write %{package_of(node.name)}.",
+        )
+
+
+_NOT_READ = frozenset({"dpcpp", "pgi", "xl_r"})
+"""Names of before 1.0 that Spack does not translate itself (its `aliases.py` has the others)."""
+
+
+def _place(path: Path) -> str:
+    return ": ".join(str(part) for part in path if isinstance(part, str))

@@ -1,0 +1,33 @@
+"""What compilers are called: before Spack 1.0, and as packages from 1.0 on. Pure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import yaml
+
+
+@functools.cache
+def _facts() -> Mapping[str, Any]:
+    text = resources.files("image_builder").joinpath("data/compilers.yaml").read_text("utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def package_of(compiler: str) -> str:
+    """Return the package of a compiler, such as `llvm@15` for `clang@15`; it may have a version."""
+    name, at, version = compiler.partition("@")
+    return str(_facts()["renamed"].get(name, name)) + at + version
+
+
+def is_compiler(name: str) -> bool:
+    """Whether a package, or a name of before 1.0, is a compiler."""
+    return package_of(name) in _facts()["variants"]
+
+
+def own_variants(name: str) -> frozenset[str]:
+    """Return the variants that a compiler's package itself has."""
+    return frozenset(_facts()["variants"].get(package_of(name), ()))

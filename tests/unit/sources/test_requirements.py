@@ -1,0 +1,206 @@
+"""requirements.txt as pip reads it: which lines are wrong, and what they name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from image_builder.errors import BadDescription
+from image_builder.sources.requirements import (
+    MAX_FILES,
+    Requirements,
+    logical_lines,
+    read_requirements,
+)
+from image_builder.sources.step import StepFolder
+
+
+def folder(files: dict[str, str]) -> StepFolder:
+    """A fake of a step's folder."""
+
+    def kind_of(path: str) -> Literal["file", "folder"] | None:
+        if path in files:
+            return "file"
+        return "folder" if any(one.startswith(f"{path}/") for one in files) else None
+
+    return StepFolder(kind_of=kind_of, read=files.get)
+
+
+def read(text: str, files: dict[str, str] | None = None, *, is_final: bool = True) -> Requirements:
+    found = read_requirements(text, folder(files or {}), is_final=is_final)
+    assert found is not None
+    return found
+
+
+def refusal(text: str, files: dict[str, str] | None = None) -> BadDescription:
+    with pytest.raises(BadDescription) as caught:
+        read(text, files)
+    assert caught.value.hint
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "numpy\nscipy>=1.2,<2 # why\n\n# a comment\nPyYAML[x,y]==1.*; python_version>'3.8'\n",
+        "--index-url https://host.test/simple\n--extra-index-url=https://host.test/\n--pre\nsix\n",
+        "-i https://host.test/simple\n--no-binary :all:\n--no-binary=six\n",
+        "six==1.16 --hash=sha256:abc \\\n    --hash=sha256:def\n",
+        "numpy \\\n  >=1.2 \\\n  # a comment ends it\nsix\n",
+        "git+https://host.test/x.git@v1#egg=x\nx @ git+https://host.test/x.git\n",
+        "-e git+https://host.test/x.git#egg=x\n",
+        "https://host.test/x-1-py3-none-any.whl\nx @ https://host.test/x.zip\n",
+        "-r https://host.test/other.txt\n",
+        "-f https://host.test/wheels\n--find-links=https://host.test/wheels\n",
+        "six (>=1.0)\n",
+    ],
+)
+def test_what_pip_reads_and_needs_no_file(text: str) -> None:
+    found = read(text)
+    assert not found.in_step and not found.warnings and found.text == text
+
+
+STEP = {
+    "base.txt": "numpy\n",
+    "requirements/dev.txt": "-r ../base.txt\npytest\n",
+    "wheels/x-1-py3-none-any.whl": "",
+    "external/gt4py/setup.py": "",
+    "lib/pyproject.toml": "",
+    "foo-1.0.tgz": "",
+    "setup.py": "",
+    "data/notes.md": "",
+}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-r base.txt",
+        "-rbase.txt",
+        "--requirement base.txt",
+        "--requirement=base.txt",
+        "-r 'base.txt'",
+        "-r requirements/dev.txt",
+        "-cbase.txt",
+        "-c ./base.txt",
+        "--constraint=base.txt",
+        "-e .",
+        "-e .[test]",
+        "--editable=./lib",
+        ".",
+        "./lib",
+        "external/gt4py",
+        "external/gt4py/",
+        "lib/[extra]",
+        "foo-1.0.tgz",
+        "./wheels/x-1-py3-none-any.whl",
+        "wheels/x-1-py3-none-any.whl ; python_version > '3'",
+        "--no-index\n-f wheels",
+        "-fwheels",
+        "--find-links wheels",
+        "x @ file:wheels/x-1-py3-none-any.whl",
+        "requirements/../lib",
+    ],
+)
+def test_files_of_the_step_are_found_in_its_folder(line: str) -> None:
+    assert read(f"six\n{line}\n", STEP).in_step
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("torch=1.8.1", ["torch==1.8.1"]),
+        ("numpy scipy", ["numpy, scipy"]),
+        ("import numpy", ["import"]),
+        ("six==", ["name==1.2"]),
+        ("numpy>1.0.x y", ["not a Python requirement"]),
+        ("pip install numpy", ["pip, install"]),
+        (
+            "numpy @ file:///home/conda/feedstock_root/build_artifacts/numpy_1/work",
+            ["another machine"],
+        ),
+        ("h5py @ file:///Users/me/h5py", ["another machine"]),
+        ("file:///home/me/x", ["another machine"]),
+        ("/home/me/x", ["another machine"]),
+        ("C:\\me\\x.whl", ["another machine"]),
+        ("-e /home/me/x", ["another machine"]),
+        ("-f /wheels", ["another machine"]),
+        ("-r requirements/base.txt", ["requirements/base.txt", "does not have"]),
+        ("-rmissing.txt", ["missing.txt"]),
+        ("-c constraints.txt", ["constraints.txt"]),
+        ("-e external/missing", ["external/missing"]),
+        ("external/missing", ["external/missing"]),
+        ("./missing.whl", ["missing.whl"]),
+        ("bar-1.0.tar.gz", ["bar-1.0.tar.gz"]),
+        ("-f missing", ["missing"]),
+        ("-r ../other.txt", ["outside"]),
+        ("../other", ["outside"]),
+        ("-e data", ["pyproject.toml"]),
+        ("data/", ["setup.py"]),
+        ("-r", ["no file"]),
+        ("--frobnicate", ["--frobnicate"]),
+        ("-x y", ["-x"]),
+        ("--index-url", ["needs a value"]),
+        ("a" * 400, ["long"]),
+        ("name: env", ["conda"]),
+    ],
+)
+def test_what_pip_would_refuse_after_hours(line: str, words: list[str]) -> None:
+    error = refusal(f"{line}\nsix\n", STEP)
+    assert error.file == "requirements.txt" and error.line == 1
+    assert all(word in str(error) for word in words), str(error)
+
+
+def test_every_wrong_line_is_told_and_nested_files_are_read() -> None:
+    error = refusal("six\ntorch=1\n\n-r gone.txt\n")
+    assert error.line == 2 and "line 4" in error.message
+    nested = refusal("-r a/b.txt\n", {"a/b.txt": "-r c.txt\n", "a/c.txt": "six\nx=1\n"})
+    assert (nested.file, nested.line) == ("a/c.txt", 2)
+    nested = refusal("-r a/b.txt\n", {"a/b.txt": "-e ../../x\n"})
+    assert (nested.file, nested.line) == ("a/b.txt", 1)
+
+
+def test_files_that_name_each_other_end() -> None:
+    assert read("-r a.txt\n", {"a.txt": "-r requirements.txt\n-r b.txt\n", "b.txt": "-r a.txt\n"})
+    many = {f"{n}.txt": f"-r {n + 1}.txt\n" for n in range(MAX_FILES + 5)}
+    assert "too many" in refusal("-r 0.txt\n", many).message
+
+
+def test_what_is_told_and_not_refused() -> None:
+    for line, word in (
+        ("${TOKEN}", "environment"),
+        ("git+ssh://git@host.test/x.git", "SSH"),
+        ("git+git@host.test:x/y.git", "SSH"),
+        ("x @ git+ssh://git@host.test/x.git", "SSH"),
+        ("torch==2.1 --extra-index-url https://host.test/", "ignores --extra-index-url"),
+    ):
+        text = line if line != "${TOKEN}" else "--index-url https://${TOKEN}@host.test/"
+        (warning,) = read(f"six\n{text}\n").warnings
+        assert word in warning and "line 2" in warning
+
+
+def test_a_script_may_add_files_before_pip_runs() -> None:
+    assert read("-e external/gt4py\n-r more.txt\n", is_final=False).in_step
+    with pytest.raises(BadDescription):
+        read("torch=1\n", is_final=False)
+
+
+def test_without_a_folder_files_are_not_judged() -> None:
+    found = read_requirements("-r other.txt\nsix\n", None)
+    assert found is not None and found.in_step and found.names == ((2, "six"),)
+
+
+def test_lines_are_joined_as_pip_does() -> None:
+    text = "a \\\nb\n# c \\\nd\ne#f\ng #h\n\n i\\"
+    assert list(logical_lines(text)) == [(1, "a b"), (4, "d"), (5, "e#f"), (6, "g"), (8, "i")]
+
+
+@given(st.text(alphabet="ab-=rfe/. \\#@:[]\n;$<>'", max_size=60))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    try:
+        read_requirements(text, folder(STEP))
+    except BadDescription as error:
+        assert error.file
