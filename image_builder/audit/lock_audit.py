@@ -7,7 +7,7 @@ Externals are exempt where the rule is about how something was built: nobody bui
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from image_builder.request.mpi_gpu import gpu_facts, is_mpi
@@ -109,7 +109,7 @@ def audit(
         runtime = _Wanted.of(_package_of_runtime(gpu))
         findings.append(_one_runtime(graph, runtime))
         findings += _gpu_variants(
-            graph, runtime.name, gpu_arch, frozenset(without_gpu) | _refusing_gpu(roots)
+            graph, runtime.name, gpu_arch, frozenset(without_gpu) | _refusing_gpu(graph, roots)
         )
     findings.append(_roots(graph, roots))
     return Verdict(
@@ -129,8 +129,8 @@ class _Wanted:
     node: spec.Node
 
     @classmethod
-    def of(cls, text: str) -> _Wanted:
-        return cls(text=text, node=spec.nodes(text)[0])
+    def of(cls, text: str, release: tuple[int, ...] | None = None) -> _Wanted:
+        return cls(text=text, node=spec.nodes(text, release)[0])
 
     @property
     def name(self) -> str:
@@ -300,7 +300,7 @@ def _arches(node: Node, arch_variant: str) -> str:
     return f"{arch_variant}={','.join(sorted(spack_spec.values(node.parameters[arch_variant]))) or 'none'}"
 
 
-def _refusing_gpu(roots: Sequence[str]) -> frozenset[str]:
+def _refusing_gpu(graph: Graph, roots: Sequence[str]) -> frozenset[str]:
     """Packages for which a root itself says that they are not to use the GPU (`hwloc~cuda`, `py-x
     ^hwloc~cuda`).
     """
@@ -308,7 +308,7 @@ def _refusing_gpu(roots: Sequence[str]) -> frozenset[str]:
     return frozenset(
         node.name
         for root in roots
-        for node in spec.nodes(root)
+        for node in spec.nodes(root, graph.release)
         if any(node.variants.get(variant) == "false" for variant in variants)
     )
 
@@ -327,7 +327,7 @@ def _roots(graph: Graph, roots: Sequence[str]) -> _Finding:
 
 
 def _root_problem(graph: Graph, text: str) -> Problem | None:
-    wanted = _Wanted.of(text)
+    wanted = _Wanted.of(text, graph.release)
     nodes = [node for node in graph.root_nodes() if node.name == wanted.name]
     if any(not wanted.unmet_by(node) for node in nodes):
         return None
@@ -338,6 +338,31 @@ def _root_problem(graph: Graph, text: str) -> Problem | None:
             None  # a virtual package, or a spec without a name: Spack itself says which node it is
         )
     return Problem(check="specs", message=f"{text} was asked for and is no root of the environment")
+
+
+def clashing_in_view(
+    lock: Mapping[str, Any], *, types: Collection[str] = ("link", "run")
+) -> list[tuple[Node, Node]]:
+    """Return pairs of packages of one name that a view would link: it holds one of a name.
+
+    `types` are the dependencies that it follows. Of runtimes (`gcc-runtime`) Spack takes one by
+    itself.
+    """
+    graph = Graph(lock)
+    named: dict[str, dict[str, Node]] = {}
+    waiting = list(graph.root_nodes())
+    seen: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if node.hash in seen:
+            continue
+        seen.add(node.hash)
+        named.setdefault(node.name, {})[node.hash] = node
+        waiting += [
+            graph[edge.hash] for edge in node.dependencies if edge.types.intersection(types)
+        ]
+    several = [list(nodes.values())[:2] for nodes in named.values() if len(nodes) > 1]
+    return [(one, other) for one, other in several if not one.name.endswith("-runtime")]
 
 
 def _names(nodes: Sequence[Node]) -> str:

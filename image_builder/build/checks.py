@@ -7,7 +7,7 @@ from typing import Any
 
 from image_builder.audit import smoke_test
 from image_builder.audit.binaries import UnreadableInventory, audit_files, inventory_program
-from image_builder.audit.lock_audit import Verdict, audit
+from image_builder.audit.lock_audit import Verdict, audit, clashing_in_view
 from image_builder.build.context import BuildContext
 from image_builder.docker import daemon
 from image_builder.docker.container import cgroup_for, run_probe
@@ -28,6 +28,7 @@ def audit_lock(context: BuildContext, environment: Environment, lock: dict[str, 
             mpi=environment.mpi,
             gpu=environment.gpu,
             gpu_arch=environment.gpu_arch,
+            without_gpu=environment.without_gpu,
             roots=environment.roots,
         )
     except UnreadableLock as error:
@@ -35,7 +36,25 @@ def audit_lock(context: BuildContext, environment: Environment, lock: dict[str, 
             f"Spack's lock file cannot be read: {error}.",
             hint="The base image's Spack may be newer than this service knows.",
         ) from error
+    _require_one_view(environment, lock)
     return require_passed(context, verdict)
+
+
+def _require_one_view(environment: Environment, lock: dict[str, Any]) -> None:
+    """A view holds one package of a name, and Spack looks only when everything is built."""
+    if not environment.has_view:
+        return
+    view = (environment.spack or {}).get("view")
+    link = view["default"].get("link", "all") if isinstance(view, dict) else "all"
+    clashes = clashing_in_view(lock, types={"run"} if link == "run" else {"link", "run"})
+    if clashes:
+        named = ", ".join(f"{one} and {other}" for one, other in clashes[:5])
+        raise BuildFailed(
+            f"Spack decided on two of a package, and one view cannot hold both: {named}.",
+            code=ErrorCode.CONFLICT,
+            hint="Write concretizer: unify: true below spack, or view: false.",
+            step="spack concretize",
+        )
 
 
 def audit_inventory(

@@ -22,6 +22,7 @@ from image_builder.docker.base_image import BaseFacts
 from image_builder.errors import Misconfigured
 from image_builder.recipe import slim
 from image_builder.recipe.environment import Environment
+from image_builder.recipe.externals import externals_list
 from image_builder.recipe.stages import (
     INSTALL_TREES,
     LATEST_RECIPE,
@@ -126,6 +127,7 @@ def render(
         sources_context=SOURCES_CONTEXT,
         has_spack=has_spack,
         has_apt=bool(environment.apt),
+        has_externals=has_spack and bool(externals_list(description)),
         has_requirements=environment.requirements is not None,
         has_catalogue=options.has_catalogue,
         has_spack_config=options.has_spack_config,
@@ -223,6 +225,8 @@ def _files(
         files["cic/requirements.txt"] = environment.requirements
     if environment.spack_yaml is not None:
         files["cic/spack.yaml"] = environment.spack_yaml
+        if externals := externals_list(description):
+            files["cic/externals"] = externals
     if options.has_post_install:
         scripts.add("post_install.sh")
     return {**{f"cic/{name}": _read(LATEST_RECIPE, name) for name in sorted(scripts)}, **files}

@@ -37,8 +37,8 @@ def externals_warnings(description: Description, body: Mapping[str, Any]) -> Ite
 
 
 def externals_list(description: Description) -> str:
-    """Return what the recipe looks for before it concretizes: a line, a path and a package each."""
+    """Return what the recipe looks for before it concretizes: path, package and place, a line each."""
     return "".join(
-        f"{description.line('spack', *path)} {place} {name}\n"
+        f"{place} {name} {description.file}, line {description.line('spack', *path)}\n"
         for path, name, place in externals_of(description.spack or {})
     )

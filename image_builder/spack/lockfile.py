@@ -36,15 +36,19 @@ class Edge:
 
     hash: str
     virtuals: tuple[str, ...]
+    types: frozenset[str] = frozenset()
+    """When the dependency is needed: `build`, `link`, `run`, `test`."""
 
 
 class Graph:
     """The nodes of a lock that its roots lead to. Raises `UnreadableLock`.
 
-    `user_roots` holds the hash of each root, and the spec for which the environment has it.
+    `user_roots` holds the hash of each root, and the spec for which the environment has it;
+    `release` is the Spack that wrote the lock, where it says so.
     """
 
     def __init__(self, lock: Mapping[str, Any]) -> None:
+        self.release = _release(lock)
         try:
             self.user_roots = tuple((root["hash"], root["spec"]) for root in lock["roots"])
             raw: Mapping[str, Any] = lock["concrete_specs"]
@@ -95,6 +99,18 @@ class Graph:
                 yield node, edge, self[edge.hash]
 
 
+def _release(lock: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The release that a lock names; before 0.20 none does (lock file version 4)."""
+    said = lock.get("spack")
+    version = str(said.get("version", "")) if isinstance(said, Mapping) else ""
+    numbers = version.split("-")[0].split(".")[:3]
+    if all(part.isdecimal() and len(part) < 6 for part in numbers):
+        return tuple(map(int, numbers))
+    meta = lock.get("_meta")
+    is_old = isinstance(meta, Mapping) and meta.get("lockfile-version") in (3, 4)
+    return (0, 19) if is_old else None
+
+
 def _node(node_hash: str, raw: Mapping[str, Any]) -> Node:
     target = raw["arch"]["target"]
     return Node(
@@ -109,6 +125,9 @@ def _node(node_hash: str, raw: Mapping[str, Any]) -> Node:
 
 
 def _edge(raw: Mapping[str, Any]) -> Edge:
+    parameters = raw.get("parameters") or {}
     return Edge(
-        hash=raw["hash"], virtuals=tuple((raw.get("parameters") or {}).get("virtuals") or ())
+        hash=raw["hash"],
+        virtuals=tuple(parameters.get("virtuals") or ()),
+        types=frozenset(parameters.get("deptypes") or raw.get("type") or ()),
     )

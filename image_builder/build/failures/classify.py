@@ -145,7 +145,7 @@ def _build(failed: FailedStep, step: str) -> Finding:
     readers: dict[str, Callable[[FailedStep], Finding]] = {
         "apt": _apt,
         "pip": _pip,
-        "spack concretize": spack.concretization,
+        "spack concretize": _concretization,
         "spack install": spack.installation,
         "post_inst.sh": _post_install,
     }
@@ -239,6 +239,23 @@ _APT_ERROR = "(?:E|^): "
 """How apt's errors begin. BuildKit reads a step's two outputs apart, and a line of the one may come
 between apt's `E` and the rest: that then begins with the colon.
 """
+_NOT_THERE = "cic: not in the image: "
+
+
+def _concretization(failed: FailedStep) -> Finding:
+    """What the recipe looks for itself comes before what Spack says."""
+    missing = [line.removeprefix(_NOT_THERE) for line in failed.lines if _NOT_THERE in line[:40]]
+    if not missing:
+        return spack.concretization(failed)
+    return found(
+        ErrorCode.BAD_DESCRIPTION,
+        f"{'; '.join(missing[:5])}.",
+        hint="Install it under apt, write the place where it is, or leave the external out: then "
+        "Spack builds it.",
+        excerpt=tuple(missing[:MAX_LINES]),
+    )
+
+
 _APT_PACKAGE = (
     re.compile(rf"{_APT_ERROR}Unable to locate package (?P<package>\S+)"),
     re.compile(rf"{_APT_ERROR}Couldn't find any package by (?:glob|regex) '(?P<package>[^']+)'"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from image_builder.audit.lock_audit import Verdict, audit
+from image_builder.audit.lock_audit import Verdict, audit, clashing_in_view
 from image_builder.spack.lockfile import UnreadableLock
 from tests.conftest import PROJECT
 
@@ -269,3 +269,56 @@ def test_something_else_than_a_lock(lock: dict[str, Any]) -> None:
         return
     with pytest.raises(UnreadableLock):
         audit(lock, **OPENMPI)
+
+
+def two_of_zlib(types: list[str]) -> dict[str, Any]:
+    """A lock in which two roots have a zlib each, as Spack 0.23 writes it."""
+
+    def node(name: str, version: str, dependencies: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "version": version,
+            "arch": {"platform": "linux", "platform_os": "debian12", "target": "zen2"},
+            "parameters": {},
+            "dependencies": dependencies,
+        }
+
+    def edge(digest: str, name: str, types: list[str]) -> dict[str, Any]:
+        return {"name": name, "hash": digest, "parameters": {"deptypes": types, "virtuals": []}}
+
+    return {
+        "spack": {"version": "0.23.1"},
+        "roots": [{"hash": "a", "spec": "hdf5@1.10"}, {"hash": "b", "spec": "lz4"}],
+        "concrete_specs": {
+            "a": node(
+                "hdf5", "1.10", [edge("z1", "zlib", ["link"]), edge("r1", "gcc-runtime", ["link"])]
+            ),
+            "b": node(
+                "lz4", "1.9", [edge("z2", "zlib", types), edge("r2", "gcc-runtime", ["link"])]
+            ),
+            "z1": node("zlib", "1.2", []),
+            "z2": node("zlib", "1.3", []),
+            "r1": node("gcc-runtime", "11", []),
+            "r2": node("gcc-runtime", "12", []),
+        },
+    }
+
+
+def test_what_a_view_would_link_twice() -> None:
+    ((one, other),) = clashing_in_view(two_of_zlib(["link"]))
+    assert {one.version, other.version} == {"1.2", "1.3"} and one.name == "zlib"
+    assert not clashing_in_view(two_of_zlib(["build"]))
+    assert not clashing_in_view(two_of_zlib(["link"]), types={"run"})
+    for name in ("0.19-openmpi-haswell", "0.23-mpich-haswell", "1.1-rocm-zen3"):
+        assert not clashing_in_view(lock_of(name))
+
+
+def test_words_behind_a_compiler_are_read_as_the_locks_spack_does() -> None:
+    roots = {"roots": ("kokkos %gcc@12 ~cuda", "cuda@12")}
+    lock = copy.deepcopy(lock_of("0.23-cuda-zen2"))
+    for node in lock["concrete_specs"].values():
+        if node["name"] == "kokkos":
+            node["parameters"]["cuda"] = False
+    assert "gpu packages" not in {one.check for one in audit(lock, **{**CUDA, **roots}).problems}
+    lock["spack"]["version"] = "1.1.0"
+    assert "gpu packages" in {one.check for one in audit(lock, **{**CUDA, **roots}).problems}
