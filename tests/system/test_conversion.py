@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from image_builder.docker import leftovers
 from image_builder.errors import BuildFailed, Cancelled, CicError, ErrorCode, ServiceError
 from image_builder.host.cancellation import CancelToken
 from image_builder.settings import BuildSettings
@@ -920,7 +921,7 @@ def test_a_conversion_in_another_container_is_left_alone_until_it_must_be_dead(
     finally:
         process.kill()
         process.wait()
-        monkeypatch.setattr(docker_export, "ABANDONED_S", -1)
+        monkeypatch.setattr(leftovers, "ABANDONED_S", -1)
         docker_export.sweep()
     assert left_behind(odd_image) == ([], [])
 
