@@ -26,6 +26,7 @@ from service.api.routes import api
 from service.auth import Authenticator
 from service.console import log_to_stderr
 from service.context import Service
+from service.db import earlier_users
 from service.db.database import db, init_database, migrate
 from service.logs.storage import logs_of
 from service.memory import share_arenas
@@ -55,6 +56,7 @@ def create_app(
     migrate(app, tmp_folder / "run" / "migration.lock")
     with app.app_context():
         engine = db.engine
+    earlier_users.take_over_at_first(engine)
     _require_links(settings)
     executor = executor or _default_executor(settings, engine, runner)
     images = open_images(settings.library.build, settings.library.registry)

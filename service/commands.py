@@ -20,7 +20,7 @@ from flask.cli import AppGroup, with_appcontext
 from image_builder.errors import CicError
 from service.cleanup import Cleanup
 from service.context import Service
-from service.db import accounts, audit_trail
+from service.db import accounts, audit_trail, earlier_users
 from service.db import audit_trail as db_audit_trail
 from service.db.database import copy_sqlite, now
 
@@ -55,6 +55,14 @@ def add(name: str, admin: bool) -> None:
     _do(lambda: accounts.add_user(_service().engine, name, password, is_admin=admin))
     _note("add administrator" if admin else "add user", name)
     click.echo(f"Made {'administrator' if admin else 'user'} {name}.")
+
+
+@users.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def import_users(file: Path) -> None:
+    """Take over the users of the first service from its db.sqlite, with their passwords."""
+    _do(lambda: click.echo(earlier_users.take_over_from(_service().engine, file)))
+    _note("import users", str(file))
 
 
 @users.command("list")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from image_builder.errors import FieldProblem, InvalidRequest
@@ -88,26 +88,44 @@ def add_user(
     """Make a user. Raises `InvalidRequest` for a name or password that cannot be one, or a name
     that is taken.
     """
-    problems = [*_name_problems(name), *password_problems(password)]
+    problems = [*name_problems(name), *password_problems(password)]
     if problems:
         raise InvalidRequest(problems)
     try:
         with writing(engine) as connection:
-            connection.execute(
-                USERS.insert().values(
-                    name=name,
-                    password_hash=hash_password(password),
-                    is_admin=is_admin,
-                    is_active=True,
-                    is_confirmed=is_confirmed,
-                    credential_version=1,
-                    created_at=now(),
-                )
+            insert_user(
+                connection,
+                name,
+                hash_password(password),
+                is_admin=is_admin,
+                is_confirmed=is_confirmed,
             )
     except sa.exc.IntegrityError:
         raise InvalidRequest(
             [FieldProblem("name", f"there is a user {name} already", "choose another")]
         ) from None
+
+
+def insert_user(
+    connection: Connection,
+    name: str,
+    password_hash: str,
+    *,
+    is_admin: bool = False,
+    is_confirmed: bool = True,
+) -> None:
+    """Make a user of a name and a hash that can be one's, within a transaction."""
+    connection.execute(
+        USERS.insert().values(
+            name=name,
+            password_hash=password_hash,
+            is_admin=is_admin,
+            is_active=True,
+            is_confirmed=is_confirmed,
+            credential_version=1,
+            created_at=now(),
+        )
+    )
 
 
 def set_password(engine: Engine, name: str, password: str) -> None:
@@ -311,7 +329,8 @@ def password_problems(password: str) -> list[FieldProblem]:
     return []
 
 
-def _name_problems(name: str) -> list[FieldProblem]:
+def name_problems(name: str) -> list[FieldProblem]:
+    """What keeps a text from being the name of a user."""
     if not _NAME.fullmatch(name) or name.lower().startswith(TOKEN_PREFIX):
         return [
             FieldProblem(
