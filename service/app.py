@@ -21,7 +21,7 @@ from image_builder.errors import Misconfigured
 from image_builder.host.process import Runner
 from image_builder.request.machines import load_machines
 from image_builder.store.image_store import open_images
-from service import commands, health, problems, web
+from service import commands, earlier_images, health, problems, web
 from service.api.routes import api
 from service.auth import Authenticator
 from service.console import log_to_stderr
@@ -52,6 +52,7 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     init_database(app, settings.service.database)
     tmp_folder = settings.library.build.tmp_folder
+    earlier_images.set_aside(tmp_folder)
     (tmp_folder / "images").mkdir(parents=True, exist_ok=True)
     migrate(app, tmp_folder / "run" / "migration.lock")
     with app.app_context():

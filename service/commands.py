@@ -18,6 +18,7 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 
 from image_builder.errors import CicError
+from service import earlier_images
 from service.cleanup import Cleanup
 from service.context import Service
 from service.db import accounts, audit_trail, earlier_users
@@ -205,6 +206,23 @@ def list_images() -> None:
                 ]
             )
         )
+
+
+@images.command("import")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def import_images(files: tuple[Path, ...]) -> None:
+    """Take over SIFs of the first service, under the names of their files. The files stay."""
+    refused = []
+    for file in files:
+        try:
+            earlier_images.take_over(_service().images, file)
+        except (CicError, OSError) as error:
+            refused.append(f"{file}: {error}")
+            continue
+        _note("import image", file.name)
+        click.echo(f"Took over {file.name}.")
+    if refused:
+        raise click.ClickException("\n".join(["Not taken over:", *refused]))
 
 
 @images.command("pin")

@@ -84,7 +84,8 @@ def test_images_keep_the_names_that_they_had(ada: Api, app: Flask, builder: Fake
     (names / name).unlink()
 
     for spelled in (name, earlier):
-        assert ada("GET", f"/images/download/{spelled}").status_code == 200
+        with ada("GET", f"/images/download/{spelled}") as answer:
+            assert answer.status_code == 200
         assert ada("GET", f"/image/{spelled}").get_json()["filename"] == spelled
     again = ada.status(ada.submit(machine=machine))
     assert (again["status"], again["filename"]) == ("FINISHED", name)
