@@ -34,6 +34,7 @@ from image_builder.recipe.stages import LATEST_RECIPE
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.host_cpu import host_warning
 from image_builder.settings import LibrarySettings, RepositorySettings
+from image_builder.sources.branch_versions import specs_of, unknown_branches
 from image_builder.sources.description import Description, parse_description
 from image_builder.sources.git.remote import Network
 from image_builder.sources.local_step import copy_local, local_step, read_local
@@ -400,7 +401,7 @@ def _pin_branches(
         return {}, []
     machine = [spec for spec in (request.machine.mpi, request.machine.gpu) if spec is not None]
     return open_catalogue(settings).branch_commits(
-        catalogue, [(description.spack or {}).get("specs"), machine]
+        catalogue, [specs_of(description.spack or {}), machine], known=unknown_branches
     )
 
 

@@ -1,9 +1,10 @@
 """Spack versions that are branches: which they are, and which commits they mean today.
 
 A package version such as `exageostat@master` has the same hash in Spack whatever its branch holds,
-so the commit behind it is part of what makes a build. What a package says about its versions is
-read from the syntax of its `package.py`, in the catalogue; that file is never run. Packages that
-only Spack itself has are not looked at.
+so the commit behind it is part of what makes a build. What a package of the catalogue says about
+its versions is read from the syntax of its `package.py`; that file is never run. Of packages that
+only Spack itself has, the base image's Spack tells which versions are branches; where it is not
+known, a version that is named like a branch is taken for one, whose commit nobody can ask for.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from image_builder.host.cancellation import CancelToken
 from image_builder.sources.git.remote import RemoteCommits
+from image_builder.sources.spec_lists import roots_in
+from image_builder.spack import spec
 
 HEAD = "HEAD"
 MAX_LOOKUPS_AT_ONCE = 8
@@ -26,6 +30,9 @@ _NAMED = re.compile(
     r"(?:^|[\s^%])(?:[A-Za-z0-9_-]+\.)*(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)"
     r"(?:@=?(?P<version>[A-Za-z0-9_.:,=/-]+))?"
 )
+_LIKE_BRANCHES = frozenset({"main", "master", "develop", "trunk", "head", "stable", "dev", "devel"})
+_READINGS = ((0, 23), (1, 2))
+_RULES = ("require", "prefer", "variants", "providers")
 _FIXED = frozenset({"tag", "commit", "sha256", "sha512", "sha1", "md5", "url"})
 
 
@@ -62,23 +69,61 @@ class PackageVersions:
     url: str | None = None
     branches: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
     fixed: frozenset[str] = frozenset()
+    preferred: frozenset[str] = frozenset()
     depends_on: tuple[str, ...] = ()
 
 
-def branch_refs(
-    specs: Iterable[object], package_text: Callable[[str], str | None]
-) -> tuple[BranchRef, ...]:
-    """The branch versions that an environment of these specs (texts, or a matrix of them) may
-    install, by package.
+Branches = Mapping[str, tuple[str, str]]
+"""Versions that are branches -> the git URL, and the branch's name there."""
+KnownBranches = Callable[[str], Branches | None]
+"""The branch versions of a package that Spack itself has; None where that is not known."""
 
-    `package_text` gives a catalogue package's `package.py`, or None. Dependencies between the
-    catalogue's packages are followed, also those under a condition: one commit too many makes a
-    build anew, one too few a wrong image.
+
+def no_branches(package: str) -> Branches:
+    """Return that no version of a package is a branch."""
+    return {}
+
+
+def unknown_branches(package: str) -> None:
+    """Return that nothing is known of a package, so that names are all there is to go by."""
+
+
+def specs_of(body: Mapping[str, Any]) -> list[str]:
+    """Return the packages that a `spack` section may bring, each with its version: `foo@main`.
+
+    Definitions and matrices are expanded, and `packages` looked through. Both ways to read a spec
+    count: one commit too many makes a build anew, one too few a wrong image.
+    """
+    named: dict[str, None] = {}
+    for release in _READINGS:
+        for root in roots_in(body, release):
+            named |= dict.fromkeys(map(_text_of, root.nodes))
+        for name, fields in (body.get("packages") or {}).items():
+            for text in _texts_in([(fields or {}).get(key) for key in _RULES]):
+                for node in spec.nodes(text, release):
+                    own = dataclasses.replace(node, name=node.name or name)
+                    named[_text_of(own)] = None
+    for name, fields in (body.get("packages") or {}).items():
+        named |= {f"{name}@{version}": None for version in (fields or {}).get("version") or ()}
+    return [text for text in named if text and not text.startswith(("all@", "@"))]
+
+
+def branch_refs(
+    specs: Iterable[object],
+    package_text: Callable[[str], str | None],
+    known: KnownBranches = no_branches,
+) -> tuple[BranchRef, ...]:
+    """Return the branch versions that an environment of these specs (texts, or a matrix of them)
+    may install, by package.
+
+    `package_text` gives a catalogue package's `package.py`, or None; `known` tells the branches of
+    Spack's own packages. Dependencies between the catalogue's packages are followed, also those
+    under a condition.
     """
     found: dict[tuple[str, str], BranchRef] = {}
     seen: set[tuple[str, str | None]] = set()
     texts: dict[str, PackageVersions | None] = {}
-    waiting = [named for spec in _texts_in(list(specs)) for named in _named(spec)]
+    waiting = [named for text in _texts_in(list(specs)) for named in _named(text)]
     while waiting and len(texts) < MAX_PACKAGES:
         name, version = waiting.pop()
         if (name, version) in seen:
@@ -88,16 +133,19 @@ def branch_refs(
             text = package_text(name)
             texts[name] = parse_package(text) if text is not None else None
             if (versions := texts[name]) is not None:
-                waiting += [named for spec in versions.depends_on for named in _named(spec)]
+                waiting += [named for text in versions.depends_on for named in _named(text)]
         if (versions := texts[name]) is not None:
-            found |= {(ref.package, ref.version): ref for ref in _chosen(name, version, versions)}
+            refs = _chosen(name, version, versions)
+        else:
+            refs = _spacks_own(name, version, known)
+        found |= {(ref.package, ref.version): ref for ref in refs}
     return tuple(found[key] for key in sorted(found))
 
 
 def branch_commits(
     refs: Iterable[BranchRef], remote: RemoteCommits, *, cancel: CancelToken | None = None
 ) -> BranchCommits:
-    """What the branches mean now, asked all at once. What cannot be had is None, with a warning."""
+    """Return what the branches mean now, asked all at once; None with a warning where nobody says."""
     asked = tuple(refs)
     with ThreadPoolExecutor(MAX_LOOKUPS_AT_ONCE, thread_name_prefix="branch") as pool:
         commits = list(
@@ -109,8 +157,8 @@ def branch_commits(
     return BranchCommits(
         commits={str(ref): commit for ref, commit in zip(asked, commits, strict=True)},
         warnings=tuple(
-            f"{ref} is a branch of {_place(ref)}, and its commit could not be had: this build is taken for "
-            f"the same as an earlier one even if the branch has moved. Send force: true to build it anew."
+            f"{ref} is a branch of {_place(ref)}, and its commit is not known: this build counts as the "
+            f"same as an earlier one even if the branch has moved. Send force: true to build it anew."
             for ref, commit in zip(asked, commits, strict=True)
             if commit is None
         ),
@@ -135,10 +183,13 @@ def parse_package(text: str) -> PackageVersions:
     package_url = urls[-1] if urls else None
     branches: dict[str, tuple[str, str | None]] = {}
     fixed: set[str] = set()
+    preferred: set[str] = set()
     for call in _calls(body, "version"):
         version, words = _text(call.args[0]) if call.args else None, _keywords(call)
         if version is None:
             continue
+        if _is_true(call, "preferred"):
+            preferred.add(version)
         if words.keys() & _FIXED:
             fixed.add(version)
         elif "branch" in words or "git" in words or package_url is not None:
@@ -151,6 +202,7 @@ def parse_package(text: str) -> PackageVersions:
         url=package_url,
         branches=branches,
         fixed=frozenset(fixed),
+        preferred=frozenset(preferred),
         depends_on=tuple(
             spec
             for call in _calls(body, "depends_on")
@@ -160,22 +212,23 @@ def parse_package(text: str) -> PackageVersions:
 
 
 def _chosen(name: str, version: str | None, versions: PackageVersions) -> list[BranchRef]:
-    """The branch versions that a spec may mean; without a version, all of them if there is nothing
-    else.
+    """The branch versions that a spec may mean.
+
+    Spack takes a preferred version, then a fixed one; branches where nothing else is left.
     """
+    if version is not None and version.startswith("git."):
+        return _git_ref(name, version, versions.url)
     if version is None:
-        wanted = [] if versions.fixed else list(versions.branches)
-    elif version.startswith("git."):
-        branch = version[len("git.") :].partition("=")[0]
-        is_commit = re.fullmatch(r"[0-9a-f]{40}", branch) is not None
-        return (
-            []
-            if is_commit
-            else [BranchRef(package=name, version=version, branch=branch, url=versions.url)]
-        )
+        candidates, has_other = list(versions.branches), bool(versions.fixed)
     else:
-        asked = re.split("[,:]", version)
-        wanted = [known for known in versions.branches if known in asked]
+        candidates = [one for one in versions.branches if spec.version_satisfies(one, version)]
+        has_other = any(spec.version_satisfies(one, version) for one in versions.fixed)
+    asked = re.split("[,:]", version or "")
+    wanted = [
+        one
+        for one in candidates
+        if one in asked or f"={one}" in asked or one in versions.preferred or not has_other
+    ]
     return [
         BranchRef(
             package=name,
@@ -187,6 +240,31 @@ def _chosen(name: str, version: str | None, versions: PackageVersions) -> list[B
     ]
 
 
+def _git_ref(name: str, version: str, url: str | None) -> list[BranchRef]:
+    """`git.main=1.2` is the branch `main`; a commit does not move."""
+    branch = version.removeprefix("git.").partition("=")[0]
+    if re.fullmatch(r"[0-9a-fA-F]{40}", branch):
+        return []
+    return [BranchRef(package=name, version=version, branch=branch, url=url)]
+
+
+def _spacks_own(name: str, version: str | None, known: KnownBranches) -> list[BranchRef]:
+    """The branch that a version of a package without a recipe in the catalogue may mean."""
+    if version is None:
+        return []
+    branches = known(name)
+    if version.startswith("git."):
+        urls = {url for url, _ in (branches or {}).values()}
+        return _git_ref(name, version, urls.pop() if len(urls) == 1 else None)
+    asked = version.removeprefix("=")
+    if branches is None and asked in _LIKE_BRANCHES:
+        return [BranchRef(package=name, version=asked, branch=asked, url=None)]
+    if branches is None or asked not in branches:
+        return []
+    url, branch = branches[asked]
+    return [BranchRef(package=name, version=asked, branch=branch, url=url)]
+
+
 def _texts_in(value: object) -> Iterator[str]:
     """The texts in nested lists and mappings."""
     if isinstance(value, str):
@@ -196,15 +274,32 @@ def _texts_in(value: object) -> Iterator[str]:
             yield from _texts_in(part)
 
 
-def _named(spec: str) -> list[tuple[str, str | None]]:
+def _named(text: str) -> list[tuple[str, str | None]]:
     """The packages that a spec names, each with its version if it has one: `a@1 +x ^b@main` names
     two.
     """
+    try:
+        nodes = spec.parse(text)
+    except spec.SpecError:
+        nodes = ()  # a recipe's own way to write, such as an f-string's rest
+    if nodes:
+        return [(node.name.lower(), node.version or None) for node in nodes if node.name]
     return [
         (match["name"].lower(), match["version"])
-        for match in _NAMED.finditer(spec)
-        if "=" not in spec[match.end() : match.end() + 1]
+        for match in _NAMED.finditer(text[: spec.MAX_SPEC])
+        if "=" not in text[match.end() : match.end() + 1]
     ]
+
+
+def _text_of(node: spec.Node) -> str:
+    return f"{node.name}@{node.version}" if node.version else node.name
+
+
+def _is_true(call: ast.Call, name: str) -> bool:
+    return any(
+        word.arg == name and isinstance(word.value, ast.Constant) and word.value.value is True
+        for word in call.keywords
+    )
 
 
 def _flat(body: Iterable[ast.stmt]) -> list[ast.stmt]:
@@ -246,7 +341,7 @@ def _text(node: ast.expr) -> str | None:
 
 def _place(ref: BranchRef) -> str:
     return (
-        "a repository that the package does not name plainly"
+        "a repository that no recipe of the catalogue names plainly"
         if ref.url is None
         else "a git repository"
     )

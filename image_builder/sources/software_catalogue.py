@@ -16,7 +16,12 @@ from pathlib import Path
 from image_builder.errors import Misconfigured
 from image_builder.host.cancellation import CancelToken
 from image_builder.settings import RepositorySettings
-from image_builder.sources.branch_versions import branch_commits, branch_refs
+from image_builder.sources.branch_versions import (
+    KnownBranches,
+    branch_commits,
+    branch_refs,
+    no_branches,
+)
 from image_builder.sources.git.remote import Network, RemoteCommits
 from image_builder.sources.source_tree import PinnedTree, TreeKind, TreeSource, open_source
 
@@ -125,12 +130,17 @@ class Catalogue:
         return self._text(self._packages, pinned.packages_tree, pinned.packages_commit, names)
 
     def branch_commits(
-        self, pinned: PinnedCatalogue, specs: Iterable[object], *, cancel: CancelToken | None = None
+        self,
+        pinned: PinnedCatalogue,
+        specs: Iterable[object],
+        *,
+        known: KnownBranches = no_branches,
+        cancel: CancelToken | None = None,
     ) -> tuple[dict[str, str], list[str]]:
-        """The commits behind the versions of `specs` that are branches (`exageostat@master ->
-        hash`), and warnings.
+        """Return the commits behind the versions of `specs` that are branches (`exageostat@master
+        -> hash`), and warnings. `known` tells the branches of Spack's own packages.
         """
-        refs = branch_refs(specs, lambda package: self.package_text(pinned, package))
+        refs = branch_refs(specs, lambda package: self.package_text(pinned, package), known)
         found = branch_commits(refs, self._remote, cancel=cancel)
         return {name: commit for name, commit in found.commits.items() if commit is not None}, list(
             found.warnings

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from image_builder.sources.branch_versions import BranchRef, branch_refs, parse_package
+from image_builder.sources.branch_versions import (
+    BranchRef,
+    branch_refs,
+    parse_package,
+    specs_of,
+)
 
 CATALOGUE = {
     "exa": '''
@@ -148,3 +153,81 @@ def test_a_package_is_never_run(tmp_path: Path) -> None:
     )
     assert dict(parsed.branches) == {"m": ("b", None)}
     assert not mark.exists()
+
+
+PREFERRED = """
+class Foo(Package):
+    git = "https://example.org/foo"
+    version("main", branch="main", preferred=True)
+    version("2.0", sha256="00")
+"""
+RANGES = """
+class Foo(Package):
+    git = "https://example.org/foo"
+    version("main", branch="main")
+    version("2.0", sha256="00")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "is_branch"),
+    [
+        (PREFERRED, "foo", True),
+        (PREFERRED, "foo@2", False),
+        (PREFERRED, "foo@1:", True),
+        (RANGES, "foo", False),
+        (RANGES, "foo@1:", False),
+        (RANGES, "foo@3:", True),
+        (RANGES, "foo@main", True),
+        (RANGES, "foo@=main", True),
+        (RANGES, "foo@2:main", True),
+        (RANGES, "foo @main +x", True),
+        (RANGES, "foo+x cflags='-O3 -g' @main", True),
+        (RANGES, "zlib ^foo @ main", True),
+        (RANGES, "foo@git.main=2.0", True),
+        (RANGES, "foo@" + "a" * 40, False),
+    ],
+)
+def test_a_branch_is_found_where_spack_would_take_it(text: str, spec: str, is_branch: bool) -> None:
+    refs = branch_refs([spec], {"foo": text}.get)
+    assert [ref.branch for ref in refs] == (["main"] if is_branch else [])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"specs": ["foo@main"]},
+        {"specs": ["foo @main +x"]},
+        {"definitions": [{"apps": ["foo@main"]}], "specs": ["$apps"]},
+        {"definitions": [{"v": ["@main"]}], "specs": [{"matrix": [["foo"], ["$v"]]}]},
+        {"specs": [{"matrix": [["foo %gcc@12"], ["@main"]]}]},
+        {"specs": ["foo%gcc@12@main"]},
+        {"specs": ["foo"], "packages": {"foo": {"require": "@main"}}},
+        {"specs": ["foo"], "packages": {"foo": {"require": [{"one_of": ["@main", "@2"]}]}}},
+        {"specs": ["foo"], "packages": {"foo": {"prefer": [{"spec": "@main"}]}}},
+        {"specs": ["foo"], "packages": {"foo": {"version": ["main"]}}},
+        {"specs": ["zlib"], "packages": {"zlib": {"require": "^foo@main"}}},
+        {"specs": ["bar"], "packages": {"all": {"providers": {"blas": ["foo@main"]}}}},
+    ],
+)
+def test_branches_are_found_wherever_a_version_can_stand(body: dict[str, object]) -> None:
+    assert [str(ref) for ref in branch_refs([specs_of(body)], {"foo": RANGES}.get)] == ["foo@main"]
+
+
+def test_definitions_that_are_not_used_pin_nothing() -> None:
+    body = {"definitions": [{"apps": ["foo@main"]}], "specs": ["zlib"]}
+    assert specs_of(body) == ["zlib"]
+
+
+def test_branches_of_spacks_own_packages() -> None:
+    def known(package: str) -> dict[str, tuple[str, str]] | None:
+        return {"exaca": {"master": ("https://example.org/exaca", "main")}, "zlib": {}}.get(package)
+
+    specs = ["exaca@master", "zlib@main", "other@develop", "third@1.2", "exaca@git.fix=1"]
+    refs = branch_refs(specs, {}.get, known)
+    assert [(str(ref), ref.branch, ref.url) for ref in refs] == [
+        ("exaca@git.fix=1", "fix", "https://example.org/exaca"),
+        ("exaca@master", "main", "https://example.org/exaca"),
+        ("other@develop", "develop", None),
+    ]
+    assert not branch_refs(specs[:4], {}.get)
