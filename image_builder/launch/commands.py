@@ -15,6 +15,8 @@ PROGRAM = "<program>"
 """Stands where the user's program goes; a word like it is not quoted."""
 
 _SINGULARITY_GPU = {"cuda": ("--nv",), "hip": ("--rocm",)}
+_AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+"""Without these Open MPI's mpirun starts nothing for root, who Docker's containers run as."""
 _DOCKER_GPU = {
     "cuda": ("--gpus", "all"),
     "hip": ("--device", "/dev/kfd", "--device", "/dev/dri"),
@@ -70,16 +72,16 @@ def docker_command(
     binds: Sequence[str] = (),
 ) -> str:
     """Return the line that runs `program` in an image that Docker has under this name."""
+    machine = MachineFacts(platform="", binds=tuple(binds))
     parallel = ("mpirun", "-n", str(PROCESSES)) if labels.MPI_FAMILY in image else ()
-    gpu = _gpu(image, _DOCKER_GPU)
-    return _line("docker", "run", "--rm", *gpu, *_volumes(binds), name, *parallel, program=program)
+    return _line(*_docker(image, machine, "docker", name), *parallel, program=program)
 
 
 def launcher_words(
-    image: Mapping[str, str], machine: MachineFacts, *, count: bool = True
+    image: Mapping[str, str], machine: MachineFacts, *, processes: int | None = PROCESSES
 ) -> tuple[str, ...]:
-    """Return what starts the processes of an image's MPI: none without one. In a batch job (`count`
-    is False) Slurm knows how many.
+    """Return what starts the processes of an image's MPI: none without one. In a batch job Slurm
+    knows how many (`processes` is None).
     """
     if labels.MPI_FAMILY not in image:
         return ()
@@ -88,7 +90,7 @@ def launcher_words(
     if pmi and words[0] == "srun":
         words = [word for word in words if not word.startswith("--mpi=")]
         words.insert(1, f"--mpi={pmi}")
-    return (*words, "-n", str(PROCESSES)) if count else tuple(words)
+    return (*words, "-n", str(processes)) if processes is not None else tuple(words)
 
 
 def engine_words(
@@ -115,7 +117,9 @@ def _docker(
     image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
 ) -> tuple[str, ...]:
     gpu = _gpu(image, _DOCKER_GPU)
-    return ("docker", "run", "--rm", *gpu, *_volumes(machine.binds), name)
+    is_openmpi = image.get(labels.MPI_FAMILY) == "openmpi"
+    root = [f"--env={name}=1" for name in _AS_ROOT] if is_openmpi else []
+    return ("docker", "run", "--rm", *gpu, *root, *_volumes(machine.binds), name)
 
 
 def _podman_hpc(
@@ -148,7 +152,7 @@ def _sarus(
 ) -> tuple[str, ...]:
     mounts = [
         f"--mount=type=bind,source={source},destination={destination}"
-        for source, destination in map(_both_ends, machine.binds)
+        for source, destination in map(both_ends, machine.binds)
     ]
     return ("sarus", "run", *(["--mpi"] if _is_mpich(image) else []), *mounts, name)
 
@@ -176,10 +180,10 @@ def _is_mpich(image: Mapping[str, str]) -> bool:
 
 
 def _volumes(binds: Sequence[str]) -> list[str]:
-    return [f"--volume={':'.join(_both_ends(bind))}" for bind in binds]
+    return [f"--volume={':'.join(both_ends(bind))}" for bind in binds]
 
 
-def _both_ends(bind: str) -> tuple[str, str]:
+def both_ends(bind: str) -> tuple[str, str]:
     """`/opt/cray` -> itself twice; `/a:/b` -> `/a`, `/b`"""
     source, _, destination = bind.partition(":")
     return source, destination or source

@@ -171,7 +171,8 @@ def test_lines_that_run_an_image() -> None:
     )
     docker = dataclasses.replace(ROME, engine="docker")
     assert check(CUDA, docker, file="group/model:1").run_command == (
-        "docker run --rm --gpus all group/model:1 mpirun -n 2 <program>"
+        "docker run --rm --gpus all --env=OMPI_ALLOW_RUN_AS_ROOT=1"
+        " --env=OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 group/model:1 mpirun -n 2 <program>"
     )
 
 

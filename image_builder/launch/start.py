@@ -1,0 +1,77 @@
+"""What is to be started: an image on a machine, with a program and a number of processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Mapping
+
+from image_builder.errors import FieldProblem, InvalidRequest
+from image_builder.launch.commands import PROCESSES
+from image_builder.launch.facts import pmi_environment, runs_sifs
+from image_builder.recipe import labels
+from image_builder.request.machines import MachineFacts
+
+MAX_PROGRAM = 1000
+"""Characters of a command line."""
+MAX_PROCESSES = 10**6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """An image by its `labels`, its SIF's name `file` and its `reference` in an image registry; a
+    `machine`; and the words of the `program`, none of which leaves it to who submits the job.
+
+    `remarks` are what a check found: they become comments.
+    """
+
+    image: Mapping[str, str]
+    machine: MachineFacts
+    file: str
+    reference: str
+    program: tuple[str, ...] = ()
+    processes: int = PROCESSES
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def is_parallel(self) -> bool:
+        return labels.MPI_FAMILY in self.image
+
+    @property
+    def title(self) -> str:
+        """The image's name as part of file names, job names and shell words."""
+        stem = self.file.removesuffix(".sif") or self.reference
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", stem).lstrip("-.")[:100] or "image"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the ranks need to find each other from inside a container."""
+        return pmi_environment(self.image, self.machine)
+
+    def image_for(self, engine: str) -> str:
+        """Return what an engine calls the image."""
+        return self.file if runs_sifs(engine) else self.reference
+
+
+def program_words(text: str) -> tuple[str, ...]:
+    """Return the words of a command line, as a shell reads them. Raises `InvalidRequest`."""
+    if len(text) > MAX_PROGRAM or not text.isprintable():
+        hint = f"write up to {MAX_PROGRAM} characters in one line"
+        raise InvalidRequest(
+            [FieldProblem("program", "is too long or has control characters", hint)]
+        )
+    try:
+        return tuple(shlex.split(text))
+    except ValueError:
+        hint = "close the quote, or leave the program out and name it when the script is started"
+        raise InvalidRequest([FieldProblem("program", "has an open quote", hint)]) from None
+
+
+def comments(*lines: str, mark: str = "#") -> str:
+    """Return lines as comments: nothing in them ends a comment, or steers a terminal."""
+    return "".join(f"{mark} {_printable(line)}".rstrip() + "\n" for line in lines)
+
+
+def _printable(text: str) -> str:
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
