@@ -10,6 +10,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from image_builder.errors import FieldProblem, InvalidRequest
+from image_builder.launch.commands import PROCESSES
+from image_builder.launch.script import KINDS
+from image_builder.launch.start import MAX_PROCESSES
 from image_builder.request.build_request import BuildRequest, Engine, Machine
 from image_builder.state import BuildState
 
@@ -90,6 +93,23 @@ class MachineChoice(Query):
     )
     pmi: str | None = Field(
         default=None, description="what `srun --mpi=list` prints there, such as pmix,pmi2"
+    )
+
+
+class ScriptQuery(MachineChoice):
+    """What starts an image, and where."""
+
+    kind: str | None = Field(
+        default=None,
+        description=f"one of {', '.join(KINDS)}; without it, a Slurm job script where there is Slurm",
+        json_schema_extra={"enum": list(KINDS)},
+    )
+    program: str | None = Field(
+        default=None,
+        description="the program and its arguments; for a module, names of programs to wrap",
+    )
+    processes: int = Field(
+        default=PROCESSES, ge=1, le=MAX_PROCESSES, description="how many processes an MPI has"
     )
 
 

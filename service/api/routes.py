@@ -5,12 +5,12 @@ description needs a login; a call of this blueprint that forgets so is not reach
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from image_builder.audit import compatibility
 from image_builder.errors import CicError, FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets
 from image_builder.request.machines import machine_facts
@@ -28,6 +28,7 @@ from service.api.queries import (
     MachineChoice,
     Page,
     PostedRequest,
+    ScriptQuery,
     parse_query,
 )
 from service.api.responses import build_answer, image_answer, image_summary
@@ -35,6 +36,7 @@ from service.auth import Principal, auth
 from service.context import service
 from service.db import accounts, audit_trail, builds
 from service.errors import Forbidden, Missing
+from service.launch import Placed
 from service.logs import follow
 from service.metrics import exposition
 
@@ -280,16 +282,33 @@ def check(filename: str) -> Response:
     """Whether the image works on a machine: `?machine=<name of the catalogue>`, or its facts, or
     both.
     """
-    record = _image(filename)
-    facts = machine_facts(request.args, service().machines)
-    report = compatibility.check(
-        record.details.get("labels") or {},
-        facts,
-        file=filename,
-        reference=record.image_id,
-        is_pushed=builds.is_pushed(service().engine, record.image_id, record.identity),
+    placed = _placed(filename, request.args)
+    return jsonify({"image": filename, "machine": placed.machine.name, **placed.report().as_dict()})
+
+
+@api.get("/image/<filename>/script")
+@describes(
+    "Get what starts an image on a machine",
+    query=ScriptQuery,
+    answers={
+        200: Answer(
+            description="A job script, an EDF file, command lines or a module.",
+            content={"text/plain": TEXT},
+            headers={"Content-Disposition": "the name of the file to keep it in"},
+        )
+    },
+)
+def script_of(filename: str) -> Response:
+    """What starts a program of the image there, with what a check found as comments."""
+    own = set(ScriptQuery.model_fields) - set(MachineChoice.model_fields)
+    asked = parse_query(ScriptQuery, {key: request.args[key] for key in own & set(request.args)})
+    given = {key: value for key, value in request.args.items() if key not in own}
+    made = _placed(filename, given).script(
+        asked.kind or None, program=asked.program or "", processes=asked.processes
     )
-    return jsonify({"image": filename, "machine": facts.name, **report.as_dict()})
+    answer = Response(made.text, content_type="text/plain; charset=utf-8")
+    answer.headers.set("Content-Disposition", "attachment", filename=made.filename)
+    return answer
 
 
 @api.get("/images/download/<filename>")
@@ -403,6 +422,13 @@ def _image(filename: str) -> ImageRecord:
             f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images."
         )
     return record
+
+
+def _placed(filename: str, given: Mapping[str, str]) -> Placed:
+    """Return an image on the machine that a query names or describes."""
+    record = _image(filename)
+    facts = machine_facts(given, service().machines)
+    return Placed(record=record, filename=filename, machine=facts)
 
 
 def _image_to_pin(filename: str) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from flask import Blueprint, Response, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from image_builder.audit import compatibility
+from image_builder.errors import InvalidRequest
 from image_builder.launch.commands import docker_command, singularity_command
+from image_builder.launch.script import KINDS, Script
 from image_builder.recipe import labels
 from image_builder.request.machines import machine_facts
 from image_builder.spack import lockfile
@@ -21,6 +22,7 @@ from image_builder.store.record import ImageRecord
 from service.api.downloads import SENT, sif_answer
 from service.db import builds
 from service.errors import Missing
+from service.launch import Placed
 from service.web.forms import page_number, record_audit_event
 from service.web.session import service
 
@@ -135,7 +137,8 @@ def image_of_docker(image_id: str) -> str:
 
 
 def _page(one: Shown) -> str:
-    checked = request.args.get("machine", "")
+    checked, kind = request.args.get("machine", ""), request.args.get("kind", "")
+    placed = _placed(one, checked)
     kept = service().images
     documents = kept.documents(one.record.identity)
     lock = kept.document(one.record.identity, LOCK) if LOCK in documents else None
@@ -146,7 +149,10 @@ def _page(one: Shown) -> str:
         packages=_packages(lock),
         commands=_commands(one),
         checked=checked,
-        report=_report(one, checked),
+        report=placed.report() if placed else None,
+        script=_script(placed, kind),
+        kind=kind,
+        kinds=KINDS,
         machines=service().machines,
     )
 
@@ -279,13 +285,18 @@ def _docker_commands(one: Shown, reference: str) -> list[tuple[str, str]]:
     ]
 
 
-def _report(one: Shown, machine: str) -> compatibility.Report | None:
+def _placed(one: Shown, machine: str) -> Placed | None:
     if not machine or machine not in service().machines:
         return None
-    return compatibility.check(
-        one.labels,
-        machine_facts({"machine": machine}, service().machines),
-        file=one.filename or f"docker://{one.reference}",
-        reference=one.reference or one.record.image_id,
-        is_pushed=one.digest is not None,
-    )
+    facts = machine_facts({"machine": machine}, service().machines)
+    return Placed(record=one.record, filename=one.filename, machine=facts)
+
+
+def _script(placed: Placed | None, kind: str) -> Script | None:
+    """What starts it there; of a kind that the machine does not have, there is none."""
+    if placed is None or kind not in KINDS:
+        return None
+    try:
+        return placed.script(kind)
+    except InvalidRequest:
+        return None

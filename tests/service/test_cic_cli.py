@@ -358,6 +358,24 @@ def test_check_asks_about_a_machine_and_facts(
     assert urlsplit(service.targets()[0]).query == "machine=mn5&gpu=cuda%4012%26x&driver=5%203"
 
 
+def test_run_script_prints_the_text_alone(service: FakeService, cic: Client) -> None:
+    text = b'#!/bin/bash\nsrun singularity exec a.sif "$@"\n'
+    service.at("/image/a.sif/script", Answer(200, text, {"Content-Type": "text/plain"}))
+    result = cic("run-script", "a.sif", "mn5", "kind=slurm", "program=say 'a b'")
+    assert (result.returncode, result.stderr, result.stdout) == (0, b"", text)
+    query = urlsplit(service.targets()[0]).query
+    assert query == "machine=mn5&kind=slurm&program=say%20%27a%20b%27"
+
+
+def test_run_script_says_what_is_wrong(service: FakeService, cic: Client) -> None:
+    error = {"field": "kind", "problem": "unknown kind 'pbs'", "hint": "write one of slurm, edf"}
+    problem = {"title": "Bad Request", "status": 400, "detail": "no", "errors": [error]}
+    service.at("/image/a.sif/script", json_answer(problem, 400))
+    result = cic("run-script", "a.sif", "mn5", "kind=pbs")
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert b"kind: unknown kind 'pbs' (write one of slurm, edf)" in result.stderr
+
+
 def test_a_user_may_be_called_like_a_verb(service: FakeService, cic: Client) -> None:
     service.login = ("check", PASSWORD)
     service.at("/image/", json_answer([]))

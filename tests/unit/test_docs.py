@@ -270,12 +270,12 @@ def test_every_verb_of_the_client_is_shown_and_there() -> None:
         for block in BLOCKS
         if block.page.name == "README.md"
         for match in re.findall(
-            r"^\./cic_cli (?:user pass \S+ )?([a-z]+)", block.text, re.MULTILINE
+            r"^\./cic_cli (?:user pass \S+ )?([a-z-]+)", block.text, re.MULTILINE
         )
     }
     there = {
         name.removeprefix("verb_")
-        for name in re.findall(r"^(verb_\w+)\(\)", page("cic_cli"), re.MULTILINE)
+        for name in re.findall(r"^(verb_[\w-]+)\(\)", page("cic_cli"), re.MULTILINE)
     }
     assert shown == there
 
