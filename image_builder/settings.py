@@ -48,6 +48,10 @@ BUILTIN_DOCKERFILE = "Dockerfile.spack"
 """The value of `dockerfile` that names the recipe which comes with the library."""
 
 
+GIT_SCHEMES = ("https", "http", "ssh", "git", "file")
+"""How addresses of git repositories may begin, unless the site says otherwise."""
+
+
 ORAS = "oras://"
 """How the address of a repository for SIFs begins."""
 
@@ -147,7 +151,7 @@ class RepositorySettings(Section):
     software_repository: str | None = None
     mirror_max_age_s: float = Field(default=30.0, ge=0)
     git_timeout_s: float = Field(default=300.0, gt=0)
-    allowed_git_schemes: tuple[str, ...] = ("https", "http", "ssh", "git", "file")
+    allowed_git_schemes: tuple[str, ...] = GIT_SCHEMES
     allowed_git_hosts: tuple[str, ...] | None = None
     """The hosts that git talks to; None: those that the settings and the catalogue's packages name.
     """

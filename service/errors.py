@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from image_builder.errors import (
+    CicError,
+    ErrorCode,
     LimitReached,
     NotFound,
     UserError,
@@ -22,3 +24,19 @@ class TooManyFailures(LimitReached):
 
     def __init__(self, message: str = "Logging in failed too often.") -> None:
         super().__init__(message, hint="Wait some minutes, then try again.")
+
+
+_STATUSES: tuple[tuple[type[CicError], int], ...] = (
+    (NotFound, 404),
+    (Forbidden, 403),
+    (TooManyFailures, 429),
+    (UserError, 400),
+    (LimitReached, 400),
+)
+
+
+def status_of(error: CicError) -> int:
+    """Return the HTTP status that answers an error, of REST calls and of pages."""
+    if error.code is ErrorCode.QUOTA_EXCEEDED:
+        return 429
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 503)

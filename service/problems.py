@@ -18,13 +18,11 @@ from image_builder.errors import (
     ErrorCode,
     FieldProblem,
     InvalidRequest,
-    LimitReached,
     NoSpace,
     NotFound,
     ServiceError,
-    UserError,
 )
-from service.errors import Forbidden, TooManyFailures
+from service.errors import Forbidden, TooManyFailures, status_of
 
 _log = logging.getLogger(__name__)
 
@@ -98,29 +96,26 @@ def problem(
 
 
 def _from_error(error: CicError) -> Response:
+    status = status_of(error)
     if isinstance(error, InvalidRequest):
-        return problem(400, error.code.value, "The request is not valid.", errors=error.problems)
-    if isinstance(error, NotFound):
-        fields = [FieldProblem(error.field, error.message, error.hint)] if error.field else []
-        return problem(404, error.code.value, error.message, hint=error.hint, errors=fields)
-    if isinstance(error, Forbidden):
-        return problem(403, "FORBIDDEN", error.message, hint=error.hint)
-    if isinstance(error, TooManyFailures) or error.code is ErrorCode.QUOTA_EXCEEDED:
-        code = error.code.value if error.code is ErrorCode.QUOTA_EXCEEDED else "TOO_MANY_REQUESTS"
-        return problem(
-            429, code, error.message, hint=error.hint, headers={"Retry-After": str(RETRY_AFTER_S)}
-        )
-    if isinstance(error, (UserError, LimitReached)):
-        return problem(400, error.code.value, error.message, hint=error.hint)
-    if not isinstance(error, ServiceError):
+        return problem(status, error.code.value, "The request is not valid.", errors=error.problems)
+    if status == 503 and not isinstance(error, ServiceError):
         _log.error("%s %s: %s", request.method, request.path, error, exc_info=error)
+    named = [error] if isinstance(error, NotFound) and error.field else []
     return problem(
-        503,
-        error.code.value,
+        status,
+        _code(error),
         error.message,
         hint=error.hint,
-        headers={"Retry-After": str(RETRY_AFTER_S)},
+        errors=[FieldProblem(one.field, one.message, one.hint) for one in named],
+        headers={"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {},
     )
+
+
+def _code(error: CicError) -> str:
+    if isinstance(error, Forbidden):
+        return "FORBIDDEN"
+    return "TOO_MANY_REQUESTS" if isinstance(error, TooManyFailures) else error.code.value
 
 
 def from_http(error: HTTPException) -> Response:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 from typing import Any
 
@@ -15,6 +13,7 @@ from image_builder import pipeline
 from image_builder.docker import daemon
 from image_builder.errors import CicError, ErrorCode, LimitReached
 from image_builder.plan import resolve
+from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.store.image_store import Images
@@ -163,10 +162,9 @@ def _unresolved_key(request: BuildRequest, inputs: Inputs) -> str:
         mode="json", include={"machine", "workflow", "step_id", "slim"}
     )
     fields["machine"].pop("container_engine")
-    text = json.dumps(
-        [fields, inputs.step.tree, inputs.base.reference, inputs.branch_commits], sort_keys=True
+    return "unresolved:" + json_digest(
+        [fields, inputs.step.tree, inputs.base.reference, inputs.branch_commits]
     )
-    return "unresolved:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def _has_image(image_id: str, identity: str) -> bool:

@@ -21,10 +21,10 @@ import requests
 from docker.utils import parse_repository_tag
 
 from image_builder.errors import CicError, ErrorCode, ServiceError, Unavailable
+from image_builder.request.build_request import BASE
 
 IDENTITY_LABEL = "cic.identity"
 WORKFLOW_LABEL = "cic.workflow"
-BASE_NAME = "BASE"
 DAEMON_TIMEOUT_S = 60
 TAR_MARGIN_BYTES = 64 * 1024
 
@@ -253,7 +253,7 @@ def made_images() -> list[DaemonImage]:
             digests=_without_none(image.get("RepoDigests")),
             size_bytes=image["Size"],
             created_at=image["Created"],
-            is_base=image["Labels"].get(WORKFLOW_LABEL) == BASE_NAME,
+            is_base=image["Labels"].get(WORKFLOW_LABEL) == BASE,
         )
         for image in found
     ]

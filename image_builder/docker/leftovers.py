@@ -7,6 +7,8 @@ import secrets
 import time
 from pathlib import Path
 
+from image_builder.host.process_guard import start_time
+
 ABANDONED_S = 7 * 24 * 3600
 """After so long, nothing of these goes on any more, whichever process made it."""
 
@@ -32,7 +34,7 @@ def is_dead(tag: str) -> bool:
 def _owner(pid: int) -> str:
     """A process that this one sees, told apart from a later one with the same number."""
     try:
-        began = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[19]
+        began = start_time(pid)
     except OSError:
         began = "ended"
     return f"{_here()}-{pid}-{began}"

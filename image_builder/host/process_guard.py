@@ -23,9 +23,16 @@ def owner_of(pid: int) -> str:
 
     Raises `OSError` when there is no such process.
     """
+    return f"{os.readlink('/proc/self/ns/pid')}-{pid}-{start_time(pid)}"
+
+
+def start_time(pid: int) -> str:
+    """When a process began, in ticks since the boot: a later one with the same number differs.
+
+    Raises `OSError` when there is no such process.
+    """
     with open(f"/proc/{pid}/stat") as file:
-        began = file.read().rpartition(")")[2].split()[19]
-    return f"{os.readlink('/proc/self/ns/pid')}-{pid}-{began}"
+        return file.read().rpartition(")")[2].split()[19]
 
 
 def end_orphans() -> None:

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from image_builder.recipe.environment import Environment
+from image_builder.spack.spec_syntax import FLAGS
 
 FIRST_RELEASE = (0, 19)
 """The first Spack for which packages are shared."""
 FIRST_PUSHING = (0, 22)
 """The first Spack that pushes each package by itself as it is finished."""
-_FLAGS = ("cflags", "cxxflags", "fflags", "cppflags", "ldflags", "ldlibs")
 _PLAIN = re.compile(r"[A-Za-z0-9_.:,+/@=-]*\Z")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _EXTERNAL_KEYS = {"spec", "prefix"}
@@ -54,7 +54,7 @@ def _runs_own_code(node: Mapping[str, Any]) -> str | None:
         return "is of a commit that the workflow chose"
     if "dev_path" in parameters:
         return "is built from a folder"
-    if any(parameters.get(flags) for flags in _FLAGS):
+    if any(parameters.get(flags) for flags in FLAGS):
         return "has compiler flags of its own"
     for name, value in parameters.items():
         values = value if isinstance(value, list) else [value]

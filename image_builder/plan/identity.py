@@ -6,10 +6,9 @@ one identity get one image.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 
+from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
 from image_builder.recipe.environment import Environment
 from image_builder.request.build_request import BuildRequest
@@ -54,7 +53,7 @@ def identity_of(
         "gpu_arch": machine.gpu_arch,
         "slim": runtime_digest,
     }
-    return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return "sha256:" + json_digest(parts)
 
 
 CONCRETIZATION_VERSION = 1
@@ -74,7 +73,7 @@ def concretization_key(environment: Environment, inputs: Inputs, platform: str) 
         "branches": inputs.branch_commits,
         "recipe": inputs.recipe_version,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return json_digest(parts)
 
 
 CACHE_VERSION = 1
@@ -102,6 +101,4 @@ def cache_name(
         "recipe": inputs.recipe_version,
         **({"signed": True} if are_signed else {}),
     }
-    return (
-        "cic-spack-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
-    )
+    return "cic-spack-" + json_digest(parts)[:24]

@@ -9,10 +9,9 @@ request>` is appended.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 
+from image_builder.plan.digest import json_digest
 from image_builder.request import cpu_targets
 from image_builder.request.build_request import BuildRequest
 
@@ -64,7 +63,7 @@ def request_digest(request: BuildRequest) -> str:
     fields = request.model_dump(
         mode="json", exclude={"force": True, "push": True, "machine": {"container_engine"}}
     )
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    return json_digest(fields)
 
 
 def _says_too_little(request: BuildRequest) -> bool:

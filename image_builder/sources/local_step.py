@@ -8,8 +8,8 @@ from typing import Literal
 
 from image_builder.errors import BadDescription, NotFound
 from image_builder.host.cancellation import CancelToken
+from image_builder.request.build_request import LATEST
 from image_builder.sources.git import trees
-from image_builder.sources.git.revisions import LATEST
 from image_builder.sources.git.trees import Entry, Limits
 from image_builder.sources.step import (
     DESCRIPTIONS,

@@ -15,10 +15,11 @@ from pathlib import Path
 from image_builder.errors import ErrorCode, Misconfigured, Unavailable
 from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
+from image_builder.request.build_request import LATEST
 from image_builder.sources.git import trees
 from image_builder.sources.git.mirror import Mirror, Repository
 from image_builder.sources.git.remote import Network
-from image_builder.sources.git.revisions import LATEST, Ambiguous, Versions
+from image_builder.sources.git.revisions import Ambiguous, Versions
 from image_builder.sources.git.trees import BadTree, Entry, Found, Limits
 from image_builder.sources.git.urls import BadGitUrl, Source, folder_url, parse_source
 

@@ -13,12 +13,13 @@ from typing import Literal
 
 from image_builder.errors import ErrorCode, Misconfigured, NotFound, Unavailable
 from image_builder.host.cancellation import CancelToken
+from image_builder.request.build_request import LATEST
 from image_builder.settings import RepositorySettings
 from image_builder.sources.git import trees
 from image_builder.sources.git.mirror import Mirror, Repository, Snapshot
 from image_builder.sources.git.objects import TreeItem
 from image_builder.sources.git.remote import Network
-from image_builder.sources.git.revisions import LATEST, Ambiguous, Resolved, Versions
+from image_builder.sources.git.revisions import Ambiguous, Resolved, Versions
 from image_builder.sources.git.urls import BadGitUrl, folder_url, parse_source
 from image_builder.sources.step import (
     DESCRIPTIONS,

@@ -13,7 +13,7 @@ from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException, Unauthorized
 from werkzeug.wrappers import Response as AnyResponse
 
-from image_builder.errors import CicError, LimitReached, NotFound, ServiceError, UserError
+from image_builder.errors import CicError, ServiceError
 from service import errors, problems
 from service.api.routes import api
 from service.web import account, admin, builds, docs, filters, images, machines, new_build, sign_in
@@ -104,15 +104,10 @@ def _with_headers(response: Response) -> Response:
 
 
 def _from_error(error: CicError) -> AnyResponse:
-    status = _status(error)
+    status = errors.status_of(error)
     if status >= 500 and not isinstance(error, ServiceError):
         _log.error("%s %s: %s", request.method, request.path, error, exc_info=error)
     return _page(status, error.message, error.hint)
-
-
-def _status(error: CicError) -> int:
-    kinds = ((NotFound, 404), (errors.Forbidden, 403), (LimitReached, 429), (UserError, 400))
-    return next((status for kind, status in kinds if isinstance(error, kind)), 503)
 
 
 def _from_http(error: HTTPException) -> AnyResponse:

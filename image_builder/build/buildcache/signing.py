@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hmac
-import json
 
 from pydantic import SecretStr
 
 from image_builder.build.buildcache.mirror import PackageEntry
+from image_builder.plan.digest import canonical_json
 
 SIGNATURE_VERSION = 1
 
@@ -31,4 +31,4 @@ class Signer:
 
     def _signature(self, key: bytes, entry: PackageEntry) -> str:
         signed = {"version": SIGNATURE_VERSION, "cache": self._cache, **dataclasses.asdict(entry)}
-        return hmac.new(key, json.dumps(signed, sort_keys=True).encode(), "sha256").hexdigest()
+        return hmac.new(key, canonical_json(signed), "sha256").hexdigest()

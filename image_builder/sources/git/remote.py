@@ -20,8 +20,8 @@ from image_builder.errors import CicError, Misconfigured
 from image_builder.host import process
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command
-from image_builder.settings import LibrarySettings
-from image_builder.sources.git.urls import DEFAULT_SCHEMES, BadGitUrl, GitUrl, parse_url
+from image_builder.settings import GIT_SCHEMES, LibrarySettings
+from image_builder.sources.git.urls import BadGitUrl, GitUrl, parse_url
 
 QUIET_S = 60.0
 """Git shows its progress; when nothing came for so long, the other side is gone."""
@@ -35,7 +35,7 @@ _SYSTEM_CA_FOLDER = Path("/etc/ssl/certs")
 class Network:
     """How git reaches other machines from here."""
 
-    schemes: tuple[str, ...] = DEFAULT_SCHEMES
+    schemes: tuple[str, ...] = GIT_SCHEMES
     hosts: tuple[str, ...] | None = None
     """The only hosts that git talks to; None: all."""
     timeout_s: float = 300.0

@@ -11,9 +11,9 @@ import dataclasses
 import re
 import threading
 
+from image_builder.request.build_request import LATEST
 from image_builder.sources.git.mirror import Mirror, Snapshot
 
-LATEST = "latest"
 MIN_ABBREVIATION, FULL_HASH = 7, 40
 
 _HEX = re.compile(r"[0-9a-f]+\Z")

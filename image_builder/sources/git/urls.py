@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from image_builder.host.secrets import Secret
+from image_builder.settings import GIT_SCHEMES
 
-DEFAULT_SCHEMES = ("https", "http", "ssh", "git", "file")
 _URL_SHAPE = re.compile(r"[!-~]+\Z")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _USER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -51,7 +51,7 @@ class GitUrl:
         return f"{parts.scheme}://{parts.netloc}/"
 
 
-def parse_url(text: str, schemes: Sequence[str] = DEFAULT_SCHEMES) -> GitUrl:
+def parse_url(text: str, schemes: Sequence[str] = GIT_SCHEMES) -> GitUrl:
     """A git URL (`https://…`, `ssh://…`, `git@host:path`, `file:///…`), checked. Raises
     `BadGitUrl`.
     """
@@ -142,7 +142,7 @@ class Source:
     inside: str = ""
 
 
-def parse_source(text: str, schemes: Sequence[str] = DEFAULT_SCHEMES) -> Source:
+def parse_source(text: str, schemes: Sequence[str] = GIT_SCHEMES) -> Source:
     """`/a/folder`, `URL`, `URL#ref`, `URL#ref:folder/in/it`; a folder with `#ref` is a repository
     on this machine.
 

@@ -68,9 +68,14 @@ def test_a_private_file_is_private_from_the_start(tmp_path: Path) -> None:
 
 def test_after_an_error_all_is_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "note").write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.replacing(tmp_path / "note") as fresh:
-        fresh.write_text("half")
-        raise KeyboardInterrupt
+
+    def stopped_halfway() -> None:
+        with files.replacing(tmp_path / "note") as fresh:
+            fresh.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped_halfway()
     assert (tmp_path / "note").read_text() == "old"
     assert os.listdir(tmp_path) == ["note"]
 
