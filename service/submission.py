@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder import pipeline
-from image_builder.docker import daemon
+from image_builder.docker import daemon, label_names
 from image_builder.errors import CicError, ErrorCode, LimitReached
 from image_builder.plan import resolve
 from image_builder.plan.digest import json_digest
@@ -170,7 +170,7 @@ def _unresolved_key(request: BuildRequest, inputs: Inputs) -> str:
 def _has_image(image_id: str, identity: str) -> bool:
     """Whether the daemon has this image under this name; a daemon that does not answer has nothing."""
     try:
-        return daemon.image_labels(image_id).get(daemon.IDENTITY_LABEL) == identity
+        return daemon.image_labels(image_id).get(label_names.IDENTITY) == identity
     except CicError:
         return False
 

@@ -16,12 +16,13 @@ from image_builder.build.buildcache.access import open_build_cache
 from image_builder.build.concretization_cache import ConcretizationCache
 from image_builder.build.context import BuildContext, Built
 from image_builder.docker.isolation import check
+from image_builder.docker.label_names import SLIM
 from image_builder.errors import BuildFailed, UserError
 from image_builder.plan.identity import concretization_key
 from image_builder.plan.render import Rendered, render_request
 from image_builder.recipe import slim
 from image_builder.recipe.environment import Environment
-from image_builder.recipe.labels import SLIM, image_labels
+from image_builder.recipe.labels import image_labels
 from image_builder.recipe.slim import SlimFailed
 from image_builder.recipe.stages import (
     DEBUG_STAGE,

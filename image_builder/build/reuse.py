@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from image_builder.build.context import BuildContext, Built
 from image_builder.docker import daemon, registry
+from image_builder.docker.label_names import SLIM
 from image_builder.plan.render import render_request
-from image_builder.recipe.labels import SLIM
 from image_builder.store.image_store import Images
 from image_builder.store.record import PUSHED_AS, ImageRecord
 

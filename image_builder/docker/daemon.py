@@ -20,11 +20,10 @@ import docker.errors
 import requests
 from docker.utils import parse_repository_tag
 
+from image_builder.docker import label_names
 from image_builder.errors import CicError, ErrorCode, ServiceError, Unavailable
 from image_builder.request.build_request import BASE
 
-IDENTITY_LABEL = "cic.identity"
-WORKFLOW_LABEL = "cic.workflow"
 DAEMON_TIMEOUT_S = 60
 TAR_MARGIN_BYTES = 64 * 1024
 
@@ -116,7 +115,7 @@ def find_by_identity(identity: str, *, named: bool = False) -> str | None:
     a name, too.
     """
     with daemon() as client:
-        found = client.api.images(filters={"label": f"{IDENTITY_LABEL}={identity}"})
+        found = client.api.images(filters={"label": f"{label_names.IDENTITY}={identity}"})
     names = {str(image["Id"]): _without_none(image.get("RepoTags")) for image in found}
     named_first = sorted(names, key=lambda image: not names[image])
     return next((image for image in named_first if names[image] or not named), None)
@@ -244,16 +243,16 @@ class DaemonImage:
 def made_images() -> list[DaemonImage]:
     """The images in the daemon that were built here."""
     with daemon() as client:
-        found = client.api.images(filters={"label": [IDENTITY_LABEL]})
+        found = client.api.images(filters={"label": [label_names.IDENTITY]})
     return [
         DaemonImage(
             id=image["Id"],
-            identity=image["Labels"][IDENTITY_LABEL],
+            identity=image["Labels"][label_names.IDENTITY],
             names=_without_none(image.get("RepoTags")),
             digests=_without_none(image.get("RepoDigests")),
             size_bytes=image["Size"],
             created_at=image["Created"],
-            is_base=image["Labels"].get(WORKFLOW_LABEL) == BASE,
+            is_base=image["Labels"].get(label_names.WORKFLOW) == BASE,
         )
         for image in found
     ]

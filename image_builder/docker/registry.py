@@ -12,8 +12,8 @@ from pathlib import Path
 import docker
 from docker.utils import parse_repository_tag
 
+from image_builder.docker import label_names
 from image_builder.docker.daemon import (
-    IDENTITY_LABEL,
     BaseImageUnavailable,
     find_image,
     image_labels,
@@ -118,7 +118,7 @@ def pull_pushed(
     except BaseImageUnavailable:
         return None
     image = find_image(reference)
-    if image is None or image_labels(image).get(IDENTITY_LABEL) != identity:
+    if image is None or image_labels(image).get(label_names.IDENTITY) != identity:
         return None
     return image
 

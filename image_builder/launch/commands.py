@@ -6,8 +6,8 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 
+from image_builder.docker import label_names
 from image_builder.launch.facts import chosen_pmi, runs_sifs
-from image_builder.recipe import labels
 from image_builder.request.machines import MachineFacts
 
 PROCESSES = 2
@@ -43,7 +43,7 @@ def run_command(
         *launcher_words(image, machine),
         *engine_words(image, machine, machine.engine, name),
     ]
-    if machine.engine == "edf" and labels.MPI_FAMILY not in image:
+    if machine.engine == "edf" and label_names.MPI_FAMILY not in image:
         words = ["srun", "-n", "1", *words]
     return _line(*words, program=program)
 
@@ -73,7 +73,7 @@ def docker_command(
 ) -> str:
     """Return the line that runs `program` in an image that Docker has under this name."""
     machine = MachineFacts(platform="", binds=tuple(binds))
-    parallel = ("mpirun", "-n", str(PROCESSES)) if labels.MPI_FAMILY in image else ()
+    parallel = ("mpirun", "-n", str(PROCESSES)) if label_names.MPI_FAMILY in image else ()
     return _line(*_docker(image, machine, "docker", name), *parallel, program=program)
 
 
@@ -83,7 +83,7 @@ def launcher_words(
     """Return what starts the processes of an image's MPI: none without one. In a batch job Slurm
     knows how many (`processes` is None).
     """
-    if labels.MPI_FAMILY not in image:
+    if label_names.MPI_FAMILY not in image:
         return ()
     words = shlex.split(machine.launcher or "srun")
     pmi = chosen_pmi(image, machine)
@@ -117,7 +117,7 @@ def _docker(
     image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
 ) -> tuple[str, ...]:
     gpu = _gpu(image, _DOCKER_GPU)
-    is_openmpi = image.get(labels.MPI_FAMILY) == "openmpi"
+    is_openmpi = image.get(label_names.MPI_FAMILY) == "openmpi"
     root = [f"--env={name}=1" for name in _AS_ROOT] if is_openmpi else []
     return ("docker", "run", "--rm", *gpu, *root, *_volumes(machine.binds), name)
 
@@ -134,7 +134,7 @@ def _podman_hpc(
 def _shifter(
     image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
 ) -> tuple[str, ...]:
-    has_gpu = image.get(labels.GPU_RUNTIME) == "cuda"
+    has_gpu = image.get(label_names.GPU_RUNTIME) == "cuda"
     modules = [
         *(["gpu"] if has_gpu else []),
         *(["cuda-mpich" if has_gpu else "mpich"] if _is_mpich(image) else []),
@@ -176,7 +176,7 @@ _ENGINES: Mapping[str, Callable[[Mapping[str, str], MachineFacts, str, str], tup
 
 
 def _is_mpich(image: Mapping[str, str]) -> bool:
-    return image.get(labels.MPI_FAMILY) == "mpich"
+    return image.get(label_names.MPI_FAMILY) == "mpich"
 
 
 def _volumes(binds: Sequence[str]) -> list[str]:
@@ -190,7 +190,7 @@ def both_ends(bind: str) -> tuple[str, str]:
 
 
 def _gpu(image: Mapping[str, str], options: Mapping[str, Sequence[str]]) -> Sequence[str]:
-    return options.get(image.get(labels.GPU_RUNTIME, ""), ())
+    return options.get(image.get(label_names.GPU_RUNTIME, ""), ())
 
 
 def _line(*words: str, program: str) -> str:

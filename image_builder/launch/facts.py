@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from image_builder.recipe import labels
+from image_builder.docker import label_names
 from image_builder.request.machines import MachineFacts
 
 
@@ -29,7 +29,7 @@ def runs_sifs(engine: str) -> bool:
 
 def spoken_pmi(image: Mapping[str, str]) -> Sequence[str]:
     """Return the interfaces by which the ranks of an image's MPI find each other, best first."""
-    spoken: Sequence[str] = launch_facts()["pmi"].get(image.get(labels.MPI_FAMILY, ""), ())
+    spoken: Sequence[str] = launch_facts()["pmi"].get(image.get(label_names.MPI_FAMILY, ""), ())
     return spoken
 
 
@@ -68,6 +68,6 @@ def chosen_pmi(image: Mapping[str, str], machine: MachineFacts) -> str | None:
 
 def pmi_environment(image: Mapping[str, str], machine: MachineFacts) -> Mapping[str, str]:
     """Return the variables that the ranks need to find each other from inside a container."""
-    chosen = chosen_pmi(image, machine) if labels.MPI_FAMILY in image else None
+    chosen = chosen_pmi(image, machine) if label_names.MPI_FAMILY in image else None
     found: Mapping[str, str] = launch_facts()["environment"].get(pmi_flavour(chosen or ""), {})
     return found

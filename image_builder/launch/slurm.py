@@ -8,10 +8,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from image_builder.docker import label_names
 from image_builder.launch.commands import edf_name, engine_words, launcher_words
 from image_builder.launch.edf import edf
 from image_builder.launch.start import Start, comments
-from image_builder.recipe import labels
 
 _END_OF_EDF = "END_OF_EDF"
 
@@ -35,7 +35,7 @@ def _head(start: Start) -> Iterator[str]:
     yield comments(*said).rstrip("\n")
     yield f"#SBATCH --job-name={start.title}"
     yield f"#SBATCH --ntasks={start.processes if start.is_parallel else 1}"
-    if labels.GPU_RUNTIME in start.image:
+    if label_names.GPU_RUNTIME in start.image:
         yield "#SBATCH --gpus-per-node=1"
     if start.machine.engine == "shifter":
         yield f"#SBATCH --image=docker:{shlex.quote(start.reference)}"

@@ -7,10 +7,10 @@ import re
 import shlex
 from collections.abc import Mapping
 
+from image_builder.docker import label_names
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.launch.commands import PROCESSES
 from image_builder.launch.facts import pmi_environment, runs_sifs
-from image_builder.recipe import labels
 from image_builder.request.machines import MachineFacts
 
 MAX_PROGRAM = 1000
@@ -36,7 +36,7 @@ class Start:
 
     @property
     def is_parallel(self) -> bool:
-        return labels.MPI_FAMILY in self.image
+        return label_names.MPI_FAMILY in self.image
 
     @property
     def title(self) -> str:

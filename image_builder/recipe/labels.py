@@ -12,34 +12,13 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
+from image_builder.docker import label_names
 from image_builder.recipe.environment import Environment
 from image_builder.request import gpu_drivers
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.mpi_gpu import gpu_facts, mpi_facts
 from image_builder.spack import spec as spack_spec
 from image_builder.spack.lockfile import Graph, Node
-
-TITLE = "org.opencontainers.image.title"
-VERSION = "org.opencontainers.image.version"
-REVISION = "org.opencontainers.image.revision"
-SOURCE = "org.opencontainers.image.source"
-
-REQUEST = "cic.request"
-IDENTITY = "cic.identity"
-WORKFLOW = "cic.workflow"
-STEP = "cic.step"
-WORKFLOW_COMMIT = "cic.workflow.commit"
-PLATFORM = "cic.platform"
-TARGET = "cic.target"
-MPI_NAME = "cic.mpi.name"
-MPI_FAMILY = "cic.mpi.family"
-MPI_VERSION = "cic.mpi.version"
-GPU_RUNTIME = "cic.gpu.runtime"
-GPU_VERSION = "cic.gpu.version"
-GPU_ARCH = "cic.gpu.arch"
-GPU_MIN_DRIVER = "cic.gpu.min_driver"
-RECIPE = "cic.recipe"
-SLIM = "cic.slim"
 
 
 def image_labels(
@@ -58,18 +37,18 @@ def image_labels(
     `spack.lock`, and tells which MPI and GPU runtime it really became.
     """
     labels = {
-        TITLE: f"{request.workflow}/{request.step_id}",
-        VERSION: request.version,
-        REVISION: workflow_commit,
-        SOURCE: public_address(workflow_source) if workflow_source else None,
-        REQUEST: canonical_request(request),
-        IDENTITY: identity,
-        WORKFLOW: request.workflow,
-        STEP: request.step_id,
-        WORKFLOW_COMMIT: workflow_commit,
-        PLATFORM: request.machine.platform,
-        TARGET: environment.target,
-        RECIPE: recipe,
+        label_names.TITLE: f"{request.workflow}/{request.step_id}",
+        label_names.VERSION: request.version,
+        label_names.REVISION: workflow_commit,
+        label_names.SOURCE: public_address(workflow_source) if workflow_source else None,
+        label_names.REQUEST: canonical_request(request),
+        label_names.IDENTITY: identity,
+        label_names.WORKFLOW: request.workflow,
+        label_names.STEP: request.step_id,
+        label_names.WORKFLOW_COMMIT: workflow_commit,
+        label_names.PLATFORM: request.machine.platform,
+        label_names.TARGET: environment.target,
+        label_names.RECIPE: recipe,
     }
     nodes = list(Graph(lock)) if lock else []
     labels |= _mpi_labels(environment.mpi, nodes) | _gpu_labels(
@@ -100,7 +79,11 @@ def _mpi_labels(spec: str | None, nodes: list[Node]) -> dict[str, str | None]:
         return {}
     name, version = _name_and_version(spec, nodes)
     facts = mpi_facts()["implementations"].get(name, {})
-    return {MPI_NAME: name, MPI_FAMILY: facts.get("family", name), MPI_VERSION: version}
+    return {
+        label_names.MPI_NAME: name,
+        label_names.MPI_FAMILY: facts.get("family", name),
+        label_names.MPI_VERSION: version,
+    }
 
 
 def _gpu_labels(spec: str | None, arch: str | None, nodes: list[Node]) -> dict[str, str | None]:
@@ -112,7 +95,12 @@ def _gpu_labels(spec: str | None, arch: str | None, nodes: list[Node]) -> dict[s
         name,
     )
     driver = gpu_drivers.minimal_driver(version) if runtime == "cuda" and version else None
-    return {GPU_RUNTIME: runtime, GPU_VERSION: version, GPU_ARCH: arch, GPU_MIN_DRIVER: driver}
+    return {
+        label_names.GPU_RUNTIME: runtime,
+        label_names.GPU_VERSION: version,
+        label_names.GPU_ARCH: arch,
+        label_names.GPU_MIN_DRIVER: driver,
+    }
 
 
 def _name_and_version(spec: str, nodes: list[Node]) -> tuple[str, str | None]:

@@ -33,6 +33,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from image_builder.docker.label_names import RECORD, TAG, TITLE, USED_AT
 from image_builder.host import file_leases
 from image_builder.host.files import sha256_of
 from image_builder.store import spellings
@@ -59,8 +60,6 @@ SIF_LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
 OTHER_CONFIG = "application/vnd.cic.record.v1+json"
 TEXT_LAYER = "text/plain"
 
-RECORD, TAG, TITLE = "cic.record", "cic.tag", "org.opencontainers.image.title"
-USED_AT = "cic.used_at"
 LIST_AGE_S = 30.0
 REFRESHED = 100
 """A list asks for every tag that is new, and once more for so many of those it has known for so

@@ -12,10 +12,10 @@ from typing import Any
 from flask import Blueprint, Response, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
 from image_builder.launch.commands import docker_command, singularity_command
 from image_builder.launch.script import KINDS, Script
-from image_builder.recipe import labels
 from image_builder.request.machines import machine_facts
 from image_builder.spack import lockfile
 from image_builder.store.record import ImageRecord
@@ -51,7 +51,12 @@ class Shown:
 
     @property
     def title(self) -> str:
-        return self.labels.get(labels.TITLE) or self.record.image_id
+        return self.labels.get(label_names.TITLE) or self.record.image_id
+
+    @property
+    def commit(self) -> str | None:
+        """The workflow's commit."""
+        return self.labels.get(label_names.WORKFLOW_COMMIT)
 
     @property
     def audit(self) -> Mapping[str, Any] | None:
@@ -68,10 +73,10 @@ class Shown:
         said = self.labels
         asked = self.request.get("machine") or {}
         parts = (
-            said.get(labels.TARGET) or asked.get("architecture") or self.record.platform,
-            _versioned(said, labels.MPI_NAME, labels.MPI_VERSION) or asked.get("mpi"),
-            _versioned(said, labels.GPU_RUNTIME, labels.GPU_VERSION) or asked.get("gpu"),
-            said.get(labels.GPU_ARCH),
+            said.get(label_names.TARGET) or asked.get("architecture") or self.record.platform,
+            _versioned(said, label_names.MPI_NAME, label_names.MPI_VERSION) or asked.get("mpi"),
+            _versioned(said, label_names.GPU_RUNTIME, label_names.GPU_VERSION) or asked.get("gpu"),
+            said.get(label_names.GPU_ARCH),
         )
         return ", ".join(part for part in parts if part)
 

@@ -19,7 +19,7 @@ import pytest
 import requests
 from sqlalchemy.engine import Engine
 
-from image_builder.docker import buildx
+from image_builder.docker import buildx, label_names
 from image_builder.docker import daemon as our_docker
 from image_builder.docker.daemon import DaemonImage
 from image_builder.host.process import run
@@ -57,8 +57,8 @@ class Daemon:
                 "--quiet",
                 "--provenance=false",
                 "--output=type=docker",
-                f"--label={our_docker.IDENTITY_LABEL}=sha256:{identity}",
-                f"--label={our_docker.WORKFLOW_LABEL}={workflow}",
+                f"--label={label_names.IDENTITY}=sha256:{identity}",
+                f"--label={label_names.WORKFLOW}={workflow}",
                 f"--iidfile={self.folder / 'id'}",
                 str(self.folder),
             ],
@@ -239,7 +239,7 @@ def test_images_that_go_while_one_looks_are_no_fault() -> None:
                 made = client.api.import_image_from_data(
                     EMPTY_TAR,
                     repository=name,
-                    changes=[f"LABEL {our_docker.IDENTITY_LABEL}={identity}"],
+                    changes=[f"LABEL {label_names.IDENTITY}={identity}"],
                 )
                 client.api.tag(name, docker_export.REPOSITORY, secrets.token_hex(4))
                 client.images.remove(json.loads(made)["status"], force=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from image_builder import pipeline
-from image_builder.docker import daemon
+from image_builder.docker import daemon, label_names
 from image_builder.host import process
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, Completed
@@ -59,7 +59,7 @@ def left_over_image(identity: str, folder: Path) -> str:
             "buildx",
             "build",
             "--quiet",
-            f"--label={daemon.IDENTITY_LABEL}={identity}",
+            f"--label={label_names.IDENTITY}={identity}",
             f"--iidfile={folder / 'id'}",
             "--output=type=docker",
             str(folder),
@@ -83,7 +83,7 @@ def test_an_image_that_was_never_checked_does_not_count(
         assert daemon.find_by_identity(identity, named=True) is None
         result = build(request_, site)
         assert not result.reused
-        assert daemon.image_labels(result.image_id)[daemon.IDENTITY_LABEL] == identity
+        assert daemon.image_labels(result.image_id)[label_names.IDENTITY] == identity
         assert daemon.find_by_identity(identity, named=True) not in (None, left_over)
         assert build(request_, site).reused, "what passed its checks is used again"
     finally:

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 import archspec.cpu
 
 from image_builder.audit.compatibility.rules import Finding, finding
-from image_builder.recipe import labels
+from image_builder.docker import label_names
 from image_builder.request import cpu_targets, host_cpu
 from image_builder.request.machines import MachineFacts
 
 
 def cpu_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
     """Yield what keeps the machine's CPU from executing what the image holds."""
-    target = archspec.cpu.TARGETS.get(image.get(labels.TARGET, ""))
-    if target is None or image.get(labels.PLATFORM) not in (None, machine.platform):
+    target = archspec.cpu.TARGETS.get(image.get(label_names.TARGET, ""))
+    if target is None or image.get(label_names.PLATFORM) not in (None, machine.platform):
         return
     host = _host_cpu(machine)
     if host is None:

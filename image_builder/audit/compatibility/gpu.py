@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping
 
 from image_builder.audit.compatibility.mpi import as_request, major
 from image_builder.audit.compatibility.rules import Finding, finding
+from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
-from image_builder.recipe import labels
 from image_builder.request import gpu_drivers, mpi_gpu
 from image_builder.request.machines import MachineFacts
 
 
 def gpu_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
     """Yield what keeps the image's GPU code from running, or running well."""
-    runtime = image.get(labels.GPU_RUNTIME)
+    runtime = image.get(label_names.GPU_RUNTIME)
     if runtime is None:
         return
-    version = image.get(labels.GPU_VERSION, "")
+    version = image.get(label_names.GPU_VERSION, "")
     host = _host_gpu(machine)
     variant = mpi_gpu.gpu_facts()["runtimes"].get(runtime, {}).get("variant")
     if host is None and machine.driver is None:
@@ -74,7 +74,7 @@ def _gpu_arch(
     """CUDA code runs on later minor revisions of its major one; ROCm code on its own architecture
     alone.
     """
-    ours, theirs = image.get(labels.GPU_ARCH), host.arch if host else None
+    ours, theirs = image.get(label_names.GPU_ARCH), host.arch if host else None
     if not ours or not theirs or ours == theirs:
         return
     words = {"image": ours, "machine": machine.name, "host": theirs}

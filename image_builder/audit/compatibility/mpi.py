@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from image_builder.audit.compatibility.rules import Finding, finding, rule_facts
+from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
 from image_builder.launch.facts import chosen_pmi, offered_pmi, spoken_pmi
-from image_builder.recipe import labels
 from image_builder.request import gpu_drivers, mpi_gpu
 from image_builder.request.build_request import Machine
 from image_builder.request.machines import MachineFacts
@@ -22,7 +22,7 @@ def mpi_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Fi
     """Yield what is to be known of an image's MPI on a machine: at most one word on starting it, and
     one on the network.
     """
-    family = image.get(labels.MPI_FAMILY)
+    family = image.get(label_names.MPI_FAMILY)
     if family is None:
         return
     host = _host_mpi(machine)
@@ -44,7 +44,7 @@ def _verdict(
     image: Mapping[str, str], machine: MachineFacts, host: mpi_gpu.Mpi | None
 ) -> tuple[str | None, dict[str, str]]:
     """Return the rule that applies, or None, and what its message needs beside the two MPIs."""
-    family, offered, spoken = image[labels.MPI_FAMILY], offered_pmi(machine), spoken_pmi(image)
+    family, offered, spoken = image[label_names.MPI_FAMILY], offered_pmi(machine), spoken_pmi(image)
     starts = chosen_pmi(image, machine) is not None if offered and spoken else None
     if starts is False:
         more = {"speaks": " or ".join(spoken), "offers": " or ".join(offered)}
@@ -55,7 +55,7 @@ def _verdict(
         return _other_family(image, host, starts=bool(starts)), {}
     if family == "mpich":
         return _mpich(image, host)
-    if family == "openmpi" and image.get(labels.MPI_NAME) == host.name:
+    if family == "openmpi" and image.get(label_names.MPI_NAME) == host.name:
         return _openmpi(image, host, starts=bool(starts)), {}
     return None, {}
 
@@ -63,7 +63,7 @@ def _verdict(
 def _other_family(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) -> str:
     if starts:
         return "mpi-own-beside-site"
-    image_mpi = image.get(labels.MPI_NAME, ""), image.get(labels.MPI_VERSION, "")
+    image_mpi = image.get(label_names.MPI_NAME, ""), image.get(label_names.MPI_VERSION, "")
     if _has_standard_abi(*image_mpi) and _has_standard_abi(host.name, host.version):
         return "mpi-other-family-standard-abi"
     return "mpi-other-family"
@@ -71,7 +71,7 @@ def _other_family(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) 
 
 def _openmpi(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) -> str | None:
     """Within a major release all is well; to the next one Open MPI promises C programs that."""
-    ours, theirs = major(image.get(labels.MPI_VERSION)), major(host.version)
+    ours, theirs = major(image.get(label_names.MPI_VERSION)), major(host.version)
     if not ours or not theirs or ours == theirs:
         return None
     if theirs in rule_facts()["openmpi"].get(ours, ()):
@@ -81,7 +81,7 @@ def _openmpi(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) -> st
 
 def _mpich(image: Mapping[str, str], host: mpi_gpu.Mpi) -> tuple[str | None, dict[str, str]]:
     """MPICH and its kin share a binary interface, from certain releases on."""
-    name, version = image.get(labels.MPI_NAME, ""), image.get(labels.MPI_VERSION, "")
+    name, version = image.get(label_names.MPI_NAME, ""), image.get(label_names.MPI_VERSION, "")
     since = rule_facts()["mpich"]["since"]
     if _is_before(version, since.get(name)) or _is_before(host.version, since.get(host.name)):
         return "mpich-before-abi", {}
@@ -118,8 +118,8 @@ def _plain(version: str) -> str:
 
 
 def _spec(image: Mapping[str, str]) -> str:
-    name = image.get(labels.MPI_NAME, image[labels.MPI_FAMILY])
-    return f"{name} {image.get(labels.MPI_VERSION, '')}".strip()
+    name = image.get(label_names.MPI_NAME, image[label_names.MPI_FAMILY])
+    return f"{name} {image.get(label_names.MPI_VERSION, '')}".strip()
 
 
 def _host_mpi(machine: MachineFacts) -> mpi_gpu.Mpi | None:

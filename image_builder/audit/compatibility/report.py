@@ -10,9 +10,9 @@ from image_builder.audit.compatibility.cpu import cpu_findings
 from image_builder.audit.compatibility.gpu import gpu_findings
 from image_builder.audit.compatibility.mpi import mpi_findings
 from image_builder.audit.compatibility.rules import ERROR, Answer, Finding, finding
+from image_builder.docker import label_names
 from image_builder.launch.commands import PROGRAM, run_command
 from image_builder.launch.facts import runs_sifs
-from image_builder.recipe import labels
 from image_builder.request.machines import MachineFacts
 
 
@@ -73,7 +73,7 @@ def check(
 
 
 def _platform_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
-    platform = image.get(labels.PLATFORM)
+    platform = image.get(label_names.PLATFORM)
     if platform is None:
         yield finding("labels-missing")
     elif platform != machine.platform:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from image_builder.build.buildcache.mirror import MirrorTool, PackageEntry
+from image_builder.docker.label_names import SIGNATURE, TITLE
 from image_builder.errors import ServiceError
 from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
@@ -24,7 +25,6 @@ from image_builder.store.oci_client import MANIFEST, Manifest, OciRepository, Re
 
 CONFIG = "application/vnd.cic.package.v1+json"
 FILE_LAYER = "application/octet-stream"
-TITLE, SIGNATURE = "org.opencontainers.image.title", "cic.signature"
 READERS = 4
 CHUNK_BYTES = 1024**2
 
