@@ -36,7 +36,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.machines import load_machines
 from image_builder.request.parsing import parse_request
-from image_builder.settings import LibrarySettings
+from image_builder.settings import BuildSettings, LibrarySettings
 from image_builder.state import BuildState
 
 EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
@@ -150,7 +150,7 @@ def _build(
     local = settings.model_copy(
         update={"build": settings.build.model_copy(update={"storage": "folder"})}
     )
-    with _folder(settings) as folder, ConsoleObserver(console) as observer:
+    with _folder(settings.build) as folder, ConsoleObserver(console) as observer:
         result = pipeline.build_image(
             request,
             settings=local,
@@ -167,7 +167,7 @@ def _build(
 
 def _open_shell(request: BuildRequest, settings: LibrarySettings, console: Console) -> int:
     """Become `docker run` of the environment; `spack` is there as the build sees it."""
-    with _folder(settings) as folder, ConsoleObserver(console) as observer:
+    with _folder(settings.build) as folder, ConsoleObserver(console) as observer:
         image = pipeline.build_debug_image(
             request,
             settings=settings,
@@ -211,12 +211,11 @@ def _cancel_on_signals() -> CancelToken:
 
 
 @contextlib.contextmanager
-def _folder(settings: LibrarySettings) -> Iterator[Path]:
+def _folder(build: BuildSettings) -> Iterator[Path]:
     """A folder of our own among the builds, removed at the end."""
-    builds = settings.build.tmp_folder / "builds"
-    builds.mkdir(parents=True, exist_ok=True)
+    build.builds_folder.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="cli-", dir=builds) as folder,
+        tempfile.TemporaryDirectory(prefix="cli-", dir=build.builds_folder) as folder,
         file_leases.held_folder(Path(folder)),
     ):
         yield Path(folder)

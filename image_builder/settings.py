@@ -275,6 +275,16 @@ class BuildSettings(Section):
     sif_compression_level: int | None = Field(default=None, ge=1, le=22)
     """None: 3 for zstd, 6 for gzip. The other compressors have none."""
 
+    @property
+    def mirrors_folder(self) -> Path:
+        """Where mirrors of git repositories and copies of folders are kept."""
+        return self.tmp_folder / "mirrors"
+
+    @property
+    def builds_folder(self) -> Path:
+        """Where each build that is going on has a folder of its own."""
+        return self.tmp_folder / "builds"
+
     @field_validator("dockerfile", mode="after")
     @classmethod
     def _the_recipe(cls, value: str) -> str:

@@ -99,7 +99,7 @@ class Cleanup:
             _log.warning("clean-up of %s: %s", items.__name__.strip("_"), error)
 
     def _folders(self) -> Iterator[Item]:
-        for folder in abandoned(self._folder / "builds"):
+        for folder in abandoned(self._build.builds_folder):
             yield Item(
                 kind="build folder",
                 name=folder.name,

@@ -37,7 +37,9 @@ def fill_context(context: BuildContext, rendered: Rendered) -> None:
     """Write the folder that buildx sends to the builder: recipe, step, catalogue or Spack."""
     folder, inputs, settings = context.workspace.context, context.inputs, context.settings
     if context.request.is_base:
-        SpackSource(settings).copy(resolve.pinned_spack(inputs), folder, context.cancel)
+        SpackSource(settings.repositories, settings.build).copy(
+            resolve.pinned_spack(inputs), folder, context.cancel
+        )
     else:
         resolve.extract_step(inputs.step, settings, folder / "step", context.cancel)
         resolve.open_catalogue(settings).copy(

@@ -12,7 +12,7 @@ from image_builder.recipe.dockerfile import Recipe, RecipeOptions, render
 from image_builder.recipe.environment import Environment, compose
 from image_builder.recipe.spack_yaml import packages_of
 from image_builder.request.build_request import BuildRequest
-from image_builder.settings import LibrarySettings
+from image_builder.settings import BuildSettings, LibrarySettings
 from image_builder.sources.description import parse_description
 
 
@@ -86,7 +86,7 @@ def render_request(
             has_spack_config=inputs.catalogue.config_tree is not None,
             has_post_install=files.has_post_install,
             sources_folder=settings.build.spack_mirror_folder is not None,
-            package_cache=package_cache_of(request, environment, inputs, settings, lock),
+            package_cache=package_cache_of(request, environment, inputs, settings.build, lock),
             autopush=not buildcache_policy.pushes_by_itself(inputs.base.spack_version),
             packages_folder=settings.build.has_package_place,
         ),
@@ -99,13 +99,13 @@ def package_cache_of(
     request: BuildRequest,
     environment: Environment,
     inputs: Inputs,
-    settings: LibrarySettings,
+    build: BuildSettings,
     lock: dict[str, Any] | None,
 ) -> str | None:
     """The cache of built packages that an install of `lock` may use."""
     if (
         not lock
-        or settings.build.spack_cache == "none"
+        or build.spack_cache == "none"
         or buildcache_policy.incompatibility(environment, lock, inputs.base.spack_version)
         is not None
     ):
@@ -114,5 +114,5 @@ def package_cache_of(
         environment,
         inputs,
         request.machine.platform,
-        are_signed=settings.build.spack_cache_keys is not None,
+        are_signed=build.spack_cache_keys is not None,
     )

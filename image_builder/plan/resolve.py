@@ -33,7 +33,12 @@ from image_builder.recipe.base_image import BASE_RECIPE
 from image_builder.recipe.stages import LATEST_RECIPE
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.host_cpu import host_warning
-from image_builder.settings import LibrarySettings, RepositorySettings
+from image_builder.settings import (
+    BuildSettings,
+    LibrarySettings,
+    RegistrySettings,
+    RepositorySettings,
+)
 from image_builder.sources.branch_versions import specs_of, unknown_branches
 from image_builder.sources.description import Description, parse_description
 from image_builder.sources.git.remote import Network
@@ -62,7 +67,7 @@ def resolve(
     registry that does not answer, `InvalidRequest` for an explicit push without an image registry.
     A base image that cannot be reached is a warning here, and ends the build when it begins.
     """
-    push, push_warnings = _push_wanted(request, settings)
+    push, push_warnings = _push_wanted(request, settings.registry)
     base, base_warnings = _pin_base(request, settings)
     branches: dict[str, str] = {}
     more_warnings: list[str] = []
@@ -84,7 +89,9 @@ def resolve(
         ):
             runtime, full_because = _pin_runtime(request, base, settings)
         branches, more_warnings = _pin_branches(request, description, catalogue, settings)
-        more_warnings += _held_against_host(request, description, settings) if is_built_here else []
+        more_warnings += (
+            _held_against_host(request, description, settings.build) if is_built_here else []
+        )
         if full_because == NOT_HERE_YET:
             more_warnings.append(full_because)
         elif full_because:
@@ -105,7 +112,7 @@ def resolve(
         identity=identity,
         push=push,
         recipe_version=_recipe_version(request),
-        image_id=_base_name(request, settings) if request.is_base else name.image_id,
+        image_id=_base_name(request, settings.build) if request.is_base else name.image_id,
         filename=name.filename if request.machine.container_engine == "singularity" else None,
         warnings=(*push_warnings, *step.warnings, *base_warnings, *more_warnings),
     )
@@ -115,9 +122,8 @@ def open_registry(settings: LibrarySettings) -> WorkflowRegistry:
     """The workflow registry with its mirror below the site's folder; one for all threads of this
     process.
     """
-    return _registry(
-        settings.repositories, settings.build.tmp_folder / "mirrors", Network.of(settings)
-    )
+    repositories, build = settings.repositories, settings.build
+    return _registry(repositories, build.mirrors_folder, Network.of(repositories, build))
 
 
 @functools.lru_cache(maxsize=8)
@@ -129,11 +135,9 @@ def _registry(
 
 def open_catalogue(settings: LibrarySettings) -> Catalogue:
     """The site's packages and Spack configuration; one for all threads of this process."""
+    repositories, build = settings.repositories, settings.build
     return _catalogue(
-        settings.repositories,
-        settings.build.spack_cfg,
-        settings.build.tmp_folder / "mirrors",
-        Network.of(settings),
+        repositories, build.spack_cfg, build.mirrors_folder, Network.of(repositories, build)
     )
 
 
@@ -244,7 +248,7 @@ def pinned_spack(inputs: Inputs) -> PinnedSpack:
 def _pin_spack(
     request: BuildRequest, settings: LibrarySettings, cancel: CancelToken | None
 ) -> tuple[StepRef, PinnedCatalogue]:
-    pinned = SpackSource(settings).pin(cancel)
+    pinned = SpackSource(settings.repositories, settings.build).pin(cancel)
     step = StepRef(
         workflow=request.workflow,
         step_id=request.step_id,
@@ -259,10 +263,10 @@ def _pin_spack(
     )
 
 
-def _base_name(request: BuildRequest, settings: LibrarySettings) -> str:
+def _base_name(request: BuildRequest, build: BuildSettings) -> str:
     """The base image's own name, which the images of its platform are built on."""
     platform = request.machine.platform
-    name = settings.build.base_image_for(platform)
+    name = build.base_image_for(platform)
     if name is None or "@" in name:
         raise Misconfigured(
             f"build_cfg['base_image'] names no image for {platform} that could be built.",
@@ -275,8 +279,8 @@ def _recipe_version(request: BuildRequest) -> str:
     return BASE_RECIPE if request.is_base else LATEST_RECIPE
 
 
-def _push_wanted(request: BuildRequest, settings: LibrarySettings) -> tuple[bool, list[str]]:
-    if settings.registry.url:
+def _push_wanted(request: BuildRequest, registry: RegistrySettings) -> tuple[bool, list[str]]:
+    if registry.url:
         return request.push is not False, []
     if request.push:
         raise InvalidRequest(
@@ -296,7 +300,7 @@ def _pin_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFac
     try:
         return _reach_base(request, settings)
     except CicError as error:
-        reference = _from_image(request, settings) or ""
+        reference = _from_image(request, settings.build) or ""
         return docker_base_image.unprobed_base(reference, None, platform), [str(error)]
 
 
@@ -304,7 +308,7 @@ def _reach_base(
     request: BuildRequest, settings: LibrarySettings, pulls: _Pulls | None = None
 ) -> tuple[BaseFacts, list[str]]:
     platform = request.machine.platform
-    reference = _from_image(request, settings)
+    reference = _from_image(request, settings.build)
     if reference is None:
         key = "os_image" if request.is_base else "base_image"
         raise Misconfigured(
@@ -341,14 +345,10 @@ def _look_at(
     return facts, [warning] if warning else []
 
 
-def _from_image(request: BuildRequest, settings: LibrarySettings) -> str | None:
+def _from_image(request: BuildRequest, build: BuildSettings) -> str | None:
     """The image that the request's image is built on."""
     platform = request.machine.platform
-    return (
-        settings.build.os_image_for(platform)
-        if request.is_base
-        else settings.build.base_image_for(platform)
-    )
+    return build.os_image_for(platform) if request.is_base else build.base_image_for(platform)
 
 
 def _pin_runtime(
@@ -406,7 +406,7 @@ def _pin_branches(
 
 
 def _held_against_host(
-    request: BuildRequest, description: Description | None, settings: LibrarySettings
+    request: BuildRequest, description: Description | None, build: BuildSettings
 ) -> list[str]:
     """A warning when this host cannot execute what Spack would build: its build tools are for the
     target, too.
@@ -419,7 +419,7 @@ def _held_against_host(
     warning = host_warning(machine.target)
     if warning is None:
         return []
-    if settings.build.unexecutable_targets == "refuse":
+    if build.unexecutable_targets == "refuse":
         raise UserError(
             warning,
             hint="Ask for an older target, or use a service on a newer host.",

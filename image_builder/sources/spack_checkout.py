@@ -7,7 +7,7 @@ from pathlib import Path
 
 from image_builder.errors import Misconfigured
 from image_builder.host.cancellation import CancelToken
-from image_builder.settings import LibrarySettings
+from image_builder.settings import BuildSettings, RepositorySettings
 from image_builder.sources.git.remote import Network
 from image_builder.sources.source_tree import PinnedTree, TreeKind, TreeSource, open_source
 
@@ -42,10 +42,10 @@ class PinnedSpack:
 class SpackSource:
     """The Spack that the settings name."""
 
-    def __init__(self, settings: LibrarySettings) -> None:
-        mirrors, network = settings.build.tmp_folder / "mirrors", Network.of(settings)
-        max_age_s = settings.repositories.mirror_max_age_s
-        spack = open_source(settings.build.spack_repository, SPACK, mirrors, network, max_age_s)
+    def __init__(self, repositories: RepositorySettings, build: BuildSettings) -> None:
+        mirrors, network = build.mirrors_folder, Network.of(repositories, build)
+        max_age_s = repositories.mirror_max_age_s
+        spack = open_source(build.spack_repository, SPACK, mirrors, network, max_age_s)
         if spack is None:
             raise Misconfigured(
                 "build_cfg has no spack_repository, and the base image needs a Spack.",
@@ -53,7 +53,7 @@ class SpackSource:
             )
         self._spack: TreeSource = spack
         self._packages = open_source(
-            settings.build.spack_packages_repository, SPACK_PACKAGES, mirrors, network, max_age_s
+            build.spack_packages_repository, SPACK_PACKAGES, mirrors, network, max_age_s
         )
 
     def pin(self, cancel: CancelToken | None = None) -> PinnedSpack:

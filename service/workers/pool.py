@@ -337,7 +337,7 @@ class BuildPool:
             self._build.tmp_folder / "images",
             is_wanted=self._settings.service.public_downloads,
         )
-        for folder in abandoned(self._build.tmp_folder / "builds"):
+        for folder in abandoned(self._build.builds_folder):
             remove_abandoned(folder)
 
     def _clean_up_often(self) -> None:

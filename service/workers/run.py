@@ -148,7 +148,7 @@ class Worker:
                 settings=self.settings.library,
                 inputs=pinned_inputs(delivery.inputs),
                 observer=observer,
-                workspace=self.settings.library.build.tmp_folder / "builds" / run_id,
+                workspace=self.settings.library.build.builds_folder / run_id,
                 cancel=cancel,
                 is_wanted=lambda: runs.is_wanted(self.engine, run_id, delivery),
             )

@@ -23,7 +23,9 @@ def open_build_cache(
 ) -> BuildCacheSync | None:
     """Open the build cache that build hosts share, or None if this build has none."""
     build = context.settings.build
-    name = package_cache_of(context.request, environment, context.inputs, context.settings, lock)
+    name = package_cache_of(
+        context.request, environment, context.inputs, context.settings.build, lock
+    )
     if not build.has_package_place or name is None:
         return None
     tool = MirrorTool(

@@ -20,7 +20,7 @@ from image_builder.errors import CicError, Misconfigured
 from image_builder.host import process
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command
-from image_builder.settings import GIT_SCHEMES, LibrarySettings
+from image_builder.settings import GIT_SCHEMES, BuildSettings, RepositorySettings
 from image_builder.sources.git.urls import BadGitUrl, GitUrl, parse_url
 
 QUIET_S = 60.0
@@ -45,9 +45,8 @@ class Network:
     no_proxy: str | None = None
 
     @classmethod
-    def of(cls, settings: LibrarySettings) -> Network:
-        """What a site's settings say about it."""
-        build, repositories = settings.build, settings.repositories
+    def of(cls, repositories: RepositorySettings, build: BuildSettings) -> Network:
+        """Return what a site's settings say about it."""
         return cls(
             schemes=repositories.allowed_git_schemes,
             hosts=repositories.allowed_git_hosts,
