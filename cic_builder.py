@@ -21,7 +21,7 @@ from types import FrameType
 from rich.console import Console
 
 from config.loading import load_library_settings
-from image_builder import pipeline
+from image_builder import hints, pipeline
 from image_builder.errors import (
     BuildFailed,
     Cancelled,
@@ -30,6 +30,7 @@ from image_builder.errors import (
     Misconfigured,
     ServiceError,
     UserError,
+    with_hint,
 )
 from image_builder.host import file_leases, files
 from image_builder.host.cancellation import CancelToken
@@ -259,7 +260,8 @@ def _explain(error: CicError, console: Console) -> int:
         return EXIT_BAD_REQUEST
     if isinstance(error, BuildFailed) and error.excerpt:
         say("\n".join(error.excerpt))
-    say(f"{error.code.value}: {error}")
+    hint = error.hint or hints.usual(error.code)
+    say(f"{error.code.value}: {with_hint(error.message, hint)}")
     if isinstance(error, Cancelled):
         return EXIT_INTERRUPTED
     if isinstance(error, Misconfigured):

@@ -98,12 +98,16 @@ class CicError(Exception):
             self.code = code
 
     def __str__(self) -> str:
-        return f"{_sentence(self.message) if self.hint else self.message} {self.hint}".strip()
+        return with_hint(self.message, self.hint)
 
 
-def _sentence(text: str) -> str:
-    """A text that another one follows ends with a full stop."""
-    return text if not text or text[-1] in ".!?:" else f"{text}."
+def with_hint(problem: str, hint: str) -> str:
+    """Return a problem and what to do next as sentences: a text that another follows ends with a
+    full stop.
+    """
+    if not hint or not problem:
+        return problem or hint
+    return f"{problem} {hint}" if problem[-1] in ".!?:" else f"{problem}. {hint}"
 
 
 class UserError(CicError):
@@ -156,7 +160,7 @@ class BuildFailed(UserError):
     """A step of the image build ended with a failure.
 
     `step` names it (`spack install`), `package` the failing package where there is one, and
-    `excerpt` holds the lines that matter.
+    `excerpt` holds the lines that matter, if they say more than the message does.
     """
 
     code = ErrorCode.BUILD_STEP_FAILED
@@ -174,7 +178,8 @@ class BuildFailed(UserError):
         super().__init__(message, hint=hint, code=code)
         self.step = step
         self.package = package
-        self.excerpt = tuple(excerpt)
+        says_more = any(line.strip() not in message for line in excerpt)
+        self.excerpt = tuple(excerpt) if says_more else ()
 
 
 class ServiceError(CicError):

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from image_builder import hints
 from image_builder.errors import ErrorCode, LimitReached
 from image_builder.state import ACTIVE, BuildState
 from service.db.database import now, reading, writing
@@ -257,6 +258,7 @@ def withdraw(
                 state=BuildState.FAILED,
                 error_code=ErrorCode.CANCELLED.value,
                 message=reason,
+                hint=hints.usual(ErrorCode.CANCELLED),
                 ended_at=now(),
             )
         )
@@ -275,6 +277,7 @@ def withdraw(
                 state=BuildState.FAILED,
                 error_code=ErrorCode.CANCELLED.value,
                 message=reason,
+                hint=hints.usual(ErrorCode.CANCELLED),
                 ended_at=now(),
             )
         )

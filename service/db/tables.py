@@ -7,12 +7,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from image_builder import hints
 from image_builder.errors import CicError
 from image_builder.state import ACTIVE, BuildState
 from service.db.models import Build, Run, User
-
-pass
-
 
 RUNS: sa.Table = Run.__table__
 BUILDS: sa.Table = Build.__table__
@@ -50,11 +48,12 @@ def wanted(connection: Connection, run_id: str) -> bool:
 
 
 def failure(error: CicError) -> dict[str, Any]:
+    """The columns of what ended with an error: why, and what to do next."""
     excerpt = "\n".join(getattr(error, "excerpt", ()))
     return {
         "state": BuildState.FAILED,
         "error_code": error.code.value,
-        "hint": error.hint or None,
+        "hint": error.hint or hints.usual(error.code),
         "message": f"{error.message}\n{excerpt}" if excerpt else error.message,
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Flask
 from markupsafe import Markup, escape
 
+from image_builder.errors import with_hint
 from image_builder.state import BuildState
 from service.db.database import now
 
@@ -24,7 +25,12 @@ STATE_COLOURS = {
 def install(app: Flask) -> None:
     """Make these known to templates."""
     app.jinja_env.filters.update(
-        moment=moment, age=age, size=size, span=span, state_colour=state_colour
+        moment=moment,
+        age=age,
+        size=size,
+        span=span,
+        state_colour=state_colour,
+        with_hint=with_hint,
     )
     app.jinja_env.globals.update(now=now)
     app.jinja_env.policies["json.dumps_kwargs"] = {"sort_keys": False}

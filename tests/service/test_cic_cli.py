@@ -750,8 +750,32 @@ def test_wait_on_a_failed_build(service: FakeService, cic: Client) -> None:
     assert result.returncode == 4
     assert shown(result)["status"] == "FAILED"
     assert result.stderr.decode().endswith(
-        'cic_cli: COMPILE_FAILED: line 1\n"café" \\u001b[31mred\tend\\ Try\tthat.\n'
+        'cic_cli: COMPILE_FAILED: line 1\n"café" \\u001b[31mred\tend\\\nTry\tthat.\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "hint", "said"),
+    [
+        ("both cannot hold", "Remove one", "both cannot hold. Remove one"),
+        ("It is full.", "Free some room.", "It is full. Free some room."),
+        ("It is full", "", "It is full"),
+        (
+            "apt failed.\nE: no bcc",
+            "Look at the names.",
+            "apt failed.\nE: no bcc\nLook at the names.",
+        ),
+    ],
+)
+def test_a_problem_and_its_hint_are_sentences(
+    service: FakeService, cic: Client, message: str, hint: str, said: str
+) -> None:
+    more = {"hint": hint} if hint else {}
+    service.at(f"/build/{BUILD_ID}", status("FAILED", message=message, **more))
+    assert cic("wait", BUILD_ID).stderr.decode().endswith(f"cic_cli: {said}\n")
+    service.at("/build/", problem(429, "Too many", detail=message, **more))
+    (cic.folder / "r.json").write_bytes(b"{}")
+    assert cic("build", "r.json").stderr.decode().endswith(f"\n{said}\n")
 
 
 def test_wait_is_not_misled_by_other_statuses(service: FakeService, cic: Client) -> None:

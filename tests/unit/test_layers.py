@@ -89,7 +89,7 @@ OS_CALLS = {
 
 FLOORS = (
     {"errors", "settings", "spack", "state"},
-    {"host", "observer", "request"},
+    {"hints", "host", "observer", "request"},
     {"docker", "sources"},
     {"recipe", "sif", "store"},
     {"launch"},

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from image_builder.errors import with_hint
+
 Answer = Literal["runs", "runs_but", "does_not_run"]
 Level = Literal["error", "warning"]
 
@@ -45,7 +47,7 @@ class Finding:
     source: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.message}" + (f" {self.hint}" if self.hint else "")
+        return f"{self.level}: {with_hint(self.message, self.hint)}"
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from image_builder import hints
 from image_builder.build.failures import spack
 from image_builder.build.failures.buildx_log import FailedStep, failed_step, plain
 from image_builder.build.failures.excerpts import (
@@ -23,6 +24,8 @@ from image_builder.build.failures.excerpts import (
 )
 from image_builder.errors import ErrorCode
 
+ENDING = 300
+"""How many of the last lines are looked at for what a hint could say."""
 PUSH, CONVERT = "push", "convert"
 """What `classify` may be given as `step` for logs that are not buildx's."""
 
@@ -102,14 +105,16 @@ def classify(lines: Sequence[str], *, step: str) -> Cause:
     step inside the build is found in the log, and `step` is used where it is not.
     """
     if step == PUSH:
-        return _push([plain(line) for line in lines])
+        said = [plain(line) for line in lines]
+        return _with_hint(_push(said), said)
     if step == CONVERT:
-        return _conversion([plain(line) for line in lines])
+        said = [plain(line) for line in lines]
+        return _with_hint(_conversion(said), said)
     failed = failed_step(lines)
     name = _step_name(failed) or step
     finding = _build(failed, name)
     excerpt = finding.excerpt or tail(failed.lines) or ((failed.message,) if failed.message else ())
-    return Cause(
+    cause = Cause(
         code=finding.code,
         step=name,
         package=finding.package,
@@ -117,6 +122,13 @@ def classify(lines: Sequence[str], *, step: str) -> Cause:
         hint=finding.hint,
         excerpt=excerpt[:MAX_LINES],
     )
+    return _with_hint(cause, (*excerpt, *failed.lines[-ENDING:], failed.message))
+
+
+def _with_hint(cause: Cause, lines: Sequence[str]) -> Cause:
+    """The cause with a hint: what its lines tell, else its reader's own, else what usually helps."""
+    hint = hints.told_by(cause.code, lines[-ENDING:]) or cause.hint or hints.usual(cause.code)
+    return dataclasses.replace(cause, hint=hint)
 
 
 def _step_name(failed: FailedStep) -> str:
@@ -139,9 +151,11 @@ def _build(failed: FailedStep, step: str) -> Finding:
         return _base_image(failed)
     if step == PUSH:
         cause = _push([*failed.lines, failed.message])
-        return found(cause.code, cause.message, excerpt=cause.excerpt)
+        return found(cause.code, cause.message, hint=cause.hint, excerpt=cause.excerpt)
     if re.match(r"context canceled|canceled|no active session", failed.message, re.IGNORECASE):
         return found(ErrorCode.CANCELLED, "The build was ended.")
+    if (said := _own_words(failed)).startswith("the base image has no "):
+        return found(ErrorCode.BUILD_STEP_FAILED, said)
     readers: dict[str, Callable[[FailedStep], Finding]] = {
         "apt": _apt,
         "pip": _pip,

@@ -1,0 +1,57 @@
+"""What to do next about a failure whose reader knows nothing better: no failed build is without.
+
+The facts are in `data/hints.yaml`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any, NamedTuple
+
+import yaml
+
+from image_builder.errors import ErrorCode
+
+
+class Sign(NamedTuple):
+    """Words in the lines of a failure that tell more than its code."""
+
+    codes: frozenset[ErrorCode]
+    says: re.Pattern[str]
+    hint: str
+
+
+def usual(code: ErrorCode) -> str:
+    """Return what usually helps against a cause."""
+    return str(_facts()["codes"][code.value])
+
+
+def told_by(code: ErrorCode, lines: Iterable[str]) -> str:
+    """Return what the lines of a failure say to do, or nothing."""
+    signs = [sign for sign in _signs() if code in sign.codes]
+    if not signs:
+        return ""
+    known = [line[:2000] for line in lines]
+    return next((sign.hint for sign in signs if any(map(sign.says.search, known))), "")
+
+
+@functools.cache
+def _facts() -> dict[str, Any]:
+    text = resources.files("image_builder").joinpath("data/hints.yaml").read_text("utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+@functools.cache
+def _signs() -> tuple[Sign, ...]:
+    return tuple(
+        Sign(
+            frozenset(map(ErrorCode, row["codes"])),
+            re.compile(row["says"], re.IGNORECASE),
+            row["hint"],
+        )
+        for row in _facts()["signs"]
+    )
