@@ -8,17 +8,16 @@ hold code for several CPUs and choose when they run.
 from __future__ import annotations
 
 import fnmatch
-import functools
 import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
 import archspec.cpu
-import yaml
 
 from image_builder.audit import elf
 from image_builder.audit.lock_audit import Check, Problem, Verdict
+from image_builder.data import facts_of
 from image_builder.recipe.stages import INSTALL_TREES
 
 
@@ -104,8 +103,5 @@ def _words(features: Iterable[str]) -> str:
     return " ".join(sorted(features)) or "none beyond the family's"
 
 
-@functools.cache
 def _table() -> Mapping[str, Mapping[str, str]]:
-    text = resources.files("image_builder").joinpath("data/instructions.yaml").read_text("utf-8")
-    loaded: dict[str, dict[str, str]] = yaml.safe_load(text)
-    return loaded
+    return facts_of("instructions")

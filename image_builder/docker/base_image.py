@@ -25,6 +25,7 @@ from image_builder.errors import CicError
 from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
 from image_builder.settings import RegistrySettings
+from image_builder.spack.versions import numbers
 
 
 def resolve_base(
@@ -151,7 +152,7 @@ def unprobed_base(
         platform=platform,
         os_id="",
         os_version="",
-        spack_version=_numbers(named.group()) if named else None,
+        spack_version=numbers(named.group()) if named else None,
         compilers={},
         python=None,
         is_here=is_here,
@@ -207,14 +208,10 @@ def _facts(output: str, reference: str, digest: str | None, platform: str) -> Ba
         platform=platform,
         os_id=single.get("os", ""),
         os_version=single.get("os_version", ""),
-        spack_version=_numbers(spack.group()) if spack else None,
+        spack_version=numbers(spack.group()) if spack else None,
         compilers=compilers,
         python=single.get("python") or None,
         variables=variables,
         folder=config.get("WorkingDir") or "",
         labels=config.get("Labels") or {},
     )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
-import yaml
-
+from image_builder.data import facts_of
 from image_builder.docker import label_names
 from image_builder.request.machines import MachineFacts
 
 
-@functools.cache
 def launch_facts() -> Mapping[str, Any]:
     """Return the data file: `pmi`, `environment`, `sif_engines`."""
-    text = resources.files("image_builder").joinpath("data/launch.yaml").read_text("utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
+    return facts_of("launch")
 
 
 def runs_sifs(engine: str) -> bool:

@@ -6,11 +6,9 @@ import fnmatch
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import resources
 from typing import Any
 
-import yaml
-
+from image_builder.data import facts_of
 from image_builder.request.mpi_gpu import Mpi
 from image_builder.sources.description import Description
 from image_builder.sources.requirements import Requirements
@@ -58,6 +56,5 @@ def _normalized(requirement: str) -> str:
 
 @functools.cache
 def _facts() -> Mapping[str, Iterable[Any]]:
-    text = resources.files("image_builder").joinpath("data/other_mpi.yaml").read_text("utf-8")
-    loaded: dict[str, list[str]] = yaml.safe_load(text)
+    loaded: dict[str, list[str]] = facts_of("other_mpi")
     return {key: frozenset(names) for key, names in loaded.items()}

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from typing import Any
 
 import archspec.cpu
-import yaml
+
+from image_builder.data import facts_of
 
 GENERIC_NAMES = frozenset({"", "none", "generic", "any"})
 """What people write for an architecture when they want the platform's generic family."""
@@ -42,12 +41,9 @@ class UnknownName(ValueError):
         self.hint = hint
 
 
-@functools.cache
 def facts() -> Mapping[str, Mapping[str, str]]:
     """The data file: `families`, `platform_aliases`, `unlisted_features` and `products`."""
-    text = resources.files("image_builder").joinpath("data/targets.yaml").read_text("utf-8")
-    loaded: dict[str, dict[str, str]] = yaml.safe_load(text)
-    return loaded
+    return facts_of("targets")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> tuple[str, ...]:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
-import yaml
-
-Version = tuple[int, ...]
+from image_builder.data import facts_of
 
 
-@functools.cache
 def facts() -> Mapping[str, Any]:
     """The data file: `cuda`, `cuda_family`, `rocm_releases`, `rocm_distance`."""
-    text = resources.files("image_builder").joinpath("data/drivers.yaml").read_text("utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
-
-
-def version(text: str) -> Version:
-    """The numbers of a version, to compare: `570.26` -> (570, 26)."""
-    return tuple(map(int, re.findall(r"\d+", text)))
+    return facts_of("drivers")
 
 
 def toolkit_driver(cuda: str) -> str | None:

@@ -10,13 +10,13 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from image_builder.data import text_of
 from image_builder.errors import FieldProblem, InvalidRequest, Misconfigured
 from image_builder.request import cpu_targets
 from image_builder.request.build_request import Engine, Machine, OptionalSpec
@@ -117,7 +117,7 @@ def load_machines(path: Path | None = None) -> Mapping[str, MachineEntry]:
     `null` removes it, and `shipped: false` beside `machines` leaves out all that are shipped.
     Raises `Misconfigured` with every problem.
     """
-    text = resources.files("image_builder").joinpath("data/machines.yaml").read_text("utf-8")
+    text = text_of("machines")
     shipped = _entries(text, "machines.yaml")
     if path is None:
         return _present(shipped)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
-import yaml
+from image_builder.data import facts_of
 
 
-@functools.cache
 def _facts() -> Mapping[str, Any]:
-    text = resources.files("image_builder").joinpath("data/compilers.yaml").read_text("utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
+    return facts_of("compilers")
 
 
 def package_of(compiler: str) -> str:

@@ -88,6 +88,7 @@ OS_CALLS = {
 
 
 FLOORS = (
+    {"data"},
     {"errors", "settings", "spack", "state"},
     {"hints", "host", "observer", "request"},
     {"docker", "sources"},

@@ -10,6 +10,7 @@ from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
 from image_builder.request import gpu_drivers, mpi_gpu
 from image_builder.request.machines import MachineFacts
+from image_builder.spack.versions import numbers
 
 
 def gpu_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
@@ -42,10 +43,10 @@ def _cuda(version: str, machine: MachineFacts, host: mpi_gpu.Gpu | None) -> Iter
         return
     served = host.spec if host else "none"
     known = f"has {driver}" if machine.driver else f"is known to serve {served}"
-    if gpu_drivers.version(driver) < gpu_drivers.version(minimal):
+    if numbers(driver) < numbers(minimal):
         such_as = f" such as {host.spec!r}".replace("'", '"') if host else ""
         yield finding("cuda-driver-too-old", **words, minimal=minimal, known=known, such_as=such_as)
-    elif own is not None and gpu_drivers.version(driver) < gpu_drivers.version(own):
+    elif own is not None and numbers(driver) < numbers(own):
         yield finding("cuda-minor-version", **words, known=known)
 
 

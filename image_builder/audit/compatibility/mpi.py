@@ -13,9 +13,10 @@ from image_builder.audit.compatibility.rules import Finding, finding, rule_facts
 from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
 from image_builder.launch.facts import chosen_pmi, offered_pmi, spoken_pmi
-from image_builder.request import gpu_drivers, mpi_gpu
+from image_builder.request import mpi_gpu
 from image_builder.request.build_request import Machine
 from image_builder.request.machines import MachineFacts
+from image_builder.spack.versions import numbers
 
 
 def mpi_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
@@ -103,8 +104,8 @@ def _is_before(version: str, since: str | None) -> bool:
     """
     if since is None or not _plain(version):
         return False
-    numbers, limit = gpu_drivers.version(_plain(version)), gpu_drivers.version(since)
-    return numbers < limit[: len(numbers)]
+    own, limit = numbers(_plain(version)), numbers(since)
+    return own < limit[: len(own)]
 
 
 def major(version: str | None) -> str:

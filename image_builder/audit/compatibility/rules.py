@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from image_builder.data import facts_of
 from image_builder.errors import with_hint
 
 Answer = Literal["runs", "runs_but", "does_not_run"]
@@ -50,12 +49,9 @@ class Finding:
         return f"{self.level}: {with_hint(self.message, self.hint)}"
 
 
-@functools.cache
 def rule_facts() -> Mapping[str, Any]:
     """Return the data file: `rules`, `openmpi`, `mpich`, `standard_abi`."""
-    text = resources.files("image_builder").joinpath("data/rules.yaml").read_text("utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
+    return facts_of("rules")
 
 
 @functools.cache

@@ -1,0 +1,12 @@
+"""Versions as numbers. Pure."""
+
+from __future__ import annotations
+
+import re
+
+Version = tuple[int, ...]
+
+
+def numbers(text: str) -> Version:
+    """Return the numbers of a version, to compare: `570.26` -> (570, 26)."""
+    return tuple(map(int, re.findall(r"\d+", text)))
