@@ -8,11 +8,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable
-from importlib import resources
 from typing import Any, NamedTuple
 
-import yaml
-
+from image_builder.data import facts_of
 from image_builder.errors import ErrorCode
 
 
@@ -38,11 +36,8 @@ def told_by(code: ErrorCode, lines: Iterable[str]) -> str:
     return next((sign.hint for sign in signs if any(map(sign.says.search, known))), "")
 
 
-@functools.cache
 def _facts() -> dict[str, Any]:
-    text = resources.files("image_builder").joinpath("data/hints.yaml").read_text("utf-8")
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
+    return facts_of("hints")
 
 
 @functools.cache
