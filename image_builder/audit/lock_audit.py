@@ -53,19 +53,12 @@ class Verdict:
         return not self.problems
 
     def as_dict(self) -> dict[str, Any]:
-        """For a build's record; `from_dict` of it is the same verdict."""
+        """Return the verdict as a build's record keeps it."""
         return {
             "ok": self.ok,
             "checks": [dataclasses.asdict(check) for check in self.checks],
             "problems": [dataclasses.asdict(problem) for problem in self.problems],
         }
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Verdict:
-        return cls(
-            checks=tuple(Check(**check) for check in record["checks"]),
-            problems=tuple(Problem(**problem) for problem in record["problems"]),
-        )
 
     def table(self) -> str:
         """The checks as text, a line each, and below them what is wrong."""

@@ -25,10 +25,6 @@ class Target:
     family: str
     platform: str
 
-    @property
-    def is_generic(self) -> bool:
-        return self.name == self.family
-
 
 class UnknownName(ValueError):
     """A platform or architecture that nobody knows, or two that do not go together. `hint` says

@@ -77,18 +77,6 @@ class Snapshot:
     branches: Mapping[str, str]
     tags: Mapping[str, str]
 
-    def same_references(self, other: Snapshot) -> bool:
-        return (self.head, self.branches, self.tags) == (other.head, other.branches, other.tags)
-
-    @property
-    def default_branch(self) -> str | None:
-        """The branch that HEAD seems to be: git does not always tell."""
-        candidates = [name for name, commit in self.branches.items() if commit == self.head]
-        return next(
-            (name for name in ("main", "master") if name in candidates),
-            next(iter(sorted(candidates)), None),
-        )
-
 
 class Mirror:
     """The mirror of one repository in the folder `mirrors`. Threads and processes may share it."""
