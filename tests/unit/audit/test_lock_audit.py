@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from image_builder.audit.lock_audit import Check, Problem, audit, clashing_in_view
+from image_builder.audit.lock_audit import Check, Problem, Verdict, audit, clashing_in_view
 from image_builder.spack.lockfile import UnreadableLock
 from tests.conftest import PROJECT
 
