@@ -10,6 +10,7 @@ import yaml
 
 from image_builder.errors import Misconfigured
 from image_builder.recipe.demands import Demand, without_variant
+from image_builder.recipe.release_settings import fitting_concretizer, fitting_package
 from image_builder.recipe.view import view_of
 from image_builder.request.build_request import Machine
 from image_builder.request.mpi_gpu import Gpu, Mpi
@@ -83,6 +84,7 @@ class Merge:
 
     def body(self) -> dict[str, Any]:
         """The body of `spack.yaml`."""
+        self._leave_out_unread()
         self._translate_compilers()
         self._require_everywhere()
         self._require_mpi()
@@ -214,6 +216,20 @@ class Merge:
         everywhere["providers"] = {**(everywhere.get("providers") or {}), "mpi": [self.mpi.name]}
         self._require("mpi", self.mpi.spec)
 
+    def _leave_out_unread(self) -> None:
+        """What this release's schema does not have, and would stop at."""
+        for name, fields in self.packages.items():
+            self.packages[name], dropped = fitting_package(name, fields, self.release)
+            self._warn_unread([("packages", name, key) for key in dropped])
+
+    def _warn_unread(self, paths: list[tuple[str, ...]]) -> None:
+        for path in paths:
+            where = f"{self.file}, line {self.description.line('spack', *path)}"
+            release = ".".join(map(str, self.release))
+            self.warnings.append(
+                f"{where}: {': '.join(path)} is not used: Spack {release} does not read it there."
+            )
+
     def _translate_compilers(self) -> None:
         """`compiler: [gcc@8]` is not read from Spack 1.0 on, where compilers are packages that
         provide languages.
@@ -248,6 +264,8 @@ class Merge:
             self.warnings.append(
                 f"{self.file}: concretizer: targets is not used: the machine decides."
             )
+        settings, dropped = fitting_concretizer(settings, self.release)
+        self._warn_unread([("concretizer", key) for key in dropped])
         return {
             "unify": True,
             **settings,

@@ -172,14 +172,41 @@ def test_compilers_are_translated_for_releases_in_which_they_are_packages() -> N
         "  packages: {all: {compiler: [gcc@11, clang]}, hdf5: {compiler: [clang@15]}}\n"
     )
     before, after = packages(composed(text)), packages(composed(text, spack=(1, 0, 0)))
-    assert before["all"]["compiler"] == ["gcc@11", "clang"] and before["hdf5"] == {
-        "compiler": ["clang@15"]
-    }
+    assert before["all"]["compiler"] == ["gcc@11", "clang"]
+    assert before["hdf5"] == {"prefer": ["%clang@15"]}, "its schema has no compiler there"
+    assert packages(composed(text, spack=(0, 22, 5)))["hdf5"] == {"compiler": ["clang@15"]}
     assert "compiler" not in after["all"]
     assert [after[language] for language in ("c", "cxx", "fortran")] == [
         {"prefer": ["gcc@11", "llvm"]}
     ] * 3
     assert after["hdf5"] == {"prefer": ["%llvm@15"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "read"),
+    [
+        ("concretizer: {timeout: 9}", "concretizer: timeout", [(1, 1, 0)]),
+        ("concretizer: {static_analysis: true}", "concretizer: static_analysis", [(1, 1, 0)]),
+        (
+            "concretizer: {duplicates: {strategy: full}}",
+            "concretizer: duplicates",
+            [(0, 23, 1), (1, 1, 0)],
+        ),
+        ("packages: {a: {target: [haswell]}}", "packages: a: target", [(0, 19, 2)]),
+        ("packages: {a: {providers: {blas: [b]}}}", "packages: a: providers", [(0, 19, 2)]),
+        ("packages: {a: {prefer: [+x]}}", "packages: a: prefer", [(0, 23, 1), (1, 1, 0)]),
+    ],
+)
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
+def test_settings_that_the_release_does_not_read_are_left_out(
+    text: str, place: str, read: list[tuple[int, ...]], release: tuple[int, ...]
+) -> None:
+    environment = composed(f"spack:\n  specs: [a]\n  {text}\n", spack=release)
+    assert environment.spack is not None
+    key = place.rpartition(" ")[2]
+    part = environment.spack["concretizer"] if "conc" in place else packages(environment).get("a")
+    assert (key in (part or {})) is (release in read)
+    assert any(place in told for told in environment.warnings) is (release not in read)
 
 
 def test_what_the_site_decides_in_the_concretizer() -> None:

@@ -1,0 +1,194 @@
+"""No pattern takes more than linear time: strangers' texts reach most of them.
+
+A pattern that backtracks over a long text holds the interpreter, and with it a whole process. Each
+pattern is run, in the ways in which its module uses it, on texts made of its own characters. CPU
+time is counted, not time: a linear pattern needs a few milliseconds of it, a quadratic one seconds.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import signal
+from collections.abc import Iterator
+from re import _constants as parts  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
+from typing import Any, NamedTuple
+
+import pytest
+
+import image_builder
+import service
+
+LENGTH = 120_000
+LIMIT_CPU_S = 2.0
+ANCHORED = frozenset({"match", "fullmatch"})
+SEARCHING = frozenset({"search", "sub", "split", "findall", "finditer", "subn"})
+IN_THE_IMAGE = "image_builder.recipes"
+BOUNDED: dict[str, int] = {}
+"""Patterns that see at most so many characters, as the code before them makes sure."""
+
+
+class Use(NamedTuple):
+    """A pattern, and the methods by which its module uses it."""
+
+    name: str
+    pattern: re.Pattern[str]
+    methods: frozenset[str]
+
+
+def modules() -> Iterator[Any]:
+    for package in (image_builder, service):
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not info.name.startswith(IN_THE_IMAGE):
+                yield importlib.import_module(info.name)
+
+
+def uses() -> Iterator[Use]:
+    for module in modules():
+        with open(module.__file__, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        for name, value in vars(module).items():
+            for at, pattern in enumerate(_patterns(value)):
+                if methods := _methods(tree, name):
+                    yield Use(f"{module.__name__}.{name}[{at}]", pattern, methods)
+        yield from _inline(module.__name__, tree)
+
+
+def _patterns(value: object) -> list[re.Pattern[str]]:
+    if isinstance(value, re.Pattern):
+        return [value] if isinstance(value.pattern, str) else []
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        return [pattern for one in value for pattern in _patterns(one)]
+    return []
+
+
+def _methods(tree: ast.Module, name: str) -> frozenset[str]:
+    """How a module uses a pattern of this name; one that is handed on may be used for a search."""
+    found: set[str] = set()
+    called: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id == name and node.attr in ANCHORED | SEARCHING:
+                found.add("match" if node.attr in ANCHORED else "search")
+            called.add(node.value)
+    handed_on = any(
+        isinstance(node, ast.Name)
+        and node.id == name
+        and isinstance(node.ctx, ast.Load)
+        and node not in called
+        for node in ast.walk(tree)
+    )
+    return frozenset(found | ({"search"} if handed_on else set()))
+
+
+def _inline(module: str, tree: ast.Module) -> Iterator[Use]:
+    """`re.match(r"…", text)` and its kin."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id == "re"
+            and node.func.attr in ANCHORED | SEARCHING
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            method = "match" if node.func.attr in ANCHORED else "search"
+            pattern = node.args[0].value
+            name = f"{module}:{pattern[:40]}"
+            yield Use(name, re.compile(pattern), frozenset({method}))
+
+
+def characters(pattern: re.Pattern[str]) -> list[str]:
+    """Characters that a pattern names, and some that its classes hold."""
+    found: dict[str, None] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, parser.SubPattern | list | tuple):
+            items = list(value)
+            if len(items) == 2 and items[0] is parts.LITERAL:
+                found[chr(items[1])] = None
+            elif len(items) == 2 and items[0] is parts.RANGE:
+                found[chr(items[1][0])] = None
+            elif len(items) == 2 and items[0] is parts.CATEGORY:
+                found[{"SPACE": " ", "DIGIT": "0"}.get(str(items[1]).rpartition("_")[2], "a")] = (
+                    None
+                )
+            else:
+                for item in items:
+                    visit(item)
+
+    visit(parser.parse(pattern.pattern, pattern.flags & ~re.UNICODE & ~re.DEBUG))
+    return list({**found, " ": None, "a": None, "0": None})
+
+
+def prefix_of(pattern: re.Pattern[str]) -> str:
+    """The literal characters that a pattern begins with."""
+    text = ""
+    for kind, value in parser.parse(pattern.pattern, pattern.flags & ~re.UNICODE & ~re.DEBUG):
+        if kind is not parts.LITERAL:
+            break
+        text += chr(value)
+    return text
+
+
+def texts(pattern: re.Pattern[str], length: int) -> Iterator[str]:
+    letters = characters(pattern)[:14]
+    prefix = prefix_of(pattern)
+    for letter in letters:
+        yield prefix + letter * length + "\x01"
+        yield prefix + f"{letter}a" * (length // 2) + "\x01"
+    yield ("".join(letters) * (length // len(letters) + 1))[:length] + "\x01"
+    yield prefix * (length // max(1, len(prefix))) + "\x01"
+
+
+class Exceeded(Exception):
+    """A pattern took more CPU time than a linear one ever does."""
+
+
+def _exceeded(signal_number: int, frame: object) -> None:
+    raise Exceeded
+
+
+def slow_text(use: Use, length: int) -> str | None:
+    """The beginning of a text on which the pattern takes too long, or None."""
+    before = signal.signal(signal.SIGVTALRM, _exceeded)
+    try:
+        for text in texts(use.pattern, length):
+            signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_CPU_S)
+            try:
+                if "match" in use.methods:
+                    use.pattern.match(text)
+                if "search" in use.methods:
+                    use.pattern.findall(text)
+            except Exceeded:
+                return text[:40]
+            finally:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
+    return None
+
+
+def test_every_pattern_is_linear() -> None:
+    found = list(uses())
+    assert len(found) > 80, "patterns are found"
+    slow = {
+        use.name: (use.pattern.pattern[:80], text)
+        for use in found
+        if (text := slow_text(use, BOUNDED.get(use.name, LENGTH))) is not None
+    }
+    assert not slow
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"a\s*(?:\[)?\s*(?:;.+)?\Z", r"\s*(?:[^#;]*@\s*file:|x)", r"(?:a+)+\Z", r"[a-z]*[a-z]*b"],
+)
+def test_the_check_finds_patterns_that_are_not(pattern: str) -> None:
+    use = Use("bad", re.compile(pattern), frozenset({"match", "search"}))
+    assert slow_text(use, LENGTH) is not None
