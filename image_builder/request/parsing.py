@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ from pydantic import (
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets
 from image_builder.request.build_request import MAX_TEXT, BuildRequest, short
+
+MAX_EQUAL_KEYS = 20
 
 
 class NamedMachine(Protocol):
@@ -117,7 +120,11 @@ def load_json(raw: bytes | str) -> dict[str, Any]:
     if not text.strip():
         raise _not_json("it is empty", "send a JSON object with machine, workflow and step_id")
     try:
-        value = json.loads(_with_json_constants(text), parse_constant=_refuse_constant)
+        value = json.loads(
+            _with_json_constants(text),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_equal_keys,
+        )
     except RecursionError:
         raise _not_json("it is nested too deeply", "send a flat request") from None
     except ValueError as error:
@@ -144,6 +151,25 @@ def field_problems(error: ValidationError, model: type[BaseModel]) -> list[Field
 # length.
 _STRING_OR_WORD = re.compile(r'"(?:[^"\\]+|\\.)*"?|\b(?:True|False|None)\b', re.DOTALL)
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
+
+
+def _without_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object whose keys stand once. Of two, JSON's readers take the last, unsaid."""
+    fields = dict(pairs)
+    if len(fields) == len(pairs):
+        return fields
+    counts = Counter(key for key, _ in pairs)
+    raise InvalidRequest(
+        [
+            FieldProblem(
+                key if key.isidentifier() and len(key) <= 60 else short(key),
+                f"stands {count} times in one object",
+                "write it once",
+            )
+            for key, count in counts.items()
+            if count > 1
+        ][:MAX_EQUAL_KEYS]
+    )
 
 
 def _with_json_constants(text: str) -> str:

@@ -237,6 +237,30 @@ class TestWhatIsRefused:
         assert word in problems_of(raw)["body"]
 
     @pytest.mark.parametrize(
+        ("raw", "fields"),
+        [
+            ('{"workflow": "a", "workflow": "b"}', {"workflow": "stands 2 times in one object"}),
+            ('{"force": False, "force": True}', {"force": "stands 2 times in one object"}),
+            (
+                '{"workflow": "w", "machine": {"mpi": "a", "gpu": "b", "mpi": "c", "gpu": 1, "mpi": 2}}',
+                {"mpi": "stands 3 times in one object", "gpu": "stands 2 times in one object"},
+            ),
+            ('{"x": [{"a b": 1, "a b": 1}]}', {"'a b'": "stands 2 times in one object"}),
+        ],
+    )
+    def test_a_key_that_stands_twice(self, raw: str, fields: dict[str, str]) -> None:
+        """JSON's readers take the last one, and nothing says so."""
+        problems = problems_of(raw)
+        assert set(problems) == set(fields)
+        for field, problem in fields.items():
+            assert problem in problems[field] and "write it once" in problems[field]
+
+    def test_a_megabyte_of_equal_keys_is_answered_briefly(self) -> None:
+        assert (
+            len(problems_of("{" + ",".join(f'"{n % 9999}":1' for n in range(90_000)) + "}")) <= 20
+        )
+
+    @pytest.mark.parametrize(
         "raw", ['"' + '\\"' * 500_000, '{"a": "' + "True " * 200_000, '"\\' * 300_000]
     )
     def test_a_megabyte_of_unclosed_strings_is_read_once(self, raw: str) -> None:
