@@ -41,6 +41,7 @@ from image_builder.store.record import (
     is_filename,
     is_sha256,
     shortened,
+    with_sif_of,
 )
 
 _IDENTITY = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
@@ -135,14 +136,7 @@ class ImageStore:
         known.
         """
         with self._locked():
-            earlier = self.by_identity(record.identity)
-            if earlier is not None and earlier.sha256 is not None:
-                kept = {
-                    "sha256": earlier.sha256,
-                    "size_bytes": earlier.size_bytes,
-                    "filename": earlier.filename,
-                }
-                record = record.model_copy(update=kept)
+            record = with_sif_of(self.by_identity(record.identity), record)
             _write(self._records / f"{identity_digest(record.identity)}.json", record)
         return record
 

@@ -40,6 +40,14 @@ class ImageRecord(BaseModel):
     """Free for the audit's verdict, the request, the recipe, how it was converted, …"""
 
 
+def with_sif_of(earlier: ImageRecord | None, record: ImageRecord) -> ImageRecord:
+    """Return the record with the SIF that the identity has already, if it has one."""
+    if earlier is None or earlier.sha256 is None:
+        return record
+    kept = earlier.model_dump(include={"sha256", "size_bytes", "filename"})
+    return record.model_copy(update=kept)
+
+
 def shortened(record: ImageRecord) -> ImageRecord:
     """What of a record is worth its place in memory, thousands of times."""
     labels = {sys.intern(key): value for key, value in (record.details.get("labels") or {}).items()}

@@ -52,6 +52,7 @@ from image_builder.store.record import (
     is_filename,
     is_sha256,
     shortened,
+    with_sif_of,
 )
 
 SIF_CONFIG = "application/vnd.sylabs.sif.config.v1+json"
@@ -124,14 +125,7 @@ class RegistryImages:
         return record
 
     def record(self, record: ImageRecord) -> ImageRecord:
-        earlier = self.by_identity(record.identity)
-        if earlier is not None and earlier.sha256 is not None:
-            kept = {
-                "sha256": earlier.sha256,
-                "size_bytes": earlier.size_bytes,
-                "filename": earlier.filename,
-            }
-            record = record.model_copy(update=kept)
+        record = with_sif_of(self.by_identity(record.identity), record)
         self._put_record(f"identity.{identity_digest(record.identity)}", record)
         return record
 
