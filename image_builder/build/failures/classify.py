@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from image_builder import hints
-from image_builder.build.failures import spack
+from image_builder.build.failures import spack_concretize, spack_install
 from image_builder.build.failures.buildx_log import FailedStep, failed_step, plain
 from image_builder.build.failures.excerpts import (
     MAX_LINES,
@@ -64,7 +64,7 @@ _NO_NETWORK = re.compile(
     re.IGNORECASE,
 )
 _NO_MEMORY = re.compile(
-    r"Killed signal terminated program|\AKilled\Z|virtual memory exhausted|"
+    r"Killed signal terminated program|\AKilled\Z|\*\*\* \[.*\] Killed\Z|virtual memory exhausted|"
     r"[Cc]annot allocate memory|out of memory allocating|\bMemoryError\b|\bOut of memory\b|"
     r"\bsigkill\b|\(signal: 9|std::bad_alloc"
 )
@@ -160,7 +160,7 @@ def _build(failed: FailedStep, step: str) -> Finding:
         "apt": _apt,
         "pip": _pip,
         "spack concretize": _concretization,
-        "spack install": spack.installation,
+        "spack install": spack_install.installation,
         "post_inst.sh": _post_install,
     }
     finding = readers.get(step, _other)(failed)
@@ -260,7 +260,7 @@ def _concretization(failed: FailedStep) -> Finding:
     """What the recipe looks for itself comes before what Spack says."""
     missing = [line.removeprefix(_NOT_THERE) for line in failed.lines if _NOT_THERE in line[:40]]
     if not missing:
-        return spack.concretization(failed)
+        return spack_concretize.concretization(failed)
     return found(
         ErrorCode.BAD_DESCRIPTION,
         f"{'; '.join(missing[:5])}.",

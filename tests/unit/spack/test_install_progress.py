@@ -32,6 +32,55 @@ def test_what_a_line_tells(line: str, heard: tuple[int, int, str] | None) -> Non
     assert InstallProgress(9).heard(line) == heard
 
 
+SIDE_BY_SIDE = """\
+#12 1.4 [e] v2ombf5 glibc@2.36 /usr (0s)
+#12 1.5 [ ] wz6nbda util-macros@1.19 fetching from build cache (0s)
+#12 1.6 [ ] wz6nbda util-macros@1.19 no binary available (0s)
+#12 2.0 [ ] 5no4vnu fftw@3.3.10 staging
+#12 2.1 [ ] wz6nbda util-macros@1.19 configure (1s)
+#12 2.2 [ ] 5no4vnu fftw@3.3.10 build (1s)
+#12 61.4 [ ] kdenkox py-mpi4py@3.1.4 fetching: 30%
+#12 112.4 [+] 5no4vnu fftw@3.3.10 /opt/spack/fftw-3.3.10-5no4vnu (1m50s)
+#12 113.0 [x] wz6nbda util-macros@1.19 failed: /tmp/root/spack-stage/spack-stage-util.log (1m51s)"""
+"""What Spack 1.2 writes of several packages at once."""
+
+
+def test_what_is_built_side_by_side_is_told_with_its_phase_and_time() -> None:
+    progress = InstallProgress(3)
+    told = [progress.heard(line) for line in SIDE_BY_SIDE.splitlines()]
+    assert told[0] is None, "an external is not installed"
+    assert [what[:2] for what in told[1:] if what] == [(0, 3)] * 6 + [(1, 3)] * 2
+    assert [what[2] for what in told[1:] if what] == [
+        "util-macros@1.19 fetching from build cache",
+        "util-macros@1.19",
+        "fftw@3.3.10 staging",
+        "fftw@3.3.10 staging, util-macros@1.19 configure",
+        "fftw@3.3.10 build, util-macros@1.19 configure",
+        "fftw@3.3.10 build 59 s, util-macros@1.19 configure 59 s, py-mpi4py@3.1.4 fetching",
+        "util-macros@1.19 configure 110 s, py-mpi4py@3.1.4 fetching 51 s",
+        "py-mpi4py@3.1.4 fetching 52 s",
+    ]
+
+
+def test_phases_of_older_releases_are_told_side_by_side_too() -> None:
+    progress = InstallProgress(9)
+    for name in ("lz4", "py-six"):
+        progress.heard(f"#7 1.0 ==> Installing {name}-1.0-{HASH} [1/9]")
+    assert progress.heard("#7 5.0 ==> py-six: Executing phase: 'install'") == (
+        0,
+        9,
+        "lz4@1.0 4 s, py-six@1.0 install 4 s",
+    )
+
+
+def test_many_packages_at_once_are_counted_and_not_all_named() -> None:
+    progress = InstallProgress(99)
+    for number in range(20):
+        told = progress.heard(f"[ ] abcdefg package-with-a-name-{number}@1.0 build (3s)")
+    assert told is not None
+    assert told[2].endswith(", 14 more")
+
+
 def test_a_package_counts_once_and_never_beyond_the_total() -> None:
     progress = InstallProgress(2)
     lines = [f"[+] /opt/{name}-1.0-{HASH}" for name in ("a", "a", "b", "c")]
