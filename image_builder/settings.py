@@ -62,6 +62,11 @@ MIN_KEY_LENGTH = 32
 _REPOSITORY = re.compile(rf"{ORAS}[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 
+SPACK_REPOSITORY = "https://github.com/spack/spack.git#v1.2.0"
+SPACK_PACKAGES_REPOSITORY = "https://github.com/spack/spack-packages.git#v2026.06.0"
+"""The newest release that is tested here, and the packages that came out with it."""
+
+
 class Section(BaseModel):
     """A group of settings that never changes after the start; an unknown key is an error."""
 
@@ -174,12 +179,14 @@ class BuildSettings(Section):
     os_image: str | Mapping[str, str] = "debian:12"
     """What `BASE`/`BASE` builds the base image on: an image, or a mapping from platform to image.
     """
-    spack_repository: str | None = "https://github.com/spack/spack.git#v0.23.1"
+    spack_repository: str | None = SPACK_REPOSITORY
     """The Spack in the base image that `BASE`/`BASE` builds: a git URL or a folder, with an
     optional `#ref`.
     """
     spack_packages_repository: str | None = None
-    """The packages that go with a Spack from 1.0 on; before, they are part of Spack."""
+    """The packages that go with a Spack from 1.0 on; before, they are part of Spack. Left out together
+    with `spack_repository`: those of the default's release.
+    """
     dockerfile: str = BUILTIN_DOCKERFILE
     spack_cfg: str | None = None
     max_concurrent_builds: int = Field(default=3, ge=1)
@@ -284,6 +291,15 @@ class BuildSettings(Section):
     def builds_folder(self) -> Path:
         """Where each build that is going on has a folder of its own."""
         return self.tmp_folder / "builds"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _packages_of_the_default(cls, values: Any) -> Any:
+        """Another Spack is not given packages that were made for the default one."""
+        named = {"spack_repository", "spack_packages_repository"}
+        if not isinstance(values, Mapping) or named & set(values):
+            return values
+        return {**values, "spack_packages_repository": SPACK_PACKAGES_REPOSITORY}
 
     @field_validator("dockerfile", mode="after")
     @classmethod

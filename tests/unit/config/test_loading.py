@@ -231,6 +231,13 @@ class TestEnvironment:
         settings = load_settings(environ={**ENOUGH, "CIC_BUILD_SPACK_CFG": "", "CIC_TLS_KEY": ""})
         assert (settings.library.build.spack_cfg, settings.service.tls_key) == (None, None)
 
+    def test_another_spack_is_not_given_the_packages_of_the_default(self) -> None:
+        build = load_settings(environ=ENOUGH).library.build
+        assert build.spack_repository and "#v1.2" in build.spack_repository
+        assert build.spack_packages_repository and "#v2026" in build.spack_packages_repository
+        older = {**ENOUGH, "CIC_BUILD_SPACK_REPOSITORY": "/opt/spack-0.23"}
+        assert load_settings(environ=older).library.build.spack_packages_repository is None
+
     def test_every_key_can_be_given(self) -> None:
         """Each key's default, written as text, comes back as it was."""
         for prefix, model in (*SECTIONS.values(), ("", ServiceSettings)):
