@@ -26,10 +26,9 @@ from image_builder.sources.problems import Problem, raise_all
 from image_builder.sources.requirements import Requirements, read_requirements
 from image_builder.sources.spec_lists import roots_in
 from image_builder.sources.step import StepFolder
+from image_builder.spack.releases import NEWEST_TESTED
 
 __all__ = ["Description", "Environment", "compose", "parse_description"]
-NEWEST_TESTED = (1, 1)
-"""The Spack release that an environment is made for where the base image's own is not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

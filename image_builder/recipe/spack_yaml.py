@@ -17,6 +17,7 @@ from image_builder.request.mpi_gpu import Gpu, Mpi
 from image_builder.sources.description import Description
 from image_builder.spack import spec as spack_spec
 from image_builder.spack.compiler_names import package_of
+from image_builder.spack.releases import FIRST_WITH_GROUPS, FIRST_WITH_SETTING
 
 STAGES = "/tmp/root/spack-stage"
 """Where existing post-install scripts look for the stages of packages."""
@@ -35,12 +36,14 @@ def dump(value: Any) -> str:
 
 
 def roots_of(body: Mapping[str, Any]) -> Iterator[str]:
-    """The plain specs under `specs`; matrices and definitions are Spack's to expand."""
-    return (
-        entry
-        for entry in body.get("specs", ())
-        if isinstance(entry, str) and not entry.startswith("$")
-    )
+    """The plain specs under `specs` and in its groups; matrices and definitions are Spack's to
+    expand.
+    """
+    for entry in body.get("specs") or ():
+        if isinstance(entry, str) and not entry.startswith("$"):
+            yield entry
+        elif isinstance(entry, dict):
+            yield from roots_of(entry)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -101,8 +104,21 @@ class Merge:
 
     def _specs(self) -> list[Any]:
         entries = list(self.user.get("specs") or ())
+        if self.release < FIRST_WITH_GROUPS:
+            entries = [plain for entry in entries for plain in self._without_group(entry)]
         added = [part.spec for part in (self.mpi, self.gpu) if part is not None]
         return entries + [spec for spec in added if spec not in entries]
+
+    def _without_group(self, entry: Any) -> list[Any]:
+        """The specs of a group, for a release that has no groups."""
+        if not isinstance(entry, dict) or "group" not in entry:
+            return [entry]
+        self.warnings.append(
+            f"{self.file}: the base image's Spack has no groups: what is in {entry['group']} is "
+            "concretized together with everything else."
+        )
+        matrix = {key: entry[key] for key in ("matrix", "exclude") if key in entry}
+        return [*(entry.get("specs") or ()), *([matrix] if "matrix" in matrix else [])]
 
     def _rule(self, spec: str) -> Any:
         """A hard requirement. Before 0.20 only groups are read; from 1.0 on only a plain one
@@ -260,6 +276,12 @@ class Merge:
                 f"{self.file}: concretizer: reuse is not used: an image does not depend on what was "
                 "built before."
             )
+        for key, first in FIRST_WITH_SETTING.items():
+            if self.release < first and settings.pop(key, None) is not None:
+                self.warnings.append(
+                    f"{self.file}: concretizer: {key} is not used: the base image's Spack does not "
+                    "know it."
+                )
         if settings.pop("targets", None):
             self.warnings.append(
                 f"{self.file}: concretizer: targets is not used: the machine decides."

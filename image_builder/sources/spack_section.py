@@ -28,6 +28,7 @@ CONCRETIZER_KEYS = (
     "static_analysis",
     "compiler_mixing",
 )
+GROUP_KEYS = ("group", "needs", "explicit", "specs", "matrix", "exclude")
 VIEW_KEYS = ("root", "link", "link_type", "select", "exclude", "projections")
 WHY_REFUSED = {
     "repos": "Packages come from the site's catalogue: ask its operator to add a recipe.",
@@ -46,6 +47,7 @@ WHY_REFUSED = {
     "container": "Leave it out.",
     "upstreams": "Leave it out.",
 }
+_WHY_GROUP_KEY_REFUSED = {"override": "Write what all groups may share under packages."}
 _CONCRETIZATION = {
     "together": "true",
     "separately": "false",
@@ -53,6 +55,7 @@ _CONCRETIZATION = {
 }
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+:\Z")
 _DEFINITION = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}\Z")
 _VIEW_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 _VIEW_ROOT = re.compile(r"/opt/[A-Za-z0-9][A-Za-z0-9._+/-]*\Z")
 _PROJECTION = re.compile(r"[A-Za-z0-9{}_.:,^=+@-][A-Za-z0-9{}_.:,^=+@/-]*\Z")
@@ -85,6 +88,7 @@ def checked(check: Check, value: Any) -> Mapping[str, Any] | None:
     before = len(check.problems)
     _check_definitions(check, fields.get("definitions"))
     _check_spec_list(check, ("spack", "specs"), fields.get("specs"))
+    _check_needs(check, fields.get("specs"))
     if len(check.problems) == before:
         _check_references(check, fields)
     package_settings.check_packages(check, fields.get("packages"))
@@ -131,6 +135,8 @@ def _check_spec_list(check: Check, path: Path, value: Any) -> None:
             continue
         if not isinstance(entry, dict):
             check.spec(here, entry, named=path[1] == "specs")
+        elif "group" in entry and path == ("spack", "specs"):
+            _check_group(check, here, entry)
         elif "matrix" not in entry and "exclude" not in entry and len(entry) == 1:
             (key, rest), *_ = entry.items()
             check.wrong(
@@ -142,8 +148,46 @@ def _check_spec_list(check: Check, path: Path, value: Any) -> None:
             _check_matrix(check, here, entry)
 
 
+def _check_group(check: Check, path: Path, entry: Mapping[str, Any]) -> None:
+    """A group of specs, as Spack 1.2 has them: concretized after the groups that it needs."""
+    check.known(path, entry, GROUP_KEYS, _WHY_GROUP_KEY_REFUSED)
+    for key, name in [("group", entry["group"]), *(("needs", name) for name in _needed(entry))]:
+        if not isinstance(name, str) or not _GROUP_NAME.match(name):
+            check.wrong(
+                (*path, key), "is not a group's name", "Write letters, digits, '_' and '-'."
+            )
+    check.flag((*path, "explicit"), entry.get("explicit"))
+    _check_spec_list(check, (*path, "specs"), entry.get("specs"))
+    if "matrix" in entry or "exclude" in entry:
+        _check_rows(check, path, entry)
+
+
+def _check_needs(check: Check, value: Any) -> None:
+    """A group needs groups that are there."""
+    entries = value if isinstance(value, list) else []
+    names = [entry["group"] for entry in entries if isinstance(entry, dict) and "group" in entry]
+    for at, entry in enumerate(entries):
+        missing = next((name for name in _needed(entry) if name not in names), None)
+        if missing is not None:
+            check.wrong(
+                ("spack", "specs", at, "needs"),
+                f"names {str(missing)[:60]!r}, which is no group here",
+                "Write the name of another group of this list.",
+            )
+
+
+def _needed(entry: Any) -> list[Any]:
+    """The groups that an entry of `specs` needs."""
+    needs = entry.get("needs") if isinstance(entry, dict) else None
+    return needs if isinstance(needs, list) else [needs] if needs is not None else []
+
+
 def _check_matrix(check: Check, path: Path, entry: Mapping[str, Any]) -> None:
     check.known(path, entry, ("matrix", "exclude"), {})
+    _check_rows(check, path, entry)
+
+
+def _check_rows(check: Check, path: Path, entry: Mapping[str, Any]) -> None:
     rows = check.list((*path, "matrix"), entry.get("matrix"))
     for at, row in enumerate(rows):
         check.spec_list((*path, "matrix", at), row, named=False)

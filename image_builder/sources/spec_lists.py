@@ -1,6 +1,7 @@
 """`specs` and `definitions` of a description: which root specs they expand to. Pure.
 
-A `$name` stands for the specs of a definition before it, a matrix for each combination of its rows.
+A `$name` stands for the specs of a definition before it, a matrix for each combination of its rows,
+a group (Spack 1.2) for its specs.
 """
 
 from __future__ import annotations
@@ -63,8 +64,10 @@ def _count(entries: Any, path: Path, sizes: Mapping[str, int], unknown: list[Unk
     for at, entry in enumerate(entries or ()):
         here = (*path, at)
         if isinstance(entry, dict):
+            total += _count(entry.get("specs"), (*here, "specs"), sizes, unknown)
             rows = enumerate(entry.get("matrix") or ())
-            total += math.prod(_count(row, (*here, "matrix", n), sizes, unknown) for n, row in rows)
+            counts = [_count(row, (*here, "matrix", n), sizes, unknown) for n, row in rows]
+            total += math.prod(counts) if counts else 0
         elif isinstance(entry, str) and entry.strip().startswith("$"):
             name = _referred(entry)
             if name not in sizes:
@@ -100,7 +103,9 @@ def _expand(
     for at, entry in enumerate(entries or ()):
         here = (*path, at)
         if isinstance(entry, dict):
-            yield from _matrix(entry, here, defined, release)
+            yield from _expand(entry.get("specs"), (*here, "specs"), defined, release)
+            if entry.get("matrix"):
+                yield from _matrix(entry, here, defined, release)
         elif isinstance(entry, str) and entry.strip().startswith("$"):
             sigil = entry.strip()[1:2] if entry.strip()[1:2] in ("^", "%") else ""
             yield from (_behind(sigil, parts) for parts in defined.get(_referred(entry), ()))

@@ -12,7 +12,7 @@ from image_builder.recipe.environment import Environment, compose
 from tests.support.golden_files import assert_golden
 from tests.support.planning import base, composed, corpus, described, machine
 
-RELEASES = [(0, 19, 2), (0, 23, 1), (1, 1, 0)]
+RELEASES = [(0, 19, 2), (0, 23, 1), (1, 1, 0), (1, 2, 0)]
 MACHINES: dict[str, dict[str, Any]] = {
     "amd64": {"architecture": "zen2", "mpi": "openmpi@4", "gpu": "cuda@12", "gpu_arch": "a100"},
     "arm64": {"platform": "linux/arm64", "architecture": "neoverse_n1", "mpi": "mpich@4"},
@@ -746,3 +746,37 @@ def test_a_post_install_script_wants_sources_built() -> None:
 def test_the_same_input_gives_the_same_text() -> None:
     text = corpus()["permedcoe/covid19"]
     assert composed(text, mpi="openmpi@4") == composed(text, mpi="openmpi@4")
+
+
+GROUPS = """
+spack:
+  specs:
+    - lz4
+    - {group: tools, specs: [cmake], matrix: [[hdf5], [+hl]]}
+  concretizer: {duplicates: {strategy: none}, static_analysis: true}
+"""
+
+
+def test_groups_reach_a_spack_that_has_them() -> None:
+    environment = composed(GROUPS, mpi="openmpi@4", spack=(1, 2, 0))
+    assert environment.spack is not None
+    assert [entry for entry in environment.spack["specs"] if isinstance(entry, dict)] == [
+        {"group": "tools", "specs": ["cmake"], "matrix": [["hdf5"], ["+hl"]]}
+    ]
+    assert environment.roots == ("lz4", "cmake", "openmpi@4")
+    assert environment.spack["concretizer"]["static_analysis"] is True
+
+
+def test_a_spack_without_groups_gets_their_specs_and_only_settings_that_it_knows() -> None:
+    environment = composed(GROUPS, spack=(0, 19, 2))
+    assert environment.spack is not None
+    assert environment.spack["specs"] == ["lz4", "cmake", {"matrix": [["hdf5"], ["+hl"]]}]
+    assert not {"duplicates", "static_analysis"} & set(environment.spack["concretizer"])
+    assert any("has no groups" in warning for warning in environment.warnings)
+    assert sum("does not know it" in warning for warning in environment.warnings) == 2
+
+
+def test_a_groups_specs_are_compared_with_the_machine() -> None:
+    with pytest.raises(BadDescription) as caught:
+        composed("spack:\n  specs: [{group: a, specs: [hdf5 ^mpich]}]", mpi="openmpi@4")
+    assert caught.value.code is ErrorCode.CONFLICT

@@ -490,3 +490,44 @@ def test_definitions_may_have_hyphens() -> None:
 )
 def test_pip_entries_get_what_to_write(entry: str, words: list[str]) -> None:
     assert all(word in str(refusal(f"pip:\n- {entry!r}\n")) for word in words)
+
+
+GROUPS = """
+spack:
+  specs:
+    - lz4
+    - group: compilers
+      specs: [gcc@14]
+      explicit: false
+    - group: apps
+      needs: [compilers]
+      matrix:
+        - [hdf5, fftw]
+        - ["%gcc@14"]
+  concretizer: {static_analysis: true, compiler_mixing: false}
+"""
+
+
+def test_groups_of_specs_are_read() -> None:
+    spack = described(GROUPS).spack
+    assert spack is not None
+    assert [entry["group"] for entry in spack["specs"][1:]] == ["compilers", "apps"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("{group: a, needs: [b], specs: [lz4]}", "names 'b', which is no group here"),
+        ("{group: a, override: {config: {}}, specs: [lz4]}", "override is not allowed here"),
+        ("{group: a, specs: [lz4], include: x}", "include is not allowed here"),
+        ("{group: [a], specs: [lz4]}", "is not a group's name"),
+        ('{group: "a/../b", specs: [lz4]}', "is not a group's name"),
+        ("{group: a, explicit: maybe, specs: [lz4]}", "must be true or false"),
+        ('{group: a, specs: ["lz4 dev_path=/"]}', "specs[0].specs[0]"),
+        ("{group: a, specs: [[lz4]]}", "must be a spec"),
+        ("{group: a, specs: [{group: b, specs: [lz4]}]}", "group is not allowed here"),
+        ("{matrix: [[lz4]], needs: [a]}", "needs is not allowed here"),
+    ],
+)
+def test_what_a_group_cannot_say(entry: str, says: str) -> None:
+    assert says in str(refusal(f"spack:\n  specs: [{entry}]"))
