@@ -13,28 +13,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from image_builder.recipe.environment import Environment
+from image_builder.spack.releases import FIRST_SHARING
 from image_builder.spack.spec_syntax import FLAGS
 
-FIRST_RELEASE = (0, 19)
-"""The first Spack for which packages are shared."""
-FIRST_PUSHING = (0, 22)
-"""The first Spack that pushes each package by itself as it is finished."""
 _PLAIN = re.compile(r"[A-Za-z0-9_.:,+/@=-]*\Z")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _EXTERNAL_KEYS = {"spec", "prefix"}
-
-
-def pushes_by_itself(spack_version: tuple[int, ...] | None) -> bool:
-    """Whether a Spack needs no help of the recipe to push packages as they are finished."""
-    return spack_version is not None and spack_version >= FIRST_PUSHING
 
 
 def incompatibility(
     environment: Environment, lock: Mapping[str, Any], spack_version: tuple[int, ...] | None
 ) -> str | None:
     """Why a build of `lock` takes no part in the cache; None when it does."""
-    if spack_version is None or spack_version < FIRST_RELEASE:
-        return f"the base image has no Spack from {'.'.join(map(str, FIRST_RELEASE))} on"
+    if spack_version is None or spack_version < FIRST_SHARING:
+        return f"the base image has no Spack from {'.'.join(map(str, FIRST_SHARING))} on"
     for name, fields in ((environment.spack or {}).get("packages") or {}).items():
         for external in fields.get("externals") or ():
             if set(external) - _EXTERNAL_KEYS:

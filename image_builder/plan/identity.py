@@ -76,6 +76,15 @@ def concretization_key(environment: Environment, inputs: Inputs, platform: str) 
     return json_digest(parts)
 
 
+def solver_cache_name(inputs: Inputs, platform: str) -> str:
+    """The name of the mount in which Spack itself keeps what it solved, by the text of the problem.
+
+    The text holds all that the solution depends on, but for the base image's solver.
+    """
+    parts = {"platform": platform, "base": inputs.base.digest, "recipe": inputs.recipe_version}
+    return "cic-solver-" + json_digest(parts)[:24]
+
+
 CACHE_VERSION = 1
 
 

@@ -14,6 +14,7 @@ from image_builder.recipe.spack_yaml import packages_of
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import BuildSettings, LibrarySettings
 from image_builder.sources.description import parse_description
+from image_builder.spack import releases
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,12 +88,30 @@ def render_request(
             has_post_install=files.has_post_install,
             sources_folder=settings.build.spack_mirror_folder is not None,
             package_cache=package_cache_of(request, environment, inputs, settings.build, lock),
-            autopush=not buildcache_policy.pushes_by_itself(inputs.base.spack_version),
+            solver_cache=solver_cache_of(request, environment, inputs, settings.build),
+            parallel=not releases.installs_in_parallel(inputs.base.spack_version),
+            autopush=not releases.pushes_by_itself(inputs.base.spack_version),
             packages_folder=settings.build.has_package_place,
         ),
         runtime=inputs.runtime,
     )
     return Rendered(environment=environment, recipe=recipe)
+
+
+def solver_cache_of(
+    request: BuildRequest, environment: Environment, inputs: Inputs, settings: BuildSettings
+) -> str | None:
+    """The mount with what Spack solved before, for a Spack that has such a cache and an environment
+    that runs no program of its own while it is concretized.
+    """
+    version = inputs.base.spack_version
+    if (
+        settings.spack_cache == "none"
+        or not releases.keeps_solutions(version)
+        or buildcache_policy.incompatibility(environment, {}, version) is not None
+    ):
+        return None
+    return identity.solver_cache_name(inputs, request.machine.platform)
 
 
 def package_cache_of(

@@ -54,6 +54,7 @@ _SPACK_SCRIPTS = (
     "concretize.sh",
     "install.sh",
     "packages.py",
+    "parallel.py",
     "autopush.py",
     "exchange.sh",
     "stages.py",
@@ -75,6 +76,10 @@ class RecipeOptions:
     """A Spack source mirror comes as the build context `SOURCES_CONTEXT`."""
     package_cache: str | None = None
     """The cache mount of built packages, for the install step."""
+    solver_cache: str | None = None
+    """The cache mount of what Spack solved, for the step that concretizes."""
+    parallel: bool = False
+    """The base image's Spack does not build packages side by side within its jobs by itself."""
     autopush: bool = False
     """The base image's Spack does not push packages by itself as they are built."""
     packages_folder: bool = False
@@ -134,6 +139,8 @@ def render(
         find_externals=environment.find_externals,
         sources_folder=options.sources_folder,
         package_cache=options.package_cache or "",
+        solver_cache=options.solver_cache or "",
+        parallel=options.parallel,
         autopush=options.autopush,
         packages_folder=options.packages_folder,
         packages_context=PACKAGES_CONTEXT,

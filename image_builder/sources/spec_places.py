@@ -7,13 +7,15 @@ from typing import Any
 
 from image_builder.sources.safe_yaml import Path
 
+_NO_SPECS = ("group", "needs", "explicit")
+"""What a group of specs says beside them."""
 _RULES = ("require", "prefer", "conflict", "variants")
 
 
 def spec_places(body: Mapping[str, Any]) -> Iterator[tuple[Path, str, bool]]:
     """Yield each spec's place below `spack`, its text, and whether it has to begin with a name."""
     for path, text in _listed(body.get("specs"), ("specs",)):
-        yield path, text, len(path) == 2
+        yield path, text, len(path) == 2 or path[2] == "specs"
     for path, text in _listed(body.get("definitions"), ("definitions",)):
         yield path, text, False
     for name, fields in (body.get("packages") or {}).items():
@@ -47,7 +49,8 @@ def _listed(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
             yield path, value.strip()
     elif isinstance(value, dict):
         for key, entry in value.items():
-            yield from _listed(entry, (*path, key))
+            if key not in _NO_SPECS:
+                yield from _listed(entry, (*path, key))
     elif isinstance(value, list):
         for at, entry in enumerate(value):
             yield from _listed(entry, (*path, at))

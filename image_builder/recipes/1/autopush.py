@@ -1,22 +1,17 @@
-"""Run by a Spack before 0.22, whose `install` does not push what it has built:
+"""For `parallel.py` on a Spack before 0.22, whose `install` does not push what it has built.
 
-    spack -e ENVIRONMENT python autopush.py SCOPE [INSTALL-OPTION]...
-
-Installs as `spack install` does. SCOPE/mirrors.yaml is for newer releases, and these cannot read it: packages are taken
-from its binary mirrors, without signatures, and from no other mirror; each is pushed as soon as it is built to those
-with `autopush`. A package that cannot be pushed is installed all the same.
+A scope's mirrors.yaml is for newer releases, and these cannot read it: packages are taken from its binary mirrors,
+without signatures, and from no other mirror; each is pushed as soon as it is built to those with `autopush`. A package
+that cannot be pushed is installed all the same.
 """
 
 import os
-import sys
 
 import llnl.util.tty as tty
 import spack.binary_distribution as binaries
 import spack.config
-import spack.error
 import spack.hooks
 import spack.installer
-import spack.main
 import spack.util.spack_yaml as yaml
 
 
@@ -72,18 +67,10 @@ def take_only_from(urls):
     binaries.get_mirrors_for_spec = lambda spec, *_, **__: binaries.try_direct_fetch(spec)
 
 
-def main(scope, *options):
+def use(scope):
+    """Let every install of this process take and push packages as the scope says."""
     mirrors = mirrors_of(scope)
     take_only_from([str(fields["url"]) for fields in mirrors.values() if fields.get("binary")])
     for name, fields in mirrors.items():
         if fields.get("autopush"):
             spack.hooks.post_install.hooks.append(("cic", Autopush(name, str(fields["url"]))))
-    parser = spack.main.make_argument_parser()
-    install = parser.add_command("install")
-    try:
-        return install(parser, parser.parse_args(["install", *options]))
-    except spack.error.SpackError as error:
-        error.die()
-
-
-sys.exit(main(*sys.argv[1:]))

@@ -13,4 +13,8 @@ fi
 [ -z "$missing" ] || fail "an external of the description is not in the image"
 find_spack
 take_environment spack.yaml
-spack -e /opt/cic concretize
+set --
+if [ -d /run/cic/solutions ]; then # what was solved before, by the text of the whole problem
+    set -- -c concretizer:concretization_cache:enable:true -c concretizer:concretization_cache:url:/run/cic/solutions
+fi
+spack "$@" -e /opt/cic concretize

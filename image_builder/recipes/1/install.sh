@@ -15,15 +15,26 @@ elif [ -n "$mirror" ]; then
 fi
 
 jobs=$(site build_jobs)
+jobs=${jobs:-$(nproc)}
 keep=${1:-}
 mirrors=$scope
-set -- --only-concrete --fail-fast --show-log-on-error --jobs "${jobs:-$(nproc)}" ${keep:+--keep-stage}
-if [ -e /run/cic/autopush.py ]; then # this Spack cannot read what packages.py says of mirrors
-    mirrors=/run/cic/private/mirrors
-    mkdir "$mirrors"
-    set -- spack -C "$scope" -e /opt/cic python /run/cic/autopush.py "$mirrors" "$@"
-else
+set -- --only-concrete --fail-fast --jobs "$jobs" ${keep:+--keep-stage}
+if [ ! -e /run/cic/parallel.py ]; then # Spack 1.2 shares its jobs out among packages, and shows logs of failures by itself
     set -- spack -C "$scope" -e /opt/cic install "$@"
+else
+    apart=
+    if [ -e /run/cic/autopush.py ]; then # this Spack cannot read what packages.py says of mirrors
+        mirrors=/run/cic/private/mirrors
+        apart=$mirrors
+        mkdir "$mirrors"
+    fi
+    if [ "$jobs" -gt 1 ]; then # a jobserver of make: below 10, since Spack reads one digit
+        mkfifo /run/cic/private/jobserver
+        exec 8<>/run/cic/private/jobserver 9<>/run/cic/private/jobserver
+        head -c $((jobs - 1)) /dev/zero >&9
+        export MAKEFLAGS=" -j$jobs --jobserver-auth=8,9"
+    fi
+    set -- spack -C "$scope" -e /opt/cic python /run/cic/parallel.py "$apart" "$@" --show-log-on-error
 fi
 if [ -d /run/cic/packages ]; then # a forced build has a nonce
     [ -z "$keep${CIC_NONCE:-}" ] || roots=--build-roots
@@ -31,6 +42,7 @@ if [ -d /run/cic/packages ]; then # a forced build has a nonce
 else
     "$@" --no-cache
 fi
+unset MAKEFLAGS
 
 python /run/cic/stages.py
 spack env activate --sh -d /opt/cic | python /run/cic/activation.py

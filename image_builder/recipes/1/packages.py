@@ -433,7 +433,7 @@ class Build(Workplace):
         publisher = threading.Thread(target=self._publish_until, args=(ended,))
         publisher.start()
         try:
-            return subprocess.call(command)
+            return subprocess.call(command, close_fds=False)  # it may have a jobserver of make
         finally:
             ended.set()
             publisher.join()
@@ -486,7 +486,7 @@ def install(arguments):
             site = file.read().replace("mirrors:\n", "", 1)
     if shutil.disk_usage(folder).free < MIN_FREE_BYTES:
         say("the package cache is not used: its disk is nearly full")
-        return subprocess.call([*spack, "--no-cache"])
+        return subprocess.call([*spack, "--no-cache"], close_fds=False)
     cache = Cache(folder)
     cache.salvage()
     with Build(cache, graph, set(graph.roots) if "--build-roots" in options else set(), site) as build:

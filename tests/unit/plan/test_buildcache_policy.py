@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from image_builder.build.concretization_cache import ConcretizationCache
-from image_builder.plan.buildcache_policy import incompatibility, pushes_by_itself
-from image_builder.plan.identity import cache_name, concretization_key
+from image_builder.plan.buildcache_policy import incompatibility
+from image_builder.plan.identity import cache_name, concretization_key, solver_cache_name
 from image_builder.plan.inputs import Inputs
 from image_builder.recipe.environment import Environment, compose
 from image_builder.sources.software_catalogue import PinnedCatalogue
 from image_builder.sources.step import StepRef
+from image_builder.spack.releases import installs_in_parallel, keeps_solutions, pushes_by_itself
 from tests.support.planning import base, described, request
 
 PLATFORM = "linux/amd64"
@@ -151,14 +152,21 @@ def test_older_releases_have_no_cache(version: tuple[int, ...] | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "by_itself"),
-    [((0, 19, 2), False), ((0, 21), False), ((0, 22), True), ((1, 1), True)],
+    ("version", "pushes", "is_parallel"),
+    [
+        ((0, 19, 2), False, False),
+        ((0, 21), False, False),
+        ((0, 22), True, False),
+        ((1, 1, 2), True, False),
+        ((1, 2, 0), True, True),
+    ],
 )
-def test_releases_that_do_not_push_by_themselves_are_helped(
-    version: tuple[int, ...], by_itself: bool
+def test_what_releases_do_not_do_by_themselves_the_recipe_does(
+    version: tuple[int, ...], pushes: bool, is_parallel: bool
 ) -> None:
     assert incompatibility(environment(), {}, version) is None
-    assert pushes_by_itself(version) is by_itself
+    assert pushes_by_itself(version) is pushes
+    assert installs_in_parallel(version) is is_parallel
 
 
 def test_locks_are_kept_and_forgotten(tmp_path: Path) -> None:
@@ -183,3 +191,19 @@ def test_locks_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.Monke
         locks.keep(str(number), "{}")
     assert len(list(tmp_path.iterdir())) == 3
     assert locks.get("5") == "{}"
+
+
+def test_solutions_are_shared_by_builds_on_one_base_image_alone() -> None:
+    name = solver_cache_name(inputs(), PLATFORM)
+    assert name == solver_cache_name(inputs(catalogue=PinnedCatalogue()), PLATFORM)
+    others = [
+        solver_cache_name(inputs(base=base(digest="sha256:" + "5" * 64)), PLATFORM),
+        solver_cache_name(inputs(), "linux/arm64"),
+        solver_cache_name(inputs(recipe_version="2"), PLATFORM),
+    ]
+    assert len({name, *others}) == 4
+    assert [keeps_solutions(version) for version in (None, (1, 1, 2), (1, 2))] == [
+        False,
+        False,
+        True,
+    ]

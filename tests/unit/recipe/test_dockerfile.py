@@ -60,7 +60,10 @@ def rendered(
 FULL = "apt: [grace, graphviz]\npip: [pillow, rocrate]\nspack:\n  specs: [compss@3.3, gromacs@2022.3~mpi^fftw~mpi]\n"
 
 
-OLDER_SPACK = RecipeOptions(package_cache="cic-spack-0", packages_folder=True, autopush=True)
+OLDER_SPACK = RecipeOptions(
+    package_cache="cic-spack-0", packages_folder=True, parallel=True, autopush=True
+)
+NEWEST_SPACK = RecipeOptions(package_cache="cic-spack-0", solver_cache="cic-solver-0")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,7 @@ OLDER_SPACK = RecipeOptions(package_cache="cic-spack-0", packages_folder=True, a
         ),
         ("sources-only", "", RecipeOptions(), {}),
         ("older-spack", "spack:\n  specs: [lz4]\n", OLDER_SPACK, {}),
+        ("newest-spack", "spack:\n  specs: [lz4]\n", NEWEST_SPACK, {}),
         ("mpi-only", "", RecipeOptions(sources_folder=True), {"mpi": "openmpi@4"}),
     ],
 )
