@@ -196,6 +196,33 @@ class CheckAnswer(TypedDict):
     run_command: str
 
 
+class DifferenceAnswer(TypedDict):
+    """A fact in which a machine of the catalogue is another."""
+
+    fact: str
+    here: str | None
+    there: str | None
+
+
+class LikenessAnswer(TypedDict):
+    """A machine of the catalogue that is like this one."""
+
+    name: str
+    title: str
+    differences: list[DifferenceAnswer]
+
+
+class RecognisedAnswer(TypedDict):
+    """A machine, recognised from facts that were collected there."""
+
+    machine: Annotated[dict[str, str], Field(description="what a request takes as its machine")]
+    facts: Annotated[dict[str, str], Field(description="what a check takes behind the ?")]
+    nearest: Annotated[
+        list[LikenessAnswer], Field(description="machines of the catalogue, the likest first")
+    ]
+    notes: Annotated[list[str], Field(description="what was not found, and what to do about it")]
+
+
 class ArchitectureAnswer(TypedDict):
     """A target that can be asked for."""
 

@@ -13,8 +13,10 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.errors import CicError, FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets
+from image_builder.request.collected_facts import CollectedFacts, parse_facts
 from image_builder.request.machines import machine_facts
 from image_builder.request.parsing import parse_request
+from image_builder.request.recognise import recognise
 from image_builder.store.record import ImageRecord
 from service import downloads
 from service.api import responses
@@ -365,6 +367,18 @@ def architectures() -> Response:
 def machines() -> Response:
     """The machine catalogue: what a request may name as its `machine`."""
     return jsonify(responses.machine_list(service().machines))
+
+
+@api.post("/machine/recognise")
+@describes(
+    "Recognise a machine from collected facts",
+    body=CollectedFacts,
+    answer=responses.RecognisedAnswer,
+)
+def recognise_machine() -> Response:
+    """Which machine the facts are of that `cic_cli here` collected there; nothing is kept of them."""
+    facts = parse_facts(request.get_data(cache=False))
+    return jsonify(recognise(facts, service().machines).as_dict())
 
 
 @api.get("/health/live")

@@ -358,6 +358,41 @@ def test_check_asks_about_a_machine_and_facts(
     assert urlsplit(service.targets()[0]).query == "machine=mn5&gpu=cuda%4012%26x&driver=5%203"
 
 
+RECOGNISED = {
+    "machine": {"platform": "linux/amd64"},
+    "facts": {"platform": "linux/amd64", "mpi": "openmpi@4.1", "pmi": "pmi2,pmix", "driver": ""},
+    "nearest": [{"name": "mpi", "facts": {"gpu": "no"}}],
+}
+
+
+@pytest.mark.parametrize("verb", ["check", "run-script"])
+def test_a_machine_may_be_a_file_of_facts(service: FakeService, cic: Client, verb: str) -> None:
+    (cic.folder / "here.json").write_text('{"facts": 1}')
+    service.at("/machine/recognise", json_answer(RECOGNISED))
+    service.at("/image/a.sif/check", json_answer({"ok": True}))
+    service.at("/image/a.sif/script", Answer(200, b"#!/bin/bash\n"))
+    result = cic(verb, "a.sif", "--machine", "here.json", "engine=apptainer")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert service.asked[0].body == b'{"facts": 1}'
+    query = urlsplit(service.targets()[1]).query
+    facts = "platform=linux%2Famd64&mpi=openmpi%404.1&pmi=pmi2%2Cpmix&engine=apptainer"
+    assert query == facts
+
+
+def test_recognise_sends_the_file(service: FakeService, cic: Client) -> None:
+    (cic.folder / "here.json").write_text('{"facts": 1}')
+    service.at("/machine/recognise", json_answer(RECOGNISED))
+    result = cic("recognise", "here.json")
+    assert (result.returncode, shown(result)) == (0, RECOGNISED)
+    assert service.asked[0].body == b'{"facts": 1}'
+
+
+def test_here_asks_no_service_and_needs_no_login(service: FakeService, cic: Client) -> None:
+    result = cic.run("here")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert json.loads(result.stdout)["facts"] == 1 and service.asked == []
+
+
 def test_run_script_prints_the_text_alone(service: FakeService, cic: Client) -> None:
     text = b'#!/bin/bash\nsrun singularity exec a.sif "$@"\n'
     service.at("/image/a.sif/script", Answer(200, text, {"Content-Type": "text/plain"}))
@@ -589,6 +624,9 @@ def test_the_users_curlrc_does_not_count(service: FakeService, cic: Client) -> N
         [USER, PASSWORD, "{url}", "images; touch pwned"],
         [USER, PASSWORD, "{url}", "check", "a.sif"],
         [USER, PASSWORD, "{url}", "check", "a.sif", "&x=1"],
+        [USER, PASSWORD, "{url}", "check", "a.sif", "--machine"],
+        [USER, PASSWORD, "{url}", "check", "a.sif", "--machine", "none.json"],
+        ["here", "--hide"],
         [USER, PASSWORD, "{url}", "build", "missing.json"],
         [USER, PASSWORD, "{url}", "plan", "."],
     ],
