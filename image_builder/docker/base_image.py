@@ -108,7 +108,7 @@ for s in "$(command -v spack)" "$SPACK_ROOT/bin/spack" /opt/spack/bin/spack /spa
 done
 tr '\\0\\n' '\\n ' </proc/self/environ | sed 's/^/variable=/'
 """
-_VERSION = re.compile(r"\d+(?:\.\d+)+")
+_VERSION = re.compile(r"\d{1,9}(?:\.\d{1,9})+")
 
 
 def probe_base(

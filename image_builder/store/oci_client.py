@@ -301,4 +301,4 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 def _challenge(fields: str) -> dict[str, str]:
     """The fields of a WWW-Authenticate header behind its scheme."""
-    return dict(re.findall(r'(\w+)="([^"]*)"', fields))
+    return dict(re.findall(r'\b(\w+)="([^"]*)"', fields))

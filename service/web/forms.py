@@ -15,7 +15,7 @@ from image_builder.errors import CicError, FieldProblem
 from service.db import audit_trail
 from service.web.session import service
 
-_REST_HINT = re.compile(r"\s*GET /\S* lists [^.]*")
+_REST_HINT = re.compile(r" ?GET /\S{0,80} lists [^.]*")
 """What a program would ask; on pages there are lists."""
 
 _log = logging.getLogger(__name__)
