@@ -10,9 +10,10 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -56,6 +57,12 @@ ORAS = "oras://"
 """How the address of a repository for SIFs begins."""
 
 
+MIN_PASSWORD = 4
+"""A shorter one is hidden together with its user alone: it stands in every other word."""
+
+MIN_TOKEN_LENGTH = 16
+"""From which length on a URL's user without a password is taken for a token."""
+
 MIN_KEY_LENGTH = 32
 """Of a key in `spack_cache_keys`: 128 bits, written in hexadecimal digits."""
 
@@ -65,6 +72,28 @@ _REPOSITORY = re.compile(rf"{ORAS}[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-
 SPACK_REPOSITORY = "https://github.com/spack/spack.git#v1.2.0"
 SPACK_PACKAGES_REPOSITORY = "https://github.com/spack/spack-packages.git#v2026.06.0"
 """The newest release that is tested here, and the packages that came out with it."""
+
+_USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#@\s]+)@")
+
+
+def has_credentials(url: str) -> bool:
+    """Whether a URL holds a user, with or without a password."""
+    return _USERINFO.match(url) is not None
+
+
+def credentials_of(urls: Iterable[str]) -> tuple[SecretStr, ...]:
+    """Return what output must not show of some URLs: passwords, and users that have none, as
+    written and as they are meant; `ssh://git@` names nobody's secret.
+    """
+    found: set[str] = set()
+    for match in filter(None, map(_USERINFO.match, urls)):
+        user, colon, password = match[1].partition(":")
+        if password:
+            found.add(match[1])
+            found |= {text for text in (password, unquote(password)) if len(text) >= MIN_PASSWORD}
+        elif not colon and len(user) >= MIN_TOKEN_LENGTH:
+            found |= {user, unquote(user)}
+    return tuple(map(SecretStr, sorted(found)))
 
 
 class Section(BaseModel):
@@ -154,6 +183,10 @@ class RepositorySettings(Section):
     default_workflow_repository_branch: str | None = None
     """What the version `latest` means; None: the registry's own default branch."""
     software_repository: str | None = None
+    allow_unlisted_commits: bool = False
+    """Whether a version may be a commit on no branch and no tag of the workflow registry: hosts
+    such as GitHub serve the commits of everybody's forks by their hashes.
+    """
     mirror_max_age_s: float = Field(default=30.0, ge=0)
     git_timeout_s: float = Field(default=300.0, gt=0)
     allowed_git_schemes: tuple[str, ...] = GIT_SCHEMES
@@ -162,6 +195,11 @@ class RepositorySettings(Section):
     """
     step_max_files: int = Field(default=10_000, gt=0)
     step_max_bytes: int = Field(default=512 * 1024**2, gt=0)
+
+    @property
+    def secrets(self) -> tuple[SecretStr, ...]:
+        """The passwords in the repositories' URLs, which no output may show."""
+        return credentials_of(filter(None, (self.workflow_repository, self.software_repository)))
 
 
 class BuildSettings(Section):
@@ -353,6 +391,42 @@ class BuildSettings(Section):
             raise ValueError("must name an image, or map platforms to images")
         return value
 
+    @field_validator("pip_index_url", mode="after")
+    @classmethod
+    def _no_password_for_strangers(cls, value: str | None) -> str | None:
+        if value is not None and has_credentials(value):
+            raise ValueError(
+                "must hold no user and password: what a package's build runs could read them. "
+                "Name an index that needs none, such as a mirror that logs in by itself"
+            )
+        return value
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """The proxy settings that are set, by the name of the environment variable."""
+        values = {
+            "http_proxy": self.http_proxy,
+            "https_proxy": self.https_proxy,
+            "no_proxy": self.no_proxy,
+        }
+        return {name: value for name, value in values.items() if value}
+
+    @property
+    def has_plain_proxies(self) -> bool:
+        """Whether no proxy's address holds a user and password: any step may then know it."""
+        return not any(map(has_credentials, self.proxies.values()))
+
+    @property
+    def secrets(self) -> tuple[SecretStr, ...]:
+        """The keys and passwords among these settings, which no output may show."""
+        urls = (
+            *self.proxies.values(),
+            *filter(None, (self.apt_mirror, self.spack_mirror, self.spack_repository)),
+            *filter(None, (self.spack_packages_repository, self.spack_cfg)),
+        )
+        keys = self.spack_cache_keys.get_secret_value().split() if self.spack_cache_keys else []
+        return (*(SecretStr(key) for key in keys), *credentials_of(urls))
+
     @property
     def spack_mirror_folder(self) -> Path | None:
         """The Spack source mirror, if it is a folder of this machine."""
@@ -405,3 +479,8 @@ class LibrarySettings(Section):
     registry: RegistrySettings = RegistrySettings()
     repositories: RepositorySettings
     build: BuildSettings
+
+    @property
+    def secrets(self) -> tuple[SecretStr, ...]:
+        """Every credential of every setting; `host.secrets.redactor` masks them in a log."""
+        return (*self.registry.secrets, *self.repositories.secrets, *self.build.secrets)

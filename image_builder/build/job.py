@@ -20,14 +20,17 @@ from image_builder.docker.label_names import SLIM
 from image_builder.errors import BuildFailed, UserError
 from image_builder.plan.identity import concretization_key
 from image_builder.plan.render import Rendered, render_request
-from image_builder.recipe import slim
+from image_builder.recipe import slim, slim_facts
 from image_builder.recipe.environment import Environment
 from image_builder.recipe.labels import image_labels
 from image_builder.recipe.slim import SlimFailed
 from image_builder.recipe.stages import (
     DEBUG_STAGE,
+    FACTS_FOLDER,
+    FACTS_STAGE,
     FINAL_STAGE,
     LOCK_FILE,
+    REPORT_FILE,
     REPORT_STAGE,
     SLIM_STAGE,
 )
@@ -158,9 +161,13 @@ class _Install:
     def _slim(self) -> Built:
         """Raise `SlimFailed` or `BuildFailed` when the slim image is not as good as the full one."""
         context, verdict = self._context, self._verdict
-        folder = context.workspace.scratch / "report"
-        stages.run_stage(context, REPORT_STAGE, f"type=local,dest={folder}")
-        report = slim.read_report((folder / "report.json").read_text("utf-8"))
+        facts = stages.export(context, FACTS_STAGE, slim_facts.NAMES, slim_facts.MAX_BYTES)
+        checked = slim_facts.checked(facts, apt=self._environment.apt)
+        context.workspace.write_context(
+            {f"{FACTS_FOLDER}/{name}": text for name, text in checked.items()}
+        )
+        told = stages.export(context, REPORT_STAGE, (REPORT_FILE,), slim.MAX_REPORT_BYTES)
+        report = slim.read_report(told.get(REPORT_FILE, b""))
         report.require_nothing_missing()
         if verdict is not None:
             verdict = checks.audit_inventory(

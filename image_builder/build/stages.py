@@ -5,6 +5,8 @@ Not for what comes of a stage: `checks` compares it with the request, `publish` 
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,21 +14,29 @@ from image_builder.build.context import BuildContext, time_limit
 from image_builder.build.failures import classify
 from image_builder.docker import attestations, buildx, registry
 from image_builder.docker.isolation import cgroup
-from image_builder.errors import BuildFailed, CicError, ErrorCode, Interrupted, Unavailable
+from image_builder.errors import (
+    BuildFailed,
+    CicError,
+    ErrorCode,
+    Interrupted,
+    ServiceError,
+    Unavailable,
+)
+from image_builder.host.files import UnreadableFile, read_bounded
 from image_builder.host.process import Command, ProcessFailed, run
 from image_builder.host.workspace import require_free_space
 from image_builder.plan import resolve
 from image_builder.plan.render import Rendered
 from image_builder.recipe import slim
-from image_builder.recipe.dockerfile import site_secret
+from image_builder.recipe.dockerfile import site_secrets
 from image_builder.recipe.stages import (
     CA_BUNDLE_SECRET,
     LOCK_STAGE,
-    SITE_SECRET,
     SOURCES_CONTEXT,
 )
 from image_builder.sources.spack_checkout import SpackSource
 
+MAX_LOCK_BYTES = 32 * 1024**2
 LIMITED = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.TOO_MANY_PROCESSES})
 """Causes that the limits of build steps may have."""
 NOT_THE_USERS_FAULT = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.BASE_IMAGE_UNAVAILABLE})
@@ -63,9 +73,31 @@ def build_stage(context: BuildContext, stage: str, labels: dict[str, str]) -> st
 
 def concretize(context: BuildContext) -> str:
     """Let Spack decide what to install and return its `spack.lock`; nothing is installed yet."""
-    folder = context.workspace.scratch / "lock"
-    run_stage(context, LOCK_STAGE, f"type=local,dest={folder}")
-    return (folder / "spack.lock").read_text("utf-8")
+    exported = export(context, LOCK_STAGE, ("spack.lock",), MAX_LOCK_BYTES)
+    if "spack.lock" not in exported:
+        raise ServiceError("Spack wrote no spack.lock.")
+    return exported["spack.lock"].decode("utf-8")
+
+
+def export(
+    context: BuildContext, stage: str, names: Sequence[str], max_bytes: int
+) -> dict[str, bytes]:
+    """Build a stage and return these of its files, as far as they are there.
+
+    Its programs may be a stranger's. Raises `BuildFailed` for a file that is none, or too large.
+    """
+    folder = context.workspace.scratch / stage
+    run_stage(context, stage, f"type=local,dest={folder}")
+    try:
+        return {
+            name: read_bounded(folder / name, max_bytes)
+            for name in names
+            if os.path.lexists(folder / name)
+        }
+    except UnreadableFile as error:
+        raise BuildFailed(f"What the image tells cannot be used: {error}.", step=stage) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_stage(
@@ -88,6 +120,7 @@ def run_stage(
     require_free_space(context.workspace.root, build.min_free_bytes)
     command = buildx.build_command(
         context=context.workspace.context,
+        hidden=context.settings.secrets,
         platform=context.platform,
         settings=build,
         target=stage,
@@ -159,13 +192,10 @@ def _sources(context: BuildContext) -> dict[str, Path]:
 def _secrets(context: BuildContext) -> dict[str, Path]:
     """What the build may mount and no layer keeps: the site's CA bundle, mirrors and number of jobs."""
     build = context.settings.build
-    site = site_secret(
-        build_jobs=build.jobs_per_build(),
-        pip_index_url=build.pip_index_url,
-        apt_mirror=build.apt_mirror,
-        spack_mirror=None if build.spack_mirror_folder else build.spack_mirror,
-    )
-    secrets = {SITE_SECRET: context.workspace.write_secret(SITE_SECRET, site.encode())}
+    secrets = {
+        name: context.workspace.write_secret(name, text.encode())
+        for name, text in site_secrets(build).items()
+    }
     if build.ca_bundle is not None:
         secrets[CA_BUNDLE_SECRET] = build.ca_bundle
     return secrets

@@ -15,6 +15,7 @@ import docker.errors
 from image_builder.docker.daemon import daemon
 from image_builder.errors import ErrorCode, ServiceError, Unavailable
 from image_builder.host.process import Command, ProcessFailed, Runner
+from image_builder.host.secrets import Secret
 from image_builder.request import cpu_targets
 from image_builder.settings import BuildSettings
 
@@ -42,6 +43,7 @@ def build_command(
     metadata_file: Path | None = None,
     cache_tag: str | None = None,
     attested: Sequence[str] = (),
+    hidden: Sequence[Secret] = (),
 ) -> Command:
     """The `docker buildx build` of one stage. `output` is buildx's own notation
     (`type=local,dest=…`).
@@ -51,7 +53,7 @@ def build_command(
     `cgroup` is the control group that build steps run in. `cache_tag` is where in the site's
     `build_cache` this build's layers are found and put. `attested` is what the image is attested
     with, in buildx's notation (`type=provenance,mode=min`). `metadata_file` is where buildx tells
-    what it made.
+    what it made. `hidden` is what no line of its output may show.
     """
     attestations = [f"--attest={what}" for what in attested] or ["--provenance=false"]
     argv = [
@@ -74,7 +76,8 @@ def build_command(
     argv += [f"--label={key}={value}" for key, value in sorted(labels.items())]
     argv += [f"--secret=id={name},src={path}" for name, path in sorted(secrets.items())]
     argv += [f"--build-context={name}={path}" for name, path in sorted(build_contexts.items())]
-    argv += [f"--build-arg={name}={value}" for name, value in proxy_arguments(settings).items()]
+    proxies = proxy_arguments(settings)
+    argv += [f"--build-arg={name}" for name in proxies]  # buildx reads the values where ps does not
     if nonce:
         argv.append(f"--build-arg={NONCE_ARGUMENT}={nonce}")
     if metadata_file is not None:
@@ -83,7 +86,8 @@ def build_command(
     return Command(
         name="docker buildx build",
         argv=tuple(argv),
-        env=environment,
+        env={**environment, **proxies},
+        secrets=tuple(hidden),
         timeout_s=settings.build_timeout_s,
         quiet_timeout_s=settings.quiet_timeout_s,
     )
@@ -95,13 +99,14 @@ def cache_tag(workflow: str, step: str, platform: str) -> str:
 
 
 def proxy_arguments(settings: BuildSettings) -> dict[str, str]:
-    """BuildKit's predefined build arguments: they reach every step and stay in no layer."""
-    values = {
-        "http_proxy": settings.http_proxy,
-        "https_proxy": settings.https_proxy,
-        "no_proxy": settings.no_proxy,
-    }
-    return {name: value for key, value in values.items() if value for name in (key, key.upper())}
+    """BuildKit's predefined build arguments: they reach every step and stay in no layer.
+
+    A password must not reach a description's code: proxies with one are build secrets of the other
+    steps (`recipe.dockerfile.site_secrets`).
+    """
+    if not settings.has_plain_proxies:
+        return {}
+    return {name: value for key, value in settings.proxies.items() for name in (key, key.upper())}
 
 
 def image_id_from_metadata(metadata: str) -> str:

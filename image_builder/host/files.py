@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,29 @@ def sha256_of(file: BinaryIO) -> str:
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+class UnreadableFile(ValueError):
+    """The file is not there, is no plain file, or is larger than what is asked for may be."""
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Read a file that a stranger's program may have written: a plain file of this size at most.
+
+    No link is followed, as it would lead to this machine's own files. Raises `UnreadableFile`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise UnreadableFile(f"{path.name} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnreadableFile(f"{path.name} is no plain file")
+    with open(descriptor, "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise UnreadableFile(f"{path.name} is larger than {max_bytes} bytes")
+    return content
 
 
 def bytes_of(path: Path) -> int:

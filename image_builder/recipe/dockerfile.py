@@ -27,10 +27,12 @@ from image_builder.recipe.stages import (
     INSTALL_TREES,
     LATEST_RECIPE,
     PACKAGES_CONTEXT,
+    SITE_SECRET,
     SOURCES_CONTEXT,
 )
 from image_builder.recipe.view import VIEW
 from image_builder.request.build_request import BuildRequest
+from image_builder.settings import BuildSettings
 from image_builder.sources.description import Description
 
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*\Z")
@@ -169,26 +171,27 @@ def packages_program() -> AbstractContextManager[Path]:
     )
 
 
-def site_secret(
-    *,
-    build_jobs: int,
-    pip_index_url: str | None = None,
-    spack_mirror: str | None = None,
-    apt_mirror: str | None = None,
-) -> str:
-    """The text of the build secret `SITE_SECRET`: what the site lends to the build and no layer
-    keeps.
+def site_secrets(settings: BuildSettings) -> dict[str, str]:
+    """Return the texts of the build secrets that lend a step what it needs of the site, by id.
 
-    Pass it with `--secret id=site,src=<file>`, the CA bundle with `--secret
-    id=ca_bundle,src=<file>`, and proxies as the predefined build arguments (`--build-arg
-    http_proxy=…`).
+    No layer keeps them. A proxy's address that holds a password is among those of the steps that
+    run no description's code; another is a build argument of every step (`buildx`).
     """
-    values = {
-        "build_jobs": str(build_jobs),
-        "pip_index_url": pip_index_url,
-        "spack_mirror": spack_mirror,
-        "apt_mirror": apt_mirror,
+    proxies = {} if settings.has_plain_proxies else settings.proxies
+    mirror = None if settings.spack_mirror_folder else settings.spack_mirror
+    lent: dict[str, dict[str, str | None]] = {
+        "apt": {"apt_mirror": settings.apt_mirror, **proxies},
+        "spack": {
+            "build_jobs": str(settings.jobs_per_build()),
+            "spack_mirror": mirror,
+            **proxies,
+        },
+        "pip": {"pip_index_url": settings.pip_index_url},
     }
+    return {f"{SITE_SECRET}{step}": _site_text(values) for step, values in lent.items()}
+
+
+def _site_text(values: Mapping[str, str | None]) -> str:
     for name, value in values.items():
         if value and re.search(r"[\s\"\\]", value):
             raise Misconfigured(

@@ -27,6 +27,9 @@ PYTHON = "/usr/bin/env python3"
 FIRST_LINES_FILE = "cic/first-lines"
 MAX_FIRST_LINE = 256
 MAX_SHOWN = 5
+MAX_ENTRY = 300
+"""Of what the image's own programs tell, in characters."""
+MAX_REPORT_BYTES = 32 * 1024**2
 
 _OF_A_CONTAINER = frozenset({"HOME", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "TERM", "_"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -128,14 +131,16 @@ def first_lines(folder: Path) -> str:
     return "".join(f"{line}\n" for line in sorted(found) if line.isprintable())
 
 
-def read_report(text: str) -> Report:
+def read_report(text: bytes) -> Report:
     """The report that `verify.py` printed. Raises `SlimFailed`."""
     try:
         content: Mapping[str, Any] = json.loads(text)
         return Report(
-            missing=tuple(map(str, content["missing"])),
+            missing=tuple(str(entry)[:MAX_ENTRY] for entry in content["missing"][:MAX_SHOWN]),
             count=int(content["count"]),
             inventory=json.dumps(content["inventory"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise SlimFailed(f"The report on the slim image cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SlimFailed(
+            f"The report on the slim image cannot be read: {str(error)[:MAX_ENTRY]}"
+        ) from error

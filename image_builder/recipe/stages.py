@@ -13,6 +13,7 @@ SLIM_STAGE = "slim"
 runtime base.
 """
 REPORT_STAGE = "report"
+REPORT_FILE = "report.json"
 DEBUG_STAGE = "debug"
 """Build target of the environment in which Spack works, to look around in; only in recipes with
 `has_spack`.
@@ -20,7 +21,14 @@ DEBUG_STAGE = "debug"
 LOCK_FILE = "cic/spack.lock"
 """Where the build context holds the lock that the install follows; `render` does not make it."""
 CA_BUNDLE_SECRET = "ca_bundle"
-SITE_SECRET = "site"
+SITE_SECRET = "site_"
+"""How the secrets begin that lend a step what it needs of the site: `site_apt`, `site_spack`,
+`site_pip`.
+"""
+FACTS_STAGE = "facts"
+"""Build target that exports what a slim image needs to know of the full one."""
+FACTS_FOLDER = "cic/facts"
+"""Where the build context holds that, once it was checked."""
 LOOK_STAGE = "held"
 """Build target that exports, as `HELD_FILE`, what `packages.py list` says of the cache mount."""
 HELD_FILE = "held"

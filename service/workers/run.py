@@ -81,14 +81,13 @@ class Worker:
         else's.
         """
         library = self.settings.library
-        token = library.registry.token
         try:
             with (
                 about_run(run_id),
                 RunLog(
                     logs_of(self.settings, self.engine).of(run_id),
                     max_bytes=library.build.log_max_bytes,
-                    secrets=[token] if token else [],
+                    secrets=library.secrets,
                 ) as log,
             ):
                 self._deliver_all(run_id, cancel, log)

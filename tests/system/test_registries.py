@@ -80,8 +80,9 @@ def forget(host: str) -> None:
     """Remove what was pulled from a registry."""
     with daemon.daemon() as client:
         for image in client.api.images():
-            if any(digest.startswith(f"{host}/") for digest in image.get("RepoDigests") or ()):
-                client.images.remove(image["Id"])
+            for digest in image.get("RepoDigests") or ():
+                if digest.startswith(f"{host}/"):
+                    client.images.remove(digest)
 
 
 def publish(image: str, name: str, site: Site, folder: Path) -> None:

@@ -1,6 +1,7 @@
 # apt.sh [FILE PINS]: install the Debian packages that the description names, and leave no lists and archives behind.
 # Or those of FILE, in the versions that PINS, a file of apt's preferences, tells, be they older than what is there.
-# Downloads are kept in a cache mount: apt holds each against the signed lists before it uses it.
+# Downloads are kept in a cache mount. apt 2.6 takes a file that is there already by its name and size, so each that it
+# would take is compared with the sum in the signed lists before.
 . /run/cic/lib.sh
 command -v apt-get >/dev/null || fail "the base image has no apt-get, and the description asks for Debian packages"
 export DEBIAN_FRONTEND=noninteractive
@@ -18,5 +19,20 @@ set -f
 set -- ${mirror:+-o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$sources"} \
     ${pins:+-o "Dir::Etc::Preferences=$pins" -o APT::Get::allow-downgrades=true}
 apt-get update "$@" -o APT::Update::Error-Mode=any
-xargs apt-get install "$@" -o Dir::Cache::Archives=/run/cic/archives -y --no-install-recommends -- <"$names"
+
+install_in() {
+    archives=$1 && shift
+    xargs apt-get install "$@" -o Dir::Cache::Archives="$archives" -y --no-install-recommends -- <"$names"
+}
+
+nothing=$(mktemp -d)
+mkdir "$nothing/partial"
+install_in "$nothing" "$@" -qq -o Acquire::ForceHash=SHA256 --print-uris >"$nothing/uris"
+rm -rf /run/cic/archives/partial
+sed -n "s/^'[^']*' \([^ ]*\) [0-9]* \(.*\)\$/\2 \1/p" "$nothing/uris" | while read -r sum file; do
+    kept=/run/cic/archives/$file
+    if [ -e "$kept" ] && ! echo "${sum#SHA256:}  $kept" | sha256sum --check --status -; then rm -f "$kept"; fi
+done
+rm -r "$nothing"
+install_in /run/cic/archives "$@"
 drop_apt_caches

@@ -23,6 +23,12 @@ site() {
     [ ! -r /run/cic/site ] || sed -n "s/^$1=//p" /run/cic/site
 }
 
+# A proxy whose address holds a password comes this way, and to no step that runs a description's code.
+for name in http_proxy https_proxy no_proxy; do
+    value=$(site "$name")
+    if [ -n "$value" ]; then export "$name=$value" "$(echo "$name" | tr "[:lower:]" "[:upper:]")=$value"; fi
+done
+
 # What apt keeps of the archive: its lists, what it reads of them, and the packages' files.
 drop_apt_caches() {
     apt-get clean

@@ -1,7 +1,7 @@
 # Give a slim image's base the full image's users and groups, then the Debian packages that are needed, and what they
 # need, in the versions of the full image alone.
 . /run/cic/lib.sh
-full=/run/cic/full
+full=/run/cic/facts
 work=$(mktemp -d)
 
 for file in passwd group shadow gshadow; do

@@ -6,4 +6,4 @@ while read -r name mode target; do
     if [ "$mode" = manual ]; then update-alternatives --set "$name" "$target"; else update-alternatives --auto "$name"; fi || :
     chosen=$(readlink "/etc/alternatives/$name")
     [ "$chosen" = "$target" ] || fail "the slim image would have $chosen as $name, and the full image has $target"
-done </run/cic/full/alternatives
+done </run/cic/facts/alternatives

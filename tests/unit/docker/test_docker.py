@@ -81,13 +81,14 @@ def test_everything_that_can_be_asked_for(library_settings: LibrarySettings) -> 
         "--label=b=2; --push",
         "--secret=id=site,src=/b/secrets/site",
         "--build-context=sources=/srv/mirror",
-        "--build-arg=https_proxy=http://proxy:3128",
-        "--build-arg=HTTPS_PROXY=http://proxy:3128",
+        "--build-arg=https_proxy",
+        "--build-arg=HTTPS_PROXY",
         "--build-arg=CIC_NONCE=again",
         "--metadata-file=/b/scratch/made",
         "--output=type=docker",
         "/b/context",
     )
+    assert made.env["https_proxy"] == made.env["HTTPS_PROXY"] == "http://proxy:3128"
 
 
 def test_an_attested_build(library_settings: LibrarySettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -87,3 +88,29 @@ def test_a_folder_is_not_put_in_place_of_another(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not empty"):
         files.move_into_place(tmp_path / "fresh", tmp_path / "kept")
     assert (tmp_path / "fresh" / "file").exists()
+
+
+@pytest.mark.parametrize(
+    "kind", ["missing", "link", "dangling", "folder", "fifo", "large", "socket"]
+)
+def test_what_is_no_plain_small_file_is_not_read(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "told", tmp_path / "other"
+    other.write_text("precious")
+    if kind in ("link", "dangling"):
+        path.symlink_to(other if kind == "link" else tmp_path / "nothing")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "large":
+        path.write_bytes(b"12345")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    with pytest.raises(files.UnreadableFile, match="told"):
+        files.read_bounded(path, 4)
+
+
+def test_a_plain_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    (tmp_path / "told").write_bytes(b"1234")
+    assert files.read_bounded(tmp_path / "told", 4) == b"1234"

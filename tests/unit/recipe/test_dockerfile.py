@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from image_builder.docker import buildx
 from image_builder.errors import BadDescription, Misconfigured
-from image_builder.recipe.dockerfile import Recipe, RecipeOptions, render, site_secret
+from image_builder.recipe.dockerfile import Recipe, RecipeOptions, render, site_secrets
 from image_builder.recipe.environment import compose
 from image_builder.recipe.slim import FIRST_LINES_FILE
-from image_builder.recipe.stages import LATEST_RECIPE, LOCK_FILE, WANTED_FILE
+from image_builder.recipe.stages import FACTS_FOLDER, LATEST_RECIPE, LOCK_FILE, WANTED_FILE
 from image_builder.request.parsing import parse_request
+from image_builder.settings import BuildSettings
 from tests.conftest import PROJECT
 from tests.support.golden_files import assert_golden
 from tests.support.planning import base, corpus, described, request
@@ -214,7 +216,8 @@ def test_every_file_that_the_dockerfile_takes_is_there() -> None:
                 FIRST_LINES_FILE,
                 LOCK_FILE,
                 WANTED_FILE,
-            ):  # made of the step, by Spack, and in the exchange
+                FACTS_FOLDER,
+            ):  # made of the step, by Spack, in the exchange, and of the full image
                 continue
             assert any(
                 path == name or (path.startswith(name) and name.endswith("/"))
@@ -308,19 +311,61 @@ def test_rendering_is_a_function() -> None:
         assert rendered(text) == rendered(text)
 
 
-def test_what_the_site_lends() -> None:
-    assert site_secret(build_jobs=4) == "build_jobs=4\n"
-    text = site_secret(
-        build_jobs=2,
-        pip_index_url="https://u:p@index.test/simple",
-        spack_mirror="https://mirror.test",
+def site(**keys: Any) -> BuildSettings:
+    return BuildSettings(
+        tmp_folder=Path("/tmp"), builder_home=Path("/opt"), base_image="base", build_jobs=2, **keys
     )
-    assert (
-        text
-        == "build_jobs=2\npip_index_url=https://u:p@index.test/simple\nspack_mirror=https://mirror.test\n"
+
+
+def test_each_step_gets_what_it_needs_of_the_site_and_no_more() -> None:
+    assert site_secrets(site()) == {
+        "site_apt": "",
+        "site_spack": "build_jobs=2\n",
+        "site_pip": "",
+    }
+    lent = site_secrets(
+        site(
+            pip_index_url="https://index.test/simple",
+            spack_mirror="https://u:p@mirror.test",
+            apt_mirror="http://apt:pw@mirror.test/debian",
+        )
     )
+    assert lent == {
+        "site_apt": "apt_mirror=http://apt:pw@mirror.test/debian\n",
+        "site_spack": "build_jobs=2\nspack_mirror=https://u:p@mirror.test\n",
+        "site_pip": "pip_index_url=https://index.test/simple\n",
+    }
     with pytest.raises(Misconfigured):
-        site_secret(build_jobs=1, spack_mirror="https://x\npip_index_url=y")
+        site_secrets(site(spack_mirror="https://x\npip_index_url=y"))
+
+
+def test_a_proxy_with_a_password_reaches_no_step_of_a_stranger() -> None:
+    settings = site(http_proxy="http://svc:pw@proxy.test:3128", no_proxy="localhost")
+    assert buildx.proxy_arguments(settings) == {}
+    lent = site_secrets(settings)
+    told = "http_proxy=http://svc:pw@proxy.test:3128\nno_proxy=localhost\n"
+    assert lent["site_apt"] == told and lent["site_spack"].endswith(told)
+    assert lent["site_pip"] == ""
+    plain = site(http_proxy="http://proxy.test:3128")
+    assert site_secrets(plain)["site_apt"] == "" and buildx.proxy_arguments(plain)
+
+
+def test_no_step_after_a_strangers_code_sees_what_others_share() -> None:
+    """Stages are in order; those from `prepared` on hold what a description's code made."""
+    recipe = rendered(
+        "apt: [bc]\npip: [six]\nspack:\n  specs: [zlib]\n",
+        options=RecipeOptions(has_post_install=True, package_cache="cic-spack-x"),
+        runtime="registry.test/runtime:1",
+    )
+    stages = re.split(r"^FROM ", recipe.dockerfile, flags=re.MULTILINE)[1:]
+    named = {stage.split("\n")[0].split(" AS ")[1]: stage for stage in stages}
+    assert {"prepared", "final", "collected", "verified", "slim", "facts"} <= named.keys()
+    for name in ("prepared", "final", "collected", "verified"):
+        assert "type=cache" not in named[name], name
+        assert not re.findall("id=site_(?!pip)", named[name]), name
+    before_the_copy = named["slim"].split("COPY --from=collected")[0]
+    assert "from=collected" not in before_the_copy and "type=cache" in before_the_copy
+    assert "type=cache" not in named["slim"].removeprefix(before_the_copy)
 
 
 @pytest.mark.parametrize(
