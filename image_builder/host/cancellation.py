@@ -1,4 +1,4 @@
-"""A token that ends the work which holds it."""
+"""Ends work from another thread, by a token that the work carries."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from image_builder.errors import (
 
 
 class CancelToken:
-    """Asks for the end of some work; set from any thread, checked wherever the work may stop."""
+    """Asks for the end of some work; any thread may set it, and the work checks it where it can stop."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self._cause: Callable[[], CicError] = lambda: Cancelled("The build was cancelled.")
 
     def cancel(self, reason: str = "The build was cancelled.") -> None:
-        """Ask for the end. The first reason stays."""
+        """Ask the work to end; the first reason stays."""
         self._end(lambda: Cancelled(reason))
 
     @contextlib.contextmanager
     def limited(self, seconds: float | None, code: ErrorCode) -> Iterator[None]:
-        """Ask for the end, as a `LimitReached` with `code`, when the block takes longer than that."""
+        """End the work with `LimitReached` and `code` if the block takes longer than `seconds`."""
         if seconds is None:
             yield
             return
@@ -57,10 +57,10 @@ class CancelToken:
         return self._event.is_set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep for `timeout_s` at the most; True as soon as the end was asked for."""
+        """Sleep for at most `timeout_s`, and return True as soon as the work is asked to end."""
         return self._event.wait(timeout_s)
 
     def check(self) -> None:
-        """Raise `Cancelled`, or `LimitReached`, if the end was asked for."""
+        """Raise `Cancelled`, or `LimitReached`, if the work is asked to end."""
         if self.is_set:
             raise self._cause()

@@ -1,9 +1,9 @@
-"""Who uses what: locks on files and folders, which hold across processes and end with their holder,
-however it ends.
+"""File leases say who uses a file or folder, across the processes of one machine.
 
-Whoever uses a thing holds its lock together with others. Whoever removes it holds the lock alone,
-or leaves the thing where it is. So nothing is removed that somebody uses, and who comes while it is
-removed waits for that and finds it gone.
+A lease is a lock of the kernel (`flock`), so it ends with its process, even if that is killed. Users
+of a file share its lease. A process that removes the file takes the lease exclusively, or leaves the
+file where it is. So nothing is removed while it is in use, and a user who arrives during a removal
+waits and then finds the file gone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Use the thing that `path` stands for: a file, which is made where there is none."""
+    """Share the lease of the file at `path` until the block ends; a missing file is created."""
     with _held(path, lambda: os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)):
         yield
 
 
 @contextlib.contextmanager
 def held_folder(path: Path) -> Iterator[None]:
-    """Use a folder, which is made where there is none."""
+    """Share the lease of the folder at `path` until the block ends; a missing folder is created."""
 
     def made() -> int:
         path.mkdir(mode=0o700, exist_ok=True)
@@ -36,10 +36,9 @@ def held_folder(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[bool]:
-    """Whether nobody uses the file or folder at `path`, and nobody can begin to until the block
-    ends.
+    """Yield whether a file or folder is unused; if so, no use of it begins until the block ends.
 
-    One that is not there is used by nobody, and may be made meanwhile.
+    A missing one counts as unused, and may be created meanwhile.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -57,7 +56,7 @@ def alone(path: Path) -> Iterator[bool]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody uses the file or folder at present."""
+    """Return whether a process uses the file or folder at present."""
     with alone(path) as free:
         return not free
 
@@ -82,7 +81,7 @@ def _held(path: Path, made: Callable[[], int]) -> Iterator[None]:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file still has its name: it may have been removed while we waited."""
+    """Return whether an open file still has its name; it may have been removed while we waited."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Files of this machine: digests, sizes, further names, and content that appears in one step."""
+"""Reads digests and sizes of files, and writes files that appear in one step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHUNK_BYTES = 1024**2
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """The sha256 of a file from where it is open."""
+    """Return the sha256 of an open file, in hex, from its current position to its end."""
     digest = hashlib.sha256()
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
@@ -46,7 +46,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 def bytes_of(path: Path) -> int:
-    """The size of a file, or of all in a folder; what is gone has none."""
+    """Return the size of a file, or of all files in a folder; 0 for what does not exist."""
     with contextlib.suppress(FileNotFoundError):
         return (
             path.stat().st_size
@@ -57,9 +57,9 @@ def bytes_of(path: Path) -> int:
 
 
 def link_file(file: Path, name: Path) -> None:
-    """Give a file a further name in one step: a reader of what had that name before keeps it.
+    """Give a file a further name in one step; readers of the file that had this name keep it.
 
-    The folder is made if it is missing. Raises `OSError`, also across file systems.
+    The folder is created if it is missing. Raises `OSError`, also across file systems.
     """
     name.parent.mkdir(parents=True, exist_ok=True)
     with replacing(name) as fresh:
@@ -80,9 +80,9 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield the name of a file to make, which takes the place of `path` when the block ends.
+    """Yield the name of a file to write, which replaces `path` when the block ends.
 
-    After an error `path` is as it was. What need not outlive a power cut is not `durable`.
+    After an error `path` is as it was. A file that need not survive a power cut is not `durable`.
     """
     fresh = path.with_name(f".{secrets.token_hex(8)}.new")
     try:
@@ -96,22 +96,22 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def move_into_place(fresh: Path, path: Path) -> None:
-    """Rename a file or folder of the same file system to `path`; both are on the disk afterwards.
+    """Rename a file or folder of the same file system to `path`; both are on disk afterwards.
 
-    A rename alone may reach the disk before what is renamed does, which leaves an empty file.
+    A rename alone may reach the disk before the content does, which leaves an empty file.
     """
     sync(fresh)
     move_synced(fresh, path)
 
 
 def move_synced(fresh: Path, path: Path) -> None:
-    """Rename what is on the disk already to `path`; the name is on the disk afterwards, too."""
+    """Rename what is on disk already to `path`, and wait until the new name is on disk, too."""
     os.replace(fresh, path)
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Return when a file's content, or a folder's names, are on the disk."""
+    """Wait until a file's content, or a folder's names, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

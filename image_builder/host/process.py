@@ -1,9 +1,9 @@
-"""The one place that starts a process.
+"""Starts every process of the service; no other module does.
 
 Arguments are lists and never pass a shell. A process gets a group of its own, a closed or given
 standard input, and an environment without the service's own settings. Its output is streamed line
-by line with secrets blotted out. Success is the exit code. A process ends with its whole group and
-with what left that group for a session of its own; if this process dies without a word, the guard
+by line with secrets masked. Success is the exit code. A process ends with its whole group and with
+every descendant that left the group for a session of its own; if this process is killed, the guard
 does the same.
 """
 
@@ -46,12 +46,15 @@ GRACE_S = 2.0
 ORPHAN_S = 10.0
 TICK_S = 0.1
 KILLED_BY_SIGNAL = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
-"""Exit codes of processes that somebody else ended; one that fails by itself has others."""
+"""Exit codes of processes that were ended from outside; a process that fails has others."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Command:
-    """What to start. `name` is what messages call it; `env` is added to the inherited environment."""
+    """Describes a process to start.
+
+    `name` is how messages call it; `env` is added to the inherited environment.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -62,7 +65,7 @@ class Command:
     timeout_s: float | None = None
     quiet_timeout_s: float | None = None
     max_stdout_bytes: int | None = None
-    """Of what is captured; a process that prints more is ended."""
+    """The limit of captured output; a process that prints more is ended."""
 
     def __str__(self) -> str:
         return shlex.join(self.argv)
@@ -70,7 +73,7 @@ class Command:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Completed:
-    """A process that ended with exit code 0. `stdout` is empty unless it was captured."""
+    """Describes a process that ended with exit code 0; `stdout` is empty unless it was captured."""
 
     duration_s: float
     tail: tuple[str, ...]
@@ -78,7 +81,7 @@ class Completed:
 
 
 class ProcessFailed(CicError):
-    """A process ended with an exit code other than 0; whoever ran it knows whose fault that is."""
+    """A process ended with an exit code other than 0; its caller decides whose fault that is."""
 
     code = ErrorCode.BUILD_STEP_FAILED
 
@@ -96,7 +99,7 @@ class ProcessFailed(CicError):
 
 
 class Runner(Protocol):
-    """What starts a command. The real one is `run`; tests may pass another."""
+    """Runs a command; the real runner is `run`, and tests may pass another."""
 
     def __call__(
         self,
@@ -117,7 +120,7 @@ def run(
 ) -> Completed:
     """Run a command to its end and return how it went.
 
-    `on_line` hears every line of its output (standard error alone when `capture_stdout`). Raises
+    `on_line` receives every line of its output (standard error alone when `capture_stdout`). Raises
     `ToolMissing`, `ProcessFailed`, `Interrupted`, `LimitReached` (either timeout) or `Cancelled`.
     """
     watch = _Watch(command, on_line, cancel)
@@ -145,9 +148,9 @@ def started(
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A started process in a group of its own, all of which has ended when the block is left.
+    """Start a process in a group of its own, and end the whole group when the block is left.
 
-    The low-level half of `run`, for pipelines of several processes. Raises `ToolMissing`.
+    This is the low-level half of `run`, for pipelines of several processes. Raises `ToolMissing`.
     """
     given = _stdin_bytes(command.stdin)
     mark = f"{process_guard.owner_of(os.getpid())}.{token_hex(16)}"
@@ -189,8 +192,9 @@ def started(
 
 
 def child_environment(own: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child: ours without the service's settings (which may be secrets), and
-    `added`.
+    """Return a child's environment: `own` without the service's settings, and `added`.
+
+    The settings (`CIC_…`) may be secrets.
     """
     return {key: value for key, value in own.items() if not key.startswith("CIC_")} | dict(added)
 
@@ -252,10 +256,9 @@ class _Watch:
             )
 
     def _orphaned(self, process: subprocess.Popen[bytes]) -> bool:
-        """The process ended, yet something it left behind still holds its output open: not worth
-        waiting for.
+        """Return whether the process has ended while a descendant still holds its output open.
 
-        What that writes now and then, or without an end, does not keep us either.
+        Such a descendant is not worth waiting for, even if it goes on writing.
         """
         if process.poll() is None:
             return False
@@ -275,9 +278,7 @@ class _Watch:
             self._emit_begin(partial)
 
     def _emit_begin(self, partial: bytearray) -> None:
-        """Emit an endless line in pieces, and keep as much of its end as could be the begin of a
-        secret.
-        """
+        """Emit an endless line in pieces, keeping at its end what could begin a secret."""
         text = self._redact(partial.decode("utf-8", "surrogateescape"))
         cut = len(text) - max(self._longest_secret - 1, 0)
         self._emit(text[:cut].encode("utf-8", "surrogateescape"))
@@ -312,7 +313,7 @@ def _stdin_bytes(stdin: bytes | Secret | None) -> bytes | None:
 
 
 def _feed(process: subprocess.Popen[bytes], given: bytes) -> None:
-    """Hand over the input on a thread: a process that does not read must not hold us up."""
+    """Write the input from a thread: a process that does not read must not block us."""
 
     def write() -> None:
         assert process.stdin is not None
@@ -325,7 +326,7 @@ def _feed(process: subprocess.Popen[bytes], given: bytes) -> None:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of a process's group: politely, then surely."""
+    """End what is left of a process's group: SIGTERM first, then SIGKILL."""
     if process.poll() is None:
         _signal_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -340,7 +341,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 class _Guard:
-    """A small process that ends what we started if we die without ending it (`guard.py`)."""
+    """Starts a small process that ends our commands if we are killed (`process_guard.py`)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -371,14 +372,14 @@ class _Guard:
                 guard.wait()
 
     def _leave_parents(self) -> None:
-        """In a process that was forked off: its parent's guard and commands are not its own."""
+        """Forget the guard and the commands of the process that this one was forked from."""
         if self._owner != os.getpid():
             self._drop()
             self._marks.clear()
             self._owner = os.getpid()
 
     def _tell(self, message: str) -> None:
-        for _ in range(2):  # a guard that was killed is replaced, and told of everything
+        for _ in range(2):  # a guard that was killed is replaced by one that gets the whole list
             try:
                 if self._process is None or self._process.poll() is not None:
                     self._start()
@@ -405,7 +406,7 @@ class _Guard:
         self._process.stdin.flush()
 
     def _drop(self) -> None:
-        """Let go of a guard that is gone, or not ours."""
+        """Close the connection to a guard that has ended, or that belongs to another process."""
         if self._process is not None:
             assert self._process.stdin is not None
             with contextlib.suppress(OSError):

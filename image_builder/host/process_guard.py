@@ -1,10 +1,10 @@
-"""Ends what a process left behind, wherever it went.
+"""Ends every process that a command left behind, in whichever group or session it is.
 
-A command's processes share a group and carry a mark in their environment, so that one which made a
-session of its own is found as well. Run as a program by `process.py`, once for each process that
-runs commands: it reads `+<group> <mark>` and `-<group>` lines from standard input; when the input
-ends, because its writer ended in whatever way, all that is still listed is killed. It imports
-nothing of ours, so that it starts in a few milliseconds.
+A command's processes share a group and carry a mark in their environment, so that a process that
+started a session of its own is found as well. `process.py` runs this file as a program, once for
+each process that runs commands. It reads `+<group> <mark>` and `-<group>` lines from standard input;
+when the input ends, because its writer ended in whatever way, all that is still listed is killed.
+It imports nothing of ours, so that it starts in a few milliseconds.
 """
 
 import os
@@ -12,22 +12,20 @@ import signal
 import sys
 
 MARK = "IMAGE_BUILDER_COMMAND"
-"""The environment variable that holds a command's mark: whose it is, a point, and what nobody else
-has.
-"""
+"""The environment variable that holds a command's mark: its owner, a point and a random token."""
 
 
 def owner_of(pid: int) -> str:
-    """What a process and nobody else is called, now and later: its PID name space, its number and
-    when it began.
+    """Return a name that only this process ever has.
 
-    Raises `OSError` when there is no such process.
+    It consists of the PID name space, the PID and the start time. Raises `OSError` when there is no
+    such process.
     """
     return f"{os.readlink('/proc/self/ns/pid')}-{pid}-{start_time(pid)}"
 
 
 def start_time(pid: int) -> str:
-    """When a process began, in ticks since the boot: a later one with the same number differs.
+    """Return when a process began, in ticks since boot: a later one with its PID differs.
 
     Raises `OSError` when there is no such process.
     """
@@ -36,8 +34,9 @@ def start_time(pid: int) -> str:
 
 
 def end_orphans() -> None:
-    """Kill every marked process whose owner is dead: its guard was killed, too. Another name
-    space's are left alone.
+    """Kill every marked process whose owner is dead.
+
+    Its guard was killed, too. Processes of another PID name space are left alone.
     """
     space = os.readlink("/proc/self/ns/pid")
     for mark in {found for _, found in _marks()}:
@@ -54,7 +53,7 @@ def _is_alive(owner: str) -> bool:
 
 
 def end_marked(mark: str) -> None:
-    """Kill every process that carries the mark, also those that are being started meanwhile."""
+    """Kill every process that carries the mark, also those that start meanwhile."""
     while marked := [pid for pid, found in _marks() if found == mark]:
         for pid in marked:
             try:  # noqa: SIM105 - contextlib would cost a good part of the start
@@ -64,7 +63,7 @@ def end_marked(mark: str) -> None:
 
 
 def _marks() -> list[tuple[int, str]]:
-    """The living processes that carry a mark, with it; one that is dead shows none."""
+    """Return the PIDs of living processes that carry a mark, each with its mark."""
     found, begin = [], f"{MARK}=".encode()
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
@@ -75,7 +74,7 @@ def _marks() -> list[tuple[int, str]]:
                             found.append(
                                 (int(name), entry[len(begin) :].decode("ascii", "replace"))
                             )
-            except OSError:  # ended meanwhile, or somebody else's
+            except OSError:  # it has ended, or belongs to another user
                 pass
     return found
 

@@ -1,4 +1,4 @@
-"""Secrets are removed from every line of output."""
+"""Masks secrets in every line of output."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ MIN_SECRET_LINE = 8
 
 
 def redactor(secrets: Sequence[Secret]) -> Callable[[str], str]:
-    """A function that blots the secrets out of a line; the longest first, as one may hold another.
+    """Return a function that masks the secrets in a line.
 
-    Of a secret with several lines, each line that is not too short to mean anything is one.
+    The longest is masked first, as one secret may contain another. Of a secret with several lines,
+    each line of at least `MIN_SECRET_LINE` characters is masked by itself.
     """
     values = masked_values(secrets)
 

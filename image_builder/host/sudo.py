@@ -1,7 +1,7 @@
-"""Running one command as root with `sudo -n`, so that it still ends when we want it to.
+"""Runs one command as root with `sudo -n`, so that it still ends when we want it to.
 
-We may not signal what root runs. So root's side is a small script that looks after the command: it
-ends it as soon as a file of ours is gone, or we are.
+We may not signal what root runs. So root's side is a small script that watches the command: it ends
+the command as soon as a file of ours is removed, or our process ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ wait "$child"
 def arguments(
     argv: Sequence[str], *, leave: Path, environment: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """The command as root, with no environment but this; it ends when `leave` does."""
+    """Return the command that runs `argv` as root until the file `leave` is removed.
+
+    Its environment is `environment` alone.
+    """
     handed_on = [f"{name}={value}" for name, value in sorted(environment.items())]
     return (
         "sudo",
@@ -49,7 +52,7 @@ def arguments(
 
 @contextlib.contextmanager
 def leave_to_run(path: Path, *, cancel: CancelToken | None, timeout_s: float) -> Iterator[None]:
-    """Have the file `path` until the block is left, a cancel, or the time is over."""
+    """Create the file `path`; remove it at the block's end, on a cancel, or after `timeout_s`."""
     path.touch()
     done = threading.Event()
 
@@ -73,7 +76,7 @@ def leave_to_run(path: Path, *, cancel: CancelToken | None, timeout_s: float) ->
 
 
 def take_over(folders: Sequence[Path], runner: Runner) -> None:
-    """Own what root made in some folders."""
+    """Make the service's user the owner of everything that root wrote to the folders."""
     owner = f"{os.geteuid()}:{os.getegid()}"
     argv = (
         "sudo",

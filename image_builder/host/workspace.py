@@ -1,4 +1,4 @@
-"""One build's folders: made, contained, and removed with everything in them."""
+"""Makes one build's folders, and removes them with everything in them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from image_builder.host import file_leases
 
 
 class Workspace:
-    """The folder of one build.
+    """Holds the folders of one build below one root.
 
-    `context` is what buildx reads, `secrets` what it may mount and never copies, `scratch` for
+    `context` is what buildx reads, `secrets` what it may mount and never copies, `scratch` is for
     everything else.
     """
 
@@ -25,7 +25,7 @@ class Workspace:
         self.scratch = root / "scratch"
 
     def write_context(self, files: Mapping[str, str]) -> None:
-        """Write texts below the context; scripts (a first line with `#!`) are made executable."""
+        """Write texts below the context; scripts (a first line with `#!`) become executable."""
         for name, text in files.items():
             path = self.context / name
             if self.context.resolve() not in path.resolve().parents:
@@ -35,7 +35,7 @@ class Workspace:
             path.chmod(0o755 if text.startswith("#!") else 0o644)
 
     def write_secret(self, name: str, content: bytes) -> Path:
-        """A file that only we may read, for `--secret id=…,src=…`."""
+        """Write a file that only we may read, and return its path for `--secret id=…,src=…`."""
         path = self.secrets / name
         path.touch(mode=0o600)
         path.write_bytes(content)
@@ -44,10 +44,10 @@ class Workspace:
 
 @contextlib.contextmanager
 def made_workspace(root: Path, *, min_free_bytes: int = 0) -> Iterator[Workspace]:
-    """A fresh workspace at `root`, removed at the end; what an earlier attempt left there goes
-    first.
+    """Yield an empty workspace at `root` under a file lease, and remove it at the end.
 
-    It is held meanwhile. Raises `NoSpace` when the disk has less than `min_free_bytes` free.
+    What an earlier attempt left there is removed first. Raises `NoSpace` when the disk has less
+    than `min_free_bytes` free.
     """
     root.parent.mkdir(parents=True, mode=0o700, exist_ok=True)
     with file_leases.held_folder(root):
@@ -68,7 +68,7 @@ def _empty(folder: Path) -> None:
 
 
 def abandoned(builds: Path) -> list[Path]:
-    """The builds' folders that nobody holds: their builds were killed."""
+    """Return the folders of builds that were killed: no process has a lease on them."""
     return (
         [
             folder
@@ -81,7 +81,7 @@ def abandoned(builds: Path) -> list[Path]:
 
 
 def remove_abandoned(folder: Path) -> bool:
-    """Remove a build's folder, unless somebody holds it."""
+    """Remove a build's folder unless a process has a lease on it; return whether it did."""
     with file_leases.alone(folder) as free:
         if free:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What compilers are called: before Spack 1.0, and as packages from 1.0 on. Pure."""
+"""Maps the names that compilers have before Spack 1.0 to their packages from 1.0 on. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def package_of(compiler: str) -> str:
 
 
 def is_compiler(name: str) -> bool:
-    """Whether a package, or a name of before 1.0, is a compiler."""
+    """Return whether a package, or a name used before Spack 1.0, is a compiler."""
     return package_of(name) in _facts()["variants"]
 
 

@@ -1,4 +1,4 @@
-"""How far an install is, read from Spack's own lines. Pure.
+"""Reads from Spack's own lines how far an install is. Pure.
 
 Before 1.2 Spack writes `==> Installing <name>-<version>-<hash>`, `==> <name>: Executing phase: '<phase>'` and
 `[+] <prefix>`; from 1.2 on a line for each step of a package, of several packages at once:
@@ -16,7 +16,7 @@ from typing import Any
 from image_builder.spack import prefixes
 
 MAX_SHOWN = 6
-"""Packages at work that are named; how many more there are is told."""
+"""How many packages at work are named; of more, only the count is shown."""
 
 _TIMED = re.compile(r"#\d+ (?P<seconds>\d+(?:\.\d+)?) (?P<text>.*)\Z")
 _INSTALLED = re.compile(r"\[\+\] (?:\S*/)?" + prefixes.named("name", hash_pattern="[a-z0-9]{32}"))
@@ -31,7 +31,10 @@ _NOT_TAKEN = "no binary available"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Running:
-    """A package at work. `since_s` is when it began, by the clock of the log; None: that has none."""
+    """Describes a package at work.
+
+    `since_s` is when its build began, by the clock of the log; None where the log has no clock.
+    """
 
     version: str
     phase: str
@@ -39,7 +42,7 @@ class Running:
 
 
 class InstallProgress:
-    """Counts the packages of one install: feed it lines, and it says what changed."""
+    """Counts the packages of one install: it is fed lines and returns what changed."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -48,9 +51,10 @@ class InstallProgress:
         self._now_s: float | None = None
 
     def heard(self, line: str) -> tuple[int, int, str] | None:
-        """`(done, total, what)` if the line moved the count, or says what is being built: all
-        packages at work with their phase and the seconds since they began, or the one that was
-        just finished.
+        """Return `(done, total, what)` if the line changes the count or what is being built.
+
+        `what` names all packages at work with their phase and the seconds since they began, or the
+        package that has just finished.
         """
         text = self._at(line)
         if match := _STEP.search(text):
@@ -64,7 +68,7 @@ class InstallProgress:
         return None
 
     def _at(self, line: str) -> str:
-        """The line without what buildx put before it, which is the clock."""
+        """Return the line without buildx's clock before it, and remember the time."""
         match = _TIMED.match(line)
         if match is None:
             return line
@@ -100,12 +104,12 @@ class InstallProgress:
         return min(len(self._done), self.total), self.total, what or last
 
     def _shown(self, name: str, at: Running) -> str:
-        """`fftw@3.3.10 build 95 s`: what is known of a package at work."""
+        """Return what is known of a package at work, such as `fftw@3.3.10 build 95 s`."""
         seconds = None if at.since_s is None or self._now_s is None else self._now_s - at.since_s
         time = f" {seconds:.0f} s" if seconds is not None and seconds >= 1 else ""
         return f"{name}@{at.version}" + (f" {at.phase}" if at.phase else "") + time
 
 
 def packages_to_install(lock: Mapping[str, Any]) -> int:
-    """How many nodes of a `spack.lock` are installed, externals aside."""
+    """Return how many nodes of a `spack.lock` are installed; externals do not count."""
     return sum(1 for node in lock.get("concrete_specs", {}).values() if not node.get("external"))

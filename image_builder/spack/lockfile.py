@@ -1,4 +1,4 @@
-"""The graph of a `spack.lock`, as Spack 0.19 to 1.1 write it (lock file versions 4 to 6). Pure."""
+"""Reads the graph of a `spack.lock`, as Spack 0.19 to 1.1 write it (versions 4 to 6). Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 class UnreadableLock(ValueError):
-    """The lock file is not one that Spack 0.19 to 1.1 writes, or it is incomplete."""
+    """The lockfile is incomplete, or not one that Spack 0.19 to 1.1 writes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Node:
-    """One concrete spec of a lock."""
+    """Describes one concrete spec of a lockfile."""
 
     hash: str
     name: str
@@ -29,9 +29,9 @@ class Node:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Edge:
-    """A dependency: the node's hash, and the virtual packages (`mpi`) that it provides there.
+    """Describes a dependency: a node's hash, and the virtual packages that it provides there.
 
-    `virtuals` is empty in locks that say nothing of them (Spack before 0.20).
+    `virtuals` is empty in lockfiles that do not record them (Spack before 0.20).
     """
 
     hash: str
@@ -41,10 +41,10 @@ class Edge:
 
 
 class Graph:
-    """The nodes of a lock that its roots lead to. Raises `UnreadableLock`.
+    """Holds the nodes of a lockfile that its roots lead to. Raises `UnreadableLock`.
 
     `user_roots` holds the hash of each root, and the spec for which the environment has it;
-    `release` is the Spack that wrote the lock, where it says so.
+    `release` is the Spack that wrote the lockfile, where it says so.
     """
 
     def __init__(self, lock: Mapping[str, Any]) -> None:
@@ -61,8 +61,9 @@ class Graph:
             ) from error
 
     def _reachable(self, raw: Mapping[str, Any]) -> list[str]:
-        """Hashes in the order of a walk from the roots. What a spliced node was built from is no
-        part of the image.
+        """Return hashes in the order of a walk from the roots.
+
+        What a spliced node was built from is no part of the image.
         """
         order: dict[str, None] = {}
         waiting = [root_hash for root_hash, _ in reversed(self.user_roots)]
@@ -100,7 +101,7 @@ class Graph:
 
 
 def _release(lock: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """The release that a lock names; before 0.20 none does (lock file version 4)."""
+    """Return the release that a lockfile names; before 0.20 none does (lockfile version 4)."""
     said = lock.get("spack")
     version = str(said.get("version", "")) if isinstance(said, Mapping) else ""
     numbers = version.split("-")[0].split(".")[:3]

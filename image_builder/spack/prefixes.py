@@ -1,6 +1,6 @@
-"""How Spack calls what it installs in its messages: `<name>-<version>-<hash>`. Pure.
+"""Recognises `<name>-<version>-<hash>`, as Spack's messages call what it installs. Pure.
 
-Both names and versions may hold hyphens (`py-numpy-1.26.4`, `exampm-2021-06-01`), and no name ends before a hyphen
+Both names and versions may contain hyphens (`py-numpy-1.26.4`, `exampm-2021-06-01`), and no name ends before a hyphen
 and a digit when another reading is possible. Lengths are bounded, since what is read comes from strangers.
 """
 
@@ -12,7 +12,8 @@ HASH = r"[a-z0-9]{7,32}"
 
 
 def named(group: str = "package", *, hash_pattern: str = HASH) -> str:
-    """The pattern of a name, version and hash; the name is the group `group`, the version
-    `version`.
+    """Return the pattern of a name, version and hash.
+
+    The name is the group `group`, the version the group `version`.
     """
     return rf"(?P<{group}>{NAME})-(?P<version>{VERSION})-{hash_pattern}\b"

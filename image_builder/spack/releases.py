@@ -1,4 +1,4 @@
-"""What Spack's releases can do, as far as it makes a difference here. Pure."""
+"""Says what Spack's releases can do, where it makes a difference here. Pure."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping
 Release = tuple[int, ...]
 
 NEWEST_TESTED: Release = (1, 2)
-"""The release that an environment is made for where the base image's own is not known."""
+"""The release that an environment is written for if the base image's own is not known."""
 FIRST_SHARING: Release = (0, 19)
 """The first release whose built packages are shared."""
 FIRST_PUSHING: Release = (0, 22)
 """The first release that pushes each package by itself as it is finished."""
 FIRST_PARALLEL: Release = (1, 2)
-"""The first release that builds packages side by side within its jobs by itself."""
+"""The first release that builds several packages at once within its jobs by itself."""
 FIRST_WITH_SOLUTIONS: Release = (1, 2)
 """The first release whose cache of solutions is used."""
 FIRST_WITH_GROUPS: Release = (1, 2)
@@ -25,19 +25,19 @@ FIRST_WITH_SETTING: Mapping[str, Release] = {
     "static_analysis": (1, 0),
     "compiler_mixing": (1, 1),
 }
-"""Since when `concretizer` may hold what a workflow may set there."""
+"""The first release that reads each setting of `concretizer` that a workflow may use."""
 
 
 def pushes_by_itself(release: Release | None) -> bool:
-    """Whether a Spack needs no help of the recipe to push packages as they are finished."""
+    """Return whether Spack itself pushes packages as they finish, without help of the recipe."""
     return release is not None and release >= FIRST_PUSHING
 
 
 def installs_in_parallel(release: Release | None) -> bool:
-    """Whether a Spack needs no help of the recipe to build several packages at once."""
+    """Return whether Spack itself builds several packages at once, without help of the recipe."""
     return (release or NEWEST_TESTED) >= FIRST_PARALLEL
 
 
 def keeps_solutions(release: Release | None) -> bool:
-    """Whether a Spack has a cache of what it solved, by the text of the problem."""
+    """Return whether Spack has a cache of what it concretized, by the text of the problem."""
     return release is not None and release >= FIRST_WITH_SOLUTIONS

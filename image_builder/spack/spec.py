@@ -1,8 +1,8 @@
-"""Spack specs as text: are they harmless, and what do they name? Pure; no Spack is needed.
+"""Reads Spack specs as text: are they harmless, and what do they name? Pure; needs no Spack.
 
-`spec_syntax` reads them. Spack decides later whether a package has such a version or variant; here
-it is made sure that a text is one spec, that it can do no harm, and what the planner compares is
-read from it.
+`spec_syntax` reads them. Spack decides later whether a package has such a version or variant. This
+module makes sure that a text is one spec and can do no harm, and reads from it what the planner
+compares.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def problem(
     """Return what is wrong with a spec, and what to write; None when its shape is fine.
 
     A spec that is not `named` may begin with a version, variant or compiler (`@1.12`, `+mpi`,
-    `%gcc@12`). Where the release is not known, it is enough that one of them reads the text.
+    `%gcc@12`). If the release is not known, it is enough that one release reads the text.
     """
     if not text.strip() or len(text) > MAX_SPEC:
         return (
@@ -70,8 +70,8 @@ def problem(
 def parse(text: str, release: tuple[int, ...] | None = None) -> tuple[Node, ...]:
     """Return the nodes that a spec names, as `release` of Spack reads it, its root first.
 
-    The root's name is empty in a bare constraint. Where the release is not known, the newest
-    reading that there is counts. Raises `SpecError`.
+    The root's name is empty in a bare constraint. If the release is not known, the newest one that
+    reads the text counts. Raises `SpecError`.
     """
     if len(text) > MAX_SPEC:
         raise SpecError(f"is longer than {MAX_SPEC} characters", "Write a shorter spec.")
@@ -89,7 +89,7 @@ def parse(text: str, release: tuple[int, ...] | None = None) -> tuple[Node, ...]
 
 
 def nodes(text: str, release: tuple[int, ...] | None = None) -> tuple[Node, ...]:
-    """Return what `parse` does, and one node without a name for a text that is no spec."""
+    """Return the nodes that a spec names, or one node without a name for a text that is no spec."""
     try:
         return parse(text, release)
     except SpecError:
@@ -154,8 +154,9 @@ def _check_node(node: Node) -> None:
 
 
 def disjoint_versions(one: str, other: str) -> bool:
-    """Whether two plain versions exclude each other: `4` and `4.1` do not, `3` and `4` do; ranges
-    are not judged.
+    """Return whether two plain versions exclude each other: `3` and `4` do, `4` and `4.1` do not.
+
+    Of ranges the answer is always no.
     """
     one, other = one.lstrip("="), other.lstrip("=")
     if (
@@ -179,9 +180,7 @@ def targets_of(parsed: Iterable[Node]) -> list[str]:
 
 
 def target_allows(asked: str, target: str) -> bool:
-    """Whether the target that was asked for (a name, a list, a range such as `x86_64_v2:`) lets
-    `target` be.
-    """
+    """Return whether `asked` (a name, a list, a range such as `x86_64_v2:`) allows `target`."""
     return any(_range_allows(part, target) for part in asked.split(","))
 
 
@@ -208,8 +207,9 @@ _Key = tuple[tuple[int, int, str], ...]
 
 
 def unmet(wanted: Node, version: str, parameters: Mapping[str, object]) -> str:
-    """What of `wanted` a node of that package, with `version` and `parameters`, does not have; ``
-    when nothing.
+    """Return what of `wanted` a node of that package does not have; empty when it has all.
+
+    `version` and `parameters` are the node's.
     """
     if wanted.version and not version_satisfies(version, wanted.version):
         return f"its version is {version}"
@@ -222,7 +222,7 @@ def unmet(wanted: Node, version: str, parameters: Mapping[str, object]) -> str:
 
 
 def version_satisfies(version: str, wanted: str) -> bool:
-    """Whether a concrete `version` lies in `wanted`, which is what follows a spec's `@`.
+    """Return whether a concrete `version` is in `wanted`, the text behind a spec's `@`.
 
     `4.1` takes every 4.1.x, `=4.1` exactly 4.1, `4:5` everything from 4 to the last 5.x; commas
     join alternatives.
@@ -231,7 +231,7 @@ def version_satisfies(version: str, wanted: str) -> bool:
 
 
 def values(parameter: object) -> frozenset[str]:
-    """The values of a node's parameter, whether it has none, one or several."""
+    """Return the values of a node's parameter, whether it has none, one or several."""
     if parameter is None or isinstance(parameter, bool):
         return frozenset()
     if isinstance(parameter, Iterable) and not isinstance(parameter, str):
@@ -240,7 +240,10 @@ def values(parameter: object) -> frozenset[str]:
 
 
 def _in_range(version: str, wanted: str) -> bool:
-    """One alternative. A lock's `git.main=1.2` is the branch `main` that stands for 1.2."""
+    """Return whether a version is in one range of `wanted`.
+
+    A lockfile's `git.main=1.2` is both the branch `main` and the version 1.2.
+    """
     reference, _, standing_for = version.partition("=")
     names = {version, reference, reference.removeprefix("git."), standing_for or reference}
     if wanted.removeprefix("=") in names:
@@ -258,8 +261,9 @@ def _in_range(version: str, wanted: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _key(version: str) -> _Key:
-    """What versions are ordered by: branch names after every number, pre-releases before their
-    release.
+    """Return what versions are ordered by.
+
+    Branch names come after every number, pre-releases before their release.
     """
     parts: list[tuple[int, int, str]] = []
     for part in re.findall(r"\d+|[A-Za-z]+", version):

@@ -1,4 +1,4 @@
-"""The syntax of Spack's specs: text to nodes, in one pass from left to right. Pure.
+"""Reads the syntax of Spack's specs: text to nodes, in one pass from left to right. Pure.
 
 Releases differ. Before 1.0 `%gcc@12` names a compiler, and the words behind it belong to the
 package; from 1.0 on it is a direct dependency, and they belong to that. `[…]` behind a sigil was
@@ -51,7 +51,7 @@ class SpecError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One word of a node: `+x` and `~x` come with the values `true` and `false`; quotes are off.
+    """Describes one word of a node, without quotes; `+x` and `~x` have values `true` and `false`.
 
     `propagates` says that dependencies get it, too (`++x`, `key==value`).
     """
@@ -63,17 +63,17 @@ class Setting:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it is written `+x` or `~x`."""
+        """Return whether it is written `+x` or `~x`."""
         return self.text[0] in "+~-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node that a spec names. `sigil` is `` for the root, `^` for a dependency, `%` for a
-    direct one.
+    """Describes one node that a spec names.
 
-    `virtuals` are the virtual packages that it is to provide there; `is_conditional` says that the
-    spec names it under a condition only.
+    `sigil` is `` for the root, `^` for a dependency, `%` for a direct one. `virtuals` are the
+    virtual packages that it is to provide there; `is_conditional` says that the spec names it
+    under a condition only.
     """
 
     sigil: str = ""
@@ -85,11 +85,11 @@ class Node:
 
     @property
     def variants(self) -> dict[str, str]:
-        """`key=value` settings; `+x` and `~x` come as `x` with `true` and `false`."""
+        """Return the settings by key; `+x` and `~x` are `x` with `true` and `false`."""
         return {setting.key: setting.value for setting in self.settings}
 
     def values_of(self, key: str) -> tuple[str, ...]:
-        """Every value of a key that may stand more than once, such as `cflags`."""
+        """Return every value of a key that may stand more than once, such as `cflags`."""
         return tuple(setting.value for setting in self.settings if setting.key == key)
 
 
@@ -103,7 +103,7 @@ def read(text: str, release: tuple[int, ...]) -> tuple[Node, ...]:
 
 
 def character_problem(text: str) -> SpecError | None:
-    """Return what is wrong with the first character that specs never hold, or None."""
+    """Return what is wrong with the first character that no spec contains, or None."""
     for letter in text:
         if not (letter.isascii() and (letter.isprintable() or letter in "\t\n")):
             return _odd_character(letter)
@@ -148,7 +148,7 @@ class _Draft:
 
 
 class _Reader:
-    """Reads one text from left to right. No character is looked at more than a few times."""
+    """Reads one text from left to right, each character no more than a few times."""
 
     def __init__(self, text: str, release: tuple[int, ...]) -> None:
         self.text, self.at = text, 0

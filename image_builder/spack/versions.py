@@ -1,4 +1,4 @@
-"""Versions as numbers. Pure."""
+"""Reads versions as numbers. Pure."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ Version = tuple[int, ...]
 
 
 def numbers(text: str) -> Version:
-    """Return the numbers of a version, to compare: `570.26` -> (570, 26)."""
+    """Return the numbers of a version, to compare: `570.26` becomes `(570, 26)`."""
     return tuple(map(int, re.findall(r"\d+", text)))
