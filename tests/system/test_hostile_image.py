@@ -5,11 +5,13 @@ Every look at an image is a container that this service ends.
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from image_builder.docker import container
+from image_builder.docker.base_image import facts_or_guess
 from image_builder.docker.daemon import BaseImageUnavailable
 from image_builder.errors import Cancelled
 from image_builder.host.cancellation import CancelToken
@@ -112,6 +115,40 @@ def test_what_a_killed_process_left_is_swept_and_nothing_of_a_living_one(
     process.wait()
     container.sweep()
     assert containers_of(hostile_image) == []
+
+
+STARTS_NOT = {
+    "missing": None,
+    "no-program": (b"no program at all", 0o755),
+    "not-executable": (b"#!/bin/sh\n", 0o644),
+    "no-interpreter": (b"#!/nowhere/sh\n", 0o755),
+}
+
+
+@pytest.fixture(params=sorted(STARTS_NOT))
+def shell_less_image(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An image whose /bin/sh does not start."""
+    name = f"cic-test-no-shell:{secrets.token_hex(8)}"
+    archive = tmp_path / "root.tar"
+    with tarfile.open(archive, "w") as tar:
+        if (shell := STARTS_NOT[request.param]) is not None:
+            member = tarfile.TarInfo("bin/sh")
+            member.size, member.mode = len(shell[0]), shell[1]
+            tar.addfile(member, io.BytesIO(shell[0]))
+    subprocess.run(["docker", "import", str(archive), name], check=True, capture_output=True)
+    yield name
+    subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
+
+
+def test_a_shell_that_does_not_start_leaves_no_container(
+    shell_less_image: str, tmp_path: Path
+) -> None:
+    """Docker makes the container before it finds that its program does not start."""
+    with pytest.raises(BaseImageUnavailable, match="does not run here"):
+        container.run_probe(shell_less_image, "linux/amd64", ("/bin/sh", "-c", ":"))
+    facts, warning = facts_or_guess(shell_less_image, None, "linux/amd64", tmp_path / "cache")
+    assert facts.compilers == {} and warning
+    assert containers_of(shell_less_image) == []
 
 
 @pytest.fixture
