@@ -19,6 +19,7 @@ from image_builder import hints
 from image_builder.errors import ErrorCode, LimitReached
 from image_builder.state import ACTIVE, BuildState
 from service.db.database import now, reading, writing
+from service.db.image_names import require_own_name
 from service.db.tables import BUILDS, RUNS, USERS, lock_run, locked, wanted
 
 STATUS = sa.func.coalesce(BUILDS.c.state, RUNS.c.state)
@@ -102,7 +103,8 @@ def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> tuple[str, 
 
     It joins the active run that makes the same thing, if there is one.
 
-    Raises `LimitReached` (`QUOTA_EXCEEDED`) when the user has too much already.
+    Raises `LimitReached` (`QUOTA_EXCEEDED`) when the user has too much already, and `UserError`
+    when the image's name is another request's.
     """
     for _ in range(5):
         try:
@@ -412,6 +414,7 @@ def _insert_run(
 
 
 def _insert_build(connection: Connection, new: NewBuild, run_id: str, **more: Any) -> str:
+    require_own_name(connection, new.image_id, new.request)
     build_id = str(uuid.uuid4())
     connection.execute(
         BUILDS.insert().values(
