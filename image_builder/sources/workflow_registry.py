@@ -19,7 +19,7 @@ from image_builder.sources.git import trees
 from image_builder.sources.git.mirror import Mirror, Repository, Snapshot
 from image_builder.sources.git.objects import TreeItem
 from image_builder.sources.git.remote import Network
-from image_builder.sources.git.revisions import Ambiguous, Resolved, Versions
+from image_builder.sources.git.revisions import Ambiguous, Resolved, Unlisted, Versions
 from image_builder.sources.git.urls import BadGitUrl, folder_url, parse_source
 from image_builder.sources.step import (
     DESCRIPTIONS,
@@ -113,7 +113,7 @@ class WorkflowRegistry:
             if _is_full_commit(version) and missing.field != "version":
                 raise  # what a commit holds never changes
             snapshot = self._mirror.snapshot(not_before=asked_at, cancel=cancel)
-            if _is_full_commit(version):
+            if _is_full_commit(version) and self._settings.allow_unlisted_commits:
                 self._mirror.fetch_commit(version.lower(), cancel=cancel)
             return self._locate(workflow, step_id, version, snapshot)
 
@@ -202,8 +202,14 @@ class WorkflowRegistry:
     def _resolve(self, version: str, snapshot: Snapshot) -> Resolved:
         try:
             resolved = self._versions.resolve(
-                self._latest if version == LATEST else version, snapshot
+                self._latest if version == LATEST else version,
+                snapshot,
+                allow_unlisted=version == LATEST or self._settings.allow_unlisted_commits,
             )
+        except Unlisted as error:
+            raise NotFound(
+                str(error), field="version", hint="Push it to a branch of the registry first."
+            ) from None
         except Ambiguous as error:
             raise NotFound(
                 f"Several commits of the workflow registry begin with {version!r}.",

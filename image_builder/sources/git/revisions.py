@@ -31,6 +31,10 @@ class Ambiguous(ValueError):
     """An abbreviated commit that several commits begin with."""
 
 
+class Unlisted(ValueError):
+    """A commit that is in the mirror and on no branch and no tag."""
+
+
 class Versions:
     """The versions of a mirrored repository. Threads may share it."""
 
@@ -40,15 +44,23 @@ class Versions:
         self._lock = threading.Lock()
         self._known: tuple[Snapshot | None, dict[str, Resolved]] = (None, {})
 
-    def resolve(self, version: str, snapshot: Snapshot) -> Resolved | None:
-        """The commit that a version names in a snapshot, or None. Raises `Ambiguous`."""
+    def resolve(
+        self, version: str, snapshot: Snapshot, *, allow_unlisted: bool = True
+    ) -> Resolved | None:
+        """Return the commit that a version names in a snapshot, or None.
+
+        Raises `Ambiguous`, and `Unlisted` for a commit on no branch and no tag unless that is
+        allowed: hosts also serve the commits of forks by their hashes.
+        """
         with self._lock:
             if self._known[0] is not snapshot:
                 self._known = (snapshot, {})
             known = self._known[1]
         if version not in known:
             resolved = (
-                self._latest(snapshot) if version == LATEST else self._resolve(version, snapshot)
+                self._latest(snapshot)
+                if version == LATEST
+                else self._resolve(version, snapshot, allow_unlisted)
             )
             if resolved is None:
                 return None
@@ -73,10 +85,12 @@ class Versions:
             ),
         )
 
-    def _resolve(self, version: str, snapshot: Snapshot) -> Resolved | None:
+    def _resolve(self, version: str, snapshot: Snapshot, allow_unlisted: bool) -> Resolved | None:
         hexadecimal = version.lower() if _HEX.match(version.lower()) else ""
         if len(hexadecimal) == FULL_HASH:
-            return self._as_commit(hexadecimal) if self._mirror.holds(hexadecimal) else None
+            if not self._mirror.holds(hexadecimal):
+                return None
+            return self._as_commit(hexadecimal, allow_unlisted)
         named = self._named(version, snapshot)
         if named is not None:
             return named
@@ -84,7 +98,7 @@ class Versions:
             found = self._mirror.commits_beginning(hexadecimal)
             if len(found) > 1:
                 raise Ambiguous(", ".join(commit[: len(hexadecimal) + 4] for commit in found[:4]))
-            return self._as_commit(found[0]) if found else None
+            return self._as_commit(found[0], allow_unlisted) if found else None
         return None
 
     def _named(self, version: str, snapshot: Snapshot) -> Resolved | None:
@@ -108,10 +122,10 @@ class Versions:
         )
         return Resolved(commit=commit, warnings=warnings)
 
-    def _as_commit(self, commit: str) -> Resolved:
-        return Resolved(
-            commit=commit,
-            warnings=()
-            if self._mirror.is_listed(commit)
-            else (f"Commit {commit[:12]} is on no branch and no tag of the {self._name}.",),
-        )
+    def _as_commit(self, commit: str, allow_unlisted: bool) -> Resolved:
+        if self._mirror.is_listed(commit):
+            return Resolved(commit=commit)
+        text = f"Commit {commit[:12]} is on no branch and no tag of the {self._name}."
+        if not allow_unlisted:
+            raise Unlisted(text)
+        return Resolved(commit=commit, warnings=(text,))

@@ -118,8 +118,46 @@ def test_a_version_is_a_commit(upstream: GitRepository, site: Site) -> None:
     assert refusal.value.field == "version"
 
 
-def test_a_commit_on_no_branch_is_taken_with_a_warning(upstream: GitRepository, site: Site) -> None:
+def unlisted_commit(upstream: GitRepository, how: str) -> str:
+    """A commit that the other side serves to whoever knows its hash, as hosts do with forks'."""
+    upstream.git("config", "uploadpack.allowAnySHA1InWant", "true")
+    commit = upstream.commit("of a stranger")
+    if how == "pull request":
+        upstream.git("update-ref", "refs/pull/7/head", commit)
+    elif how == "note":
+        upstream.git("update-ref", "refs/notes/x", commit)
+    upstream.git("reset", "--quiet", "--hard", "HEAD~1")
+    return commit
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+@pytest.mark.parametrize("how", ["pull request", "note", "fork"])
+def test_a_commit_on_no_branch_is_refused(
+    upstream: GitRepository, site: Site, how: str, is_held: bool
+) -> None:
     registry = site.open(upstream.url)
+    wordcount(registry)
+    strangers = unlisted_commit(upstream, how)
+    if is_held:  # a branch had it when the mirror was made
+        upstream.git("branch", "once", strangers)
+        assert wordcount(registry, "once").commit == strangers
+        upstream.git("branch", "--quiet", "-D", "once")
+        wordcount(registry, "latest")
+    else:
+        assert strangers not in {item.name for item in site.mirrors.rglob("*")}
+    spellings = (strangers, strangers.upper(), *((strangers[:9],) if is_held else ()))
+    for version in spellings:
+        with pytest.raises(NotFound, match=r"no branch|no version") as refusal:
+            wordcount(registry, version)
+        assert refusal.value.field == "version"
+    upstream.git("branch", "merged", strangers)
+    assert wordcount(registry, strangers).warnings == ()
+
+
+def test_a_commit_on_no_branch_is_taken_with_a_warning_where_that_is_allowed(
+    upstream: GitRepository, site: Site
+) -> None:
+    registry = site.open(upstream.url, allow_unlisted_commits=True)
     wordcount(registry)
     lost = upstream.commit("rewritten")
     upstream.git("reset", "--quiet", "--hard", "HEAD~1")
@@ -450,7 +488,7 @@ def test_through_a_git_daemon(upstream: GitRepository, site: Site, tmp_path: Pat
     upstream.git("update-ref", "refs/pull/1/head", hidden)
     upstream.git("reset", "--quiet", "--hard", "HEAD~1")
     with git_daemon(tmp_path) as base:
-        registry = site.open(f"{base}/registry")
+        registry = site.open(f"{base}/registry", allow_unlisted_commits=True)
         found = wordcount(registry)
         assert found.tree == upstream.tree("minimal_workflow/wordcount")
         assert wordcount(registry, hidden).commit == hidden
