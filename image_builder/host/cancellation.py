@@ -15,7 +15,7 @@ from image_builder.errors import (
 
 
 class CancelToken:
-    """Asks for the end of some work; any thread may set it, and the work checks it where it can stop."""
+    """Asks work to end; set from any thread, checked by the work wherever it can stop."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

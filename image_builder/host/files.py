@@ -23,7 +23,7 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 class UnreadableFile(ValueError):
-    """The file is not there, is no plain file, or is larger than what is asked for may be."""
+    """The file is missing, is no plain file, or is larger than its reader allows."""
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

@@ -1,9 +1,9 @@
-"""Which builds share built packages, and the cache in which they do. Pure.
+"""Decides which builds share built packages through the local cache. Pure.
 
-The cache is a BuildKit cache mount of the install step. A package's hash in Spack does not say
-everything that its binary depends on; the mount's name says the rest. Whoever can run code of their
-own in the install step could write into the cache what others install, so a build whose specs could
-do that sees no cache.
+The cache is a BuildKit cache mount of the install step. A package's hash in Spack does not cover
+everything that its binary depends on; the mount's name covers the rest. A user who can run code of
+their own in the install step could write into the cache what others install, so a build whose specs
+could do that gets no cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EXTERNAL_KEYS = {"spec", "prefix"}
 def incompatibility(
     environment: Environment, lock: Mapping[str, Any], spack_version: tuple[int, ...] | None
 ) -> str | None:
-    """Why a build of `lock` takes no part in the cache; None when it does."""
+    """Return why a build of `lock` takes no part in the cache; None if it does."""
     if spack_version is None or spack_version < FIRST_SHARING:
         return f"the base image has no Spack from {'.'.join(map(str, FIRST_SHARING))} on"
     for name, fields in ((environment.spack or {}).get("packages") or {}).items():
@@ -38,9 +38,7 @@ def incompatibility(
 
 
 def _runs_own_code(node: Mapping[str, Any]) -> str | None:
-    """How a node of the lock lets whoever wrote the spec run code of their own; None when it does
-    not.
-    """
+    """Return how a node lets its spec's author run code of their own; None if it does not."""
     version, parameters = str(node.get("version", "")), node.get("parameters") or {}
     if version.startswith("git.") or "=" in version or _COMMIT.match(version):
         return "is of a commit that the workflow chose"

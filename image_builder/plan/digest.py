@@ -1,4 +1,4 @@
-"""Digests of plain values, as identities and cache keys are made of them."""
+"""Makes digests of plain values, for identities and cache keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 def canonical_json(value: Any) -> bytes:
     """Return a value as JSON that is the same for equal values.
 
-    Identities, keys and signatures are made of these bytes: another form would lose every stored
-    image.
+    Identities, keys and signatures are made of these bytes: another form would change the identity
+    of every stored image.
     """
     return json.dumps(value, sort_keys=True).encode()
 

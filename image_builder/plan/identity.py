@@ -1,4 +1,4 @@
-"""What makes two builds the same. Pure.
+"""Decides what makes two builds the same. Pure.
 
 The name of an image says what was asked for; its identity says what was built. Two requests with
 one identity get one image.
@@ -27,13 +27,13 @@ def identity_of(
     branch_commits: Mapping[str, str],
     runtime_digest: str | None = None,
 ) -> str:
-    """`sha256:<64 hex>` over everything that decides what is in the image.
+    """Return `sha256:<64 hex>` over everything that decides what is in the image.
 
     `step_tree`, `packages_tree` and `config_tree` are git tree digests, `branch_commits` the
     commits behind branch versions of specs; `runtime_digest` is that of a slim image's base, and
     None for a full image. The step's name is part of it, since it is a folder in the image; the
-    version that was asked for is not, nor are the container engine, `force` and `push`, nor by
-    which of its names (`rome`, `zen2`) the target was asked for: they do not change what is built.
+    requested version is not, nor are the container engine, `force` and `push`, nor by which of its
+    names (`rome`, `zen2`) the target is requested: they do not change what is built.
     """
     machine = request.machine
     parts = {
@@ -60,7 +60,7 @@ CONCRETIZATION_VERSION = 1
 
 
 def concretization_key(environment: Environment, inputs: Inputs, platform: str) -> str:
-    """A name of everything that decides what Spack makes of an environment."""
+    """Return a key over everything that decides how Spack concretizes an environment."""
     parts = {
         "locks_version": CONCRETIZATION_VERSION,
         "spack_yaml": environment.spack_yaml,
@@ -77,9 +77,10 @@ def concretization_key(environment: Environment, inputs: Inputs, platform: str) 
 
 
 def solver_cache_name(inputs: Inputs, platform: str) -> str:
-    """The name of the mount in which Spack itself keeps what it solved, by the text of the problem.
+    """Return the name of the mount in which Spack itself keeps what it solved.
 
-    The text holds all that the solution depends on, but for the base image's solver.
+    Spack finds a solution by the text of the problem, which covers all that the solution depends
+    on, except the base image's solver.
     """
     parts = {"platform": platform, "base": inputs.base.digest, "recipe": inputs.recipe_version}
     return "cic-solver-" + json_digest(parts)[:24]
@@ -91,12 +92,11 @@ CACHE_VERSION = 1
 def cache_name(
     environment: Environment, inputs: Inputs, platform: str, *, are_signed: bool = False
 ) -> str:
-    """The name of the mount that builds share: what decides over binaries beside Spack's own
-    hashes.
+    """Return the name of the mount that builds share, over all that binaries depend on.
 
-    These are the base image (operating system, compilers, Spack and its packages), the Debian
-    packages that were put on it, the site's Spack configuration, and the recipe. What is brought
-    only with a signature has a mount of its own.
+    Beyond Spack's own hashes these are the base image (operating system, compilers, Spack and its
+    packages), the Debian packages that were installed on it, the site's Spack configuration, and
+    the recipe. Packages that are pulled only with a signature have a mount of their own.
     """
     parts = {
         "cache_version": CACHE_VERSION,

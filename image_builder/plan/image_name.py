@@ -1,9 +1,9 @@
-"""From a request to the name of its image. Pure.
+"""Names the image of a request. Pure.
 
 A name says what was asked for: `<prefix><workflow>_<step>_<architecture>_<mpi>_<gpu>:<version>`,
-and the SIF is `..._v_<version>.sif`. It is always a valid image reference and file name. Where the
-mapping loses something, so that two requests could meet in one name, `-<8 hex digits of the
-request>` is appended.
+and the SIF is `..._v_<version>.sif`. It is always a valid image reference and file name. If the
+mapping loses something, so that two requests could get one name, `-<8 hex digits of the request>`
+is appended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from image_builder.request.build_request import BuildRequest
 
 MAX_PART = 32
 MAX_TAG = 64
-"""Five parts, a digest and a tag of these lengths are a file name of less than 255 bytes."""
+"""Limits with which five parts, a digest and a tag fit a file name of 255 bytes."""
 
 _SEPARATOR_RUN = re.compile(r"[._-]{2,}")
 _LIKE_A_DIGEST = re.compile(r"-[0-9a-f]{8}\Z")
@@ -28,14 +28,14 @@ _SIMPLE_SPEC = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageName:
-    """The names of one image: its reference, and its SIF's file name."""
+    """Holds the names of one image: its reference, and its SIF's file name."""
 
     image_id: str
     filename: str
 
 
 def image_name(request: BuildRequest, *, prefix: str = "") -> ImageName:
-    """The names of the image that `request` asks for, below the registry's `prefix`."""
+    """Return the names of the image that `request` asks for, below the registry's `prefix`."""
     machine = request.machine
     parts = [
         _part(request.workflow),
@@ -55,9 +55,9 @@ def image_name(request: BuildRequest, *, prefix: str = "") -> ImageName:
 
 
 def request_digest(request: BuildRequest) -> str:
-    """SHA-256 over what makes two requests different images.
+    """Return the SHA-256 over everything that makes two requests different images.
 
-    How the build goes about it (`force`, `push`) does not, nor in which form the image is handed
+    How it is built (`force`, `push`) is not part of it, nor the form in which the image is handed
     out.
     """
     fields = request.model_dump(
@@ -67,11 +67,11 @@ def request_digest(request: BuildRequest) -> str:
 
 
 def _says_too_little(request: BuildRequest) -> bool:
-    """Whether two requests that differ could have the same parts.
+    """Return whether two requests that differ could have the same parts.
 
-    `a_b`/`c` and `a`/`b_c` meet in `a_b_c`: a step with `_` in it is the one that has to give way.
-    So has an architecture that ends in another one's name: the step `mic` for `knl` and some step
-    for `mic_knl`.
+    `a_b`/`c` and `a`/`b_c` both give `a_b_c`: a step with `_` in it gets the digest. So does an
+    architecture that ends in another one's name: the step `mic` for `knl` and some step for
+    `mic_knl`.
     """
     return bool(
         "_" in request.step_id
@@ -88,16 +88,16 @@ def _ends_in_another(architecture: str) -> bool:
 
 
 def _part(text: str) -> tuple[str, bool]:
-    """A component of a reference, and whether the text can be read back from it."""
+    """Return a component of a reference, and whether the text can be read back from it."""
     lowered = re.sub(r"[^a-z0-9._-]", "-", text.lower())
     component = _SEPARATOR_RUN.sub("-", lowered).strip("._-")[:MAX_PART].strip("._-") or "x"
     return component, component == text
 
 
 def _spec_part(spec: str | None, absent: str) -> tuple[str, bool]:
-    """`openmpi@4` -> `openmpi_4`: exact for a plain name and version, else shortened.
+    """Return `openmpi_4` for `openmpi@4`: exact for a plain name and version, else shortened.
 
-    No `_` comes from a shortened one: read from the end, a name falls into its parts in one way.
+    A shortened one contains no `_`: read from the end, a name divides into its parts in one way.
     """
     if spec is None:
         return absent, True

@@ -1,4 +1,4 @@
-"""What a request names, pinned: nothing that the build uses can move from here on."""
+"""Holds what a request names, pinned: nothing that the build uses can change from here on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from image_builder.sources.step import StepRef
 
 
 class Inputs(BaseModel):
-    """A request's inputs, pinned. `identity` is None while the base image cannot be reached."""
+    """Holds a request's pinned inputs; `identity` is None until the base image is reached."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -18,9 +18,9 @@ class Inputs(BaseModel):
     catalogue: PinnedCatalogue
     base: BaseFacts
     runtime: BaseFacts | None = None
-    """What a slim image is put on; None: a full image is built."""
+    """The image that a slim image is built on; None if a full image is built."""
     full_because: str = ""
-    """Why a full image is built though a slim one was asked for."""
+    """Why a full image is built although a slim one is requested."""
     branch_commits: dict[str, str]
     recipe_version: str
     image_id: str

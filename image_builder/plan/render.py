@@ -1,4 +1,4 @@
-"""From a request and its pinned inputs to the recipe that is built. Nothing is built here."""
+"""Renders the recipe of a request and its pinned inputs. Nothing is built here."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from image_builder.spack import releases
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """The environment that a step's description becomes for the machine, and the recipe of that."""
+    """Holds the environment that a description becomes for the machine, and its recipe."""
 
     environment: Environment
     recipe: Recipe
 
     def documents(self, lock: str | None) -> dict[str, str]:
-        """Return what the image is made of, as it also lies in the image below `/opt/cic`."""
+        """Return what the image is made of, as it also is in the image below `/opt/cic`."""
         record = "cic/record/"
         files = {
             name.removeprefix(record): text
@@ -47,10 +47,10 @@ def render_request(
     *,
     lock: dict[str, Any] | None = None,
 ) -> Rendered:
-    """The recipe for pinned inputs; with what Spack made of it, the recipe of the install, which
-    may use a cache.
+    """Return the recipe for pinned inputs; with a lockfile, the recipe of the install.
 
-    Raises `BadDescription` when the description cannot be used for this machine.
+    The install may use a cache. Raises `BadDescription` when the description cannot be used for
+    this machine.
     """
     if request.is_base:
         dockerfile, context_files = render_base(
@@ -101,8 +101,10 @@ def render_request(
 def solver_cache_of(
     request: BuildRequest, environment: Environment, inputs: Inputs, settings: BuildSettings
 ) -> str | None:
-    """The mount with what Spack solved before, for a Spack that has such a cache and an environment
-    that runs no program of its own while it is concretized.
+    """Return the mount with what Spack solved before, or None if this build takes no part in it.
+
+    It is for a Spack that has such a cache, and an environment that runs no program of its own
+    while it is concretized.
     """
     version = inputs.base.spack_version
     if (
@@ -121,7 +123,7 @@ def package_cache_of(
     build: BuildSettings,
     lock: dict[str, Any] | None,
 ) -> str | None:
-    """The cache of built packages that an install of `lock` may use."""
+    """Return the cache of built packages that an install of `lock` may use, or None."""
     if (
         not lock
         or build.spack_cache == "none"

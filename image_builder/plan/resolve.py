@@ -1,7 +1,6 @@
-"""What a request means right now: names turned into commits, trees and digests, once for each
-submit.
+"""Resolves names to commits, trees and digests, once for each submit.
 
-From `Inputs` on, nothing that a build uses can move any more.
+From `Inputs` on, nothing that a build uses can change any more.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from image_builder.sources.step import StepFiles, StepRef, limits_of
 from image_builder.sources.workflow_registry import WorkflowRegistry
 
 NOT_HERE_YET = "Whether a slim image can be made is found out when the build begins."
-"""A base image was not looked at yet, as it is not on this machine."""
+"""The warning about a base image that is not on this machine yet, so its facts are unknown."""
 
 
 def resolve(
@@ -60,12 +59,12 @@ def resolve(
     cancel: CancelToken | None = None,
     is_built_here: bool = True,
 ) -> Inputs:
-    """Pin everything that `request` names. Where it is not built here, this host's CPU says nothing
-    about it.
+    """Pin everything that `request` names, and return it with warnings.
 
-    Raises `NotFound` for a workflow, step or version that does not exist, `Unavailable` for a
-    registry that does not answer, `InvalidRequest` for an explicit push without an image registry.
-    A base image that cannot be reached is a warning here, and ends the build when it begins.
+    Unless it `is_built_here`, this host's CPU is not considered. Raises `NotFound` for a workflow,
+    step or version that does not exist, `Unavailable` for a registry that does not answer,
+    `InvalidRequest` for an explicit push without an image registry. A base image that cannot be
+    reached is a warning here, and ends the build when it begins.
     """
     push, push_warnings = _push_wanted(request, settings.registry)
     base, base_warnings = _pin_base(request, settings)
@@ -90,7 +89,7 @@ def resolve(
             runtime, full_because = _pin_runtime(request, base, settings)
         branches, more_warnings = _pin_branches(request, description, catalogue, settings)
         more_warnings += (
-            _held_against_host(request, description, settings.build) if is_built_here else []
+            _host_warnings(request, description, settings.build) if is_built_here else []
         )
         if full_because == NOT_HERE_YET:
             more_warnings.append(full_because)
@@ -119,9 +118,7 @@ def resolve(
 
 
 def open_registry(settings: LibrarySettings) -> WorkflowRegistry:
-    """The workflow registry with its mirror below the site's folder; one for all threads of this
-    process.
-    """
+    """Return the workflow registry, one for all threads; its mirror is below the site's folder."""
     repositories, build = settings.repositories, settings.build
     return _registry(repositories, build.mirrors_folder, Network.of(repositories, build))
 
@@ -134,7 +131,7 @@ def _registry(
 
 
 def open_catalogue(settings: LibrarySettings) -> Catalogue:
-    """The site's packages and Spack configuration; one for all threads of this process."""
+    """Return the site's packages and Spack configuration, one for all threads of this process."""
     repositories, build = settings.repositories, settings.build
     return _catalogue(
         repositories, build.spack_cfg, build.mirrors_folder, Network.of(repositories, build)
@@ -151,7 +148,7 @@ def _catalogue(
 def locate_step(
     request: BuildRequest, settings: LibrarySettings, cancel: CancelToken | None = None
 ) -> StepRef:
-    """Which folder of which commit, or of this machine, the request means."""
+    """Return which folder of which commit, or of this machine, the request means."""
     if request.path is not None:
         return local_step(
             request.path,
@@ -166,7 +163,7 @@ def locate_step(
 
 
 def read_step(step: StepRef, settings: LibrarySettings) -> StepFiles:
-    """The files of a step that decide how it is built."""
+    """Return the files of a step that decide how it is built."""
     return read_local(step) if step.path is not None else open_registry(settings).read(step)
 
 
@@ -186,10 +183,9 @@ def with_base_image(
     settings: LibrarySettings,
     cancel: CancelToken | None = None,
 ) -> Inputs:
-    """The inputs with an identity: a base image that could not be reached at submit is asked for
-    once more.
+    """Return the inputs with an identity, asking again for a base image that did not answer.
 
-    Raises what stands between us and the base image.
+    Raises the error with which the base image cannot be reached.
     """
     if inputs.identity is not None:
         return _with_facts(inputs, settings, cancel)
@@ -215,13 +211,13 @@ def with_base_image(
 
 @dataclasses.dataclass(frozen=True)
 class _Pulls:
-    """Base images that are not on this machine are pulled, until that is cancelled."""
+    """Says that base images missing on this machine are pulled, until `cancel` is set."""
 
     cancel: CancelToken | None
 
 
 def _with_facts(inputs: Inputs, settings: LibrarySettings, cancel: CancelToken | None) -> Inputs:
-    """The inputs with a base image that is here; it was not when they were pinned."""
+    """Return the inputs with the facts of a base image that was not here when they were pinned."""
     if inputs.base.is_here:
         return inputs
     base = inputs.base
@@ -230,8 +226,9 @@ def _with_facts(inputs: Inputs, settings: LibrarySettings, cancel: CancelToken |
 
 
 def pinned_spack(inputs: Inputs) -> PinnedSpack:
-    """Which Spack a base image gets: it stands where a step's folder and the catalogue's packages
-    do.
+    """Return which Spack a base image gets.
+
+    `Inputs` hold it in the fields of a step's folder and the catalogue's packages.
     """
     spack, catalogue = (
         PinnedTree(tree=inputs.step.tree, commit=inputs.step.commit),
@@ -264,7 +261,7 @@ def _pin_spack(
 
 
 def _base_name(request: BuildRequest, build: BuildSettings) -> str:
-    """The base image's own name, which the images of its platform are built on."""
+    """Return the base image's own name, which the images of its platform are built on."""
     platform = request.machine.platform
     name = build.base_image_for(platform)
     if name is None or "@" in name:
@@ -320,7 +317,7 @@ def _reach_base(
 def _facts_of(
     reference: str, platform: str, settings: LibrarySettings, pulls: _Pulls | None
 ) -> tuple[BaseFacts, list[str]]:
-    """What is known of an image that others are built on, and a warning where that is little."""
+    """Return what is known of an image to build on, and a warning if that is little."""
     pinned, digest = base_image.resolve_base(
         reference, platform, settings.registry, local=buildx.sees_local_images(settings.build, run)
     )
@@ -357,7 +354,7 @@ def _pin_runtime(
     settings: LibrarySettings,
     pulls: _Pulls | None = None,
 ) -> tuple[BaseFacts | None, str]:
-    """What a slim image is put on, or why there can be none."""
+    """Return the image that a slim image is built on, or None and why there is none."""
     platform = request.machine.platform
     reference = settings.build.runtime_base_for(platform)
     if reference is None:
@@ -377,8 +374,9 @@ def _pin_runtime(
 def _read_description(
     step: StepRef, settings: LibrarySettings
 ) -> tuple[StepFiles | None, Description | None]:
-    """The step's files and description; None for what cannot be used: the build says what is wrong
-    with it.
+    """Return the step's files and description; None for what cannot be used.
+
+    The build then says what is wrong with it.
     """
     files = None
     try:
@@ -394,8 +392,9 @@ def _pin_branches(
     catalogue: PinnedCatalogue,
     settings: LibrarySettings,
 ) -> tuple[dict[str, str], list[str]]:
-    """The commits behind specs whose version is a branch, as far as the catalogue tells where they
-    live.
+    """Return the commits behind specs whose version is a branch, and warnings.
+
+    Only packages whose repository the catalogue names can be pinned.
     """
     if description is None:
         return {}, []
@@ -405,13 +404,13 @@ def _pin_branches(
     )
 
 
-def _held_against_host(
+def _host_warnings(
     request: BuildRequest, description: Description | None, build: BuildSettings
 ) -> list[str]:
-    """A warning when this host cannot execute what Spack would build: its build tools are for the
-    target, too.
+    """Return a warning if this host cannot execute what Spack builds for the target.
 
-    Raises `UserError` where the site refuses such requests.
+    Build tools are compiled for the target, too. Raises `UserError` where the site refuses such
+    requests.
     """
     machine = request.machine
     if not ((description is not None and description.spack) or machine.mpi or machine.gpu):

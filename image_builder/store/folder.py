@@ -1,19 +1,20 @@
-"""Where finished images lie: SIFs by their sha256, and names that point at them.
+"""Stores finished images in a folder: SIFs by their sha256, and names that point at them.
 
-    <root>/                     private: nobody else may enter
+    <root>/                     private: no other user may enter
       sif/<sha256>.sif          a whole, checked SIF; never changed after it got this name
       sif/<sha256>.json         the record it was stored with
       records/<identity>.json   the newest image of an identity
       names/<filename>          what a name means at present
       documents/<identity>/     spack.lock and the like: what an image was made from, to be read without opening it
       pins/<digest>             clean-up leaves this SIF, or the images of this identity, alone
-      leases/<identity>         held by whoever makes or hands out an image of this identity; its time is the last use
-      incoming/<token>/         one SIF being written; swept when its writer is gone
+      leases/<identity>         the file lease of processes that make or hand out an image of this identity; its time is
+                                the last use
+      incoming/<token>/         one SIF being written; swept when its writer has ended
 
-Every small file is a whole record, replaced by a rename, so a reader needs no lock and never meets
-half of one. The SIF is in place before anything points at it, and whatever points at it is gone
-before it goes. Writers of several processes take turns through a lock on the root. A reader of a
-SIF holds a shared lock on it, and who works with an identity one on that: both keep it.
+Every small file is a whole record, replaced by a rename, so a reader needs no lock and never meets half of one. The
+SIF is in place before anything points at it, and all pointers are removed before the SIF is. Writers of several
+processes take turns through a lock on the root. A reader of a SIF shares a lease on it, and work on an identity shares
+a lease on that: neither is removed meanwhile.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ _IDENTITY = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 
 
 class ImageStore:
-    """The finished images below one folder. Safe among threads and processes; raises `OSError` when
-    the disk fails.
+    """Stores the finished images of one folder, safely among threads and processes.
 
-    It does not decide what to keep: clean-up does, through `images`, `remove` and `forget`.
+    Raises `OSError` when the disk fails. It does not decide what to keep: clean-up does, through
+    `images`, `remove` and `forget`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -78,7 +79,7 @@ class ImageStore:
 
     @contextlib.contextmanager
     def using(self, identity: str) -> Iterator[None]:
-        """Make or hand out images of an identity: until the block ends, none of them is removed."""
+        """Keep every image of an identity from removal until the block ends."""
         lease = self._lease(identity)
         with file_leases.held(lease):
             os.utime(lease)
@@ -86,13 +87,13 @@ class ImageStore:
 
     @contextlib.contextmanager
     def temporary_path(self) -> Iterator[Path]:
-        """A path for a SIF to be written, in a folder of its own on the store's file system.
+        """Yield a path for a SIF to be written, in its own folder on the store's file system.
 
-        What is still in that folder at the end, and was not published, is removed.
+        The folder is removed at the end, with everything that was not published.
         """
         folder = self._incoming / secrets.token_hex(8)
         with contextlib.ExitStack() as stack:
-            with self._locked():  # a sweep must not see the folder before its lock is held
+            with self._locked():  # a sweep must not see the folder before it has a lease
                 stack.enter_context(file_leases.held_folder(folder))
             try:
                 yield folder / "image.sif"
@@ -102,8 +103,7 @@ class ImageStore:
     def publish(
         self, temporary: Path, record: ImageRecord, *, sha256: str | None = None
     ) -> ImageRecord:
-        """Put a whole SIF in place and let the record's name and identity point at it; returns the
-        full record.
+        """Store a whole SIF under the record's name and identity; return the full record.
 
         `temporary` comes from `temporary_path` and is gone afterwards. `sha256` is what its writer
         computed while writing; without it the file is read once more.
@@ -121,8 +121,9 @@ class ImageStore:
         return full
 
     def point(self, record: ImageRecord) -> ImageRecord:
-        """Let the record's name and identity point at a SIF that is stored already. `LookupError`
-        if it is not.
+        """Let the record's name and identity point at a SIF that is stored already.
+
+        Raises `LookupError` if it is not.
         """
         filename = checked_filename(record.filename)
         with self._locked():
@@ -132,23 +133,21 @@ class ImageStore:
         return record
 
     def record(self, record: ImageRecord) -> ImageRecord:
-        """Keep the record of an image without a SIF. A SIF that the identity has already stays
-        known.
-        """
+        """Store the record of an image without a SIF; the identity keeps a SIF that it has."""
         with self._locked():
             record = with_sif_of(self.by_identity(record.identity), record)
             _write(self._records / f"{identity_digest(record.identity)}.json", record)
         return record
 
     def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
-        """Keep texts about an identity's image; those of an earlier image of it are replaced."""
+        """Store texts about an identity's image, in place of those of an earlier image of it."""
         folder = self._documents / identity_digest(identity)
         folder.mkdir(mode=0o700, exist_ok=True)
         for name, text in documents.items():
             files.write_whole(folder / name, text)
 
     def documents(self, identity: str) -> tuple[str, ...]:
-        """The names of the texts that are kept about an identity's image."""
+        """Return the names of the texts that are stored about an identity's image."""
         match = _IDENTITY.fullmatch(identity)
         folder = self._documents / match[1] if match else None
         return (
@@ -158,14 +157,15 @@ class ImageStore:
         )
 
     def document(self, identity: str, name: str) -> str | None:
-        """One of those texts."""
+        """Return one of the texts about an identity's image, or None if it has no such text."""
         if name not in self.documents(identity):
             return None
         return (self._documents / identity_digest(identity) / name).read_text("utf-8")
 
     def by_name(self, filename: str) -> ImageRecord | None:
-        """What a name means at present, in whichever spelling. None for an unknown name, and for
-        one that cannot be a name.
+        """Return what a name means at present, in either spelling.
+
+        Returns None for an unknown name, and for one that cannot be a name.
         """
         if not is_filename(filename):
             return None
@@ -173,19 +173,21 @@ class ImageStore:
         return next((record for record in records if record is not None), None)
 
     def by_sha256(self, sha256: str) -> ImageRecord | None:
-        """The record that a stored SIF came with."""
+        """Return the record that a stored SIF was stored with, or None."""
         return self._read_whole(self._sifs / f"{sha256}.json") if is_sha256(sha256) else None
 
     def by_identity(self, identity: str) -> ImageRecord | None:
-        """The newest image of an identity. None too when its SIF is gone or does not have its size
-        any more.
+        """Return the newest image of an identity, or None.
+
+        Returns None, too, if its SIF is missing or no longer has the size that it was stored with.
         """
         match = _IDENTITY.fullmatch(identity)
         return self._read_whole(self._records / f"{match[1]}.json") if match else None
 
     def images(self) -> list[ImageRecord]:
-        """The record of every stored SIF, newest first. Of its details, a list has the labels
-        alone.
+        """Return the record of every stored SIF, newest first.
+
+        Of the details, a list has the labels alone.
         """
         sizes = self._sizes()
         found = (
@@ -196,8 +198,9 @@ class ImageStore:
         return sorted(found, key=lambda record: record.created, reverse=True)
 
     def names(self) -> dict[str, ImageRecord]:
-        """Every name that is served, with what it means at present. Of the details, a list has the
-        labels alone.
+        """Return every name that is served, with what it means at present.
+
+        Of the details, a list has the labels alone.
         """
         sizes = self._sizes()
         return {
@@ -209,8 +212,9 @@ class ImageStore:
         }
 
     def identities(self) -> dict[str, float]:
-        """Every identity that was ever worked with here and not forgotten, with when it was last
-        used, since 1970.
+        """Return every identity that was used here and not forgotten, with its last use.
+
+        Times are in seconds since 1970.
         """
         found = {path.stem for path in self._records.glob("*.json")}
         found |= {
@@ -222,7 +226,7 @@ class ImageStore:
         return {identity: self._last_use(identity) for identity in found}
 
     def is_known(self, identity: str) -> bool:
-        """Whether anything was made of an identity."""
+        """Return whether the store has a record, texts or a lease of an identity."""
         match = _IDENTITY.fullmatch(identity)
         return match is not None and any(
             (folder / name).exists()
@@ -234,24 +238,28 @@ class ImageStore:
         )
 
     def last_use(self, record: ImageRecord) -> float:
-        """When a stored SIF was last made, named, handed out or opened, in seconds since 1970."""
+        """Return when a stored SIF was last made, named, handed out or opened.
+
+        Times are in seconds since 1970.
+        """
         return max(
             _mtime(self._sif(record.sha256 or "").with_suffix(".json")),
             self._last_use(record.identity),
         )
 
     def path_of(self, sha256: str) -> Path:
-        """Where the SIF with this digest lies, stored or not."""
+        """Return the path of the SIF with this digest, stored or not."""
         return self._sif(_checked_sha256(sha256))
 
     def address_of(self, filename: str) -> str | None:
-        """Nobody pulls from a folder."""
+        """Return None: `singularity pull` does not read folders."""
         return None
 
     @contextlib.contextmanager
     def opened(self, sha256: str) -> Iterator[BinaryIO]:
-        """A stored SIF, open for reading; `remove` leaves it alone meanwhile. Raises
-        `FileNotFoundError`.
+        """Yield a stored SIF, open for reading; `remove` leaves it alone meanwhile.
+
+        Raises `FileNotFoundError`.
         """
         path = self.path_of(sha256)
         with open(path, "rb") as file:
@@ -261,7 +269,7 @@ class ImageStore:
             yield file
 
     def pin(self, digest: str) -> None:
-        """Keep a SIF, or the images of an identity, until that is unpinned."""
+        """Keep a SIF, or the images of an identity, from removal until it is unpinned."""
         (self._pins / _pinnable(digest)).touch(mode=0o600)
 
     def unpin(self, digest: str) -> None:
@@ -271,7 +279,7 @@ class ImageStore:
         return (self._pins / _pinnable(digest)).exists()
 
     def is_kept(self, record: ImageRecord) -> bool:
-        """Whether a SIF or its identity is pinned, or in use at this moment."""
+        """Return whether a SIF or its identity is pinned, or in use at this moment."""
         assert record.sha256 is not None
         return (
             self.is_pinned(record.sha256)
@@ -281,11 +289,10 @@ class ImageStore:
         )
 
     def remove(self, sha256: str, *, unless: Callable[[], bool] = lambda: False) -> bool:
-        """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or
-        in use.
+        """Remove a SIF with all its pointers, and return whether it did.
 
-        Nor is anything done when `unless` says so, which is asked when nobody can begin to use the
-        SIF any more.
+        It stays while it or its identity is pinned or in use, or if `unless` returns True. `unless`
+        is called when no further use of the SIF can begin.
         """
         path = self.path_of(sha256)
         with self._locked(), contextlib.ExitStack() as stack:
@@ -311,23 +318,22 @@ class ImageStore:
 
     @contextlib.contextmanager
     def unused(self, identity: str, *, is_pinned: bool = False) -> Iterator[bool]:
-        """Whether nobody uses an identity and it is not pinned; nobody begins to until the block
-        ends.
-        """
+        """Yield whether an identity is free (not in use, not pinned); no use begins meanwhile."""
         with file_leases.alone(self._lease(identity)) as free:
             yield free and not is_pinned and not self.is_pinned(identity)
 
     def is_leased(self, identity: str) -> bool:
-        """Whether somebody uses an identity at this moment."""
+        """Return whether an identity is in use at this moment."""
         return file_leases.is_held(self._lease(identity))
 
     def lease_used_at(self, identity: str) -> float:
-        """When somebody began to use an identity last, in seconds since 1970."""
+        """Return when the last use of an identity began, in seconds since 1970."""
         return _mtime(self._lease(identity))
 
     def forget(self, identity: str) -> bool:
-        """Remove record and texts of an identity without a SIF. False, and nothing is done, while
-        it is in use.
+        """Remove record and texts of an identity without a SIF; return whether it did.
+
+        They stay while the identity is in use.
         """
         digest = identity_digest(identity)
         with self._locked(), self.unused(identity) as free:
@@ -340,15 +346,15 @@ class ImageStore:
         return True
 
     def texts_bytes(self, identity: str) -> int:
-        """How much `forget` would free."""
+        """Return how many bytes `forget` would free."""
         digest = identity_digest(identity)
         return sum(map(bytes_of, (self._records / f"{digest}.json", self._documents / digest)))
 
     def leftovers(self) -> dict[Path, int]:
-        """What writers left that ended without a word: half-written SIFs, and SIFs without a
-        record; with their sizes.
+        """Return what killed writers left behind, with its size.
 
-        Only under the root's lock it is sure that they still are what they were.
+        These are half-written SIFs, and SIFs without a record. Only under the root's lock is it
+        certain that they are still unused.
         """
         dead = [folder for folder in self._incoming.iterdir() if not file_leases.is_held(folder)]
         dead += [sif for sif in self._sifs.glob("*.sif") if not sif.with_suffix(".json").exists()]
@@ -360,7 +366,7 @@ class ImageStore:
         return {path: bytes_of(path) for path in dead}
 
     def sweep(self) -> int:
-        """Remove those leftovers; returns how many bytes that were."""
+        """Remove what killed writers left behind, and return how many bytes that were."""
         with self._locked():
             dead = self.leftovers()
             for path in dead:
@@ -368,8 +374,9 @@ class ImageStore:
         return sum(dead.values())
 
     def _point(self, record: ImageRecord, filename: str) -> None:
-        """The pointers, the name last: a name that is served has its record. An earlier spelling of
-        the name follows where there is one.
+        """Write the pointers, the name last, so that a name that is served has its record.
+
+        An earlier spelling of the name follows if it exists.
         """
         assert record.sha256 is not None
         _write(self._sif(record.sha256).with_suffix(".json"), record)
@@ -390,7 +397,7 @@ class ImageStore:
         )
 
     def _whole(self, record: ImageRecord) -> bool:
-        """Whether the record's SIF is there with the size that it was stored with."""
+        """Return whether the record's SIF exists with the size that it was stored with."""
         try:
             return (
                 record.sha256 is not None
@@ -426,15 +433,16 @@ class ImageStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One writer at a time, of whatever process; a writer that dies gives its turn back."""
+        """Lock the root for one writer among all processes; a killed one's lock is released."""
         with open(self.root / "lock", "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
 class _KnownRecords:
-    """The records of a folder. A file that is the same as before is not read again: lists stay
-    quick with thousands.
+    """Reads the records of a folder, and unchanged files only once.
+
+    Lists of thousands of images stay quick.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -442,8 +450,9 @@ class _KnownRecords:
         self._known: dict[str, tuple[tuple[int, ...], ImageRecord]] = {}
 
     def read(self, suffix: str) -> dict[str, ImageRecord]:
-        """The records by the names of their files. A record is never written into, so a new one is
-        a new file.
+        """Return the records by the names of their files.
+
+        A record is never changed in place: a new one is a new file.
         """
         before, found = self._known, {}
         with os.scandir(self._folder) as entries:
@@ -483,9 +492,7 @@ def _pinnable(digest: str) -> str:
 
 
 def _read(path: Path) -> ImageRecord | None:
-    """A record, or None where there is none; a file that is no record (a disk that failed) counts
-    as none.
-    """
+    """Return a record, or None if the file is missing or is no record (a disk that failed)."""
     try:
         return ImageRecord.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):

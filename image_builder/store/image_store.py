@@ -1,6 +1,4 @@
-"""The seam between finished images and where they lie: a folder, local or shared, or an OCI
-registry.
-"""
+"""Defines what stores finished images: a folder, local or shared, or an OCI registry."""
 
 from __future__ import annotations
 
@@ -18,138 +16,129 @@ from image_builder.store.registry import RegistryImages
 
 
 class Images(Protocol):
-    """Finished images: SIFs by their sha256, records of identities, names that point at them, and
-    texts about them.
+    """Stores finished images: SIFs, records of identities, names that point at them, and texts.
 
     A SIF is whole before anything points at it, and a name moves in one step. One contract suite of
-    tests holds every implementation to what is said here.
+    tests checks every implementation for what these docstrings say.
     """
 
     def using(self, identity: str) -> AbstractContextManager[None]:
-        """Make or hand out images of an identity: until the block ends, none of them is removed
-        from this machine.
-        """
+        """Keep every image of an identity from removal on this machine until the block ends."""
 
     def temporary_path(self) -> AbstractContextManager[Path]:
-        """A path for a SIF to be written. What was not published is removed at the end of the
-        block.
-        """
+        """Yield a path for a SIF to be written; what is not published is removed at the end."""
 
     def publish(
         self, temporary: Path, record: ImageRecord, *, sha256: str | None = None
     ) -> ImageRecord:
-        """Store a whole SIF and let the record's name and identity point at it; returns the full
-        record.
-        """
+        """Store a whole SIF under the record's name and identity; return the full record."""
 
     def point(self, record: ImageRecord) -> ImageRecord:
-        """Let the record's name and identity point at a SIF that is stored already. `LookupError`
-        if it is not.
+        """Let the record's name and identity point at a SIF that is stored already.
+
+        Raises `LookupError` if it is not.
         """
 
     def record(self, record: ImageRecord) -> ImageRecord:
-        """Keep the record of an image without a SIF. A SIF that the identity has already stays
-        known.
-        """
+        """Store the record of an image without a SIF; the identity keeps a SIF that it has."""
 
     def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
-        """Keep texts about an identity's image."""
+        """Store texts about an identity's image."""
 
     def documents(self, identity: str) -> tuple[str, ...]:
-        """The names of those texts."""
+        """Return the names of the texts about an identity's image."""
 
     def document(self, identity: str, name: str) -> str | None:
-        """One of them."""
+        """Return one of the texts about an identity's image, or None if it has no such text."""
 
     def by_name(self, filename: str) -> ImageRecord | None:
-        """What a name means at present. None for an unknown name, and for one that cannot be a
-        name.
-        """
+        """Return what a name means at present; None if it is unknown or cannot be a name."""
 
     def by_sha256(self, sha256: str) -> ImageRecord | None:
-        """The record that a stored SIF came with."""
+        """Return the record that a stored SIF was stored with, or None."""
 
     def by_identity(self, identity: str) -> ImageRecord | None:
-        """The newest image of an identity."""
+        """Return the newest image of an identity, or None."""
 
     def images(self) -> list[ImageRecord]:
-        """The record of every stored SIF, newest first. Of its details, a list has the labels
-        alone.
+        """Return the record of every stored SIF, newest first.
+
+        Of the details, a list has the labels alone.
         """
 
     def names(self) -> dict[str, ImageRecord]:
-        """Every name with what it means at present. Of the details, a list has the labels alone."""
+        """Return every name with what it means at present.
+
+        Of the details, a list has the labels alone.
+        """
 
     def identities(self) -> dict[str, float]:
-        """Every identity that was ever worked with and not forgotten, with when it was last used,
-        since 1970.
+        """Return every identity that was used and not forgotten, with the time of its last use.
+
+        Times are in seconds since 1970.
         """
 
     def is_known(self, identity: str) -> bool:
-        """Whether anything was made of an identity."""
+        """Return whether the store has anything of an identity."""
 
     def last_use(self, record: ImageRecord) -> float:
-        """When a stored SIF was last made, named, handed out or, in a folder, opened, in seconds
-        since 1970.
+        """Return when a stored SIF was last made, named or handed out, in seconds since 1970.
+
+        In a folder, opening it counts, too.
         """
 
     def path_of(self, sha256: str) -> Path | None:
-        """Where the SIF lies as a file, stored or not; None where SIFs are no files of this
-        machine.
-        """
+        """Return the path of the SIF, stored or not; None if SIFs are no files of this machine."""
 
     def address_of(self, filename: str) -> str | None:
-        """What `singularity pull` takes to fetch the image of this name; None where there is no
-        such place.
-        """
+        """Return what `singularity pull` takes to fetch the image of this name, or None."""
 
     def opened(self, sha256: str) -> AbstractContextManager[BinaryIO]:
-        """A stored SIF, open for reading from any byte on; it stays meanwhile. Raises
-        `FileNotFoundError`.
+        """Yield a stored SIF, open for reading from any byte on; it is kept meanwhile.
+
+        Raises `FileNotFoundError`.
         """
 
     def pin(self, digest: str) -> None:
-        """Keep a SIF, or the images of an identity, until that is unpinned."""
+        """Keep a SIF, or the images of an identity, from removal until it is unpinned."""
 
     def unpin(self, digest: str) -> None:
-        """No longer."""
+        """Let clean-up remove a SIF, or the images of an identity, again."""
 
     def is_pinned(self, digest: str) -> bool:
-        """Whether that is so."""
+        """Return whether a SIF, or an identity, is pinned."""
 
     def is_kept(self, record: ImageRecord) -> bool:
-        """Whether a SIF or its identity is pinned, or in use on this machine at this moment."""
+        """Return whether a SIF or its identity is pinned, or in use on this machine now."""
 
     def remove(self, sha256: str, *, unless: Callable[[], bool] = ...) -> bool:
-        """Remove a SIF and whatever points at it. False, and nothing is done, while it is pinned or
-        in use.
+        """Remove a SIF with all its pointers, and return whether it did.
 
-        Nor is anything done when `unless` says so, which is asked when nobody can begin to use the
-        SIF any more.
+        It stays while it or its identity is pinned or in use, or if `unless` returns True. `unless`
+        is called when no further use of the SIF can begin.
         """
 
     def unused(self, identity: str) -> AbstractContextManager[bool]:
-        """Whether nobody uses an identity and it is not pinned; nobody begins to until the block
-        ends.
-        """
+        """Yield whether an identity is free (not in use, not pinned); no use begins meanwhile."""
 
     def forget(self, identity: str) -> bool:
-        """Remove record and texts of an identity without a SIF. False, and nothing is done, while
-        it is in use.
+        """Remove record and texts of an identity without a SIF; return whether it did.
+
+        They stay while the identity is in use.
         """
 
     def texts_bytes(self, identity: str) -> int:
-        """How much `forget` would free."""
+        """Return how many bytes `forget` would free."""
 
     def leftovers(self) -> dict[Path, int]:
-        """What writers left on this machine that ended without a word, with sizes."""
+        """Return what killed writers left behind on this machine, with sizes."""
 
     def sweep(self) -> int:
-        """Remove those leftovers; returns how many bytes that were."""
+        """Remove what killed writers left behind, and return how many bytes that were."""
 
 
 def open_images(build: BuildSettings, registry: RegistrySettings) -> Images:
-    """The finished images of this site."""
+    """Open the store of this site's finished images."""
     folder = build.tmp_folder / "store"
     if not build.storage.startswith(ORAS):
         return ImageStore(Path(build.storage) if build.storage.startswith("/") else folder)
@@ -159,7 +148,7 @@ def open_images(build: BuildSettings, registry: RegistrySettings) -> Images:
 def open_repository(
     address: str, build: BuildSettings, registry: RegistrySettings
 ) -> OciRepository:
-    """The repository `oras://host/name`, with the credentials of its host."""
+    """Open the repository `oras://host/name`, with the credentials of its host."""
     host, _, name = address.removeprefix(ORAS).partition("/")
     auth = auth_config(f"{host}/{name}", registry)
     credentials = None if auth is None else (auth["username"], auth["password"])

@@ -1,7 +1,7 @@
-"""A repository in an OCI registry: blobs and manifests, over HTTP.
+"""Reads and writes a repository of an OCI registry: blobs and manifests, over HTTP.
 
-Uploads and downloads stream, so a file of any size takes no memory. Whoever reads a manifest or a blob gets a whole
-one: the registry checks what it is given against its digest, and a tag moves in one step.
+Uploads and downloads stream, so a file of any size takes no memory. A reader of a manifest or a blob always gets a
+whole one: the registry checks every upload against its digest, and a tag moves in one step.
 """
 
 from __future__ import annotations
@@ -25,34 +25,37 @@ from image_builder.errors import ErrorCode, Unavailable
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 TIMEOUT_S = (10.0, 120.0)
-"""For the connection, and for each silence in an answer."""
+"""The limits of connecting, and of each pause in an answer."""
 PAGE = 1000
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-"""Registries on this machine are spoken to without TLS, as Docker does."""
+"""Hosts of this machine, whose registries are used without TLS, as Docker does."""
 
 
 class RegistryUnavailable(Unavailable):
-    """The registry does not answer, or not as it should."""
+    """The registry does not answer, or answers with an error."""
 
     code = ErrorCode.IMAGE_REGISTRY_UNAVAILABLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A manifest with the digest that the registry knows it by."""
+    """Holds a manifest with the digest that the registry knows it by."""
 
     digest: str
     content: Mapping[str, Any]
 
 
 class Body:
-    """A blob on its way."""
+    """Reads a blob while it is downloaded."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
 
     def read(self, size: int | None = None) -> bytes:
-        """The next bytes, none at the end. Raises `RegistryUnavailable` when the connection breaks."""
+        """Return the next bytes, none at the end.
+
+        Raises `RegistryUnavailable` when the connection breaks.
+        """
         try:
             found: bytes = self._raw.read(size)
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -63,7 +66,7 @@ class Body:
 
 
 class OciRepository:
-    """One repository. Safe among threads: each request is a connection of the pool's."""
+    """Reads and writes one repository; safe among threads, which share a pool of connections."""
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class OciRepository:
         self._authorization: str | None = None
 
     def tags(self) -> list[str]:
-        """Every tag; none when there is no such repository yet."""
+        """Return every tag; none if there is no such repository yet."""
         found: list[str] = []
         address: str | None = f"{self._base}/tags/list?n={PAGE}"
         while address is not None:
@@ -97,7 +100,7 @@ class OciRepository:
         return found
 
     def manifest(self, tag: str) -> Manifest | None:
-        """What a tag means at present."""
+        """Return the manifest that a tag means at present, or None."""
         with self._request(
             "GET", f"{self._base}/manifests/{tag}", accept=(200, 404), headers={"Accept": MANIFEST}
         ) as answer:
@@ -107,7 +110,7 @@ class OciRepository:
             return Manifest(digest=_digest(text), content=_parsed(text))
 
     def put_manifest(self, tag: str, content: Mapping[str, Any]) -> str:
-        """Let a tag mean a manifest whose blobs are there; returns the manifest's digest."""
+        """Let a tag mean a manifest whose blobs are uploaded, and return the manifest's digest."""
         body = json.dumps(content, sort_keys=True).encode()
         with self._request(
             "PUT",
@@ -119,22 +122,20 @@ class OciRepository:
             return _digest(body)
 
     def delete_manifest(self, digest: str) -> bool:
-        """Delete a manifest with every tag of it. False where the registry does not let anybody
-        delete.
-        """
+        """Delete a manifest with all its tags; return False if the registry forbids deleting."""
         with self._request(
             "DELETE", f"{self._base}/manifests/{digest}", accept=(200, 202, 404, 405)
         ) as answer:
             return answer.status_code != 405
 
     def blob_bytes(self, digest: str) -> int | None:
-        """How large a blob is, or None where it is not there."""
+        """Return how large a blob is, or None if it is missing."""
         with self._request("HEAD", f"{self._base}/blobs/{digest}", accept=(200, 404)) as answer:
             return int(answer.headers["Content-Length"]) if answer.status_code == 200 else None
 
     @contextlib.contextmanager
     def blob(self, digest: str, *, begin: int = 0) -> Iterator[Body]:
-        """A blob from a byte on, as it comes. Raises `FileNotFoundError`."""
+        """Yield a blob from byte `begin` on, while it is downloaded. Raises `FileNotFoundError`."""
         headers = {"Range": f"bytes={begin}-"} if begin else {}
         with self._request(
             "GET",
@@ -151,16 +152,17 @@ class OciRepository:
             yield Body(answer.raw)
 
     def put_blob(self, content: bytes) -> dict[str, Any]:
-        """Upload a small blob unless it is there; returns its part of a descriptor."""
+        """Upload a small blob unless the registry has it; return its part of a descriptor."""
         digest = _digest(content)
         if self.blob_bytes(digest) is None:
             self._upload(digest, len(content), lambda: content)
         return {"digest": digest, "size": len(content)}
 
     def put_file(self, path: Path, sha256: str) -> dict[str, Any]:
-        """Upload a file of this sha256 unless it is there; returns its part of a descriptor.
+        """Upload a file of this sha256 unless the registry has it; return its descriptor.
 
-        The registry reads what it got against the digest, and takes nothing else.
+        The descriptor has digest and size alone. The registry checks what it receives against the
+        digest, and refuses anything else.
         """
         digest, size_bytes = f"sha256:{sha256}", path.stat().st_size
         if self.blob_bytes(digest) != size_bytes:
@@ -195,10 +197,10 @@ class OciRepository:
         headers: Mapping[str, str] | None = None,
         body: Callable[[], Any] | None = None,
     ) -> requests.Response:
-        """The answer, whose body is not read yet; one whose status is none of `accept` is
-        `RegistryUnavailable`.
+        """Return the answer, whose body is not read yet.
 
-        `body` is asked for what to send each time: with a log-in, a request is sent twice.
+        An answer whose status is none of `accept` raises `RegistryUnavailable`. `body` is called
+        for what to send each time: with a log-in, a request is sent twice.
         """
         answer = self._send(method, address, headers, body)
         if answer.status_code == 401:
@@ -239,8 +241,9 @@ class OciRepository:
             ) from error
 
     def _log_in(self, challenge: str) -> None:
-        """As the registry asks for it: with the password itself, or with a token that is had for it
-        elsewhere.
+        """Log in as the registry's challenge says.
+
+        `Basic` sends the password itself, `Bearer` a token that its issuer gives for the password.
         """
         scheme, _, fields = challenge.partition(" ")
         if scheme.lower() == "basic" and self._credentials is not None:

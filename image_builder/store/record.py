@@ -1,4 +1,4 @@
-"""The record of a finished image, and the names that it may have."""
+"""Defines the record of a finished image, and the names that an image may have."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 PUSHED_AS = "pushed_as"
-"""The detail that says what this service pushed: a repository and a digest, as `docker pull` takes
-them.
-"""
+"""The detail with what this service pushed, as `docker pull` takes it: repository and digest."""
 
 
 class ImageRecord(BaseModel):
-    """What is known of a finished image. Images for the docker engine have no `sha256`,
-    `size_bytes` and `filename`.
+    """Holds what is known of a finished image.
+
+    Images for the docker engine have no `sha256`, `size_bytes` and `filename`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,28 +48,28 @@ def with_sif_of(earlier: ImageRecord | None, record: ImageRecord) -> ImageRecord
 
 
 def shortened(record: ImageRecord) -> ImageRecord:
-    """What of a record is worth its place in memory, thousands of times."""
+    """Return the record with no more details than lists of thousands keep in memory: the labels."""
     labels = {sys.intern(key): value for key, value in (record.details.get("labels") or {}).items()}
     return record.model_copy(update={"details": {"labels": labels} if labels else {}})
 
 
 def is_filename(name: str) -> bool:
-    """Whether this may be the name of a SIF: one path component without any trick."""
+    """Return whether this may be the name of a SIF: one plain path component."""
     return len(name) <= MAX_FILENAME and _FILENAME.fullmatch(name) is not None
 
 
 def checked_filename(name: str | None) -> str:
-    """The name, if it may be one of a SIF; else `ValueError`."""
+    """Return the name if it may be the name of a SIF. Raises `ValueError`."""
     if name is None or not is_filename(name):
         raise ValueError(f"{str(name)[:300]!r} cannot be the name of a SIF")
     return name
 
 
 def is_sha256(text: str) -> bool:
-    """Whether this is a sha256, as text."""
+    """Return whether a text is a sha256 in hexadecimal digits."""
     return _SHA256.fullmatch(text) is not None
 
 
 def identity_digest(identity: str) -> str:
-    """An identity without the word that it may begin with."""
+    """Return an identity without the `sha256:` that it may begin with."""
     return identity.removeprefix("sha256:")

@@ -1,4 +1,4 @@
-"""Finished images in an OCI registry, where clusters fetch them with `singularity pull oras://…`.
+"""Stores finished images in an OCI registry, for `singularity pull oras://…` on clusters.
 
 Everything is a tag of one repository. A tag is an artifact of its own, which carries its record as
 an annotation:
@@ -10,12 +10,12 @@ an annotation:
     pin.<digest>              clean-up leaves this SIF, or the images of this identity, alone
     name.<sha256>             a name that cannot be a tag, or looks like one of those above
 
-A SIF is uploaded before anything means it, and the registry checks its digest; a tag moves in one
+A SIF is uploaded before any tag means it, and the registry checks its digest; a tag moves in one
 step. What is deleted here frees room when the registry's own garbage collection runs, so that a
 download goes on meanwhile.
 
-Leases and half-written files lie in a local folder: they hold for the processes of one machine.
-Other machines see what is used by when it was used last.
+Leases and half-written files are in a local folder: they count for the processes of one machine.
+Other machines see by the time of the last use what is in use.
 """
 
 from __future__ import annotations
@@ -63,8 +63,9 @@ TEXT_LAYER = "text/plain"
 
 LIST_AGE_S = 30.0
 REFRESHED = 100
-"""A list asks for every tag that is new, and once more for so many of those it has known for so
-long, the oldest first: a registry tells of one tag at a time. A single image is always asked for.
+"""How many known tags a list asks for again once they are older than `LIST_AGE_S`, oldest first.
+
+A registry answers for one tag at a time. New tags, and a single image, are always asked for.
 """
 READERS = 8
 MAX_RESUMES = 5
@@ -74,7 +75,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class RegistryImages:
-    """The finished images in one repository; see `images.Images` for what each method promises."""
+    """Stores the finished images in one repository; `Images` says what each method does."""
 
     def __init__(self, repository: OciRepository, local: Path) -> None:
         self.repository, self._local = repository, ImageStore(local)
@@ -120,7 +121,7 @@ class RegistryImages:
             raise LookupError(f"no SIF {record.sha256} is stored")
         self._put_record(
             f"sha256.{record.sha256}", stored
-        )  # who removes it elsewhere removes the old one
+        )  # a removal on another machine then deletes the old manifest
         self._point(record)
         return record
 
@@ -283,8 +284,9 @@ class RegistryImages:
         return sum(int(layer["size"]) for layer in self._text_layers(identity).values())
 
     def _point(self, record: ImageRecord) -> None:
-        """The name last: a name that is served has its record. An earlier spelling of the name
-        follows where there is one.
+        """Write the name last, so that a name that is served has its record.
+
+        An earlier spelling of the name follows if it exists.
         """
         self._put_record(f"identity.{identity_digest(record.identity)}", record)
         for name in spellings.of_filename(record.filename or ""):
@@ -307,8 +309,10 @@ class RegistryImages:
     def _put(
         self, tag: str, config_type: str, layers: list[dict[str, Any]], annotations: dict[str, str]
     ) -> None:
-        """Let a tag mean this. Its own name and the time make the manifest one of its own, deleted
-        with it alone.
+        """Let a tag mean these layers and annotations.
+
+        The tag's own name and the time are annotations, so no two tags share a manifest, and each
+        is deleted alone.
         """
         earlier = self.repository.manifest(tag)
         config = {"mediaType": config_type, **self.repository.put_blob(b"{}")}
@@ -330,7 +334,7 @@ class RegistryImages:
         self._delete_manifest(tag, self.repository.manifest(tag))
 
     def _delete_manifest(self, tag: str, found: Manifest | None) -> None:
-        """Delete just this: what a tag means by now, if it is something else, stays."""
+        """Delete this manifest alone: if its tag means another one by now, that stays."""
         if found is not None and not self.repository.delete_manifest(found.digest):
             raise RegistryUnavailable(
                 f"The registry {self.repository.host} does not let anybody delete.",
@@ -339,9 +343,7 @@ class RegistryImages:
         self._known.pop(tag, None)
 
     def _record(self, tag: str, *, filename: str | None = None) -> ImageRecord | None:
-        """What a tag means, unless that is a SIF that is not there any more: another machine may
-        have removed it.
-        """
+        """Return what a tag means, or None if that is a SIF that another machine has removed."""
         found = _read(self.repository.manifest(tag))
         if found is None or (filename is not None and found.filename != filename):
             return None
@@ -352,9 +354,7 @@ class RegistryImages:
         return found if is_there else None
 
     def _listed(self, is_wanted: Callable[[str], bool]) -> list[tuple[str, Manifest]]:
-        """The wanted ones of all tags, with their manifests. What names a SIF that is not there is
-        none.
-        """
+        """Return the wanted tags with their manifests, without those whose SIF is missing."""
         everything, begun = set(self.repository.tags()), time.monotonic()
         tags = sorted(filter(is_wanted, everything))
         known = {tag: found for tag, found in self._known.items() if tag in everything}
@@ -397,9 +397,7 @@ class RegistryImages:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A blob as a file that is read from any byte on. A connection that breaks is taken up where it
-    broke.
-    """
+    """Reads a blob as a file from any byte on, and reconnects where a connection breaks."""
 
     def __init__(self, repository: OciRepository, sha256: str, size_bytes: int) -> None:
         self._repository, self._digest, self._size_bytes = (
@@ -471,7 +469,7 @@ class _RemoteFile(io.RawIOBase):
 
 
 def _is_of(*kinds: str) -> Callable[[str], bool]:
-    """Whether a tag is of one of these kinds, with a digest behind it."""
+    """Return a test that says whether a tag is of one of these kinds, with a digest."""
     return lambda tag: tag.partition(".")[0] in kinds and is_sha256(tag.partition(".")[2])
 
 
@@ -492,7 +490,7 @@ def _tag_of(filename: str) -> str:
 
 
 def _read(manifest: Manifest | None) -> ImageRecord | None:
-    """The record of an artifact, if it is one of ours and says what it holds."""
+    """Return the record of an artifact if it is one of ours and its layers match it, or None."""
     if manifest is None:
         return None
     try:

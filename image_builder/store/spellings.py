@@ -1,7 +1,7 @@
-"""The two spellings of an image's name. Pure.
+"""Knows the two spellings of an image's name. Pure.
 
 A version in a name is written `openmpi_4`, as the first service wrote it and its clients know it.
-Images of between were called `openmpi-4`; their names stay good, and mean the same image.
+Images made between the two were called `openmpi-4`; their names stay valid, and mean the same image.
 """
 
 from __future__ import annotations
