@@ -51,7 +51,7 @@ def resolve_base(
         except docker.errors.APIError as error:
             if image is None:
                 raise BaseImageUnavailable(
-                    f"The base image {reference} cannot be had: {first_line(error)}",
+                    f"The base image {reference} cannot be fetched: {first_line(error)}",
                     hint="Check build_cfg['base_image'], or make the image on this host.",
                 ) from error
         _require_platform(image, reference, platform)

@@ -14,7 +14,6 @@ _SPEC = re.compile(
 )
 """The last part of a name that ends in a plain spec. No package's word begins with a digit."""
 _FILENAME = re.compile(r"(?P<name>.+?)(?P<end>-[0-9a-f]{8}_v_.+|_v_(?:(?!_v_).)+)\.sif")
-_IMAGE_ID = re.compile(r"(?P<name>.+?)(?P<end>(?:-[0-9a-f]{8})?:[^/:]+)")
 
 
 def of_filename(filename: str) -> tuple[str, ...]:
@@ -23,14 +22,6 @@ def of_filename(filename: str) -> tuple[str, ...]:
     if match is None:
         return (filename,)
     return tuple(f"{name}{match['end']}.sif" for name in _of_name(match["name"]))
-
-
-def of_image_id(image_id: str) -> tuple[str, ...]:
-    """Return how an image's reference may be spelled: today's way first, then the earlier one."""
-    match = _IMAGE_ID.fullmatch(image_id)
-    if match is None:
-        return (image_id,)
-    return tuple(name + match["end"] for name in _of_name(match["name"]))
 
 
 def _of_name(name: str) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from config.settings import Settings
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
 from service import downloads
-from tests.service.conftest import Api, FakeBuilder, running_app
+from tests.service.conftest import REQUEST, Api, FakeBuilder, running_app
+from tests.support.site import Site
 
 CONTENT = os.urandom(700_000)
 NAME = "a.sif"
@@ -145,6 +146,21 @@ def test_a_link_is_unguessable_and_expires(
         os.utime(path.parent, (time.time() - downloads.LINK_LIFE_S - 60,) * 2)
         assert downloads.sweep_links(folder) == 1
         assert not path.exists()
+
+
+def test_a_public_file_of_an_earlier_spelling_follows_its_image(
+    site: Site, builder: FakeBuilder
+) -> None:
+    settings = site.with_environ(CIC_PUBLIC_DOWNLOADS="true").settings
+    folder = settings.library.build.tmp_folder
+    earlier = "demo_hello_x86_64_openmpi-4_nogpu_v_latest.sif"
+    put(ImageStore(folder / "store"), CONTENT, earlier)
+    with running_app(settings, builder) as app:
+        machine = REQUEST["machine"] | {"mpi": "openmpi@4"}
+        name = Api(app).wait(Api(app).submit(machine=machine))["filename"]
+        assert name == earlier.replace("-4", "_4")
+        assert (folder / "images" / name).samefile(folder / "images" / earlier)
+        assert (folder / "images" / name).read_bytes() != CONTENT
 
 
 def test_public_files_follow_the_store(tmp_path: Path) -> None:

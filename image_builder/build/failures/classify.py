@@ -190,7 +190,7 @@ def _base_image(failed: FailedStep) -> Finding:
     image = failed.name.partition("metadata for ")[2] or failed.name.partition(" FROM ")[2]
     return found(
         ErrorCode.BASE_IMAGE_UNAVAILABLE,
-        f"The base image {image.split(' ')[0]} cannot be had.",
+        f"The base image {image.split(' ')[0]} cannot be fetched.",
         hint="Check `base_image` in the configuration, and that its registry can be reached.",
         excerpt=(failed.message,),
     )
