@@ -15,7 +15,7 @@ from image_builder.errors import BadDescription
 from image_builder.sources import package_settings
 from image_builder.sources.checking import Check, kind
 from image_builder.sources.safe_yaml import Document, Path
-from image_builder.sources.spec_lists import MAX_ROOTS, count_roots
+from image_builder.sources.spec_lists import MAX_EXCLUDED, MAX_ROOTS, count_roots
 
 KEYS = ("specs", "packages", "concretizer", "view", "definitions")
 CONCRETIZER_KEYS = (
@@ -195,7 +195,12 @@ def _check_rows(check: Check, path: Path, entry: Mapping[str, Any]) -> None:
             check.wrong((*path, "matrix", at), "is empty", "Write a spec, or leave the row out.")
     if rows == [] and isinstance(entry.get("matrix"), list):
         check.wrong((*path, "matrix"), "is empty", "Write at least one row of specs.")
-    check.spec_list((*path, "exclude"), entry.get("exclude", []), named=False)
+    excluded = entry.get("exclude", [])
+    check.spec_list((*path, "exclude"), excluded, named=False)
+    if isinstance(excluded, list) and len(excluded) > MAX_EXCLUDED:
+        check.wrong(
+            (*path, "exclude"), f"has more than {MAX_EXCLUDED} entries", "Write smaller matrices."
+        )
 
 
 def _check_definitions(check: Check, value: Any) -> None:
@@ -213,16 +218,17 @@ def _check_definitions(check: Check, value: Any) -> None:
 
 def _check_references(check: Check, fields: Mapping[str, Any]) -> None:
     """Every `$name` is defined before it is used, and all together are not too many specs."""
-    count, unknown = count_roots(fields)
+    sizes, unknown = count_roots(fields)
     for path, name, known in unknown:
         told = f"Defined before are {', '.join(known[:12])}." if known else "Define it first."
         check.wrong(("spack", *path), f"names {name[:60]}, which is not defined before", told)
-    if count > MAX_ROOTS:
-        check.wrong(
-            ("spack", "specs"),
-            f"expands to more than {MAX_ROOTS} specs",
-            "Keep only what the step needs.",
-        )
+    for name, size in sizes.items():
+        if size.is_too_large:
+            check.wrong(
+                ("spack", "definitions" if name else "specs"),
+                f"expands to more than {MAX_ROOTS} specs, or to very long ones",
+                f"Keep only what the step needs{f' in {name[:60]}' if name else ''}.",
+            )
 
 
 def _check_concretizer(check: Check, value: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,12 @@ from image_builder.sources.safe_yaml import Path
 from image_builder.spack import spec
 from image_builder.spack.spec import Node
 
-MAX_ROOTS = 2000
-"""The most specs that a description may expand to."""
+MAX_ROOTS = 1000
+"""The most specs that a description, or one of its definitions, may expand to."""
+MAX_PARTS = 10_000
+"""The most texts that they may be joined from, together."""
+MAX_EXCLUDED = 50
+"""The most specs that a matrix may exclude."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,34 +51,64 @@ Unknown = tuple[Path, str, list[str]]
 """A `$name` without a definition: its place, the name, and the names defined before."""
 
 
-def count_roots(body: Mapping[str, Any]) -> tuple[int, list[Unknown]]:
-    """Return how many root specs `body` expands to, and the `$names` in it that are not defined."""
-    sizes: dict[str, int] = {}
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How many root specs a list expands to, and from how many texts these are joined."""
+
+    roots: int = 0
+    parts: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.roots + other.roots, self.parts + other.parts)
+
+    @property
+    def is_too_large(self) -> bool:
+        return self.roots > MAX_ROOTS or self.parts > MAX_PARTS
+
+
+def count_roots(body: Mapping[str, Any]) -> tuple[dict[str, Size], list[Unknown]]:
+    """Return what each definition and `specs` expand to, and the `$names` that are not defined.
+
+    Nothing is expanded for that. `specs` comes under the empty name.
+    """
+    sizes: dict[str, Size] = {}
     unknown: list[Unknown] = []
     for at, entry in enumerate(body.get("definitions") or ()):
         for name, entries in (entry or {}).items():
             here: Path = ("definitions", at, name)
-            sizes[name] = sizes.get(name, 0) + _count(entries, here, sizes, unknown)
-    return _count(body.get("specs"), ("specs",), sizes, unknown), unknown
+            sizes[name] = sizes.get(name, Size()) + _count(entries, here, sizes, unknown)
+    sizes[""] = _count(body.get("specs"), ("specs",), sizes, unknown)
+    return sizes, unknown
 
 
-def _count(entries: Any, path: Path, sizes: Mapping[str, int], unknown: list[Unknown]) -> int:
-    total = 0
+def _count(entries: Any, path: Path, sizes: Mapping[str, Size], unknown: list[Unknown]) -> Size:
+    total = Size()
     for at, entry in enumerate(entries or ()):
         here = (*path, at)
         if isinstance(entry, dict):
-            total += _count(entry.get("specs"), (*here, "specs"), sizes, unknown)
-            rows = enumerate(entry.get("matrix") or ())
-            counts = [_count(row, (*here, "matrix", n), sizes, unknown) for n, row in rows]
-            total += math.prod(counts) if counts else 0
+            total += _count_matrix(entry, here, sizes, unknown)
         elif isinstance(entry, str) and entry.strip().startswith("$"):
             name = _referred(entry)
             if name not in sizes:
                 unknown.append((here, entry.strip(), list(sizes)))
-            total += sizes.get(name, 1)
+            total += sizes.get(name, Size(1, 1))
         elif entry is not None:
-            total += 1
+            total += Size(1, 1)
     return total
+
+
+def _count_matrix(
+    entry: Mapping[str, Any], path: Path, sizes: Mapping[str, Size], unknown: list[Unknown]
+) -> Size:
+    """Each combination takes one of every row. Numbers end to grow where they are too large."""
+    combined = Size(1, 0)
+    for at, row in enumerate(entry.get("matrix") or ()):
+        one = _count(row, (*path, "matrix", at), sizes, unknown)
+        combined = Size(
+            min(combined.roots * one.roots, MAX_ROOTS + 1),
+            min(combined.parts * one.roots + combined.roots * one.parts, MAX_PARTS + 1),
+        )
+    return combined
 
 
 def roots_in(body: Mapping[str, Any], release: tuple[int, ...] | None) -> tuple[Root, ...]:
@@ -137,7 +170,8 @@ def _matrix(
     excluded = [spec.nodes(text, release) for text in entry.get("exclude") or ()]
     for combination in itertools.islice(itertools.product(*rows), MAX_ROOTS):
         parts = tuple(itertools.chain.from_iterable(combination))
-        if not any(_satisfies(_root(parts, release).nodes, nodes) for nodes in excluded):
+        nodes = _root(parts, release).nodes if excluded else ()
+        if not any(_satisfies(nodes, wanted) for wanted in excluded):
             yield parts
 
 

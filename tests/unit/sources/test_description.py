@@ -386,7 +386,7 @@ def test_a_spec_that_is_accepted_holds_nothing_for_a_shell(spec: str) -> None:
         (
             "spack:\n  specs:\n  - matrix:\n" + "    - [a, b, c, d, e, f, g, h, i, j]\n" * 4,
             2,
-            ["more than 2000 specs"],
+            ["more than 1000 specs"],
         ),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from image_builder.sources.spec_lists import MAX_ROOTS, count_roots, roots_in
+from image_builder.sources.spec_lists import MAX_ROOTS, Size, count_roots, roots_in
 from image_builder.sources.spec_places import spec_places
 
 
@@ -22,7 +22,8 @@ def _body(text: str) -> dict[str, Any]:
 def test_references_are_followed_through_definitions() -> None:
     body = "definitions: [{a: [zlib]}, {b: [$a, bzip2]}, {a: [lz4]}]\nspecs: [$b, $a, hdf5]"
     assert texts(body) == ["zlib", "bzip2", "zlib", "lz4", "hdf5"]
-    assert count_roots(_body(body)) == (5, [])
+    sizes, unknown = count_roots(_body(body))
+    assert (sizes[""], unknown) == (Size(5, 5), [])
 
 
 def test_unused_definitions_are_no_roots() -> None:
@@ -58,8 +59,23 @@ def test_a_reference_behind_a_sigil_is_a_dependency() -> None:
 
 def test_what_multiplies_is_counted_and_never_made() -> None:
     body = {"specs": [{"matrix": [["a", "b", "c", "d"]] * 40}]}
-    assert count_roots(body)[0] == 4**40
-    assert len(roots_in(body, (1, 1, 0))) == MAX_ROOTS
+    assert count_roots(body)[0][""].is_too_large
+    assert len(roots_in(body, (1, 1, 0))) <= MAX_ROOTS
+
+
+def test_what_grows_without_more_roots_is_counted_too() -> None:
+    """Each definition joins the one before it twenty times."""
+    definitions: list[dict[str, Any]] = [{"a0": ["+x"]}]
+    definitions += [{f"a{n}": [{"matrix": [[f"$a{n - 1}"]] * 20}]} for n in range(1, 12)]
+    sizes, _ = count_roots({"definitions": definitions, "specs": ["$a2"]})
+    assert sizes["a2"] == sizes[""] == Size(1, 400)
+    assert sizes["a11"].is_too_large and not sizes["a3"].is_too_large
+
+
+def test_a_matrix_counts_what_it_makes() -> None:
+    body = _body("specs: [{matrix: [[a, b], [+x, ~x, '@1'], ['%gcc']]}]")
+    made = roots_in(body, (1, 1, 0))
+    assert count_roots(body)[0][""] == Size(len(made), sum(len(root.parts) for root in made))
 
 
 def test_every_place_of_a_spec() -> None:
