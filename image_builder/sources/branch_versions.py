@@ -1,10 +1,10 @@
-"""Spack versions that are branches: which they are, and which commits they mean today.
+"""Finds Spack versions that are branches, and the commits that they mean today.
 
-A package version such as `exageostat@master` has the same hash in Spack whatever its branch holds,
-so the commit behind it is part of what makes a build. What a package of the catalogue says about
-its versions is read from the syntax of its `package.py`; that file is never run. Of packages that
-only Spack itself has, the base image's Spack tells which versions are branches; where it is not
-known, a version that is named like a branch is taken for one, whose commit nobody can ask for.
+A package version such as `exageostat@master` has the same hash in Spack whatever its branch contains, so the commit
+behind it is part of what makes a build. What a package of the catalogue says about its versions is read from the
+syntax of its `package.py`; that file is never run. For packages that only Spack itself has, the base image's Spack
+says which versions are branches; if that is not known, a version with the name of a branch is taken for one, whose
+commit stays unknown.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ _FIXED = frozenset({"tag", "commit", "sha256", "sha512", "sha1", "md5", "url"})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BranchRef:
-    """A version of a package that is a branch (`HEAD`: the default one) of a git repository.
+    """Names a version of a package that is a branch of a git repository.
 
-    `url` None: the package does not say plainly where its repository is.
+    `branch` may be `HEAD`, the default one. `url` is None if the package does not say plainly where
+    its repository is.
     """
 
     package: str
@@ -54,9 +55,7 @@ class BranchRef:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BranchCommits:
-    """The commits behind branch versions, `exageostat@master -> hash`; None where it could not be
-    had.
-    """
+    """Holds the commits behind branch versions, `exageostat@master -> hash`; None if not known."""
 
     commits: Mapping[str, str | None]
     warnings: tuple[str, ...] = ()
@@ -64,7 +63,7 @@ class BranchCommits:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackageVersions:
-    """What a `package.py` says of its versions, and the specs that it depends on."""
+    """Holds what a `package.py` says of its versions, and the specs that it depends on."""
 
     url: str | None = None
     branches: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
@@ -74,25 +73,25 @@ class PackageVersions:
 
 
 Branches = Mapping[str, tuple[str, str]]
-"""Versions that are branches -> the git URL, and the branch's name there."""
+"""The git URL and the name of the branch there, for each version that is a branch."""
 KnownBranches = Callable[[str], Branches | None]
-"""The branch versions of a package that Spack itself has; None where that is not known."""
+"""Returns the branch versions of a package that Spack itself has; None if they are not known."""
 
 
 def no_branches(package: str) -> Branches:
-    """Return that no version of a package is a branch."""
+    """Return an empty mapping: no version of a package is a branch."""
     return {}
 
 
 def unknown_branches(package: str) -> None:
-    """Return that nothing is known of a package, so that names are all there is to go by."""
+    """Return None: nothing is known of a package, and only names show what is a branch."""
 
 
 def specs_of(body: Mapping[str, Any]) -> list[str]:
-    """Return the packages that a `spack` section may bring, each with its version: `foo@main`.
+    """Return the packages that a `spack` section may install, each with its version: `foo@main`.
 
-    Definitions and matrices are expanded, and `packages` looked through. Both ways to read a spec
-    count: one commit too many makes a build anew, one too few a wrong image.
+    Definitions and matrices are expanded, and `packages` is searched. Both ways to read a spec
+    count: one commit too many causes a new build, one too few a wrong image.
     """
     named: dict[str, None] = {}
     for release in _READINGS:
@@ -113,12 +112,11 @@ def branch_refs(
     package_text: Callable[[str], str | None],
     known: KnownBranches = no_branches,
 ) -> tuple[BranchRef, ...]:
-    """Return the branch versions that an environment of these specs (texts, or a matrix of them)
-    may install, by package.
+    """Return the branch versions that an environment of these specs may install, by package.
 
-    `package_text` gives a catalogue package's `package.py`, or None; `known` tells the branches of
-    Spack's own packages. Dependencies between the catalogue's packages are followed, also those
-    under a condition.
+    `specs` are texts, or a matrix of them. `package_text` gives a catalogue package's `package.py`,
+    or None; `known` gives the branches of Spack's own packages. Dependencies between the
+    catalogue's packages are followed, also those under a condition.
     """
     found: dict[tuple[str, str], BranchRef] = {}
     seen: set[tuple[str, str | None]] = set()
@@ -145,7 +143,10 @@ def branch_refs(
 def branch_commits(
     refs: Iterable[BranchRef], remote: RemoteCommits, *, cancel: CancelToken | None = None
 ) -> BranchCommits:
-    """Return what the branches mean now, asked all at once; None with a warning where nobody says."""
+    """Return the commits that the branches mean now; None with a warning where it is not known.
+
+    All repositories are asked at once.
+    """
     asked = tuple(refs)
     with ThreadPoolExecutor(MAX_LOOKUPS_AT_ONCE, thread_name_prefix="branch") as pool:
         commits = list(
@@ -166,7 +167,7 @@ def branch_commits(
 
 
 def parse_package(text: str) -> PackageVersions:
-    """What a `package.py` says, as far as it is written plainly."""
+    """Return what a `package.py` says of its versions, as far as it is written plainly."""
     try:
         if len(text) > MAX_PACKAGE_BYTES:
             return PackageVersions()
@@ -212,9 +213,9 @@ def parse_package(text: str) -> PackageVersions:
 
 
 def _chosen(name: str, version: str | None, versions: PackageVersions) -> list[BranchRef]:
-    """The branch versions that a spec may mean.
+    """Return the branch versions that a spec may mean.
 
-    Spack takes a preferred version, then a fixed one; branches where nothing else is left.
+    Spack takes a preferred version, then a fixed one; branches only if there is no other.
     """
     if version is not None and version.startswith("git."):
         return _git_ref(name, version, versions.url)
@@ -241,7 +242,7 @@ def _chosen(name: str, version: str | None, versions: PackageVersions) -> list[B
 
 
 def _git_ref(name: str, version: str, url: str | None) -> list[BranchRef]:
-    """`git.main=1.2` is the branch `main`; a commit does not move."""
+    """Return the branch of `git.main=1.2`, which is `main`; a commit is no branch."""
     branch = version.removeprefix("git.").partition("=")[0]
     if re.fullmatch(r"[0-9a-fA-F]{40}", branch):
         return []
@@ -249,7 +250,7 @@ def _git_ref(name: str, version: str, url: str | None) -> list[BranchRef]:
 
 
 def _spacks_own(name: str, version: str | None, known: KnownBranches) -> list[BranchRef]:
-    """The branch that a version of a package without a recipe in the catalogue may mean."""
+    """Return the branch that a version of a package outside the catalogue may mean."""
     if version is None:
         return []
     branches = known(name)
@@ -275,8 +276,9 @@ def _texts_in(value: object) -> Iterator[str]:
 
 
 def _named(text: str) -> list[tuple[str, str | None]]:
-    """The packages that a spec names, each with its version if it has one: `a@1 +x ^b@main` names
-    two.
+    """Return the packages that a spec names, each with its version if it has one.
+
+    `a@1 +x ^b@main` names two.
     """
     try:
         nodes = spec.parse(text)

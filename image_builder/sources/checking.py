@@ -1,4 +1,4 @@
-"""Collects what is wrong with one document, and the small checks that all its sections share. Pure."""
+"""Collects what is wrong with one document, with the checks that its sections share. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ProblemOf = Callable[[str], tuple[str, str] | None]
 
 
 class Check:
-    """Everything that is wrong with one document, with its lines; `warnings` do not refuse it."""
+    """Collects all problems of one document, with lines; `warnings` do not refuse it."""
 
     def __init__(self, document: Document, file: str) -> None:
         self.document = document
@@ -46,7 +46,7 @@ class Check:
     def known(
         self, path: Path, fields: Mapping[str, Any], known: Sequence[str], why: Mapping[str, str]
     ) -> None:
-        """Refuse every key that is not known; `why` says of some what to write."""
+        """Refuse every unknown key; `why` says what to write instead of some."""
         for key in fields:
             if key not in known:
                 close = cpu_targets.nearest(key, known, 1)
@@ -65,7 +65,7 @@ class Check:
         return value
 
     def entries(self, path: Path, value: Any, problem_of: ProblemOf) -> tuple[str, ...] | None:
-        """A list of texts, each without a problem; None when there is nothing."""
+        """Return a list of checked texts; None if there is nothing."""
         if value is None or not isinstance(value, list):
             return None if value is None else tuple(self.list(path, value)) or None
         return tuple(
@@ -112,7 +112,7 @@ class Check:
 
 
 def kind(value: Any) -> str:
-    """What a value of a document is called."""
+    """Return what a message calls a value of a document, such as `a mapping`."""
     names: dict[type, str] = {
         dict: "a mapping",
         list: "a list",
@@ -126,7 +126,7 @@ def kind(value: Any) -> str:
 
 
 def dotted(path: Path) -> str:
-    """`spack.specs[0] ` to begin a problem's text with."""
+    """Return a place such as `spack.specs[0] `, with which a problem's text begins."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else ("." if text else "") + str(part)[:60]
@@ -134,7 +134,10 @@ def dotted(path: Path) -> str:
 
 
 def _capitals(text: str) -> tuple[str, str] | None:
-    """Spack looks packages up by their names as they are written, and those are in small letters."""
+    """Return the problem of a name with capital letters, or None.
+
+    Spack finds packages by their exact names, which have small letters only.
+    """
     for node in spack_spec.nodes(text):
         if node.name != node.name.lower():
             return f"names {node.name} in capital letters", f"Write {node.name.lower()}."

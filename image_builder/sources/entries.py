@@ -1,4 +1,4 @@
-"""The entries of `apt`, `pip` and `smoke`: whether each is one, and what to write instead. Pure."""
+"""Checks the entries of `apt`, `pip` and `smoke`, and says what to write instead. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from packaging.requirements import InvalidRequirement, Requirement
 
 MAX_ENTRY = 300
-"""The longest entry, in characters: it is looked at before any pattern sees it."""
+"""The longest entry, in characters; its length is checked before any pattern reads it."""
 MAX_WORD = 16_000
-"""The longest word of a command, which may be a small program."""
+"""The longest word of a command, in characters; a word may be a small program."""
 _APT = re.compile(
     r"[a-z0-9][a-z0-9.+-]*[a-z0-9+](?::[a-z0-9-]+)?(?:=[A-Za-z0-9][A-Za-z0-9.+:~*-]*)?\Z"
 )
@@ -19,7 +19,7 @@ _SINGLE_EQUALS = re.compile(
 
 
 def short(text: str) -> str:
-    """How a message shows a text: quoted, and cut."""
+    """Return how a message shows a text: quoted, and cut."""
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 

@@ -1,4 +1,4 @@
-"""A workflow step in a folder of this machine."""
+"""Reads a workflow step from a folder of this machine."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def local_step(
     version: str = LATEST,
     limits: Limits | None = None,
 ) -> StepRef:
-    """A step in a folder of this machine, with the hash that git would give it. Git's own files do
-    not count.
+    """Return the step in a folder of this machine, with the hash that git would give it.
 
-    Raises `NotFound` if there is no such folder, `BadDescription` if it holds what is not taken.
+    Git's own files do not count. Raises `NotFound` if there is no such folder, `BadDescription` if
+    it contains what a step may not.
     """
     folder = Path(path).expanduser()
     entries = _local_entries(folder, limits or Limits())
@@ -51,13 +51,13 @@ def local_step(
 
 
 def read_local(ref: StepRef) -> StepFiles:
-    """The files of a local step that decide how it is built."""
+    """Return the files of a local step that decide how it is built."""
     assert ref.path is not None
     return read_folder(ref.path)
 
 
 def read_folder(folder: Path) -> StepFiles:
-    """What the planner reads of a step that lies in `folder`."""
+    """Return what the planner reads of a step in `folder`."""
     names = (*DESCRIPTIONS, REQUIREMENTS, POST_INSTALL)
     present = {
         name: folder / name
@@ -77,7 +77,7 @@ def read_folder(folder: Path) -> StepFiles:
 
 
 def _step_folder(folder: Path, read: Callable[[Path], bytes | None]) -> StepFolder:
-    """What lies in a folder of this machine; nothing outside of it is looked at."""
+    """Return a reader of a folder of this machine that never leaves it."""
 
     def place(path: str) -> Path | None:
         found = (folder / path).resolve()
@@ -101,9 +101,9 @@ def copy_local(
     *,
     limits: Limits | None = None,
 ) -> None:
-    """Copy a local step to `destination`, under the checks of `WorkflowRegistry.extract`.
+    """Copy a local step to `destination`, with the checks of `WorkflowRegistry.extract`.
 
-    Raises `BadDescription` also if the step is not any more what it was when it was pinned.
+    Raises `BadDescription`, also if the step has changed since it was pinned.
     """
     assert ref.path is not None
     folder = ref.path

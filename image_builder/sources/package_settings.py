@@ -1,4 +1,4 @@
-"""`packages` of a description: the settings that Spack's schema takes, entry by entry. Pure."""
+"""Checks `packages` of a description, entry by entry as Spack's schema has it. Pure."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _check_words(check: Check, path: Path, value: Any) -> None:
 
 
 def _check_require(check: Check, path: Path, value: Any) -> None:
-    """A `require`: a spec, or a list of specs and groups of specs."""
+    """Check a `require`: a spec, or a list of specs and groups of specs."""
     if isinstance(value, str):
         check.spec(path, value, named=False)
     elif not isinstance(value, list):

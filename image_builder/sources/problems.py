@@ -1,4 +1,4 @@
-"""Everything that is wrong with a file, told at once. Pure."""
+"""Reports everything that is wrong with a file at once. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_SHOWN = 20
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Problem:
-    """What is wrong in one line of a file, and what to write there."""
+    """Says what is wrong in one line of a file, and what to write there."""
 
     line: int
     text: str
@@ -22,18 +22,18 @@ class Problem:
 def raise_all(
     problems: Iterable[Problem], file: str, code: ErrorCode = ErrorCode.BAD_DESCRIPTION
 ) -> None:
-    """Raise one `BadDescription` that tells every problem with its line; none: do nothing."""
+    """Raise one `BadDescription` with every problem and its line; do nothing without any."""
     ordered = sorted(dict.fromkeys(problems))
     if not ordered:
         return
     first, others = ordered[0], ordered[1:]
     if not others:
         raise BadDescription(first.text, file=file, line=first.line, hint=first.hint, code=code)
-    told = [f"line {one.line}: {one.text} ({one.hint})" for one in others[: MAX_SHOWN - 1]]
+    lines = [f"line {one.line}: {one.text} ({one.hint})" for one in others[: MAX_SHOWN - 1]]
     if len(ordered) > MAX_SHOWN:
-        told.append(f"and {len(ordered) - MAX_SHOWN} more")
+        lines.append(f"and {len(ordered) - MAX_SHOWN} more")
     raise BadDescription(
-        f"{first.text} ({first.hint}); " + "; ".join(told),
+        f"{first.text} ({first.hint}); " + "; ".join(lines),
         file=file,
         line=first.line,
         hint="Correct every line named.",

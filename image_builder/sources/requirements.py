@@ -1,6 +1,6 @@
-"""`requirements.txt`, line by line as pip reads it: what it names, or every line that is wrong. Pure.
+"""Reads `requirements.txt` as pip does: what it names, or every line that is wrong. Pure.
 
-pip reads it only after Spack has built for hours, so whatever pip would refuse is refused here.
+pip reads it only after Spack has built for hours, so everything that pip would refuse is refused here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILE = "requirements.txt"
 MAX_LINES = 5000
 MAX_LINE = 16_000
 MAX_FILES = 20
-"""The most requirement files that one may lead to."""
+"""The most requirements files that a step's file may name, directly or through others."""
 _MAX_URL = 2000
 _PROJECT = ("pyproject.toml", "setup.py")
 _COMMENT = re.compile(r"(?:^|\s)#")
@@ -42,7 +42,7 @@ _CONDA = re.compile(r"(?:name|channels|dependencies|prefix):|# This file may be 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """A step's requirements: `names` are packages with their lines, for those of the first file.
+    """Holds a step's requirements; `names` are the packages of the first file with their lines.
 
     `in_step` says that they name files of the step, and pip has to run in its folder.
     """
@@ -56,11 +56,10 @@ class Requirements:
 def read_requirements(
     text: str, folder: StepFolder | None, *, is_final: bool = True
 ) -> Requirements | None:
-    """Return what `requirements.txt` names; None where it is empty.
+    """Return what `requirements.txt` names; None if it is empty.
 
-    Without `folder`, whether the step has a file is not judged, and neither where it is not final:
-    a script of the step may add files before pip runs. Raises `BadDescription` with every wrong
-    line.
+    Whether the step has a file is not checked without `folder`, or if it is not final: a script of
+    the step may add files before pip runs. Raises `BadDescription` with every wrong line.
     """
     if not text.strip():
         return None
@@ -75,7 +74,7 @@ def read_requirements(
 
 
 def logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each line with its number, as pip joins and cuts them: no comment, no continuation."""
+    """Yield each line with its number as pip reads it: joined, and without comments."""
     parts: list[str] = []
     first = 1
     for number, line in enumerate(text.splitlines(), 1):
@@ -112,7 +111,7 @@ class _Reader:
         self.in_step = False
 
     def file(self, name: str, text: str) -> None:
-        """Read one file; what it names is read after it, so that lines are told file by file."""
+        """Read one file, then the files that it names, so that problems come file by file."""
         self.seen.add(name)
         self.file_name, self.problems = name, []
         if "\0" in text:
@@ -160,8 +159,8 @@ class _Reader:
                 number, f"{short(option)} is no option of a requirements file", "Leave it out."
             )
         elif (option in _WITH_VALUE) != bool(value):
-            told = "needs a value" if option in _WITH_VALUE else "takes no value"
-            self._wrong(number, f"{option} {told}", "Write it as pip's documentation has it.")
+            problem = "needs a value" if option in _WITH_VALUE else "takes no value"
+            self._wrong(number, f"{option} {problem}", "Write it as pip's documentation has it.")
 
     def _other_file(self, number: int, name: str, waiting: list[tuple[str, str]]) -> None:
         if _URL.match(name) and not name.startswith("file:"):
@@ -180,7 +179,7 @@ class _Reader:
             waiting.append((path, text))
 
     def _place(self, number: int, value: str, *, is_package: bool) -> None:
-        """What `-e` and `-f` name: a place elsewhere, or a folder or archive of the step."""
+        """Check what `-e` and `-f` name: a place elsewhere, or a folder or archive of the step."""
         if _VCS.match(value):
             self._vcs(number, value)
         elif not _URL.match(value) or value.startswith("file:"):
@@ -233,7 +232,7 @@ class _Reader:
             self._warn(number, "a build has no SSH key: write git+https://.")
 
     def _require(self, number: int, path: str) -> bool:
-        """Whether a path is the step's, or may be when pip runs."""
+        """Return whether a path is the step's, or may be when pip runs."""
         self.in_step = True
         if not self.is_final or self._kind_of(path) is not None:
             return True
@@ -250,12 +249,12 @@ class _Reader:
         return self.folder.kind_of(path) if self.folder is not None else None
 
     def _is_package(self, path: str) -> bool:
-        """Whether pip can install what has this name: a file, or a folder with a build's files."""
+        """Return whether pip can install this: a file, or a folder with a build's files."""
         places = (posixpath.normpath(posixpath.join(path, name)) for name in _PROJECT)
         return self._kind_of(path) == "file" or any(map(self._kind_of, places))
 
     def _own_path(self, number: int, name: str) -> str | None:
-        """A path below the step's folder, as pip finds it from the file that names it."""
+        """Return a path below the step's folder, as pip finds it from the file that names it."""
         if name.startswith("file:"):
             name = re.sub(r"file:(?://(?:localhost)?(?=/))?", "", name)
         if not name:
@@ -284,7 +283,7 @@ def _is_conda(text: str) -> bool:
 
 
 def _option(line: str) -> tuple[str, str]:
-    """An option and its value: `-r x`, `-rx`, `--requirement x` and `--requirement=x` are alike."""
+    """Return an option and its value; `-r x`, `-rx` and `--requirement=x` are the same."""
     word = line.split(None, 1)[0]
     if line.startswith("--"):
         option, equals, value = word.partition("=")
@@ -303,7 +302,7 @@ def _unquoted(value: str) -> str:
 
 
 def _before_options(line: str) -> tuple[str, list[str]]:
-    """A requirement without the options behind it, and those."""
+    """Return a requirement without the options behind it, and those options."""
     words = line.split(" ")
     for at, word in enumerate(words):
         if word.startswith("-"):
@@ -312,7 +311,7 @@ def _before_options(line: str) -> tuple[str, list[str]]:
 
 
 def _is_local(words: str, folder: StepFolder | None) -> bool:
-    """Whether pip takes a requirement for a folder or an archive."""
+    """Return whether pip takes a requirement for a folder or an archive."""
     name = re.split(r"[\[;]", words)[0].strip()
     if name.startswith((".", "/", "file:", "~")) or "\\" in name:
         return True

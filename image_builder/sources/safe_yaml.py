@@ -1,8 +1,7 @@
-"""YAML from strangers: plain values with line numbers, or every reason why not. Pure, and quick
-whatever the text.
+"""Reads YAML from strangers: plain values with line numbers, or every reason why not. Pure.
 
-Tags, duplicate keys, several documents, aliases that multiply and deep nesting are refused before
-anything is made of them.
+It takes linear time for any text. Tags, duplicate keys, several documents, aliases that multiply and
+deep nesting are refused before any value is made of them.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from image_builder.errors import BadDescription
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 24
 MAX_VALUES = 20_000
-"""Values in a document, each counted as often as aliases repeat it."""
+"""The most values in a document, each counted as often as aliases repeat it."""
 
 Path = tuple[str | int, ...]
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -29,22 +28,22 @@ _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
-    """A text's value, and the line of each of its parts."""
+    """Holds a text's value, and the line of each of its parts."""
 
     value: Any
     lines: Mapping[Path, int]
 
     def line(self, path: Path) -> int:
-        """The line of what `path` names, or of the nearest thing around it."""
+        """Return the line of what `path` names, or of the nearest thing around it."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
 
 
 def load(text: str, file: str) -> Document:
-    """The one document in `text`: mappings, lists, texts, numbers, booleans and None.
+    """Return the one document in `text`: mappings, lists, texts, numbers, booleans and None.
 
-    A number comes as its text where it would not be written back the same (`1.10`). Raises
+    A number is returned as its text if it would not be written back the same (`1.10`). Raises
     `BadDescription`.
     """
     _check_text(text, file)
@@ -102,7 +101,7 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> BadDescr
 
 
 class _Builder:
-    """Makes values of one parser's events. Not for more than one document."""
+    """Makes values of one parser's events, for one document only."""
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -201,7 +200,7 @@ class _Builder:
 
 
 def _scalar(event: Any) -> Any:
-    """The value that a plain scalar means; anything quoted, and dates and such, are text."""
+    """Return the value of a plain scalar; quoted ones, dates and the like are text."""
     text: str = event.value
     tag: str = _RESOLVER.resolve(  # type: ignore[no-untyped-call]
         yaml.ScalarNode, text, event.implicit

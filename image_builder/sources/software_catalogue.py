@@ -1,9 +1,8 @@
-"""The site's software catalogue and Spack configuration: pinned for a build, and copied into it.
+"""Pins the site's software catalogue and Spack configuration, and copies them into builds.
 
-Each is a folder of this machine, taken as it lies there, or a git repository. What is pinned are
-trees, not commits: the packages (`repo.yaml`, `packages/` and what they import) and the
-configuration's files. A folder that somebody may edit while a build waits is kept by its tree below
-the mirrors, so that a build gets exactly what was pinned for it.
+Each is a folder of this machine, used as it is, or a git repository. What is pinned are trees, not commits: the
+packages (`repo.yaml`, `packages/` and what they import) and the configuration's files. A folder may be edited while a
+build waits, so a copy of each pinned tree is kept below the mirrors, and a build gets exactly what was pinned for it.
 """
 
 from __future__ import annotations
@@ -26,14 +25,12 @@ from image_builder.sources.git.remote import Network, RemoteCommits
 from image_builder.sources.source_tree import PinnedTree, TreeKind, TreeSource, open_source
 
 PACKAGE_PARTS = ("repo.yaml", "packages", "build_systems")
-"""What of a catalogue makes packages; documentation and the site's configuration beside it do not
-count.
-"""
+"""The parts of a catalogue that define packages; documentation and other files do not count."""
 _PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
 
 
 def _is_source(path: str) -> bool:
-    """Python's leftovers, which running Spack on a catalogue makes, do not count."""
+    """Return whether a file counts; bytecode that Python writes next to its sources does not."""
     name = path.rpartition("/")[2]
     return name != "__pycache__" and not name.endswith((".pyc", ".pyo"))
 
@@ -44,11 +41,10 @@ def _is_package_file(path: str) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PinnedCatalogue:
-    """What one build takes of the catalogue: plain values, to be stored and used by another
-    process.
+    """Holds what one build takes of the catalogue, as plain values that another process can use.
 
-    None where the settings name no catalogue or no configuration. The trees are part of a build's
-    identity, the commits (None for a folder) are only recorded.
+    They are None if the settings name no catalogue or no configuration. The trees are part of a
+    build's identity, the commits (None for a folder) are only recorded.
     """
 
     packages_tree: str | None = None
@@ -58,7 +54,7 @@ class PinnedCatalogue:
 
 
 class Catalogue:
-    """The catalogue and configuration that the settings name. Threads may share it."""
+    """Reads the catalogue and configuration that the settings name. Threads may share it."""
 
     def __init__(
         self,
@@ -87,7 +83,10 @@ class Catalogue:
                 source.close()
 
     def pin(self, *, cancel: CancelToken | None = None) -> PinnedCatalogue:
-        """What is there now. Raises `Misconfigured` or `Unavailable`, both naming the setting."""
+        """Return what is there now.
+
+        Raises `Misconfigured` or `Unavailable`, both with the name of the setting.
+        """
         packages = self._packages.pin(cancel) if self._packages is not None else None
         config = self._config.pin(cancel) if self._config is not None else None
         return PinnedCatalogue(
@@ -105,9 +104,9 @@ class Catalogue:
         *,
         cancel: CancelToken | None = None,
     ) -> None:
-        """Write what was pinned to the two folders, which must not exist or be empty.
+        """Write what was pinned to the two folders, which must be missing or empty.
 
-        Where nothing was pinned, the folder is made and stays empty.
+        If nothing was pinned, the folder is created and stays empty.
         """
         for source, tree, commit, destination in (
             (self._packages, pinned.packages_tree, pinned.packages_commit, packages),
@@ -119,11 +118,11 @@ class Catalogue:
                 _named(source).copy(PinnedTree(tree=tree, commit=commit), destination, cancel)
 
     def config_text(self, pinned: PinnedCatalogue, name: str = "packages.yaml") -> str | None:
-        """A file of the pinned configuration, or None if there is none."""
+        """Return a file of the pinned configuration, or None if there is none."""
         return self._text(self._config, pinned.config_tree, pinned.config_commit, (name,))
 
     def package_text(self, pinned: PinnedCatalogue, package: str) -> str | None:
-        """The `package.py` of a catalogue's package, or None if the catalogue has no such package."""
+        """Return the `package.py` of a package, or None if the catalogue does not have it."""
         if not _PACKAGE_NAME.match(package):
             return None
         names = [f"packages/{name}/package.py" for name in (package, package.replace("-", "_"))]
@@ -137,8 +136,10 @@ class Catalogue:
         known: KnownBranches = no_branches,
         cancel: CancelToken | None = None,
     ) -> tuple[dict[str, str], list[str]]:
-        """Return the commits behind the versions of `specs` that are branches (`exageostat@master
-        -> hash`), and warnings. `known` tells the branches of Spack's own packages.
+        """Return the commits behind versions of `specs` that are branches, and warnings.
+
+        The commits are `exageostat@master -> hash`. `known` gives the branches of Spack's own
+        packages.
         """
         refs = branch_refs(specs, lambda package: self.package_text(pinned, package), known)
         found = branch_commits(refs, self._remote, cancel=cancel)

@@ -1,4 +1,4 @@
-"""Folders and git repositories of the site, pinned by the tree of what is used."""
+"""Reads folders and git repositories of the site, pinned by the tree of what is used."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from image_builder.sources.git.urls import BadGitUrl, Source, folder_url, parse_
 LIMITS = Limits(max_files=200_000, max_bytes=1024**3)
 KEPT_S = 30 * 24 * 3600.0
 UNSETTLED_NS = 2_000_000_000
-"""A file that changed so recently may change again without its times showing it."""
+"""How long after a change a file may change again without a new time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PinnedTree:
-    """What a source holds at one time: the tree, and the commit if it came from git."""
+    """Holds what a source contains at one time: the tree, and the commit if it is from git."""
 
     tree: str
     commit: str | None
@@ -39,8 +39,10 @@ class PinnedTree:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TreeKind:
-    """What a source holds: how messages call it, the setting that names it, which files count, which
-    must be there.
+    """Describes what a source contains, and how messages call it.
+
+    `key` is the setting that names the source, `wanted` says which files count, and `required` is
+    the file that must be there.
     """
 
     name: str
@@ -68,8 +70,9 @@ class TreeKind:
 
 
 class FolderSource:
-    """A folder of this machine. What was pinned is kept under its tree's hash, for as long as a
-    build may wait.
+    """Pins a folder of this machine, and keeps a copy of each pinned tree while builds wait.
+
+    A copy is named by its tree's hash.
     """
 
     def __init__(self, folder: Path, kind: TreeKind, kept: Path) -> None:
@@ -109,7 +112,7 @@ class FolderSource:
         return None
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: a folder needs no open process."""
 
     def _walk(self) -> list[Found]:
         try:
@@ -130,7 +133,7 @@ class FolderSource:
         return entries
 
     def _keep(self, tree: str, entries: Sequence[Entry], cancel: CancelToken | None) -> None:
-        """Copy the folder aside, then rename it to its tree's hash."""
+        """Copy the folder to a temporary name, then rename it to its tree's hash."""
         if (self._kept / tree).is_dir():
             return
         self._kept.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -175,7 +178,7 @@ class FolderSource:
 
 
 class GitSource:
-    """A folder in a git repository, at one of its versions."""
+    """Pins a folder in a git repository, at one of its revisions."""
 
     def __init__(self, mirror: Mirror, source: Source, kind: TreeKind, max_age_s: float) -> None:
         self._mirror = mirror
@@ -251,7 +254,7 @@ class GitSource:
         return tree
 
     def _require(self, pin: PinnedTree, cancel: CancelToken | None) -> str:
-        """The pinned commit, fetched again if the mirror lost it."""
+        """Return the pinned commit, and fetch it again if the mirror lost it."""
         assert pin.commit is not None
         if not self._mirror.holds(pin.commit):
             self._mirror.recent(self._max_age_s, cancel)
@@ -272,8 +275,9 @@ TreeSource = FolderSource | GitSource
 def open_source(
     text: str | None, kind: TreeKind, mirrors: Path, network: Network, max_age_s: float
 ) -> TreeSource | None:
-    """What a setting names: a folder of this machine or a git URL; None for None. Raises
-    `Misconfigured`.
+    """Open what a setting names: a folder of this machine or a git URL; None for None.
+
+    Raises `Misconfigured`.
     """
     if not text:
         return None

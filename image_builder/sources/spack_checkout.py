@@ -1,4 +1,4 @@
-"""Spack itself and its packages, as sources of a base image."""
+"""Pins Spack itself and its packages, as sources of a base image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPACK_PACKAGES = TreeKind(
 
 
 def _is_spack_file(path: str) -> bool:
-    """What a checkout installed or remembered beside Spack's own files does not count."""
+    """Return whether a file is Spack's own; what a checkout installed or cached does not count."""
     return "__pycache__" not in path and not path.startswith(
         (".git/", "opt/", "var/spack/cache/", "var/spack/environments/")
     )
@@ -33,14 +33,14 @@ def _is_spack_file(path: str) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PinnedSpack:
-    """Which Spack, and which packages beside it; a Spack before 1.0 has its packages inside."""
+    """Says which Spack is used, with which packages; before 1.0 Spack contains its packages."""
 
     spack: PinnedTree
     packages: PinnedTree | None
 
 
 class SpackSource:
-    """The Spack that the settings name."""
+    """Reads the Spack that the settings name."""
 
     def __init__(self, repositories: RepositorySettings, build: BuildSettings) -> None:
         mirrors, network = build.mirrors_folder, Network.of(repositories, build)
@@ -57,7 +57,7 @@ class SpackSource:
         )
 
     def pin(self, cancel: CancelToken | None = None) -> PinnedSpack:
-        """What is there now."""
+        """Return what is there now."""
         return PinnedSpack(
             spack=self._spack.pin(cancel),
             packages=self._packages.pin(cancel) if self._packages is not None else None,

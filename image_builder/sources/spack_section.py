@@ -1,4 +1,4 @@
-"""The `spack` section of a description: what of a Spack environment a step may hold. Pure.
+"""Checks the `spack` section of a description: what a step may have of a Spack environment. Pure.
 
 Its forms are those that Spack's own schema takes, less what would run code in the build or change
 where packages come from.
@@ -65,8 +65,8 @@ _TAKEN_ROOTS = ("/opt/view", "/opt/cic", "/opt/spack")
 def with_single_colons(document: Document, file: str) -> Document:
     """Return the document with `key:` for each `key::` below `spack`.
 
-    Two colons are Spack's way to say that other scopes do not count; here are none. Raises
-    `BadDescription` where a key stands in both ways.
+    With two colons Spack ignores the settings of other scopes, and here are none. Raises
+    `BadDescription` if a key occurs in both forms.
     """
     fields = document.value
     if not isinstance(fields, dict) or "spack" not in fields:
@@ -80,7 +80,7 @@ def with_single_colons(document: Document, file: str) -> Document:
 
 
 def checked(check: Check, value: Any) -> Mapping[str, Any] | None:
-    """Return the section; what is wrong with it goes to `check`."""
+    """Return the section, and report what is wrong with it to `check`."""
     if value is None:
         return None
     fields = check.mapping(("spack",), value)
@@ -128,7 +128,7 @@ def _check_keys(check: Check, fields: Mapping[str, Any]) -> None:
 
 
 def _check_spec_list(check: Check, path: Path, value: Any) -> None:
-    """`specs` or a definition: specs, `$names`, and matrices of them."""
+    """Check `specs` or a definition: specs, `$names`, and matrices of them."""
     for at, entry in enumerate(check.list(path, value) if value is not None else ()):
         here = (*path, at)
         if entry is None:
@@ -149,7 +149,7 @@ def _check_spec_list(check: Check, path: Path, value: Any) -> None:
 
 
 def _check_group(check: Check, path: Path, entry: Mapping[str, Any]) -> None:
-    """A group of specs, as Spack 1.2 has them: concretized after the groups that it needs."""
+    """Check a group of specs (Spack 1.2), which is concretized after the groups that it needs."""
     check.known(path, entry, GROUP_KEYS, _WHY_GROUP_KEY_REFUSED)
     for key, name in [("group", entry["group"]), *(("needs", name) for name in _needed(entry))]:
         if not isinstance(name, str) or not _GROUP_NAME.match(name):
@@ -163,7 +163,7 @@ def _check_group(check: Check, path: Path, entry: Mapping[str, Any]) -> None:
 
 
 def _check_needs(check: Check, value: Any) -> None:
-    """A group needs groups that are there."""
+    """Check that the groups that a group needs exist."""
     entries = value if isinstance(value, list) else []
     names = [entry["group"] for entry in entries if isinstance(entry, dict) and "group" in entry]
     for at, entry in enumerate(entries):
@@ -177,7 +177,7 @@ def _check_needs(check: Check, value: Any) -> None:
 
 
 def _needed(entry: Any) -> list[Any]:
-    """The groups that an entry of `specs` needs."""
+    """Return the groups that an entry of `specs` needs."""
     needs = entry.get("needs") if isinstance(entry, dict) else None
     return needs if isinstance(needs, list) else [needs] if needs is not None else []
 
@@ -217,11 +217,11 @@ def _check_definitions(check: Check, value: Any) -> None:
 
 
 def _check_references(check: Check, fields: Mapping[str, Any]) -> None:
-    """Every `$name` is defined before it is used, and all together are not too many specs."""
+    """Check that every `$name` is defined before its use, and that all are not too many specs."""
     sizes, unknown = count_roots(fields)
     for path, name, known in unknown:
-        told = f"Defined before are {', '.join(known[:12])}." if known else "Define it first."
-        check.wrong(("spack", *path), f"names {name[:60]}, which is not defined before", told)
+        hint = f"Defined before are {', '.join(known[:12])}." if known else "Define it first."
+        check.wrong(("spack", *path), f"names {name[:60]}, which is not defined before", hint)
     for name, size in sizes.items():
         if size.is_too_large:
             check.wrong(
@@ -286,11 +286,11 @@ def _check_view_fields(check: Check, path: Path, fields: Mapping[str, Any]) -> N
 
 
 def _check_view_root(check: Check, path: Path, root: Any, roots: dict[str, str]) -> None:
-    """A view has a folder of its own below /opt, and replaces nothing that lies in the image."""
+    """Check that a view has its own folder below /opt, and replaces nothing of the image."""
     here = (*path, "root")
     if not isinstance(root, str):
-        told = "must have a root" if root is None else f"must be a path, not {kind(root)}"
-        check.wrong(here, told, "Write a folder such as /opt/tools.")
+        problem = "must have a root" if root is None else f"must be a path, not {kind(root)}"
+        check.wrong(here, problem, "Write a folder such as /opt/tools.")
         return
     folder = root.rstrip("/")
     if not _VIEW_ROOT.match(root) or ".." in root or "//" in root or "/./" in root:

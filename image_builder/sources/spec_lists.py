@@ -1,4 +1,4 @@
-"""`specs` and `definitions` of a description: which root specs they expand to. Pure.
+"""Expands `specs` and `definitions` of a description to root specs. Pure.
 
 A `$name` stands for the specs of a definition before it, a matrix for each combination of its rows,
 a group (Spack 1.2) for its specs.
@@ -25,7 +25,7 @@ MAX_EXCLUDED = 50
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """One text of a root spec, and its place below `spack`."""
+    """Holds one text of a root spec, and its place below `spack`."""
 
     path: Path
     text: str
@@ -33,7 +33,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Root:
-    """One root spec: a text of the description, or those that a combination of a matrix joins."""
+    """Holds one root spec: a text of the description, or those that a matrix combines."""
 
     parts: tuple[Part, ...]
     nodes: tuple[Node, ...]
@@ -48,7 +48,7 @@ class Root:
 
 
 Unknown = tuple[Path, str, list[str]]
-"""A `$name` without a definition: its place, the name, and the names defined before."""
+"""A `$name` without a definition: its place, the name, and the names that are defined before it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _referred(entry: str) -> str:
 
 
 def _behind(sigil: str, parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """`$^libs` stands for each of the definition's specs as a dependency."""
+    """Return a spec as a dependency: `$^libs` stands for each spec of `libs` behind `^`."""
     if not sigil:
         return parts
     return (dataclasses.replace(parts[0], text=sigil + parts[0].text), *parts[1:])
@@ -176,7 +176,7 @@ def _matrix(
 
 
 def _satisfies(nodes: Sequence[Node], wanted: Iterable[Node]) -> bool:
-    """Whether one of `nodes` is, in its words, what each of `wanted` asks for."""
+    """Return whether one of `nodes` is literally what each of `wanted` asks for."""
     return all(any(_is_a(node, one) for node in nodes) for one in wanted if one != Node())
 
 

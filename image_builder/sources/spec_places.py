@@ -1,4 +1,4 @@
-"""Every place of a `spack` section where a spec stands, and what stands there. Pure."""
+"""Finds every place of a `spack` section where a spec stands. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from image_builder.sources.safe_yaml import Path
 
 _NO_SPECS = ("group", "needs", "explicit")
-"""What a group of specs says beside them."""
+"""The keys of a group whose values are no specs."""
 _RULES = ("require", "prefer", "conflict", "variants")
 
 

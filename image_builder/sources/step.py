@@ -1,4 +1,4 @@
-"""The files of a workflow step, wherever they come from."""
+"""Defines the files of a workflow step, from a registry or from a folder."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepRef:
-    """One step, pinned. `tree` is the hash of its folder alone, as git computes it, also for a
-    local `path`.
+    """Names one step, pinned by the hash that git gives its folder, also for a local `path`.
 
-    `commit` is what the version named when it was looked up; None for a local path.
+    `tree` is that hash. `commit` is what the version meant when it was looked up; None for a local
+    path.
     """
 
     workflow: str
@@ -41,10 +41,10 @@ class StepRef:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepFolder:
-    """What else of a step its requirements may name.
+    """Reads the other files of a step, which its requirements may name.
 
-    `kind_of` says whether a path of the step is a `file` or a `folder`, or None where there is
-    nothing; `read` gives a file's text, or None for what is no text of at most `MAX_TEXT_BYTES`.
+    `kind_of` says whether a path of the step is a `file` or a `folder`, or None for nothing; `read`
+    gives a file's text, or None for what is no text of at most `MAX_TEXT_BYTES`.
     """
 
     kind_of: Callable[[str], Literal["file", "folder"] | None]
@@ -53,7 +53,7 @@ class StepFolder:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepFiles:
-    """What the planner reads of a step: its description, its `requirements.txt` and its script."""
+    """Holds what the planner reads of a step: its description, requirements and script."""
 
     description_file: str
     description: str
@@ -65,13 +65,13 @@ class StepFiles:
 
 
 def limits_of(settings: RepositorySettings) -> Limits:
-    """How much a step may hold on this site."""
+    """Return how many files and bytes a step may have on this site."""
     return Limits(max_files=settings.step_max_files, max_bytes=settings.step_max_bytes)
 
 
 @contextlib.contextmanager
 def as_bad_description() -> Iterator[None]:
-    """What a folder must not hold, told as a step's fault."""
+    """Raise a `BadTree` of the block as `BadDescription`, which is the step's fault."""
     try:
         yield
     except BadTree as error:
@@ -87,8 +87,9 @@ def step_files(
     read: Callable[[_T], bytes | None],
     folder: StepFolder | None = None,
 ) -> StepFiles:
-    """Return the parts of a step from what is `present` in its folder; `read` gives None for what
-    is too large.
+    """Return the parts of a step from what is `present` in its folder.
+
+    `read` gives None for a file that is too large.
     """
 
     def content(name: str) -> bytes:
@@ -127,7 +128,7 @@ def step_files(
 
 
 def text_or_none(raw: bytes | None) -> str | None:
-    """Return a file's text; None for what is too large, or no UTF-8."""
+    """Return a file's text; None for what is too large, or is not UTF-8."""
     try:
         return None if raw is None else raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -147,7 +148,7 @@ def _text(raw: bytes, file: str) -> str:
 
 
 def _shebang(script: bytes) -> str | None:
-    """The interpreter line of a script without its `#!`, if it has one."""
+    """Return the interpreter line of a script without its `#!`, if it has one."""
     first = script.split(b"\n", 1)[0].rstrip()
     if not first.startswith(b"#!") or len(first) > MAX_SHEBANG_BYTES:
         return None
@@ -155,7 +156,7 @@ def _shebang(script: bytes) -> str | None:
 
 
 def near_hint(name: str, known: Sequence[str], lead: str) -> str:
-    """What to write instead of `name`: the nearest, or else what there is."""
+    """Return what to write instead of `name`: the nearest known names, or else all of them."""
     close = nearest(name, known)
     if close:
         return f"Did you mean {' or '.join(close)}?"

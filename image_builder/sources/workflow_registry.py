@@ -1,8 +1,8 @@
-"""Workflow steps: found in a git registry or in a local folder, read, and copied into a build.
+"""Finds workflow steps in a git registry, reads them, and copies them into a build.
 
-A registry is a git repository that holds `<workflow>/<step>/eflows4hpc.yaml`. What lies in it was written by
+A registry is a git repository that contains `<workflow>/<step>/eflows4hpc.yaml`. Its content is written by
 strangers: a step is taken file by file from the repository's objects, never checked out, and nothing in it is run.
-What a description says is `environment.parse_description`'s business.
+What a description says is `description.parse_description`'s business.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ from image_builder.sources.step import (
 KEY = "workflow_repository in repositories_cfg"
 BRANCH_KEY = "default_workflow_repository_branch in repositories_cfg"
 NO_REFERENCES = Snapshot(fetched_at=0, head=None, branches={}, tags={})
-"""Enough for a version that is a commit."""
+"""A snapshot without references, which is enough for a version that is a commit."""
 
 
 class WorkflowRegistry:
-    """The registry that the settings name, through a mirror below `mirrors`. Threads may share it."""
+    """Reads the registry that the settings name, through a mirror. Threads may share it.
+
+    The mirror is below the folder `mirrors`.
+    """
 
     def __init__(
         self, settings: RepositorySettings, mirrors: Path, *, network: Network | None = None
@@ -100,7 +103,7 @@ class WorkflowRegistry:
         *,
         cancel: CancelToken | None = None,
     ) -> StepRef:
-        """Find a step. What is not in the mirror is looked for once more after a fetch.
+        """Return the step of this name and version, pinned; fetches once if the mirror lacks it.
 
         Raises `NotFound` with the field that is wrong and what is there instead, `Unavailable` if
         the registry has to be asked and does not answer. A full commit that the mirror holds needs
@@ -118,7 +121,7 @@ class WorkflowRegistry:
             return self._locate(workflow, step_id, version, snapshot)
 
     def read(self, ref: StepRef) -> StepFiles:
-        """The files of a located step that decide how it is built; from memory when asked again."""
+        """Return the files of a located step that decide how it is built; remembers them."""
         known = self._files.get(ref.tree)
         if known is None:
             self._require(ref, None)
@@ -156,11 +159,10 @@ class WorkflowRegistry:
         return StepFolder(kind_of=kind_of, read=read)
 
     def extract(self, ref: StepRef, destination: Path, cancel: CancelToken | None = None) -> None:
-        """Write the step's folder, and nothing else, to `destination`, which must not exist or be
-        empty.
+        """Write the step's folder to `destination`, which must be missing or empty.
 
-        Raises `BadDescription` for a step that holds what is not taken: links out of it,
-        submodules, too much. Nothing is left behind when it fails.
+        Nothing else is written. Raises `BadDescription` for a step with content that is refused:
+        links out of it, submodules, too much. Nothing is left behind when it fails.
         """
         self._require(ref, cancel)
         with as_bad_description():
@@ -169,7 +171,7 @@ class WorkflowRegistry:
             self._mirror.write(entries, destination, cancel)
 
     def workflows(self, version: str = LATEST) -> tuple[str, ...]:
-        """The workflows that have a step with a description, by name."""
+        """Return the names of the workflows that have a step with a description."""
         commit = self._commit(version)
         return tuple(
             item.name
@@ -178,12 +180,12 @@ class WorkflowRegistry:
         )
 
     def steps(self, workflow: str, version: str = LATEST) -> tuple[str, ...]:
-        """The steps of a workflow that have a description; none for a workflow that does not exist."""
+        """Return the steps of a workflow that have a description; none for an unknown workflow."""
         item = self._mirror.item(self._mirror.tree_of(self._commit(version)), workflow)
         return self._steps(item.digest) if item is not None and item.is_folder else ()
 
     def versions(self) -> tuple[str, ...]:
-        """What may be asked for: `latest`, the branches, the tags (the newest names first)."""
+        """Return the versions to ask for: `latest`, the branches, the tags (highest first)."""
         snapshot = self._mirror.recent(self._settings.mirror_max_age_s)
         return (
             LATEST,
@@ -278,9 +280,7 @@ class WorkflowRegistry:
         )
 
     def _require(self, ref: StepRef, cancel: CancelToken | None) -> None:
-        """See that the mirror has a step that was located earlier: it may have been made anew
-        since.
-        """
+        """Make sure that the mirror has a located step: it may have been rebuilt since."""
         assert ref.commit is not None, "a local step has no place in the registry"
         if self._mirror.holds(ref.commit):
             return
@@ -300,7 +300,7 @@ def _is_full_commit(version: str) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key by which v10 comes after v9."""
+    """Return a sort key by which v10 comes after v9."""
     return [
         (1, int(part), "") if part.isdigit() else (0, 0, part)
         for part in re.split(r"([0-9]+)", name)

@@ -1,13 +1,12 @@
-"""A local mirror of a git repository: fetched, shared by threads and processes, and read without a
-checkout.
+"""Keeps a local mirror of a git repository, and reads it without a checkout.
 
-`Mirror.snapshot` says which commits the repository's references named at some recent time, and is the only call that
-talks to the other side (`fetch_commit` aside). Everything else reads the mirror's objects. A warm question starts no
-process: references lie in one small file that is written with each fetch, and objects never change, so what was read
-once is remembered.
+Threads and processes share it. `Mirror.snapshot` says which commits the repository's references named at some recent
+time, and is the only call that talks to the remote side (`fetch_commit` aside). Everything else reads the mirror's
+objects. A question that was asked before starts no process: references are in one small file that is written with each
+fetch, and objects never change, so what was read once is remembered.
 
-Mirrors are bare and lie in one folder, each beside a lock file. Whoever fetches holds the lock. A
-new mirror is made aside and renamed into place; one that turns out to be damaged is made anew.
+Mirrors are bare and in one folder, each with a lock file of its own, which a fetch locks. A new mirror is made under a
+temporary name and renamed into place; one that turns out to be damaged is made anew.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Repository:
-    """What is mirrored, and how messages speak of it. `key` is the setting that names it."""
+    """Says what is mirrored, and how messages call it; `key` is the setting that names it."""
 
     url: GitUrl
     name: str
@@ -70,7 +69,7 @@ class Repository:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """The references of a repository at one time. Hashes of tags may be those of tag objects."""
+    """Holds the references of a repository at one time; tags may be hashes of tag objects."""
 
     fetched_at: float
     head: str | None
@@ -79,7 +78,7 @@ class Snapshot:
 
 
 class Mirror:
-    """The mirror of one repository in the folder `mirrors`. Threads and processes may share it."""
+    """Mirrors one repository in the folder `mirrors`. Threads and processes may share it."""
 
     def __init__(
         self,
@@ -112,10 +111,10 @@ class Mirror:
     # What the other side says
 
     def snapshot(self, *, not_before: float, cancel: CancelToken | None = None) -> Snapshot:
-        """The references as they were at `not_before` or later; fetches only if the last fetch
-        began before that.
+        """Return the references as they were at `not_before` or later.
 
-        Raises `Unavailable` if the repository cannot be reached.
+        Fetches only if the last fetch began before that. Raises `Unavailable` if the repository
+        cannot be reached.
         """
         asked_at = self._clock()
         current = self._current()
@@ -127,22 +126,20 @@ class Mirror:
                 return current
             if (
                 self._failure is not None and self._failure[0] >= asked_at
-            ):  # somebody just tried for all who waited
+            ):  # another thread has just tried, for all that waited
                 raise self._failure[1]
             return self._refresh(current is not None, cancel)
 
     def recent(self, max_age_s: float, cancel: CancelToken | None = None) -> Snapshot:
-        """The references as they were at most `max_age_s` ago."""
+        """Return the references as they were at most `max_age_s` ago."""
         return self.snapshot(not_before=self._clock() - max_age_s, cancel=cancel)
 
     def now(self) -> float:
-        """The time that `snapshot` counts in."""
+        """Return the time, by the clock of `snapshot`."""
         return self._clock()
 
     def fetch_commit(self, commit: str, *, cancel: CancelToken | None = None) -> bool:
-        """Fetch one commit by its full hash; False if the other side does not have it or does not
-        give it.
-        """
+        """Fetch one commit by its full hash; return False if the remote side refuses it."""
         with self._locked(cancel):
             if self.holds(commit):
                 return True
@@ -160,7 +157,7 @@ class Mirror:
     # What the mirror holds
 
     def holds(self, commit: str) -> bool:
-        """Whether the mirror has this commit; never talks to the other side."""
+        """Return whether the mirror has this commit; never talks to the remote side."""
         if commit in self._tree_of:
             return True
         try:
@@ -169,7 +166,7 @@ class Mirror:
             return False
 
     def peeled(self, digest: str) -> str | None:
-        """The commit behind a tag object, and a commit itself; None for a tag of something else."""
+        """Return the commit behind a tag object, or a commit itself; None for other tags."""
         if digest in self._tree_of:
             return digest
         known = self._commit_of.get(digest)
@@ -179,15 +176,15 @@ class Mirror:
         return known or None
 
     def commits_beginning(self, prefix: str) -> list[str]:
-        """The commits whose hash begins so."""
+        """Return the commits whose hash begins with `prefix`."""
         return self._read_or_remake(lambda repo: objects.commits_beginning(repo, prefix))
 
     def is_listed(self, commit: str) -> bool:
-        """Whether a branch, a tag or HEAD leads to this commit."""
+        """Return whether a branch, a tag or HEAD leads to this commit."""
         return self._read_or_remake(lambda repo: objects.is_reached_from(repo, commit, LISTED))
 
     def tree_of(self, commit: str) -> str:
-        """The hash of a commit's root tree."""
+        """Return the hash of a commit's root tree."""
         known = self._tree_of.get(commit)
         if known is None:
             known = self._read_or_remake(lambda repo: objects.tree_of_commit(repo, commit))
@@ -195,7 +192,7 @@ class Mirror:
         return known
 
     def items(self, tree: str) -> tuple[TreeItem, ...]:
-        """The rows of one tree."""
+        """Return the rows of one tree."""
         known = self._trees.get(tree)
         if known is None:
             known = self._read_or_remake(lambda repo: objects.tree_items(repo, tree))
@@ -203,11 +200,11 @@ class Mirror:
         return known
 
     def item(self, tree: str, name: str) -> TreeItem | None:
-        """The row of that name in a tree."""
+        """Return the row of this name in a tree, or None."""
         return next((item for item in self.items(tree) if item.name == name), None)
 
     def file(self, digest: str, max_bytes: int) -> bytes | None:
-        """A small file's content, or None if it is larger than `max_bytes`."""
+        """Return a small file's content, or None if it is larger than `max_bytes`."""
         return self._read_or_remake(lambda repo: objects.small_blob(repo, digest, max_bytes))
 
     def entries(
@@ -218,8 +215,9 @@ class Mirror:
         wanted: Callable[[str], bool] = lambda path: True,
         cancel: CancelToken | None = None,
     ) -> list[Entry]:
-        """Everything below a tree that is `wanted`, in order of path. Raises `trees.BadTree` past
-        the limits.
+        """Return everything below a tree that is `wanted`, in order of path.
+
+        Raises `trees.BadTree` past the limits.
         """
         return self._with_private_repo(
             lambda repo: objects.entries_below(repo, tree, limits, wanted, cancel)
@@ -228,9 +226,7 @@ class Mirror:
     def write(
         self, entries: Sequence[Entry], destination: Path, cancel: CancelToken | None = None
     ) -> None:
-        """Write these files (checked, from `entries`) to `destination`, which must not exist or be
-        empty.
-        """
+        """Write checked entries to `destination`, which must be missing or empty."""
 
         def write(repo: Repo) -> None:
             try:
@@ -245,10 +241,10 @@ class Mirror:
 
         self._with_private_repo(write)
 
-    # References, kept in a file beside the objects
+    # References, kept in a file next to the objects
 
     def _current(self) -> Snapshot | None:
-        """What the last fetch found, or None if there is no sound mirror."""
+        """Return what the last fetch found, or None if there is no sound mirror."""
         path = self.folder / STATE_FILE
         try:
             status = path.stat()
@@ -287,7 +283,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """What goes wrong in here on the mirrors' disk is told as such."""
+        """Raise an error of the mirrors' disk in the block as one that says so."""
         try:
             yield
         except OSError as error:
@@ -314,7 +310,7 @@ class Mirror:
             raise
 
     def _updated(self, cancel: CancelToken | None) -> Snapshot | None:
-        """Fetch into the mirror that is there; None if it is damaged."""
+        """Fetch into the existing mirror; return None if it is damaged."""
         try:
             return self._fetch(self.folder, cancel)
         except ProcessFailed as failure:
@@ -322,7 +318,7 @@ class Mirror:
             return None
 
     def _make(self, cancel: CancelToken | None) -> Snapshot:
-        """Make the mirror anew beside the old one, then rename it into place. The lock is held."""
+        """Make the mirror anew under a temporary name, then rename it, with the lock held."""
         for leftover in self._mirrors.glob(f"{self.folder.stem}.aside-*"):
             _remove(leftover)
         aside = self._mirrors / f"{self.folder.stem}.aside-{uuid.uuid4().hex}"
@@ -346,7 +342,7 @@ class Mirror:
         return snapshot
 
     def _fetch(self, folder: Path, cancel: CancelToken | None) -> Snapshot:
-        """Fetch every branch and tag, and HEAD if the other side has one; then note the references."""
+        """Fetch every branch and tag, and HEAD if there is one; then save the references."""
         began = self._clock()
         wanted = [f"+refs/heads/*:{REFS}/heads/*", f"+refs/tags/*:{REFS}/tags/*"]
         try:
@@ -373,8 +369,9 @@ class Mirror:
     def _git(
         self, folder: Path, *argv: str, cancel: CancelToken | None, capture: bool = False
     ) -> bytes:
-        """Run one git command in `folder`. Raises `ProcessFailed`, and `Unavailable` if it took too
-        long.
+        """Run one git command in `folder`, and return what it prints if that is captured.
+
+        Raises `ProcessFailed`, and `Unavailable` if it took too long.
         """
         command = git_command(
             f"git {argv[0]}", argv, self.repository.url, self._network, added=self._local(folder)
@@ -385,7 +382,11 @@ class Mirror:
             raise self._unavailable(error.message) from error
 
     def _local(self, folder: Path) -> dict[str, str]:
-        """Where git works, and for a repository on this machine that it may belong to another user."""
+        """Return the environment that names the folder in which git works.
+
+        A repository on this machine may belong to another user, which git refuses (since 2.35.2)
+        unless `safe.directory` names its folder.
+        """
         added = {"GIT_DIR": str(folder)}
         if self.repository.url.scheme == "file":
             trusted = self._mirrors / "trusted.gitconfig"
@@ -397,8 +398,9 @@ class Mirror:
     def _ask_whether_reachable(
         self, failure: ProcessFailed, cancel: CancelToken | None
     ) -> Mapping[str, str]:
-        """After a fetch that failed: what the other side offers. Raises `Unavailable` if it does
-        not answer.
+        """Return what the remote side offers, after a fetch that failed.
+
+        Raises `Unavailable` if it does not answer.
         """
         try:
             return list_remote(
@@ -427,9 +429,7 @@ class Mirror:
     # Reading
 
     def _read(self, question: Callable[[Repo], _T]) -> _T:
-        """Ask the open repository; once more with a new one, as the mirror may have been replaced
-        meanwhile.
-        """
+        """Ask the open repository, then a new one, as the mirror may have been replaced."""
         with self._reading:
             try:
                 with objects.reading():
@@ -443,8 +443,9 @@ class Mirror:
         return self._rebuilding_if_corrupt(lambda: self._read(question))
 
     def _with_private_repo(self, question: Callable[[Repo], _T]) -> _T:
-        """Ask a repository of its own, so that long reading holds nobody up. `question` names its
-        reading errors.
+        """Ask a repository of its own, so that long reading blocks no other thread.
+
+        `question` itself turns errors of reading into `Damaged`.
         """
 
         def ask() -> _T:
@@ -459,7 +460,7 @@ class Mirror:
             return ask()
         with self._locked(None):
             try:
-                return ask()  # somebody else may have made it anew while we waited
+                return ask()  # another process may have made it anew while we waited
             except Damaged as error:
                 damage = error
             with self._writing():
@@ -472,8 +473,9 @@ class Mirror:
             ) from damage
 
     def _opened(self) -> Repo:
-        """The open repository. After a fork it is opened again: two processes cannot share git's
-        pipes.
+        """Return the open repository; after a fork it is opened again.
+
+        Two processes cannot share git's pipes.
         """
         if self._repo is None or self._owner != os.getpid():
             self._repo, self._owner = objects.open_repository(self.folder), os.getpid()
@@ -501,7 +503,7 @@ def _fetch_arguments(url: GitUrl, *refspecs: str) -> tuple[str, ...]:
 
 
 def _write_state(folder: Path, fetched_at: float, listing: str) -> Snapshot:
-    """Note what a fetch found, whole or not at all."""
+    """Save what a fetch found in one step, and return it."""
     state: dict[str, dict[str, str]] = {"heads": {}, "tags": {}, "head": {}}
     for line in listing.split("\n"):
         digest, _, name = line.partition(" ")
@@ -535,9 +537,7 @@ _K = TypeVar("_K")
 
 
 def _remember(known: dict[_K, _T], key: _K, value: _T) -> None:
-    """Keep an answer that cannot change; now and then all is forgotten, so that memory stays
-    bounded.
-    """
+    """Keep an answer that cannot change, and forget all of them when there are too many."""
     if len(known) >= MAX_REMEMBERED:
         known.clear()
     known[key] = value
@@ -552,7 +552,7 @@ def _acquired(lock: filelock.BaseFileLock) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, or whatever lies in its place."""
+    """Remove a folder, or a file or link in its place."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,8 +1,7 @@
-"""The objects of a bare git repository on this machine, read through GitPython, which is used in
-this module alone.
+"""Reads the objects of a bare git repository on this machine, through GitPython.
 
-Nothing here writes to a repository or talks to another. What is read was written by strangers: rows
-of trees are given as they stand, for `trees.check` to judge, and no answer grows beyond the limits
+No other module uses GitPython. Nothing here writes to a repository or talks to another. What is read was written by
+strangers: rows of trees are returned as they are, for `trees.check` to judge, and no answer grows beyond the limits
 that are passed in.
 """
 
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Damaged(Exception):
-    """The repository cannot be read as it should be: it is damaged, or was replaced a moment ago."""
+    """The repository cannot be read: it is damaged, or was replaced a moment ago."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TreeItem:
-    """One row of a tree object, as it lies there: nothing about it is checked."""
+    """Holds one row of a tree object as it is; nothing about it is checked."""
 
     name: str
     mode: int
@@ -47,7 +46,7 @@ class TreeItem:
 
 
 def open_repository(folder: Path) -> Repo:
-    """The repository at `folder`; the git that GitPython starts for it runs as quietly as ours."""
+    """Open the repository at `folder`; GitPython's git gets the environment that ours gets."""
     git = _gitpython()
     with reading():
         repo: Repo = git.Repo(folder, expand_vars=False)
@@ -58,7 +57,7 @@ def open_repository(folder: Path) -> Repo:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """What goes wrong in here means that the repository is `Damaged`."""
+    """Raise errors of reading in the block as `Damaged`."""
     git = _gitpython()
     try:
         yield
@@ -69,7 +68,7 @@ def reading() -> Iterator[None]:
 
 
 def _gitpython() -> Any:
-    """GitPython, imported when it is first needed: a step in a local folder needs no git."""
+    """Import GitPython when it is first needed: a step in a local folder needs no git."""
     try:
         import git
     except ImportError as error:
@@ -80,26 +79,27 @@ def _gitpython() -> Any:
 
 
 def kind_of(repo: Repo, digest: str) -> str:
-    """The type of an object; empty if there is no such object."""
+    """Return the type of an object; empty if there is no such object."""
     return str(repo.git.cat_file("-t", digest, with_exceptions=False))
 
 
 def _object(repo: Repo, digest: str, kind: str) -> bytes:
-    _, told, size, content = repo.git.get_object_data(digest)
-    found = told.decode() if isinstance(told, bytes) else told  # GitPython says str and gives bytes
-    if found != kind or len(content) != size:
-        raise ValueError(f"object {digest} is a {found}, not a {kind}")
+    _, raw_kind, size, content = repo.git.get_object_data(digest)
+    # GitPython's annotation is str, and it returns bytes
+    actual = raw_kind.decode() if isinstance(raw_kind, bytes) else raw_kind
+    if actual != kind or len(content) != size:
+        raise ValueError(f"object {digest} is a {actual}, not a {kind}")
     return content
 
 
 def tree_of_commit(repo: Repo, commit: str) -> str:
-    """The root tree of a commit."""
+    """Return the root tree of a commit."""
     first = _object(repo, commit, "commit").partition(b"\n")[0]
     return first.removeprefix(b"tree ").decode("ascii")
 
 
 def peel(repo: Repo, digest: str) -> str:
-    """The commit behind tag objects; empty if there is none."""
+    """Return the commit behind tag objects; empty if there is none."""
     for _ in range(trees.MAX_LINK_HOPS):
         kind = kind_of(repo, digest)
         if kind == "commit":
@@ -118,7 +118,7 @@ def peel(repo: Repo, digest: str) -> str:
 
 
 def tree_items(repo: Repo, tree: str) -> tuple[TreeItem, ...]:
-    """The rows of a tree."""
+    """Return the rows of a tree."""
     content = _object(repo, tree, "tree")
     items = []
     position = 0
@@ -135,13 +135,13 @@ def tree_items(repo: Repo, tree: str) -> tuple[TreeItem, ...]:
 
 
 def small_blob(repo: Repo, digest: str, max_bytes: int) -> bytes | None:
-    """A file's content, or None if it is larger."""
+    """Return a file's content, or None if it is larger than `max_bytes`."""
     _, _, size = repo.git.get_object_header(digest)
     return _object(repo, digest, "blob") if size <= max_bytes else None
 
 
 def blob_chunks(repo: Repo, digest: str) -> Iterator[bytes]:
-    """A file's content in pieces."""
+    """Yield a file's content in pieces."""
     with reading():
         _, _, _, stream = repo.git.stream_object_data(digest)
     while True:
@@ -153,21 +153,22 @@ def blob_chunks(repo: Repo, digest: str) -> Iterator[bytes]:
 
 
 def commits_beginning(repo: Repo, prefix: str) -> list[str]:
-    """The commits whose hash begins so; git wants four digits at the least."""
+    """Return the commits whose hash begins with `prefix`; git needs at least four digits."""
     found = str(repo.git.rev_parse(f"--disambiguate={prefix}")).split()
     return [digest for digest in found if kind_of(repo, digest) == "commit"]
 
 
 def is_reached_from(repo: Repo, commit: str, places: Sequence[str]) -> bool:
-    """Whether a reference below one of `places` leads to this commit."""
+    """Return whether a reference below one of `places` leads to this commit."""
     return bool(repo.git.for_each_ref("--count=1", f"--contains={commit}", *places))
 
 
 def entries_below(
     repo: Repo, tree: str, limits: Limits, wanted: Callable[[str], bool], cancel: CancelToken | None
 ) -> list[Entry]:
-    """All files below a tree. A tree may name itself a million times over: what is read is bounded
-    by the limits.
+    """Return all files below a tree, as far as the limits allow.
+
+    A tree may name itself a million times over, so reading stops at the limits.
     """
     budget = trees.Budget(limits)
     found: list[Entry] = []

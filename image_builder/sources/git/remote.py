@@ -1,9 +1,8 @@
-"""Git repositories elsewhere: which URLs are allowed, and how git is started to talk to them.
+"""Starts git so that it talks to repositories elsewhere, and only to allowed ones.
 
 Git is started through `process` with an environment of its own: no prompt, no hooks, no
-configuration of the machine or its user, allowed protocols only. Credentials that stand in a URL
-never become an argument: they travel as a header that git reads from its environment and sends to
-that URL's host alone.
+configuration of the machine or its user, allowed protocols only. Credentials in a URL never become
+an argument: they are sent as a header that git reads from its environment, to that URL's host alone.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from image_builder.settings import GIT_SCHEMES, BuildSettings, RepositorySetting
 from image_builder.sources.git.urls import BadGitUrl, GitUrl, parse_url
 
 QUIET_S = 60.0
-"""Git shows its progress; when nothing came for so long, the other side is gone."""
+"""How long git may be silent; it shows its progress, so then the remote side is gone."""
 ASK_TIMEOUT_S = 20.0
 REFS_MAX_AGE_S = 30.0
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
@@ -33,11 +32,11 @@ _SYSTEM_CA_FOLDER = Path("/etc/ssl/certs")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
-    """How git reaches other machines from here."""
+    """Says how git reaches other machines from here."""
 
     schemes: tuple[str, ...] = GIT_SCHEMES
     hosts: tuple[str, ...] | None = None
-    """The only hosts that git talks to; None: all."""
+    """The only hosts that git talks to; None allows all."""
     timeout_s: float = 300.0
     ca_bundle: Path | None = None
     http_proxy: str | None = None
@@ -46,7 +45,7 @@ class Network:
 
     @classmethod
     def of(cls, repositories: RepositorySettings, build: BuildSettings) -> Network:
-        """Return what a site's settings say about it."""
+        """Return what a site's settings say about git and the network."""
         return cls(
             schemes=repositories.allowed_git_schemes,
             hosts=repositories.allowed_git_hosts,
@@ -67,7 +66,7 @@ def git_command(
     added: Mapping[str, str],
     timeout_s: float | None = None,
 ) -> Command:
-    """A command that lets git talk to `url`; `added` goes into its environment (`GIT_DIR`).
+    """Return a command with which git talks to `url`; `added` is for its environment.
 
     Raises `Misconfigured` for a host that is not allowed. Git follows no redirect, which could lead
     to any other.
@@ -92,7 +91,7 @@ def git_command(
 
 
 def environment(url: GitUrl, network: Network) -> dict[str, str]:
-    """What git's environment holds beyond the inherited one when it talks to `url`."""
+    """Return what git's environment has beyond the inherited one when it talks to `url`."""
     values = quiet_environment()
     values |= {
         "GIT_ALLOW_PROTOCOL": ":".join(network.schemes),
@@ -114,9 +113,7 @@ def environment(url: GitUrl, network: Network) -> dict[str, str]:
 
 
 def quiet_environment() -> dict[str, str]:
-    """What every git of ours gets: no questions, English messages, no configuration but what is
-    given here.
-    """
+    """Return the environment of every git of ours: no prompts, English, no foreign settings."""
     return {
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "",
@@ -140,7 +137,10 @@ def list_remote(
     added: Mapping[str, str] | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, str]:
-    """The references of a repository elsewhere, `name -> hash`. Raises what `process.run` raises."""
+    """Return the references of a repository elsewhere, `name -> hash`.
+
+    Raises what `process.run` raises.
+    """
     command = git_command(
         "git ls-remote",
         ("ls-remote", "--quiet", "--", url.text, *patterns),
@@ -157,8 +157,9 @@ def list_remote(
 
 
 class RemoteCommits:
-    """Which commit a branch or tag of some repository names now; remembers answers, failures too,
-    for 30 s.
+    """Says which commit a branch or tag names now, and remembers it for `REFS_MAX_AGE_S`.
+
+    Failures are remembered, too.
     """
 
     def __init__(
@@ -175,8 +176,9 @@ class RemoteCommits:
         self._known: dict[tuple[str, str], tuple[float, str | None]] = {}
 
     def commit(self, url: str, ref: str, *, cancel: CancelToken | None = None) -> str | None:
-        """The commit behind branch or tag `ref` (`HEAD`: the default branch), or None where it
-        cannot be had.
+        """Return the commit behind branch or tag `ref`, or None if it is not known.
+
+        `HEAD` is the default branch.
         """
         now = self._clock()
         with self._lock:
@@ -208,7 +210,7 @@ class RemoteCommits:
 
 
 def _config(url: GitUrl) -> Mapping[str, str]:
-    """Git's configuration as variables of its environment."""
+    """Return git's configuration as variables of its environment."""
     pairs = [
         ("core.hooksPath", os.devnull),
         ("credential.helper", ""),

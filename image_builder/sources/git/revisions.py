@@ -1,8 +1,7 @@
-"""What a version means: `latest`, a branch, a tag or a commit, looked up in a mirror as git itself
-would.
+"""Looks up in a mirror what a version means, as git itself does: a branch, a tag or a commit.
 
 A tag wins over a branch of its name, `heads/x` and `tags/x` say which is meant, and `latest` is the
-default branch whatever else is called so.
+default branch, whatever else has that name.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ _HEX = re.compile(r"[0-9a-f]+\Z")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """The commit that a version names, and what a reader of the answer should know."""
+    """Holds the commit that a version names, and warnings about the choice."""
 
     commit: str
     warnings: tuple[str, ...] = ()
 
 
 class Ambiguous(ValueError):
-    """An abbreviated commit that several commits begin with."""
+    """Several commits begin with an abbreviated commit."""
 
 
 class Unlisted(ValueError):
-    """A commit that is in the mirror and on no branch and no tag."""
+    """The commit is in the mirror, but on no branch and no tag."""
 
 
 class Versions:
-    """The versions of a mirrored repository. Threads may share it."""
+    """Looks up the versions of a mirrored repository. Threads may share it."""
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
@@ -102,7 +101,7 @@ class Versions:
         return None
 
     def _named(self, version: str, snapshot: Snapshot) -> Resolved | None:
-        """The commit of a tag or a branch."""
+        """Return the commit of a tag or a branch."""
         tag, branch = snapshot.tags.get(version), snapshot.branches.get(version)
         if tag is None and branch is None:
             kind, _, name = version.removeprefix("refs/").partition("/")

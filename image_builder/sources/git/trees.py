@@ -1,9 +1,9 @@
-"""Folders of files as git sees them: their digest, what they may hold, and how they are written.
+"""Reads, checks, hashes and writes folders of files as git sees them.
 
 A folder is a list of `Entry`. `tree_digest` gives the hash that git gives the same files, so that a
 step on this machine and the same step in a registry are known to be the same. What comes from
-strangers is checked here before anything is written: names, links, counts and sizes. Nothing in
-this module knows git itself.
+strangers is checked here before anything is written: names, links, counts and sizes. This module
+uses no git.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from image_builder.host.cancellation import CancelToken
 
 FILE, EXECUTABLE, LINK, FOLDER, SUBMODULE = 0o100644, 0o100755, 0o120000, 0o040000, 0o160000
 MTIME_S = 315_619_200
-"""The second in which every file is written (1980-01-02 UTC): the same files are the same bytes in
-an image.
+"""The second that every file's time has (1980-01-02 UTC), so that equal files are equal in images.
 
 The fraction of it comes from the content. BuildKit keeps the last build's copy of a file whose size
 and time are what they were: with one time for all, a change that keeps a file's size would build
@@ -42,15 +41,16 @@ CHUNK_BYTES = 1024**2
 _PLAIN = re.compile(
     r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}/){0,10}[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}\Z"
 )
-"""Nearly every path: not worth a closer look."""
+"""Matches nearly every path; only others need the slower checks."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _GIT_NAMES = frozenset({".git", "git~1"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A file or link in a folder. `path` has `/` between its parts; `target` is where a link
-    points.
+    """Describes a file or link in a folder; `target` is where a link points.
+
+    `path` has `/` between its parts.
     """
 
     path: str
@@ -62,16 +62,14 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much a folder may hold; folders inside it count as files do."""
+    """Limits what a folder may contain; folders inside it count as files do."""
 
     max_files: int = 100_000
     max_bytes: int = 1024**3
 
 
 class BadTree(ValueError):
-    """A folder holds something that is not taken. `path` is relative to it, and empty for the
-    whole.
-    """
+    """A folder contains what is refused; `path` is relative, and empty for the folder itself."""
 
     def __init__(self, path: str, problem: str, hint: str = "") -> None:
         super().__init__(f"{path or 'the folder'} {problem}")
@@ -81,11 +79,11 @@ class BadTree(ValueError):
 
 
 class Changed(Exception):
-    """A file's content is not what its digest says: it changed meanwhile, or a store is damaged."""
+    """A file's content is not what its digest says: it changed, or a store is damaged."""
 
 
 class Found(NamedTuple):
-    """A file on this machine's disk, not read yet. Equal values mean unchanged files."""
+    """Describes a file on disk that is not read yet; equal values mean unchanged files."""
 
     path: str
     mode: int
@@ -96,7 +94,7 @@ class Found(NamedTuple):
 
 
 def tree_digest(entries: Iterable[Entry]) -> str:
-    """The hash of git's tree object for a folder with these entries."""
+    """Return the hash of git's tree object for a folder with these entries."""
     root: dict[str, object] = {}
     for entry in entries:
         *folders, name = entry.path.split("/")
@@ -108,18 +106,17 @@ def tree_digest(entries: Iterable[Entry]) -> str:
 
 
 def blob_digest(content: bytes) -> str:
-    """The hash of git's blob object for this content."""
+    """Return the hash of git's blob object for this content."""
     return _git_hash("blob", len(content), content).hexdigest()
 
 
 def walk(
     folder: Path, *, limits: Limits, wanted: Callable[[str], bool] = lambda path: True
 ) -> list[Found]:
-    """The files below `folder`, in order of path, without git's own. Only those that are `wanted`,
-    folders too.
+    """Return the files below `folder` that are `wanted`, in order of path, without git's own.
 
-    Raises `BadTree` for what cannot be taken, before any file is read, and `OSError` if `folder` is
-    none.
+    Folders that are not wanted are not entered. Raises `BadTree` for what is refused, before any
+    file is read, and `OSError` if `folder` is no folder.
     """
     found: list[Found] = []
     budget = Budget(limits)
@@ -141,8 +138,9 @@ def walk(
 
 
 def read_entries(folder: Path, found: Iterable[Found]) -> list[Entry]:
-    """The entries of files that `walk` found: read and hashed. Raises `BadTree` for one that cannot
-    be read.
+    """Return the entries of files that `walk` found, read and hashed.
+
+    Raises `BadTree` for one that cannot be read.
     """
     return [_read_entry(folder, file) for file in found]
 
@@ -193,9 +191,7 @@ def check_name(path: str) -> None:
 
 
 def check_link(path: str, links: Mapping[str, str]) -> None:
-    """Raise `BadTree` if the link at `path` leads out of the folder, also by way of other links in
-    it.
-    """
+    """Raise `BadTree` if the link at `path` leads out of the folder, even through other links."""
     position = path.split("/")[:-1]
     ahead = deque(_link_parts(path, links[path]))
     hops = 0
@@ -222,11 +218,11 @@ def write(
     read: Callable[[Entry], Iterable[bytes]],
     cancel: CancelToken | None = None,
 ) -> None:
-    """Write a checked folder to `destination`, which must not exist or be empty; `read` gives a
-    file's content.
+    """Write a checked folder to `destination`, which must be missing or empty.
 
-    Every file's content is compared with its digest (`Changed`). Links come last, so that nothing
-    is ever written through one. Whatever goes wrong, nothing is left at `destination`.
+    `read` gives a file's content. Every file's content is compared with its digest (`Changed`).
+    Links come last, so that nothing is ever written through one. On any error nothing is left at
+    `destination`.
     """
     destination.mkdir(parents=True, exist_ok=True)
     if any(destination.iterdir()):
@@ -251,7 +247,7 @@ def write(
 
 
 def read_file(path: Path) -> Iterator[bytes]:
-    """The content of a regular file in pieces; never of what a link points to."""
+    """Yield the content of a regular file in pieces; links are not followed."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -259,13 +255,13 @@ def read_file(path: Path) -> Iterator[bytes]:
 
 
 def printable(path: str) -> str:
-    """A path that may stand in a message: without control characters, surrogates or great length."""
+    """Return a path for a message: without control characters or surrogates, and cut."""
     text = path if len(path) <= 200 else path[:197] + "..."
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
 class Budget:
-    """Counts files and bytes; raises `BadTree` as soon as a limit is passed."""
+    """Counts files and bytes, and raises `BadTree` as soon as a limit is passed."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

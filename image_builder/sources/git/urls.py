@@ -1,4 +1,4 @@
-"""URLs of git repositories: which are allowed, and their credentials."""
+"""Checks URLs of git repositories, and separates their credentials."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ _SCHEME_NAMES = frozenset({"http", "https", "ssh", "git", "file", "ftp", "ftps",
 
 
 class BadGitUrl(ValueError):
-    """A URL that git is not given; the message holds no credentials."""
+    """The URL is not passed to git; the message contains no credentials."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GitUrl:
-    """A checked URL. `text` holds no credentials and may be shown; `header` is what logs in, if
-    anything does.
-    """
+    """Holds a checked URL; `text` has no credentials, and `header` logs in, if anything does."""
 
     text: str
     scheme: str
@@ -39,21 +37,22 @@ class GitUrl:
 
     @property
     def host(self) -> str:
-        """The host that it leads to; empty for a folder of this machine."""
+        """Return the URL's host; empty for a folder of this machine."""
         if _SCHEME.match(self.text):
             return urlsplit(self.text).hostname or ""
         return self.text.partition(":")[0].rpartition("@")[2].lower()
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port: where `header` may go."""
+        """Return scheme, host and port, the only place where `header` may be sent."""
         parts = urlsplit(self.text)
         return f"{parts.scheme}://{parts.netloc}/"
 
 
 def parse_url(text: str, schemes: Sequence[str] = GIT_SCHEMES) -> GitUrl:
-    """A git URL (`https://…`, `ssh://…`, `git@host:path`, `file:///…`), checked. Raises
-    `BadGitUrl`.
+    """Return a checked git URL (`https://…`, `ssh://…`, `git@host:path`, `file:///…`).
+
+    Raises `BadGitUrl`.
     """
     if not _URL_SHAPE.match(text) or text.startswith("-"):
         raise BadGitUrl("it is not a git URL")
@@ -82,7 +81,7 @@ def parse_url(text: str, schemes: Sequence[str] = GIT_SCHEMES) -> GitUrl:
 
 
 def folder_url(folder: Path) -> GitUrl:
-    """The URL of a repository on this machine."""
+    """Return the URL of a repository on this machine."""
     return GitUrl(text="file://" + quote(str(folder.absolute())), scheme="file")
 
 
@@ -130,7 +129,7 @@ def _with_credentials(clean: str, scheme: str, user: str | None, password: str |
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a setting says that files are: a plain `folder` as it lies there, or a git `url`.
+    """Says where a setting's files are: in a plain `folder`, or at a git `url`.
 
     `ref` is the branch, tag or commit wanted (None: the default branch), `inside` a folder in the
     repository.
@@ -143,10 +142,10 @@ class Source:
 
 
 def parse_source(text: str, schemes: Sequence[str] = GIT_SCHEMES) -> Source:
-    """`/a/folder`, `URL`, `URL#ref`, `URL#ref:folder/in/it`; a folder with `#ref` is a repository
-    on this machine.
+    """Return the source that a setting's text means.
 
-    Raises `BadGitUrl`.
+    The text is `/a/folder`, `URL`, `URL#ref` or `URL#ref:folder/in/it`; a folder with `#ref` is a
+    repository on this machine. Raises `BadGitUrl`.
     """
     plain = Path(text).expanduser()
     if plain.is_dir():
