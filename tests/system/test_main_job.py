@@ -230,11 +230,14 @@ def test_a_failed_step_says_why_and_leaves_nothing(service: Service) -> None:
         in failed["message"] + service.call("GET", f"/build/{failed['id']}/log").text
     )
     assert daemon.image_labels(failed["image_id"]) == {}
-    assert service.call("GET", f"/images/download/{failed['filename']}").status_code == 404
+    assert failed["hint"] and failed["filename"] is None
+    name = "demo_broken_x86_64_nompi_nogpu_v_latest.sif"
+    assert service.call("GET", f"/images/download/{name}").status_code == 404
     service.site.add_step(
         "demo", "broken", {"eflows4hpc.yaml": "apt: []\n", "post_inst.sh": "true\n"}
     )
-    assert service.build(request)["status"] == "FINISHED"
+    repaired = service.build(request)
+    assert (repaired["status"], repaired["filename"]) == ("FINISHED", name)
 
 
 @pytest.mark.parametrize(

@@ -561,9 +561,9 @@ def test_the_seeds_own_example_goes_both_ways_as_it_stands(site: Site, tmp_path:
         lock = service.call("GET", f"/image/{status['filename']}/document/spack.lock").json()
 
     assert built.returncode == 0, built.stderr[-3000:]
-    assert "tutorial_lysozyme_rome_openmpi-4_nogpu" in built.stdout
+    assert "tutorial_lysozyme_rome_openmpi_4_nogpu" in built.stdout
     assert status["status"] == "FINISHED", status
-    assert status["filename"] == "tutorial_lysozyme_rome_openmpi-4_nogpu_v_latest.sif"
+    assert status["filename"] == "tutorial_lysozyme_rome_openmpi_4_nogpu_v_latest.sif"
     targets = {
         node["arch"]["target"]
         if isinstance(node["arch"]["target"], str)
