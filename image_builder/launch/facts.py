@@ -21,10 +21,19 @@ def runs_sifs(engine: str) -> bool:
     return engine in launch_facts()["sif_engines"]
 
 
-def spoken_pmi(image: Mapping[str, str]) -> Sequence[str]:
-    """Return the interfaces by which the ranks of an image's MPI find each other, best first."""
-    spoken: Sequence[str] = launch_facts()["pmi"].get(image.get(label_names.MPI_FAMILY, ""), ())
-    return spoken
+def spoken_pmi(image: Mapping[str, str], machine: MachineFacts) -> Sequence[str]:
+    """Return the interfaces by which the ranks of an image's MPI find each other, best first.
+
+    One of a vendor's own is spoken by the vendor's MPI alone, which a site puts in the place of the
+    image's.
+    """
+    spoken = launch_facts()["pmi"].get(image.get(label_names.MPI_FAMILY, ""), ())
+    vendors: Mapping[str, str] = launch_facts()["vendor_pmi"]
+    return [
+        name
+        for name in spoken
+        if name not in vendors or (machine.mpi or "").startswith(vendors[name])
+    ]
 
 
 def offered_pmi(machine: MachineFacts) -> Sequence[str]:
@@ -50,7 +59,7 @@ def chosen_pmi(image: Mapping[str, str], machine: MachineFacts) -> str | None:
 
     Where nothing is known of the machine's launcher, it is what the image's MPI speaks best.
     """
-    spoken, offered = spoken_pmi(image), offered_pmi(machine)
+    spoken, offered = spoken_pmi(image, machine), offered_pmi(machine)
     if not offered and machine.launcher is None:
         return spoken[0] if spoken else None
     for wanted in spoken:

@@ -45,7 +45,8 @@ def _verdict(
     image: Mapping[str, str], machine: MachineFacts, host: mpi_gpu.Mpi | None
 ) -> tuple[str | None, dict[str, str]]:
     """Return the rule that applies, or None, and what its message needs beside the two MPIs."""
-    family, offered, spoken = image[label_names.MPI_FAMILY], offered_pmi(machine), spoken_pmi(image)
+    family, offered = image[label_names.MPI_FAMILY], offered_pmi(machine)
+    spoken = spoken_pmi(image, machine)
     starts = chosen_pmi(image, machine) is not None if offered and spoken else None
     if starts is False:
         more = {"speaks": " or ".join(spoken), "offers": " or ".join(offered)}

@@ -230,6 +230,15 @@ def test_binary_interfaces_of_two_mpis(image: str, host: str, rule: str | None) 
     assert [finding.rule for finding in findings] == ([rule] if rule else [])
 
 
+@pytest.mark.parametrize(
+    ("mpi", "answer"), [("openmpi@4.1", "does_not_run"), ("cray-mpich@9.0", "runs")]
+)
+def test_the_launcher_of_a_vendor_is_for_the_vendors_mpi(mpi: str, answer: str) -> None:
+    """Seen with Debian's Slurm, which lists cray_shasta: each rank ran alone."""
+    machine = dataclasses.replace(ROME, mpi=mpi, pmi=("none", "cray_shasta"))
+    assert check(MPICH, machine).answer == answer
+
+
 def test_three_answers() -> None:
     assert check(IMAGE, ROME).answer == "runs"
     some = check(IMAGE, dataclasses.replace(ROME, mpi="openmpi@5"))
