@@ -15,8 +15,10 @@ if ! python3 -m pip --version 2>/dev/null && ! python3 -m ensurepip 2>/dev/null;
 fi
 if [ -n "${1:-}" ]; then
     cd "$1"
-    export PYTHONSAFEPATH=1 # a random.py of the step is no module of pip's Python
-    python3 -m pip install -r requirements.txt
+    # As python3 -m pip, but a random.py of the step is no module of pip's own Python.
+    python3 -c 'import runpy, sys
+sys.path[:] = [path for path in sys.path if path]
+runpy.run_module("pip", run_name="__main__", alter_sys=True)' install -r requirements.txt
 else
     python3 -m pip install -r /run/cic/requirements.txt
 fi
