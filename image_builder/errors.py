@@ -71,6 +71,10 @@ class ErrorCode(str, enum.Enum):
     INTERNAL = "INTERNAL"
 
 
+MAX_TEXT = 8000
+"""Of a message, a hint or a warning, in characters."""
+
+
 @dataclasses.dataclass(frozen=True)
 class FieldProblem:
     """One wrong field: `field` is its dotted path (`machine.platform`), `hint` says what to write
@@ -85,15 +89,20 @@ class FieldProblem:
         return f"{self.field}: {self.problem}" + (f" ({self.hint})" if self.hint else "")
 
 
+def bounded(text: str) -> str:
+    """Return a text that is kept and shown, cut where it is too long: much of it is others' words."""
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} [...]"
+
+
 class CicError(Exception):
     """The root: a message for people, a code for programs, a hint for the next step."""
 
     code: ErrorCode = ErrorCode.INTERNAL
 
     def __init__(self, message: str, *, hint: str = "", code: ErrorCode | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = bounded(message)
+        self.hint = bounded(hint)
+        super().__init__(self.message)
         if code is not None:
             self.code = code
 

@@ -18,6 +18,7 @@ from image_builder.docker import daemon
 from image_builder.errors import (
     CicError,
     ErrorCode,
+    bounded,
 )
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Runner, run
@@ -214,5 +215,5 @@ def _result(
         pushed_digest=pushed_digest,
         reused=built is None or built.reused,
         audit=record.details.get("audit"),
-        warnings=inputs.warnings + (built.warnings if built else ()),
+        warnings=tuple(map(bounded, inputs.warnings + (built.warnings if built else ()))),
     )

@@ -1,6 +1,6 @@
 """The programs and libraries that were built, held against platform and target. Pure.
 
-The recipe's `inventory.py` makes the inventory inside the image; here it is judged. A wrong machine
+`exported_files` makes the inventory; here it is judged. A wrong machine
 is a problem. An instruction that the target does not have is only told: libraries such as OpenBLAS
 hold code for several CPUs and choose when they run.
 """
@@ -18,17 +18,18 @@ import archspec.cpu
 from image_builder.audit import elf
 from image_builder.audit.lock_audit import Check, Problem, Verdict
 from image_builder.data import facts_of
-from image_builder.recipe.stages import INSTALL_TREES
+
+SAMPLES_FOLDER = "/cic-samples"
 
 
 def inventory_program(recipe_version: str) -> tuple[str, ...]:
-    """What is run in an image to list what was built there: it prints what `audit_files` reads."""
+    """Return what lists the programs and instructions below `SAMPLES_FOLDER` in a container."""
     script = (
         resources.files("image_builder")
         .joinpath(f"recipes/{recipe_version}/inventory.py")
         .read_text("utf-8")
     )
-    return ("python3", "-c", script, *INSTALL_TREES)
+    return ("python3", "-c", script, SAMPLES_FOLDER)
 
 
 class UnreadableInventory(ValueError):

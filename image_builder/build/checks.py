@@ -5,18 +5,17 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from image_builder.audit import smoke_test
-from image_builder.audit.binaries import UnreadableInventory, audit_files, inventory_program
+from image_builder.audit import exported_files, smoke_test
+from image_builder.audit.binaries import UnreadableInventory, audit_files
+from image_builder.audit.exported_files import Sampling
 from image_builder.audit.lock_audit import Verdict, audit, clashing_in_view
 from image_builder.build.context import BuildContext
 from image_builder.docker import daemon
-from image_builder.docker.container import cgroup_for, run_probe
+from image_builder.docker.container import cgroup_for
 from image_builder.errors import BuildFailed, CicError, ErrorCode, ServiceError
 from image_builder.recipe.environment import Environment
+from image_builder.recipe.stages import INSTALL_TREES
 from image_builder.spack.lockfile import UnreadableLock
-
-INVENTORY_TIMEOUT_S = 600
-INVENTORY_BYTES = 32 * 1024**2
 
 
 def audit_lock(context: BuildContext, environment: Environment, lock: dict[str, Any]) -> Verdict:
@@ -57,30 +56,14 @@ def _require_one_view(environment: Environment, lock: dict[str, Any]) -> None:
         )
 
 
-def audit_inventory(
-    context: BuildContext, verdict: Verdict, inventory: str, target: str
-) -> Verdict:
-    """Add to the verdict what an inventory of the files says. Raises `BuildFailed`."""
-    return require_passed(
-        context, audit_files(verdict, inventory, platform=context.platform, target=target)
-    )
-
-
 def audit_image(context: BuildContext, image: str, verdict: Verdict, target: str) -> Verdict:
     """Look at the programs and libraries of an image; one that does not pass is removed.
 
-    An image without Python cannot be looked at: that is a warning.
+    What cannot be looked at is a warning.
     """
     try:
-        inventory = run_probe(
-            image,
-            context.platform,
-            inventory_program(context.inputs.recipe_version),
-            timeout_s=INVENTORY_TIMEOUT_S,
-            max_output_bytes=INVENTORY_BYTES,
-            cgroup=cgroup_for(context.settings.build),
-            runner=context.runner,
-            cancel=context.cancel,
+        inventory = exported_files.list_files(
+            image, INSTALL_TREES, context.platform, _sampling(context), context.cancel
         )
         whole = audit_files(verdict, inventory, platform=context.platform, target=target)
     except (CicError, UnreadableInventory) as error:
@@ -92,6 +75,18 @@ def audit_image(context: BuildContext, image: str, verdict: Verdict, target: str
     except BuildFailed:
         daemon.remove_image(image)
         raise
+
+
+def _sampling(context: BuildContext) -> Sampling:
+    build = context.settings.build
+    return Sampling(
+        image=context.inputs.base.reference,
+        recipe_version=context.inputs.recipe_version,
+        folder=context.workspace.scratch / "samples",
+        cpus=build.jobs_per_build(),
+        cgroup=cgroup_for(build),
+        runner=context.runner,
+    )
 
 
 def run_smoke(context: BuildContext, image: str, environment: Environment) -> tuple[str, ...]:

@@ -169,12 +169,11 @@ class _Install:
         told = stages.export(context, REPORT_STAGE, (REPORT_FILE,), slim.MAX_REPORT_BYTES)
         report = slim.read_report(told.get(REPORT_FILE, b""))
         report.require_nothing_missing()
-        if verdict is not None:
-            verdict = checks.audit_inventory(
-                context, verdict, report.inventory, self._environment.target
-            )
         labels = {**self._labels, SLIM: "true"}
-        return self._checked(stages.build_stage(context, SLIM_STAGE, labels), verdict, labels)
+        image = stages.build_stage(context, SLIM_STAGE, labels)
+        if verdict is not None:
+            verdict = checks.audit_image(context, image, verdict, self._environment.target)
+        return self._checked(image, verdict, labels)
 
     def _checked(self, image: str, verdict: Verdict | None, labels: dict[str, str]) -> Built:
         return Built(

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from image_builder.docker import daemon, leftovers
 from image_builder.docker.daemon import BaseImageUnavailable
@@ -49,11 +50,14 @@ class Container:
     """More options of `docker run`, which no user wrote."""
     cgroup: str | None = None
     max_stdout_bytes: int | None = None
+    files: Path | None = None
+    """A folder of this machine that is copied into the container before it starts, as `files_at`."""
+    files_at: str = ""
 
 
-def run_command(container: Container, *, name: str, tag: str) -> Command:
-    """The `docker run` of a container; the program's words stand behind the image and are no
-    options.
+def run_command(container: Container, *, name: str, tag: str, verb: str = "run") -> Command:
+    """Return the `docker run`, or `create`, of a container; the program's words stand behind the
+    image and are no options.
     """
     entrypoint = () if container.through_entrypoint else (f"--entrypoint={container.program[0]}",)
     words = container.program if container.through_entrypoint else container.program[1:]
@@ -63,7 +67,7 @@ def run_command(container: Container, *, name: str, tag: str) -> Command:
         max_stdout_bytes=container.max_stdout_bytes,
         argv=(
             "docker",
-            "run",
+            verb,
             f"--name={name}",
             f"--label={LABEL}={tag}",
             *((f"--platform={container.platform}",) if container.platform else ()),
@@ -84,6 +88,15 @@ def run_command(container: Container, *, name: str, tag: str) -> Command:
     )
 
 
+def copy_command(files: Path, name: str, target: str) -> Command:
+    """Return the `docker cp` of a folder into a container; it works with a daemon elsewhere, too."""
+    return Command(
+        name="docker cp",
+        argv=("docker", "cp", "--quiet", str(files), f"{name}:{target}"),
+        timeout_s=PROBE_TIMEOUT_S,
+    )
+
+
 def run_container(
     container: Container,
     *,
@@ -97,8 +110,14 @@ def run_container(
     Raises what the runner does.
     """
     name = f"cic-{uuid.uuid4().hex}"
-    command = run_command(container, name=name, tag=leftovers.owner_tag())
+    tag = leftovers.owner_tag()
     try:
+        command = run_command(container, name=name, tag=tag)
+        if container.files is not None:
+            runner(run_command(container, name=name, tag=tag, verb="create"), cancel=cancel)
+            runner(copy_command(container.files, name, container.files_at), cancel=cancel)
+            argv = ("docker", "start", "--attach", name)
+            command = dataclasses.replace(command, argv=argv)
         done = runner(command, on_line=on_line, cancel=cancel, capture_stdout=capture_stdout)
     finally:
         daemon.remove_container(name)

@@ -24,7 +24,6 @@ from image_builder.recipe import slim
 from image_builder.recipe.environment import Environment
 from image_builder.recipe.externals import externals_list
 from image_builder.recipe.stages import (
-    INSTALL_TREES,
     LATEST_RECIPE,
     PACKAGES_CONTEXT,
     SITE_SECRET,
@@ -48,7 +47,6 @@ _SLIM_SCRIPTS = (
     "settle.sh",
     "verify.sh",
     "verify.py",
-    "inventory.py",
 )
 _SPACK_SCRIPTS = (
     "tools.sh",
@@ -153,7 +151,6 @@ def render(
         variables=slim.variables(base),
         labels=slim.labels(base),
         folder=slim.folder(base),
-        trees=[*INSTALL_TREES],
         sources_before_pip=options.has_post_install or environment.requirements_in_step,
     )
     return Recipe(

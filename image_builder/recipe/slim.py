@@ -29,7 +29,8 @@ MAX_FIRST_LINE = 256
 MAX_SHOWN = 5
 MAX_ENTRY = 300
 """Of what the image's own programs tell, in characters."""
-MAX_REPORT_BYTES = 32 * 1024**2
+MAX_COUNT = 10**6
+MAX_REPORT_BYTES = 1024**2
 
 _OF_A_CONTAINER = frozenset({"HOME", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "TERM", "_"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -41,11 +42,10 @@ class SlimFailed(CicError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the recipe's `verify.py` found: what is missing, and the `inventory` for the audit."""
+    """What the recipe's `verify.py` found to be missing."""
 
     missing: tuple[str, ...]
     count: int
-    inventory: str
 
     def require_nothing_missing(self) -> None:
         """Raise `SlimFailed` unless the slim image has everything."""
@@ -137,10 +137,9 @@ def read_report(text: bytes) -> Report:
         content: Mapping[str, Any] = json.loads(text)
         return Report(
             missing=tuple(str(entry)[:MAX_ENTRY] for entry in content["missing"][:MAX_SHOWN]),
-            count=int(content["count"]),
-            inventory=json.dumps(content["inventory"]),
+            count=min(int(content["count"]), MAX_COUNT),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise SlimFailed(
             f"The report on the slim image cannot be read: {str(error)[:MAX_ENTRY]}"
         ) from error

@@ -6,6 +6,7 @@ Every look at an image is a container that this service ends.
 from __future__ import annotations
 
 import io
+import json
 import os
 import secrets
 import signal
@@ -16,14 +17,21 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from image_builder.audit import exported_files
+from image_builder.audit.binaries import audit_files
+from image_builder.audit.exported_files import Sampling
+from image_builder.audit.lock_audit import Verdict
 from image_builder.docker import container
 from image_builder.docker.base_image import facts_or_guess
 from image_builder.docker.daemon import BaseImageUnavailable
 from image_builder.errors import Cancelled
 from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import run as run_command
+from image_builder.recipe.stages import INSTALL_TREES
 from tests.support.daemon_images import remove_images
 from tests.support.site import (
     BASE_IMAGE,
@@ -149,6 +157,51 @@ def test_a_shell_that_does_not_start_leaves_no_container(
     facts, warning = facts_or_guess(shell_less_image, None, "linux/amd64", tmp_path / "cache")
     assert facts.compilers == {} and warning
     assert containers_of(shell_less_image) == []
+
+
+LIES = r"""
+FROM %s
+RUN mkdir -p /opt/spack/opt/spack/pkg/bin && cp /bin/true /opt/spack/opt/spack/pkg/bin/honest && \
+    printf '\177ELF\002\001\001\000\000\000\000\000\000\000\000\000\002\000\267\000' \
+        >/opt/spack/opt/spack/pkg/bin/foreign && head -c 100 /dev/zero >>/opt/spack/opt/spack/pkg/bin/foreign && \
+    ln -s /etc /opt/spack/opt/spack/pkg/link && mkfifo /opt/spack/opt/spack/pkg/fifo && \
+    rm -f /usr/bin/python3 && printf '#!/bin/sh\necho forged\n' >/usr/bin/python3 && chmod 755 /usr/bin/python3 && \
+    cp /usr/bin/python3 /usr/bin/objdump
+"""
+"""An image that says nothing of a program for another machine, if its own programs are asked."""
+
+
+def listed(image: str, folder: Path, base: str = BASE_IMAGE) -> dict[str, Any]:
+    sampling = Sampling(
+        image=base,
+        recipe_version="1",
+        folder=folder / "samples",
+        cpus=1,
+        cgroup=None,
+        runner=run_command,
+    )
+    text = exported_files.list_files(image, INSTALL_TREES, "linux/amd64", sampling, CancelToken())
+    assert list(folder.iterdir()) == []
+    return dict(json.loads(text))
+
+
+def test_an_image_is_looked_at_from_outside(tmp_path: Path) -> None:
+    name = f"cic-test-hostile:{secrets.token_hex(8)}"
+    build = ["docker", "buildx", "build", "--quiet", "--load", f"--tag={name}", "-"]
+    subprocess.run(build, check=True, capture_output=True, input=(LIES % BASE_IMAGE).encode())
+    try:
+        found = listed(name, tmp_path)
+        without_python = listed(name, tmp_path, base=name)
+    finally:
+        subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
+    folder = "/opt/spack/opt/spack/pkg/bin"
+    assert [path for path, _ in found["files"]] == [f"{folder}/foreign", f"{folder}/honest"]
+    assert set(found["instructions"]) <= {f"{folder}/foreign", f"{folder}/honest"}
+    assert without_python["files"] == found["files"] and without_python["instructions"] == {}
+    verdict = audit_files(
+        Verdict(checks=(), problems=()), json.dumps(found), platform="linux/amd64", target="x86_64"
+    )
+    assert [problem.node for problem in verdict.problems] == [f"{folder}/foreign"]
 
 
 @pytest.fixture

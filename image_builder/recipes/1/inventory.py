@@ -1,11 +1,11 @@
 """Lists the programs and libraries below some folders, and the kinds of instructions that a sample of them holds.
 
-Run inside the image while it is built, after the install and before anybody else's code:
+Run in a container of the base image, which holds a sample of the files of the image that is looked at:
 
     python3 inventory.py FOLDER... > inventory.json
 
-It needs Python 3.6 and nothing of this library; with `objdump` it looks at instructions too. `image_builder.inventory`
-reads what it prints.
+It needs Python 3.6 and nothing of this library; with `objdump` it looks at instructions too.
+`image_builder.audit.exported_files` reads what it prints.
 """
 
 import itertools

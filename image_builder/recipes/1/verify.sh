@@ -1,4 +1,4 @@
-# verify.sh FOLDER TREE...: hold the slim image against this full one; FOLDER is the step's, a TREE is where Spack installs.
+# verify.sh FOLDER: compare the slim image with this full one; FOLDER is the step's.
 . /run/cic/lib.sh
 [ ! -r /opt/cic/activate.sh ] || . /opt/cic/activate.sh
 python /run/cic/verify.py "$@" >/cic-report.json
