@@ -1,7 +1,7 @@
-"""The service. `python3 builder_service.py` serves; `flask --app builder_service users add NAME`
-makes a user.
+"""Serves (`python3 builder_service.py`), and is Flask's app for commands.
 
-Importing this module makes nothing but `db`, `create_app` and `main`.
+`flask --app builder_service users add NAME` makes a user. Importing this module creates nothing but
+`db`, `create_app` and `main`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["create_app", "db", "main"]
 
 
 def main() -> int:
-    """Serve until told to stop."""
+    """Serve until a signal stops it, and return the exit code."""
     from config import ConfigError, load_settings
     from service.server import serve
 

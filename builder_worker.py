@@ -1,6 +1,6 @@
-"""A worker of a service of several hosts. `python3 builder_worker.py` works until told to stop.
+"""Works for a service of several hosts, until a signal stops it: `python3 builder_worker.py`.
 
-It reads the same configuration as the service, and needs its database and its broker; nobody
+It reads the same configuration as the service, and connects to its database and its broker; nothing
 connects to it.
 """
 
@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> int:
-    """Work until told to stop."""
+    """Work until a signal stops it, and return the exit code."""
     from config import ConfigError, load_settings
     from image_builder.errors import CicError
 

@@ -1,8 +1,8 @@
-"""Build one container image without the service: `python3 cic_builder.py --request file.json`.
+"""Builds one container image without the service: `python3 cic_builder.py --request file.json`.
 
-Needs `requirements-library.txt` alone. Ends with 0 when the image is there, 2 for a bad request or
-configuration, 3 when the build failed, 4 when something that the build needs is not available, 130
-when it was interrupted.
+It needs `requirements-library.txt` alone. It ends with 0 when the image is there, 2 for a bad
+request or configuration, 3 when the build failed, 4 when something that the build needs is not
+available, 130 when it was interrupted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 0, 
 
 
 class ConsoleObserver:
-    """Shows a build on a terminal: the log as it comes, and below it how far it is."""
+    """Shows a build on a terminal: the log, and below it how far the build is."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -167,7 +167,7 @@ def _build(
 
 
 def _open_shell(request: BuildRequest, settings: LibrarySettings, console: Console) -> int:
-    """Become `docker run` of the environment; `spack` is there as the build sees it."""
+    """Replace this process by a shell in the environment, with `spack` as the build sees it."""
     with _folder(settings.build) as folder, ConsoleObserver(console) as observer:
         image = pipeline.build_debug_image(
             request,
@@ -200,7 +200,7 @@ def _open_shell(request: BuildRequest, settings: LibrarySettings, console: Conso
 
 
 def _cancel_on_signals() -> CancelToken:
-    """A token that Ctrl-C and SIGTERM set."""
+    """Return a token that Ctrl-C and SIGTERM set."""
     cancel = CancelToken()
 
     def interrupted(number: int, _: FrameType | None) -> None:
@@ -213,7 +213,7 @@ def _cancel_on_signals() -> CancelToken:
 
 @contextlib.contextmanager
 def _folder(build: BuildSettings) -> Iterator[Path]:
-    """A folder of our own among the builds, removed at the end."""
+    """Yield a folder of our own among the builds, which is removed at the end."""
     build.builds_folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="cli-", dir=build.builds_folder) as folder,
@@ -223,7 +223,7 @@ def _folder(build: BuildSettings) -> Iterator[Path]:
 
 
 def _link(sif: Path, name: Path) -> Path:
-    """Let the stored SIF also be there under its name, where the first version put it."""
+    """Link the stored SIF under its name, where the first version of this program put it."""
     with _explained(sif, name):
         files.link_file(sif, name)
     return name

@@ -1,9 +1,9 @@
-"""Keep build steps from this host's services and within limits: `sudo python3 isolate_builds.py
-apply`.
+"""Keeps build steps from this host's services and within limits.
 
-`apply` puts the control group and the firewall's rules in force that the configuration asks for,
-and may be run again and again; it holds until the machine is started anew. `show` prints what is in
-force, `remove` takes both away. Ends with 0 when that was done, 2 when it could not be.
+`sudo python3 isolate_builds.py apply` puts the control group and the firewall's rules in force that
+the configuration asks for, and may be run again and again; it holds until the machine restarts.
+`show` prints what is in force, `remove` takes both away. It ends with 0 when that is done, 2 when it
+is not possible.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""For WSGI servers such as mod_wsgi: `application`, mounted under the configured root."""
+"""Serves through WSGI servers such as mod_wsgi: `application`, under the configured root."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from service.app import start_service
 
 
 def configured() -> Settings:
-    """The settings, with the number of threads that Apache gives to each process: some follow logs,
-    never all.
+    """Return the settings, with the number of threads that Apache gives to each process.
+
+    Only some of the threads may follow logs, so the service has to know how many there are.
     """
     settings = load_settings()
     try:

@@ -1,5 +1,4 @@
-"""The operator's settings. Put your own values here, or name another file of this form with
-CIC_CONFIG.
+"""Sets the operator's values. Edit them here, or let CIC_CONFIG name another file of this form.
 
 Every key can also be given in the environment: CIC_PORT, CIC_REGISTRY_URL, CIC_BUILD_TMP_FOLDER and
 so on, or with _FILE behind it to have the value read from a file. docs/configuration.md describes

@@ -1,4 +1,4 @@
-"""From `configuration.py` and the environment to typed settings.
+"""Turns `configuration.py` and the environment into typed settings.
 
 Every key of the file can be given as `CIC_<NAME>` in the environment, those of the sections as
 `CIC_<SECTION>_<NAME>`; with `_FILE` behind it, the value is read from the file named there. The
@@ -39,7 +39,7 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "repositories_cfg": ("REPOSITORIES", RepositorySettings),
     "build_cfg": ("BUILD", BuildSettings),
 }
-"""Name in the file -> name in the environment, and what it becomes."""
+"""The sections by their names in the file: the name in the environment, and the model."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,15 +48,15 @@ _PUBLIC_SECRETS = frozenset(
     {"", "secret", "secret_key", "dev", "development", "password", "test", "default"}
 )
 _MAY_BE_PLACEHOLDERS = frozenset({"captcha_web_site_key", "captcha_site_key"})
-"""Keys that nobody needs: their placeholder means that they are not set."""
+"""Keys that a service can do without: their placeholder means that they are not set."""
 
 
 class ConfigError(Misconfigured):
-    """Settings that nothing can start with; the message lists every wrong key and what to write."""
+    """The settings do not suffice to start; the message lists every wrong key and what to write."""
 
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """The service's settings, the library's among them. Raises `ConfigError`."""
+    """Return the service's settings, the library's among them. Raises `ConfigError`."""
     source = _Source(path, environ)
     library = _library(source)
     service = source.model(ServiceSettings, source.values, "", "")
@@ -70,8 +70,9 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
 def load_library_settings(
     path: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> LibrarySettings:
-    """What the library needs, from the same file; the service's keys may be missing. Raises
-    `ConfigError`.
+    """Return what the library needs, from the same file; the service's keys may be missing.
+
+    Raises `ConfigError`.
     """
     source = _Source(path, environ)
     library = _library(source)
@@ -94,7 +95,7 @@ def _library(source: _Source) -> LibrarySettings | None:
 
 
 class _Source:
-    """A configuration file with the environment over it, and what is wrong with them."""
+    """Reads a configuration file and the environment, and collects what is wrong with them."""
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
         self.environ = environ
@@ -118,7 +119,7 @@ class _Source:
         return {key: value for key, value in values.items() if not key.startswith("__")}
 
     def section(self, name: str) -> dict[str, Any]:
-        """The values of a section; for `build_cfg` with what may be left out."""
+        """Return the values of a section; for `build_cfg` with what may be left out."""
         given = self.values.get(name, {})
         if not isinstance(given, Mapping):
             self.problems.append(f"{name} must be a dictionary")
@@ -128,7 +129,7 @@ class _Source:
     def model(
         self, model: type[BaseModel], given: Mapping[str, Any], section: str, prefix: str
     ) -> BaseModel | None:
-        """One section as its model, or None with the problems noted."""
+        """Return one section as its model, or None with the problems noted."""
         label = (lambda key: f"{section}[{key!r}]") if section else (lambda key: key)
         values = {
             key: value for key, value in given.items() if section or key in model.model_fields
@@ -157,7 +158,10 @@ class _Source:
         return made if len(self.problems) == before else None
 
     def warn_of_unknown_keys(self) -> None:
-        """A key that nobody reads may be a slip. A file that has always worked goes on working."""
+        """Warn of keys that are not read and may be slips, and go on.
+
+        A file of the first version of this service may have such keys, and still works.
+        """
         known = (*SECTIONS, *ServiceSettings.model_fields)
         for key, value in self.values.items():
             if (
@@ -176,7 +180,7 @@ class _Source:
             )
 
     def hold_together(self, library: LibrarySettings, service: ServiceSettings) -> None:
-        """Several hosts have to find the same images."""
+        """Note a problem if several hosts would not find the same images."""
         if service.executor == "celery" and library.build.storage == "folder":
             self.problems.append(
                 "build_cfg['storage'] must be one for all hosts when executor is celery (write a "
@@ -217,7 +221,7 @@ class _Source:
 
 
 def _unknown_key(label: str, path: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    """Say that there is no such key, and the nearest, or all of a section with nothing near."""
+    """Return that there is no such key, and the nearest one, or else all of the section."""
     known = sorted(model.model_fields if len(path) == 1 else Login.model_fields)
     near = difflib.get_close_matches(str(path[-1]).lower(), known, n=1)
     if near:
@@ -226,13 +230,14 @@ def _unknown_key(label: str, path: tuple[int | str, ...], model: type[BaseModel]
 
 
 def _unused(section: str, values: Mapping[str, Any]) -> bool:
-    """The image registry's credentials are not needed where there is no image registry."""
+    """Return whether a section is not used: credentials of an image registry without one."""
     return section == "registry_cfg" and not values.get("url")
 
 
 def _parsed(text: str, field: FieldInfo) -> Any:
-    """A value from the environment: empty is None where None is allowed, commas part a list, JSON
-    is a mapping.
+    """Return a value from the environment as the field's type.
+
+    Empty is None if None is allowed, commas separate a list, JSON is a mapping.
     """
     if text == "" and type(None) in get_args(field.annotation):
         return None

@@ -1,4 +1,4 @@
-"""The service's own settings; the library's are in `image_builder.settings`."""
+"""Defines the service's own settings; the library's are in `image_builder.settings`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from image_builder.settings import LibrarySettings, Section
 
 
 def _split(value: Any) -> Any:
-    """From the environment, a list is a text with commas."""
+    """Return a list from the environment, where it is a text with commas."""
     return (
         tuple(part.strip() for part in value.split(",") if part.strip())
         if isinstance(value, str)
@@ -25,7 +25,7 @@ TextList = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class ServiceSettings(Section):
-    """How the service listens, whom it knows and what it allows."""
+    """Says how the service listens, whom it knows and what it allows."""
 
     database: str = "sqlite:///db.sqlite"
     port: int = Field(default=5000, ge=1, le=65535)
@@ -40,81 +40,77 @@ class ServiceSettings(Section):
     captcha_verify_url: str = "https://www.google.com/recaptcha/api/siteverify"
     captcha_script_url: str = "https://www.google.com/recaptcha/api.js"
     captcha_hosts: TextList = ("https://www.google.com", "https://www.gstatic.com")
-    """Where the provider's script comes from and what it talks to: the sign-up page lets it."""
+    """Hosts of the provider's script and of its requests, which the sign-up page allows."""
 
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     behind_proxy: int = Field(default=0, ge=0, le=5)
-    """How many proxies in front are trusted to say who asks and by which scheme."""
+    """How many proxies in front are trusted to name the client and the scheme."""
     web_processes: int = Field(default=2, ge=1)
     web_threads: int = Field(default=64, ge=2)
 
     log_format: Literal["text", "json"] = "text"
     """How the service's own log lines look: text, or a JSON object in each line."""
     log_stream_s: float = Field(default=25.0, gt=0, le=30)
-    """How long one answer follows a log; whoever follows comes back. Front servers lose patience
-    after 30 s.
+    """How long one answer follows a log, before the client asks again.
+
+    Front servers end an answer after 30 s.
     """
     executor: Literal["pool", "celery"] = "pool"
-    """Who builds: this machine, or workers on any machine that Celery's broker wakes."""
+    """Which workers build: those of this machine, or of any machine, through Celery's broker."""
     broker_url: SecretStr | None = None
     """Celery's broker: redis://, rediss://, amqp:// or amqps://."""
     broker_options: Mapping[str, Any] = {}
-    """What Celery calls `broker_transport_options`."""
+    """Celery's `broker_transport_options`."""
     log_storage: Literal["folder", "database"] | None = None
-    """Where logs are kept. None: a folder with the executor `pool`, the database with `celery`."""
+    """Where logs are stored; None is a folder with `pool`, and the database with `celery`."""
     lost_worker_after_s: float = Field(default=60.0, ge=5)
-    """A worker of another host that has said nothing for so long is gone, and its builds begin
-    again elsewhere.
-    """
+    """How long a worker of another host may be silent before its builds begin again elsewhere."""
     worker_platforms: TextList | None = None
-    """Platforms that this worker builds for natively. None: what buildx says."""
+    """Platforms that this worker builds for natively; None is what buildx says."""
     worker_emulated_platforms: TextList | None = None
-    """Those that it emulates. None: what buildx says."""
+    """Platforms that this worker emulates; None is what buildx says."""
 
     download_links: str | None = None
-    """URL path under which a front server serves `<tmp_folder>/images/`; downloads become expiring
-    links there.
+    """The URL path under which a front server serves `<tmp_folder>/images/`.
+
+    Downloads become expiring links there.
     """
     public_downloads: bool = False
-    """Finished SIFs also lie under their plain names in `<tmp_folder>/images/`: anybody may fetch
-    them.
-    """
+    """Whether finished SIFs are also in `<tmp_folder>/images/`, for everybody to download."""
 
     signup_open: bool = True
     confirm_users: bool = False
-    """A user who signed up waits until an administrator confirms."""
+    """Whether a user who signed up waits until an administrator confirms."""
 
     max_active_builds_per_user: int = Field(default=20, ge=1)
     max_queued_builds_per_user: int = Field(default=1000, ge=1)
     max_stored_bytes_per_user: int | None = Field(default=None, ge=1)
     stop_timeout_s: float = Field(default=30.0, ge=0)
-    """How long a stopping service waits for running builds before it hands them back to the queue.
-    """
+    """How long a stopping service waits for running builds before it queues them again."""
     max_attempts: int = Field(default=3, ge=1)
-    """How often a run whose worker was lost is begun before it is failed."""
+    """How often a run that lost its worker is started before it fails."""
     max_retries: int = Field(default=2, ge=0)
-    """How often a run is tried again that failed because docker or a git registry did not answer.
-    """
+    """How often a run is retried that failed because docker or a git registry did not answer."""
     retry_delay_s: float = Field(default=5.0, ge=0)
-    """How long the first of these waits; each further one waits three times as long."""
+    """How long the first retry waits; each further one waits three times as long."""
 
     cleanup_every_s: float | None = Field(default=3600.0, gt=0)
-    """How often the pool cleans up; None: only the command does."""
+    """How often the pool cleans up; with None, only the command does."""
     keep_unreferenced_s: float = Field(default=30 * 86400.0, ge=0)
-    """How long images stay after their last use that no name and no build points to any more."""
+    """How long images that no name and no build points to are kept after their last use."""
     keep_unused_s: float | None = Field(default=None, ge=0)
-    """How long every other image stays after its last use; None: for ever."""
+    """How long every other image is kept after its last use; None is for ever."""
     max_images_bytes: int | None = Field(default=None, ge=0)
-    """How much finished SIFs may take; the least recently used go first."""
+    """How much disk finished SIFs may use; the least recently used are removed first."""
     keep_logs_s: float | None = Field(default=None, ge=0)
-    """How long the log of a build stays after its end; None: for ever."""
+    """How long the log of a build is kept after its end; None is for ever."""
     keep_audit_s: float | None = Field(default=None, ge=0)
-    """How long the audit trail goes back; None: to the beginning."""
+    """How long audit events are kept; None is for ever."""
     max_logs_bytes: int | None = Field(default=None, ge=0)
-    """How much logs of builds that ended may take; the oldest go first."""
+    """How much disk logs of builds that ended may use; the oldest are removed first."""
     max_build_cache_bytes: int | None = Field(default=None, ge=0)
-    """What BuildKit's cache is cut down to, whoever filled it; None: it is left alone."""
+    """The size that BuildKit's whole cache is reduced to; with None, it is left alone."""
 
     @model_validator(mode="after")
     def _celery_has_what_it_needs(self) -> ServiceSettings:
@@ -143,7 +139,7 @@ class ServiceSettings(Section):
 
 
 class Settings(Section):
-    """All of it: what the service runs with."""
+    """Holds all settings that the service runs with."""
 
     library: LibrarySettings
     service: ServiceSettings

@@ -1,7 +1,7 @@
-"""The library: from a workflow step and a target machine to a container image.
+"""Builds a container image from a workflow step and a target machine, as a library.
 
 It knows neither Flask, nor a database, nor where its settings come from. `docs/architecture.md`
-tells how its parts hang together.
+says how its parts work together.
 """
 
 from image_builder.pipeline import BuildResult, Plan, build_image, plan

@@ -1,4 +1,4 @@
-"""One tree of errors: whose fault, which code, what to do next.
+"""Defines one tree of errors: whose fault it is, which code it has, what to do next.
 
     CicError
     ├── UserError                the request or what it names has to change
@@ -13,10 +13,10 @@
     │   ├── ToolMissing          a program is not installed
     │   └── NoSpace              a disk is full
     ├── LimitReached             a time, size or count limit ended the work
-    └── Cancelled                somebody asked for the end
+    └── Cancelled                a user or the service ended the work
 
-`message` says what happened, `hint` what to do next; both are shown to users, so neither may hold a
-secret.
+`message` says what happened, `hint` what to do next; both are shown to users, so neither may
+contain a secret.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 
 class ErrorCode(str, enum.Enum):
-    """The closed list of causes: what a client may branch on."""
+    """Lists every cause of an error, for clients to branch on; the list is closed."""
 
     BAD_REQUEST = "BAD_REQUEST"
     NOT_FOUND = "NOT_FOUND"
@@ -77,8 +77,9 @@ MAX_TEXT = 8000
 
 @dataclasses.dataclass(frozen=True)
 class FieldProblem:
-    """One wrong field: `field` is its dotted path (`machine.platform`), `hint` says what to write
-    instead.
+    """Describes one wrong field of a request.
+
+    `field` is its dotted path (`machine.platform`), `hint` says what to write instead.
     """
 
     field: str
@@ -95,7 +96,7 @@ def bounded(text: str) -> str:
 
 
 class CicError(Exception):
-    """The root: a message for people, a code for programs, a hint for the next step."""
+    """Carries a message for people, a code for programs and a hint for the next step."""
 
     code: ErrorCode = ErrorCode.INTERNAL
 
@@ -111,9 +112,7 @@ class CicError(Exception):
 
 
 def with_hint(problem: str, hint: str) -> str:
-    """Return a problem and what to do next as sentences: a text that another follows ends with a
-    full stop.
-    """
+    """Return a problem and what to do next as sentences, with a full stop between them."""
     if not hint or not problem:
         return problem or hint
     return f"{problem} {hint}" if problem[-1] in ".!?:" else f"{problem}. {hint}"
@@ -126,7 +125,7 @@ class UserError(CicError):
 
 
 class InvalidRequest(UserError):
-    """A request with wrong fields; `problems` holds every one of them."""
+    """The request has wrong fields; `problems` lists every one of them."""
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
         self.problems = tuple(problems)
@@ -144,8 +143,9 @@ class NotFound(UserError):
 
 
 class BadDescription(UserError):
-    """A step's description cannot be used; `file` is relative to the step's folder, `line` counts
-    from 1.
+    """A step's description cannot be used.
+
+    `file` is relative to the step's folder, `line` counts from 1.
     """
 
     code = ErrorCode.BAD_DESCRIPTION
@@ -166,9 +166,9 @@ class BadDescription(UserError):
 
 
 class BuildFailed(UserError):
-    """A step of the image build ended with a failure.
+    """A step of the image build failed.
 
-    `step` names it (`spack install`), `package` the failing package where there is one, and
+    `step` names it (`spack install`), `package` the failing package if there is one, and
     `excerpt` holds the lines that matter, if they say more than the message does.
     """
 
@@ -196,12 +196,13 @@ class ServiceError(CicError):
 
 
 class Unavailable(ServiceError):
-    """Something is unreachable or restarting: the same call may work later. Retried with back-off."""
+    """Something is unreachable or restarting; the same call may work later, and is retried."""
 
 
 class Interrupted(ServiceError):
-    """A program that the service started was ended by somebody else: a person, or the kernel when
-    memory is short.
+    """A program that the service started was ended from outside.
+
+    A person did so, or the kernel when memory was short.
     """
 
     code = ErrorCode.INTERRUPTED
@@ -232,7 +233,7 @@ class NoSpace(ServiceError):
 
     @staticmethod
     def is_meant_by(error: BaseException) -> bool:
-        """Whether the system says that a disk, or what one may have of it, is full."""
+        """Return whether an error says that a disk, or a quota on it, is full."""
         return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -243,6 +244,6 @@ class LimitReached(CicError):
 
 
 class Cancelled(CicError):
-    """The work was ended because somebody asked for that."""
+    """The work was ended on request."""
 
     code = ErrorCode.CANCELLED

@@ -1,4 +1,4 @@
-"""What to do next about a failure whose reader knows nothing better: no failed build is without.
+"""Says what to do next about a failure that has no hint of its own.
 
 The facts are in `data/hints.yaml`.
 """
@@ -15,7 +15,7 @@ from image_builder.errors import ErrorCode
 
 
 class Sign(NamedTuple):
-    """Words in the lines of a failure that tell more than its code."""
+    """Describes words in the lines of a failure that say more than its code."""
 
     codes: frozenset[ErrorCode]
     says: re.Pattern[str]

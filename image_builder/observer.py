@@ -1,4 +1,4 @@
-"""What a build tells the world while it runs. It hears these three calls and knows nothing else."""
+"""Defines what a build reports while it runs, in three calls."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from image_builder.state import BuildState
 
 
 class Observer(Protocol):
-    """Somebody who watches one build: the service's worker, or a terminal."""
+    """Watches one build, for a service's worker or for a terminal."""
 
     def entered(self, state: BuildState) -> None:
-        """The build entered `state` (STARTED, BUILDING or CONVERTING)."""
+        """Note that the build entered `state` (STARTED, BUILDING or CONVERTING)."""
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """`done` of `total` units are complete; `what` names the present one, such as
-        `openmpi@4.1.6`.
+        """Note that `done` of `total` units are complete.
+
+        `what` names the present one, such as `openmpi@4.1.6`.
         """
 
     def line(self, text: str) -> None:
-        """One line of output, already free of secrets and without its line end."""
+        """Take one line of output, which is already free of secrets and has no line end."""
 
 
 class SilentObserver:
-    """An observer that ignores everything."""
+    """Ignores everything that a build reports."""
 
     def entered(self, state: BuildState) -> None:
         pass

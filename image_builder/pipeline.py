@@ -1,4 +1,4 @@
-"""One build from its request to a finished image: the steps, in order.
+"""Builds one image, from the request to the finished image: the steps, in order.
 
 `plan` stops before anything is built, `build_image` goes on.
 """
@@ -35,17 +35,17 @@ from image_builder.store.record import ImageRecord
 
 
 class NotWanted(CicError):
-    """Who asked for this has withdrawn; the shared part is done, and is there for others."""
+    """The request is withdrawn; the shared part of the work is done, and stays for others."""
 
     code = ErrorCode.CANCELLED
 
     def __init__(self) -> None:
-        super().__init__("Nobody waits for this image under this name any more.")
+        super().__init__("No request waits for this image under this name any more.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What would be built."""
+    """Describes what would be built."""
 
     image_id: str
     filename: str | None
@@ -57,8 +57,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildResult:
-    """What was built. The SIF's fields are None for the docker engine; `reused` says that nothing
-    was built.
+    """Describes what was built.
+
+    The SIF's fields are None for the docker engine; `reused` says that nothing was built.
     """
 
     image_id: str
@@ -74,8 +75,9 @@ class BuildResult:
 
 
 def plan(request: BuildRequest, settings: LibrarySettings, *, inputs: Inputs | None = None) -> Plan:
-    """What `request` would build, without building or keeping anything. Raises what `resolve` and
-    `compose` do.
+    """Return what `request` would build, without building or storing anything.
+
+    Raises what `resolve` and `render_request` do.
     """
     pinned = inputs or resolve.resolve(request, settings)
     rendered = render_request(request, pinned, settings)
@@ -100,12 +102,12 @@ def build_image(
     runner: Runner = run,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> BuildResult:
-    """Build what `request` asks for, in a folder `workspace` of its own that is removed at the end.
+    """Build what `request` asks for, in the folder `workspace`, which is removed at the end.
 
     An image with the same identity that exists already is used, unless `force`. Raises a `CicError`
-    that says why there is no image; then nothing was tagged, pushed or stored. `is_wanted` is asked
-    before the image is pushed or converted, which is done for one who asked alone: when it says no,
-    `NotWanted` is raised.
+    that says why there is no image; then nothing was tagged, pushed or stored. `is_wanted` is
+    called before the image is pushed or converted, which is done for this request alone; if it
+    returns False, `NotWanted` is raised.
     """
     with cancel.limited(settings.build.total_timeout_s, ErrorCode.TOTAL_TIMEOUT):
         return _build_image(
@@ -183,10 +185,9 @@ def build_debug_image(
     observer: Observer,
     cancel: CancelToken,
 ) -> str:
-    """The id of an image of the environment in which Spack would work on `request`: nothing is
-    concretized yet.
+    """Return the id of an image with the environment in which Spack would work on `request`.
 
-    Raises `UserError` for a request that needs no Spack.
+    Nothing is concretized yet. Raises `UserError` for a request that needs no Spack.
     """
     pinned = resolve.with_base_image(
         request, resolve.resolve(request, settings, cancel=cancel), settings, cancel

@@ -1,4 +1,4 @@
-"""What the library needs to know of its site: frozen, typed sections.
+"""Defines what the library needs to know of its site: frozen, typed sections.
 
 `config.load_settings` makes these from the operator's file and the environment; tests make them
 directly. Sizes are bytes and durations seconds, and the names say so.
@@ -27,7 +27,7 @@ from pydantic import (
 
 
 def _network(value: str) -> str:
-    """An address or network in its plain form."""
+    """Return an address or network in its plain form."""
     return str(ipaddress.ip_network(value))
 
 
@@ -41,7 +41,7 @@ _DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"}
 
 
 def registry_host(host: str) -> str:
-    """One name for each registry: Docker's own has several."""
+    """Return the one name by which a registry is known; Docker's own has several."""
     return "docker.io" if host in _DOCKER_HUB else host.lower()
 
 
@@ -58,32 +58,34 @@ ORAS = "oras://"
 
 
 MIN_PASSWORD = 4
-"""A shorter one is hidden together with its user alone: it stands in every other word."""
+"""The length from which a password is masked by itself; a shorter one occurs in other words."""
 
 MIN_TOKEN_LENGTH = 16
-"""From which length on a URL's user without a password is taken for a token."""
+"""The length from which a URL's user without a password is taken for a token."""
 
 MIN_KEY_LENGTH = 32
-"""Of a key in `spack_cache_keys`: 128 bits, written in hexadecimal digits."""
+"""The least length of a key in `spack_cache_keys`: 128 bits, written in hexadecimal digits."""
 
 _REPOSITORY = re.compile(rf"{ORAS}[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+")
 
 
 SPACK_REPOSITORY = "https://github.com/spack/spack.git#v1.2.0"
 SPACK_PACKAGES_REPOSITORY = "https://github.com/spack/spack-packages.git#v2026.06.0"
-"""The newest release that is tested here, and the packages that came out with it."""
+"""The newest release that is tested here, and the packages that were released with it."""
 
 _USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#@\s]+)@")
 
 
 def has_credentials(url: str) -> bool:
-    """Whether a URL holds a user, with or without a password."""
+    """Return whether a URL contains a user, with or without a password."""
     return _USERINFO.match(url) is not None
 
 
 def credentials_of(urls: Iterable[str]) -> tuple[SecretStr, ...]:
-    """Return what output must not show of some URLs: passwords, and users that have none, as
-    written and as they are meant; `ssh://git@` names nobody's secret.
+    """Return the secrets in some URLs, which output must not show, both escaped and plain.
+
+    They are passwords, and users that have none and are long enough to be a token; the `git` of
+    `ssh://git@` is no secret.
     """
     found: set[str] = set()
     for match in filter(None, map(_USERINFO.match, urls)):
@@ -97,13 +99,13 @@ def credentials_of(urls: Iterable[str]) -> tuple[SecretStr, ...]:
 
 
 class Section(BaseModel):
-    """A group of settings that never changes after the start; an unknown key is an error."""
+    """Groups settings that never change after the start; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Login(Section):
-    """How to log in to one image registry; the token stands here or in a file."""
+    """Says how to log in to one image registry, with the token or a file that contains it."""
 
     user: str = Field(min_length=1)
     token: SecretStr
@@ -125,14 +127,14 @@ class Login(Section):
 
 
 class RegistrySettings(Section):
-    """The image registry; without `url`, nothing is pushed."""
+    """Describes the image registry; without `url`, nothing is pushed."""
 
     url: str | None = None
     user: str | None = None
     token: SecretStr | None = None
     images_prefix: str = ""
     logins: Mapping[str, Login] = {}
-    """Other registries, from which base images come: host to login."""
+    """The logins of other registries, from which base images are pulled, by host."""
 
     @field_validator("logins", mode="after")
     @classmethod
@@ -145,12 +147,13 @@ class RegistrySettings(Section):
         return value
 
     def login_for(self, host: str) -> Login | None:
-        """How to log in to the registry on this host (and port); nobody else's credentials."""
+        """Return how to log in to the registry on this host (and port), or None."""
         return self.all_logins().get(registry_host(host))
 
     def all_logins(self) -> dict[str, Login]:
-        """Every login, by host. That of the registry that images are pushed to goes before an entry
-        of its host.
+        """Return every login, by host.
+
+        That of the registry that images are pushed to replaces an entry of its host.
         """
         found = {registry_host(host): login for host, login in self.logins.items()}
         if self.url and self.user and self.token:
@@ -159,7 +162,7 @@ class RegistrySettings(Section):
 
     @property
     def secrets(self) -> tuple[SecretStr, ...]:
-        """The tokens of all logins, which no output may show."""
+        """Return the tokens of all logins, which no output may show."""
         return tuple(login.token for login in self.all_logins().values())
 
     @field_validator("images_prefix", mode="before")
@@ -170,18 +173,18 @@ class RegistrySettings(Section):
     @field_validator("url", mode="after")
     @classmethod
     def _bare_host(cls, value: str | None) -> str | None:
-        """`https://host/` names the same registry as `host`: image names hold no scheme."""
+        """Return the host of `https://host/`, as image names contain no scheme."""
         if not value:
             return None
         return value.removeprefix("https://").removeprefix("http://").rstrip("/")
 
 
 class RepositorySettings(Section):
-    """Where workflows and packages come from: a git URL or a folder, each with an optional `#ref`."""
+    """Says where workflows and packages are: git URLs or folders, each with an optional `#ref`."""
 
     workflow_repository: str
     default_workflow_repository_branch: str | None = None
-    """What the version `latest` means; None: the registry's own default branch."""
+    """The branch that the version `latest` means; None is the registry's own default branch."""
     software_repository: str | None = None
     allow_unlisted_commits: bool = False
     """Whether a version may be a commit on no branch and no tag of the workflow registry: hosts
@@ -198,32 +201,31 @@ class RepositorySettings(Section):
 
     @property
     def secrets(self) -> tuple[SecretStr, ...]:
-        """The passwords in the repositories' URLs, which no output may show."""
+        """Return the passwords in the repositories' URLs, which no output may show."""
         return credentials_of(filter(None, (self.workflow_repository, self.software_repository)))
 
 
 class BuildSettings(Section):
-    """How images are built and where their files lie."""
+    """Says how images are built and where their files are."""
 
     tmp_folder: Path
     builder_home: Path
     base_image: str | Mapping[str, str]
     runtime_base_image: str | Mapping[str, str] | None = None
-    """What slim images are put on, with nothing that only builds; None: `os_image`."""
+    """The image that slim images are built on, without build tools; None is `os_image`."""
     slim: bool = False
-    """Whether images are slim where neither request nor workflow says, and there is no
-    `post_inst.sh`.
-    """
+    """Whether images are slim if neither request nor workflow says, and there is no `post_inst.sh`."""
     os_image: str | Mapping[str, str] = "debian:12"
-    """What `BASE`/`BASE` builds the base image on: an image, or a mapping from platform to image.
-    """
+    """The image that `BASE`/`BASE` builds the base image on, or a mapping from platform to image."""
     spack_repository: str | None = SPACK_REPOSITORY
-    """The Spack in the base image that `BASE`/`BASE` builds: a git URL or a folder, with an
-    optional `#ref`.
+    """The Spack of the base image that `BASE`/`BASE` builds: a git URL or a folder.
+
+    Both may have a `#ref`.
     """
     spack_packages_repository: str | None = None
-    """The packages that go with a Spack from 1.0 on; before, they are part of Spack. Left out together
-    with `spack_repository`: those of the default's release.
+    """The packages for a Spack from 1.0 on; before, they are part of Spack.
+
+    Without this and `spack_repository`, it is the packages of the default's release.
     """
     dockerfile: str = BUILTIN_DOCKERFILE
     spack_cfg: str | None = None
@@ -231,71 +233,66 @@ class BuildSettings(Section):
     singularity_sudo: bool = False
 
     storage: str = "folder"
-    """Where finished SIFs lie: `folder` is `<tmp_folder>/store`, a path another folder, which
-    several machines may share; `oras://host/repository` an OCI registry.
+    """Where finished SIFs are stored.
+
+    `folder` is `<tmp_folder>/store`, a path another folder, which several machines may share;
+    `oras://host/repository` is an OCI registry.
     """
     buildx_builder: str | None = None
-    """A builder made with `docker buildx create`; None is docker's default one."""
+    """A builder from `docker buildx create`; None is docker's default one."""
     build_cache: str | None = None
-    """A repository of an image registry in which builders keep layers for each other; not for the
-    docker driver.
-    """
+    """A repository of an image registry in which builders share layers; not for the docker driver."""
     attestations: bool = True
-    """Whether pushed images say how they came about, where the builder keeps that: all drivers but
-    docker.
-    """
+    """Whether pushed images have attestations of provenance, with all drivers but docker."""
     sbom_generator: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$")
-    """An image that makes a software bill of materials for BuildKit, which is attested too; None:
-    there is none.
+    """The image that makes a software bill of materials for BuildKit, which is attested, too.
+
+    With None, there is none.
     """
     build_jobs: int | None = Field(default=None, ge=1)
-    """Compile jobs of one build; None: the machine's cores divided among the concurrent builds."""
+    """Compile jobs of one build; None divides the machine's cores among the concurrent builds."""
     ca_bundle: Path | None = None
-    """PEM file that apt, pip, git and Spack trust inside the build, and that is not left in the
-    image.
-    """
+    """PEM file that apt, pip, git and Spack trust inside the build; it is not left in the image."""
     http_proxy: str | None = None
     https_proxy: str | None = None
     no_proxy: str | None = None
     pip_index_url: str | None = None
     spack_mirror: str | None = None
-    """A Spack source mirror (URL, or a folder of this machine) asked before the packages' own URLs.
-    """
+    """A Spack source mirror (a URL or a folder), which is asked before the packages' own URLs."""
     apt_mirror: str | None = None
-    """A mirror of Debian's or Ubuntu's archive, asked in its place inside the build."""
+    """A mirror of Debian's or Ubuntu's archive, used in its place inside the build."""
     spack_cache: str = "mount"
-    """Where builds share built packages: `mount`, a cache mount of the builder; a folder or a
-    repository of an OCI registry, which build hosts may share, with such a mount before it; or
-    `none`.
+    """Where builds share built packages: the build cache.
+
+    It is `mount`, a cache mount of the builder; a folder or a repository of an OCI registry, which
+    build hosts may share, with such a mount before it; or `none`.
     """
     spack_cache_keys: SecretStr | None = None
-    """With what this service signs the packages that it puts into that folder or repository, and
-    takes none that are not signed: keys in words of their own. The first signs, and all verify.
+    """Keys, separated by blanks, with which packages in that folder or repository are signed.
+
+    The first signs, and all verify. Unsigned packages are not used then.
     """
 
     unexecutable_targets: Literal["warn", "refuse"] = "warn"
-    """What a request gets whose target this host's CPU cannot execute, when Spack has to build for
-    it.
-    """
+    """The answer to a request for which Spack has to build what this host's CPU cannot execute."""
     steps_cgroup: str | None = Field(
         default="cic-builds", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$"
     )
-    """The control group of all build steps; None: they have no limits of memory, processes and CPU.
-    """
+    """The control group of all build steps; with None, memory, processes and CPU are not limited."""
     steps_memory_bytes: int | None = Field(default=None, ge=64 * 1024**2)
-    """What all of them together may use; None: 7/8 of the machine's memory."""
+    """The memory of all build steps together; None is 7/8 of the machine's memory."""
     steps_pids: int | None = Field(default=16_384, ge=16)
     steps_cpus: float | None = Field(default=None, ge=0.1)
-    """None: all of the machine's."""
+    """The CPUs of all build steps together; None is all of the machine's."""
     blocked_networks: tuple[Network, ...] = (
         "169.254.0.0/16",
         "100.100.100.200/32",
         "fe80::/10",
         "fd00:ec2::254/128",
     )
-    """What build steps must not reach beside this host and other containers."""
+    """Networks that build steps must not reach, besides this host and other containers."""
     reachable_networks: tuple[Network, ...] = ()
-    """What they reach although it lies on this host or in a blocked network."""
+    """Networks that build steps may reach although they are of this host or blocked."""
     require_isolation: bool = False
     """Build nothing while build steps could reach this host's services, or have no limits."""
 
@@ -303,7 +300,7 @@ class BuildSettings(Section):
     """YAML file with the site's own machines, added to the catalogue that is shipped."""
 
     total_timeout_s: float | None = Field(default=48 * 3600.0, gt=0)
-    """Of one build in all; the others are of one command each."""
+    """The limit of one whole build; the limits below are of one command each."""
     build_timeout_s: float = Field(default=24 * 3600.0, gt=0)
     quiet_timeout_s: float = Field(default=4 * 3600.0, gt=0)
     convert_timeout_s: float = Field(default=2 * 3600.0, gt=0)
@@ -314,26 +311,28 @@ class BuildSettings(Section):
     """Free disk under `tmp_folder` below which no stage begins."""
 
     sif_compressor: Literal["zstd", "gzip", "xz", "lzo", "lz4"] = "zstd"
-    """How a SIF's files are compressed. zstd takes a third of gzip's time and is read by Linux 4.14
-    and later; a site whose kernels were built without it sets gzip, which every kernel reads.
+    """How a SIF's files are compressed.
+
+    zstd takes a third of gzip's time and is read by Linux 4.14 and later; a site whose kernels were
+    built without it sets gzip, which every kernel reads.
     """
     sif_compression_level: int | None = Field(default=None, ge=1, le=22)
-    """None: 3 for zstd, 6 for gzip. The other compressors have none."""
+    """The level of compression; None is 3 for zstd and 6 for gzip. The others have no levels."""
 
     @property
     def mirrors_folder(self) -> Path:
-        """Where mirrors of git repositories and copies of folders are kept."""
+        """Return the folder for mirrors of git repositories and copies of folders."""
         return self.tmp_folder / "mirrors"
 
     @property
     def builds_folder(self) -> Path:
-        """Where each build that is going on has a folder of its own."""
+        """Return the folder in which each running build has a folder of its own."""
         return self.tmp_folder / "builds"
 
     @model_validator(mode="before")
     @classmethod
     def _packages_of_the_default(cls, values: Any) -> Any:
-        """Another Spack is not given packages that were made for the default one."""
+        """Set the default's packages only for the default Spack, as another needs its own."""
         named = {"spack_repository", "spack_packages_repository"}
         if not isinstance(values, Mapping) or named & set(values):
             return values
@@ -403,7 +402,7 @@ class BuildSettings(Section):
 
     @property
     def proxies(self) -> dict[str, str]:
-        """The proxy settings that are set, by the name of the environment variable."""
+        """Return the proxy settings that are set, by the name of the environment variable."""
         values = {
             "http_proxy": self.http_proxy,
             "https_proxy": self.https_proxy,
@@ -413,12 +412,12 @@ class BuildSettings(Section):
 
     @property
     def has_plain_proxies(self) -> bool:
-        """Whether no proxy's address holds a user and password: any step may then know it."""
+        """Return whether no proxy's address contains credentials, so every build step may see it."""
         return not any(map(has_credentials, self.proxies.values()))
 
     @property
     def secrets(self) -> tuple[SecretStr, ...]:
-        """The keys and passwords among these settings, which no output may show."""
+        """Return the keys and passwords among these settings, which no output may show."""
         urls = (
             *self.proxies.values(),
             *filter(None, (self.apt_mirror, self.spack_mirror, self.spack_repository)),
@@ -429,7 +428,7 @@ class BuildSettings(Section):
 
     @property
     def spack_mirror_folder(self) -> Path | None:
-        """The Spack source mirror, if it is a folder of this machine."""
+        """Return the Spack source mirror, if it is a folder of this machine."""
         return (
             Path(self.spack_mirror)
             if self.spack_mirror and self.spack_mirror.startswith("/")
@@ -438,30 +437,31 @@ class BuildSettings(Section):
 
     @property
     def has_package_place(self) -> bool:
-        """Whether build hosts share built packages through a folder or a registry."""
+        """Return whether build hosts share built packages through a folder or a registry."""
         return self.spack_cache not in ("mount", "none")
 
     def jobs_per_build(self) -> int:
-        """Compile jobs of one build: what was set, else its share of the CPUs that build steps may
-        use.
+        """Return the compile jobs of one build: the setting, or its share of the CPUs.
+
+        These are the CPUs that build steps may use.
         """
         cpus = min(self.steps_cpus or math.inf, os.cpu_count() or 1)
         return self.build_jobs or max(1, int(cpus) // self.max_concurrent_builds)
 
     def base_image_for(self, platform: str) -> str | None:
-        """The base image for a platform such as `linux/arm64`, or None where the mapping has none.
+        """Return the base image for a platform such as `linux/arm64`, or None if it has none.
 
-        `{platform}` in a plain value becomes `linux-arm64`: a reference cannot hold a second slash
-        there.
+        `{platform}` in a plain value becomes `linux-arm64`: a reference cannot contain a second
+        slash there.
         """
         return _for_platform(self.base_image, platform)
 
     def runtime_base_for(self, platform: str) -> str | None:
-        """What the slim images of a platform are put on, in the same notation."""
+        """Return the image that a platform's slim images are built on, in the same notation."""
         return _for_platform(self.runtime_base_image or self.os_image, platform)
 
     def os_image_for(self, platform: str) -> str | None:
-        """The operating system's image for a platform, in the same notation."""
+        """Return the operating system's image for a platform, in the same notation."""
         return _for_platform(self.os_image, platform)
 
 
@@ -474,7 +474,7 @@ def _for_platform(images: str | Mapping[str, str], platform: str) -> str | None:
 
 
 class LibrarySettings(Section):
-    """Everything that `image_builder` needs; `cic_builder.py` loads no more than this."""
+    """Holds everything that `image_builder` needs; `cic_builder.py` loads no more than this."""
 
     registry: RegistrySettings = RegistrySettings()
     repositories: RepositorySettings
@@ -482,5 +482,5 @@ class LibrarySettings(Section):
 
     @property
     def secrets(self) -> tuple[SecretStr, ...]:
-        """Every credential of every setting; `host.secrets.redactor` masks them in a log."""
+        """Return every credential of every setting; `host.secrets.redactor` masks them in logs."""
         return (*self.registry.secrets, *self.repositories.secrets, *self.build.secrets)

@@ -1,4 +1,4 @@
-"""The life of a build: its six states and the moves between them.
+"""Defines the six states of a build and the moves between them.
 
 The names are the API's statuses; existing clients poll until one of `TERMINAL`.
 """
@@ -9,7 +9,7 @@ import enum
 
 
 class BuildState(str, enum.Enum):
-    """Where a build stands, as clients see it."""
+    """Says how far a build is, as clients see it."""
 
     PENDING = "PENDING"
     STARTED = "STARTED"
@@ -40,9 +40,9 @@ ALLOWED_MOVES: dict[BuildState, frozenset[BuildState]] = {
     BuildState.FINISHED: frozenset(),
     BuildState.FAILED: frozenset(),
 }
-"""Which state may follow which. Back to PENDING: a run whose worker was lost is queued again."""
+"""Which state may follow which; back to PENDING goes a run that lost its worker."""
 
 
 def may_move(current: BuildState, new: BuildState) -> bool:
-    """Whether a build may go from `current` to `new`."""
+    """Return whether a build may go from `current` to `new`."""
     return new in ALLOWED_MOVES[current]
