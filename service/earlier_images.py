@@ -29,17 +29,27 @@ def set_aside(tmp_folder: Path) -> None:
     """
     if (tmp_folder / "run").exists():
         return
-    found = [path for path in (tmp_folder / "images").glob("*.sif") if path.is_file()]
-    for path in found:
-        (tmp_folder / ASIDE).mkdir(exist_ok=True)
-        path.rename(tmp_folder / ASIDE / path.name)
-    if found:
+    moved = [path for path in (tmp_folder / "images").glob("*.sif") if _moved(path, tmp_folder)]
+    if moved:
         _log.warning(
             "SIFs of the first service moved to %s: %d. `images import` takes them over; "
             "docs/migrate.md tells how.",
             tmp_folder / ASIDE,
-            len(found),
+            len(moved),
         )
+
+
+def _moved(path: Path, tmp_folder: Path) -> bool:
+    """Whether this process moved a file; several that start at once try."""
+    try:
+        (tmp_folder / ASIDE).mkdir(exist_ok=True)
+        path.rename(tmp_folder / ASIDE / path.name)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        _log.error("%s, of the first service, is not moved to %s: %s", path, ASIDE, error)
+        return False
+    return True
 
 
 def take_over(images: Images, file: Path) -> ImageRecord:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from flask import Flask
 
 from config.settings import Settings
+from service import earlier_images
 from tests.service.conftest import Api
 from tests.unit.sif.test_format import written
 
@@ -40,6 +42,19 @@ def test_they_leave_the_folder_that_a_front_server_serves(
     (images / "later.sif").write_bytes(b"the service's own")
     start(settings)
     assert [path.name for path in images.iterdir()] == ["later.sif"]
+
+
+def test_processes_that_start_at_once_move_each_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(200):
+        (tmp_path / "images" / f"{number}.sif").write_bytes(b"SIF")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(earlier_images.set_aside, [tmp_path] * 8))
+    assert len(list((tmp_path / "earlier-images").iterdir())) == 200
+    told = [int(text.split(": ")[1].split(".")[0]) for text in caplog.messages]
+    assert sum(told) == 200
 
 
 def test_an_imported_one_is_downloaded_under_its_name(app: Flask, ada: Api, sif: Path) -> None:
