@@ -38,7 +38,8 @@ WHY_REFUSED = {
     "develop": "Packages are built from their recipes' sources: name a version, or install from post_inst.sh.",
     "config": "How Spack works is the site's choice: leave it out.",
     "bootstrap": "How Spack works is the site's choice: leave it out.",
-    "compilers": "Install a compiler under apt (gcc-12, g++-12, gfortran-12) and name it with packages: all: compiler: [gcc@12].",
+    "compilers": "Install a compiler under apt (gcc-12, g++-12, gfortran-12) and name it with "
+    "packages: all: compiler: [gcc@12].",
     "toolchains": "Name a compiler with packages: all: compiler: [gcc@12].",
     "modules": "An image has a view in place of module files: leave it out.",
     "env_vars": "Set variables in the step's own scripts.",
