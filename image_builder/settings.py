@@ -308,7 +308,11 @@ class BuildSettings(Section):
     smoke_timeout_s: float = Field(default=300.0, gt=0)
     log_max_bytes: int = Field(default=64 * 1024**2, gt=0)
     min_free_bytes: int = Field(default=1024**3, ge=0)
-    """Free disk under `tmp_folder` below which no stage begins."""
+    """Free disk under `tmp_folder` below which no stage begins; below half of it, there or where
+    Docker keeps its layers, a stage is ended.
+    """
+    max_image_bytes: int | None = Field(default=64 * 1024**3, gt=0)
+    """How large an image may be, unpacked."""
 
     sif_compressor: Literal["zstd", "gzip", "xz", "lzo", "lz4"] = "zstd"
     """How a SIF's files are compressed.

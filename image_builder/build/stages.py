@@ -12,7 +12,7 @@ from pathlib import Path
 
 from image_builder.build.context import BuildContext, time_limit
 from image_builder.build.failures import classify
-from image_builder.docker import attestations, buildx, registry
+from image_builder.docker import attestations, buildx, daemon, registry
 from image_builder.docker.isolation import cgroup
 from image_builder.errors import (
     BuildFailed,
@@ -22,6 +22,7 @@ from image_builder.errors import (
     ServiceError,
     Unavailable,
 )
+from image_builder.host.disk_guard import DiskGuard
 from image_builder.host.files import UnreadableFile, read_bounded
 from image_builder.host.process import Command, ProcessFailed, run
 from image_builder.host.workspace import require_free_space
@@ -68,7 +69,21 @@ def build_stage(context: BuildContext, stage: str, labels: dict[str, str]) -> st
     """Build a stage and return its image's id; the image has no name yet."""
     metadata = context.workspace.scratch / "made.json"
     run_stage(context, stage, "type=docker", metadata_file=metadata, labels=labels)
-    return buildx.image_id_from_metadata(metadata.read_text("utf-8"))
+    image = buildx.image_id_from_metadata(metadata.read_text("utf-8"))
+    _require_size(context, image)
+    return image
+
+
+def _require_size(context: BuildContext, image: str) -> None:
+    """Raise `BuildFailed`, and remove the image, if it is larger than the site takes."""
+    most, size_bytes = context.settings.build.max_image_bytes, daemon.image_bytes(image) or 0
+    if most is not None and size_bytes > most:
+        daemon.remove_image(image)
+        raise BuildFailed(
+            f"The image has {size_bytes / 1e9:.1f} GB, and may have {most / 1e9:.1f} GB here.",
+            code=ErrorCode.NO_SPACE,
+            hint="Remove in post_inst.sh what the image does not need, or ask for slim.",
+        )
 
 
 def concretize(context: BuildContext) -> str:
@@ -138,9 +153,20 @@ def run_stage(
     context.log.begin(str(command))
     try:
         with time_limit(ErrorCode.BUILD_TIMEOUT):
-            context.runner(command, on_line=context.log.line, cancel=context.cancel)
+            context.runner(command, on_line=context.log.line, cancel=_disk_guard(context))
     except ProcessFailed as error:
         raise _failure(context, command, stage, error) from error
+
+
+def _disk_guard(context: BuildContext) -> DiskGuard:
+    """The build's token, which also ends a step that fills the disk of this service or of Docker.
+
+    Half of what a stage needs to begin is left: it is ended while there is room to end it in.
+    """
+    folders = [context.workspace.root, *filter(Path.is_dir, [daemon.data_folder()])]
+    return DiskGuard(
+        context.cancel, folders, min_free_bytes=context.settings.build.min_free_bytes // 2
+    )
 
 
 def _failure(context: BuildContext, command: Command, stage: str, error: ProcessFailed) -> CicError:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import ipaddress
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -235,6 +237,13 @@ def labelled_containers(label: str) -> list[tuple[str, str]]:
     with daemon() as client:
         found = client.api.containers(all=True, filters={"label": label})
     return [(container["Id"], container["Labels"][label]) for container in found]
+
+
+@functools.lru_cache(maxsize=1)
+def data_folder() -> Path:
+    """Return where the daemon keeps images and layers; it may be on another machine."""
+    with daemon() as client:
+        return Path(str(client.info().get("DockerRootDir") or "/nonexistent"))
 
 
 def cgroup_driver() -> str:

@@ -62,6 +62,7 @@ def code_of(
         ({"CIC_BUILD_BUILD_TIMEOUT_S": "6"}, f"sleep {SLEEP_S}", "BUILD_TIMEOUT"),
         ({"CIC_BUILD_QUIET_TIMEOUT_S": "4"}, f"sleep {SLEEP_S}", "QUIET_TIMEOUT"),
         ({"CIC_BUILD_LOG_MAX_BYTES": "20000"}, f"yes; sleep {SLEEP_S}", "LOG_TOO_LARGE"),
+        ({"CIC_BUILD_MAX_IMAGE_BYTES": "1000000"}, "true", "NO_SPACE"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isupper() else "",
 )
