@@ -416,7 +416,7 @@ class BuildSettings(Section):
 
     @property
     def has_plain_proxies(self) -> bool:
-        """Return whether no proxy's address contains credentials, so every build step may see it."""
+        """Return whether no proxy's address has credentials, so that build steps may see it."""
         return not any(map(has_credentials, self.proxies.values()))
 
     @property

@@ -1,7 +1,7 @@
-"""A build request: parsed once at the edge, frozen from there on.
+"""Parses a build request once, at the edge; it is frozen from there on.
 
-`parse_request` reports every wrong field together. The text of a request may be JSON, or JSON in
-which Python's `True`, `False` and `None` stand bare, as in the project's first documentation.
+`parse_request` reports every wrong field together. The text of a request may be JSON, or JSON with
+Python's bare `True`, `False` and `None`, as in the project's first documentation.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _TAKEN_FOLDERS = frozenset(
         "var",
     }
 )
-"""What lies at the top of an image already, where the step's folder gets its place."""
+"""Folders at the top of an image, where the step's folder is put, too."""
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/@-]*\Z")
 _SPEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[@ +~%][A-Za-z0-9_@.:=,+~% /-]*)?\Z")
 _ABSENT = frozenset({"", "none", "null", "nompi", "nogpu"})
@@ -68,8 +68,9 @@ def _problem(problem: str, hint: str) -> PydanticCustomError:
 
 
 def short(value: Any) -> str:
-    """How a message shows a value: texts quoted and cut, anything else by its kind, however large
-    or deep it is.
+    """Return how a message shows a value: texts quoted and cut, anything else by its kind.
+
+    The value may be of any size and depth.
     """
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else value[:57] + "...")
@@ -124,7 +125,7 @@ def _spec(value: str) -> str:
 
 
 def _absent_or_text(value: Any) -> Any:
-    """None, "" and "none" all say that something is not wanted."""
+    """Return None for None, "" and "none", which all say that something is not wanted."""
     return None if isinstance(value, str) and value.strip(" ").lower() in _ABSENT else value
 
 
@@ -137,7 +138,7 @@ def _lenient_bool(value: Any) -> Any:
 
 
 def _text_like(shape: re.Pattern[str]) -> WithJsonSchema:
-    """How the API's description tells the shape of a text."""
+    """Return how the API's description states the shape of a text."""
     pattern = "^" + shape.pattern.replace(r"\Z", "$")
     return WithJsonSchema({"type": "string", "maxLength": MAX_TEXT, "pattern": pattern})
 
@@ -158,21 +159,21 @@ Flag = Annotated[
 
 
 class Strict(BaseModel):
-    """A part of a request: frozen, and an unknown field is an error."""
+    """Defines a part of a request: frozen, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_endless_text(cls, value: Any) -> Any:
-        """Before anything else looks at it: not even blanks may go on for ever."""
+        """Refuse a long text before any other check: not even blanks may go on for ever."""
         if isinstance(value, str) and len(value) > MAX_PATH:
             raise _problem(f"is longer than {MAX_PATH} characters", "write a shorter value")
         return value
 
 
 class Machine(Strict):
-    """The machine that an image is for.
+    """Describes the machine that an image is for.
 
     `architecture` keeps what was asked for (`rome`); `target` is what it means (`zen2`).
     """
@@ -244,14 +245,14 @@ class Machine(Strict):
 
     @property
     def target(self) -> cpu_targets.Target:
-        """The archspec target that `architecture` names on `platform`."""
+        """Return the archspec target that `architecture` names on `platform`."""
         return cpu_targets.resolve(self.architecture, self.platform)
 
 
 class BuildRequest(Strict):
-    """One build: a machine, a workflow step, and how to go about it.
+    """Describes one build: a machine, a workflow step, and how to build.
 
-    `push` None means that nobody said: then the image is pushed where a registry is configured.
+    Without `push`, the image is pushed if an image registry is configured.
     """
 
     machine: Machine
@@ -286,5 +287,5 @@ class BuildRequest(Strict):
 
     @property
     def is_base(self) -> bool:
-        """Whether this asks for the base image itself."""
+        """Return whether this asks for the base image itself."""
         return self.workflow == BASE and self.step_id == BASE

@@ -1,4 +1,4 @@
-"""What `cic_cli here` collects on a machine, checked before anything is made of it. Pure.
+"""Checks what `cic_cli here` collects on a machine, before anything is made of it. Pure.
 
 The text is a stranger's: it is bounded, and every value has a shape of its own.
 """
@@ -17,7 +17,7 @@ from image_builder.request.machines import PmiName
 from image_builder.request.parsing import load_json
 
 MAX_BYTES = 64 * 1024
-"""A machine with every tool there is has about 5 KB."""
+"""The largest text of facts; a machine with every known tool has about 5 KB."""
 
 Version = Annotated[str, Field(max_length=40, pattern=r"^\d+(\.\d+)*$")]
 Words = Annotated[str, Field(max_length=8000, pattern=r"^[A-Za-z0-9_.\-]+( [A-Za-z0-9_.\-]+)*$")]
@@ -31,8 +31,10 @@ class _Facts(BaseModel):
 
 
 class Cpu(_Facts):
-    """The first CPU of /proc/cpuinfo: of x86 its vendor and flags, of ARM implementer, part and
-    features, of Power its model, of RISC-V its uarch.
+    """Describes the first CPU of /proc/cpuinfo, in the fields that its architecture has.
+
+    These are vendor and flags on x86, implementer, part and features on ARM, the model on Power,
+    and uarch on RISC-V.
     """
 
     vendor_id: Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z ]+$")] | None = None
@@ -47,8 +49,9 @@ class Cpu(_Facts):
 
 
 class Gpu(_Facts):
-    """The GPU: its driver's version, the newest runtime that the driver serves, its architecture
-    (`8.0`, `gfx90a`).
+    """Describes the GPU: its driver's version, the newest runtime, its architecture.
+
+    The runtime is the newest that the driver serves. The architecture is such as `8.0` or `gfx90a`.
     """
 
     vendor: Literal["nvidia", "amd"]
@@ -60,7 +63,7 @@ class Gpu(_Facts):
 
 
 class CollectedFacts(_Facts):
-    """The facts of one machine, as `cic_cli here` prints them."""
+    """Holds the facts of one machine, as `cic_cli here` prints them."""
 
     facts: Literal[1] = Field(description="the version of this form")
     machine: Annotated[str, Field(max_length=20, pattern=r"^[a-z0-9_]+$")] = Field(
@@ -144,4 +147,4 @@ _CPU_FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "ppc64le": ({"model"}, {"model"}),
     "riscv64": (set(), {"uarch"}),
 }
-"""The fields of a CPU that there must be, and those that there may be, by family."""
+"""The fields that a CPU must have, and those that it may have, by family."""

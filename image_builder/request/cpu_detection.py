@@ -1,6 +1,6 @@
-"""Which CPU another machine has, from what its /proc/cpuinfo says. Pure.
+"""Detects the CPU of another machine from its /proc/cpuinfo. Pure.
 
-archspec detects the CPU of the machine that it runs on; its checks of one target against a CPU's
+archspec detects the CPU of the machine that it runs on. Its checks of one target against a CPU's
 features are used here, and its choice among the targets that fit is made here again.
 """
 
@@ -16,8 +16,10 @@ Fits = Callable[[Microarchitecture, Microarchitecture], bool]
 
 
 def detected_target(family: str, cpu: Mapping[str, str]) -> str:
-    """Return archspec's name of the CPU of a `family` (`x86_64`), whose `cpu` holds the fields
-    `vendor_id`, `flags`, `implementer`, `part`, `features`, `uarch` and `model` of its kind.
+    """Return archspec's name of a CPU of a `family` such as `x86_64`.
+
+    `cpu` has the fields `vendor_id`, `flags`, `implementer`, `part`, `features`, `uarch` and
+    `model`, as far as its kind has them.
     """
     info = _partial(family, cpu)
     fits = _power_fits(family) if family.startswith("ppc64") else COMPATIBILITY_CHECKS[family]

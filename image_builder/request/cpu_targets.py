@@ -1,5 +1,6 @@
-"""Which CPU an image is for: archspec's targets, the names people use for them, and the platforms
-they run on.
+"""Knows the CPUs that an image may be for: archspec's targets, their names and their platforms.
+
+Names include those of products, as people use them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import archspec.cpu
 from image_builder.data import facts_of
 
 GENERIC_NAMES = frozenset({"", "none", "generic", "any"})
-"""What people write for an architecture when they want the platform's generic family."""
+"""Names of an architecture that mean the platform's generic family."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """An archspec target: `name` (`zen2`), its `family` (`x86_64`) and the `platform` that runs it."""
+    """Names an archspec target (`zen2`), its family (`x86_64`) and the platform that runs it."""
 
     name: str
     family: str
@@ -27,8 +28,9 @@ class Target:
 
 
 class UnknownName(ValueError):
-    """A platform or architecture that nobody knows, or two that do not go together. `hint` says
-    what does.
+    """The platform or architecture is not known, or the two do not match.
+
+    `hint` says what to write.
     """
 
     def __init__(self, problem: str, hint: str) -> None:
@@ -38,24 +40,24 @@ class UnknownName(ValueError):
 
 
 def facts() -> Mapping[str, Mapping[str, str]]:
-    """The data file: `families`, `platform_aliases`, `unlisted_features` and `products`."""
+    """Return the data file: `families`, `platform_aliases`, `unlisted_features` and `products`."""
     return facts_of("targets")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> tuple[str, ...]:
-    """The known names that look most like `name`, best first; perhaps none."""
+    """Return the known names that look most like `name`, best first; perhaps none."""
     by_lower = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower()[:200], by_lower, n=count, cutoff=0.5)
     return tuple(by_lower[match] for match in close)
 
 
 def platforms() -> tuple[str, ...]:
-    """The platforms that images can be built for, without their aliases."""
+    """Return the platforms that images can be built for, without their aliases."""
     return tuple(facts()["families"])
 
 
 def parse_platform(text: str) -> str:
-    """`linux/arm64/v8` -> `linux/arm64`. Raises `UnknownName`."""
+    """Return the platform's own name, `linux/arm64` for `linux/arm64/v8`. Raises `UnknownName`."""
     name = text.strip(" ").lower()
     name = facts()["platform_aliases"].get(name, name)
     if name not in facts()["families"]:
@@ -65,10 +67,10 @@ def parse_platform(text: str) -> str:
 
 
 def resolve(architecture: str | None, platform: str) -> Target:
-    """The target that `architecture` names on `platform` (one of `platforms()`).
+    """Return the target that `architecture` names on `platform` (one of `platforms()`).
 
     None and `none` give the platform's generic family. Raises `UnknownName` for a name that neither
-    archspec nor the product list holds, and for one of another family.
+    archspec nor the product list has, and for one of another family.
     """
     family = facts()["families"][platform]
     asked = (architecture or "").strip().lower()
@@ -86,7 +88,7 @@ def resolve(architecture: str | None, platform: str) -> Target:
 
 
 def is_known(architecture: str) -> bool:
-    """Whether some platform has an architecture of this name."""
+    """Return whether any platform has an architecture of this name."""
     return canonical_name(architecture) in archspec.cpu.TARGETS
 
 
@@ -108,20 +110,21 @@ def _microarchitecture(asked: str, family: str | None) -> archspec.cpu.Microarch
 
 
 def canonical_name(architecture: str) -> str:
-    """The archspec name behind a product's name; any other name comes back as it is."""
+    """Return the archspec name of a product, or any other name unchanged."""
     return facts()["products"].get(architecture, architecture)
 
 
 def platform_of_family(family: str) -> str | None:
-    """The platform that runs a family, or None where images cannot be built for it."""
+    """Return the platform that runs a family, or None if images cannot be built for it."""
     return next(
         (platform for platform, known in facts()["families"].items() if known == family), None
     )
 
 
 def known_targets() -> list[dict[str, Any]]:
-    """Every target that can be asked for: `name`, `family`, `platform`, `vendor`, `aliases`,
-    `parents`.
+    """Return every target that a request may name.
+
+    The fields are `name`, `family`, `platform`, `vendor`, `aliases` and `parents`.
     """
     aliases: dict[str, list[str]] = {}
     for product, target in facts()["products"].items():

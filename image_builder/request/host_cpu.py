@@ -1,4 +1,4 @@
-"""What a CPU can execute: this host's, a worker's or a machine's.
+"""Knows what a CPU can execute: this host's, a worker's or a machine's.
 
 archspec knows a CPU's ancestors and its features. It knows too little of some features (those are
 in `data/targets.yaml`), and of the Arm architecture's releases no features at all.
@@ -16,10 +16,10 @@ from image_builder.request.cpu_targets import Target
 
 
 def host_warning(target: Target, host: str | None = None) -> str | None:
-    """A warning when programs for `target` cannot run on the building `host` (an archspec name;
-    None: this machine).
+    """Return a warning if the building `host` cannot run programs for `target`, or None.
 
-    Build tools are made for the target too, and run during the build.
+    `host` is an archspec name; None is this machine. Build tools are compiled for the target, too,
+    and run during the build.
     """
     cpu = _cpu(host)
     if is_emulated(target, host):
@@ -36,7 +36,10 @@ def host_warning(target: Target, host: str | None = None) -> str | None:
 
 
 def executable_targets(host: str | None = None) -> list[str]:
-    """The targets whose programs the `host` (an archspec name; None: this machine) can execute."""
+    """Return the targets whose programs the `host` can execute.
+
+    `host` is an archspec name; None is this machine.
+    """
     cpu = _cpu(host)
     return sorted(name for name, wanted in TARGETS.items() if _executes(cpu, wanted))
 
@@ -52,9 +55,7 @@ def missing_features(host: str, target: str) -> list[str]:
 
 
 def is_emulated(target: Target, host: str | None = None) -> bool:
-    """Whether programs for `target` need an emulator on the building `host`, as that is of another
-    family.
-    """
+    """Return whether `target` is of another family than the building `host`, and so emulated."""
     return bool(_cpu(host).family != TARGETS[target.name].family)
 
 
@@ -63,10 +64,11 @@ def _cpu(host: str | None) -> Microarchitecture:
 
 
 def _executes(cpu: Microarchitecture, wanted: Microarchitecture) -> bool:
-    """A CPU executes code for itself, for its ancestors, and for other vendors' CPUs whose
-    features and whose architecture's release it has, such as haswell on zen2.
+    """Return whether a CPU executes code for another.
 
-    Where archspec lists no features (Power), only descent tells.
+    It does for itself, for its ancestors, and for other vendors' CPUs whose features and whose
+    architecture's release it has, such as haswell on zen2. Where archspec lists no features
+    (Power), only descent counts.
     """
     if wanted == cpu or wanted in cpu.ancestors:
         return True

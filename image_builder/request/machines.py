@@ -1,4 +1,4 @@
-"""The machine catalogue: machines that a request may name instead of describing them.
+"""Reads the machine catalogue: machines that a request may name instead of describing them.
 
 The library ships public systems (`data/machines.yaml`); an operator's file of the same form adds to
 them.
@@ -26,15 +26,17 @@ __all__ = ["MachineEntry", "expand", "load_machines", "machine_facts"]
 
 
 SiteEngine = Literal["singularity", "apptainer", "docker", "podman-hpc", "shifter", "sarus", "edf"]
-"""What runs images on a machine; `edf` is the Container Engine of CSCS."""
+"""The program that runs images on a machine; `edf` is the Container Engine of CSCS."""
 
 PmiName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-"""What `srun --mpi=list` prints, such as pmix_v4."""
+"""A name that `srun --mpi=list` prints, such as pmix_v4."""
 
 
 class Fabric(BaseModel):
-    """How a site puts its network under an image: `modules` to load before the job, `annotations`
-    of an EDF file, `advice` to people, and the `families` of MPI that it serves (none named: all).
+    """Describes how a site puts its network under an image.
+
+    `modules` are loaded before the job, `annotations` are those of an EDF file, `advice` is for
+    people, and `families` are those of MPI that it serves (empty: all).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,8 +50,9 @@ class Fabric(BaseModel):
 
 
 class MachineEntry(BaseModel):
-    """One machine of the catalogue. `mpi` is what images are built with; `site_mpi` the site's own,
-    if another.
+    """Describes one machine of the catalogue.
+
+    `mpi` is what images are built with; `site_mpi` is the site's own, if it is another.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,12 +77,12 @@ class MachineEntry(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_asked_for(self) -> MachineEntry:
-        """An entry that no request could use is found when it is read, not when somebody names it."""
+        """Refuse an entry that no request could use when it is read, not at its first use."""
         Machine.model_validate(self.request_fields())
         return self
 
     def request_fields(self) -> dict[str, Any]:
-        """The `machine` of a request that names this entry."""
+        """Return the `machine` of a request that names this entry."""
         fields = {
             "platform": self.platform,
             "architecture": self.architecture,
@@ -91,7 +94,7 @@ class MachineEntry(BaseModel):
         return {key: value for key, value in fields.items() if value is not None}
 
     def facts(self, name: str) -> MachineFacts:
-        """What `compat.check` needs to know of this machine."""
+        """Return what a compatibility check needs to know of this machine."""
         return MachineFacts(
             name=name,
             platform=self.platform,
@@ -111,10 +114,10 @@ class MachineEntry(BaseModel):
 
 
 def load_machines(path: Path | None = None) -> Mapping[str, MachineEntry]:
-    """The shipped machines and those of the operator's file, by name.
+    """Return the shipped machines and those of the operator's file, by name.
 
     The file holds `machines: {<name>: {<fields>}}`. An entry replaces the shipped one of its name,
-    `null` removes it, and `shipped: false` beside `machines` leaves out all that are shipped.
+    `null` removes it, and `shipped: false` next to `machines` leaves out all that are shipped.
     Raises `Misconfigured` with every problem.
     """
     text = text_of("machines")
@@ -145,17 +148,17 @@ FACTS = (
     "launcher",
     "pmi",
 )
-"""What may be said of a machine beside, or in place of, its name."""
+"""The facts that may be given of a machine, with its name or without."""
 
 MAX_FACT = 200
-"""Characters of one fact."""
+"""The most characters of one fact."""
 
 
 def machine_facts(given: Mapping[str, str], machines: Mapping[str, MachineEntry]) -> MachineFacts:
-    """Return the machine that `given` names (`machine`) or describes (`FACTS`); what is described
-    wins over the catalogue.
+    """Return the machine that `given` names (`machine`) or describes (`FACTS`).
 
-    Raises `InvalidRequest` with every problem.
+    What is described takes precedence over the catalogue. Raises `InvalidRequest` with every
+    problem.
     """
     name = given.get("machine", "").strip().lower()
     entry = machines.get(name)
@@ -172,7 +175,7 @@ def machine_facts(given: Mapping[str, str], machines: Mapping[str, MachineEntry]
 
 
 def _described(facts: MachineFacts, fields: Mapping[str, str]) -> MachineFacts:
-    """Return `facts` with what `fields` say instead. What follows from a replaced fact goes with it."""
+    """Return `facts` with those of `fields`, and without what followed from replaced ones."""
     described = {**vars(facts), **fields}
     asked = {key: described[key] for key in ("platform", "architecture", "mpi", "gpu", "gpu_arch")}
     try:
@@ -269,10 +272,10 @@ def _entries(text: str, file: str) -> dict[str, MachineEntry | None]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MachineFacts:
-    """What is known of a machine; a None is not known.
+    """Holds what is known of a machine; a None is not known.
 
     `mpi` is the MPI that the site has, `gpu` the newest runtime that its driver serves
-    (`cuda@12.2`), `driver` the GPU driver's version. `launcher` begins a parallel job (`srun
+    (`cuda@12.2`), `driver` the GPU driver's version. `launcher` starts a parallel job (`srun
     --mpi=pmix`), `pmi` is what `srun --mpi=` takes there, and `binds` are the host's folders that a
     container needs there. `build_mpi` is what the catalogue builds images for it with.
     """

@@ -1,6 +1,4 @@
-"""The MPI and the GPU runtime that a machine has: the names people use for them, and what Spack
-calls them. Pure.
-"""
+"""Maps the MPI and GPU runtime that a machine names to Spack's packages. Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ from image_builder.spack import spec as spack_spec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mpi:
-    """One MPI: its package's `name`, the whole `spec` (`openmpi@4`), the `family` of its binary
-    interface.
+    """Describes one MPI: its package, the whole `spec` and the `family` of its binary interface.
+
+    `name` is the package's, and the spec is such as `openmpi@4`.
     """
 
     name: str
@@ -33,11 +32,10 @@ class Mpi:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One GPU runtime: its package's `name`, the whole `spec` (`cuda@12`), and what packages call
-    it.
+    """Describes one GPU runtime: its package, the whole `spec`, and what packages call it.
 
-    `variant` is what packages are built with (`+cuda`), `arch` the architecture's value (`90`) or
-    None.
+    The spec is such as `cuda@12`. `variant` is what packages are built with (`+cuda`), `arch` the
+    architecture's value (`90`) or None.
     """
 
     name: str
@@ -49,24 +47,27 @@ class Gpu:
 
     @property
     def settings(self) -> str:
-        """The variants of a package that uses the GPU: `+cuda cuda_arch=90`."""
+        """Return the variants of a package that uses the GPU: `+cuda cuda_arch=90`."""
         return f"+{self.variant}" + (f" {self.arch_variant}={self.arch}" if self.arch else "")
 
 
 @functools.cache
 def mpi_facts() -> Mapping[str, Mapping[str, Any]]:
-    """The data file about MPI: `implementations` and `aliases`."""
+    """Return the data file about MPI: `implementations` and `aliases`."""
     return _data("mpi")
 
 
 @functools.cache
 def gpu_facts() -> Mapping[str, Mapping[str, Any]]:
-    """The data file about GPUs: `runtimes`, `aliases` and `products`."""
+    """Return the data file about GPUs: `runtimes`, `aliases` and `products`."""
     return _data("gpus")
 
 
 def mpi_of(machine: Machine, release: tuple[int, ...] | None) -> Mpi | None:
-    """The MPI that a machine asks for, as `release` of Spack calls it. Raises `InvalidRequest`."""
+    """Return the MPI that a machine asks for, as `release` of Spack calls it, or None.
+
+    Raises `InvalidRequest`.
+    """
     if machine.mpi is None:
         return None
     asked, rest = _name_and_rest(machine.mpi, "machine.mpi", "openmpi@4")
@@ -97,7 +98,7 @@ def mpi_of(machine: Machine, release: tuple[int, ...] | None) -> Mpi | None:
 
 
 def gpu_of(machine: Machine) -> Gpu | None:
-    """The GPU runtime that a machine asks for. Raises `InvalidRequest`."""
+    """Return the GPU runtime that a machine asks for, or None. Raises `InvalidRequest`."""
     if machine.gpu is None:
         return None
     asked, rest = _name_and_rest(machine.gpu, "machine.gpu", "cuda@12")
@@ -121,7 +122,7 @@ def gpu_of(machine: Machine) -> Gpu | None:
 
 
 def is_mpi(name: str) -> bool:
-    """Whether a package is an MPI."""
+    """Return whether a package is an MPI."""
     return name in mpi_facts()["implementations"]
 
 

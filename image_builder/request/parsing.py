@@ -1,4 +1,4 @@
-"""A stranger's JSON becomes a request, or one answer that lists all its problems."""
+"""Parses a stranger's JSON to a request, or to one answer that lists all its problems."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ MAX_EQUAL_KEYS = 20
 
 
 class NamedMachine(Protocol):
-    """A machine of the catalogue (`machines.MachineEntry`)."""
+    """Is a machine of the catalogue (`machines.MachineEntry`)."""
 
     def request_fields(self) -> dict[str, Any]:
-        """The `machine` of a request that names it."""
+        """Return the `machine` of a request that names it."""
 
 
 def expand(fields: Mapping[str, Any], machines: Mapping[str, NamedMachine]) -> dict[str, Any]:
-    """The fields of a request, with a machine that is only named (`"lumi-c"`, `{"name": "lumi-c"}`)
-    spelled out.
+    """Return the fields of a request, with a named machine spelled out.
 
-    What is written beside the name goes before what the catalogue says; another GPU, or none, drops
-    its architecture. Raises `InvalidRequest` for a name that the catalogue does not hold.
+    A machine is named as `"lumi-c"` or `{"name": "lumi-c"}`. What is written next to the name takes
+    precedence over the catalogue; another GPU, or none, drops its architecture. Raises
+    `InvalidRequest` for a name that the catalogue does not have.
     """
     machine = fields.get("machine")
     own = {"name": machine} if isinstance(machine, str) else machine
@@ -71,7 +71,7 @@ def parse_request(
     allow_path: bool = False,
     machines: Mapping[str, NamedMachine] | None = None,
 ) -> BuildRequest:
-    """A request from a JSON text or from the mapping it holds.
+    """Return a request from a JSON text or from the mapping it holds.
 
     `allow_path` is for the library; over REST, `path` is refused. With the catalogue `machines`, a
     machine may be named. Raises `InvalidRequest` with every problem.
@@ -108,8 +108,7 @@ def parse_request(
 
 
 def load_json(raw: bytes | str) -> dict[str, Any]:
-    """The object that a JSON text holds; bare `True`, `False` and `None` are read as Python writes
-    them.
+    """Return the object in a JSON text; Python's `True`, `False` and `None` are read, too.
 
     Raises `InvalidRequest` with the place of a syntax error.
     """
@@ -143,7 +142,7 @@ def load_json(raw: bytes | str) -> dict[str, Any]:
 
 
 def field_problems(error: ValidationError, model: type[BaseModel]) -> list[FieldProblem]:
-    """What pydantic found, each with what to write instead."""
+    """Return the problems that pydantic found, each with what to write instead."""
     return [_field_problem(dict(detail), model) for detail in error.errors(include_url=False)]
 
 
@@ -154,7 +153,10 @@ _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def _without_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object whose keys stand once. Of two, JSON's readers take the last, unsaid."""
+    """Return an object whose keys are unique, or refuse it.
+
+    Of two equal keys, JSON's readers silently take the last.
+    """
     fields = dict(pairs)
     if len(fields) == len(pairs):
         return fields
@@ -173,7 +175,7 @@ def _without_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _with_json_constants(text: str) -> str:
-    """Python's bare constants as JSON's; strings stay as they are."""
+    """Return a text with JSON's constants for Python's; strings stay as they are."""
     return _STRING_OR_WORD.sub(lambda match: _PYTHON_WORDS.get(match.group(), match.group()), text)
 
 
@@ -216,7 +218,7 @@ def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProbl
 
 
 def _shown_name(name: str) -> str:
-    """A field's name as messages show it: cut, and without what would break a line or a terminal."""
+    """Return a field's name for messages: cut, and without what breaks lines or terminals."""
     return (name if len(name) <= 60 else name[:57] + "...").encode("unicode_escape").decode("ascii")
 
 

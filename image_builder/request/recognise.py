@@ -1,5 +1,6 @@
-"""From collected facts to a machine: its description for requests and checks, and the machine of
-the catalogue that is most like it. Pure.
+"""Recognises a machine from collected facts: its description, and those most like it. Pure.
+
+The description is for requests and checks; the machines most like it are of the catalogue.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from image_builder.request.cpu_detection import detected_target
 from image_builder.request.machines import MachineEntry
 
 ENGINES = ("singularity", "apptainer", "podman-hpc", "shifter", "sarus", "docker")
-"""The engines that `cic_cli here` looks for; the first that is there is used."""
+"""The engines that `cic_cli here` looks for; the first that is installed is used."""
 _NEAREST = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A fact in which a machine of the catalogue is another: `here` and `there`."""
+    """Names a fact in which a machine of the catalogue differs: `here` and `there`."""
 
     fact: str
     here: str | None
@@ -29,7 +30,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Likeness:
-    """A machine of the catalogue, and what is different there."""
+    """Names a machine of the catalogue, and what is different there."""
 
     name: str
     title: str
@@ -38,7 +39,9 @@ class Likeness:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recognised:
-    """`machine` is what a request takes, `facts` what a check takes; `nearest` are machines of the
+    """Describes a machine for requests and for checks, with the machines most like it.
+
+    `machine` is what a request takes, `facts` what a check takes; `nearest` are machines of the
     catalogue, the likest first; `notes` say what was not found and what to do about it.
     """
 
@@ -57,7 +60,7 @@ class Recognised:
 
 
 def recognise(collected: CollectedFacts, machines: Mapping[str, MachineEntry]) -> Recognised:
-    """Return the machine that these facts are of."""
+    """Return the machine that these facts describe."""
     facts = {key: value for key, value in _facts(collected) if value}
     engine = "singularity" if facts.get("engine", ENGINES[0]) in ENGINES[:2] else "docker"
     machine = {
@@ -90,7 +93,7 @@ def _facts(collected: CollectedFacts) -> Iterator[tuple[str, str | None]]:
 
 
 def _mpi(collected: CollectedFacts) -> str | None:
-    """Return the first MPI that is known by its name: `cic_cli here` puts the site's own first."""
+    """Return the first MPI with a known name; `cic_cli here` puts the site's own first."""
     known = mpi_gpu.mpi_facts()["implementations"]
     for found in collected.mpi:
         name, _, version = found.partition(" ")
@@ -104,7 +107,7 @@ def _minor(version: str) -> str:
 
 
 def _to_build(mpi: str) -> str:
-    """Return what images for an MPI are built with: of one that no Spack builds, its kin."""
+    """Return what images for an MPI are built with: its kin, if Spack does not build it."""
     name = mpi.partition("@")[0]
     facts = mpi_gpu.mpi_facts()["implementations"][name]
     is_vendors = facts.get("vendor") or name.startswith("cray-")
@@ -128,7 +131,10 @@ def _distance(one: Likeness) -> tuple[int, str]:
 
 
 def _weight(difference: Difference) -> int:
-    """A GPU that is not seen may be on the compute nodes alone; one that is seen is there."""
+    """Return how much a difference counts.
+
+    A GPU that is not seen may be on the compute nodes alone; one that is seen is there.
+    """
     if difference.fact == "gpu_arch" and difference.here is None:
         return 3
     return {"architecture": 8, "gpu_arch": 6, "mpi": 2, "engine": 1}[difference.fact]
@@ -149,7 +155,10 @@ def _differences(facts: Mapping[str, str], entry: MachineEntry) -> Iterator[Diff
 
 
 def _same(fact: str, here: str | None, there: str | None) -> bool:
-    """An MPI is the same by its name and major release, and one that is not known differs from none."""
+    """Return whether two facts are the same, as far as they are known.
+
+    An MPI is the same by its name and major release, and one that is not known differs from none.
+    """
     if fact == "mpi" and here and there:
         return here.split(".")[0] == there.split(".")[0] or here == there.split("@")[0]
     if fact == "engine" and here in ENGINES[:2] and there in ENGINES[:2]:

@@ -1,11 +1,11 @@
-"""From an image in the Docker daemon to a SIF: made, checked, and only then offered.
+"""Converts an image of the Docker daemon to a SIF, and checks it.
 
-The image is streamed (`streaming.py`) where this machine can do that, and else converted by
-Singularity's own `build`. That one writes into the image's files where it sees this machine's, and
-follows links: it gets what was checked (`oci_layout.py`), never the image itself.
+The image is streamed (`streaming.py`) where this machine can do that, and else converted by Singularity's own
+`build`. That one writes into the image's files where it sees this machine's, and follows links: it gets what was
+checked (`oci_layout.py`), never the image itself.
 
-The caller's destination appears in one step, when everything was checked. What becomes of it is
-written beside it, and what conversion needs meanwhile lies in a scratch folder.
+The caller's destination appears in one step, when everything is checked. The SIF is written to the same folder under
+a temporary name, and other temporary files are in a scratch folder.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from image_builder.sif import format, oci_layout, streaming
 from image_builder.sif.docker_export import NotStreamable
 
 PROGRAMS = ("apptainer", "singularity")
-"""What converts, in the order of preference; Apptainer answers to both names."""
+"""The programs that convert, in the order of preference; Apptainer has both names."""
 
 STREAM, BUILD = "stream", "build"
 
 DEFAULT_LEVELS = {"zstd": 3, "gzip": 6}
-"""Where more effort takes much time and saves little room: `benchmarks/levels.py` tells."""
+"""Levels beyond which more time saves little room; `benchmarks/levels.py` measures it."""
 
 STREAMED_COMPRESSORS = ("zstd", "gzip", "xz")
-"""Those whose squashfs, made by tar2sqfs, other tools read: its lz4 is not read by unsquashfs."""
+"""The compressors of tar2sqfs that other tools read: unsquashfs does not read its lz4."""
 
 
 class ConversionFailed(ServiceError):
-    """The image is there, and no SIF could be made of it."""
+    """The image exists, but no SIF can be made of it."""
 
     code = ErrorCode.CONVERSION_FAILED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A SIF that was made and checked. `method` says how: `stream` or `build`."""
+    """Describes a SIF that is made and checked; `method` is `stream` or `build`."""
 
     sha256: str
     size_bytes: int
@@ -69,12 +69,11 @@ def convert(
     cancel: CancelToken | None = None,
     on_line: LineSink | None = None,
 ) -> Conversion:
-    """Make a SIF for `platform` of an image in the daemon (its id, or a reference) at
-    `destination`.
+    """Make a SIF for `platform` at `destination`, of an image in the daemon.
 
-    `scratch` is a folder for temporary files; without it they lie beside the destination. Raises
-    `ToolMissing`, `ServiceError`, `LimitReached` or `Cancelled`; then there is no file at
-    `destination`.
+    `image` is its id, or a reference. `scratch` is a folder for temporary files; without it they
+    are in the destination's folder. Raises `ToolMissing`, `ServiceError`, `LimitReached` or
+    `Cancelled`; then there is no file at `destination`.
     """
     begin = time.monotonic()
     job = _Conversion(image, platform, settings, runner, cancel, on_line or _ignore)
@@ -103,7 +102,10 @@ def verify(path: Path, *, platform: str) -> None:
 
 
 def program() -> str:
-    """The path of Singularity or Apptainer. Raises `ToolMissing` when neither is installed."""
+    """Return the path of Singularity or Apptainer.
+
+    Raises `ToolMissing` when neither is installed.
+    """
     found = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if found is None:
         raise ToolMissing(
@@ -115,7 +117,7 @@ def program() -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Conversion:
-    """One image on its way; both ways share what they need."""
+    """Converts one image in either way."""
 
     image: str
     platform: str
@@ -125,7 +127,7 @@ class _Conversion:
     on_line: LineSink
 
     def stream_or_build(self, made: Path, scratch: Path) -> tuple[str, str]:
-        """Make the SIF, quickly if that can be done; returns the method and the SIF's sha256."""
+        """Make the SIF, quickly if possible; return the method and the SIF's sha256."""
         try:
             return STREAM, self.stream(made, scratch)
         except NotStreamable as reason:
@@ -153,7 +155,7 @@ class _Conversion:
         )
 
     def build(self, made: Path, scratch: Path) -> str:
-        """Let Singularity's own `build` make the SIF, of what was checked and cannot lead it out."""
+        """Let Singularity's own `build` make the SIF, of checked files that cannot lead it out."""
         layout = scratch / "image"
         self._write_layout(layout, scratch)
         command = build_command(
@@ -240,7 +242,7 @@ def build_command(
     platform: str,
     settings: BuildSettings,
 ) -> Command:
-    """`singularity build`, with its temporary files and cache in `scratch`."""
+    """Return `singularity build`, with its temporary files and cache in `scratch`."""
     environment = {
         f"{prefix}_{name}": str(scratch)
         for prefix in ("APPTAINER", "SINGULARITY")
@@ -269,8 +271,9 @@ def build_command(
 
 @functools.cache
 def takes_mksquashfs_arguments(singularity: str) -> bool:
-    """Whether this Singularity lets us choose the compression; those before 4 and Apptainer 1.2 do
-    not.
+    """Return whether this Singularity lets us choose the compression.
+
+    SingularityCE before 4 and Apptainer before 1.2 do not.
     """
     asked = Command(
         name=f"{Path(singularity).name} build", argv=(singularity, "build", "--help"), timeout_s=60
@@ -282,14 +285,14 @@ def takes_mksquashfs_arguments(singularity: str) -> bool:
 
 
 def level(settings: BuildSettings) -> int | None:
-    """The compression level, for those compressors that have one."""
+    """Return the compression level, for compressors that have one."""
     if settings.sif_compressor not in DEFAULT_LEVELS:
         return None
     return settings.sif_compression_level or DEFAULT_LEVELS[settings.sif_compressor]
 
 
 def mksquashfs_arguments(settings: BuildSettings) -> str:
-    """The compressor and level of the settings, in mksquashfs's notation."""
+    """Return the compressor and level of the settings, in mksquashfs's notation."""
     chosen = level(settings)
     return f"-comp {settings.sif_compressor}" + (
         "" if chosen is None else f" -Xcompression-level {chosen}"
@@ -297,7 +300,7 @@ def mksquashfs_arguments(settings: BuildSettings) -> str:
 
 
 def needs_sudo(settings: BuildSettings) -> bool:
-    """`singularity_sudo` means `sudo -n`, and nothing when already root."""
+    """Return whether `sudo -n` is needed: by `singularity_sudo`, and not as root."""
     return settings.singularity_sudo and os.geteuid() != 0
 
 
@@ -321,7 +324,7 @@ def _hint(error: ProcessFailed) -> str:
 
 @contextlib.contextmanager
 def _folder(parent: Path) -> Iterator[Path]:
-    """A private folder, removed at the end with what is in it."""
+    """Yield a private folder, which is removed at the end with what is in it."""
     with tempfile.TemporaryDirectory(
         prefix=".convert-", dir=parent, ignore_cleanup_errors=True
     ) as folder:

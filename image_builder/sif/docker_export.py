@@ -1,8 +1,7 @@
-"""What the Docker daemon tells of an image for its conversion: its configuration, its files as one
-stream, and the few files that this stream does not show as they are.
+"""Reads an image from the Docker daemon: its configuration, and its files as one stream.
 
 The stream is that of a container which is never started. Docker prepares such a container for its
-start: it puts files into `/dev` and `/etc` and hides the image's own behind them. Those are read
+start: it puts files into `/dev` and `/etc` and hides the image's own behind them. Those few are read
 through BuildKit, which shows the image as it is, is slower, and is stopped as soon as it has passed
 `/etc`.
 """
@@ -31,12 +30,13 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, started
 
 REPOSITORY = "cic-conversion"
-"""Names of images while they are converted, and the label of their containers: what a killed
-conversion leaves.
+"""The name of images during conversion, and the label of their containers.
+
+A killed conversion leaves both behind.
 """
 
 HIDDEN = frozenset({".dockerenv", "dev/console", "dev/pts", "dev/shm", "etc/hostname", "etc/mtab"})
-"""What `apptainer build` takes from the image, and the stream does not show as the image has it."""
+"""What `apptainer build` takes from the image, and the stream does not show as it is there."""
 
 HIDDEN_IF_LINK = frozenset({"etc/hosts", "etc/resolv.conf"})
 """What `apptainer build` replaces by an empty file, unless it is a symbolic link."""
@@ -59,13 +59,13 @@ _CONFIG_KEYS = (
 
 
 class NotStreamable(CicError):
-    """This image, or this machine, needs another way of conversion; the message says why."""
+    """The image, or this machine, needs another way of conversion; the message says why."""
 
     code = ErrorCode.CONVERSION_FAILED
 
 
 class UnsuitableImage(BuildFailed):
-    """No SIF is made of this image: it holds what would lead Singularity out of it, or is no tree."""
+    """No SIF is made of this image: it would lead Singularity out of it, or is no tree."""
 
     code = ErrorCode.CONVERSION_FAILED
 
@@ -79,7 +79,7 @@ class UnsuitableImage(BuildFailed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportedImage:
-    """An image that is being exported. `config` is the part of its configuration that a run heeds."""
+    """Describes an image during its export; `config` is what a run uses of its configuration."""
 
     id: str
     architecture: str
@@ -90,7 +90,7 @@ class ExportedImage:
 
 @contextlib.contextmanager
 def exported(image: str) -> Iterator[ExportedImage]:
-    """An image with a container and a name of its own, both of which are gone at the end."""
+    """Yield an image with a container and a name of its own; both are removed at the end."""
     with daemon() as client, contextlib.ExitStack() as stack:
         try:
             found = client.images.get(image)
@@ -127,12 +127,12 @@ def exported(image: str) -> Iterator[ExportedImage]:
 
 
 def is_converted(names: Collection[str]) -> bool:
-    """Whether an image of these names is being converted."""
+    """Return whether an image with these names is being converted."""
     return any(name.startswith(f"{REPOSITORY}:") for name in names)
 
 
 def sweep() -> int:
-    """Remove what killed conversions left; returns how many things that were."""
+    """Remove what killed conversions left, and return how many things that were."""
     removed = 0
     with daemon() as client:
         for container, tag in labelled_containers(REPOSITORY):
@@ -154,7 +154,7 @@ def _platform(attributes: Mapping[str, Any]) -> str:
 
 
 def _untag(client: docker.DockerClient, image_id: str, reference: str) -> None:
-    """Remove our name, unless it is the only one left: then the image would go with it."""
+    """Remove our name, unless it is the only one left: then the image would be removed, too."""
     with contextlib.suppress(docker.errors.APIError):
         if len(client.images.get(image_id).tags) > 1:
             client.images.remove(reference, noprune=True)
@@ -166,14 +166,13 @@ def _remove_container(client: docker.DockerClient, container: str) -> None:
 
 
 def export_socket(image: ExportedImage) -> socket.socket | None:
-    """A connection from which the image's files are read as a tar; None for a daemon that has no
-    socket here.
+    """Return a connection with the image's files as a tar; None if the daemon has no socket here.
 
     Asked in HTTP/1.0, the daemon sends them as they are until it closes the connection. The program
     `docker` does the same for any daemon, and costs 0.8 s of a processor per GB more, a tenth of a
     whole conversion.
 
-    Raises `NotStreamable` when the daemon does not give them.
+    Raises `NotStreamable` when the daemon does not send them.
     """
     path = _socket_path(os.environ)
     if path is None:
@@ -191,21 +190,19 @@ def export_socket(image: ExportedImage) -> socket.socket | None:
             raise NotStreamable(f"docker does not export the image: {refused}") from refused
         if status != "200":
             raise NotStreamable(f"docker does not export the image: {error or status}")
-        connection.settimeout(None)  # whoever reads it waits for what comes
+        connection.settimeout(None)  # its reader waits for as long as it takes
         unless_it_works.pop_all()
     return connection
 
 
 def _socket_path(environ: Mapping[str, str]) -> str | None:
-    """Where the Docker SDK reaches the daemon, if that is a socket of this machine."""
+    """Return the socket at which the Docker SDK reaches the daemon, if it is of this machine."""
     scheme, _, path = (environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock").partition("://")
     return path if scheme == "unix" and path else None
 
 
 def _answer(connection: socket.socket) -> tuple[str, str]:
-    """Take the head of an HTTP answer from a connection; returns its status, and what an error
-    says.
-    """
+    """Take the head of an HTTP answer from a connection; return its status and error text."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):  # a byte at a time: not one of the body's may be lost
         if not (byte := connection.recv(1)) or len(head) > MAX_ANSWER_BYTES:
@@ -218,14 +215,17 @@ def _answer(connection: socket.socket) -> tuple[str, str]:
 
 
 def export_command(image: ExportedImage, *, timeout_s: float) -> Command:
-    """What writes the image's files to standard output as a tar, wherever the daemon is."""
+    """Return the command that writes the image's files to standard output as a tar.
+
+    It works with a daemon on any machine.
+    """
     return Command(
         name="docker export", argv=("docker", "export", image.container), timeout_s=timeout_s
     )
 
 
 def originals_command(image: ExportedImage, *, platform: str, timeout_s: float) -> Command:
-    """What writes them as the image has them; more slowly, sorted by path."""
+    """Return the command that writes the files as the image has them: slower, sorted by path."""
     return Command(
         name="docker buildx build",
         timeout_s=timeout_s,
@@ -252,7 +252,7 @@ def originals(
     log: Path,
     cancel: CancelToken | None = None,
 ) -> list[tuple[tarfile.TarInfo, bytes]]:
-    """The members of the image that the exported stream hides, folders before what is in them.
+    """Return the members of the image that the exported stream hides, folders first.
 
     Raises `NotStreamable` when they cannot be read, and `UnsuitableImage` when `/dev` or `/etc` is
     not a folder: then the stream shows another tree than the image has.
@@ -279,7 +279,10 @@ def originals(
 
 
 def _is_past_etc(name: str) -> bool:
-    """The stream is sorted. Singularity's own folder and the like begin with a dot, and lie before."""
+    """Return whether the sorted stream is behind `/etc`.
+
+    Singularity's own folder and the like begin with a dot, so they come before it.
+    """
     return name.split("/")[0] > "etc"
 
 
@@ -303,7 +306,7 @@ def _last_line(log: Path) -> str:
 
 
 def empty_archive(image: ExportedImage, *, architecture: str) -> bytes:
-    """An archive as `docker save` makes it, of an image with this one's configuration and no files."""
+    """Return an archive as `docker save` makes it, with this image's configuration and no files."""
     layer = _tar([])
     digest = _sha256(layer)
     config = json.dumps(

@@ -1,4 +1,4 @@
-"""The SIF format: what is in a file, and whether it is whole.
+"""Reads and writes the SIF format: what is in a file, and whether it is whole.
 
 A SIF is a header, a table of descriptors, and the objects that they describe. The primary system
 partition holds the container's files as squashfs.
@@ -30,7 +30,7 @@ ARCHITECTURES = {
     "s390x": b"11\0",
     "riscv64": b"12\0",
 }
-"""The header's code for the architecture in a platform such as `linux/arm64`."""
+"""The header's codes, by the architecture in a platform such as `linux/arm64`."""
 
 SQUASHFS = 1
 PRIMARY_SYSTEM = 2
@@ -50,11 +50,11 @@ _LAUNCH = b"#!/usr/bin/env run-singularity\n"
 
 
 class BadSif(ValueError):
-    """The file is not a whole SIF, or not the one that was wanted."""
+    """The file is not a whole SIF, or not the expected one."""
 
 
 class DataType(enum.IntEnum):
-    """What an object of a SIF is."""
+    """Says what an object of a SIF is."""
 
     DEFINITION = 0x4001
     ENVIRONMENT = 0x4002
@@ -71,7 +71,7 @@ class DataType(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Descriptor:
-    """One object: its type, its place in the file, and its name. `extra` depends on the type."""
+    """Describes one object: type, place in the file, name. `extra` depends on the type."""
 
     data_type: int
     id: int
@@ -92,15 +92,16 @@ class Descriptor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sif:
-    """What a SIF's header and descriptors say. `architecture` is as in a platform: `arm64`."""
+    """Holds what a SIF's header and descriptors say; `architecture` is such as `arm64`."""
 
     architecture: str
     descriptors: tuple[Descriptor, ...]
 
     @property
     def primary(self) -> Descriptor:
-        """The descriptor of the primary system partition. Raises `BadSif` unless there is exactly
-        one.
+        """Return the descriptor of the primary system partition.
+
+        Raises `BadSif` unless there is exactly one.
         """
         found = [descriptor for descriptor in self.descriptors if descriptor.is_primary_partition]
         if len(found) != 1:
@@ -109,16 +110,18 @@ class Sif:
 
 
 def read(path: Path) -> Sif:
-    """The header and descriptors of a SIF whose objects all lie within the file. Raises `BadSif`."""
+    """Return the header and descriptors of a SIF, all of whose objects are within the file.
+
+    Raises `BadSif`.
+    """
     with open(path, "rb") as file:
         return _read(file, path.stat().st_size)
 
 
 def verify(path: Path, *, platform: str | None = None) -> Sif:
-    """Check that a SIF is whole and can be run on `platform`: header, objects, and its squashfs to
-    the last byte.
+    """Check that a SIF is whole and can be run on `platform`, and return what it says.
 
-    Raises `BadSif` with the reason.
+    Header, objects, and its squashfs to the last byte are checked. Raises `BadSif` with the reason.
     """
     sif = read(path)
     primary = sif.primary
@@ -138,7 +141,7 @@ def verify(path: Path, *, platform: str | None = None) -> Sif:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Object:
-    """Something to be written into a SIF; `extra` as it stands in a descriptor."""
+    """Holds something to be written into a SIF; `extra` is as in a descriptor."""
 
     data_type: int
     content: bytes
@@ -149,7 +152,7 @@ class Object:
 
 
 def objects(path: Path) -> list[Object]:
-    """The small objects of a SIF, all but its partitions, in their order."""
+    """Return the small objects of a SIF, all but its partitions, in their order."""
     with open(path, "rb") as file:
         found = []
         for descriptor in read(path).descriptors:
@@ -171,7 +174,7 @@ def objects(path: Path) -> list[Object]:
 def write(
     path: Path, *, architecture: str, small: Sequence[Object], squashfs: Path, group: int
 ) -> str:
-    """Write a SIF of small objects and a primary partition, in one pass; returns its sha256.
+    """Write a SIF of small objects and a primary partition, in one pass; return its sha256.
 
     The objects get the numbers from 1 on, the partition the last one.
     """
@@ -249,7 +252,7 @@ def write(
             raise BadSif("its squashfs changed while it was copied")
         os.fdatasync(
             target.fileno()
-        )  # while it is still being hashed: whoever publishes it has less to wait for
+        )  # while it is still being hashed, so that publishing it waits less
         return digest.result()
 
 
@@ -262,14 +265,14 @@ def _sha256(head: bytes, rest: Path) -> str:
 
 
 def _copy(source: Path, target: BinaryIO) -> None:
-    """Append a file to an open one, without taking it through our memory."""
+    """Append a file to an open one, without copying it through our memory."""
     with open(source, "rb") as file:
         while os.sendfile(target.fileno(), file.fileno(), None, 64 * _CHUNK_BYTES):
             pass
 
 
 def squashfs_inodes(path: Path) -> int:
-    """How many inodes a squashfs file has. Raises `BadSif` when it is not whole."""
+    """Return how many inodes a squashfs file has. Raises `BadSif` when it is not whole."""
     with open(path, "rb") as file:
         superblock = file.read(_SQUASHFS_SUPERBLOCK.size)
     _check_squashfs(superblock, path.stat().st_size)

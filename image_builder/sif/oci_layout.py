@@ -1,4 +1,4 @@
-"""An image as an OCI layout of one layer, for Singularity's own `build` to unpack.
+"""Writes an image as an OCI layout of one layer, for Singularity's own `build` to unpack.
 
 `build` writes into the files that it unpacked and follows links there, out of them and onto this
 machine. So the layer is the exported image after the check of `tar_filter.py`, which lets no link
@@ -30,7 +30,7 @@ def write(
     on_line: LineSink,
     cancel: CancelToken | None = None,
 ) -> None:
-    """Write an image in the daemon to `folder`, which is made.
+    """Write an image in the daemon to `folder`, which is created.
 
     Raises `UnsuitableImage` for one that would lead Singularity to files outside, `NotStreamable`
     when Docker does not export it, else as `streaming.stream` does.
@@ -68,7 +68,7 @@ def _write_index(folder: Path, image: ExportedImage, layer: dict[str, Any]) -> N
 
 
 def _add(folder: Path, kind: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Write a document into the layout; returns what names it there."""
+    """Write a document into the layout, and return the descriptor that names it there."""
     written = folder / "document"
     written.write_text(json.dumps(content), "utf-8")
     with written.open("rb") as file:

@@ -1,6 +1,6 @@
-"""The quick way from an image to a SIF: its files stream into squashfs, and nothing is unpacked.
+"""Converts an image to a SIF quickly: its files stream into squashfs, and nothing is unpacked.
 
-    docker daemon ──> tarfilter.py ──> tar2sqfs ──> squashfs ─┐
+    docker daemon ──> tar_filter.py ─> tar2sqfs ──> squashfs ─┐
                           │ additions                         ├─> SIF, hashed while it is written
     docker buildx ────────┤ (what the export hides)           │
     singularity build ────┴─ of an image without files ───────┘ (its small objects)
@@ -9,7 +9,7 @@ Whatever Singularity puts into an image depends on the image's configuration alo
 an image with this configuration and no files, and what it put there is merged into the stream.
 
 The result is what `singularity build` makes, but for three things that Docker's export does not
-tell: the root folder is root's with mode 755, as it is in every container of Docker; of the
+show: the root folder is root's with mode 755, as it is in every container of Docker; of the
 extended attributes, only file capabilities are there; and hard links to symbolic links are still
 links, where `build` makes copies.
 """
@@ -53,19 +53,20 @@ PIPE_BYTES = 1024**2
 TICK_S = 0.02
 SILENCE = "it wrote nothing"
 FULL_BYTES = 64 * 1024**2
-"""A write that failed while the disk had less than this failed for want of room."""
+"""The free room below which a write that fails is taken to fail for lack of room."""
 
 
 class StreamFailed(ServiceError):
-    """A part of the conversion failed: no SIF was made."""
+    """A part of the conversion failed, and no SIF was made."""
 
     code = ErrorCode.CONVERSION_FAILED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SingularityMetadata:
-    """What Singularity makes of an image's configuration: files for its root, and small objects for
-    the SIF.
+    """Holds what Singularity makes of an image's configuration.
+
+    These are files for the image's root, and small objects for the SIF.
     """
 
     files: tuple[tuple[tarfile.TarInfo, bytes], ...]
@@ -87,7 +88,7 @@ def stream(
     runner: Runner = run,
     cancel: CancelToken | None = None,
 ) -> str:
-    """Make a SIF of an image in the daemon at `made`; returns its sha256.
+    """Make a SIF of an image in the daemon at `made`, and return its sha256.
 
     `source` is what the SIF names as its origin. `build_empty(archive, sif)` lets Singularity
     convert an archive. Raises `NotStreamable` when this machine needs another way of conversion,
@@ -151,7 +152,7 @@ def write_layer(
 
 
 def warn_of_set_aside(report: tar_filter.Report, on_line: LineSink) -> None:
-    """Tell which of the image's own entries gave way to Singularity's."""
+    """Warn of the image's own entries that Singularity's replace."""
     if report.set_aside:
         more = report.set_aside - len(report.set_aside_first)
         on_line(
@@ -170,8 +171,9 @@ def require_programs() -> None:
 
 
 def squashfs_command(target: Path, level: int | None, settings: BuildSettings) -> Command:
-    """What makes a squashfs file of a tar on standard input. An entry that it does not know ends
-    it.
+    """Return the command that makes a squashfs file of a tar on standard input.
+
+    It fails on an entry of an unknown kind.
     """
     argv = ["tar2sqfs", "--quiet", "--force", "--no-skip", "--compressor", settings.sif_compressor]
     if level is not None:
@@ -180,7 +182,7 @@ def squashfs_command(target: Path, level: int | None, settings: BuildSettings) -
 
 
 def filter_command(report: Path, additions: Path | None) -> Command:
-    """The check of the image's files; without additions, of those that Singularity unpacks."""
+    """Return the check of the image's files; without additions, for Singularity to unpack."""
     options = () if additions is None else ("--additions", str(additions))
     program = str(Path(tar_filter.__file__))
     return Command(
@@ -191,9 +193,7 @@ def filter_command(report: Path, additions: Path | None) -> Command:
 
 @dataclasses.dataclass(frozen=True)
 class _Preparation:
-    """What is done while the image is already streaming: the additions, and the SIF's small
-    objects.
-    """
+    """Prepares additions and the SIF's small objects while the image already streams."""
 
     image: ExportedImage
     source: str
@@ -254,9 +254,7 @@ class _Preparation:
 def _stencil_files(
     archive: bytes, rename: OriginRewriter
 ) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    """Singularity's files, root's own, and the root folder itself as every container of Docker has
-    it.
-    """
+    """Yield Singularity's files, owned by root, and Docker's usual root folder."""
     root = tarfile.TarInfo("./")
     root.type, root.mode, root.mtime = tarfile.DIRTYPE, 0o755, int(time.time())
     yield root, b""
@@ -272,7 +270,7 @@ def _stencil_files(
 
 @dataclasses.dataclass(frozen=True)
 class OriginRewriter:
-    """Puts the image's true origin where Singularity wrote that of the archive which it converted."""
+    """Puts the image's true origin where Singularity wrote that of the converted archive."""
 
     archive: str
     source: str
@@ -320,7 +318,7 @@ def _json_as_go_writes_it(value: Any) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class _Pipeline:
-    """The processes that the image's files run through; without a `sink`, into `target` itself."""
+    """Runs the processes that the image's files pass; without a `sink`, into `target` itself."""
 
     image: ExportedImage
     target: Path
@@ -331,7 +329,7 @@ class _Pipeline:
     cancel: CancelToken | None
 
     def run(self, metadata: Future[SingularityMetadata] | None) -> tar_filter.Report:
-        """Run them to their ends, as long as nothing fails; returns what went through."""
+        """Run the processes to their ends unless one fails; return what went through."""
         commands = [self.filter, *([self.sink] if self.sink is not None else [])]
         with contextlib.ExitStack() as stack:
             processes: list[subprocess.Popen[bytes]] = []
@@ -359,7 +357,7 @@ class _Pipeline:
                     )
                 )
                 if source is not None:
-                    # the reader alone holds it now: when it ends, the writer is told
+                    # only the reader has it open now, so the writer notices when the reader ends
                     source.close()
                 source = process.stdout
                 if source is not None:
@@ -401,8 +399,9 @@ class _Pipeline:
         processes: Sequence[subprocess.Popen[bytes]],
         least_free_bytes: int,
     ) -> None:
-        """Tell the first cause. A writer whose reader went away is a consequence: the reader
-        speaks.
+        """Raise the first cause of a failure.
+
+        A writer that lost its reader is a consequence: the reader has the cause.
         """
         time.sleep(TICK_S)
         failed = {index for index, process in enumerate(processes) if process.poll()}
@@ -442,7 +441,7 @@ def _check_counts(
     runner: Runner,
     cancel: CancelToken | None,
 ) -> None:
-    """Whether everything that went in is there: as many inodes, and as many paths."""
+    """Check that everything that went in is there: as many inodes, and as many paths."""
     try:
         inodes = format.squashfs_inodes(squashfs)
     except (format.BadSif, FileNotFoundError) as error:

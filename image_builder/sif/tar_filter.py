@@ -1,18 +1,16 @@
-"""A program: reads an image's files as a tar stream, checks them, and writes the stream that goes
-into squashfs.
+"""Checks an image's files in a tar stream, and writes the stream that goes into squashfs.
 
     python3 tar_filter.py [--additions FILE] --report FILE < export.tar > filtered.tar
 
-What `docker export` puts in by itself is left out, and so is what the image has where Singularity
-puts its own files. The members of the additions (a tar file, awaited: it appears by a rename)
-follow, each unless its name was there already. Without additions, the stream is for Singularity
-itself to unpack and write into: links where it writes are refused. The report tells what was
-written.
+What `docker export` itself puts in is left out, and so is what the image has where Singularity puts its own files. The
+members of the additions (a tar file, for which the program waits: it appears by a rename) follow, each unless its name
+was there already. Without additions, the stream is for Singularity itself to unpack and write into: links where it
+writes are refused. The report says what was written.
 
-It stands alone, imports nothing of ours, and never holds more of the stream than a window. Whatever
-it does not know for certain, it refuses: an entry of an unknown type, a name twice, a child before
-its folder, a stream without its end. It ends with 0 only after it has seen the end of the archive
-and nothing but padding behind it.
+This is a program of its own, imports nothing of ours, and never has more of the stream in memory than a window.
+Whatever it does not know for certain, it refuses: an entry of an unknown type, a name twice, a child before its
+folder, a stream without its end. It ends with 0 only after it has seen the end of the archive and nothing but padding
+behind it.
 """
 
 from __future__ import annotations
@@ -40,20 +38,21 @@ LEFT_OUT = frozenset(
         b"etc/resolv.conf",
     }
 )
-"""What `docker export` makes, empties or replaces. The additions bring back what the image itself
-has there.
-"""
+"""What `docker export` makes, empties or replaces; the additions restore what the image has there."""
 
 METADATA = b".singularity.d"
 LAUNCHERS = frozenset({b".run", b".exec", b".test", b".shell", b"singularity", b"environment"})
 RESERVED = LAUNCHERS | {METADATA}
-"""What Singularity puts in the root: a folder, and links into it. Of an image's own, folders and
-plain files stay, as they do with `singularity build`, and nothing that leads elsewhere.
+"""What Singularity puts in the root: a folder, and links into it.
+
+Of an image's own entries there, folders and plain files stay, as they do with `singularity build`,
+and nothing that leads elsewhere.
 """
 
 WRITTEN = frozenset({b"dev", b"etc", b"home", b"proc", b"root", b"sys", b"tmp", b"var", b"var/tmp"})
-"""The folders of an image that Singularity makes or writes into (`makeBaseEnv`, 3.0 to 4.3); it
-follows links there, out of the image.
+"""The folders of an image that Singularity makes or writes into (`makeBaseEnv`, 3.0 to 4.3).
+
+It follows links there, out of the image.
 """
 
 BLOCK = 512
@@ -82,7 +81,7 @@ _PAX_KEYS = frozenset(
 
 
 class UnsupportedArchive(Exception):
-    """A whole stream that holds something which no SIF is made of."""
+    """The stream is whole, but contains something that no SIF is made of."""
 
 
 class CorruptArchive(Exception):
@@ -91,8 +90,9 @@ class CorruptArchive(Exception):
 
 @dataclasses.dataclass
 class Report:
-    """What was written: `inodes` without further hard links, and the lines that listing all paths
-    takes.
+    """Counts what is written.
+
+    `inodes` counts hard links once; `listed_lines` are the lines that listing all paths takes.
     """
 
     entries: int = 0
@@ -108,7 +108,10 @@ class Report:
 
 @dataclasses.dataclass
 class Member:
-    """One entry: `body_bytes` includes the padding. `extent` counts all its blocks before the body."""
+    """Describes one entry of the archive.
+
+    `body_bytes` includes the padding. `extent` counts all its blocks before the body.
+    """
 
     name: bytes
     kind: int
@@ -118,7 +121,7 @@ class Member:
 
 
 class Window:
-    """The part of the input that is looked at. What is behind `position` may be sent on or dropped."""
+    """Holds a part of the input; what is behind `position` may still be sent on or dropped."""
 
     def __init__(self, source: int, target: int | None) -> None:
         self._source, self._target = source, target
@@ -127,7 +130,7 @@ class Window:
         self.position = 0
 
     def need(self, count: int) -> bool:
-        """Have `count` bytes from `position` on; False when the input ends before that."""
+        """Read until `count` bytes from `position` on are there; return False at an earlier end."""
         while len(self._data) - self.position < count:
             chunk = os.read(self._source, WINDOW_BYTES)
             if not chunk:
@@ -142,7 +145,7 @@ class Window:
         return self._data[begin : begin + count]
 
     def keep(self, count: int) -> None:
-        """Send the next `count` bytes on, with or without having them in the window."""
+        """Send the next `count` bytes on, which need not be in the window."""
         at_hand = len(self._data) - self.position
         if count <= at_hand:
             self.position += count
@@ -152,7 +155,7 @@ class Window:
         self._pass_on(count - at_hand, self._target)
 
     def drop(self, count: int) -> None:
-        """Do not send the next `count` bytes on."""
+        """Skip the next `count` bytes."""
         self.flush()
         at_hand = len(self._data) - self.position
         self.position += min(count, at_hand)
@@ -166,7 +169,7 @@ class Window:
         self._kept_from = self.position
 
     def at_padding_only(self) -> bool:
-        """Whether nothing but zero bytes is left."""
+        """Return whether nothing but zero bytes is left."""
         rest = self._data[self.position :]
         while not any(rest):
             rest = os.read(self._source, WINDOW_BYTES)
@@ -175,7 +178,7 @@ class Window:
         return False
 
     def _pass_on(self, count: int, target: int | None) -> None:
-        """Move bytes that need no look; between pipes, without copying them."""
+        """Move bytes that need no check; between pipes, without copying them."""
         self._data, self.position, self._kept_from = b"", 0, 0
         while count:
             if target is not None and count >= WINDOW_BYTES:
@@ -205,7 +208,7 @@ def _splice(source: int, target: int, count: int) -> int:
 
 
 def next_member(window: Window) -> Member | None:
-    """The member at the window's position, which stays there; None at the end of the archive."""
+    """Return the member at the window's position, which stays there; None at the archive's end."""
     extent, path, link, size, real_name = 0, None, None, None, None
     while True:
         if not window.need(extent + BLOCK):
@@ -259,7 +262,7 @@ def padded(size: int) -> int:
 
 
 def number(field: bytes) -> int:
-    """A numeric field, octal or binary. Raises `CorruptArchive`."""
+    """Return a numeric field, octal or binary. Raises `CorruptArchive`."""
     if field[0] & 0x80:
         value = int.from_bytes(field, "big") - (0x80 << 8 * (len(field) - 1))
         if field[0] & 0x40:
@@ -273,7 +276,10 @@ def number(field: bytes) -> int:
 
 
 def pax_records(body: bytes) -> dict[bytes, bytes]:
-    """The records of an extension header. Raises `UnsupportedArchive` for one whose meaning we do not know."""
+    """Return the records of an extension header.
+
+    Raises `UnsupportedArchive` for one whose meaning is not known.
+    """
     records = {}
     while body:
         length, space, rest = body.partition(b" ")
@@ -293,8 +299,9 @@ def pax_records(body: bytes) -> dict[bytes, bytes]:
 
 
 def canonical(name: bytes) -> bytes:
-    """A name without `./` before it and `/` behind it; empty for the root. Raises `UnsupportedArchive` for one
-    that climbs.
+    """Return a name without `./` before it and `/` behind it; empty for the root.
+
+    Raises `UnsupportedArchive` for one with `..`.
     """
     stripped = name.rstrip(b"/")
     while stripped.startswith(b"./"):
@@ -326,7 +333,7 @@ def _name(header: bytes) -> bytes:
 
 
 def _sparse_blocks(window: Window, extent: int, header: bytes) -> int:
-    """How many bytes of further sparse maps follow an old GNU sparse header."""
+    """Return how many bytes of further sparse maps follow an old GNU sparse header."""
     more, bytes_seen = header[482], 0
     while more:
         if not window.need(extent + bytes_seen + BLOCK):
@@ -339,8 +346,9 @@ def _sparse_blocks(window: Window, extent: int, header: bytes) -> int:
 
 
 class Filter:
-    """Decides of each member whether it goes on. Remembers 64-bit hashes of names: a false double
-    is refused.
+    """Decides for each member whether it is written.
+
+    It remembers 64-bit hashes of names: a false duplicate is refused.
     """
 
     def __init__(
@@ -351,7 +359,10 @@ class Filter:
         *,
         additions: Callable[[], int] | None = None,
     ) -> None:
-        """`additions` opens the archive of them; without, Singularity writes into what comes out."""
+        """Read from `source`, write to `target`; `additions` opens the archive of additions.
+
+        Without `additions`, Singularity writes into what is written here.
+        """
         self._window, self._target, self.report = Window(source, target), target, report
         self._additions = additions
         self._added_kinds: dict[bytes, int] | None = None
@@ -360,7 +371,7 @@ class Filter:
         self._held: dict[bytes, bytes] = {}
 
     def copy_image(self) -> None:
-        """Everything up to the end of the archive, without that end."""
+        """Copy everything up to the end of the archive, without that end."""
         window = self._window
         while (member := next_member(window)) is not None:
             if member.name.partition(b"/")[0] in RESERVED and not self._may_stay(member):
@@ -385,7 +396,7 @@ class Filter:
             raise CorruptArchive("the archive is empty")
 
     def add(self) -> None:
-        """The members of the additions whose names are not there yet, and the archive's end."""
+        """Write the additions whose names are not there yet, and the archive's end."""
         if self._additions is not None:
             self._add(Window(self._additions(), self._target))
         write_all(self._target, 2 * END)
@@ -402,7 +413,7 @@ class Filter:
         window.flush()
 
     def _may_stay(self, member: Member) -> bool:
-        """Whether the image's own entry stays where Singularity has its own."""
+        """Return whether the image's own entry stays where Singularity has its own."""
         top, _, below = member.name.partition(b"/")
         if top in LAUNCHERS and below:
             return True
@@ -416,7 +427,7 @@ class Filter:
         )
 
     def _added(self) -> dict[bytes, int]:
-        """What Singularity puts into its folder: the kinds of entries by name."""
+        """Return what Singularity puts into its folder: the kinds of entries by name."""
         if self._added_kinds is None:
             self._added_kinds = {} if self._additions is None else metadata_kinds(self._additions())
         return self._added_kinds
@@ -428,7 +439,7 @@ class Filter:
         self._window.drop(member.extent + member.body_bytes)
 
     def _leave_out(self, member: Member) -> None:
-        """A folder is held: if something is in it, it is the image's own after all."""
+        """Skip a member; keep a folder's header, as with content it is the image's own."""
         if member.kind == _FOLDER:
             self._held[member.name] = self._window.peek(member.extent)
         self.report.left_out.append(member.name.decode("utf-8", "replace"))
@@ -475,7 +486,7 @@ class Filter:
 
 
 def metadata_kinds(additions: int) -> dict[bytes, int]:
-    """The kinds of what an archive has in Singularity's own folder, by name."""
+    """Return the kinds of what an archive has in Singularity's own folder, by name."""
     window, kinds = Window(additions, None), {}
     while (member := next_member(window)) is not None:
         if member.name.partition(b"/")[0] == METADATA:
@@ -485,7 +496,7 @@ def metadata_kinds(additions: int) -> dict[bytes, int]:
 
 
 def await_file(path: str) -> int:
-    """Open a file as soon as it is there. Whoever was to make it ends us if it never will be."""
+    """Open a file as soon as it exists. If it never will, the process that makes it ends us."""
     while True:
         try:
             return os.open(path, os.O_RDONLY)
