@@ -27,7 +27,14 @@ REAL_SPACK = Path(__file__).parent / "real_spack"
 MEASURED = ("fftw@3.3.10", "lz4@1.9.4", "bzip2@1.0.8")
 """The environment that all figures about Spack are of."""
 
-_EXTRACTING = re.compile(r"==> Extracting (\S+)-[^-\s]+-[a-z0-9]{32} from binary cache")
+_EXTRACTING = re.compile(
+    r"==> Extracting (\S+)-[^-\s]+-[a-z0-9]{32} from binary cache|"
+    r"\[ \] [a-z0-9]{7} (\S+)@\S+ relocating\b"
+)
+_INSTALLING = re.compile(
+    r"==> (\S+): Executing phase: 'install'|\[ \] [a-z0-9]{7} (\S+)@\S+ install\b"
+)
+"""What Spack writes before and from 1.2 on."""
 
 
 def make_spack_site(root: Path) -> Site:
@@ -104,10 +111,11 @@ class Told:
 
     @classmethod
     def of(cls, lines: Sequence[str]) -> Told:
-        compiled = [
-            line.split("==> ")[1].split(":")[0]
-            for line in lines
-            if ": Executing phase: 'install'" in line
-        ]
-        taken = [match[1] for line in lines if (match := _EXTRACTING.search(line))]
+        compiled = [name for line in lines if (name := _named(_INSTALLING, line))]
+        taken = [name for line in lines if (name := _named(_EXTRACTING, line))]
         return cls(tuple(compiled), tuple(taken))
+
+
+def _named(pattern: re.Pattern[str], line: str) -> str:
+    match = pattern.search(line)
+    return next((name for name in match.groups() if name), "") if match else ""
