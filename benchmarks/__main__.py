@@ -30,6 +30,8 @@ NAMES = (
     "conversion",
     "slim",
     "spack",
+    "concretization",
+    "specialised",
     "throughput",
 )
 MEASURED = Path(__file__).with_name("measured.json")

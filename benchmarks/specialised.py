@@ -1,0 +1,250 @@
+"""What specialising brings: `python3 -m benchmarks.specialised`.
+
+Each code is built by the service for a generic target and for this host's own, with the same sources and compiler, and
+natively on this host with the flags of its target. `CIC_BENCHMARK_CODES` is a folder with the sources that `codes.yaml`
+names, each a git repository or an archive (`lapack.tar.xz`); `CIC_SPACK_ROOT` and `CIC_TEST_SPACK_BASE` name the Spack,
+as for the tests. Without them nothing is measured. The programs take turns, and the best of several runs counts, less
+what starting the container takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import archspec.cpu
+import yaml
+
+from benchmarks.rows import Row, attempted, not_measured, show
+from image_builder.host.cancellation import CancelToken
+from image_builder.pipeline import build_image
+from image_builder.request.parsing import parse_request
+from tests.support.daemon_images import remove_images
+from tests.support.recording import Heard
+from tests.support.site import Site
+from tests.support.spack_site import SPACK_ROOT, make_spack_site
+
+CODES: Mapping[str, Any] = yaml.safe_load(Path(__file__).with_name("codes.yaml").read_text("utf-8"))
+TURNS = 7
+BRINGS = "generic over specialised image, best of the codes"
+NATIVE = "specialised image's program in its SIF over the native one, worst of the codes"
+UNKNOWN = (Row(BRINGS, None, 1.0, at_least=True), Row(NATIVE, None, 1.02))
+COMPILERS = {"cxx": "g++", "fortran": "gfortran"}
+PACKAGE = '''\
+import glob
+
+from spack.package import *
+
+try:
+    from spack_repo.builtin.build_systems.generic import Package
+except ImportError:
+    pass  # before Spack 1.0 it comes with spack.package
+
+
+class Code{title}(Package):
+    """A code of the benchmark."""
+
+    url = "https://sources.invalid/{name}-1.0.tar.gz"
+    version("1.0", sha256="{digest}")
+
+    import spack
+
+    if spack.spack_version_info >= (0, 23):  # before, every package may use the compilers
+        depends_on("c", type="build")
+        depends_on("{compiler}", type="build")
+
+    def install(self, spec, prefix):
+        mkdirp(prefix.bin)
+        files = [path for pattern in {files!r} for path in sorted(glob.glob(pattern))]
+        Executable({wrapper})(*{flags!r}, *files, "-o", join_path(prefix.bin, "{name}"))
+'''
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times:
+    """The best time of each program of one code, in seconds."""
+
+    generic: float
+    specialised: float
+    native: float
+
+
+def main() -> None:
+    show(rows())
+
+
+def rows() -> list[Row]:
+    """The figures of one run. What fails is not measured, and its row says why."""
+    sources = os.environ.get("CIC_BENCHMARK_CODES")
+    if SPACK_ROOT is None or sources is None:
+        return not_measured([*UNKNOWN], "CIC_SPACK_ROOT or CIC_BENCHMARK_CODES is not set")
+    return attempted(UNKNOWN, lambda: compared(Path(sources)))
+
+
+def compared(sources: Path) -> list[Row]:
+    """Both figures, of all codes."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        root = Path(folder)
+        site = with_codes(make_spack_site(root / "site"), sources, root)
+        try:
+            target = archspec.cpu.host().name
+            images = {name: built(site, name) for name in ("x86_64", target)}
+            times = {name: timed(name, images, target, root) for name in CODES}
+        finally:
+            remove_images(site)
+    note = ", ".join(f"{name} {one.generic / one.specialised:.2f}" for name, one in times.items())
+    near = ", ".join(f"{name} {one.specialised / one.native:.3f}" for name, one in times.items())
+    best = max(one.generic / one.specialised for one in times.values())
+    worst = max(one.specialised / one.native for one in times.values())
+    return [
+        Row(BRINGS, best, 1.0, at_least=True, note=f"{target}: {note}"),
+        Row(NATIVE, worst, 1.02, note=near),
+    ]
+
+
+def with_codes(site: Site, sources: Path, root: Path) -> Site:
+    """The site with the codes in its catalogue and its source mirror, and unpacked below `root`."""
+    catalogue, mirror = root / "catalogue", root / "mirror"
+    shutil.copytree(site.environ["CIC_REPOSITORIES_SOFTWARE_REPOSITORY"], catalogue)
+    shutil.copytree(site.environ["CIC_BUILD_SPACK_MIRROR"], mirror)
+    for name, code in CODES.items():
+        unpack(sources, code, root / name)
+        digest = pack(root / name, mirror)
+        folder = catalogue / "packages" / f"code-{name}"
+        folder.mkdir()
+        text = PACKAGE.format(
+            title=name.capitalize(),
+            name=name,
+            digest=digest,
+            compiler=code["compiler"],
+            files=code["files"],
+            flags=code["flags"],
+            wrapper={"cxx": "spack_cxx", "fortran": "spack_fc"}[code["compiler"]],
+        )
+        (folder / "package.py").write_text(text, "utf-8")
+    specs = "".join(f"    - code-{name}\n" for name in CODES)
+    site.add_step("codes", "all", {"eflows4hpc.yaml": f"spack:\n  specs:\n{specs}"})
+    return site.with_environ(
+        CIC_BUILD_SPACK_MIRROR=str(mirror), CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue)
+    )
+
+
+def unpack(sources: Path, code: Mapping[str, Any], folder: Path) -> None:
+    """The files of a code, with the driver that this benchmark adds."""
+    folder.mkdir()
+    source = next(
+        path for path in sorted(sources.iterdir()) if path.name.startswith(code["source"])
+    )
+    if source.is_dir():
+        packed = subprocess.run(
+            ["git", "-C", str(source), "archive", "HEAD"], check=True, capture_output=True
+        ).stdout
+        subprocess.run(["tar", "-x", "-C", str(folder)], input=packed, check=True)
+    else:
+        command = ["tar", "-x", "-f", str(source), "-C", str(folder), "--strip-components=1"]
+        subprocess.run(command, check=True)
+    for name, text in code.items():
+        if name.endswith(".f90"):
+            (folder / name).write_text(text, "utf-8")
+
+
+def pack(folder: Path, mirror: Path) -> str:
+    """Put a code into the source mirror as Spack looks for it; returns its sha256."""
+    archive = mirror / f"{folder.name}.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(folder, f"{folder.name}-1.0")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    place = mirror / "_source-cache" / "archive" / digest[:2] / f"{digest}.tar.gz"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    archive.rename(place)
+    return digest
+
+
+def built(site: Site, target: str) -> Path:
+    """The SIF with all codes for a target."""
+    machine = {
+        "platform": "linux/amd64",
+        "architecture": target,
+        "container_engine": "singularity",
+    }
+    request = parse_request(
+        {"machine": machine, "workflow": "codes", "step_id": "all", "push": False}
+    )
+    result = build_image(
+        request,
+        settings=site.settings.library,
+        workspace=site.root / "workspace",
+        observer=Heard(),
+        cancel=CancelToken(),
+    )
+    assert result.sif_path is not None
+    return result.sif_path
+
+
+def native(name: str, target: str, folder: Path) -> Path:
+    """The program as somebody on this host would compile it for it."""
+    code = CODES[name]
+    compiler = COMPILERS[code["compiler"]]
+    version = subprocess.run(
+        [compiler, "-dumpfullversion"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    flags = archspec.cpu.TARGETS[target].optimization_flags("gcc", version).split()
+    files = [str(path) for pattern in code["files"] for path in sorted(folder.glob(pattern))]
+    program = folder / name
+    command = [compiler, *flags, *code["flags"], *files, "-o", str(program)]
+    subprocess.run(command, check=True, cwd=folder)
+    return program
+
+
+def timed(name: str, images: Mapping[str, Path], target: str, root: Path) -> Times:
+    """The three programs of a code, taking turns."""
+    program = native(name, target, root / name)
+    run = CODES[name]["run"]
+    commands: dict[str, Sequence[str]] = {
+        "generic": inside(images["x86_64"], run),
+        "specialised": inside(images[target], run),
+        "native": [str(program), *run[1:]],
+        "nothing": inside(images[target], ["true"]),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        best = best_of(commands, lambda command: seconds(command, Path(scratch)))
+    return Times(
+        generic=best["generic"] - best["nothing"],
+        specialised=best["specialised"] - best["nothing"],
+        native=best["native"],
+    )
+
+
+def inside(image: Path, command: Sequence[str]) -> list[str]:
+    return ["apptainer", "exec", "--userns", "--pwd", "/tmp", str(image), *command]
+
+
+def best_of(
+    commands: Mapping[str, Sequence[str]], measure: Callable[[Sequence[str]], float]
+) -> dict[str, float]:
+    """The shortest time of each command over all turns."""
+    turns = [{name: measure(command) for name, command in commands.items()} for _ in range(TURNS)]
+    return {name: min(turn[name] for turn in turns) for name in commands}
+
+
+def seconds(command: Sequence[str], scratch: Path) -> float:
+    """What a command takes on the processors: others on this machine count less than by the clock."""
+    before = os.times()
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, cwd=scratch, stdout=subprocess.DEVNULL)
+    after = os.times()
+    used = after.children_user + after.children_system
+    return min(used - before.children_user - before.children_system, time.perf_counter() - begun)
+
+
+if __name__ == "__main__":
+    main()
