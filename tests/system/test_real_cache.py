@@ -111,6 +111,15 @@ def test_another_environment_takes_what_the_first_built(site: Site) -> None:
     assert "tiny 2.0" in shown and "1.9.4" in shown
 
 
+def test_the_catalogue_precedes_spacks_own_packages(site: Site) -> None:
+    """Spack has a `tree` of its own, in newer versions."""
+    site.add_step("spack", "both", environment(["tree"]))
+    result = build(site, "both", Heard())
+    command = ["docker", "run", "--rm", "--network=none", result.image_id, "tree"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert shown == "a tree of the catalogue\n"
+
+
 def test_a_changed_source_line_starts_no_spack(site: Site) -> None:
     site.add_step("spack", "first", {"run.sh": "#!/bin/sh\necho changed\n"})
     heard = Heard()
