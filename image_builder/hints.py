@@ -27,7 +27,7 @@ def usual(code: ErrorCode) -> str:
     return str(_facts()["codes"][code.value])
 
 
-def told_by(code: ErrorCode, lines: Iterable[str]) -> str:
+def seen_in(code: ErrorCode, lines: Iterable[str]) -> str:
     """Return what the lines of a failure say to do, or nothing."""
     signs = [sign for sign in _signs() if code in sign.codes]
     if not signs:

@@ -127,7 +127,7 @@ def classify(lines: Sequence[str], *, step: str) -> Cause:
 
 def _with_hint(cause: Cause, lines: Sequence[str]) -> Cause:
     """The cause with a hint: what its lines tell, else its reader's own, else what usually helps."""
-    hint = hints.told_by(cause.code, lines[-ENDING:]) or cause.hint or hints.usual(cause.code)
+    hint = hints.seen_in(cause.code, lines[-ENDING:]) or cause.hint or hints.usual(cause.code)
     return dataclasses.replace(cause, hint=hint)
 
 
