@@ -17,6 +17,7 @@ from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.store.image_store import Images
+from image_builder.store.record import SUBMITTED_AT
 from service.db import builds
 from service.db.builds import Limits, NewBuild, Outcome
 from service.errors import Forbidden
@@ -117,7 +118,13 @@ class Submission:
             return None
         if record != self.images.by_name(inputs.filename) or record.filename != inputs.filename:
             record = self.images.point(
-                record.model_copy(update={"filename": inputs.filename, "image_id": inputs.image_id})
+                record.model_copy(
+                    update={
+                        "filename": inputs.filename,
+                        "image_id": inputs.image_id,
+                        "details": {**record.details, SUBMITTED_AT: inputs.submitted_at},
+                    }
+                )
             )
         return _outcome(
             inputs,

@@ -24,8 +24,9 @@ from image_builder.recipe.stages import FINAL_STAGE, SLIM_STAGE
 from image_builder.sif import convert
 from image_builder.state import BuildState
 from image_builder.store.image_store import Images
-from image_builder.store.record import PUSHED_AS, ImageRecord
+from image_builder.store.record import PUSHED_AS, SUBMITTED_AT, ImageRecord
 
+PUSH_TRIES = 3
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
 
@@ -96,9 +97,28 @@ def push(context: BuildContext, built: Built) -> str | None:
         timeout_s=build.push_timeout_s,
     )
     with time_limit(ErrorCode.PUSH_TIMEOUT):
-        return push_image(
+        return push_until_it_is_this(context, command, built)
+
+
+def push_until_it_is_this(context: BuildContext, command: Command, built: Built) -> str | None:
+    """Push the name until what went out under it is this image.
+
+    Another run of the same name may have taken the name in the daemon just before the push read it.
+    """
+    image_id = context.inputs.image_id
+    repository = registry.repository_of(image_id)
+    for _ in range(PUSH_TRIES):
+        digest = push_image(
             command, context.runner, on_line=context.observer.line, cancel=context.cancel
         )
+        if digest is None or f"{repository}@{digest}" in daemon.image_digests(built.image):
+            return digest
+        daemon.tag_image(built.image, image_id)
+    raise Unavailable(
+        f"Other builds push under the name {image_id} at the same time.",
+        hint="Ask for it again.",
+        code=ErrorCode.PUSH_FAILED,
+    )
 
 
 def _push_attested(context: BuildContext, built: Built) -> str:
@@ -165,6 +185,7 @@ def _record(context: BuildContext, built: Built, pushed_as: str | None) -> Image
             "slim": built.is_slim,
             "full_because": built.full_because,
             PUSHED_AS: pushed_as,
+            SUBMITTED_AT: context.inputs.submitted_at,
         },
     )
 

@@ -7,7 +7,7 @@ from image_builder.docker import daemon, registry
 from image_builder.docker.label_names import SLIM
 from image_builder.plan.render import render_request
 from image_builder.store.image_store import Images
-from image_builder.store.record import PUSHED_AS, ImageRecord
+from image_builder.store.record import PUSHED_AS, SUBMITTED_AT, ImageRecord
 
 RECORD_FOLDER = "/opt/cic"
 MAX_LOCK_BYTES = 32 * 1024**2
@@ -26,7 +26,13 @@ def stored_sif(context: BuildContext, store: Images) -> ImageRecord | None:
         return None
     context.observer.line("This image exists already: nothing is built.")
     return store.point(
-        earlier.model_copy(update={"filename": inputs.filename, "image_id": inputs.image_id})
+        earlier.model_copy(
+            update={
+                "filename": inputs.filename,
+                "image_id": inputs.image_id,
+                "details": {**earlier.details, SUBMITTED_AT: inputs.submitted_at},
+            }
+        )
     )
 
 

@@ -145,6 +145,15 @@ def image_bytes(image: str) -> int | None:
             return None
 
 
+def image_digests(image: str) -> tuple[str, ...]:
+    """Return the `repository@digest` that an image was pulled or pushed as."""
+    with daemon() as client:
+        try:
+            return tuple(client.images.get(image).attrs.get("RepoDigests") or ())
+        except docker.errors.ImageNotFound:
+            return ()
+
+
 def image_layers(image: str) -> tuple[str, ...]:
     """The digests of an image's unpacked layers; empty when there is no such image in the daemon."""
     with daemon() as client:

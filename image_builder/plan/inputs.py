@@ -28,3 +28,5 @@ class Inputs(BaseModel):
     identity: str | None
     push: bool
     warnings: tuple[str, ...]
+    submitted_at: float = 0.0
+    """When this was pinned, in seconds since 1970; names follow this order."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -110,6 +111,7 @@ def resolve(
         branch_commits=branches,
         identity=identity,
         push=push,
+        submitted_at=time.time(),
         recipe_version=_recipe_version(request),
         image_id=_base_name(request, settings.build) if request.is_base else name.image_id,
         filename=name.filename if request.machine.container_engine == "singularity" else None,

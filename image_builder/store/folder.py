@@ -42,6 +42,7 @@ from image_builder.store.record import (
     is_filename,
     is_sha256,
     shortened,
+    was_asked_later,
     with_sif_of,
 )
 
@@ -382,6 +383,8 @@ class ImageStore:
         _write(self._sif(record.sha256).with_suffix(".json"), record)
         _write(self._records / f"{identity_digest(record.identity)}.json", record)
         for name in self._spelled(filename):
+            if was_asked_later(_read(name), record):
+                continue
             if name.name == filename or name.exists():
                 _write(name, record.model_copy(update={"filename": name.name}))
 

@@ -18,6 +18,10 @@ PUSHED_AS = "pushed_as"
 """The detail with what this service pushed, as `docker pull` takes it: repository and digest."""
 
 
+SUBMITTED_AT = "submitted_at"
+"""The detail that says when the image was asked for, in seconds since 1970."""
+
+
 class ImageRecord(BaseModel):
     """Holds what is known of a finished image.
 
@@ -45,6 +49,19 @@ def with_sif_of(earlier: ImageRecord | None, record: ImageRecord) -> ImageRecord
         return record
     kept = earlier.model_dump(include={"sha256", "size_bytes", "filename"})
     return record.model_copy(update=kept)
+
+
+def was_asked_later(record: ImageRecord | None, other: ImageRecord) -> bool:
+    """Whether a name's record stays, as what it means was asked for after `other`.
+
+    A slow build of an earlier `latest` ends after a quick one of a newer.
+    """
+    return record is not None and _submitted_at(record) > _submitted_at(other)
+
+
+def _submitted_at(record: ImageRecord) -> float:
+    value = record.details.get(SUBMITTED_AT)
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def shortened(record: ImageRecord) -> ImageRecord:

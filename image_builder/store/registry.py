@@ -52,6 +52,7 @@ from image_builder.store.record import (
     is_filename,
     is_sha256,
     shortened,
+    was_asked_later,
     with_sif_of,
 )
 
@@ -290,7 +291,10 @@ class RegistryImages:
         """
         self._put_record(f"identity.{identity_digest(record.identity)}", record)
         for name in spellings.of_filename(record.filename or ""):
-            if name == record.filename or self.repository.manifest(_tag_of(name)) is not None:
+            manifest = self.repository.manifest(_tag_of(name))
+            if was_asked_later(_read(manifest), record):
+                continue
+            if name == record.filename or manifest is not None:
                 self._put_record(_tag_of(name), record.model_copy(update={"filename": name}))
 
     def _put_record(self, tag: str, record: ImageRecord) -> None:

@@ -103,6 +103,19 @@ def test_a_name_that_moves_on_leaves_the_old_file_to_who_was_given_it(images: Im
     assert content_of(images, sha256(b"one")) == b"one"
 
 
+def test_a_name_means_what_was_asked_for_last_whichever_ends_last(images: Images) -> None:
+    newer = publish(images, b"new", record(submitted_at=200.5))
+    older = publish(images, b"old", record(OTHER_IDENTITY, submitted_at=100.5))
+    assert images.by_name(NAME) == newer
+    assert images.by_identity(OTHER_IDENTITY) == older, "who asked for it has it all the same"
+    assert content_of(images, sha256(b"old")) == b"old"
+    images.point(older)
+    assert images.by_name(NAME) == newer
+    again = older.model_copy(update={"details": {"submitted_at": 300}})
+    images.point(again)
+    assert images.by_name(NAME) == again
+
+
 def test_a_name_can_be_given_to_a_stored_sif_without_making_it_again(images: Images) -> None:
     published = publish(images, b"one")
     other = published.model_copy(update={"filename": "other.sif"})

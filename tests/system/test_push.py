@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import requests
 from pydantic import SecretStr
 
 from image_builder.build import publish
+from image_builder.build.context import BuildContext, Built
 from image_builder.build.publish import PushFailed
 from image_builder.docker import daemon
 from image_builder.docker import registry as docker_registry
 from image_builder.errors import Cancelled, ErrorCode, LimitReached, Unavailable
 from image_builder.host.cancellation import CancelToken
-from image_builder.host.process import run
+from image_builder.host.process import Command, Completed, run
+from image_builder.observer import SilentObserver
 from image_builder.settings import RegistrySettings
-from tests.support.site import BASE_IMAGE, ImageRegistry, free_port
+from tests.support.site import BASE_IMAGE, RUNTIME_BASE_IMAGE, ImageRegistry, free_port
 
 pytestmark = pytest.mark.system
 
@@ -75,6 +79,50 @@ def test_the_registry_has_what_was_pushed(image_registry: ImageRegistry, tmp_pat
         assert answer.headers["Docker-Content-Digest"] == digest
         assert image_registry.password not in "\n".join(heard)
         assert any("Pushed" in line for line in heard)
+
+
+@dataclasses.dataclass(frozen=True)
+class PushedInputs:
+    """Of a build's inputs, what a push looks at."""
+
+    image_id: str
+
+
+def test_a_name_that_another_run_takes_before_the_push_is_pushed_again(
+    image_registry: ImageRegistry, tmp_path: Path
+) -> None:
+    """Both runs tag the same name in the daemon, and `docker push` reads it when it starts."""
+    pushes: list[str] = []
+
+    def racing(command: Command, **how: Any) -> Completed:
+        pushes.append(command.name)
+        if len(pushes) == 1:
+            daemon.tag_image(RUNTIME_BASE_IMAGE, image_id)
+        return run(command, **how)
+
+    image = daemon.find_image(BASE_IMAGE)
+    assert image is not None
+    registry = settings_of(image_registry)
+    with named(image_registry.host) as image_id:
+        environment = docker_registry.write_docker_config(tmp_path / "docker", registry)
+        command = docker_registry.push_command(
+            image_id, registry, environment=environment, timeout_s=600
+        )
+        context = BuildContext(
+            request=cast("Any", None),
+            inputs=cast("Any", PushedInputs(image_id)),
+            settings=cast("Any", None),
+            workspace=cast("Any", None),
+            observer=SilentObserver(),
+            cancel=CancelToken(),
+            runner=racing,
+            log=cast("Any", None),
+        )
+        built = Built(image=image, reused=False, labels={})
+        digest = publish.push_until_it_is_this(context, command, built)
+        repository = docker_registry.repository_of(image_id)
+        assert f"{repository}@{digest}" in daemon.image_digests(image)
+        assert len(pushes) == 2 and daemon.find_image(image_id) == image
 
 
 def test_a_wrong_password_is_told_without_being_told(

@@ -97,8 +97,9 @@ def test_a_list_does_not_read_again_what_did_not_change(
     first = store.names()
     assert len(read) == 2 and store.names() == first and len(read) == 2
     publish(store, b"three", record(OTHER_IDENTITY, "other.sif"))
+    read.clear()  # the write looks at what the name means, too
     store.names()
-    assert len(read) == 3
+    assert [path.name for path in read] == ["other.sif"]
 
 
 def test_everything_is_on_the_disk_before_its_name_is(
