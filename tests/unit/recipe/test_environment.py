@@ -185,16 +185,24 @@ def test_compilers_are_translated_for_releases_in_which_they_are_packages() -> N
 @pytest.mark.parametrize(
     ("text", "place", "read"),
     [
-        ("concretizer: {timeout: 9}", "concretizer: timeout", [(1, 1, 0)]),
-        ("concretizer: {static_analysis: true}", "concretizer: static_analysis", [(1, 1, 0)]),
+        ("concretizer: {timeout: 9}", "concretizer: timeout", [(1, 1, 0), (1, 2, 0)]),
+        (
+            "concretizer: {static_analysis: true}",
+            "concretizer: static_analysis",
+            [(1, 1, 0), (1, 2, 0)],
+        ),
         (
             "concretizer: {duplicates: {strategy: full}}",
             "concretizer: duplicates",
-            [(0, 23, 1), (1, 1, 0)],
+            [(0, 23, 1), (1, 1, 0), (1, 2, 0)],
         ),
         ("packages: {a: {target: [haswell]}}", "packages: a: target", [(0, 19, 2)]),
         ("packages: {a: {providers: {blas: [b]}}}", "packages: a: providers", [(0, 19, 2)]),
-        ("packages: {a: {prefer: [+x]}}", "packages: a: prefer", [(0, 23, 1), (1, 1, 0)]),
+        (
+            "packages: {a: {prefer: [+x]}}",
+            "packages: a: prefer",
+            [(0, 23, 1), (1, 1, 0), (1, 2, 0)],
+        ),
     ],
 )
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: ".".join(map(str, release)))
