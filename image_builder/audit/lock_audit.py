@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from image_builder.request.mpi_gpu import gpu_facts, is_mpi
+from image_builder.request.facts import gpu_facts
+from image_builder.request.mpi_gpu import is_mpi
 from image_builder.spack import spec
 from image_builder.spack import spec as spack_spec
 from image_builder.spack.lockfile import Graph, Node

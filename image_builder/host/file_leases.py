@@ -55,6 +55,19 @@ def alone(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def exclusively(path: Path) -> Iterator[None]:
+    """Hold the file at `path`, which is made where there is none, as the only one: who comes later
+    waits.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def is_held(path: Path) -> bool:
     """Return whether a process uses the file or folder at present."""
     with alone(path) as free:

@@ -7,10 +7,10 @@ from typing import Any
 
 from image_builder.plan import buildcache_policy, identity, resolve
 from image_builder.plan.inputs import Inputs
+from image_builder.plan.knowledge import SpackSite, names_in
 from image_builder.recipe.base_image import render_base
 from image_builder.recipe.dockerfile import Recipe, RecipeOptions, render
 from image_builder.recipe.environment import Environment, compose
-from image_builder.recipe.spack_yaml import packages_of
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import BuildSettings, LibrarySettings
 from image_builder.sources.description import parse_description
@@ -67,7 +67,8 @@ def render_request(
         )
     files = resolve.read_step(inputs.step, settings)
     description = parse_description(files.description, files.description_file)
-    site_packages = packages_of(resolve.open_catalogue(settings).config_text(inputs.catalogue))
+    site = SpackSite.of(inputs.base, resolve.open_catalogue(settings), inputs.catalogue, settings)
+    knows, unknown = site.ask(names_in(request, description))
     environment = compose(
         description,
         request.machine,
@@ -75,8 +76,11 @@ def render_request(
         requirements=files.requirements,
         step=files.folder,
         has_post_install=files.has_post_install,
-        site_packages=site_packages,
+        site_packages=site.packages,
+        knows=knows,
     )
+    if unknown and environment.spack is not None:
+        environment = dataclasses.replace(environment, warnings=(*environment.warnings, unknown))
     recipe = render(
         environment,
         request=request,

@@ -28,6 +28,7 @@ from image_builder.host.process import run
 from image_builder.plan.identity import identity_of
 from image_builder.plan.image_name import image_name
 from image_builder.plan.inputs import Inputs
+from image_builder.plan.knowledge import SpackSite, require_buildable
 from image_builder.recipe import slim
 from image_builder.recipe.base_image import BASE_RECIPE
 from image_builder.recipe.stages import LATEST_RECIPE
@@ -81,6 +82,8 @@ def resolve(
         step = locate_step(request, settings, cancel)
         catalogue = open_catalogue(settings).pin(cancel=cancel)
         files, description = _read_description(step, settings)
+        site = SpackSite.of(base, open_catalogue(settings), catalogue, settings)
+        require_buildable(request, description, site)
         if slim.is_wanted(
             request,
             description,

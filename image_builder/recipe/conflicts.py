@@ -5,7 +5,7 @@ Pure.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from image_builder.errors import ErrorCode
@@ -13,6 +13,7 @@ from image_builder.recipe.demands import ALL, Demand, Nodes
 from image_builder.recipe.target_flags import leaves_target
 from image_builder.request import mpi_gpu
 from image_builder.request.build_request import Machine
+from image_builder.request.facts import mpi_facts
 from image_builder.request.mpi_gpu import Gpu, Mpi
 from image_builder.sources.description import Description
 from image_builder.sources.problems import Problem, raise_all
@@ -29,23 +30,31 @@ class Conflict:
     hint: str
 
 
+Rule = Callable[[Demand, str, spec.Node], Conflict | None]
+"""Judges one node of a demand; the name is of the package that it is about, or empty."""
+
+
 def refuse(
     description: Description,
     demands: Iterable[Demand],
     machine: Machine,
     mpi: Mpi | None,
     gpu: Gpu | None,
+    rules: Sequence[Rule] = (),
 ) -> list[str]:
     """Raise `BadDescription` (`CONFLICT`) with everything that the workflow wants and the machine
     forbids.
 
     Return the warnings about preferences, which give way. Of alternatives, one that holds is
-    enough.
+    enough. `rules` look at each node on their own.
     """
     found: list[Conflict] = []
     warnings: list[str] = []
     for demand in demands:
-        conflicts = [_first(demand, nodes, machine, mpi, gpu) for nodes in demand.alternatives]
+        conflicts = [
+            _first(demand, nodes, machine, mpi, gpu) or _by_rules(demand, nodes, rules)
+            for nodes in demand.alternatives
+        ]
         first = conflicts[0] if conflicts and all(conflicts) else None
         if first is None:
             continue
@@ -97,6 +106,17 @@ def _first(
     return found
 
 
+def _by_rules(demand: Demand, nodes: Nodes, rules: Sequence[Rule]) -> Conflict | None:
+    owner = demand.package if demand.package != ALL else ""
+    found = (
+        rule(demand, node.name or (owner if not node.sigil else ""), node)
+        for node in nodes
+        if not node.is_conditional
+        for rule in rules
+    )
+    return next((conflict for conflict in found if conflict is not None), None)
+
+
 def _targets(demand: Demand, nodes: Nodes, target: str) -> Conflict | None:
     for asked in spec.targets_of(nodes):
         if not spec.target_allows(asked, target):
@@ -123,7 +143,7 @@ def _other_mpi(path: Path, node: spec.Node, mpi: Mpi) -> Conflict | None:
     if not mpi_gpu.is_mpi(node.name):
         return None
     if node.name != mpi.name:
-        facts = mpi_gpu.mpi_facts()["implementations"][node.name]
+        facts = mpi_facts()["implementations"][node.name]
         return Conflict(
             path=path,
             problem=f"names the MPI {node.name}, the request {mpi.spec}",

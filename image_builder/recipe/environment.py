@@ -15,9 +15,13 @@ from image_builder.docker.base_image import BaseFacts
 from image_builder.recipe import compilers, conflicts
 from image_builder.recipe.demands import demands_in
 from image_builder.recipe.externals import externals_warnings
+from image_builder.recipe.gpu_conflicts import gpu_rule
+from image_builder.recipe.known_packages import package_rule
+from image_builder.recipe.machine_fit import machine_fit, require_machine
 from image_builder.recipe.other_mpi import other_mpi_warnings
 from image_builder.recipe.release_forms import refuse_unread
 from image_builder.recipe.spack_yaml import Merge, dump, roots_of
+from image_builder.recipe.system_conflicts import image_system, system_rule
 from image_builder.recipe.view import refuse_twice
 from image_builder.request import mpi_gpu
 from image_builder.request.build_request import Machine
@@ -26,6 +30,7 @@ from image_builder.sources.problems import Problem, raise_all
 from image_builder.sources.requirements import Requirements, read_requirements
 from image_builder.sources.spec_lists import roots_in
 from image_builder.sources.step import StepFolder
+from image_builder.spack.knowledge import SpackKnowledge
 from image_builder.spack.releases import NEWEST_TESTED
 
 __all__ = ["Description", "Environment", "compose", "parse_description"]
@@ -72,16 +77,20 @@ def compose(
     step: StepFolder | None = None,
     has_post_install: bool = False,
     site_packages: Mapping[str, Any] | None = None,
+    knows: SpackKnowledge | None = None,
 ) -> Environment:
     """What an image of `description` for `machine` holds, on a base image of which `base` is known.
 
     `requirements` is the text of the step's `requirements.txt`, `step` what else its folder holds,
-    `site_packages` the `packages` of the site's own Spack configuration. Raises `BadDescription`
-    (`CONFLICT`) where workflow and machine cannot both hold, `InvalidRequest` for an MPI or GPU that
-    nobody knows, and `UserError` (`COMPILER_TOO_OLD`).
+    `site_packages` the `packages` of the site's own Spack configuration, and `knows` what the base
+    image's Spack knows. Raises `BadDescription` (`CONFLICT`) where workflow and machine cannot both
+    hold, `InvalidRequest` for an MPI or GPU that cannot be built, and `UserError`
+    (`COMPILER_TOO_OLD`).
     """
     mpi = mpi_gpu.mpi_of(machine, base.spack_version)
     gpu = mpi_gpu.gpu_of(machine)
+    packages = [site_packages or {}, (description.spack or {}).get("packages") or {}]
+    require_machine(machine, mpi, gpu, knows, packages)
     _check_apt(description, machine)
     needed = _requirements(description, requirements, step, is_final=not has_post_install)
     plain = Environment(
@@ -110,13 +119,18 @@ def compose(
     refuse_unread(description, release)
     roots = roots_in(body, release)
     demands = demands_in(body, roots, release)
-    yielding = conflicts.refuse(description, demands, machine, mpi, gpu)
+    image = image_system(base, description.apt, packages, knows)
+    rules = (gpu_rule(gpu), system_rule(image, release), package_rule(knows, release))
+    yielding = conflicts.refuse(description, demands, machine, mpi, gpu, rules)
+    fit = machine_fit(demands, machine.target.name, mpi, gpu, image, knows)
     refuse_twice(description, roots)
     named = compilers.named(conflicts.compilers_named(body))
     compilers.check_target(
         machine.target, named + compilers.available(base.compilers, description.apt)
     )
-    merge = Merge(description, machine, mpi, gpu, release, site_packages or {}, demands)
+    merge = Merge(
+        description, machine, mpi, gpu, release, site_packages or {}, demands, fit.required
+    )
     merged = merge.body()
     if named and not any(compilers.can_make(machine.target.name, *compiler) for compiler in named):
         merge.warnings.append(
@@ -133,13 +147,14 @@ def compose(
         spack=merged,
         spack_yaml=dump({"spack": merged}),
         roots=tuple(roots_of(merged)),
-        without_gpu=merge.without_gpu,
+        without_gpu=tuple(dict.fromkeys([*merge.without_gpu, *fit.without_gpu])),
         has_view=merged["view"] is not False,
         from_source=has_post_install,
         find_externals=not _has_externals(site_packages or {}),
         warnings=(
             *plain.warnings,
             *yielding,
+            *fit.warnings,
             *externals_warnings(description, body),
             *merge.warnings,
         ),

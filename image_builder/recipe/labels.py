@@ -16,7 +16,7 @@ from image_builder.docker import label_names
 from image_builder.recipe.environment import Environment
 from image_builder.request import gpu_drivers
 from image_builder.request.build_request import BuildRequest
-from image_builder.request.mpi_gpu import gpu_facts, mpi_facts
+from image_builder.request.facts import gpu_facts, mpi_facts
 from image_builder.spack import spec as spack_spec
 from image_builder.spack.lockfile import Graph, Node
 

@@ -70,6 +70,7 @@ class Merge:
         release: tuple[int, ...],
         site_packages: Mapping[str, Any],
         demands: Sequence[Demand] = (),
+        required: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.description = description
         self.user: dict[str, Any] = copy.deepcopy(dict(description.spack or {}))
@@ -77,6 +78,7 @@ class Merge:
         self.target = machine.target.name
         self.mpi, self.gpu, self.release = mpi, gpu, release
         self.site = site_packages
+        self.required = required or {}
         self.packages: dict[str, dict[str, Any]] = {
             name: dict(fields or {}) for name, fields in (self.user.get("packages") or {}).items()
         }
@@ -91,6 +93,8 @@ class Merge:
         self._translate_compilers()
         self._require_everywhere()
         self._require_mpi()
+        for name, wanted in self.required.items():
+            self._require(name, f"target={self.target}", *wanted)
         self._without_gpu_where_asked()
         body: dict[str, Any] = {}
         if self.user.get("definitions"):

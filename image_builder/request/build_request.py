@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from image_builder.request import cpu_targets
+from image_builder.request import cpu_targets, gpu_arch, machine_spec
 
 MAX_TEXT = 200
 MAX_PATH = 4096
@@ -59,6 +59,16 @@ _TAKEN_FOLDERS = frozenset(
 """Folders at the top of an image, where the step's folder is put, too."""
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/@-]*\Z")
 _SPEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[@ +~%][A-Za-z0-9_@.:=,+~% /-]*)?\Z")
+_GPU_ARCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:+-]*\Z")
+"""Also what tools print: `NVIDIA A100-SXM4-40GB`, `gfx90a:xnack-`."""
+_ENGINE_ALIASES = {
+    "apptainer": "singularity",
+    "singularityce": "singularity",
+    "singularity-ce": "singularity",
+}
+_ENGINES_OF_REGISTRIES = frozenset(
+    {"podman", "podman-hpc", "sarus", "shifter", "charliecloud", "enroot", "pyxis", "udocker"}
+)
 _ABSENT = frozenset({"", "none", "null", "nompi", "nogpu"})
 _TRUE, _FALSE = frozenset({"true"}), frozenset({"false"})
 
@@ -121,6 +131,8 @@ def _version_name(value: str) -> str:
 
 def _spec(value: str) -> str:
     one_blank = " ".join(part for part in value.split(" ") if part)
+    if len(one_blank) <= MAX_TEXT and (wrong := machine_spec.problem(one_blank)):
+        raise _problem(f"{short(one_blank)} {wrong[0]}", wrong[1])
     return _checked(one_blank, _SPEC, "write a Spack spec such as openmpi@4 or cuda@12")
 
 
@@ -210,6 +222,8 @@ class Machine(Strict):
         if name in cpu_targets.GENERIC_NAMES:
             return None
         _checked(name, _NAME, "write an archspec target such as zen2, or a product such as rome")
+        if gpu_arch.is_product(name) and not cpu_targets.says_something(name):
+            raise _problem(f"{short(value)} is a GPU", f'write "gpu_arch": "{name}"')
         try:
             if "platform" in info.data:
                 cpu_targets.resolve(name, info.data["platform"])
@@ -227,11 +241,11 @@ class Machine(Strict):
         if not isinstance(value, str):
             return value
         name = value.strip(" ").lower()
-        name = {"apptainer": "singularity"}.get(name, name)
+        name = _ENGINE_ALIASES.get(name, name)
         if name not in ("docker", "singularity"):
-            raise _problem(
-                f"unknown container engine {short(value)}", "write docker or singularity"
-            )
+            also = f": {name} runs images of a registry, as docker does"
+            hint = "write docker or singularity" + (also if name in _ENGINES_OF_REGISTRIES else "")
+            raise _problem(f"unknown container engine {short(value)}", hint)
         return name
 
     @field_validator("gpu_arch", mode="after")
@@ -240,7 +254,7 @@ class Machine(Strict):
         return (
             value
             if value is None
-            else _checked(value, _NAME, "write an architecture such as sm_90 or gfx90a")
+            else _checked(value, _GPU_ARCH, "write an architecture such as sm_90 or gfx90a")
         )
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,7 +41,9 @@ class UnknownName(ValueError):
 
 
 def facts() -> Mapping[str, Mapping[str, str]]:
-    """Return the data file: `families`, `platform_aliases`, `unlisted_features` and `products`."""
+    """Return the data file: `families`, `platform_aliases`, `unlisted_features`, `products`
+    and `instead`.
+    """
     return facts_of("targets")
 
 
@@ -97,16 +100,29 @@ def require_known(architecture: str) -> None:
     _microarchitecture(architecture, None)
 
 
+def says_something(architecture: str) -> bool:
+    """Whether a name is a target's, or there is something to say to it."""
+    return is_known(architecture) or architecture in facts()["instead"]
+
+
 def _microarchitecture(asked: str, family: str | None) -> archspec.cpu.Microarchitecture:
     found = archspec.cpu.TARGETS.get(canonical_name(asked))
     if found is None:
-        close = nearest(asked, _known_names(family)) or nearest(asked, _known_names(None))
-        raise UnknownName(
-            f"unknown architecture {asked!r}",
-            (f"did you mean {' or '.join(close)}? " if close else "")
-            + "GET /architecture/ lists the known ones",
-        )
+        raise UnknownName(f"unknown architecture {asked!r}", _hint(asked, family))
     return found
+
+
+def _hint(asked: str, family: str | None) -> str:
+    """Return what to write for a name that is not known: one of the platform's own family."""
+    if asked in facts()["instead"]:
+        return facts()["instead"][asked]
+    families = [family] if family is not None else list(facts()["families"].values())
+    for spelling in (asked.replace("-", "_"), asked.replace("-", "")):
+        if spelling in archspec.cpu.TARGETS:
+            return f"write {spelling}; GET /architecture/ lists the known ones"
+    close = nearest(asked, [name for known in families for name in _known_names(known)])
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{meant}GET /architecture/ lists the known ones"
 
 
 def canonical_name(architecture: str) -> str:
@@ -143,12 +159,9 @@ def known_targets() -> list[dict[str, Any]]:
     ]
 
 
-def _known_names(family: str | None) -> list[str]:
-    def fits(target: str) -> bool:
-        return family is None or (
-            target in archspec.cpu.TARGETS and archspec.cpu.TARGETS[target].family.name == family
-        )
-
-    return [name for name in archspec.cpu.TARGETS if fits(name)] + [
-        product for product, target in facts()["products"].items() if fits(target)
-    ]
+@functools.cache
+def _known_names(family: str) -> tuple[str, ...]:
+    """Return the targets of a family and the products that are one."""
+    targets = [name for name, cpu in archspec.cpu.TARGETS.items() if cpu.family.name == family]
+    products = facts()["products"].items()
+    return (*targets, *(product for product, target in products if target in targets))

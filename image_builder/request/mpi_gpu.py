@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import re
-from collections.abc import Mapping
-from importlib import resources
-from typing import Any
-
-import yaml
+from collections.abc import Sequence
 
 from image_builder.errors import FieldProblem, InvalidRequest
+from image_builder.request import gpu_arch, machine_spec
 from image_builder.request.build_request import Machine
 from image_builder.request.cpu_targets import nearest
+from image_builder.request.facts import gpu_facts, mpi_facts, mpi_names
 from image_builder.spack import spec as spack_spec
+from image_builder.spack.versions import numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,12 +31,13 @@ class Mpi:
 class Gpu:
     """Describes one GPU runtime: its package, the whole `spec`, and what packages call it.
 
-    The spec is such as `cuda@12`. `variant` is what packages are built with (`+cuda`), `arch` the
-    architecture's value (`90`) or None.
+    `called` is its vendor's word (`CUDA`), `variant` is what packages are built with (`+cuda`), and
+    `arch` the architecture's value (`90`) or None.
     """
 
     name: str
     spec: str
+    called: str
     version: str
     variant: str
     arch_variant: str
@@ -49,18 +47,6 @@ class Gpu:
     def settings(self) -> str:
         """Return the variants of a package that uses the GPU: `+cuda cuda_arch=90`."""
         return f"+{self.variant}" + (f" {self.arch_variant}={self.arch}" if self.arch else "")
-
-
-@functools.cache
-def mpi_facts() -> Mapping[str, Mapping[str, Any]]:
-    """Return the data file about MPI: `implementations` and `aliases`."""
-    return _data("mpi")
-
-
-@functools.cache
-def gpu_facts() -> Mapping[str, Mapping[str, Any]]:
-    """Return the data file about GPUs: `runtimes`, `aliases` and `products`."""
-    return _data("gpus")
 
 
 def mpi_of(machine: Machine, release: tuple[int, ...] | None) -> Mpi | None:
@@ -74,15 +60,16 @@ def mpi_of(machine: Machine, release: tuple[int, ...] | None) -> Mpi | None:
     known = mpi_facts()["implementations"]
     name = mpi_facts()["aliases"].get(asked, asked)
     if name not in known:
-        close = nearest(asked, [*known, *mpi_facts()["aliases"]]) or ("openmpi", "mpich")
         raise _refused(
-            "machine.mpi", f"{asked!r} is not a known MPI", f"write {' or '.join(close)}"
+            "machine.mpi",
+            f"{asked!r} is not a known MPI",
+            f"write {machine_spec.glued(asked) or ' or '.join(_close_mpis(asked))}",
         )
     facts = known[name]
     if (
         release is not None
         and "last_release" in facts
-        and release[:2] > _numbers(facts["last_release"])
+        and release[:2] > numbers(facts["last_release"])
     ):
         raise _refused(
             "machine.mpi",
@@ -103,22 +90,52 @@ def gpu_of(machine: Machine) -> Gpu | None:
         return None
     asked, rest = _name_and_rest(machine.gpu, "machine.gpu", "cuda@12")
     name = gpu_facts()["aliases"].get(asked, asked)
-    runtimes = gpu_facts()["runtimes"]
-    if name not in runtimes:
-        raise _refused(
-            "machine.gpu",
-            f"{asked!r} is not a known GPU runtime",
-            f"write {' or '.join([*runtimes, 'rocm'])}, perhaps with a version such as cuda@12",
-        )
-    facts = runtimes[name]
+    if name not in gpu_facts()["runtimes"]:
+        raise _unknown_runtime(asked)
+    facts = gpu_facts()["runtimes"][name]
     return Gpu(
         name=facts["package"],
         spec=facts["package"] + rest,
+        called=facts["called"],
         variant=facts["variant"],
         version=spack_spec.nodes(facts["package"] + rest)[0].version,
         arch_variant=facts["arch_variant"],
-        arch=_gpu_arch(machine.gpu_arch, name, facts),
+        arch=_gpu_arch(machine.gpu_arch, name),
     )
+
+
+def gpu_problem(gpu: Gpu) -> FieldProblem | None:
+    """Return why no release of the runtime that is asked for makes code for the architecture."""
+    needed = gpu_arch.needed_versions(gpu.arch) if gpu.arch else ""
+    problem = gpu.arch and gpu_arch.version_problem(gpu.arch, needed, gpu.version, gpu.called)
+    if not problem:
+        return None
+    wanted = gpu_arch.nearest_version(needed, gpu.version)
+    return FieldProblem("machine.gpu", problem, f"write {gpu.name}@{wanted}")
+
+
+def _close_mpis(asked: str) -> Sequence[str]:
+    """Return the MPIs that look most like a name, without those that no Spack builds."""
+    built = [name for name in mpi_names() if not _is_vendors(name)]
+    return nearest(asked, sorted(built)) or ("openmpi", "mpich")
+
+
+def _is_vendors(name: str) -> bool:
+    package = mpi_facts()["aliases"].get(name, name)
+    return bool(mpi_facts()["implementations"][package].get("vendor"))
+
+
+def _unknown_runtime(asked: str) -> InvalidRequest:
+    if gpu_arch.is_product(asked):
+        architecture = gpu_arch.product_architecture(asked)
+        runtime = (architecture and gpu_arch.runtime_of(architecture)) or "cuda"
+        called = "rocm" if runtime == "hip" else runtime
+        hint = f'write "gpu": "{called}", "gpu_arch": "{asked}"'
+        return _refused("machine.gpu", f"{asked!r} is a GPU, not a runtime", hint)
+    known = " or ".join([*gpu_facts()["runtimes"], "rocm"])
+    meant = machine_spec.glued(asked)
+    hint = f"write {meant or f'{known}, perhaps with a version such as cuda@12'}"
+    return _refused("machine.gpu", f"{asked!r} is not a known GPU runtime", hint)
 
 
 def is_mpi(name: str) -> bool:
@@ -126,51 +143,23 @@ def is_mpi(name: str) -> bool:
     return name in mpi_facts()["implementations"]
 
 
-def _gpu_arch(asked: str | None, runtime: str, facts: Mapping[str, str]) -> str | None:
+def _gpu_arch(asked: str | None, runtime: str) -> str | None:
     if asked is None:
         return None
-    name = asked.lower()
-    name = gpu_facts()["products"].get(name, name)
-    name = (
-        re.sub(r"^(?:sm|compute)_?(?=\d)", "", name).replace(".", "") if runtime == "cuda" else name
-    )
-    if not re.fullmatch(facts["pattern"], name):
-        products = [
-            product
-            for product, arch in gpu_facts()["products"].items()
-            if re.fullmatch(facts["pattern"], arch)
-        ]
-        close = (*(nearest(asked, products, 2) or products[-1:]), facts["example"])
-        raise _refused(
-            "machine.gpu_arch",
-            f"{asked!r} is not an architecture of {runtime}",
-            f"write {' or '.join(close)}",
-        )
-    return name
+    try:
+        return gpu_arch.architecture_of(asked, runtime)
+    except gpu_arch.UnknownArchitecture as error:
+        raise _refused("machine.gpu_arch", error.problem, error.hint) from None
 
 
 def _name_and_rest(spec: str, field: str, example: str) -> tuple[str, str]:
-    problem = spack_spec.problem(spec)
-    found = spack_spec.nodes(spec)
-    if problem or (len(found) > 1 and any(node.sigil == "^" for node in found)):
-        raise _refused(
-            field,
-            problem[0] if problem else "names dependencies",
-            f"write a Spack spec such as {example}",
-        )
-    name = found[0].name
+    if wrong := machine_spec.problem(spec):
+        raise _refused(field, *wrong)
+    if wrong := spack_spec.problem(spec):
+        raise _refused(field, wrong[0], f"write a Spack spec such as {example}")
+    name = spack_spec.nodes(spec)[0].name
     return name.lower(), spec[len(name) :]
 
 
 def _refused(field: str, problem: str, hint: str) -> InvalidRequest:
     return InvalidRequest([FieldProblem(field, problem, hint)])
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))
-
-
-def _data(name: str) -> dict[str, dict[str, Any]]:
-    text = resources.files("image_builder").joinpath(f"data/{name}.yaml").read_text("utf-8")
-    loaded: dict[str, dict[str, Any]] = yaml.safe_load(text)
-    return loaded

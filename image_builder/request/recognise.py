@@ -9,9 +9,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from image_builder.request import cpu_targets, mpi_gpu
+from image_builder.request import cpu_targets
 from image_builder.request.collected_facts import CollectedFacts
 from image_builder.request.cpu_detection import detected_target
+from image_builder.request.facts import gpu_facts, mpi_facts
 from image_builder.request.machines import MachineEntry
 
 ENGINES = ("singularity", "apptainer", "podman-hpc", "shifter", "sarus", "docker")
@@ -94,7 +95,7 @@ def _facts(collected: CollectedFacts) -> Iterator[tuple[str, str | None]]:
 
 def _mpi(collected: CollectedFacts) -> str | None:
     """Return the first MPI with a known name; `cic_cli here` puts the site's own first."""
-    known = mpi_gpu.mpi_facts()["implementations"]
+    known = mpi_facts()["implementations"]
     for found in collected.mpi:
         name, _, version = found.partition(" ")
         if name in known:
@@ -109,7 +110,7 @@ def _minor(version: str) -> str:
 def _to_build(mpi: str) -> str:
     """Return what images for an MPI are built with: its kin, if Spack does not build it."""
     name = mpi.partition("@")[0]
-    facts = mpi_gpu.mpi_facts()["implementations"][name]
+    facts = mpi_facts()["implementations"][name]
     is_vendors = facts.get("vendor") or name.startswith("cray-")
     return str(facts.get("instead", facts["family"])) if is_vendors else mpi
 
@@ -169,7 +170,7 @@ def _same(fact: str, here: str | None, there: str | None) -> bool:
 def _gpu_arch(name: str | None) -> str | None:
     if name is None:
         return None
-    return str(mpi_gpu.gpu_facts()["products"].get(name.lower(), name.lower()))
+    return str(gpu_facts()["products"].get(name.lower(), name.lower()))
 
 
 def _notes(collected: CollectedFacts) -> Iterator[str]:

@@ -200,7 +200,7 @@ def _is_ancestor_or_self(older: str, newer: str) -> bool:
     return cpu is not None and older in {ancestor.name for ancestor in cpu.ancestors}
 
 
-_NOT_VARIANTS = FLAGS | {"arch", "target", "os", "platform", "operating_system"}
+NOT_VARIANTS = FLAGS | {"arch", "target", "os", "platform", "operating_system"}
 _INFINITE = ("stable", "trunk", "head", "master", "main", "develop")
 _BEFORE = ("alpha", "beta", "rc")
 _Key = tuple[tuple[int, int, str], ...]
@@ -216,7 +216,7 @@ def unmet(wanted: Node, version: str, parameters: Mapping[str, object]) -> str:
     missing = [
         _written(name, value)
         for name, value in wanted.variants.items()
-        if name not in _NOT_VARIANTS and not _has(parameters.get(name), value)
+        if name not in NOT_VARIANTS and not _has(parameters.get(name), value)
     ]
     return "without " + " ".join(missing) if missing else ""
 
@@ -276,6 +276,11 @@ def _key(version: str) -> _Key:
         else:
             parts.append((1, 0, part))
     return (*parts, (0, 0, ""))  # the end: after a pre-release, before anything longer
+
+
+def version_order(version: str) -> tuple[tuple[int, int, str], ...]:
+    """Return what versions are sorted by, as Spack orders them."""
+    return _key(version)
 
 
 def _begins_with(key: _Key, prefix: _Key) -> bool:

@@ -14,7 +14,7 @@ from image_builder.errors import CicError, FieldProblem, InvalidRequest, NotFoun
 from image_builder.plan import resolve
 from image_builder.request import cpu_targets
 from image_builder.request.build_request import LATEST
-from image_builder.request.mpi_gpu import gpu_facts, mpi_facts
+from image_builder.request.facts import gpu_facts, mpi_facts
 from image_builder.request.parsing import parse_request
 from service.web.builds import own_build
 from service.web.forms import add_problems, options, record_audit_event

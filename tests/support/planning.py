@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from image_builder.recipe.environment import Environment, compose
 from image_builder.request.build_request import BuildRequest, Machine
 from image_builder.request.parsing import parse_request
 from image_builder.sources.description import Description, parse_description
+from image_builder.spack.knowledge import SpackKnowledge, read_knowledge
 
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "corpus"
+KNOWLEDGE = CORPUS.parent / "knowledge"
 FILE = "eflows4hpc.yaml"
 
 
@@ -70,6 +73,7 @@ def composed(
     has_post_install: bool = False,
     site_packages: dict[str, Any] | None = None,
     apt_base: BaseFacts | None = None,
+    knows: SpackKnowledge | None = None,
     **fields: Any,
 ) -> Environment:
     """The environment of a description's text on a machine with the given fields."""
@@ -80,7 +84,14 @@ def composed(
         requirements=requirements,
         has_post_install=has_post_install,
         site_packages=site_packages,
+        knows=knows,
     )
+
+
+@functools.cache
+def knowledge(release: str) -> SpackKnowledge:
+    """What a real Spack of a release said of itself, cut to the packages that tests name."""
+    return read_knowledge((KNOWLEDGE / f"{release}.txt").read_text("utf-8"))
 
 
 def corpus() -> dict[str, str]:

@@ -9,6 +9,7 @@ from image_builder.audit.compatibility.rules import Finding, finding
 from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
 from image_builder.request import gpu_drivers, mpi_gpu
+from image_builder.request.facts import gpu_facts
 from image_builder.request.machines import MachineFacts
 from image_builder.spack.versions import numbers
 
@@ -20,7 +21,7 @@ def gpu_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Fi
         return
     version = image.get(label_names.GPU_VERSION, "")
     host = _host_gpu(machine)
-    variant = mpi_gpu.gpu_facts()["runtimes"].get(runtime, {}).get("variant")
+    variant = gpu_facts()["runtimes"].get(runtime, {}).get("variant")
     if host is None and machine.driver is None:
         needed = f"{_called(runtime)} {version}".strip()
         yield finding("gpu-unknown", image=needed, machine=machine.name)
@@ -76,7 +77,7 @@ def _gpu_arch(
     alone.
     """
     ours, theirs = image.get(label_names.GPU_ARCH), host.arch if host else None
-    if not ours or not theirs or ours == theirs:
+    if not ours or not theirs or ours.partition(":")[0] == theirs.partition(":")[0]:
         return
     words = {"image": ours, "machine": machine.name, "host": theirs}
     if ours.isdigit() and theirs.isdigit() and int(ours) < int(theirs):

@@ -15,6 +15,7 @@ from image_builder.errors import InvalidRequest
 from image_builder.launch.facts import chosen_pmi, offered_pmi, spoken_pmi
 from image_builder.request import mpi_gpu
 from image_builder.request.build_request import Machine
+from image_builder.request.facts import mpi_facts
 from image_builder.request.machines import MachineFacts
 from image_builder.spack.versions import numbers
 
@@ -140,7 +141,7 @@ def _wanted(machine: MachineFacts, host: mpi_gpu.Mpi | None, family: str) -> str
     if host is None:
         spoken = next(iter(offered_pmi(machine)), "")
         return "openmpi" if spoken.startswith("pmix") else "mpich"
-    facts = mpi_gpu.mpi_facts()["implementations"][host.name]
+    facts = mpi_facts()["implementations"][host.name]
     if "vendor" in facts or host.name.startswith("cray-"):
         return str(facts.get("instead", host.family))
     return f"{host.name}@{major(host.version)}" if major(host.version) else host.name

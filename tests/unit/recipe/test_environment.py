@@ -626,7 +626,7 @@ def test_no_view_where_specs_are_apart_and_none_is_wanted(unify: str) -> None:
     ],
 )
 def test_two_specs_of_one_package(specs: str, is_twice: bool) -> None:
-    text = f"spack:\n  specs: {specs}\n"
+    text = f"apt: [gcc-11, clang-14]\nspack:\n  specs: {specs}\n"
     if not is_twice:
         assert composed(text).has_view
         return

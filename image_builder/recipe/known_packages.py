@@ -1,0 +1,77 @@
+"""Packages, versions and variants that a workflow names and the base image's Spack does not have.
+
+Pure. What Spack could not load, and what the site's catalogue has, is not judged.
+"""
+
+from __future__ import annotations
+
+import re
+
+from image_builder.recipe.conflicts import Conflict, Rule
+from image_builder.recipe.demands import Demand
+from image_builder.request.cpu_targets import nearest
+from image_builder.spack.knowledge import KnownPackage, SpackKnowledge, newest_of
+from image_builder.spack.spec import NOT_VARIANTS, Node
+from image_builder.spack.spec_syntax import COMPILERS_ARE_PACKAGES
+
+_COMMIT = re.compile(r"(?:git\.|[0-9a-f]{40})")
+
+
+def package_rule(knows: SpackKnowledge | None, release: tuple[int, ...]) -> Rule:
+    """Return the rule against packages, versions and variants that are demanded and not there."""
+
+    def judge(demand: Demand, package: str, node: Node) -> Conflict | None:
+        is_old_compiler = node.sigil == "%" and release < COMPILERS_ARE_PACKAGES
+        if knows is None or demand.is_preference or is_old_compiler:
+            return None
+        if node.name and knows.is_unknown(node.name):
+            return _unknown(demand, node.name, knows)
+        known = knows.package(package)
+        if known is None:
+            return None
+        return _unknown_version(demand, package, node, known, knows) or _unknown_variant(
+            demand, package, node, known
+        )
+
+    return judge
+
+
+def _unknown(demand: Demand, name: str, knows: SpackKnowledge) -> Conflict:
+    close = nearest(name, [*knows.packages, *knows.virtuals])
+    return Conflict(
+        path=demand.path,
+        problem=f"names the package {name}, which Spack {knows.release} does not have",
+        hint=f"Write {' or '.join(close)}." if close else "Put its recipe into the catalogue.",
+    )
+
+
+def _unknown_version(
+    demand: Demand, package: str, node: Node, known: KnownPackage, knows: SpackKnowledge
+) -> Conflict | None:
+    version = node.version
+    if not version or "=" in version or _COMMIT.match(version) or not known.versions:
+        return None
+    if known.matching(version):
+        return None
+    newest = newest_of(known.versions) or known.versions[0]
+    return Conflict(
+        path=demand.path,
+        problem=f"names {package}@{version}, which Spack {knows.release} does not have",
+        hint=f"Write a version that it has; {newest} is the newest.",
+    )
+
+
+def _unknown_variant(
+    demand: Demand, package: str, node: Node, known: KnownPackage
+) -> Conflict | None:
+    for setting in node.settings:
+        name = setting.key
+        if setting.propagates or name in NOT_VARIANTS or name in known.variants:
+            continue
+        close = nearest(name, known.variants)
+        return Conflict(
+            path=demand.path,
+            problem=f"names the variant {name}, which {package} does not have",
+            hint=f"Write {' or '.join(close)}." if close else "Remove it.",
+        )
+    return None

@@ -1,0 +1,116 @@
+"""What the machine's GPU, compilers and MPI ask of an environment, as its Spack knows them. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from image_builder.errors import FieldProblem, InvalidRequest
+from image_builder.recipe.demands import ALL, Demand
+from image_builder.recipe.system_conflicts import ImageSystem
+from image_builder.request.build_request import Machine
+from image_builder.request.cuda_compilers import ALLOW, compiler_gap
+from image_builder.request.mpi_gpu import Gpu, Mpi, gpu_problem
+from image_builder.request.spack_support import machine_problems, takes_gpu
+from image_builder.spack.knowledge import SpackKnowledge
+from image_builder.spack.spec import nodes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MachineFit:
+    """What is to be added so that Spack can satisfy the machine, and what users are to know of it.
+
+    `without_gpu` names packages that the GPU's variant is not required of; `required` has more
+    requirements of packages.
+    """
+
+    without_gpu: tuple[str, ...] = ()
+    required: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def require_machine(
+    machine: Machine,
+    mpi: Mpi | None,
+    gpu: Gpu | None,
+    knows: SpackKnowledge | None,
+    packages: Iterable[Mapping[str, Any]],
+) -> None:
+    """Raise `InvalidRequest` for what of a machine the base image's Spack cannot build.
+
+    `packages` are the `packages` sections of the site and the description, whose externals are
+    not judged.
+    """
+    externals = {
+        name for section in packages for name, fields in section.items() if _externals(fields)
+    }
+    problems = [found] if gpu is not None and (found := gpu_problem(gpu)) else []
+    problems += machine_problems(machine.target, mpi, gpu, knows, externals)
+    if problems:
+        raise InvalidRequest(list({problem.field: problem for problem in problems[::-1]}.values()))
+
+
+def machine_fit(
+    demands: Sequence[Demand],
+    target: str,
+    mpi: Mpi | None,
+    gpu: Gpu | None,
+    image: ImageSystem,
+    knows: SpackKnowledge | None,
+) -> MachineFit:
+    """Return what an environment needs so that the machine's GPU goes with everything else."""
+    if gpu is None:
+        return MachineFit()
+    refusing = dict(_refusing(demands, mpi, gpu, knows)) if knows is not None else {}
+    asked = mpi is not None and nodes(mpi.spec)[0].variants.get(gpu.variant) == "false"
+    own = {mpi.name: (f"~{gpu.variant}",)} if asked and mpi is not None else {}
+    allowed, told = _allowed_compilers(target, gpu, image, knows)
+    return MachineFit(
+        without_gpu=tuple(dict.fromkeys([*refusing, *own])),
+        required={**dict.fromkeys(refusing, ()), **own, **allowed},
+        warnings=(*refusing.values(), *told),
+    )
+
+
+def _refusing(
+    demands: Sequence[Demand], mpi: Mpi | None, gpu: Gpu, knows: SpackKnowledge
+) -> Iterator[tuple[str, str]]:
+    """Yield packages of which no version that is asked for can be built for the GPU, and why."""
+    named = [*_named(demands), *([(mpi.name, mpi.version)] if mpi is not None else [])]
+    for name, version in named:
+        if not name or takes_gpu(name, version, gpu, knows):
+            continue
+        package = knows.package(name)
+        since = package.first_that_takes(gpu.variant) if package is not None else None
+        shown = f"{name}@{version}" if version else name
+        why = f"it takes +{gpu.variant} from {since} on" if since else f"it takes no +{gpu.variant}"
+        yield name, f"{shown} is built without {gpu.called}: {why}."
+
+
+def _named(demands: Iterable[Demand]) -> Iterator[tuple[str, str]]:
+    """Yield each package with the version that it has to have."""
+    for demand in demands:
+        if demand.is_preference or len(demand.alternatives) != 1 or demand.package == ALL:
+            continue
+        for node in demand.alternatives[0]:
+            if not node.is_conditional and not (node.sigil and not node.name):
+                yield node.name or demand.package, node.version
+
+
+def _allowed_compilers(
+    target: str, gpu: Gpu, image: ImageSystem, knows: SpackKnowledge | None
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Return what lets CUDA go with the image's compilers, and the warning that says so."""
+    gap = compiler_gap(gpu, image.compilers, target, knows) if knows is not None else None
+    if gap is None:
+        return {}, []
+    if not gap.can_be_allowed:
+        problem = gap.explained(image.shown)
+        raise InvalidRequest([FieldProblem("machine.gpu", problem, "write another version")])
+    told = f"{gap.explained(image.shown)} It is built with +{ALLOW}: what nvcc compiles may fail."
+    return {gpu.name: (f"+{ALLOW}",)}, [told]
+
+
+def _externals(fields: Any) -> bool:
+    return isinstance(fields, Mapping) and bool(fields.get("externals"))

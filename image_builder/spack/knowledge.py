@@ -1,0 +1,144 @@
+"""What the Spack of a base image knows: its packages, MPIs, GPU runtimes and compilers.
+
+`recipes/probe/spack_knowledge.py` prints it in the image, `read_knowledge` reads that, and
+`docker.spack_knowledge` keeps it. What a release can do is in no table of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from image_builder.spack import version_ranges
+from image_builder.spack.spec import version_order
+
+FORMAT = 1
+"""The form of what the script prints; another one is not read, but asked for again."""
+MARK = "cic-spack-knowledge "
+"""What the script's line begins with: Spack may print warnings before it."""
+MAX_BYTES = 16 * 1024**2
+
+Name = str
+Version = str
+Ranges = str
+"""Versions as a spec has them after its `@`: `:11.8`, `4.1:4.3,5`."""
+
+
+class KnownPackage(NamedTuple):
+    """One package, as this Spack's recipe describes it."""
+
+    versions: tuple[Version, ...]
+    branches: Mapping[Version, tuple[str, str]] = {}
+    """A version that is a branch -> the git URL and the branch's name there."""
+    variants: tuple[Name, ...] = ()
+    provides: tuple[Name, ...] = ()
+    """The virtual packages that it can be."""
+    refusals: Mapping[Name, tuple[Version, ...]] = {}
+    """A GPU's variant (`cuda`) -> the versions that cannot be built with it."""
+
+    def matching(self, wanted: Ranges) -> tuple[Version, ...]:
+        """Return the versions that lie in a range."""
+        return version_ranges.matching(self.versions, wanted)
+
+    def takes(self, variant: Name, wanted: Ranges) -> bool:
+        """Whether some version in a range can be built with a GPU's variant."""
+        refused = set(self.refusals.get(variant, ()))
+        return variant in self.variants and not set(self.matching(wanted)) <= refused
+
+    def first_that_takes(self, variant: Name) -> Version | None:
+        """Return the oldest numbered version from which on all take a GPU's variant, or None."""
+        taking: list[Version] = []
+        for version in sorted(filter(_is_numbered, self.versions), key=version_order, reverse=True):
+            if version in self.refusals.get(variant, ()):
+                break
+            taking.append(version)
+        return taking[-1] if taking else None
+
+
+class CompilerConflict(NamedTuple):
+    """CUDA versions that do not take versions of a compiler, on some targets (`` is all)."""
+
+    compiler: Name
+    compiler_versions: Ranges
+    cuda_versions: Ranges
+    targets: str
+
+
+class SpackKnowledge(BaseModel):
+    """What one Spack knows, as the script prints it."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    format: Literal[1]
+    release: str
+    system: str
+    """The operating system as Spack names it: `debian12`."""
+    targets: frozenset[Name]
+    """The CPU targets that it can build for."""
+    compilers: tuple[str, ...]
+    """The compilers of its own configuration, as specs."""
+    externals: Mapping[Name, tuple[str, ...]]
+    """Packages that its own configuration takes from the system -> their specs."""
+    mpis: Mapping[Name, Literal["", "external", "manual", "platform"]]
+    """Packages that provide MPI -> why they cannot be built here, or nothing."""
+    cuda_arch_values: frozenset[str]
+    amdgpu_targets: frozenset[str]
+    cuda_archs: tuple[tuple[str, Ranges], ...]
+    """An architecture (`90`), and the CUDA versions that packages may use for it."""
+    cuda_compilers: tuple[CompilerConflict, ...]
+    packages: Mapping[Name, KnownPackage | None]
+    """None in place of a package says that this Spack could not load it."""
+    has_all_packages: bool
+    """Whether there was time to load all of them, and not only MPIs and GPU runtimes."""
+
+    @functools.cached_property
+    def virtuals(self) -> frozenset[Name]:
+        """The names of virtual packages, such as `mpi`."""
+        known = (package for package in self.packages.values() if package is not None)
+        return frozenset(name for package in known for name in package.provides)
+
+    def is_unknown(self, name: Name) -> bool:
+        """Whether all packages are known, and none, real or virtual, has this name."""
+        return self.has_all_packages and name not in self.packages and name not in self.virtuals
+
+    def package(self, name: Name) -> KnownPackage | None:
+        """Return what is known of a package, or None where that is nothing."""
+        return self.packages.get(name)
+
+    def without(self, names: Iterable[Name]) -> SpackKnowledge:
+        """Return the same without what is known of some packages: a catalogue has its own ones."""
+        return self.model_copy(update={"packages": {**self.packages, **dict.fromkeys(names)}})
+
+    def architectures(self, arch_variant: Name) -> frozenset[str]:
+        """Return the values of a variant for GPU architectures: `cuda_arch`, `amdgpu_target`."""
+        return self.cuda_arch_values if arch_variant == "cuda_arch" else self.amdgpu_targets
+
+
+class UnreadableKnowledge(ValueError):
+    """The text is not what the script prints."""
+
+
+def read_knowledge(output: str) -> SpackKnowledge:
+    """Return the knowledge that the script's output holds. Raises `UnreadableKnowledge`."""
+    line = next((part for part in output.splitlines() if part.startswith(MARK)), None)
+    if line is None or len(line) > MAX_BYTES:
+        raise UnreadableKnowledge("it does not say what it knows")
+    try:
+        return SpackKnowledge.model_validate_json(line.removeprefix(MARK))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))[:200]
+        raise UnreadableKnowledge(f"{place}: {first['msg']}") from None
+
+
+def newest_of(versions: Iterable[Version]) -> Version | None:
+    """Return the newest of the versions that are numbers, or None where all are branches."""
+    return max(filter(_is_numbered, versions), key=version_order, default=None)
+
+
+def _is_numbered(version: Version) -> bool:
+    return re.match(r"\d", version) is not None

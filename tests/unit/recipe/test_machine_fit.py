@@ -1,0 +1,192 @@
+"""Machines on a Spack of which is known what it can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from image_builder.errors import BadDescription, ErrorCode, InvalidRequest
+from image_builder.recipe.environment import Environment
+from image_builder.request.machines import load_machines
+from tests.support.planning import base, composed, knowledge
+
+ZLIB = "spack:\n  specs: [zlib]\n"
+KOKKOS = "spack:\n  specs: [kokkos]\n"
+NEW = (1, 2, 0)
+
+
+def planned(text: str, *, release: str = "1.2.0", **fields: Any) -> Environment:
+    numbers = tuple(map(int, release.split(".")))
+    return composed(text, spack=numbers, knows=knowledge(release), **fields)
+
+
+def of_catalogue(name: str, text: str = ZLIB, release: str = "1.2.0") -> Environment:
+    return planned(text, release=release, **load_machines()[name].request_fields())
+
+
+def required(environment: Environment, package: str) -> list[str]:
+    assert environment.spack is not None
+    return list(environment.spack["packages"].get(package, {}).get("require", ()))
+
+
+def problems_of(**fields: Any) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        planned(ZLIB, **fields)
+    return {
+        problem.field: f"{problem.problem}: {problem.hint}" for problem in caught.value.problems
+    }
+
+
+@pytest.mark.parametrize("name", ["lumi-g", "frontier"])
+def test_an_mpi_that_cannot_take_the_gpu_is_exempt(name: str) -> None:
+    environment = of_catalogue(name)
+    assert required(environment, "mpich") == ["target=zen3"]
+    assert environment.without_gpu == ("mpich",)
+    assert any(
+        "mpich@3.4 is built without ROCm: it takes +rocm from 4.1 on." in told
+        for told in environment.warnings
+    )
+
+
+def test_an_mpi_that_can_is_not() -> None:
+    environment = of_catalogue("perlmutter-gpu")
+    assert environment.without_gpu == () and required(environment, "mpich") == []
+
+
+def test_so_is_a_package_in_a_version_that_cannot() -> None:
+    fields = {"gpu": "rocm@6", "gpu_arch": "mi250x"}
+    environment = planned("spack:\n  specs: ['hypre@2.20.0', kokkos]\n", **fields)
+    assert environment.without_gpu == ("hypre",)
+    assert required(environment, "hypre") == ["target=haswell"]
+    assert planned("spack:\n  specs: [hypre]\n", **fields).without_gpu == ()
+
+
+def test_an_mpi_that_is_asked_for_without_the_gpu_is_built_so() -> None:
+    environment = planned(ZLIB, mpi="openmpi@4~cuda", gpu="cuda@12", gpu_arch="a100")
+    assert required(environment, "openmpi") == ["target=haswell", "~cuda"]
+    assert required(environment, "mpi") == ["openmpi@4~cuda"]
+    assert environment.without_gpu == ("openmpi",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "newest", "gcc"),
+    [
+        ({"architecture": "rome", "mpi": "openmpi@4", "gpu": "cuda@10"}, "CUDA 10.2", 8),
+        (load_machines()["karolina-gpu"].request_fields(), "CUDA 11.7", 11),
+    ],
+)
+def test_a_cuda_that_takes_no_compiler_of_the_image_is_allowed_to(
+    fields: dict[str, Any], newest: str, gcc: int
+) -> None:
+    environment = planned(KOKKOS, **fields)
+    assert required(environment, "cuda")[1:] == ["+allow-unsupported-compilers"]
+    (told,) = [text for text in environment.warnings if "allow-unsupported" in text]
+    assert f"{newest} takes gcc up to {gcc}; the image has gcc 12.2.0 alone" in told
+    assert f"add gcc-{gcc}, g++-{gcc}, gfortran-{gcc} under apt or ask for cuda@12" in told
+
+
+@pytest.mark.parametrize(
+    ("apt", "gpu"),
+    [("", "cuda@12"), ("", "cuda"), ("apt: [gcc-11, g++-11, gfortran-11]\n", "cuda@11.7")],
+)
+def test_a_cuda_that_takes_one_is_left_alone(apt: str, gpu: str) -> None:
+    environment = planned(apt + ZLIB, gpu=gpu)
+    assert required(environment, "cuda") == []
+    assert not any("unsupported" in told for told in environment.warnings)
+
+
+def test_a_cuda_that_is_not_to_be_allowed_is_refused() -> None:
+    problems = problems_of(gpu="cuda@10~allow-unsupported-compilers")
+    assert "CUDA 10.2 takes gcc up to 8" in problems["machine.gpu"]
+
+
+def test_without_compilers_that_are_known_none_is_judged() -> None:
+    knows = knowledge("1.2.0").model_copy(update={"compilers": ()})
+    unknown = base(NEW, compilers={})
+    environment = composed(ZLIB, apt_base=unknown, knows=knows, gpu="cuda@10")
+    assert required(environment, "cuda") == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "words"),
+    [
+        ({"mpi": "cray-mpich"}, "machine.mpi", ["exists as an external only", "write mpich@3.4"]),
+        ({"mpi": "spectrum-mpi"}, "machine.mpi", ["external only", "write openmpi@4"]),
+        ({"mpi": "msmpi"}, "machine.mpi", ["external only", "write mpich@4"]),
+        ({"mpi": "openmpi@9"}, "machine.mpi", ["has no openmpi@9", "openmpi@5.0.10"]),
+        ({"mpi": "openmpi@4+foo"}, "machine.mpi", ["openmpi has no variant foo"]),
+        ({"gpu": "cuda@14"}, "machine.gpu", ["has no cuda@14", "cuda@13.3.0, the newest"]),
+        ({"gpu": "hip@9"}, "machine.gpu", ["has no hip@9", "hip@7.2.3"]),
+        ({"gpu": "cuda@11.8", "gpu_arch": "h100"}, "machine.gpu", ["sm_90 needs CUDA 12.0"]),
+        ({"architecture": "zen6"}, "machine.architecture", ["does not know zen6", "write zen5"]),
+    ],
+)
+def test_what_this_spack_cannot_build(fields: dict[str, Any], field: str, words: list[str]) -> None:
+    problem = problems_of(**fields)[field]
+    assert all(word in problem for word in words), problem
+
+
+def test_an_external_of_the_site_or_the_workflow_is_not_judged() -> None:
+    external = {"externals": [{"spec": "cray-mpich@8.1", "prefix": "/opt/cray"}]}
+    environment = planned(ZLIB, mpi="cray-mpich@8.1", site_packages={"cray-mpich": external})
+    assert environment.mpi == "cray-mpich@8.1"
+    text = (
+        f"{ZLIB}  packages:\n    cray-mpich:\n      externals:\n"
+        "      - {spec: cray-mpich@8.1, prefix: /opt/cray}\n"
+    )
+    assert planned(text, mpi="cray-mpich@8.1").mpi == "cray-mpich@8.1"
+
+
+def test_what_is_not_known_is_not_judged() -> None:
+    assert composed(ZLIB, mpi="cray-mpich@8.1").mpi == "cray-mpich@8.1"
+    own = knowledge("1.2.0").without(["openmpi"])
+    assert composed(ZLIB, spack=NEW, mpi="openmpi@9", knows=own).mpi == "openmpi@9"
+
+
+@pytest.mark.parametrize(
+    ("spec", "fields", "words"),
+    [
+        (
+            "kokkos +cuda cuda_arch=70",
+            {"gpu": "cuda@12", "gpu_arch": "a100"},
+            ["cuda_arch=70", "80"],
+        ),
+        ("kokkos +rocm amdgpu_target=gfx90a", {"gpu": "cuda@12"}, ["+rocm", "CUDA"]),
+        ("kokkos amdgpu_target=gfx90a", {"gpu": "cuda@12"}, ["amdgpu_target=gfx90a", "CUDA"]),
+        ("kokkos +cuda", {"gpu": "rocm@6", "gpu_arch": "mi250x"}, ["+cuda", "ROCm"]),
+        ("kokkos ^cuda@11.0:11.7", {"gpu": "cuda@12"}, ["cuda@11.0:11.7", "cuda@12"]),
+        (
+            "kokkos +rocm amdgpu_target=gfx908",
+            {"gpu": "rocm@6", "gpu_arch": "mi250x"},
+            ["amdgpu_target=gfx908", "gfx90a"],
+        ),
+    ],
+)
+def test_a_workflow_for_another_gpu_is_a_conflict_with_its_line(
+    spec: str, fields: dict[str, Any], words: list[str]
+) -> None:
+    for place in (
+        f"spack:\n  specs:\n    - {spec}\n",
+        f"spack:\n  specs: [$libs]\n  definitions:\n    - libs: ['{spec}']\n",
+    ):
+        with pytest.raises(BadDescription) as caught:
+            planned(place, **fields)
+        assert caught.value.code is ErrorCode.CONFLICT
+        assert caught.value.line is not None and caught.value.line > 1
+        assert all(word in caught.value.message for word in words), caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "spack:\n  specs: [kokkos +cuda cuda_arch=80]\n",
+        "spack:\n  specs: ['kokkos +cuda cuda_arch=70,80']\n",
+        "spack:\n  specs: [kokkos ~rocm]\n",
+        "spack:\n  specs: [kokkos]\n  packages:\n    all:\n      variants: cuda_arch=70\n",
+        "spack:\n  specs: [kokkos]\n  packages:\n    kokkos:\n"
+        "      require: [{any_of: [+cuda, +rocm]}]\n",
+    ],
+)
+def test_what_can_hold_is_no_conflict(text: str) -> None:
+    assert planned(text, gpu="cuda@12", gpu_arch="a100").spack is not None
