@@ -69,8 +69,10 @@ def chosen_pmi(image: Mapping[str, str], machine: MachineFacts) -> str | None:
     return None
 
 
-def pmi_environment(image: Mapping[str, str], machine: MachineFacts) -> Mapping[str, str]:
-    """Return the variables that the ranks need to find each other from inside a container."""
-    chosen = chosen_pmi(image, machine) if label_names.MPI_FAMILY in image else None
-    found: Mapping[str, str] = launch_facts()["environment"].get(pmi_flavour(chosen or ""), {})
-    return found
+def rank_environment(image: Mapping[str, str], machine: MachineFacts) -> Mapping[str, str]:
+    """Return the variables that the ranks need to find each other from inside containers."""
+    if label_names.MPI_FAMILY not in image:
+        return {}
+    known: Mapping[str, Mapping[str, str]] = launch_facts()["environment"]
+    chosen = chosen_pmi(image, machine)
+    return {**known["any"], **known.get(pmi_flavour(chosen or ""), {})}

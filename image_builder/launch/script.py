@@ -59,7 +59,8 @@ def _engine_lines(start: Start, engine: str) -> str:
     """Return the lines that fetch the image, where that is needed, and run a program in it."""
     machine = dataclasses.replace(start.machine, engine=engine)
     name = start.image_for(engine)
-    lines = [f"export {key}={shlex.quote(value)}" for key, value in start.environment.items()]
+    variables = {} if engine == "docker" else start.environment  # its ranks share one container
+    lines = [f"export {key}={shlex.quote(value)}" for key, value in variables.items()]
     if engine in FETCH:
         fetched = f"docker:{name}" if engine == "shifter" else name
         lines.append(shlex.join((*FETCH[engine], fetched)))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from image_builder.docker import label_names
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.launch.commands import PROCESSES
-from image_builder.launch.facts import pmi_environment, runs_sifs
+from image_builder.launch.facts import rank_environment, runs_sifs
 from image_builder.request.machines import MachineFacts
 
 MAX_PROGRAM = 1000
@@ -47,7 +47,7 @@ class Start:
     @property
     def environment(self) -> Mapping[str, str]:
         """What the ranks need to find each other from inside a container."""
-        return pmi_environment(self.image, self.machine)
+        return rank_environment(self.image, self.machine)
 
     def image_for(self, engine: str) -> str:
         """Return what an engine calls the image."""

@@ -47,6 +47,7 @@ def test_a_slurm_script_of_a_site_with_singularity() -> None:
         "set -euo pipefail\n"
         "(($#)) || { echo 'Name the program: sbatch model_v_1.sh <program> [argument ...]' >&2;"
         " exit 2; }\n"
+        "export UCX_POSIX_USE_PROC_LINK=${UCX_POSIX_USE_PROC_LINK:-n}\n"
         "export PMIX_MCA_gds=${PMIX_MCA_gds:-hash}\n"
         "export PMIX_MCA_psec=${PMIX_MCA_psec:-native}\n"
         'srun --mpi=pmix singularity exec model_v_1.sif "$@"\n'
@@ -75,7 +76,11 @@ def test_an_environment_definition_says_it_all() -> None:
     assert tomllib.loads(text) == {
         "image": "registry.example.org:5000#group/model:1",
         "mounts": ["/scratch:/scratch", "/opt/a:/opt/b"],
-        "env": {"PMIX_MCA_gds": "hash", "PMIX_MCA_psec": "native"},
+        "env": {
+            "UCX_POSIX_USE_PROC_LINK": "n",
+            "PMIX_MCA_gds": "hash",
+            "PMIX_MCA_psec": "native",
+        },
         "annotations": {"com": {"hooks": {"cxi": {"enabled": "true"}}}},
     }
 
@@ -127,7 +132,8 @@ def test_an_environment_definition_says_it_all() -> None:
 )
 def test_lines_of_each_engine(kind: str, image: dict[str, str], lines: list[str]) -> None:
     start = start_on("perlmutter-gpu", image=image, processes=4)
-    assert script(start, kind).text.splitlines() == lines
+    exports = ["export UCX_POSIX_USE_PROC_LINK=n"] if image and kind != "docker" else []
+    assert script(start, kind).text.splitlines() == exports + lines
 
 
 def test_binds_reach_every_engine() -> None:
