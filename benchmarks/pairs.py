@@ -58,7 +58,7 @@ cp /work/slurm.conf /etc/slurm/slurm.conf
 [ -e /etc/munge/munge.key ] || head -c 1024 /dev/urandom >/etc/munge/munge.key
 chown munge: /etc/munge/munge.key
 chmod 400 /etc/munge/munge.key
-ln -sf libpmix.so.2 /usr/lib/x86_64-linux-gnu/libpmix.so  # Slurm loads it by this name
+ln -sf libpmix.so.2 /usr/lib/x86_64-linux-gnu/pmix2/lib/libpmix.so  # Slurm loads it by this name
 ln -sf /opt/apptainer/bin/apptainer /usr/local/bin/singularity
 su -s /bin/sh munge -c /usr/sbin/munged
 slurmctld
