@@ -28,7 +28,7 @@ from image_builder.host.process import run
 from image_builder.plan.identity import identity_of
 from image_builder.plan.image_name import image_name
 from image_builder.plan.inputs import Inputs
-from image_builder.plan.knowledge import SpackSite, require_buildable
+from image_builder.plan.knowledge import SpackSite, names_in, require_buildable
 from image_builder.recipe import slim
 from image_builder.recipe.base_image import BASE_RECIPE
 from image_builder.recipe.stages import LATEST_RECIPE
@@ -91,7 +91,9 @@ def resolve(
             default=settings.build.slim,
         ):
             runtime, full_because = _pin_runtime(request, base, settings)
-        branches, more_warnings = _pin_branches(request, description, catalogue, settings)
+        branches, more_warnings = _pin_branches(
+            request, description, site, open_catalogue(settings)
+        )
         more_warnings += (
             _host_warnings(request, description, settings.build) if is_built_here else []
         )
@@ -392,20 +394,21 @@ def _read_description(
 
 
 def _pin_branches(
-    request: BuildRequest,
-    description: Description | None,
-    catalogue: PinnedCatalogue,
-    settings: LibrarySettings,
+    request: BuildRequest, description: Description | None, site: SpackSite, catalogue: Catalogue
 ) -> tuple[dict[str, str], list[str]]:
     """Return the commits behind specs whose version is a branch, and warnings.
 
-    Only packages whose repository the catalogue names can be pinned.
+    The catalogue's recipes tell the branches of its packages, the base image's Spack those of its
+    own, as far as it was asked before.
     """
     if description is None:
         return {}, []
     machine = [spec for spec in (request.machine.mpi, request.machine.gpu) if spec is not None]
-    return open_catalogue(settings).branch_commits(
-        catalogue, [specs_of(description.spack or {}), machine], known=unknown_branches
+    knows = site.remember(names_in(request, description))
+    return catalogue.branch_commits(
+        site.pinned,
+        [specs_of(description.spack or {}), machine],
+        known=unknown_branches if knows is None else knows.branches_of,
     )
 
 

@@ -109,6 +109,11 @@ class SpackKnowledge(BaseModel):
         """Return what is known of a package, or None where that is nothing."""
         return self.packages.get(name)
 
+    def branches_of(self, name: Name) -> Mapping[Version, tuple[str, str]] | None:
+        """Return a package's versions that are branches, or None where it is not known."""
+        package = self.package(name)
+        return None if package is None else package.branches
+
     def without(self, names: Iterable[Name]) -> SpackKnowledge:
         """Return the same without what is known of some packages: a catalogue has its own ones."""
         return self.model_copy(update={"packages": {**self.packages, **dict.fromkeys(names)}})

@@ -12,6 +12,7 @@ from image_builder.sources.branch_versions import (
     parse_package,
     specs_of,
 )
+from tests.support.planning import knowledge
 
 CATALOGUE = {
     "exa": '''
@@ -231,3 +232,13 @@ def test_branches_of_spacks_own_packages() -> None:
         ("other@develop", "develop", None),
     ]
     assert not branch_refs(specs[:4], {}.get)
+
+
+def test_branches_that_the_base_images_spack_tells() -> None:
+    knows = knowledge("1.2.0")
+    specs = ["exaca@master", "zlib@1.3", "of-a-catalogue@main"]
+    refs = branch_refs(specs, {}.get, knows.branches_of)
+    assert [(str(ref), ref.url) for ref in refs] == [
+        ("exaca@master", "https://github.com/LLNL/ExaCA.git"),
+        ("of-a-catalogue@main", None),
+    ]
