@@ -145,7 +145,7 @@ class _Source:
                         f"{label(key)} is not set to a value of your own ({_hint(key, prefix)})"
                     )
         try:
-            made = model.model_validate(values)
+            settings = model.model_validate(values)
         except ValidationError as error:
             self.problems += [
                 _unknown_key(label(".".join(map(str, detail["loc"]))), detail["loc"], model)
@@ -155,7 +155,7 @@ class _Source:
                 for detail in error.errors(include_url=False, include_input=False)
             ]
             return None
-        return made if len(self.problems) == before else None
+        return settings if len(self.problems) == before else None
 
     def warn_of_unknown_keys(self) -> None:
         """Warn of keys that are not read and may be slips, and go on.

@@ -353,13 +353,13 @@ class _Guard:
         with self._lock:
             self._leave_parents()
             self._marks[group] = mark
-            self._tell(f"+{group} {mark}\n")
+            self._send(f"+{group} {mark}\n")
 
     def forget(self, group: int) -> None:
         with self._lock:
             self._leave_parents()
             self._marks.pop(group, None)
-            self._tell(f"-{group}\n")
+            self._send(f"-{group}\n")
 
     def close(self) -> None:
         """Let the guard end; it ends what is still running."""
@@ -378,7 +378,7 @@ class _Guard:
             self._marks.clear()
             self._owner = os.getpid()
 
-    def _tell(self, message: str) -> None:
+    def _send(self, message: str) -> None:
         for _ in range(2):  # a guard that was killed is replaced by one that gets the whole list
             try:
                 if self._process is None or self._process.poll() is not None:

@@ -39,7 +39,7 @@ def end_orphans() -> None:
     Its guard was killed, too. Processes of another PID name space are left alone.
     """
     space = os.readlink("/proc/self/ns/pid")
-    for mark in {found for _, found in _marks()}:
+    for mark in {mark for _, mark in _marks()}:
         owner = mark.rpartition(".")[0]
         if owner.startswith(f"{space}-") and not _is_alive(owner):
             end_marked(mark)
@@ -54,7 +54,7 @@ def _is_alive(owner: str) -> bool:
 
 def end_marked(mark: str) -> None:
     """Kill every process that carries the mark, also those that start meanwhile."""
-    while marked := [pid for pid, found in _marks() if found == mark]:
+    while marked := [pid for pid, other in _marks() if other == mark]:
         for pid in marked:
             try:  # noqa: SIM105 - contextlib would cost a good part of the start
                 os.kill(pid, signal.SIGKILL)
@@ -64,19 +64,19 @@ def end_marked(mark: str) -> None:
 
 def _marks() -> list[tuple[int, str]]:
     """Return the PIDs of living processes that carry a mark, each with its mark."""
-    found, begin = [], f"{MARK}=".encode()
+    marked, begin = [], f"{MARK}=".encode()
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             try:
                 with open(f"/proc/{name}/environ", "rb") as file:
                     for entry in file.read().split(b"\0"):
                         if entry.startswith(begin):
-                            found.append(
+                            marked.append(
                                 (int(name), entry[len(begin) :].decode("ascii", "replace"))
                             )
             except OSError:  # it has ended, or belongs to another user
                 pass
-    return found
+    return marked
 
 
 def main() -> None:

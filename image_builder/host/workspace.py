@@ -29,7 +29,7 @@ class Workspace:
         for name, text in files.items():
             path = self.context / name
             if self.context.resolve() not in path.resolve().parents:
-                raise ValueError(f"{name} lies outside the build context")
+                raise ValueError(f"{name} is outside the build context")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
             path.chmod(0o755 if text.startswith("#!") else 0o644)

@@ -114,7 +114,7 @@ def _folder_name(value: str) -> str:
 def _step_name(value: str) -> str:
     if _folder_name(value) in _TAKEN_FOLDERS:
         raise _problem(
-            f"/{value} is taken in the image, where the step's folder would lie",
+            f"/{value} is taken in the image, where the step's folder would be",
             "give the step's folder another name",
         )
     return value

@@ -18,8 +18,8 @@ def facts() -> Mapping[str, Any]:
 
 def toolkit_driver(cuda: str) -> str | None:
     """Return the driver that is released with a CUDA release (`12.8.1`), or None if not known."""
-    found: str | None = facts()["cuda"].get(_release(cuda))
-    return found
+    driver: str | None = facts()["cuda"].get(_release(cuda))
+    return driver
 
 
 def minimal_driver(cuda: str) -> str | None:

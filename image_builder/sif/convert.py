@@ -77,17 +77,17 @@ def convert(
     """
     begin = time.monotonic()
     job = _Conversion(image, platform, settings, runner, cancel, on_line or _ignore)
-    with _folder(destination.parent) as beside, _folder(scratch or destination.parent) as work:
-        made = beside / "made.sif"
+    with _folder(destination.parent) as temporary, _folder(scratch or destination.parent) as work:
+        sif = temporary / "made.sif"
         try:
-            method, sha256 = job.stream_or_build(made, work)
+            method, sha256 = job.stream_or_build(sif, work)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             raise _no_space(error) from error
-        verify(made, platform=platform)
-        size_bytes = made.stat().st_size
-        os.replace(made, destination)
+        verify(sif, platform=platform)
+        size_bytes = sif.stat().st_size
+        os.replace(sif, destination)
     return Conversion(
         sha256=sha256, size_bytes=size_bytes, method=method, duration_s=time.monotonic() - begin
     )
@@ -106,13 +106,13 @@ def program() -> str:
 
     Raises `ToolMissing` when neither is installed.
     """
-    found = next(filter(None, map(shutil.which, PROGRAMS)), None)
-    if found is None:
+    path = next(filter(None, map(shutil.which, PROGRAMS)), None)
+    if path is None:
         raise ToolMissing(
             "Neither apptainer nor singularity is installed, and the image has to become a SIF.",
             hint='Install one of them, or ask for "container_engine": "docker".',
         )
-    return found
+    return path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,11 +275,11 @@ def takes_mksquashfs_arguments(singularity: str) -> bool:
 
     SingularityCE before 4 and Apptainer before 1.2 do not.
     """
-    asked = Command(
+    help_command = Command(
         name=f"{Path(singularity).name} build", argv=(singularity, "build", "--help"), timeout_s=60
     )
     try:
-        return b"--mksquashfs-args" in run(asked, capture_stdout=True).stdout
+        return b"--mksquashfs-args" in run(help_command, capture_stdout=True).stdout
     except ProcessFailed:
         return False
 

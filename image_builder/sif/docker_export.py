@@ -93,15 +93,15 @@ def exported(image: str) -> Iterator[ExportedImage]:
     """Yield an image with a container and a name of its own; both are removed at the end."""
     with daemon() as client, contextlib.ExitStack() as stack:
         try:
-            found = client.images.get(image)
+            original = client.images.get(image)
             tag = leftovers.owner_tag()
-            found.tag(REPOSITORY, tag=tag)
-            stack.callback(_untag, client, found.id, f"{REPOSITORY}:{tag}")
+            original.tag(REPOSITORY, tag=tag)
+            stack.callback(_untag, client, original.id, f"{REPOSITORY}:{tag}")
             container = client.api.create_container(
-                found.id,
+                original.id,
                 command=["/never-started"],
                 labels={REPOSITORY: tag},
-                platform=_platform(found.attrs),
+                platform=_platform(original.attrs),
                 network_disabled=True,
             )["Id"]
             stack.callback(_remove_container, client, container)
@@ -113,12 +113,12 @@ def exported(image: str) -> Iterator[ExportedImage]:
             raise NotStreamable(
                 f"docker does not export the image: {error.explanation or error}"
             ) from error
-        attributes = found.attrs
+        attributes = original.attrs
         config = {
             key: attributes["Config"][key] for key in _CONFIG_KEYS if attributes["Config"].get(key)
         }
         yield ExportedImage(
-            id=found.id,
+            id=original.id,
             architecture=attributes["Architecture"],
             config=config,
             container=container,
@@ -257,7 +257,7 @@ def originals(
     Raises `NotStreamable` when they cannot be read, and `UnsuitableImage` when `/dev` or `/etc` is
     not a folder: then the stream shows another tree than the image has.
     """
-    found: list[tuple[tarfile.TarInfo, bytes]] = []
+    members: list[tuple[tarfile.TarInfo, bytes]] = []
     command = originals_command(image, platform=platform, timeout_s=timeout_s)
     try:
         with log.open("wb") as errors, started(command, stdout=-1, stderr=errors) as process:
@@ -266,16 +266,16 @@ def originals(
                     if cancel is not None:
                         cancel.check()
                     if _is_past_etc(member.name):
-                        return found
+                        return members
                     if (read := _original(stream, member)) is not None:
-                        found.append(read)
+                        members.append(read)
             if process.wait() != 0:
                 raise NotStreamable("docker buildx does not show the image's files")
     except tarfile.TarError as error:
         raise NotStreamable(
             f"docker buildx does not show the image's files: {_last_line(log)}"
         ) from error
-    return found
+    return members
 
 
 def _is_past_etc(name: str) -> bool:

@@ -103,10 +103,10 @@ class Sif:
 
         Raises `BadSif` unless there is exactly one.
         """
-        found = [descriptor for descriptor in self.descriptors if descriptor.is_primary_partition]
-        if len(found) != 1:
-            raise BadSif(f"it has {len(found)} primary system partitions")
-        return found[0]
+        partitions = [one for one in self.descriptors if one.is_primary_partition]
+        if len(partitions) != 1:
+            raise BadSif(f"it has {len(partitions)} primary system partitions")
+        return partitions[0]
 
 
 def read(path: Path) -> Sif:
@@ -154,11 +154,11 @@ class Object:
 def objects(path: Path) -> list[Object]:
     """Return the small objects of a SIF, all but its partitions, in their order."""
     with open(path, "rb") as file:
-        found = []
+        small = []
         for descriptor in read(path).descriptors:
             if descriptor.data_type != DataType.PARTITION:
                 file.seek(descriptor.offset)
-                found.append(
+                small.append(
                     Object(
                         data_type=descriptor.data_type,
                         content=file.read(descriptor.size_bytes),
@@ -168,7 +168,7 @@ def objects(path: Path) -> list[Object]:
                         extra=descriptor.extra,
                     )
                 )
-    return found
+    return small
 
 
 def write(
@@ -307,14 +307,14 @@ def _read(file: BinaryIO, file_bytes: int) -> Sif:
 
 
 def _descriptors(table: bytes, file_bytes: int) -> list[Descriptor]:
-    found = []
+    descriptors = []
     for fields in _DESCRIPTOR.iter_unpack(table):
         data_type, used, number, group, link, offset, size, _, _, _, _, _, name, extra = fields
         if not used:
             continue
         if offset < 0 or size < 0 or offset + size > file_bytes:
-            raise BadSif(f"its object {number} does not lie within the file")
-        found.append(
+            raise BadSif(f"its object {number} is not within the file")
+        descriptors.append(
             Descriptor(
                 data_type=data_type,
                 id=number,
@@ -326,7 +326,7 @@ def _descriptors(table: bytes, file_bytes: int) -> list[Descriptor]:
                 extra=extra,
             )
         )
-    return found
+    return descriptors
 
 
 def _check_squashfs(superblock: bytes, partition_bytes: int) -> None:

@@ -228,14 +228,14 @@ class _Preparation:
         return stencil
 
     def _stencil(self) -> SingularityMetadata:
-        archive, made = self.scratch / "empty.tar", self.scratch / "empty.sif"
+        archive, sif = self.scratch / "empty.tar", self.scratch / "empty.sif"
         archive.write_bytes(
             docker_export.empty_archive(self.image, architecture=self.platform.split("/")[1])
         )
-        self.build_empty(archive, made)
-        primary = format.read(made).primary
+        self.build_empty(archive, sif)
+        primary = format.read(sif).primary
         squashfs = self.scratch / "empty.squashfs"
-        with made.open("rb") as file:
+        with sif.open("rb") as file:
             file.seek(primary.offset)
             squashfs.write_bytes(file.read(primary.size_bytes))
         listed = self.runner(
@@ -247,7 +247,7 @@ class _Preparation:
         return SingularityMetadata(
             files=tuple(_stencil_files(listed.stdout, rename)),
             group=primary.group,
-            objects=tuple(rename.in_object(item) for item in format.objects(made)),
+            objects=tuple(rename.in_object(item) for item in format.objects(sif)),
         )
 
 

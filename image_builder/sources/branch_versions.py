@@ -118,7 +118,7 @@ def branch_refs(
     or None; `known` gives the branches of Spack's own packages. Dependencies between the
     catalogue's packages are followed, also those under a condition.
     """
-    found: dict[tuple[str, str], BranchRef] = {}
+    by_version: dict[tuple[str, str], BranchRef] = {}
     seen: set[tuple[str, str | None]] = set()
     texts: dict[str, PackageVersions | None] = {}
     waiting = [named for text in _texts_in(list(specs)) for named in _named(text)]
@@ -136,8 +136,8 @@ def branch_refs(
             refs = _chosen(name, version, versions)
         else:
             refs = _spacks_own(name, version, known)
-        found |= {(ref.package, ref.version): ref for ref in refs}
-    return tuple(found[key] for key in sorted(found))
+        by_version |= {(ref.package, ref.version): ref for ref in refs}
+    return tuple(by_version[key] for key in sorted(by_version))
 
 
 def branch_commits(

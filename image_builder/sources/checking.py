@@ -76,13 +76,13 @@ class Check:
     def _entry(self, path: Path, entry: Any, problem_of: ProblemOf) -> str:
         text = entry.strip() if isinstance(entry, str) else ""
         if text:
-            found = problem_of(text)
+            problem = problem_of(text)
         elif isinstance(entry, bool | int | float):
-            found = (f"must be a text, not {kind(entry)}", "Put it into quotes, if it is meant.")
+            problem = (f"must be a text, not {kind(entry)}", "Put it into quotes, if it is meant.")
         else:
-            found = (f"must be a text, not {kind(entry)}", "Write one name.")
-        if found:
-            self.wrong(path, *found)
+            problem = (f"must be a text, not {kind(entry)}", "Write one name.")
+        if problem:
+            self.wrong(path, *problem)
         return text
 
     def flag(self, path: Path, value: Any) -> bool | None:
@@ -102,9 +102,9 @@ class Check:
                 path, f"must be a spec, not {kind(value)}", "Write a text such as hdf5@1.14+mpi."
             )
             return
-        found = spack_spec.problem(value.strip(), named=named) or _capitals(value.strip())
-        if found:
-            self.wrong(path, *found)
+        problem = spack_spec.problem(value.strip(), named=named) or _capitals(value.strip())
+        if problem:
+            self.wrong(path, *problem)
 
     def spec_list(self, path: Path, value: Any, *, named: bool) -> None:
         for at, entry in enumerate(self.list(path, value)):

@@ -80,16 +80,16 @@ def _step_folder(folder: Path, read: Callable[[Path], bytes | None]) -> StepFold
     """Return a reader of a folder of this machine that never leaves it."""
 
     def place(path: str) -> Path | None:
-        found = (folder / path).resolve()
-        return found if found.is_relative_to(folder.resolve()) and found.exists() else None
+        resolved = (folder / path).resolve()
+        return resolved if resolved.is_relative_to(folder.resolve()) and resolved.exists() else None
 
     def kind_of(path: str) -> Literal["file", "folder"] | None:
-        found = place(path)
-        return None if found is None else "folder" if found.is_dir() else "file"
+        resolved = place(path)
+        return None if resolved is None else "folder" if resolved.is_dir() else "file"
 
     def text(path: str) -> str | None:
-        found = place(path)
-        return text_or_none(read(found)) if found is not None and found.is_file() else None
+        resolved = place(path)
+        return text_or_none(read(resolved)) if resolved is not None and resolved.is_file() else None
 
     return StepFolder(kind_of=kind_of, read=text)
 

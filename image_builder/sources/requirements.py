@@ -215,8 +215,8 @@ class _Reader:
         if len(words) > (_MAX_URL if "://" in words else MAX_ENTRY):
             self._wrong(number, f"{short(words)} is very long", "Write name==version.")
             return
-        if found := requirement_problem(words):
-            self._wrong(number, *found)
+        if problem := requirement_problem(words):
+            self._wrong(number, *problem)
             return
         requirement = Requirement(words)
         if self.file_name == FILE:

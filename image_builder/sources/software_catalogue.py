@@ -142,10 +142,9 @@ class Catalogue:
         packages.
         """
         refs = branch_refs(specs, lambda package: self.package_text(pinned, package), known)
-        found = branch_commits(refs, self._remote, cancel=cancel)
-        return {name: commit for name, commit in found.commits.items() if commit is not None}, list(
-            found.warnings
-        )
+        resolved = branch_commits(refs, self._remote, cancel=cancel)
+        commits = {name: commit for name, commit in resolved.commits.items() if commit is not None}
+        return commits, list(resolved.warnings)
 
     @staticmethod
     def _text(

@@ -83,17 +83,17 @@ class FolderSource:
         self._known: tuple[list[Found] | None, str] | None = None
 
     def pin(self, cancel: CancelToken | None = None) -> PinnedTree:
-        found = self._walk()
+        listing = self._walk()
         with self._lock:
             if (
                 self._known is None
-                or self._known[0] != found
+                or self._known[0] != listing
                 or not (self._kept / self._known[1]).is_dir()
             ):
-                entries = self._entries(found)
+                entries = self._entries(listing)
                 tree = trees.tree_digest(entries)
                 self._keep(tree, entries, cancel)
-                self._known = (found if _settled(found) else None, tree)
+                self._known = (listing if _settled(listing) else None, tree)
             tree = self._known[1]
         with contextlib.suppress(OSError):
             os.utime(self._kept / tree)

@@ -139,22 +139,22 @@ class WorkflowRegistry:
 
     def _folder_of(self, tree: str) -> StepFolder:
         def item(path: str) -> TreeItem | None:
-            found: TreeItem | None = None
+            current: TreeItem | None = None
             digest = tree
             for name in path.split("/"):
-                found = self._mirror.item(digest, name) if digest else None
-                digest = found.digest if found is not None and found.is_folder else ""
-            return found
+                current = self._mirror.item(digest, name) if digest else None
+                digest = current.digest if current is not None and current.is_folder else ""
+            return current
 
         def kind_of(path: str) -> Literal["file", "folder"] | None:
-            found = item(path)
-            return None if found is None else "folder" if found.is_folder else "file"
+            current = item(path)
+            return None if current is None else "folder" if current.is_folder else "file"
 
         def read(path: str) -> str | None:
-            found = item(path)
-            if found is None or not found.is_file:
+            current = item(path)
+            if current is None or not current.is_file:
                 return None
-            return text_or_none(self._mirror.file(found.digest, MAX_TEXT_BYTES))
+            return text_or_none(self._mirror.file(current.digest, MAX_TEXT_BYTES))
 
         return StepFolder(kind_of=kind_of, read=read)
 

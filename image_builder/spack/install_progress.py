@@ -83,21 +83,21 @@ class InstallProgress:
             return None
         if match["mark"] == "x" or phase == _NOT_TAKEN:
             self._running.pop(name, None)
-            return self._told(f"{name}@{version}")
+            return self._progress(f"{name}@{version}")
         return self._began(name, version, phase)
 
     def _began(self, name: str, version: str, phase: str) -> tuple[int, int, str]:
         earlier = self._running.get(name)
         since_s = earlier.since_s if earlier else self._now_s
         self._running[name] = Running(version=version, phase=phase, since_s=since_s)
-        return self._told(f"{name}@{version}")
+        return self._progress(f"{name}@{version}")
 
     def _finished(self, name: str, version: str) -> tuple[int, int, str]:
         self._running.pop(name, None)
         self._done.add(name)
-        return self._told(f"{name}@{version}")
+        return self._progress(f"{name}@{version}")
 
-    def _told(self, last: str) -> tuple[int, int, str]:
+    def _progress(self, last: str) -> tuple[int, int, str]:
         shown = [self._shown(name, at) for name, at in list(self._running.items())[:MAX_SHOWN]]
         more = len(self._running) - len(shown)
         what = ", ".join([*shown, *([f"{more} more"] if more else [])])

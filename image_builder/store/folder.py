@@ -191,12 +191,12 @@ class ImageStore:
         Of the details, a list has the labels alone.
         """
         sizes = self._sizes()
-        found = (
+        records = (
             record
             for record in self._known[self._sifs].read(".json").values()
             if record.sha256 is not None and sizes.get(record.sha256) == record.size_bytes
         )
-        return sorted(found, key=lambda record: record.created, reverse=True)
+        return sorted(records, key=lambda record: record.created, reverse=True)
 
     def names(self) -> dict[str, ImageRecord]:
         """Return every name that is served, with what it means at present.
@@ -217,14 +217,14 @@ class ImageStore:
 
         Times are in seconds since 1970.
         """
-        found = {path.stem for path in self._records.glob("*.json")}
-        found |= {
+        digests = {path.stem for path in self._records.glob("*.json")}
+        digests |= {
             path.name
             for folder in (self._documents, self._leases)
             for path in folder.iterdir()
             if is_sha256(path.name)
         }
-        return {identity: self._last_use(identity) for identity in found}
+        return {identity: self._last_use(identity) for identity in digests}
 
     def is_known(self, identity: str) -> bool:
         """Return whether the store has a record, texts or a lease of an identity."""
@@ -300,12 +300,12 @@ class ImageStore:
             pointers = [
                 pointer
                 for pointer in (*self._names.iterdir(), *self._records.iterdir())
-                if (found := _read(pointer)) is not None and found.sha256 == sha256
+                if (record := _read(pointer)) is not None and record.sha256 == sha256
             ]
             identities = {
-                found.identity
+                record.identity
                 for pointer in (*pointers, path.with_suffix(".json"))
-                if (found := _read(pointer)) is not None
+                if (record := _read(pointer)) is not None
             }
             free = [
                 stack.enter_context(file_leases.alone(lock))
@@ -338,8 +338,8 @@ class ImageStore:
         """
         digest = identity_digest(identity)
         with self._locked(), self.unused(identity) as free:
-            found = self.by_identity(identity)
-            if not free or (found is not None and found.sha256 is not None):
+            record = self.by_identity(identity)
+            if not free or (record is not None and record.sha256 is not None):
                 return False
             (self._records / f"{digest}.json").unlink(missing_ok=True)
             shutil.rmtree(self._documents / digest, ignore_errors=True)
@@ -411,13 +411,13 @@ class ImageStore:
 
     def _sizes(self) -> dict[str, int]:
         """The size of every stored SIF, by its sha256."""
-        found = {}
+        sizes = {}
         with os.scandir(self._sifs) as entries:
             for entry in entries:
                 if entry.name.endswith(".sif"):
                     with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                        found[entry.name.removesuffix(".sif")] = entry.stat().st_size
-        return found
+                        sizes[entry.name.removesuffix(".sif")] = entry.stat().st_size
+        return sizes
 
     def _sif(self, sha256: str) -> Path:
         return self._sifs / f"{sha256}.sif"
@@ -457,16 +457,16 @@ class _KnownRecords:
 
         A record is never changed in place: a new one is a new file.
         """
-        before, found = self._known, {}
+        before, records = self._known, {}
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 if (
                     entry.name.endswith(suffix)
                     and (known := self._record(entry, before.get(entry.name))) is not None
                 ):
-                    found[entry.name] = known
-        self._known = found
-        return {name: record for name, (_, record) in found.items()}
+                    records[entry.name] = known
+        self._known = records
+        return {name: record for name, (_, record) in records.items()}
 
     def _record(
         self,
@@ -474,10 +474,10 @@ class _KnownRecords:
         before: tuple[tuple[int, ...], ImageRecord] | None,
     ) -> tuple[tuple[int, ...], ImageRecord] | None:
         try:
-            found = entry.stat(follow_symlinks=False)
+            status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             return None
-        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         if before is not None and before[0] == stamp:
             return before
         record = _read(Path(entry.path))

@@ -57,12 +57,12 @@ class Body:
         Raises `RegistryUnavailable` when the connection breaks.
         """
         try:
-            found: bytes = self._raw.read(size)
+            chunk: bytes = self._raw.read(size)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise RegistryUnavailable(
                 f"The registry's answer broke off: {type(error).__name__}."
             ) from error
-        return found
+        return chunk
 
 
 class OciRepository:
@@ -87,17 +87,17 @@ class OciRepository:
 
     def tags(self) -> list[str]:
         """Return every tag; none if there is no such repository yet."""
-        found: list[str] = []
+        names: list[str] = []
         address: str | None = f"{self._base}/tags/list?n={PAGE}"
         while address is not None:
             with self._request("GET", address, accept=(200, 404)) as answer:
                 if answer.status_code == 404:
                     return []
-                found += _parsed(_content(answer)).get("tags") or []
+                names += _parsed(_content(answer)).get("tags") or []
                 links = parse_header_links(answer.headers.get("Link", ""))
                 following = next((link["url"] for link in links if link.get("rel") == "next"), None)
                 address = urllib.parse.urljoin(address, following) if following else None
-        return found
+        return names
 
     def manifest(self, tag: str) -> Manifest | None:
         """Return the manifest that a tag means at present, or None."""
@@ -296,10 +296,10 @@ def _content(answer: requests.Response) -> bytes:
 
 def _parsed(text: bytes) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(text)
+        content: dict[str, Any] = json.loads(text)
     except ValueError as error:
         raise RegistryUnavailable("The registry's answer is not JSON.") from error
-    return found
+    return content
 
 
 def _challenge(fields: str) -> dict[str, str]:

@@ -169,15 +169,15 @@ class RegistryImages:
         return self._record(f"identity.{digest}") if is_sha256(digest) else None
 
     def images(self) -> list[ImageRecord]:
-        found = (_read(manifest) for _, manifest in self._listed(_is_of("sha256")))
+        records = (_read(manifest) for _, manifest in self._listed(_is_of("sha256")))
         return sorted(
-            (shortened(record) for record in found if record is not None),
+            (shortened(record) for record in records if record is not None),
             key=lambda record: record.created,
             reverse=True,
         )
 
     def names(self) -> dict[str, ImageRecord]:
-        found = {}
+        records = {}
         for tag, manifest in self._listed(_is_name):
             record = _read(manifest)
             if (
@@ -185,15 +185,15 @@ class RegistryImages:
                 and record.filename is not None
                 and _tag_of(record.filename) == tag
             ):
-                found[record.filename] = shortened(record)
-        return dict(sorted(found.items()))
+                records[record.filename] = shortened(record)
+        return dict(sorted(records.items()))
 
     def identities(self) -> dict[str, float]:
-        found = self._local.identities()
+        last_uses = self._local.identities()
         for tag, manifest in self._listed(_is_of("identity", "documents")):
             digest = tag.partition(".")[2]
-            found[digest] = max(found.get(digest, 0.0), _used_at(manifest))
-        return found
+            last_uses[digest] = max(last_uses.get(digest, 0.0), _used_at(manifest))
+        return last_uses
 
     def is_known(self, identity: str) -> bool:
         digest = identity_digest(identity)
@@ -341,27 +341,27 @@ class RegistryImages:
         """Delete this manifest alone: if its tag means another one by now, that stays."""
         if found is not None and not self.repository.delete_manifest(found.digest):
             raise RegistryUnavailable(
-                f"The registry {self.repository.host} does not let anybody delete.",
-                hint="Let it (docker-registry: storage.delete.enabled), or clean up there.",
+                f"The registry {self.repository.host} does not allow deletion.",
+                hint="Allow it (docker-registry: storage.delete.enabled), or clean up there.",
             )
         self._known.pop(tag, None)
 
     def _record(self, tag: str, *, filename: str | None = None) -> ImageRecord | None:
         """Return what a tag means, or None if that is a SIF that another machine has removed."""
-        found = _read(self.repository.manifest(tag))
-        if found is None or (filename is not None and found.filename != filename):
+        record = _read(self.repository.manifest(tag))
+        if record is None or (filename is not None and record.filename != filename):
             return None
-        stored = f"sha256.{found.sha256}"
+        stored = f"sha256.{record.sha256}"
         is_there = (
-            found.sha256 is None or tag == stored or self.repository.manifest(stored) is not None
+            record.sha256 is None or tag == stored or self.repository.manifest(stored) is not None
         )
-        return found if is_there else None
+        return record if is_there else None
 
     def _listed(self, is_wanted: Callable[[str], bool]) -> list[tuple[str, Manifest]]:
         """Return the wanted tags with their manifests, without those whose SIF is missing."""
         everything, begun = set(self.repository.tags()), time.monotonic()
         tags = sorted(filter(is_wanted, everything))
-        known = {tag: found for tag, found in self._known.items() if tag in everything}
+        known = {tag: entry for tag, entry in self._known.items() if tag in everything}
         old = sorted(
             (known[tag][0], tag)
             for tag in tags
@@ -370,26 +370,26 @@ class RegistryImages:
         asked = [tag for tag in tags if tag not in known] + [tag for _, tag in old[:REFRESHED]]
         with ThreadPoolExecutor(READERS) as readers:
             fresh = {
-                tag: (begun, found)
-                for tag, found in zip(
+                tag: (begun, manifest)
+                for tag, manifest in zip(
                     asked, readers.map(self.repository.manifest, asked), strict=True
                 )
             }
         self._known = {**known, **fresh}
-        found = [(tag, manifest) for tag in tags if (manifest := self._known[tag][1]) is not None]
+        listed = [(tag, manifest) for tag in tags if (manifest := self._known[tag][1]) is not None]
         return [
             (tag, manifest)
-            for tag, manifest in found
+            for tag, manifest in listed
             if (sha256 := _sha256_in(manifest)) is None or f"sha256.{sha256}" in everything
         ]
 
     def _text_layers(self, identity: str) -> dict[str, Any]:
         digest = identity_digest(identity)
-        found = self.repository.manifest(f"documents.{digest}") if is_sha256(digest) else None
+        manifest = self.repository.manifest(f"documents.{digest}") if is_sha256(digest) else None
         return (
             {}
-            if found is None
-            else {layer["annotations"][TITLE]: layer for layer in found.content["layers"]}
+            if manifest is None
+            else {layer["annotations"][TITLE]: layer for layer in manifest.content["layers"]}
         )
 
     def _texts(self, identity: str) -> dict[str, str]:

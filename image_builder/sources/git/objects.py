@@ -154,8 +154,8 @@ def blob_chunks(repo: Repo, digest: str) -> Iterator[bytes]:
 
 def commits_beginning(repo: Repo, prefix: str) -> list[str]:
     """Return the commits whose hash begins with `prefix`; git needs at least four digits."""
-    found = str(repo.git.rev_parse(f"--disambiguate={prefix}")).split()
-    return [digest for digest in found if kind_of(repo, digest) == "commit"]
+    digests = str(repo.git.rev_parse(f"--disambiguate={prefix}")).split()
+    return [digest for digest in digests if kind_of(repo, digest) == "commit"]
 
 
 def is_reached_from(repo: Repo, commit: str, places: Sequence[str]) -> bool:
@@ -171,7 +171,7 @@ def entries_below(
     A tree may name itself a million times over, so reading stops at the limits.
     """
     budget = trees.Budget(limits)
-    found: list[Entry] = []
+    entries: list[Entry] = []
     waiting = [("", tree)]
     while waiting:
         if cancel is not None:
@@ -193,8 +193,8 @@ def entries_below(
             if entry is None:
                 waiting.append((path + "/", item.digest))
             else:
-                found.append(entry)
-    return sorted(found, key=lambda entry: entry.path)
+                entries.append(entry)
+    return sorted(entries, key=lambda entry: entry.path)
 
 
 def _entry(repo: Repo, path: str, item: TreeItem) -> Entry:

@@ -201,12 +201,12 @@ class RemoteCommits:
                 if ref == "HEAD"
                 else [f"refs/heads/{ref}", f"refs/tags/{ref}^{{}}", f"refs/tags/{ref}"]
             )
-            found = list_remote(checked, self._network, names, cancel=cancel)
+            references = list_remote(checked, self._network, names, cancel=cancel)
         except (BadGitUrl, CicError):
             if cancel is not None:
                 cancel.check()
             return None
-        return next((found[name] for name in names if name in found), None)
+        return next((references[name] for name in names if name in references), None)
 
 
 def _config(url: GitUrl) -> Mapping[str, str]:

@@ -94,10 +94,10 @@ class Versions:
         if named is not None:
             return named
         if MIN_ABBREVIATION <= len(hexadecimal) < FULL_HASH:
-            found = self._mirror.commits_beginning(hexadecimal)
-            if len(found) > 1:
-                raise Ambiguous(", ".join(commit[: len(hexadecimal) + 4] for commit in found[:4]))
-            return self._as_commit(found[0], allow_unlisted) if found else None
+            commits = self._mirror.commits_beginning(hexadecimal)
+            if len(commits) > 1:
+                raise Ambiguous(", ".join(commit[: len(hexadecimal) + 4] for commit in commits[:4]))
+            return self._as_commit(commits[0], allow_unlisted) if commits else None
         return None
 
     def _named(self, version: str, snapshot: Snapshot) -> Resolved | None:

@@ -118,7 +118,7 @@ def walk(
     Folders that are not wanted are not entered. Raises `BadTree` for what is refused, before any
     file is read, and `OSError` if `folder` is no folder.
     """
-    found: list[Found] = []
+    files: list[Found] = []
     budget = Budget(limits)
     waiting = [""]
     while waiting:
@@ -133,8 +133,8 @@ def walk(
             if stat.S_ISDIR(kind.st_mode):
                 waiting.append(path + "/")
             else:
-                found.append(_found(path, kind))
-    return sorted(found, key=lambda file: file.path)
+                files.append(_found(path, kind))
+    return sorted(files, key=lambda file: file.path)
 
 
 def read_entries(folder: Path, found: Iterable[Found]) -> list[Entry]:
@@ -175,7 +175,7 @@ def check_name(path: str) -> None:
     if len(parts) > MAX_DEPTH:
         raise BadTree(
             printable(path[:60]) + "...",
-            f"lies more than {MAX_DEPTH} folders deep",
+            f"is more than {MAX_DEPTH} folders deep",
             "use fewer folders",
         )
     if len(os.fsencode(path)) > MAX_PATH_BYTES or any(
