@@ -267,7 +267,7 @@ class _Watch:
         return now - self._last_output > GRACE_S or now - self._exit_seen > ORPHAN_S
 
     def _take(self, partial: bytearray, chunk: bytes) -> None:
-        if self._after_return:  # the other half of a line end that two reads tore apart
+        if self._after_return:  # the other half of a line end that two reads divided
             chunk = chunk.removeprefix(b"\n")
         self._after_return = chunk.endswith(b"\r")
         partial += chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

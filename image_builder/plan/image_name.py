@@ -109,7 +109,5 @@ def _spec_part(spec: str | None, absent: str) -> tuple[str, bool]:
 
 def _tag(version: str) -> tuple[str, bool]:
     tag = re.sub(r"[^a-z0-9._-]", "-", version.lower()).lstrip(".-")[:MAX_TAG] or "x"
-    return (
-        tag,
-        tag == version and "_v_" not in f"_{tag}",
-    )  # which separates name and tag in a file name
+    is_exact = tag == version and "_v_" not in f"_{tag}"  # _v_ parts name and tag in a file name
+    return tag, is_exact

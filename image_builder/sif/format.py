@@ -250,9 +250,7 @@ def write(
         _copy(squashfs, target)
         if os.fstat(target.fileno()).st_size != end:
             raise BadSif("its squashfs changed while it was copied")
-        os.fdatasync(
-            target.fileno()
-        )  # while it is still being hashed, so that publishing it waits less
+        os.fdatasync(target.fileno())  # while it is being hashed, so that publishing waits less
         return digest.result()
 
 

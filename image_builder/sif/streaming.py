@@ -413,9 +413,10 @@ class _Pipeline:
             raise UnsuitableImage(_tail(self._log(filtering)))
         index = max(failed)
         text = _tail(self._log(index))
+        # On a full disk, the log of a program may be empty, too.
         if least_free_bytes < FULL_BYTES and (
             any(said in text for said in ("I/O error", "No space left")) or text == SILENCE
-        ):  # its log has no room either
+        ):
             raise NoSpace(
                 "The disk is full: the SIF could not be written.",
                 hint="Free some room in tmp_folder.",

@@ -161,9 +161,8 @@ class FolderSource:
         horizon = time.time() - KEPT_S
         for folder in self._kept.iterdir():
             with contextlib.suppress(OSError):
-                if (
-                    trees.MTIME_S < folder.stat().st_mtime < horizon
-                ):  # at MTIME_S another process just wrote it
+                # A time of MTIME_S means that another process has just written the folder.
+                if trees.MTIME_S < folder.stat().st_mtime < horizon:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _require(self, tree: str) -> Path:

@@ -120,9 +120,8 @@ class RegistryImages:
             or self.repository.blob_bytes(f"sha256:{record.sha256}") != record.size_bytes
         ):
             raise LookupError(f"no SIF {record.sha256} is stored")
-        self._put_record(
-            f"sha256.{record.sha256}", stored
-        )  # a removal on another machine then deletes the old manifest
+        # A removal that another machine has begun then deletes the old manifest only.
+        self._put_record(f"sha256.{record.sha256}", stored)
         self._point(record)
         return record
 
@@ -264,9 +263,8 @@ class RegistryImages:
             if any(self.repository.manifest(tag) != manifest for tag, manifest in pointers.items()):
                 self._known.clear()  # another machine uses it
                 return False
-            for tag in sorted(
-                pointers, key=lambda tag: tag.startswith("sha256.")
-            ):  # the SIF's own record goes last
+            # The SIF's own record goes last.
+            for tag in sorted(pointers, key=lambda tag: tag.startswith("sha256.")):
                 self._delete_manifest(tag, pointers[tag])
         return True
 

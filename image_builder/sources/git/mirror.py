@@ -108,7 +108,7 @@ class Mirror:
         with self._reading:
             self._close_repo()
 
-    # What the other side says
+    # What the remote side says
 
     def snapshot(self, *, not_before: float, cancel: CancelToken | None = None) -> Snapshot:
         """Return the references as they were at `not_before` or later.
@@ -124,9 +124,8 @@ class Mirror:
             current = self._current()
             if current is not None and self._is_fresh(current, not_before):
                 return current
-            if (
-                self._failure is not None and self._failure[0] >= asked_at
-            ):  # another thread has just tried, for all that waited
+            # Another thread has just tried, for all that waited.
+            if self._failure is not None and self._failure[0] >= asked_at:
                 raise self._failure[1]
             return self._refresh(current is not None, cancel)
 
@@ -258,9 +257,8 @@ class Mirror:
             return None
 
     def _is_fresh(self, snapshot: Snapshot, not_before: float) -> bool:
-        return (
-            not_before <= snapshot.fetched_at <= self._clock() + 1
-        )  # a time ahead of ours: the clock was set back
+        # A time ahead of ours means that the clock was set back.
+        return not_before <= snapshot.fetched_at <= self._clock() + 1
 
     # Fetching
 

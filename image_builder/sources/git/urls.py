@@ -86,9 +86,8 @@ def folder_url(folder: Path) -> GitUrl:
 
 
 def _parse_scp_like(text: str, schemes: Sequence[str]) -> GitUrl:
-    if (
-        not _SCP_LIKE.match(text) or text.partition(":")[0].lower() in _SCHEME_NAMES
-    ):  # https:/host: a typing error
+    # A scheme's name before the colon is a typing error, such as https:/host.
+    if not _SCP_LIKE.match(text) or text.partition(":")[0].lower() in _SCHEME_NAMES:
         raise BadGitUrl("it is not a git URL")
     _check_scheme("ssh", schemes)
     return GitUrl(text=text, scheme="ssh")
@@ -116,9 +115,8 @@ def _with_credentials(clean: str, scheme: str, user: str | None, password: str |
         raise BadGitUrl(f"{scheme}:// takes no user name")
     name, word = unquote(user or ""), unquote(password or "")
     encoded = base64.b64encode(f"{name}:{word}".encode()).decode()
-    hidden = (
-        {encoded, word, password or ""} if word else {encoded, name, user or ""}
-    )  # a token may stand alone
+    # Without a password, the user may be a token.
+    hidden = {encoded, word, password or ""} if word else {encoded, name, user or ""}
     return GitUrl(
         text=clean,
         scheme=scheme,
