@@ -111,8 +111,7 @@ def _to_build(mpi: str) -> str:
     """Return what images for an MPI are built with: its kin, if Spack does not build it."""
     name = mpi.partition("@")[0]
     facts = mpi_facts()["implementations"][name]
-    is_vendors = facts.get("vendor") or name.startswith("cray-")
-    return str(facts.get("instead", facts["family"])) if is_vendors else mpi
+    return str(facts.get("instead", facts["family"])) if facts.get("vendor") else mpi
 
 
 def _nearest(

@@ -142,7 +142,7 @@ def _wanted(machine: MachineFacts, host: mpi_gpu.Mpi | None, family: str) -> str
         spoken = next(iter(offered_pmi(machine)), "")
         return "openmpi" if spoken.startswith("pmix") else "mpich"
     facts = mpi_facts()["implementations"][host.name]
-    if "vendor" in facts or host.name.startswith("cray-"):
+    if facts.get("vendor"):
         return str(facts.get("instead", host.family))
     return f"{host.name}@{major(host.version)}" if major(host.version) else host.name
 
