@@ -1,4 +1,4 @@
-"""A token that also ends work when a disk runs full, so that one build's step does not stop others."""
+"""Ends a build's step when a disk runs full, so that it does not stop others."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from image_builder.host.cancellation import CancelToken
 
 EVERY_S = 1.0
 APART_S = 15.0
-"""Between the ends of two builds: what the first one held becomes free, and may be enough."""
+"""The least time between the ends of two builds: the room of the first may be enough."""
 
 _lock = threading.Lock()
 _ended_at = float("-inf")
 
 
 class DiskGuard(CancelToken):
-    """Another token, which is also checked for the free room of some disks."""
+    """Wraps a token, and also ends the work when a disk has too little free room."""
 
     def __init__(
         self, cancel: CancelToken, folders: Sequence[Path], *, min_free_bytes: int
@@ -40,7 +40,7 @@ class DiskGuard(CancelToken):
         return self._inner.wait(timeout_s)
 
     def check(self) -> None:
-        """Raise what the other token does, or `NoSpace` when a disk has less room than it must."""
+        """Raise what the wrapped token does, or `NoSpace` when a disk has too little room."""
         self._inner.check()
         now = time.monotonic()
         if now - self._checked_at < EVERY_S:
@@ -57,7 +57,7 @@ class DiskGuard(CancelToken):
 
 
 def _may_end(now: float) -> bool:
-    """Whether no other build of this process was ended just now."""
+    """Return whether a build may end: no other one of this process was ended just now."""
     global _ended_at
     with _lock:
         if now - _ended_at < APART_S:

@@ -57,8 +57,9 @@ def alone(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def exclusively(path: Path) -> Iterator[None]:
-    """Hold the file at `path`, which is made where there is none, as the only one: who comes later
-    waits.
+    """Hold the file at `path` alone until the block ends; a missing file is created.
+
+    Other processes wait for it meanwhile.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
     try:

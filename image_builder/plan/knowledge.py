@@ -1,4 +1,4 @@
-"""What is known of the Spack that will concretize a request, and what of the request it can do."""
+"""Gets what is known of the Spack that will concretize a request, and checks the request by it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NOT_ASKED = (
     "compilers and the packages of this request is not checked."
 )
 MAX_NAMES = 1000
-"""Of how many packages that a description names it is looked up whether the catalogue has them."""
+"""How many of a description's packages are looked up in the catalogue."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpackSite:
-    """Where a request's packages come from: the base image's Spack, and the site's catalogue."""
+    """Says where a request's packages are from: the base image's Spack and the catalogue."""
 
     base: BaseFacts
     catalogue: Catalogue
@@ -52,12 +52,13 @@ class SpackSite:
 
     @property
     def packages(self) -> Mapping[str, Any]:
-        """The `packages` of the site's own Spack configuration."""
+        """Return the `packages` of the site's own Spack configuration."""
         return packages_of(self.catalogue.config_text(self.pinned))
 
     def ask(self, names: Iterable[str]) -> tuple[SpackKnowledge | None, str]:
-        """Return what Spack knows, for a request that names some packages, and a warning where it
-        could not be asked.
+        """Return what Spack knows, for a request with these packages, and a warning.
+
+        There is a warning if Spack could not be asked.
         """
         knows, warning = spack_knowledge(self.base, self.cache)
         if knows is None:
@@ -95,8 +96,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 def require_buildable(
     request: BuildRequest, description: Description | None, site: SpackSite
 ) -> None:
-    """Raise `InvalidRequest` for an MPI, a GPU or a target that the base image's Spack cannot do,
-    as far as it was asked before.
+    """Raise `InvalidRequest` for an MPI, a GPU or a target that Spack cannot build.
+
+    It is the base image's Spack, as far as it was asked before.
     """
     own = ((description.spack if description is not None else None) or {}).get("packages") or {}
     require_machine(

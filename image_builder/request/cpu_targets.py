@@ -41,8 +41,9 @@ class UnknownName(ValueError):
 
 
 def facts() -> Mapping[str, Mapping[str, str]]:
-    """Return the data file: `families`, `platform_aliases`, `unlisted_features`, `products`
-    and `instead`.
+    """Return the data file about targets.
+
+    Its keys are `families`, `platform_aliases`, `unlisted_features`, `products` and `instead`.
     """
     return facts_of("targets")
 
@@ -101,7 +102,7 @@ def require_known(architecture: str) -> None:
 
 
 def says_something(architecture: str) -> bool:
-    """Whether a name is a target's, or there is something to say to it."""
+    """Return whether a name is a target's, or a hint exists for it."""
     return is_known(architecture) or architecture in facts()["instead"]
 
 

@@ -1,4 +1,4 @@
-"""Which CUDA takes which compilers, as the base image's Spack knows it. Pure."""
+"""Decides which CUDA takes which compilers, as the base image's Spack knows it. Pure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ Compiler = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompilerGap:
-    """A CUDA that takes none of an image's compilers.
+    """Describes a CUDA that takes none of an image's compilers.
 
     `newest_gcc` is the major of GCC that it takes, and `cuda` the oldest major of CUDA that takes
-    one of the image's; None where there is none. `can_be_allowed`: CUDA can be built all the same.
+    one of the image's; None if there is none. `can_be_allowed` says that CUDA can be built all the
+    same.
     """
 
     cuda_version: str
@@ -33,7 +34,7 @@ class CompilerGap:
     can_be_allowed: bool
 
     def explained(self, compilers: str) -> str:
-        """Return what does not go together, and what to do about it."""
+        """Return what does not match, and what to do about it."""
         short = ".".join(self.cuda_version.split(".")[:2])
         takes = f"takes gcc up to {self.newest_gcc}" if self.newest_gcc else "takes none of them"
         packages = [f"{name}-{self.newest_gcc}" for name in ("gcc", "g++", "gfortran")]
@@ -46,9 +47,9 @@ class CompilerGap:
 def compiler_gap(
     gpu: Gpu, compilers: Sequence[Compiler], target: str, knows: SpackKnowledge
 ) -> CompilerGap | None:
-    """Return why the CUDA that is asked for goes with none of the compilers, or None where it does.
+    """Return why the requested CUDA takes none of the compilers, or None if it takes one.
 
-    Where gcc is among them, it alone counts: the others make no Fortran.
+    If gcc is among them, it alone counts: the others have no Fortran.
     """
     package = knows.package("cuda")
     judged = [one for one in compilers if one[0] == "gcc"] or list(compilers)

@@ -1,4 +1,4 @@
-"""The data files about MPIs and GPUs: names, families, products."""
+"""Reads the data files about MPIs and GPUs: names, families, products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPU architectures and the names people know them by: `sm_80`, `a100`, `NVIDIA A100-SXM4-40GB`."""
+"""Maps names of GPUs and their architectures: `sm_80`, `a100`, `NVIDIA A100-SXM4-40GB`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _VENDOR_WORDS = frozenset(
     {"nvidia", "amd", "instinct", "tesla", "geforce", "quadro", "radeon", "pro", "gpu", "jetson"}
 )
 _LONGEST_NAME = 3
-"""Words that make a product's name together: `RTX 6000 Ada`."""
+"""The most words of a product's name, such as `RTX 6000 Ada`."""
 
 
 class UnknownArchitecture(ValueError):
-    """A GPU architecture that the runtime does not have. `hint` says what to write."""
+    """The runtime does not have this GPU architecture; `hint` says what to write."""
 
     def __init__(self, problem: str, hint: str) -> None:
         super().__init__(problem)
@@ -59,13 +59,13 @@ def product_architecture(name: str) -> str | None:
 
 
 def is_product(name: str) -> bool:
-    """Whether a text is the name of a GPU, or of a generation of GPUs."""
+    """Return whether a text is the name of a GPU, or of a generation of GPUs."""
     letters = re.sub(r"[^a-z0-9]", "", name.lower())
     return letters in gpu_facts()["generations"] or product_architecture(name) is not None
 
 
 def runtime_of(architecture: str) -> str | None:
-    """Return the GPU runtime that has an architecture."""
+    """Return the GPU runtime that has an architecture, or None."""
     runtimes = gpu_facts()["runtimes"].items()
     return next(
         (name for name, known in runtimes if re.fullmatch(known["pattern"], architecture)), None
@@ -83,8 +83,9 @@ def needed_versions(architecture: str) -> str:
 
 
 def version_problem(architecture: str, needed: str, asked: str, called: str) -> str | None:
-    """Return what is wrong with the version of a runtime for an architecture: `sm_90 needs CUDA 11.8
-    or newer`.
+    """Return what is wrong with a runtime's version for an architecture, or None.
+
+    An example is `sm_90 needs CUDA 11.8 or newer`.
     """
     if version_ranges.overlap(needed, asked):
         return None

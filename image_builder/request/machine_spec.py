@@ -1,7 +1,7 @@
-"""The spec of a machine's MPI or GPU runtime: one package, its version and variants. Pure.
+"""Checks the spec of a machine's MPI or GPU runtime: one package, its version and variants. Pure.
 
-People write here what they know from elsewhere (`OpenMPI 4`, `CUDA 12.2`): what is wrong is said
-with what to write.
+People write here what they know from elsewhere (`OpenMPI 4`, `CUDA 12.2`): each problem says what
+to write instead.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _TOKEN = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """A spec that is looked at: its name, and what follows that."""
+    """Holds a spec to check: its name, and what follows that."""
 
     name: str
     rest: str
 
     @property
     def example(self) -> str:
-        """A right spec of this kind."""
+        """Return a valid spec of this kind."""
         return "cuda@12" if self.name.lower() in runtime_names() else "openmpi@4"
 
     def tokens(self) -> Iterator[re.Match[str]]:
@@ -66,7 +66,7 @@ def glued(text: str) -> str | None:
 
 
 def _phrase(text: str) -> Problem | None:
-    """`OpenMPI 4`, `Intel MPI 2021.10`, `CUDA Toolkit 12.2`: words, and perhaps a number."""
+    """Return the problem of words like `OpenMPI 4` or `CUDA Toolkit 12.2`, or None."""
     words = text.split()
     if len(words) < 2 or not all(re.fullmatch(r"[\w.-]+", word) for word in words):
         return None
@@ -96,7 +96,7 @@ def _letters(name: str) -> str:
 
 
 def _several(asked: _Asked) -> Problem | None:
-    """Two specs where one belongs, whatever stands between them."""
+    """Return the problem of two specs in place of one, however they are separated, or None."""
     versions = [token["version"] for token in asked.tokens() if token["version"] is not None]
     listed = [part for version in versions for part in version.split(",")[1:]]
     words = [token["word"] for token in asked.tokens() if token["word"]]
@@ -147,7 +147,7 @@ def _variants(asked: _Asked) -> Problem | None:
 
 
 def _elsewhere(asked: _Asked) -> Problem | None:
-    """What other fields say, or nobody can promise."""
+    """Return the problem of what other fields say, or what no build can promise, or None."""
     for token in asked.tokens():
         if token["dependency"] and token["dependency"].startswith("^"):
             return "names dependencies", f"write {asked.example}"

@@ -1,6 +1,6 @@
-"""What the Spack of a base image can do for a machine. Pure.
+"""Checks what the Spack of a base image can do for a machine. Pure.
 
-It judges what `SpackKnowledge` holds, and nothing that a site or a workflow brings as an external.
+It judges what `SpackKnowledge` holds, and nothing that a site or a workflow has as an external.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ def machine_problems(
 
 
 def takes_gpu(name: str, version: str, gpu: Gpu, knows: SpackKnowledge) -> bool:
-    """Whether some version in a range of a package can be built for the GPU, or has no such variant."""
+    """Return whether a package can be built for the GPU, or has no such variant.
+
+    `version` is a range, of which one version is enough.
+    """
     package = knows.package(name)
     if package is None or gpu.variant not in package.variants or not package.matching(version):
         return True
@@ -93,7 +96,7 @@ def _package_problems(
 
 
 def _is_judged(version: str) -> bool:
-    """Whether a version is one that a package has to list: a commit or an exact one is not."""
+    """Return whether a package has to list this version: not a commit, nor an exact one."""
     return bool(version) and not version.startswith(("git.", "=")) and len(version) < 40
 
 

@@ -53,7 +53,7 @@ Unknown = tuple[Path, str, list[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How many root specs a list expands to, and from how many texts these are joined."""
+    """Counts the root specs that a list expands to, and the texts that they consist of."""
 
     roots: int = 0
     parts: int = 0
@@ -100,7 +100,10 @@ def _count(entries: Any, path: Path, sizes: Mapping[str, Size], unknown: list[Un
 def _count_matrix(
     entry: Mapping[str, Any], path: Path, sizes: Mapping[str, Size], unknown: list[Unknown]
 ) -> Size:
-    """Each combination takes one of every row. Numbers end to grow where they are too large."""
+    """Return the size of a matrix, whose combinations take one of every row.
+
+    Numbers beyond the limits are cut.
+    """
     combined = Size(1, 0)
     for at, row in enumerate(entry.get("matrix") or ()):
         one = _count(row, (*path, "matrix", at), sizes, unknown)

@@ -1,4 +1,4 @@
-"""What the Spack of a base image knows: its packages, MPIs, GPU runtimes and compilers.
+"""Holds what the Spack of a base image knows: packages, MPIs, GPU runtimes and compilers.
 
 `recipes/probe/spack_knowledge.py` prints it in the image, `read_knowledge` reads that, and
 `docker.spack_knowledge` keeps it. What a release can do is in no table of ours.
@@ -17,9 +17,9 @@ from image_builder.spack import version_ranges
 from image_builder.spack.spec import version_order
 
 FORMAT = 1
-"""The form of what the script prints; another one is not read, but asked for again."""
+"""The form of what the script prints; with another one, the script runs again."""
 MARK = "cic-spack-knowledge "
-"""What the script's line begins with: Spack may print warnings before it."""
+"""The beginning of the script's line; Spack may print warnings before it."""
 MAX_BYTES = 16 * 1024**2
 
 Name = str
@@ -29,7 +29,7 @@ Ranges = str
 
 
 class KnownPackage(NamedTuple):
-    """One package, as this Spack's recipe describes it."""
+    """Describes one package, as this Spack's recipe has it."""
 
     versions: tuple[Version, ...]
     branches: Mapping[Version, tuple[str, str]] = {}
@@ -41,11 +41,11 @@ class KnownPackage(NamedTuple):
     """A GPU's variant (`cuda`) -> the versions that cannot be built with it."""
 
     def matching(self, wanted: Ranges) -> tuple[Version, ...]:
-        """Return the versions that lie in a range."""
+        """Return the versions that are in a range."""
         return version_ranges.matching(self.versions, wanted)
 
     def takes(self, variant: Name, wanted: Ranges) -> bool:
-        """Whether some version in a range can be built with a GPU's variant."""
+        """Return whether any version in a range can be built with a GPU's variant."""
         refused = set(self.refusals.get(variant, ()))
         return variant in self.variants and not set(self.matching(wanted)) <= refused
 
@@ -60,7 +60,7 @@ class KnownPackage(NamedTuple):
 
 
 class CompilerConflict(NamedTuple):
-    """CUDA versions that do not take versions of a compiler, on some targets (`` is all)."""
+    """Names CUDA versions that do not take versions of a compiler, on some targets (`` is all)."""
 
     compiler: Name
     compiler_versions: Ranges
@@ -69,7 +69,7 @@ class CompilerConflict(NamedTuple):
 
 
 class SpackKnowledge(BaseModel):
-    """What one Spack knows, as the script prints it."""
+    """Holds what one Spack knows, as the script prints it."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -97,12 +97,12 @@ class SpackKnowledge(BaseModel):
 
     @functools.cached_property
     def virtuals(self) -> frozenset[Name]:
-        """The names of virtual packages, such as `mpi`."""
+        """Return the names of virtual packages, such as `mpi`."""
         known = (package for package in self.packages.values() if package is not None)
         return frozenset(name for package in known for name in package.provides)
 
     def is_unknown(self, name: Name) -> bool:
-        """Whether all packages are known, and none, real or virtual, has this name."""
+        """Return whether all packages are known, and none, real or virtual, has this name."""
         return self.has_all_packages and name not in self.packages and name not in self.virtuals
 
     def package(self, name: Name) -> KnownPackage | None:

@@ -198,7 +198,7 @@ class _Reader:
         return self.at >= len(self.text)
 
     def _package_name(self) -> str:
-        """The name of a package, or nothing where a key with its value, a file or a sigil stands."""
+        """Return a package's name, or nothing at a key with its value, a file or a sigil."""
         before = self.at
         name = self._take(_NAME)
         if not name:

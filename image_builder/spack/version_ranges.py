@@ -1,4 +1,7 @@
-"""Ranges of versions, as they follow the `@` of a spec: `4`, `:11.8`, `4.1:4.3,5`, `=4.1.6`. Pure."""
+"""Compares ranges of versions, as they follow the `@` of a spec. Pure.
+
+Ranges are such as `4`, `:11.8`, `4.1:4.3,5` and `=4.1.6`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from image_builder.spack.spec import version_satisfies
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether some version can lie in both; an empty range is any version.
+    """Return whether any version can be in both ranges; an empty range is any version.
 
     `4` is every 4.x, so it overlaps `4.1:` but not `5:`.
     """
@@ -20,7 +23,7 @@ def overlap(one: str, other: str) -> bool:
 
 
 def matching(versions: Iterable[str], wanted: str) -> tuple[str, ...]:
-    """Return those of `versions` that lie in the range `wanted`, in their order."""
+    """Return those of `versions` that are in the range `wanted`, in their order."""
     return tuple(
         version for version in versions if not wanted or version_satisfies(version, wanted)
     )
@@ -49,5 +52,5 @@ def _overlap(low: str, high: str, other_low: str, other_high: str) -> bool:
 
 
 def _is_reached(low: str, high: str) -> bool:
-    """Whether a range that ends with `high` can hold something from `low` on."""
+    """Return whether a range that ends with `high` can contain a version from `low` on."""
     return not low or not high or version_satisfies(low, f":{high}")

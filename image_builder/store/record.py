@@ -19,7 +19,7 @@ PUSHED_AS = "pushed_as"
 
 
 SUBMITTED_AT = "submitted_at"
-"""The detail that says when the image was asked for, in seconds since 1970."""
+"""The detail that says when the image was requested, in seconds since 1970."""
 
 
 class ImageRecord(BaseModel):
@@ -52,7 +52,7 @@ def with_sif_of(earlier: ImageRecord | None, record: ImageRecord) -> ImageRecord
 
 
 def was_asked_later(record: ImageRecord | None, other: ImageRecord) -> bool:
-    """Whether a name's record stays, as what it means was asked for after `other`.
+    """Return whether a name's record stays, as its image was requested after `other`.
 
     A slow build of an earlier `latest` ends after a quick one of a newer.
     """
