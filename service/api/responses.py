@@ -161,6 +161,10 @@ class ImageAnswer(ImageSummary, total=False):
     labels: dict[str, str]
 
 
+_TOLD_DETAILS = frozenset(ImageAnswer.__annotations__)
+"""What of a record's details clients are told; others are the service's own notes."""
+
+
 class OneImageAnswer(ImageAnswer):
     """A finished image with the names of the texts that it was made from."""
 
@@ -307,7 +311,8 @@ def _may_have_file(state: BuildState, row: Any) -> bool:
 
 def image_answer(filename: str, record: ImageRecord) -> ImageAnswer:
     """A finished image and what is known of how it was made."""
-    return cast(ImageAnswer, {**image_summary(filename, record), **record.details})
+    told = {key: record.details[key] for key in _TOLD_DETAILS if key in record.details}
+    return cast(ImageAnswer, {**image_summary(filename, record), **told})
 
 
 def image_summary(filename: str, record: ImageRecord) -> ImageSummary:
