@@ -35,7 +35,7 @@ from flask import Flask, jsonify
 from gunicorn.app.base import BaseApplication
 
 from config import load_settings
-from service.server import server_options
+from service.server import bridged, server_options
 
 answer = json.loads(sys.argv[2])
 app = Flask("bare")
@@ -52,7 +52,8 @@ class Server(BaseApplication):
         self.cfg.set("bind", f"127.0.0.1:{sys.argv[1]}")
 
     def load(self):
-        return app
+        app.config["MAX_CONTENT_LENGTH"] = 1024
+        return bridged(app, load_settings())
 
 server = Server()
 sys.argv = sys.argv[:1]

@@ -48,6 +48,10 @@ class ServiceSettings(Section):
     """How many proxies in front are trusted to name the client and the scheme."""
     web_processes: int = Field(default=2, ge=1)
     web_threads: int = Field(default=64, ge=2)
+    max_connections_per_address: int = Field(default=256, ge=8)
+    """Open connections of one address (IPv6: one /64) to each web process. Behind a proxy, the
+    proxy bounds them.
+    """
 
     log_format: Literal["text", "json"] = "text"
     """How the service's own log lines look: text, or a JSON object in each line."""

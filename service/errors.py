@@ -19,17 +19,28 @@ class Missing(NotFound):
     """There is no such thing for this user."""
 
 
-class TooManyFailures(LimitReached):
+class TooManyRequests(LimitReached):
+    """Somebody asks too often, or too many ask at once; the answer is 429."""
+
+
+class TooManyFailures(TooManyRequests):
     """Somebody fails to log in again and again, and has to wait."""
 
     def __init__(self, message: str = "Logging in failed too often.") -> None:
         super().__init__(message, hint="Wait some minutes, then try again.")
 
 
+class Busy(TooManyRequests):
+    """Too many ask for the same slow thing at once."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="Try again in a moment.")
+
+
 _STATUSES: tuple[tuple[type[CicError], int], ...] = (
     (NotFound, 404),
     (Forbidden, 403),
-    (TooManyFailures, 429),
+    (TooManyRequests, 429),
     (UserError, 400),
     (LimitReached, 400),
 )

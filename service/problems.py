@@ -22,7 +22,7 @@ from image_builder.errors import (
     NotFound,
     ServiceError,
 )
-from service.errors import Forbidden, TooManyFailures, status_of
+from service.errors import Forbidden, TooManyRequests, status_of
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _from_error(error: CicError) -> Response:
 def _code(error: CicError) -> str:
     if isinstance(error, Forbidden):
         return "FORBIDDEN"
-    return "TOO_MANY_REQUESTS" if isinstance(error, TooManyFailures) else error.code.value
+    return "TOO_MANY_REQUESTS" if isinstance(error, TooManyRequests) else error.code.value
 
 
 def from_http(error: HTTPException) -> Response:

@@ -1,5 +1,5 @@
-"""The production server under `python3 builder_service.py`: gunicorn with threads, started from
-here.
+"""The production server under `python3 builder_service.py`: gunicorn with workers of our own
+(`service.serving`), started from here.
 """
 
 from __future__ import annotations
@@ -8,16 +8,20 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
+from flask import Flask
 from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]
 
 from config.settings import Settings
-from service.app import create_app, start_service
+from service.app import MAX_BODY_BYTES, create_app, start_service
+from service.serving.bridge import Bridge
+from service.serving.connections import Connections
 from service.workers.executors import stop_pool_if_last
 
 PR_SET_PDEATHSIG = 1
+MAX_CONNECTIONS = 4000
+"""Open connections of one process, all addresses together."""
 MARGIN_S = 20.0
 """What the pool may need beyond `stop_timeout_s` to hand builds back."""
 
@@ -33,11 +37,25 @@ class _Server(BaseApplication):  # type: ignore[misc]
         for key, value in server_options(self._settings).items():
             self.cfg.set(key, value)
 
-    def load(self) -> Callable[..., Any]:
+    def load(self) -> Bridge:
         """The application of one worker process."""
         app = create_app(self._settings)
         start_service(app)
-        return app
+        return bridged(app, self._settings)
+
+
+def bridged(app: Flask, settings: Settings) -> Bridge:
+    """The application as the workers of `server_options` serve it."""
+    service = settings.service
+    return Bridge(
+        app,
+        threads=service.web_threads,
+        max_body_bytes=int(app.config["MAX_CONTENT_LENGTH"] or MAX_BODY_BYTES),
+        connections=Connections(
+            limit=MAX_CONNECTIONS,
+            limit_of_network=None if service.behind_proxy else service.max_connections_per_address,
+        ),
+    )
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
@@ -47,8 +65,9 @@ def server_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "bind": f"{host}:{service.port}",
         "workers": service.web_processes,
-        "worker_class": "gthread",
-        "threads": service.web_threads,
+        "worker_class": "service.serving.worker.Worker",
+        "asgi_loop": "asyncio",
+        "asgi_lifespan": "off",
         "timeout": 120,
         "graceful_timeout": 10,
         "keepalive": 15,

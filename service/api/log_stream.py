@@ -13,13 +13,16 @@ from service.api.queries import (
 from service.context import service
 from service.db import builds
 from service.logs import follow, protocol
+from service.serving.environ import WAITS
 
 RETRY_MS = 3000
 
 
 def log_events(build_id: str, kept: protocol.Log) -> Response:
-    """Followed for a while, or, when too many do so already, told what there is and asked to come
-    back.
+    """Followed for a while, or, when too many do so already, what there is and when to come back.
+
+    Too many are those whose waiting would take the threads that others need; a server that waits
+    without threads (`WAITS`) has no such bound.
     """
     last = request.headers.get("Last-Event-ID")
     offset = parse_query(LogQuery, {"offset": last} if last else request.args).offset
@@ -30,12 +33,17 @@ def log_events(build_id: str, kept: protocol.Log) -> Response:
         found = builds.build(parts.engine, build_id)
         return 0 if found is None else follow.own_part(found)
 
-    may_stay = streams.acquire(blocking=False)
+    server_waits = bool(request.environ.get(WAITS))
+    holds_thread = not server_waits and streams.acquire(blocking=False)
 
     def events() -> Any:
         yield f"retry: {RETRY_MS}\n\n"
         yield from follow.follow(
-            kept, offset, ends_at=ends_at, seconds=stream_s if may_stay else 0.0
+            kept,
+            offset,
+            ends_at=ends_at,
+            seconds=stream_s if server_waits or holds_thread else 0.0,
+            waits=not server_waits,
         )
 
     response = Response(
@@ -43,6 +51,6 @@ def log_events(build_id: str, kept: protocol.Log) -> Response:
         content_type="text/event-stream; charset=utf-8",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
-    if may_stay:
+    if holds_thread:
         response.call_on_close(streams.release)
     return response

@@ -31,10 +31,12 @@ def follow(
     seconds: float,
     keep_alive_s: float = 10.0,
     tick_s: float = 0.5,
+    waits: bool = True,
 ) -> Iterator[str]:
     """Server-sent events for a log from a byte on, for so many seconds at the most.
 
-    `ends_at` says as `own_part` how much is to be sent.
+    `ends_at` says as `own_part` how much is to be sent. Without `waits` it yields an empty text
+    where it has nothing yet: the server waits, and no thread does.
 
     Each event holds whole lines, and its id is the byte after them: whoever comes back with it
     misses nothing and hears nothing twice. When the build has ended and all was sent, the last
@@ -57,7 +59,10 @@ def follow(
         if time.monotonic() - heard >= keep_alive_s:
             heard = time.monotonic()
             yield ": still here\n\n"
-        time.sleep(tick_s)
+        if waits:
+            time.sleep(tick_s)
+        else:
+            yield ""
 
 
 def _whole_lines(chunk: bytes, ended: bool) -> bytes:

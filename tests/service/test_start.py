@@ -212,17 +212,16 @@ def test_the_servers_options_follow_the_settings(settings: Settings) -> None:
             "host": "::1",
             "port": 8443,
             "web_processes": 3,
-            "web_threads": 7,
             "tls_certificate": Path("/c.pem"),
             "tls_key": Path("/k.pem"),
         }
     )
     options = server_options(settings.model_copy(update={"service": service}))
-    assert (options["bind"], options["workers"], options["threads"]) == ("[::1]:8443", 3, 7)
+    assert (options["bind"], options["workers"]) == ("[::1]:8443", 3)
     assert (options["certfile"], options["keyfile"], options["worker_class"]) == (
         "/c.pem",
         "/k.pem",
-        "gthread",
+        "service.serving.worker.Worker",
     )
 
 

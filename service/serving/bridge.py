@@ -1,0 +1,150 @@
+"""A WSGI application in an event loop: a thread is taken only while the application works.
+
+The whole request is read before a thread is taken, each piece of an answer is asked for when the
+client has taken the one before, and the kernel sends files. So a client that is slow at either
+costs a socket and some kilobytes. A body that yields an empty piece has nothing yet (PEP 3333 says
+so for servers like this one) and is asked again after `WAIT_S`: `WAITS` in the environment tells
+the application that it need not wait itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import IO, Any
+
+from service.serving.answer import Answer
+from service.serving.connections import Connections
+from service.serving.environ import Scope, environ_of
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+BODY_S = 60.0
+"""How long a body may take to come, and a second more for each `BODY_BYTES_PER_S`."""
+BODY_BYTES_PER_S = 16 * 1024
+DRAIN_BYTES = 64 * 1024**2
+"""How much of a body that is too large is read and thrown away, so that its sender gets to hear
+the answer.
+"""
+MEMORY_BYTES = 64 * 1024
+"""How much of a body is kept in memory; what is larger goes to a temporary file."""
+STALL_S = 120.0
+"""How long a client may take for one piece of an answer: below 10 KB a second it is given up."""
+PIECE_BYTES = 1024**2
+"""How much of a file the kernel is asked to send at a time."""
+SMALL_BYTES = 16 * 1024
+"""Pieces up to this size wait for no client: the buffers of its connection take them."""
+WAIT_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class Bridge:
+    """An ASGI application that is a WSGI application."""
+
+    def __init__(
+        self,
+        application: Callable[..., Any],
+        *,
+        threads: int,
+        max_body_bytes: int,
+        connections: Connections,
+    ) -> None:
+        self.connections = connections
+        self._application = application
+        self._max_body_bytes = max_body_bytes
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+            return
+        with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as body:
+            size_bytes = await self._received(scope, receive, body)
+            if size_bytes is None:
+                await _refuse(send, HTTPStatus.REQUEST_TIMEOUT)
+                return
+            scope["cic.received"]()
+            body.seek(0)
+            answer = Answer(self._application, environ_of(scope, body, size_bytes))
+            try:
+                await self._send(answer, scope, send)
+            except TimeoutError:
+                scope["cic.transport"].abort()
+            finally:
+                self._threads.submit(answer.close)
+
+    async def _received(self, scope: Scope, receive: Receive, body: IO[bytes]) -> int | None:
+        """Read the request's body; return its size, or None where it does not come in time."""
+        headers = dict(scope["headers"])
+        declared = int(headers.get(b"content-length", b"0"))
+        if not declared and b"transfer-encoding" not in headers:
+            return 0
+        patience_s = BODY_S + min(declared, DRAIN_BYTES) / BODY_BYTES_PER_S
+        with contextlib.suppress(asyncio.TimeoutError):
+            return await asyncio.wait_for(self._read(receive, body), patience_s)
+        return None
+
+    async def _read(self, receive: Receive, body: IO[bytes]) -> int | None:
+        size_bytes, more = 0, True
+        while more and size_bytes <= DRAIN_BYTES:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            piece = message.get("body", b"")
+            size_bytes += len(piece)
+            if size_bytes <= self._max_body_bytes:
+                body.write(piece)
+            more = message.get("more_body", False)
+        return size_bytes
+
+    async def _send(self, answer: Answer, scope: Scope, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        more = await loop.run_in_executor(self._threads, answer.begin)
+        is_sent_by_kernel = more and answer.file is not None and scope["scheme"] == "http"
+        headers = [*answer.headers, *([(b"connection", b"close")] if is_sent_by_kernel else ())]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        while True:
+            sending = send({"type": "http.response.body", "body": answer.piece, "more_body": more})
+            await (sending if len(answer.piece) <= SMALL_BYTES else _in_time(sending))
+            if not more:
+                return
+            if is_sent_by_kernel:
+                await _send_file(answer, scope["cic.transport"])
+                await send({"type": "http.response.body", "body": b""})
+                return
+            if not answer.piece:
+                await asyncio.sleep(WAIT_S)
+            more = await loop.run_in_executor(self._threads, answer.go_on)
+
+
+async def _send_file(answer: Answer, transport: asyncio.Transport) -> None:
+    """Let the kernel send what is left of a file's part; the connection ends with it."""
+    loop = asyncio.get_running_loop()
+    offset, end = answer.left_of_file
+    while offset < end:
+        count = min(PIECE_BYTES, end - offset)
+        sent = await _in_time(loop.sendfile(transport, answer.file, offset, count))  # type: ignore[arg-type]
+        if not sent:
+            return
+        offset += sent
+
+
+async def _in_time(work: Awaitable[Any]) -> Any:
+    """The outcome of sending. Raises `TimeoutError` for a client that does not take it."""
+    try:
+        return await asyncio.wait_for(work, STALL_S)
+    except asyncio.TimeoutError:
+        raise TimeoutError from None
+
+
+async def _refuse(send: Send, status: HTTPStatus) -> None:
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status.value, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,52 @@
+"""A gunicorn worker that reads requests and writes answers in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from typing import Any
+
+from gunicorn import sock  # type: ignore[import-untyped]
+from gunicorn.workers.gasgi import ASGIWorker  # type: ignore[import-untyped]
+
+from service.serving.connections import Connection, Connections
+
+HANDSHAKE_S = 10.0
+"""How long the TLS handshake of a connection may take."""
+LISTEN_EVERY_S = 1.0
+MAX_FILES = 8192
+"""Open files that a process asks for; the usual bound of 1024 would be the first to be reached."""
+
+
+class Worker(ASGIWorker):  # type: ignore[misc]
+    """Gunicorn's worker for event loops, with connections that are bounded (`Connections`)."""
+
+    def init_process(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        super().init_process()
+
+    async def _serve(self) -> None:
+        self.connections: Connections = self.asgi.connections
+        context = self._get_ssl_context()
+        for listener in self.sockets:
+            self.servers.append(
+                await self.loop.create_server(
+                    lambda: Connection(self),
+                    sock=listener.sock,
+                    ssl=context,
+                    ssl_handshake_timeout=None if context is None else HANDSHAKE_S,
+                )
+            )
+        while self.alive and self.ppid == os.getppid():
+            self.notify()
+            await asyncio.sleep(LISTEN_EVERY_S)
+        self.connections.close_waiting()
+        await self._shutdown()
+
+    def _get_ssl_context(self) -> Any:
+        """Raise what is wrong with the certificate: gunicorn's own would serve without TLS."""
+        return sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
