@@ -87,7 +87,10 @@ class ServiceSettings(Section):
     confirm_users: bool = False
     """Whether a user who signed up waits until an administrator confirms."""
 
-    max_active_builds_per_user: int = Field(default=20, ge=1)
+    max_active_builds_per_user: int | None = Field(default=None, ge=1)
+    """How many builds of one user run at once. None: all slots but one, so that nobody waits for
+    one user alone.
+    """
     max_queued_builds_per_user: int = Field(default=1000, ge=1)
     max_stored_bytes_per_user: int | None = Field(default=None, ge=1)
     stop_timeout_s: float = Field(default=30.0, ge=0)

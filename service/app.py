@@ -24,6 +24,7 @@ from image_builder.store.image_store import open_images
 from service import commands, earlier_images, health, problems, web
 from service.api.routes import api
 from service.auth import Authenticator
+from service.bottleneck import resolving
 from service.console import log_to_stderr
 from service.context import Service
 from service.db import earlier_users
@@ -69,7 +70,12 @@ def create_app(
         logs=kept_logs,
         executor=executor,
         submission=Submission(
-            engine=engine, settings=settings, images=images, logs=kept_logs, executor=executor
+            engine=engine,
+            settings=settings,
+            images=images,
+            logs=kept_logs,
+            executor=executor,
+            resolving=resolving(settings.service.web_threads),
         ),
         authenticator=Authenticator(engine),
         readiness=health.Readiness(health.checks_of(settings, engine)),

@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import logging
 import secrets
-import threading
 import time
 from typing import Any
 
@@ -22,6 +21,8 @@ from flask import Response, current_app, g, request
 from flask_httpauth import HTTPBasicAuth, HTTPTokenAuth, MultiAuth
 from sqlalchemy.engine import Engine
 
+from service.addresses import network_of
+from service.bottleneck import Bottleneck
 from service.db import accounts
 from service.db.database import now
 from service.errors import TooManyFailures
@@ -32,12 +33,18 @@ REMEMBER_S = 60.0
 MAX_REMEMBERED = 10_000
 CONCURRENT_HASHES = 2
 """Each takes a core for a while, and 32 MB."""
+WAITING_HASHES = 30
+"""How many threads may wait for their turn at that; the others are asked to come back."""
 TOKEN_USE_EVERY = datetime.timedelta(minutes=10)
 
 FAILURE_WINDOW_S = 300.0
 MAX_FAILURES = 20
 """Of one user from one address in that time."""
 MAX_FAILURES_OF_ADDRESS = 200
+MAX_FAILURES_OF_USER = 200
+"""Of one user from everywhere. Beyond that, each address has one attempt in that time: who tries
+passwords from many addresses gets nowhere, and the user, who fails from none, still gets in.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +66,9 @@ class Authenticator:
         self._engine = engine
         self._key = secrets.token_bytes(32)
         self._remembered: dict[bytes, float] = {}
-        self._hashing = threading.BoundedSemaphore(CONCURRENT_HASHES)
+        self._hashing = Bottleneck(
+            CONCURRENT_HASHES, waiting=WAITING_HASHES, message="Many people log in at the moment."
+        )
         self._nobody = accounts.hash_password(secrets.token_hex())
 
     def by_credentials(self, name: str, password: str, address: str) -> Principal | None:
@@ -94,8 +103,9 @@ class Authenticator:
         """The user for whom a token stands."""
         row = accounts.by_token(self._engine, token)
         if row is None:
-            self._check_failures(f"address {address}", MAX_FAILURES_OF_ADDRESS)
-            accounts.note_failed_login(self._engine, f"address {address}", FAILURE_WINDOW_S)
+            network = f"address {network_of(address)}"
+            self._check_failures(network, MAX_FAILURES_OF_ADDRESS)
+            accounts.note_failed_login(self._engine, network, FAILURE_WINDOW_S)
             return None
         if row.last_used_at is None or now() - row.last_used_at > TOKEN_USE_EVERY:
             accounts.note_token_use(self._engine, row.token_id)
@@ -105,12 +115,14 @@ class Authenticator:
         self, row: Any | None, name: str, password: str, address: str, key: bytes
     ) -> bool:
         """The slow check. Of many who ask the same at once, the first pays for all."""
-        who = f"user {name[:64].lower()} from {address}"
-        with self._hashing:
+        network, user = f"address {network_of(address)}", f"user {name[:64].lower()}"
+        user_there = f"{user} from {network_of(address)}"
+        with self._hashing.passed():
             if row is not None and self._remembered.get(key, 0.0) >= time.monotonic():
                 return True
-            self._check_failures(who, MAX_FAILURES)
-            self._check_failures(f"address {address}", MAX_FAILURES_OF_ADDRESS)
+            is_tried_everywhere = accounts.failed_logins(self._engine, user) >= MAX_FAILURES_OF_USER
+            self._check_failures(user_there, 1 if is_tried_everywhere else MAX_FAILURES)
+            self._check_failures(network, MAX_FAILURES_OF_ADDRESS)
             is_right = accounts.is_password(
                 row.password_hash if row is not None else self._nobody,
                 password[: accounts.MAX_PASSWORD + 1],
@@ -118,7 +130,7 @@ class Authenticator:
         if row is not None and is_right:
             self._remember(key)
             return True
-        for failed in (who, f"address {address}"):
+        for failed in (user_there, network, user):
             accounts.note_failed_login(self._engine, failed, FAILURE_WINDOW_S)
         _log.warning("a log-in as %.64r from %s failed", name, address)
         return False

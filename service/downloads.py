@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import os
 import re
-import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,9 +17,15 @@ from flask import Response, request
 
 from image_builder.host import files
 from image_builder.store.image_store import Images
+from service.problems import problem
 
 LINK_LIFE_S = 6 * 3600.0
 """How long a download may begin through a link. One that has begun goes on."""
+
+LINK_EVERY_S = 3600.0
+"""How long the same link is handed out."""
+LINK_DIGITS = 48
+ON_ITS_WAY_S = 3600.0
 
 CONTENT_TYPE = "application/octet-stream"
 BLOCK_BYTES = 256 * 1024
@@ -37,8 +44,12 @@ def send_sif(images: Images, sha256: str, filename: str) -> Response:
     wanted = _wanted_range(sha256, body.size_bytes)
     if wanted is None:
         body.close()
-        return Response(
-            status=416, headers=headers | {"Content-Range": f"bytes */{body.size_bytes}"}
+        return problem(
+            416,
+            "RANGE_NOT_SATISFIABLE",
+            f"The image has {body.size_bytes} bytes, and no such part.",
+            hint="Ask for a range within it, or leave Range out.",
+            headers=headers | {"Content-Range": f"bytes */{body.size_bytes}"},
         )
     begin, end, is_part = wanted
     headers |= {
@@ -121,24 +132,34 @@ class _Body:
         self._stack.close()
 
 
-def make_link(sif: Path, filename: str, folder: Path) -> str:
-    """A second, unguessable name for a SIF below `folder`, which a front server serves; returns its
-    path there.
+def make_link(sif: Path, filename: str, folder: Path, secret: str) -> str:
+    """Make a second, unguessable name for a SIF below `folder`, which a front server serves; return
+    its path there.
+
+    All who ask for it within `LINK_EVERY_S` get the same one, so that asking fills no disk.
     """
-    token = secrets.token_hex(24)
-    (folder / token).mkdir(parents=True)
-    os.link(sif, folder / token / filename)
+    period = int(time.time() // LINK_EVERY_S)
+    what = f"download link {sif.name} {filename} {period}".encode()
+    token = hmac.new(secret.encode(), what, hashlib.sha256).hexdigest()[:LINK_DIGITS]
+    (folder / token).mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.link(sif, folder / token / filename)
     return f"{token}/{filename}"
 
 
 def offer_all_publicly(images: Images, folder: Path, *, is_wanted: bool) -> None:
     """Let every SIF that has a name lie under it in `folder`, and nothing else; without `is_wanted`
     nothing at all.
+
+    Others offer at the same time: the folder is listed before the names are, so that what is
+    offered meanwhile is not among what goes, and names on their way stay for `ON_ITS_WAY_S`.
     """
+    there = list(os.scandir(folder)) if folder.is_dir() else []
     names = images.names() if is_wanted else {}
-    for entry in list(os.scandir(folder)) if folder.is_dir() else ():
-        if entry.is_file(follow_symlinks=False) and entry.name not in names:
-            os.unlink(entry.path)
+    for entry in there:
+        with contextlib.suppress(FileNotFoundError):
+            if entry.is_file(follow_symlinks=False) and not _stays(entry, names):
+                os.unlink(entry.path)
     for name, record in names.items():
         if record.sha256 is not None:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
@@ -147,6 +168,12 @@ def offer_all_publicly(images: Images, folder: Path, *, is_wanted: bool) -> None
                     return
                 if not (folder / name).exists() or not (folder / name).samefile(sif):
                     files.link_file(sif, folder / name)
+
+
+def _stays(entry: os.DirEntry[str], names: Container[str]) -> bool:
+    if entry.name.startswith("."):
+        return time.time() - entry.stat(follow_symlinks=False).st_ctime < ON_ITS_WAY_S
+    return entry.name in names
 
 
 def is_linked(sif: Path, folder: Path) -> bool:

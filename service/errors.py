@@ -15,6 +15,10 @@ class Forbidden(UserError):
     """The user is known, and may not do this."""
 
 
+class WrongMediaType(UserError):
+    """The body is in a form that is not taken from this kind of client; the answer is 415."""
+
+
 class Missing(NotFound):
     """There is no such thing for this user."""
 
@@ -41,6 +45,7 @@ _STATUSES: tuple[tuple[type[CicError], int], ...] = (
     (NotFound, 404),
     (Forbidden, 403),
     (TooManyRequests, 429),
+    (WrongMediaType, 415),
     (UserError, 400),
     (LimitReached, 400),
 )

@@ -22,7 +22,7 @@ from image_builder.errors import (
     NotFound,
     ServiceError,
 )
-from service.errors import Forbidden, TooManyRequests, status_of
+from service.errors import Forbidden, TooManyRequests, WrongMediaType, status_of
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +115,8 @@ def _from_error(error: CicError) -> Response:
 def _code(error: CicError) -> str:
     if isinstance(error, Forbidden):
         return "FORBIDDEN"
+    if isinstance(error, WrongMediaType):
+        return "UNSUPPORTED_MEDIA_TYPE"
     return "TOO_MANY_REQUESTS" if isinstance(error, TooManyRequests) else error.code.value
 
 

@@ -11,15 +11,17 @@ from sqlalchemy.engine import Engine
 from config.settings import Settings
 from image_builder import pipeline
 from image_builder.docker import daemon, label_names
-from image_builder.errors import CicError, ErrorCode, LimitReached
+from image_builder.errors import CicError
 from image_builder.plan import resolve
 from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.store.image_store import Images
 from image_builder.store.record import SUBMITTED_AT
+from service import quota
+from service.bottleneck import Bottleneck
 from service.db import builds
-from service.db.builds import Limits, NewBuild, Outcome
+from service.db.builds import NewBuild, Outcome
 from service.errors import Forbidden
 from service.logs.protocol import Logs
 from service.workers.executors import Executor
@@ -36,6 +38,8 @@ class Submission:
     images: Images
     logs: Logs
     executor: Executor
+    resolving: Bottleneck
+    """What asks git and Docker, which may take their time."""
 
     def submit(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> str:
         """Accept a request and return its build's id; from here on nothing is lost.
@@ -43,10 +47,14 @@ class Submission:
         Raises `InvalidRequest`, `NotFound`, `Forbidden`, `LimitReached` (a quota) or `Unavailable`.
         """
         require_right(request, is_admin)
-        self._require_room(user_id)
-        inputs = resolve.resolve(
-            request, self.settings.library, is_built_here=self.settings.service.executor == "pool"
-        )
+        limits = quota.limits_of(self.engine, self.settings, self.images, user_id)
+        builds.require_room(self.engine, user_id, limits)
+        with self.resolving.passed(user_id):
+            inputs = resolve.resolve(
+                request,
+                self.settings.library,
+                is_built_here=self.settings.service.executor == "pool",
+            )
         new = new_build(request, inputs, user_id)
         if not request.force and not inputs.push and inputs.identity is not None:
             with self.images.using(
@@ -54,8 +62,8 @@ class Submission:
             ):  # what is found stays until it is written down who has it
                 made = self._existing(inputs, inputs.identity)
                 if made is not None:
-                    return builds.create_finished(self.engine, new, self._limits, made)
-        build_id, run_id = builds.create_or_join(self.engine, new, self._limits)
+                    return builds.create_finished(self.engine, new, limits, made)
+        build_id, run_id = builds.create_or_join(self.engine, new, limits)
         _log.info(
             "build=%s run=%s user_id=%d",
             build_id,
@@ -66,10 +74,11 @@ class Submission:
         self.executor.submit(run_id)
         return build_id
 
-    def plan(self, request: BuildRequest, *, is_admin: bool) -> pipeline.Plan:
+    def plan(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> pipeline.Plan:
         """What would be built; nothing is built or written down."""
         require_right(request, is_admin)
-        return pipeline.plan(request, self.settings.library)
+        with self.resolving.passed(user_id):
+            return pipeline.plan(request, self.settings.library)
 
     def withdraw(self, build_id: str) -> None:
         """End a build for its user; its run stops when nobody wants it any more."""
@@ -80,32 +89,6 @@ class Submission:
         )
         if run_id is not None:
             self.executor.cancel(run_id)
-
-    @property
-    def _limits(self) -> Limits:
-        return Limits(queued_builds=self.settings.service.max_queued_builds_per_user)
-
-    def _require_room(self, user_id: int) -> None:
-        """Raise `LimitReached` when the SIFs of a user's builds take as much as they may.
-
-        A SIF that several users' builds hold counts for each of them, and once for each; one that
-        was removed does not.
-        """
-        limit_bytes = self.settings.service.max_stored_bytes_per_user
-        if limit_bytes is None:
-            return
-        held = builds.held_sifs_of(self.engine, user_id)
-        held_bytes = sum(
-            size_bytes
-            for sha256, size_bytes in held.items()
-            if self.images.by_sha256(sha256) is not None
-        )
-        if held_bytes >= limit_bytes:
-            raise LimitReached(
-                f"Your images take {held_bytes} bytes, and may take {limit_bytes}.",
-                hint="Delete builds that you do not need any more.",
-                code=ErrorCode.QUOTA_EXCEEDED,
-            )
 
     def _existing(self, inputs: Inputs, identity: str) -> Outcome | None:
         """What was asked for, if all of it exists: the SIF, or the image in the daemon under its
@@ -164,13 +147,24 @@ def new_build(request: BuildRequest, inputs: Inputs, user_id: int) -> NewBuild:
 
 
 def _unresolved_key(request: BuildRequest, inputs: Inputs) -> str:
-    """What identical requests share while the base image, and with it the identity, is not known."""
+    """Return what identical requests share while the identity is not known, as the base image is
+    not: all of it that is.
+    """
     fields: dict[str, Any] = request.model_dump(
         mode="json", include={"machine", "workflow", "step_id", "slim"}
     )
     fields["machine"].pop("container_engine")
     return "unresolved:" + json_digest(
-        [fields, inputs.step.tree, inputs.base.reference, inputs.branch_commits]
+        [
+            fields,
+            inputs.step.tree,
+            inputs.catalogue.packages_tree,
+            inputs.catalogue.config_tree,
+            inputs.base.reference,
+            inputs.runtime.reference if inputs.runtime is not None else None,
+            inputs.branch_commits,
+            inputs.recipe_version,
+        ]
     )
 
 

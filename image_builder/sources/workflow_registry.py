@@ -7,7 +7,9 @@ What a description says is `description.parse_description`'s business.
 
 from __future__ import annotations
 
+import collections
 import re
+import threading
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +36,10 @@ from image_builder.sources.step import (
     text_or_none,
 )
 
+MISSES, MISS_WINDOW_S = 6, 60.0
+"""So many names that are not in the mirror cost a fetch each within this time; further ones are
+looked for in what was fetched within `mirror_max_age_s`.
+"""
 KEY = "workflow_repository in repositories_cfg"
 BRANCH_KEY = "default_workflow_repository_branch in repositories_cfg"
 NO_REFERENCES = Snapshot(fetched_at=0, head=None, branches={}, tags={})
@@ -85,6 +91,8 @@ class WorkflowRegistry:
             network,
         )
         self._versions = Versions(self._mirror)
+        self._missing = threading.Lock()
+        self._missed_at: collections.deque[float] = collections.deque()
         self._files: dict[str, StepFiles] = {}
 
     @property
@@ -103,7 +111,8 @@ class WorkflowRegistry:
         *,
         cancel: CancelToken | None = None,
     ) -> StepRef:
-        """Return the step of this name and version, pinned; fetches once if the mirror lacks it.
+        """Return the step of this name and version, pinned; fetches once if the mirror lacks it,
+        unless too many unknown names were asked for of late (`MISSES`).
 
         Raises `NotFound` with the field that is wrong and what is there instead, `Unavailable` if
         the registry has to be asked and does not answer. A full commit that the mirror holds needs
@@ -115,10 +124,22 @@ class WorkflowRegistry:
         except NotFound as missing:
             if _is_full_commit(version) and missing.field != "version":
                 raise  # what a commit holds never changes
+            if not self._may_miss(asked_at):
+                raise
             snapshot = self._mirror.snapshot(not_before=asked_at, cancel=cancel)
             if _is_full_commit(version) and self._settings.allow_unlisted_commits:
                 self._mirror.fetch_commit(version.lower(), cancel=cancel)
             return self._locate(workflow, step_id, version, snapshot)
+
+    def _may_miss(self, moment: float) -> bool:
+        """Whether one more unknown name may cost a fetch; counts it."""
+        with self._missing:
+            while self._missed_at and self._missed_at[0] <= moment - MISS_WINDOW_S:
+                self._missed_at.popleft()
+            if len(self._missed_at) >= MISSES:
+                return False
+            self._missed_at.append(moment)
+            return True
 
     def read(self, ref: StepRef) -> StepFiles:
         """Return the files of a located step that decide how it is built; remembers them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from image_builder.store.record import is_filename
+from image_builder.store.record import ImageRecord, is_filename
 from service import downloads
 from service.api.queries import (
     DownloadQuery,
@@ -37,9 +37,18 @@ def sif_answer(filename: str) -> tuple[AnyResponse, str]:
             return downloads.send_sif(images, record.sha256, filename), record.sha256
         folder = settings.library.build.tmp_folder / "images"
         with images.opened(record.sha256):  # clean-up, which looks at links, waits
-            link = downloads.make_link(sif, filename, folder)
+            secret = settings.service.secret_key.get_secret_value()
+            link = downloads.make_link(sif, _link_name(record, filename), folder, secret)
         answer = redirect(f"{request.root_path}/{settings.service.download_links}/{link}", 302)
         answer.headers["Cache-Control"] = "no-store"
         return answer, record.sha256
     except FileNotFoundError:
         raise Missing(f"The image {filename} was removed.", hint="Build it again.") from None
+
+
+def _link_name(record: ImageRecord, asked: str) -> str:
+    """What a link to a SIF ends with: one of its names, as `?sha256=` comes with any."""
+    named = service().images.by_name(asked)
+    if named is not None and named.sha256 == record.sha256:
+        return asked
+    return record.filename or f"{record.sha256}.sif"

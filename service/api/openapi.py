@@ -35,11 +35,14 @@ MEANINGS = {
     403: "Only administrators may do that, or the token may not.",
     404: "There is no such thing; what is somebody else's is as good as none.",
     413: "The body is too large.",
+    415: "A browser sends something else than JSON.",
+    416: "The image has no such part.",
     429: "A quota is used up, or logging in failed too often.",
     500: "The service has a fault; `error_id` finds it in the operator's log.",
     503: "Something that is needed does not answer now.",
 }
 HEADERS = {
+    416: {"Content-Range": "how many bytes there are", "ETag": "the sha256"},
     401: {"WWW-Authenticate": "how to log in"},
     429: {"Retry-After": "when to come back, in seconds"},
     503: {"Retry-After": "when to come back, in seconds"},
@@ -91,7 +94,7 @@ class Call:
         found.update(() if self.is_public else LOGGED_IN)
         found.update(NAMED if is_named else ())
         found.update((400,) if self.query is not None else ())
-        found.update((400, 413) if self.body is not None else ())
+        found.update((400, 413, 415) if self.body is not None else ())
         return sorted(found)
 
 

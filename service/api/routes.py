@@ -35,6 +35,7 @@ from service.api.queries import (
 )
 from service.api.responses import build_answer, image_answer, image_summary
 from service.auth import Principal, auth
+from service.browsers import refuse_other_sites
 from service.context import service
 from service.db import accounts, audit_trail, builds
 from service.errors import Forbidden, Missing
@@ -62,6 +63,7 @@ def _require_login() -> Any:
     """
     if is_public(current_app, request.endpoint):
         return None
+    refuse_other_sites(request)
     refused = auth.login_required(lambda: None)()
     if refused is not None:
         return refused
@@ -96,7 +98,8 @@ def submit() -> Response:
 )
 def plan() -> Response:
     asked = parse_request(request.get_data(cache=False), machines=service().machines)
-    made = service().submission.plan(asked, is_admin=principal().is_admin)
+    who = principal()
+    made = service().submission.plan(asked, user_id=who.id, is_admin=who.is_admin)
     would: responses.PlanAnswer = {
         "image_id": made.image_id,
         "filename": made.filename,
@@ -330,8 +333,8 @@ def script_of(filename: str) -> Response:
         ),
         302: Answer(description="Where to fetch it.", headers={"Location": "a link that expires"}),
         304: Answer(description="You have it."),
-        416: Answer(description="It has no such part."),
     },
+    problems=(416,),
 )
 def download(filename: str) -> AnyResponse:
     """The SIF of this name; `?sha256=` chooses an earlier one."""

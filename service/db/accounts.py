@@ -271,7 +271,7 @@ def revoke_token(engine: Engine, user_id: int, token_id: int) -> bool:
 
 def note_token_use(engine: Engine, token_id: int) -> None:
     """Remember when a token was last used."""
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         connection.execute(
             TOKENS.update().where(TOKENS.c.id == token_id).values(last_used_at=now())
         )
@@ -291,7 +291,7 @@ def failed_logins(engine: Engine, key: str) -> int:
 def note_failed_login(engine: Engine, key: str, window_s: float) -> None:
     """Count one more; the count begins anew when `window_s` have passed since its first."""
     moment = now()
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         connection.execute(FAILED.delete().where(FAILED.c.until <= moment))
         if not connection.execute(
             FAILED.update().where(FAILED.c.key == key).values(count=FAILED.c.count + 1)

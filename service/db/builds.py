@@ -20,7 +20,7 @@ from image_builder.errors import ErrorCode, LimitReached
 from image_builder.state import ACTIVE, BuildState
 from service.db.database import now, reading, writing
 from service.db.image_names import require_own_name
-from service.db.tables import BUILDS, RUNS, USERS, lock_run, locked, wanted
+from service.db.tables import BUILDS, RUNS, USERS, lock_run, locked, wanted, wanting
 
 STATUS = sa.func.coalesce(BUILDS.c.state, RUNS.c.state)
 """Where a build stands: its own end, else its run's state."""
@@ -93,9 +93,12 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one user may have at a time."""
+    """What one user may have at a time. `stored_bytes` None: as much as they like."""
 
     queued_builds: int
+    stored_bytes: int | None = None
+    removed_sifs: frozenset[str] = frozenset()
+    """SIFs of the user's builds that are not there any more."""
 
 
 def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> tuple[str, str]:
@@ -298,23 +301,23 @@ def delete_build(engine: Engine, build_id: str) -> bool:
         )
 
 
-def held_sifs_of(engine: Engine, user_id: int) -> dict[str, int]:
-    """The SIFs that one user's builds were given, with their sizes; those of deleted builds do not
-    count.
-    """
+def stored_sifs_of(engine: Engine, user_id: int) -> dict[str, int]:
+    """The SIFs that count for one user, with their sizes, as `_stored_sifs` has them."""
     with reading(engine) as connection:
-        return {
-            sha256: size_bytes or 0
-            for sha256, size_bytes in connection.execute(
-                sa.select(BUILDS.c.sha256, sa.func.max(BUILDS.c.size_bytes))
-                .where(
-                    BUILDS.c.user_id == user_id,
-                    BUILDS.c.sha256.is_not(None),
-                    BUILDS.c.deleted_at.is_(None),
-                )
-                .group_by(BUILDS.c.sha256)
-            )
-        }
+        return _stored_sifs(connection, user_id)
+
+
+def users_waiting(engine: Engine, run_id: str) -> list[int]:
+    """Whose builds wait for a run."""
+    with reading(engine) as connection:
+        return list(connection.scalars(wanting(run_id, BUILDS.c.user_id)))
+
+
+def require_room(engine: Engine, user_id: int, limits: Limits) -> None:
+    """Raise `LimitReached` (`QUOTA_EXCEEDED`) when a user's SIFs take as much as they may."""
+    if limits.stored_bytes is not None:
+        with reading(engine) as connection:
+            _check_stored(connection, user_id, limits)
 
 
 def held_sifs(engine: Engine) -> set[str]:
@@ -345,6 +348,43 @@ def _check_limits(connection: Connection, user_id: int, limits: Limits) -> None:
             hint="Wait until some have ended, or cancel some.",
             code=ErrorCode.QUOTA_EXCEEDED,
         )
+    _check_stored(connection, user_id, limits)
+
+
+def _check_stored(connection: Connection, user_id: int, limits: Limits) -> None:
+    if limits.stored_bytes is None:
+        return
+    sifs = _stored_sifs(connection, user_id)
+    stored_bytes = sum(sifs[sha256] for sha256 in sifs.keys() - limits.removed_sifs)
+    if stored_bytes >= limits.stored_bytes:
+        raise LimitReached(
+            f"Your images take {stored_bytes} bytes, and may take {limits.stored_bytes}.",
+            hint="Delete builds that you do not need. Their images count until clean-up, or the "
+            "operator, removes them.",
+            code=ErrorCode.QUOTA_EXCEEDED,
+        )
+
+
+def _stored_sifs(connection: Connection, user_id: int) -> dict[str, int]:
+    """The SIFs that a user's builds were given, with their sizes.
+
+    One of which the user has deleted every build counts on, unless somebody else still has it:
+    what is stored is stored for somebody.
+    """
+    theirs = BUILDS.alias("theirs")
+    somebody_has_it = sa.exists().where(
+        theirs.c.sha256 == BUILDS.c.sha256, theirs.c.deleted_at.is_(None)
+    )
+    rows = connection.execute(
+        sa.select(BUILDS.c.sha256, sa.func.max(BUILDS.c.size_bytes))
+        .where(
+            BUILDS.c.user_id == user_id,
+            BUILDS.c.sha256.is_not(None),
+            sa.or_(BUILDS.c.deleted_at.is_(None), ~somebody_has_it),
+        )
+        .group_by(BUILDS.c.sha256)
+    )
+    return {sha256: size_bytes or 0 for sha256, size_bytes in rows}
 
 
 def _active_run(connection: Connection, new: NewBuild) -> str | None:

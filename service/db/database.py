@@ -30,7 +30,7 @@ from image_builder.errors import Misconfigured, NotFound, Unavailable
 from image_builder.host import files
 
 MIGRATIONS = PROJECT / "migrations"
-HEAD = "0004"
+HEAD = "0005"
 """The newest migration; a test holds it against the folder."""
 
 BUSY_TIMEOUT_S = 30.0
@@ -39,6 +39,7 @@ SILENT_CLIENT_S = 15.0
 locks back.
 """
 WRITING = "cic_writing"
+DURABLE = "cic_durable"
 VERSION_TABLE = "alembic_version"
 
 
@@ -87,11 +88,14 @@ class Database(SQLAlchemy):
     """Flask-SQLAlchemy whose `create_all` and `drop_all` also work in a bare interpreter.
 
     Without an application they use the configured database. Tables made that way carry the newest
-    migration's stamp.
+    migration's stamp; those that an earlier version made are upgraded.
     """
 
     def create_all(self, bind_key: Any = "__all__") -> None:
         with _application(self):
+            if "users" in sa.inspect(self.engine).get_table_names():
+                _upgrade(self.engine)
+                return
             super().create_all(bind_key)
             stamp(directory=str(MIGRATIONS))
 
@@ -212,7 +216,6 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
     for pragma in (
         f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}",
         "journal_mode=WAL",
-        "synchronous=NORMAL",
         "foreign_keys=ON",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
@@ -222,18 +225,25 @@ def _begin_sqlite(connection: Connection) -> None:
     """A writer takes its place at once, a reader of single rows needs no transaction, others begin
     as ever.
     """
-    writes = connection.get_execution_options().get(WRITING)
+    options = connection.get_execution_options()
+    writes = options.get(WRITING)
     if writes is not False:
+        # With WAL, NORMAL leaves a commit to the next one that is FULL, or to a checkpoint.
+        synchronous = "FULL" if options.get(DURABLE, True) else "NORMAL"
+        connection.exec_driver_sql(f"PRAGMA synchronous={synchronous}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 @contextlib.contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
+def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
     """A transaction that may write. It is committed when the block ends, and rolled back when it
     fails.
+
+    Committed means on the disk, also when the machine stops then. What is written often and missed
+    by nobody (heartbeats, progress, counts) does not wait for the disk: `durable` False.
     """
     with _translated(), engine.connect() as plain:
-        connection = plain.execution_options(**{WRITING: True})
+        connection = plain.execution_options(**{WRITING: True, DURABLE: durable})
         with connection.begin():
             yield connection
 
@@ -307,15 +317,19 @@ def migrate(app: Flask, lock: Path) -> None:
             return
         lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock), _hosts_take_turns(db.engine):
-            version = _version(db.engine)
-            if version == HEAD:
+            if _version(db.engine) == HEAD:
                 return
-            if version is None and "users" in sa.inspect(db.engine).get_table_names():
-                raise Misconfigured(
-                    "The database holds tables that another program made.",
-                    hint="Name another one with `database`, or move that file away.",
-                )
-            upgrade(directory=str(MIGRATIONS))
+            _upgrade(db.engine)
+
+
+def _upgrade(engine: Engine) -> None:
+    """Bring tables up to the newest migration. Raises `Misconfigured` for those of others."""
+    if _version(engine) is None and "users" in sa.inspect(engine).get_table_names():
+        raise Misconfigured(
+            "The database holds tables that another program made.",
+            hint="Name another one with `database`, or move that file away.",
+        )
+    upgrade(directory=str(MIGRATIONS))
 
 
 @contextlib.contextmanager

@@ -154,6 +154,20 @@ class Captcha(db.Model):  # type: ignore[name-defined,misc]
     address: Mapped[str] = mapped_column(sa.String(64), index=True)
     shown: Mapped[int] = mapped_column(default=0)
     until: Mapped[datetime.datetime] = mapped_column(Time)
+    sound: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
+    """The question as WAV, once somebody wanted to hear it: making it takes a core for a while."""
+
+
+class Session(db.Model):  # type: ignore[name-defined,misc]
+    """A browser that is logged in; only the digest of its cookie's secret is kept."""
+
+    __tablename__ = "sessions"
+
+    digest: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    credential_version: Mapped[int]
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+    until: Mapped[datetime.datetime] = mapped_column(Time)
 
 
 class AuditEvent(db.Model):  # type: ignore[name-defined,misc]

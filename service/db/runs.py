@@ -55,7 +55,7 @@ def claim(
     Users take turns: first who has the fewest runs going on, then who was served longest ago, then
     whose build waits longest. `kinds` are those that are for the worker; None: all.
     """
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         take_lock(
             connection, AdvisoryLock.CLAIM
         )  # who counts a user's runs must see those that others claim
@@ -234,7 +234,7 @@ def move(engine: Engine, run_id: str, worker: str, state: BuildState, stage: str
         BuildState.BUILDING: {"building_at": now()},
         BuildState.CONVERTING: {"converting_at": now()},
     }
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         current = _check_claim(connection, run_id, worker)
         values: dict[str, Any] = {"stage": stage, "heartbeat_at": clock(connection)}
         if may_move(current, state) and state not in (BuildState.PENDING, *TERMINAL):
@@ -246,7 +246,7 @@ def move(engine: Engine, run_id: str, worker: str, state: BuildState, stage: str
 
 def progress(engine: Engine, run_id: str, worker: str, done: int, total: int, what: str) -> None:
     """How far a run's install is."""
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         connection.execute(
             RUNS.update()
             .where(RUNS.c.id == run_id, RUNS.c.worker == worker)
@@ -258,7 +258,7 @@ def progress(engine: Engine, run_id: str, worker: str, done: int, total: int, wh
 
 def heartbeat(engine: Engine, worker: str) -> dict[str, bool]:
     """Say that `worker` lives; returns its runs, each with whether it is to be cancelled."""
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         mine = (RUNS.c.worker == worker, RUNS.c.state.in_(RUNNING))
         connection.execute(RUNS.update().where(*mine).values(heartbeat_at=clock(connection)))
         rows = connection.execute(sa.select(RUNS.c.id, RUNS.c.cancel_requested).where(*mine))

@@ -107,7 +107,10 @@ class DatabaseLog:
             pieces = [
                 (start + at, raw[at : at + PIECE_BYTES]) for at in range(0, len(raw), PIECE_BYTES)
             ]
-            with contextlib.suppress(sa.exc.IntegrityError), writing(self._engine) as connection:
+            with (
+                contextlib.suppress(sa.exc.IntegrityError),
+                writing(self._engine, durable=False) as connection,
+            ):
                 connection.execute(
                     PIECES.insert(),
                     [

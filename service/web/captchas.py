@@ -1,14 +1,13 @@
 """The questions for people who sign up: digits as a picture and as sound.
 
 The answer stays in the database. A question is asked once: whatever the first answer is, its row is
-gone.
+gone. A sound is made once and kept in the row: making one takes a core for half a second.
 """
 
 from __future__ import annotations
 
 import datetime
 import secrets
-import threading
 from typing import Any
 
 import requests
@@ -17,6 +16,8 @@ from captcha.audio import AudioCaptcha
 from captcha.image import ImageCaptcha
 from sqlalchemy.engine import Engine
 
+from service.addresses import network_of
+from service.bottleneck import Bottleneck
 from service.db.database import now, reading, writing
 from service.db.models import Captcha
 from service.errors import TooManyFailures
@@ -30,25 +31,26 @@ MAX_OPEN = 60
 MAX_SHOWN = 8
 """How often one question may be drawn or spoken."""
 
-_drawing = threading.BoundedSemaphore(2)
+_drawing = Bottleneck(2, waiting=6, message="Many people sign up at the moment.")
+_speaking = Bottleneck(1, waiting=1, message="Many people listen at the moment.")
 
 
 def ask(engine: Engine, address: str) -> str:
     """Make a question and return its id. Raises `TooManyFailures` for an address that collects
     them.
     """
-    captcha_id, moment = secrets.token_urlsafe(32), now()
+    captcha_id, moment, network = secrets.token_urlsafe(32), now(), network_of(address)
     answer = "".join(secrets.choice("0123456789") for _ in range(DIGITS))
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         connection.execute(CAPTCHAS.delete().where(CAPTCHAS.c.until <= moment))
         count = (
-            sa.select(sa.func.count()).select_from(CAPTCHAS).where(CAPTCHAS.c.address == address)
+            sa.select(sa.func.count()).select_from(CAPTCHAS).where(CAPTCHAS.c.address == network)
         )
         if (connection.scalar(count) or 0) >= MAX_OPEN:
             raise TooManyFailures("Too many questions were asked for.")
         connection.execute(
             CAPTCHAS.insert().values(
-                id=captcha_id, answer=answer, address=address, shown=0, until=moment + LIFE
+                id=captcha_id, answer=answer, address=network, shown=0, until=moment + LIFE
             )
         )
     return captcha_id
@@ -56,7 +58,7 @@ def ask(engine: Engine, address: str) -> str:
 
 def is_answered(engine: Engine, captcha_id: str, answer: str) -> bool:
     """Whether this is the answer. The question is used up either way."""
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         wanted: str | None = connection.scalar(_answer(captcha_id))
         removed = connection.execute(CAPTCHAS.delete().where(CAPTCHAS.c.id == captcha_id)).rowcount
     given = "".join(answer.split())
@@ -64,21 +66,38 @@ def is_answered(engine: Engine, captcha_id: str, answer: str) -> bool:
 
 
 def picture(engine: Engine, captcha_id: str) -> bytes | None:
-    """The question as PNG; None when there is no such question, or it was shown often enough."""
+    """Return the question as PNG; None when there is none, or it was shown often enough.
+
+    Raises `Busy`.
+    """
     answer = _show(engine, captcha_id)
     if answer is None:
         return None
-    with _drawing:
+    with _drawing.passed():
         return ImageCaptcha(width=240, height=80).generate(answer).getvalue()
 
 
 def sound(engine: Engine, captcha_id: str) -> bytes | None:
-    """The question as WAV; None as for the picture."""
+    """Return the question as WAV; None as for the picture. Raises `Busy`."""
     answer = _show(engine, captcha_id)
     if answer is None:
         return None
-    with _drawing:
-        return bytes(AudioCaptcha().generate(answer))
+    kept = _kept_sound(engine, captcha_id)
+    if kept is not None:
+        return kept
+    with _speaking.passed():
+        made = _kept_sound(engine, captcha_id) or bytes(AudioCaptcha().generate(answer))
+    with writing(engine, durable=False) as connection:
+        connection.execute(CAPTCHAS.update().where(CAPTCHAS.c.id == captcha_id).values(sound=made))
+    return made
+
+
+def _kept_sound(engine: Engine, captcha_id: str) -> bytes | None:
+    with reading(engine) as connection:
+        kept: bytes | None = connection.scalar(
+            sa.select(CAPTCHAS.c.sound).where(CAPTCHAS.c.id == captcha_id)
+        )
+    return kept
 
 
 def is_verified(verify_url: str, secret: str, response: str, address: str) -> bool:
@@ -103,7 +122,7 @@ def _show(engine: Engine, captcha_id: str) -> str | None:
         answer: str | None = connection.scalar(_answer(captcha_id))
     if answer is None:
         return None
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         shown = connection.execute(
             CAPTCHAS.update()
             .where(CAPTCHAS.c.id == captcha_id, CAPTCHAS.c.shown < MAX_SHOWN)

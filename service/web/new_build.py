@@ -105,7 +105,7 @@ def new_build() -> Any:
         try:
             asked = parse_request(_fields(form), machines=service().machines)
             if request.form.get("action") == "plan":
-                plan = service().submission.plan(asked, is_admin=user().is_admin)
+                plan = service().submission.plan(asked, user_id=user().id, is_admin=user().is_admin)
             else:
                 build_id = service().submission.submit(
                     asked, user_id=user().id, is_admin=user().is_admin

@@ -6,11 +6,11 @@ import urllib.parse
 from typing import Any
 
 from flask import abort, current_app, redirect, request, session, url_for
-from flask_login import LoginManager, UserMixin, current_user, login_user
+from flask_login import LoginManager, UserMixin, current_user, login_user, logout_user
 from werkzeug.wrappers import Response
 
 from service.context import Service
-from service.db import accounts
+from service.db import sessions
 
 PUBLIC = frozenset(
     {
@@ -27,18 +27,18 @@ login_manager = LoginManager()
 
 
 class User(UserMixin):  # type: ignore[misc]
-    """The user of a session."""
+    """The user of a session, which `secret` opens."""
 
-    def __init__(self, row: Any) -> None:
+    def __init__(self, row: Any, secret: str) -> None:
         self.id: int = row.id
         self.name: str = row.name
         self.is_admin: bool = row.is_admin
         self.may_log_in: bool = row.is_active and row.is_confirmed
-        self.credential_version: int = row.credential_version
+        self.secret = secret
 
     def get_id(self) -> str:
-        """The session's name for the user: another after every change of the user's credentials."""
-        return f"{self.id}:{self.credential_version}"
+        """What the cookie holds: the secret of this session, which the database ends."""
+        return self.secret
 
 
 def service() -> Service:
@@ -54,22 +54,26 @@ def user() -> User:
 
 
 @login_manager.user_loader  # type: ignore[untyped-decorator,unused-ignore]
-def _load(name: str) -> User | None:
-    user_id, _, version = name.partition(":")
-    row = accounts.by_id(service().engine, int(user_id)) if user_id.isdigit() else None
-    found = None if row is None else User(row)
-    return (
-        found
-        if found is not None and found.may_log_in and str(found.credential_version) == version
-        else None
-    )
+def _load(secret: str) -> User | None:
+    row = sessions.user_of(service().engine, secret)
+    found = None if row is None else User(row, secret)
+    return found if found is not None and found.may_log_in else None
 
 
 def begin_session(row: Any) -> None:
     """Log a user in, with nothing left of the session before."""
+    if current_user.is_authenticated:
+        sessions.end(service().engine, user().secret)
     session.clear()
     session.permanent = True
-    login_user(User(row))
+    login_user(User(row, sessions.begin(service().engine, row.id, row.credential_version)))
+
+
+def end_session() -> None:
+    """Log a user out, here and wherever the cookie was copied to."""
+    sessions.end(service().engine, user().secret)
+    logout_user()
+    session.clear()
 
 
 def require_login() -> Response | None:
@@ -95,4 +99,12 @@ def safe_target(target: str | None) -> str:
         return home
     if "\\" in target or not target.isprintable() or any(urllib.parse.urlsplit(target)[:2]):
         return home
-    return target
+    return home if _climbs(urllib.parse.urlsplit(target).path) else target
+
+
+def _climbs(path: str) -> bool:
+    """Whether a browser would leave the folder that a path begins in: it decodes and drops dots."""
+    decoded = path
+    while (further := urllib.parse.unquote(decoded)) != decoded:
+        decoded = further
+    return "\\" in decoded or any(part in (".", "..") for part in decoded.split("/"))

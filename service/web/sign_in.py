@@ -6,18 +6,19 @@ from typing import Any
 
 import requests
 from flask import Blueprint, Response, abort, flash, redirect, render_template, request, url_for
-from flask_login import current_user, logout_user
+from flask_login import current_user
 from flask_wtf import FlaskForm
 from werkzeug.wrappers import Response as AnyResponse
 from wtforms import HiddenField, PasswordField, StringField
 from wtforms.validators import EqualTo, InputRequired, Length
 
 from image_builder.errors import InvalidRequest, Unavailable
+from service.addresses import network_of
 from service.db import accounts
 from service.errors import TooManyFailures
 from service.web import captchas
 from service.web.forms import add_problems, recaptcha_keys, record_audit_event
-from service.web.session import begin_session, safe_target, service
+from service.web.session import begin_session, end_session, safe_target, service
 
 SIGNUP_WINDOW_S = 3600.0
 MAX_SIGNUPS = 30
@@ -110,7 +111,7 @@ def _log_in(form: LoginForm) -> bool:
 def logout() -> AnyResponse:
     if current_user.is_authenticated:
         record_audit_event("logout")
-        logout_user()
+        end_session()
     return redirect(url_for("web.login"))
 
 
@@ -144,7 +145,7 @@ def signup() -> Any:
 
 
 def _count_attempt() -> None:
-    key = f"sign-up from {request.remote_addr}"
+    key = f"sign-up from {network_of(request.remote_addr or '')}"
     if accounts.failed_logins(service().engine, key) >= MAX_SIGNUPS:
         raise TooManyFailures("Too many attempts to sign up.")
     accounts.note_failed_login(service().engine, key, SIGNUP_WINDOW_S)

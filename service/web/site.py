@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from image_builder.errors import CicError, ServiceError
 from service import errors, problems
 from service.api.routes import api
+from service.db import sessions
 from service.web import account, admin, builds, docs, filters, images, machines, new_build, sign_in
 from service.web.forms import captcha_hosts
 from service.web.session import login_manager, require_login
@@ -24,7 +25,6 @@ PROGRAMS = frozenset(
     {"build", "image", "architecture", "machine", "health", "metrics", "openapi.json"}
 )
 """Where the API's calls begin."""
-SESSION_S = 7 * 24 * 3600
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def install(app: Flask) -> None:
     app.config.update(
         BOOTSTRAP_SERVE_LOCAL=True,
         WTF_CSRF_TIME_LIMIT=None,
-        PERMANENT_SESSION_LIFETIME=SESSION_S,
+        PERMANENT_SESSION_LIFETIME=sessions.LIFE,
         SESSION_REFRESH_EACH_REQUEST=False,
     )  # an answer on its way must not undo a log-out
     keys = [*reversed(app.config["SECRET_KEY_FALLBACKS"]), app.config["SECRET_KEY"]]

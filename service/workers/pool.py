@@ -200,7 +200,7 @@ class BuildPool:
                 else runs.claim(
                     self._engine,
                     self.name,
-                    max_active_per_user=self._settings.service.max_active_builds_per_user,
+                    max_active_per_user=self._max_active_per_user(),
                     kinds=kinds,
                 )
             )
@@ -210,6 +210,17 @@ class BuildPool:
             with self._lock:
                 self._running[run_id] = token
             self._threads.submit(self._run, run_id, token)
+
+    def _max_active_per_user(self) -> int:
+        """How many runs one user may have at once: one slot is left for somebody else."""
+        explicit = self._settings.service.max_active_builds_per_user
+        if explicit is not None:
+            return explicit
+        slots = self._build.max_concurrent_builds
+        if self._is_one_of_many:
+            lost_after_s = self._settings.service.lost_worker_after_s
+            slots = max(slots, registry.slots(self._engine, lost_after_s=lost_after_s))
+        return max(1, slots - 1)
 
     def _kinds_for_me(self) -> tuple[Kind, ...]:
         return tuple(

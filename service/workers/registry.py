@@ -63,7 +63,7 @@ class DatabaseUptime:
 
 def say_alive(engine: Engine, me: Registration, *, busy: int, is_stopping: bool) -> None:
     """Write or renew a worker's row; rows of those long gone are removed."""
-    with writing(engine) as connection:
+    with writing(engine, durable=False) as connection:
         moment = clock(connection)
         values = {
             "host": me.host[:60],
@@ -115,6 +115,12 @@ def all_workers(engine: Engine, *, lost_after_s: float) -> list[dict[str, Any]]:
         for row in rows
     ]
     return sorted(found, key=lambda worker: STATES.index(worker["state"]))
+
+
+def slots(engine: Engine, *, lost_after_s: float) -> int:
+    """How many builds all workers take at once."""
+    workers = all_workers(engine, lost_after_s=lost_after_s)
+    return sum(worker["slots"] for worker in workers if worker["state"] == "ready")
 
 
 def require_worker(engine: Engine, *, lost_after_s: float) -> None:

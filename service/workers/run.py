@@ -21,6 +21,8 @@ from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.state import BuildState
 from image_builder.store import spellings
+from image_builder.store.image_store import open_images
+from service import quota
 from service.console import about_run
 from service.db import runs
 from service.db.builds import Outcome
@@ -107,6 +109,8 @@ class Worker:
                 continue
             try:
                 cancel.check()
+                if delivery.filename is not None and not shared_part_done:
+                    self._require_room(run_id)
                 outcome = self._make(run_id, delivery, cancel, log, reuse=shared_part_done)
             except Cancelled as error:
                 self._end_cancelled(run_id, error, log)
@@ -129,6 +133,11 @@ class Worker:
                     self.engine, run_id, self.name, delivery, outcome, log_bytes=log.size_bytes
                 )
             shared_part_done = True
+
+    def _require_room(self, run_id: str) -> None:
+        library = self.settings.library
+        images = open_images(library.build, library.registry)
+        quota.require_room_for_run(self.engine, self.settings, images, run_id)
 
     def _make(
         self, run_id: str, delivery: Delivery, cancel: CancelToken, log: RunLog, *, reuse: bool

@@ -290,7 +290,7 @@ def test_a_link_that_was_handed_out_keeps_its_file(
 
     sha256 = publish(images, b"one", "a.sif", days_ago=400)
     folder = settings.library.build.tmp_folder / "images"
-    link = folder / downloads.make_link(images.path_of(sha256), "a.sif", folder)
+    link = folder / downloads.make_link(images.path_of(sha256), "a.sif", folder, "secret")
     assert cleaned(engine, settings, images, "SIF", keep_unused_s=DAY_S) == []
     os.utime(link.parent, (time.time() - downloads.LINK_LIFE_S - 60,) * 2)
     downloads.sweep_links(folder)

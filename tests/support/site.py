@@ -115,6 +115,7 @@ def make_site(root: Path) -> Site:
         "CIC_BUILD_TMP_FOLDER": str(root / "tmp"),
         "CIC_BUILD_BASE_IMAGE": f'{{"linux/amd64": "{BASE_IMAGE}", "linux/arm64": "{BASE_IMAGE_ARM64}"}}',
         "CIC_BUILD_MAX_CONCURRENT_BUILDS": "2",
+        "CIC_MAX_ACTIVE_BUILDS_PER_USER": "20",
         "CIC_BUILD_CA_BUNDLE": bundle if Path(bundle).exists() else "",
         "CIC_REGISTRY_IMAGES_PREFIX": f"cic-test-{secrets.token_hex(4)}/",
         "CIC_DATABASE": f"sqlite:///{root / 'db.sqlite'}",
