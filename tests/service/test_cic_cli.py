@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -1200,6 +1201,113 @@ def test_a_full_disk_is_named(service: FakeService, cic: Client) -> None:
 
 # ---- The script itself
 # --------------------------------------------------------------------------------------------
+
+
+# ---- Hostile servers and logs
+# -----------------------------------------------------------------------------------------------
+
+STEERING = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
+"""What would steer a terminal."""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"title": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"title": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}",
+        b'{"title": [' + b"1," * 400_000 + b"1]}",
+        b'{"title": "' + b"\\\\" * 400_000 + b'"}',
+        b'{"title": "' + b'\\"' * 400_000 + b'"}',
+        b'{"title": "' + b"\\u0041" * 150_000 + b'"}',
+        b'{"title": "' + b"x" * 1_000_000,
+        b'{"title"' + b" " * 1_000_000 + b": 1}",
+        b"{" * 1_000_000,
+        b'"' * 1_000_001,
+        b'{"title": "' + b"x" * 5_000_000 + b'"}',
+        b"\x1b[" * 400_000,
+        b"\xff\xfe\x00" * 300_000,
+    ],
+    ids=lambda body: repr(body[:14]) + str(len(body)),
+)
+@pytest.mark.timeout(300)
+def test_an_answer_of_any_form_is_read_in_linear_time(
+    service: FakeService, cic: Client, body: bytes
+) -> None:
+    """Three thousand brackets took 48 s; these are a hundred thousand of them, and the like."""
+    service.at(f"/build/{BUILD_ID}", Answer(404, body))
+    result = cic("status", BUILD_ID)
+    assert result.returncode == 1
+    assert b"HTTP 404" in result.stderr
+    assert not STEERING.search(result.stdout + result.stderr)
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        b"\x1b]0;title\x07",
+        b"\x1b[2J",
+        b"\xc2\x9b2J",
+        b"\x9b2J",
+        b"\\e[2J",
+        b"\\033[2J",
+        b"\\x1b[2J",
+        b"\\u001b[2J",
+        b"\\u1b[2J",
+        b"\\u9b 2J",
+        b"\\U0000001b[2J",
+        b"\\c",
+        b"\\r\\b",
+        b"\\u009b2J",
+        b"\x00\x08\x7f",
+    ],
+)
+def test_what_a_server_sends_steers_no_terminal(
+    service: FakeService, cic: Client, escape: bytes
+) -> None:
+    body = b'{"title": "T%s", "detail": "D%s", "hint": "H%s", "errors": [{"field": "f%s"}]}'
+    service.at("/build/", Answer(400, body % ((escape,) * 4)))
+    result = cic("list")
+    assert result.returncode == 1
+    assert not STEERING.search(result.stdout + result.stderr)
+    assert b"\x1b" not in result.stdout + result.stderr
+
+
+def test_what_a_log_says_steers_no_terminal(service: FakeService, cic: Client) -> None:
+    said = b"a\tb \x1b[1;31mred\x1b[0m \x1b]0;x\x07 \xc2\x9b2J \x08\x00 caf\xc3\xa9\n\nlast"
+    GrowingLog(service, [said])
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [CLI, USER, PASSWORD, service.url, "log", BUILD_ID],
+        cwd=cic.folder,
+        env=cic.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+    )
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        heard = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while piece := terminal.read(4096):
+                heard += piece
+    assert process.wait() == 0
+    assert heard.replace(b"\r\n", b"\n") == b"a\tb red ]0;x 2J  caf\xc3\xa9\n\nlast"
+
+
+def test_a_redirect_to_escapes_is_told_without_them(service: FakeService, cic: Client) -> None:
+    service.at("/build/", Answer(301, b"", {"Location": "http://evil.example/\x1b[2J\x07"}))
+    result = cic("list")
+    assert result.returncode == 1
+    assert not STEERING.search(result.stdout + result.stderr)
+
+
+def test_without_curl_it_says_so(cic: Client, tmp_path: Path) -> None:
+    tools = tmp_path / "few"
+    tools.mkdir()
+    for name in ("bash", "mktemp", "rm", "cat"):
+        (tools / name).symlink_to(shutil.which(name) or "")
+    result = cic("list", environment={"PATH": str(tools)})
+    assert result.returncode == 1
+    assert result.stderr == b"cic_cli: curl is needed, and is not installed here\n"
 
 
 def test_shellcheck_finds_nothing() -> None:
