@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +19,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import redis
 import requests
 import yaml
 
@@ -113,12 +116,84 @@ def test_systemd_accepts_the_units(unit: Path, tmp_path: Path) -> None:
     text = unit.read_text()
     copy.write_text(
         "\n".join(
-            "ExecStart=/bin/true" if line.startswith("ExecStart=") else line
+            re.sub(r"^(ExecStart(?:Pre)?=\+?)/.*", r"\1/bin/true", line)
             for line in text.splitlines()
         )
     )
     done = subprocess.run(["systemd-analyze", "verify", str(copy)], capture_output=True, text=True)
     assert unit.name not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "unit", sorted(DEPLOY.glob("systemd/*.service")), ids=lambda path: path.name
+)
+def test_the_units_isolate_build_steps_before_anything_is_built(unit: Path) -> None:
+    lines = unit.read_text().splitlines()
+    isolating = "ExecStartPre=+/opt/cic/.venv/bin/python isolate_builds.py apply"
+    begins = next(index for index, line in enumerate(lines) if line.startswith("ExecStart="))
+    assert lines.index(isolating) < begins
+    assert "Environment=CIC_BUILD_REQUIRE_ISOLATION=true" in lines
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["compose.yaml", "kubernetes/cic.yaml", "systemd/cic.service"],
+)
+def test_who_signs_up_waits_where_it_is_in_production(path: str) -> None:
+    text = (DEPLOY / path).read_text()
+    assert re.search(r"CIC_CONFIRM_USERS(: \$\{CIC_CONFIRM_USERS:-true\}|: \"true\"|=true)\n", text)
+
+
+def test_kubernetes_keeps_build_steps_from_what_is_inside() -> None:
+    found = documents(DEPLOY / "kubernetes" / "cic.yaml")
+    policies = [document["spec"] for document in found if document["kind"] == "NetworkPolicy"]
+    (egress,) = (policy["egress"] for policy in policies if policy["policyTypes"] == ["Egress"])
+    blocks = [to["ipBlock"] for rule in egress for to in rule["to"] if "ipBlock" in to]
+    closed = [ipaddress.ip_network(one) for block in blocks for one in block["except"]]
+    for inside in ("169.254.169.254", "10.96.0.1", "100.100.100.200", "fd00:ec2::254"):
+        assert any(ipaddress.ip_address(inside) in network for network in closed), inside
+    workers = [
+        policy for policy in policies if policy["podSelector"]["matchLabels"]["app"] == "cic-worker"
+    ]
+    assert {"policyTypes": ["Ingress"], "podSelector": workers[0]["podSelector"]} in workers
+
+
+def test_redis_asks_for_its_password(tmp_path: Path) -> None:
+    """The command of the compose file, with the real server at a port of its own."""
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("there is no redis-server")
+    port = free_port()
+    wrapped = tmp_path / "redis-server"
+    wrapped.write_text(f'#!/bin/sh\nexec {server} "$@" --bind 127.0.0.1 --port {port}\n')
+    wrapped.chmod(0o755)
+    command = documents(DEPLOY / "compose.cluster.yaml")[0]["services"]["redis"]["command"]
+    password = secrets.token_hex(32)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDIS_PASSWORD": password}
+    process = subprocess.Popen(
+        [argument.replace("$$", "$") for argument in command],
+        env=environ,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        client = redis.Redis(port=port, password=password)
+        end = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(redis.ConnectionError):
+                assert client.ping()
+                break
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        client.close()
+        stranger = redis.Redis(port=port)
+        with pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        stranger.close()
+        assert password not in Path(f"/proc/{process.pid}/cmdline").read_text()
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @contextlib.contextmanager
@@ -304,6 +379,7 @@ def cluster(image: str, tmp_path: Path) -> Iterator[tuple[Compose, Service]]:
                 "CIC_REDIS_IMAGE": redis,
                 "CIC_SECRET_KEY": secrets.token_hex(32),
                 "CIC_DATABASE_PASSWORD": secrets.token_hex(32),
+                "CIC_REDIS_PASSWORD": secrets.token_hex(32),
                 "CIC_BUILD_BASE_IMAGE": BASE_IMAGE,
                 "CIC_PUBLISHED_PORT": f"127.0.0.1:{port}",
                 "CIC_REPOSITORIES_WORKFLOW_REPOSITORY": site.environ[
