@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import sys
 from typing import Any
 
 from gunicorn import sock  # type: ignore[import-untyped]
@@ -15,6 +16,10 @@ from service.serving.connections import Connection, Connections
 HANDSHAKE_S = 10.0
 """How long the TLS handshake of a connection may take."""
 LISTEN_EVERY_S = 1.0
+SWITCH_S = 0.001
+"""After how long a thread lets another one go on: the event loop, which has little to do, would
+wait 5 ms for each of the threads that compute.
+"""
 MAX_FILES = 8192
 """Open files that a process asks for; the usual bound of 1024 would be the first to be reached."""
 
@@ -27,6 +32,7 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
         if soft != resource.RLIM_INFINITY and soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        sys.setswitchinterval(SWITCH_S)
         super().init_process()
 
     async def _serve(self) -> None:
