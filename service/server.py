@@ -17,11 +17,12 @@ from config.settings import Settings
 from service.app import MAX_BODY_BYTES, create_app, start_service
 from service.serving.bridge import Bridge
 from service.serving.connections import Connections
+from service.serving.worker import most_files
 from service.workers.executors import stop_pool_if_last
 
 PR_SET_PDEATHSIG = 1
 MAX_CONNECTIONS = 4000
-"""Open connections of one process, all addresses together."""
+"""Open connections of one process, all addresses together; less where it may not open as many."""
 MARGIN_S = 20.0
 """What the pool may need beyond `stop_timeout_s` to hand builds back."""
 
@@ -52,7 +53,7 @@ def bridged(app: Flask, settings: Settings) -> Bridge:
         threads=service.web_threads,
         max_body_bytes=int(app.config["MAX_CONTENT_LENGTH"] or MAX_BODY_BYTES),
         connections=Connections(
-            limit=MAX_CONNECTIONS,
+            limit=min(MAX_CONNECTIONS, most_files() // 2),
             limit_of_network=None if service.behind_proxy else service.max_connections_per_address,
         ),
     )

@@ -34,7 +34,7 @@ class Answer:
     def __init__(self, application: Callable[..., Any], environ: dict[str, Any]) -> None:
         self._application, self._environ = application, environ
         self._lock = threading.Lock()  # who closes waits for who works
-        self._is_closed = False
+        self.is_closed = False
         self._body: Any = None
         self._blocks: Iterator[bytes] = iter(())
         self.status = 500
@@ -46,7 +46,7 @@ class Answer:
     def begin(self) -> bool:
         """Call the application, which fills `status`, `headers` and the first `piece`."""
         with self._lock:
-            if self._is_closed:
+            if self.is_closed:
                 return False
             self._body = self._application(self._environ, self._start)
             if isinstance(self._body, FileWrapper):
@@ -58,7 +58,7 @@ class Answer:
         """Fill the next `piece`: empty, when the application has nothing yet."""
         with self._lock:
             pieces: list[bytes] = []
-            more = not self._is_closed
+            more = not self.is_closed
             while more and sum(map(len, pieces)) < PIECE_BYTES:
                 block = next(self._blocks, None)
                 more = block is not None
@@ -66,6 +66,8 @@ class Answer:
                     break
                 pieces.append(block)
             self.piece = b"".join(pieces)
+            if not more:
+                self._close()
             return more
 
     @property
@@ -77,12 +79,15 @@ class Answer:
         return begin, begin + length - len(self.piece)
 
     def close(self) -> None:
-        """Let the application clean up, once."""
+        """Let the application clean up, if the end of its answer was not asked for."""
         with self._lock:
-            was_closed, self._is_closed = self._is_closed, True
-            close = getattr(self._body, "close", None)
-            if close is not None and not was_closed:
-                close()
+            self._close()
+
+    def _close(self) -> None:
+        was_closed, self.is_closed = self.is_closed, True
+        close = getattr(self._body, "close", None)
+        if close is not None and not was_closed:
+            close()
 
     def _start(
         self, status: str, headers: list[tuple[str, str]], _: Any = None

@@ -79,7 +79,8 @@ class Bridge:
             except TimeoutError:
                 scope["cic.transport"].abort()
             finally:
-                self._threads.submit(answer.close)
+                if not answer.is_closed:
+                    self._threads.submit(answer.close)
 
     async def _received(self, scope: Scope, receive: Receive, body: IO[bytes]) -> int | None:
         """Read the request's body; return its size, or None where it does not come in time."""

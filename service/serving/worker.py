@@ -24,14 +24,19 @@ MAX_FILES = 8192
 """Open files that a process asks for; the usual bound of 1024 would be the first to be reached."""
 
 
+def most_files() -> int:
+    """Return how many files a process of the service may have open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+
+
 class Worker(ASGIWorker):  # type: ignore[misc]
     """Gunicorn's worker for event loops, with connections that are bounded (`Connections`)."""
 
     def init_process(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        if soft != resource.RLIM_INFINITY and soft < most_files():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most_files(), hard))
         sys.setswitchinterval(SWITCH_S)
         super().init_process()
 
