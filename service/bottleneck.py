@@ -49,8 +49,8 @@ class Bottleneck:
 def resolving(threads: int) -> Bottleneck:
     """Return the way through which requests are looked up, for a process of so many threads."""
     return Bottleneck(
-        max(1, threads // 2),
-        waiting=threads // 8,
-        of_one=max(1, threads // 4),
+        max(2, threads // 2),
+        waiting=max(2, threads // 8),
+        of_one=max(4, threads // 4),
         message="Many requests are being looked up at the moment.",
     )

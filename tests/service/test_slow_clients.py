@@ -24,6 +24,8 @@ import requests
 from benchmarks.followers import going_on
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
+from service.db.database import make_engine
+from service.web import captchas
 from tests.support.site import PASSWORD, USER, Service, make_site, running_service
 
 SIF_BYTES = 24 * 1024**2
@@ -211,6 +213,26 @@ def test_what_a_log_says_comes_as_it_is_said(service: Service) -> None:
                 file.write(b"line %d\n" % number)
             while (line := next(lines)) != b"data: line %d" % number:
                 assert not line.startswith(b"data: ")
+
+
+def test_many_who_listen_to_captchas(service: Service) -> None:
+    engine = make_engine(service.site.settings.service.database)
+    ids = [captchas.ask(engine, "198.51.100.7") for _ in range(20)]
+    engine.dispose()
+    statuses: list[int] = []
+
+    def listen(captcha_id: str) -> None:
+        url = f"{service.url}/image_creation/captchas/{captcha_id}.wav"
+        for _ in range(captchas.MAX_SHOWN):
+            statuses.append(requests.get(url, timeout=120).status_code)
+
+    threads = [threading.Thread(target=listen, args=(each,)) for each in ids]
+    for thread in threads:
+        thread.start()
+    others_are_answered(service)
+    for thread in threads:
+        thread.join()
+    assert set(statuses) <= {200, 429} and statuses.count(200) >= captchas.MAX_SHOWN
 
 
 @pytest.mark.parametrize(
