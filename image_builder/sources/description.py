@@ -1,5 +1,6 @@
-"""A step's description, `eflows4hpc.yaml`: read, checked entry by entry, and not yet compared with a
-machine. Pure.
+"""Reads and checks a step's description, `eflows4hpc.yaml`, entry by entry. Pure.
+
+It is not yet compared with a machine.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ KEYS = ("apt", "pip", "spack", "smoke", "slim")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a step says it needs. `pip` None: nothing was said, the step's `requirements.txt` counts.
+    """Holds what a step says it needs.
 
-    `spack` holds only what may be handed on to Spack; `lines` says where its parts stand in the
-    file.
+    Without `pip` (None), the step's `requirements.txt` counts. `spack` has only what may be passed
+    on to Spack; `document` says where its parts are in the file.
     """
 
     file: str
@@ -41,9 +42,9 @@ class Description:
 
 
 def parse_description(text: str, file: str) -> Description:
-    """Return the description that `text` holds; `file` is its name in the step's folder.
+    """Return the description in `text`; `file` is its name in the step's folder.
 
-    Raises `BadDescription` that tells every wrong entry with its line, and what to write instead.
+    Raises `BadDescription` with every wrong entry, its line, and what to write instead.
     """
     document = spack_section.with_single_colons(load(text, file), file)
     check = Check(document, file)
@@ -66,7 +67,7 @@ def parse_description(text: str, file: str) -> Description:
 
 
 def _check_keys(check: Check, fields: Mapping[str, Any]) -> None:
-    """Keys that nearly are known, or belong elsewhere, are refused; others are not used."""
+    """Refuse keys that are nearly known or belong elsewhere, and warn of others."""
     for key in fields:
         if key in KEYS:
             continue
