@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
-import os
 import time
+import zlib
 from importlib import resources
 from pathlib import Path
 
 from image_builder.docker.base_image import BaseFacts
 from image_builder.docker.container import run_probe
 from image_builder.errors import CicError
-from image_builder.host import file_leases
+from image_builder.host import file_leases, files
 from image_builder.request.facts import gpu_facts, mpi_facts
 from image_builder.spack.knowledge import (
     FORMAT,
@@ -85,7 +85,7 @@ def _enough(path: Path) -> SpackKnowledge | None:
     try:
         kept = _read(path)
         is_recent = time.time() - path.stat().st_mtime < RETRY_S
-    except FileNotFoundError:
+    except (FileNotFoundError, UnreadableKnowledge):
         return None
     return kept if kept.has_all_packages or is_recent else None
 
@@ -102,9 +102,9 @@ def _asked(base: BaseFacts, path: Path) -> SpackKnowledge:
         )
         knowledge = read_knowledge(output)
     except (CicError, UnreadableKnowledge) as error:
-        _write(_failure(path), str(error).encode())
+        files.write_whole(_failure(path), str(error))
         raise
-    _write(path, gzip.compress(output.encode(), mtime=0))
+    files.write_whole(path, gzip.compress(output.encode(), mtime=0))
     return knowledge
 
 
@@ -122,8 +122,11 @@ def _read(path: Path) -> SpackKnowledge:
 
 @functools.lru_cache(maxsize=4)
 def _read_as_of(path: Path, mtime_ns: int) -> SpackKnowledge:
-    with gzip.open(path) as file:
-        return read_knowledge(file.read(MAX_BYTES).decode("utf-8", "replace"))
+    try:
+        with gzip.open(path) as file:
+            return read_knowledge(file.read(MAX_BYTES).decode("utf-8", "replace"))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UnreadableKnowledge(f"{path} is broken: {error}") from None
 
 
 def _refuse_so_soon(path: Path) -> None:
@@ -135,9 +138,3 @@ def _refuse_so_soon(path: Path) -> None:
 
 def _failure(path: Path) -> Path:
     return path.with_suffix(".failure")
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    aside.write_bytes(content)
-    aside.replace(path)

@@ -1,0 +1,32 @@
+"""Every machine of the catalogue on a real Spack: what the plan says, and what Spack then does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.agreement import base_of, cases, concretized, machines, table
+from tests.support.site import PROJECT
+
+SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
+SPACK_BASE = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.timeout(4 * 3600),
+    pytest.mark.skipif(
+        SPACK_ROOT is None, reason="CIC_SPACK_ROOT IS NOT SET: NOTHING IS TESTED WITH A REAL SPACK"
+    ),
+]
+
+
+def test_a_plan_that_says_yes_is_one_that_spack_can_satisfy(tmp_path: Path) -> None:
+    subprocess.run([str(PROJECT / "scripts" / "spack_base"), SPACK_BASE], check=True)
+    base, knows = base_of(SPACK_BASE, tmp_path)
+    assert knows is not None, "the base image's Spack did not say what it knows"
+    rows = concretized(SPACK_BASE, cases(machines(base.platform), base, knows))
+    print(table(rows))
+    assert [row for row in rows if not row.agrees] == []
+    assert any(row.case.name == "seed--zlib" and row.concretizes for row in rows)
