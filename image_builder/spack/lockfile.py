@@ -1,4 +1,4 @@
-"""Reads the graph of a `spack.lock`, as Spack 0.19 to 1.1 write it (versions 4 to 6). Pure."""
+"""Reads the graph of a `spack.lock`, as Spack 0.19 to 1.2 write it (versions 4 to 7). Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class UnreadableLock(ValueError):
-    """The lockfile is incomplete, or not one that Spack 0.19 to 1.1 writes."""
+    """The lockfile is incomplete, or not one that Spack 0.19 to 1.2 writes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from service.db.database import DatabaseSilent, now
 from service.db.runs import ClaimLost, Delivery
 from service.logs.run_log import RunLog
 from service.logs.storage import logs_of
+from service.workers.progress_writer import ProgressWriter
 
 HAND_BACK = "The service stops; the build goes back to the queue."
 """The reason of a cancellation that nobody asked for: the run is queued again."""
@@ -170,6 +170,8 @@ class Worker:
                 f"The service failed at this build ({type(error).__name__}).",
                 hint="Ask the operator to look into the service's log.",
             ) from error
+        finally:
+            observer.stop()
         self._offer(result)
         return Outcome(
             identity=result.identity,
@@ -231,9 +233,10 @@ class _RunObserver:
 
     def __init__(self, worker: Worker, run_id: str, log: RunLog) -> None:
         self._worker, self._run_id, self._log = worker, run_id, log
-        self._told_at = 0.0
+        self._progress = ProgressWriter(self._write_progress, PROGRESS_EVERY_S)
 
     def entered(self, state: BuildState) -> None:
+        self._progress.stop()
         self._log.line(f"--- {state.value}")
         runs.move(
             self._worker.engine, self._run_id, self._worker.name, state, STAGES.get(state, "")
@@ -241,9 +244,14 @@ class _RunObserver:
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Not more often than once a second, the end aside: Spack may say a hundred lines at once."""
-        if done >= total or time.monotonic() - self._told_at >= PROGRESS_EVERY_S:
-            self._told_at = time.monotonic()
-            runs.progress(self._worker.engine, self._run_id, self._worker.name, done, total, what)
+        self._progress.give(done, total, what)
+
+    def stop(self) -> None:
+        """Nothing more is told: the build has ended."""
+        self._progress.stop()
+
+    def _write_progress(self, done: int, total: int, what: str) -> None:
+        runs.progress(self._worker.engine, self._run_id, self._worker.name, done, total, what)
 
     def line(self, text: str) -> None:
         self._log.line(text)
