@@ -58,6 +58,7 @@ def problems_of(verdict: Verdict, check: str) -> list[str]:
         ("0.19-openmpi-haswell", OPENMPI),
         ("0.23-openmpi-haswell", OPENMPI),
         ("1.1-openmpi-haswell", OPENMPI),
+        ("1.2-groups-haswell", OPENMPI),
         (
             "0.23-openmpi-v3-required",
             {**OPENMPI, "target": "x86_64_v3", "roots": ("mpi-hello", "zlib", "openmpi@4")},
