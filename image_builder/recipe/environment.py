@@ -13,6 +13,7 @@ from typing import Any
 
 from image_builder.docker.base_image import BaseFacts
 from image_builder.recipe import compilers, conflicts
+from image_builder.recipe.compiler_warnings import compiler_warnings
 from image_builder.recipe.demands import demands_in
 from image_builder.recipe.externals import externals_warnings
 from image_builder.recipe.gpu_conflicts import gpu_rule
@@ -155,6 +156,7 @@ def compose(
             *plain.warnings,
             *yielding,
             *fit.warnings,
+            *compiler_warnings(description, image),
             *externals_warnings(description, body),
             *merge.warnings,
         ),

@@ -120,3 +120,21 @@ def test_a_package_of_the_catalogue_is_its_own() -> None:
     knows = knowledge("1.2.0").without(["own", "hdf5"])
     text = "spack:\n  specs: ['own@7+x', 'hdf5@99+odd']\n"
     assert composed(text, spack=NEW, knows=knows).spack is not None
+
+
+def test_a_preferred_compiler_that_is_not_there_is_told() -> None:
+    text = "spack:\n  specs: [zlib]\n  packages:\n    all:\n      compiler: [gcc@8]\n"
+    told = "eflows4hpc.yaml, line 5: the image has no gcc 8: Spack takes gcc 12.2.0 alone."
+    assert told in composed(text, spack=OLD).warnings
+    brought = composed(f"apt: [gcc-8, g++-8, gfortran-8]\n{text}", spack=OLD)
+    assert not any("gcc 8" in warning for warning in brought.warnings)
+
+
+def test_a_gcc_of_apt_that_compiles_c_alone_is_told() -> None:
+    text = "apt: [gcc-11, g++-11]\nspack:\n  specs: [zlib]\n"
+    (told,) = [
+        one for one in composed(text, spack=OLD).warnings if "apt" in one or "C alone" in one
+    ]
+    assert told == (
+        "eflows4hpc.yaml, line 1: gcc-11 compiles C alone: packages in Fortran need gfortran-11 too."
+    )
