@@ -46,7 +46,7 @@ def _members() -> Iterator[tuple[tarfile.TarInfo, Path]]:
             folders.sort()
             for name in _parents(parent, made):
                 yield archive.gettarinfo(name), Path(name)
-            links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+            links = [name for name in folders if Path(parent, name).is_symlink()]
             for name in sorted(names) + links:
                 path = Path(parent, name)
                 with contextlib.suppress(OSError):

@@ -320,7 +320,7 @@ def _disk_bytes(folder: Path) -> int:
     for parent, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                total += os.stat(os.path.join(parent, name)).st_blocks * 512
+                total += Path(parent, name).stat().st_blocks * 512
     return total
 
 

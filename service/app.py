@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -134,7 +133,7 @@ def _require_links(settings: Settings) -> None:
     build, service = settings.library.build, settings.service
     if build.storage.startswith("/") and (service.download_links or service.public_downloads):
         Path(build.storage).mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.stat(build.storage).st_dev != os.stat(build.tmp_folder / "images").st_dev:
+        if Path(build.storage).stat().st_dev != (build.tmp_folder / "images").stat().st_dev:
             raise Misconfigured(
                 "build_cfg['storage'] and tmp_folder are on different file systems, and download_links "
                 "and public_downloads need hard links between them.",

@@ -173,7 +173,7 @@ def _verify_token(token: str) -> Principal | None:
     return authenticator().by_token(token, request.remote_addr or "") if token else None
 
 
-def _refuse(status: int) -> Response:
+def _refuse(_status: int) -> Response:
     answer = problem(
         401,
         "UNAUTHORIZED",

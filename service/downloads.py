@@ -159,7 +159,7 @@ def offer_all_publicly(images: Images, folder: Path, *, is_wanted: bool) -> None
     for entry in there:
         with contextlib.suppress(FileNotFoundError):
             if entry.is_file(follow_symlinks=False) and not _stays(entry, names):
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
     for name, record in names.items():
         if record.sha256 is not None:
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile

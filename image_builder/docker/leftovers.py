@@ -45,4 +45,4 @@ def _here() -> str:
     share the daemon.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
-    return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"

@@ -121,7 +121,7 @@ def _read(path: Path) -> SpackKnowledge:
 
 
 @functools.lru_cache(maxsize=4)
-def _read_as_of(path: Path, mtime_ns: int) -> SpackKnowledge:
+def _read_as_of(path: Path, _mtime_ns: int) -> SpackKnowledge:
     try:
         with gzip.open(path) as file:
             return read_knowledge(file.read(MAX_BYTES).decode("utf-8", "replace"))

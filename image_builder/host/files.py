@@ -90,7 +90,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if durable:
             move_into_place(fresh, path)
         else:
-            os.replace(fresh, path)
+            fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)  # it stays where both names are one file's
 
@@ -106,7 +106,7 @@ def move_into_place(fresh: Path, path: Path) -> None:
 
 def move_synced(fresh: Path, path: Path) -> None:
     """Rename what is on disk already to `path`, and wait until the new name is on disk, too."""
-    os.replace(fresh, path)
+    fresh.replace(path)
     sync(path.parent)
 
 

@@ -87,7 +87,7 @@ def convert(
             raise _no_space(error) from error
         verify(sif, platform=platform)
         size_bytes = sif.stat().st_size
-        os.replace(sif, destination)
+        sif.replace(destination)
     return Conversion(
         sha256=sha256, size_bytes=size_bytes, method=method, duration_s=time.monotonic() - begin
     )

@@ -78,12 +78,12 @@ KnownBranches = Callable[[str], Branches | None]
 """Returns the branch versions of a package that Spack itself has; None if they are not known."""
 
 
-def no_branches(package: str) -> Branches:
+def no_branches(_package: str) -> Branches:
     """Return an empty mapping: no version of a package is a branch."""
     return {}
 
 
-def unknown_branches(package: str) -> None:
+def unknown_branches(_package: str) -> None:
     """Return None: nothing is known of a package, and only names show what is a branch."""
 
 

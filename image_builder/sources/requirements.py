@@ -206,7 +206,7 @@ class _Reader:
             self._vcs(number, words)
         elif _URL.match(words) and not words.startswith("file:"):
             return
-        elif _is_local(words, self.folder):
+        elif _is_local(words):
             self._place(number, words, is_package=True)
         else:
             self._named(number, words)
@@ -310,7 +310,7 @@ def _before_options(line: str) -> tuple[str, list[str]]:
     return line, []
 
 
-def _is_local(words: str, folder: StepFolder | None) -> bool:
+def _is_local(words: str) -> bool:
     """Return whether pip takes a requirement for a folder or an archive."""
     name = re.split(r"[\[;]", words)[0].strip()
     if name.startswith((".", "/", "file:", "~")) or "\\" in name:

@@ -249,7 +249,7 @@ class RegistryImages:
         with contextlib.ExitStack() as stack:
             pointers = {
                 tag: manifest
-                for tag, manifest in self._listed(lambda tag: True)
+                for tag, manifest in self._listed(lambda _: True)
                 if _sha256_in(manifest) == sha256
             }
             identities = {

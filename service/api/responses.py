@@ -312,7 +312,7 @@ def _may_have_file(state: BuildState, row: Any) -> bool:
 def image_answer(filename: str, record: ImageRecord) -> ImageAnswer:
     """A finished image and what is known of how it was made."""
     told = {key: record.details[key] for key in _TOLD_DETAILS if key in record.details}
-    return cast(ImageAnswer, {**image_summary(filename, record), **told})
+    return cast("ImageAnswer", {**image_summary(filename, record), **told})
 
 
 def image_summary(filename: str, record: ImageRecord) -> ImageSummary:

@@ -97,7 +97,7 @@ class Connection(ASGIProtocol):  # type: ignore[misc]
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+        self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self.network = network_of(str(peer[0])) if isinstance(peer, tuple) else ""
         if not self._connections.admit(self):

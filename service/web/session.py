@@ -89,7 +89,7 @@ def require_login() -> Response | None:
         )
     if request.method == "POST" and "text/html" in request.headers.get("Accept", ""):
         return redirect(url_for("web.login"))
-    abort(401)
+    return abort(401)
 
 
 def safe_target(target: str | None) -> str:

@@ -32,7 +32,7 @@ def mpi_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Fi
         "image": _spec(image),
         "machine": machine.name,
         "host": host.spec if host else "",
-        "wanted": _wanted(machine, host, family),
+        "wanted": _wanted(machine, host),
     }
     name, more = _verdict(image, machine, host)
     if name:
@@ -132,7 +132,7 @@ def _host_mpi(machine: MachineFacts) -> mpi_gpu.Mpi | None:
         return None
 
 
-def _wanted(machine: MachineFacts, host: mpi_gpu.Mpi | None, family: str) -> str:
+def _wanted(machine: MachineFacts, host: mpi_gpu.Mpi | None) -> str:
     """Return the MPI to ask for instead: what the catalogue builds with, or the site's own, or, of
     one that no Spack builds, one of its family.
     """

@@ -211,7 +211,7 @@ class Mirror:
         tree: str,
         limits: Limits,
         *,
-        wanted: Callable[[str], bool] = lambda path: True,
+        wanted: Callable[[str], bool] = lambda _: True,
         cancel: CancelToken | None = None,
     ) -> list[Entry]:
         """Return everything below a tree that is `wanted`, in order of path.

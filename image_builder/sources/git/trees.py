@@ -111,7 +111,7 @@ def blob_digest(content: bytes) -> str:
 
 
 def walk(
-    folder: Path, *, limits: Limits, wanted: Callable[[str], bool] = lambda path: True
+    folder: Path, *, limits: Limits, wanted: Callable[[str], bool] = lambda _: True
 ) -> list[Found]:
     """Return the files below `folder` that are `wanted`, in order of path, without git's own.
 
