@@ -1,6 +1,7 @@
-"""`BASE`/`BASE`: the base image that every other image of a platform is built on.
+"""Renders `BASE`/`BASE`, the base image that every other image of a platform is built on.
 
-An operating system's image, compilers, and Spack with its packages. Only administrators build it.
+It holds an operating system's image, compilers, and Spack with its packages. Only administrators
+build it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ BASE_RECIPE = "base-1"
 
 
 def render_base(base_reference: str, *, has_packages: bool) -> tuple[str, dict[str, str]]:
-    """The Dockerfile of the base image, and the files beside it. Pure."""
+    """Return the Dockerfile of the base image, and the files next to it. Pure."""
     template = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

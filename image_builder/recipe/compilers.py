@@ -1,5 +1,6 @@
-"""Which compiler can make code for which target, and which host can run it. Pure but for the host's
-own CPU.
+"""Says which compiler can make code for which target, and which host can run it.
+
+Pure but for the host's own CPU.
 """
 
 from __future__ import annotations
@@ -18,28 +19,27 @@ _NEWEST_MINOR = ".99"
 
 
 def available(base: Mapping[str, str], apt: Iterable[str]) -> list[tuple[str, str]]:
-    """The compilers of a base image together with those that Debian packages bring, as (name,
-    version).
-    """
-    brought = [match.groups() for match in map(_APT_COMPILER.match, apt) if match]
-    return [*base.items(), *((name, f"{version}{_NEWEST_MINOR}") for name, version in brought)]
+    """Return the compilers of a base image and of the Debian packages, as (name, version)."""
+    packaged = [match.groups() for match in map(_APT_COMPILER.match, apt) if match]
+    return [*base.items(), *((name, f"{version}{_NEWEST_MINOR}") for name, version in packaged)]
 
 
 def named(compiler_specs: Iterable[str]) -> list[tuple[str, str]]:
-    """The compilers that a workflow names (`gcc@8`); those without a plain version are left out."""
-    found = [
+    """Return the compilers that a workflow names (`gcc@8`); only those with a plain version."""
+    matches = [
         re.fullmatch(r"%?(gcc|clang|llvm)@=?(\d+)(\.[\d.]*\d)?", text) for text in compiler_specs
     ]
     return [
         ("clang" if match[1] == "llvm" else match[1], match[2] + (match[3] or _NEWEST_MINOR))
-        for match in found
+        for match in matches
         if match
     ]
 
 
 def can_make(target: str, compiler: str, version: str) -> bool:
-    """Whether a compiler can make code for an archspec target; one that archspec does not know gets
-    the benefit.
+    """Return whether a compiler can make code for an archspec target.
+
+    One that archspec does not know is taken to be able to.
     """
     cpu = archspec.cpu.TARGETS[target]
     if compiler not in cpu.compilers:
@@ -51,7 +51,7 @@ def can_make(target: str, compiler: str, version: str) -> bool:
 
 
 def nearest_makeable(target: str, compilers: Iterable[tuple[str, str]]) -> str:
-    """The most capable ancestor of `target`, or itself, that one of the compilers can make."""
+    """Return the most capable ancestor of `target`, or itself, that a compiler makes code for."""
     known = list(compilers)
     cpu = archspec.cpu.TARGETS[target]
     ancestors = sorted(
@@ -66,7 +66,10 @@ def nearest_makeable(target: str, compilers: Iterable[tuple[str, str]]) -> str:
 
 
 def check_target(target: Target, compilers: list[tuple[str, str]]) -> None:
-    """Raises `UserError` (`COMPILER_TOO_OLD`) when there are compilers and none can make `target`."""
+    """Refuse a target that none of the compilers can make; without compilers nothing is refused.
+
+    Raises `UserError` (`COMPILER_TOO_OLD`).
+    """
     if not compilers or any(can_make(target.name, name, version) for name, version in compilers):
         return
     shown = ", ".join(

@@ -1,6 +1,4 @@
-"""Where a workflow and a machine cannot both have their way: all of it, before anything is built.
-Pure.
-"""
+"""Finds every conflict between a workflow and a machine before anything is built. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from image_builder.spack import spec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """What a description asks for and the request forbids; `hint` says what to write."""
+    """Says what a description asks for and the request forbids; `hint` is what to write instead."""
 
     path: Path
     problem: str
@@ -42,10 +40,9 @@ def refuse(
     gpu: Gpu | None,
     rules: Sequence[Rule] = (),
 ) -> list[str]:
-    """Raise `BadDescription` (`CONFLICT`) with everything that the workflow wants and the machine
-    forbids.
+    """Raise `BadDescription` (`CONFLICT`) with each demand that the machine forbids.
 
-    Return the warnings about preferences, which give way. Of alternatives, one that holds is
+    Return the warnings about preferences, which give way. Of alternatives, one that can be met is
     enough. `rules` look at each node on their own.
     """
     found: list[Conflict] = []
@@ -91,30 +88,30 @@ def _place(conflict: Conflict) -> str:
 def _first(
     demand: Demand, nodes: Nodes, machine: Machine, mpi: Mpi | None, gpu: Gpu | None
 ) -> Conflict | None:
-    """The first conflict of one alternative; None where it can hold."""
+    """Return the first conflict of one alternative, or None where it can be met."""
     if mpi is not None and mpi_gpu.is_mpi(demand.package) and demand.package != mpi.name:
         return None  # what is asked of an MPI that will not be there
     target = machine.target.name
-    found = _targets(demand, nodes, target)
+    conflict = _targets(demand, nodes, target)
     for node in nodes:
-        found = found or _flags(demand, node, target)
+        conflict = conflict or _flags(demand, node, target)
         owned = node if node.name or node.sigil else dataclasses.replace(node, name=demand.package)
         if mpi is not None and not node.is_conditional:
-            found = found or _other_mpi(demand.path, owned, mpi)
+            conflict = conflict or _other_mpi(demand.path, owned, mpi)
         if gpu is not None and not node.is_conditional:
-            found = found or _other_gpu(demand, owned, gpu)
-    return found
+            conflict = conflict or _other_gpu(demand, owned, gpu)
+    return conflict
 
 
 def _by_rules(demand: Demand, nodes: Nodes, rules: Sequence[Rule]) -> Conflict | None:
     owner = demand.package if demand.package != ALL else ""
-    found = (
+    conflicts = (
         rule(demand, node.name or (owner if not node.sigil else ""), node)
         for node in nodes
         if not node.is_conditional
         for rule in rules
     )
-    return next((conflict for conflict in found if conflict is not None), None)
+    return next((conflict for conflict in conflicts if conflict is not None), None)
 
 
 def _targets(demand: Demand, nodes: Nodes, target: str) -> Conflict | None:

@@ -1,4 +1,4 @@
-"""What a description asks of Spack: demands, of which one of several may do, and preferences. Pure."""
+"""Reads what a description asks of Spack, as demands with alternatives and preferences. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ALL = "all"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demand:
-    """Something that a description asks for: one of the `alternatives` has to hold.
+    """Describes what a description asks for: one of the `alternatives` has to be met.
 
-    `path` is its place below `spack`, `package` whom it is about (`all`, a virtual package; empty
-    for a root spec, whose nodes say so themselves). A preference gives way where it has to.
+    `path` is its place below `spack`, `package` the one it is about (`all`, a virtual package;
+    empty for a root spec, whose nodes say so themselves). A preference gives way where it has to.
     """
 
     path: Path
@@ -34,18 +34,18 @@ def demands_in(
 ) -> list[Demand]:
     """Return everything that a checked `spack` section asks for, with its definitions expanded.
 
-    What holds under a condition (`when`) is left out: whether it will is Spack's to say.
+    What has a condition (`when`) is left out: whether it is met is Spack's to say.
     """
-    found = [
+    demands = [
         Demand(path=root.parts[0].path, package="", alternatives=(root.nodes,)) for root in roots
     ]
     for name, fields in (body.get("packages") or {}).items():
-        found += _of_package(name, fields or {}, release)
-    return found
+        demands += _of_package(name, fields or {}, release)
+    return demands
 
 
 def without_variant(demands: Iterable[Demand], variant: str) -> dict[str, Path]:
-    """Return the packages that a description wants without a variant (`~cuda`), and where it says so.
+    """Return the packages wanted without a variant (`~cuda`), and where the description says so.
 
     A root spec, `require`, `prefer` and `variants` all say it alike; of alternatives, all have to.
     """
@@ -90,7 +90,7 @@ def _of_package(name: str, fields: Mapping[str, Any], release: tuple[int, ...]) 
 
 
 def _alternatives(rule: Any) -> list[str]:
-    """The specs of a rule of which one has to hold; none for a rule under a condition."""
+    """Return the specs of a rule of which one has to be met; none for a rule under a condition."""
     if isinstance(rule, str):
         return [rule]
     if "when" in rule:

@@ -1,9 +1,9 @@
-"""From an environment to a Dockerfile and the files beside it in the build context. Pure: no
-process, and no file but the recipe's own.
+"""Renders an environment as a Dockerfile and the other files of the build context.
 
-The Dockerfile holds no value that a description chose: those lie in files which the scripts read.
-It holds nothing of the site either (its CA, mirrors, number of jobs): those come as build secrets,
-which are part of no layer and no key.
+Pure: no process, and no file but the recipe's own. The Dockerfile contains no value that a
+description chose: those are in files that the scripts read. It contains nothing of the site either
+(its CA, mirrors, number of jobs): those come as build secrets, which are part of no layer and no
+key.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _SPACK_SCRIPTS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
-    """What the build context holds beside what `render` makes."""
+    """Says what the build context holds in addition to what `render` makes."""
 
     has_catalogue: bool = False
     """`catalogue/`: the site's packages."""
@@ -88,9 +88,7 @@ class RecipeOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A rendered recipe: `files` are to be written into the build context, beside `dockerfile` as
-    `Dockerfile`.
-    """
+    """Holds a rendered recipe: `dockerfile`, and the other `files` of the build context."""
 
     version: str
     dockerfile: str
@@ -107,12 +105,12 @@ def render(
     options: RecipeOptions,
     runtime: BaseFacts | None = None,
 ) -> Recipe:
-    """The recipe of `environment` for `request`, built on `base.reference`; with `runtime` of a
-    slim image on that.
+    """Return the recipe of `environment` for `request`, built on `base.reference`.
 
-    Raises `Misconfigured` for a base image whose name cannot be. The step's name, the only other
-    value that the template puts into the Dockerfile beside the base image's own environment, labels
-    and folder, was checked when the request was parsed.
+    With `runtime`, it is the recipe of a slim image on that. Raises `Misconfigured` for a base
+    image whose name is not valid. The step's name, the only other value that the template puts into
+    the Dockerfile apart from the base image's own environment, labels and folder, was checked when
+    the request was parsed.
     """
     _check_reference(base, "base_image")
     if runtime is not None:
@@ -162,7 +160,7 @@ def render(
 
 
 def packages_program() -> AbstractContextManager[Path]:
-    """The recipe's program that copies built packages, as a file."""
+    """Yield the path of the recipe's program that copies built packages."""
     return resources.as_file(
         resources.files("image_builder").joinpath(f"recipes/{LATEST_RECIPE}/packages.py")
     )
@@ -240,9 +238,9 @@ def _files(
 
 
 def _request_text(request: BuildRequest) -> str:
-    """What the image is for: the request without what only says how to go about it."""
-    told = request.model_dump(mode="json", exclude={"path", "force", "push"}, exclude_none=True)
-    return json.dumps(told, indent=2, sort_keys=True) + "\n"
+    """Return what the image is for: the request without what only says how to build it."""
+    fields = request.model_dump(mode="json", exclude={"path", "force", "push"}, exclude_none=True)
+    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
 
 def _read(version: str, name: str) -> str:

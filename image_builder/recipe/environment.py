@@ -1,7 +1,8 @@
-"""From a step's description and a machine to what goes into the image. Pure: no file, no process.
+"""Composes what goes into an image from a step's description and a machine.
 
-`description.parse_description` reads `eflows4hpc.yaml`, `compose` merges it with the machine: what
-the user wrote is kept, and what the machine needs is added as requirements that Spack must meet.
+Pure: no file, no process. `description.parse_description` reads `eflows4hpc.yaml`, `compose` merges
+it with the machine: what the user wrote is kept, and what the machine needs is added as
+requirements that Spack must meet.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = ["Description", "Environment", "compose", "parse_description"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What goes into one image, for one machine.
+    """Describes what goes into one image, for one machine.
 
     `spack` is the body of `spack.yaml` and `spack_yaml` its text; both None when nothing needs
     Spack. `from_source` says that the roots are built from source and their stages kept, for a
@@ -80,12 +81,12 @@ def compose(
     site_packages: Mapping[str, Any] | None = None,
     knows: SpackKnowledge | None = None,
 ) -> Environment:
-    """What an image of `description` for `machine` holds, on a base image of which `base` is known.
+    """Return what an image of `description` for `machine` holds on the base image `base`.
 
     `requirements` is the text of the step's `requirements.txt`, `step` what else its folder holds,
     `site_packages` the `packages` of the site's own Spack configuration, and `knows` what the base
-    image's Spack knows. Raises `BadDescription` (`CONFLICT`) where workflow and machine cannot both
-    hold, `InvalidRequest` for an MPI or GPU that cannot be built, and `UserError`
+    image's Spack knows. Raises `BadDescription` (`CONFLICT`) where workflow and machine exclude
+    each other, `InvalidRequest` for an MPI or GPU that cannot be built, and `UserError`
     (`COMPILER_TOO_OLD`).
     """
     mpi = mpi_gpu.mpi_of(machine, base.spack_version)
@@ -166,7 +167,7 @@ def compose(
 def _requirements(
     description: Description, text: str | None, step: StepFolder | None, *, is_final: bool
 ) -> Requirements | None:
-    """What the step's `requirements.txt` names, where the description does not say it itself."""
+    """Return what the step's `requirements.txt` names, unless the description names its own."""
     if description.pip is not None or text is None:
         return None
     return read_requirements(text, step, is_final=is_final)
@@ -185,7 +186,7 @@ def _unused_requirements(description: Description, text: str | None) -> Iterator
 
 
 def _check_apt(description: Description, machine: Machine) -> None:
-    """A package of another architecture is not there for apt."""
+    """Refuse a package of another architecture, which apt does not find."""
     own = _DEBIAN.get(machine.platform)
     raise_all(
         (

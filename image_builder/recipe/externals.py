@@ -1,6 +1,6 @@
-"""Packages that a description takes from the image instead of building them. Pure.
+"""Reads which packages a description takes from the image instead of building them. Pure.
 
-Spack never looks whether they are there (spack/spack #2208); the recipe does, before it concretizes.
+Spack never checks that they exist (spack/spack #2208); the recipe does, before it concretizes.
 """
 
 from __future__ import annotations

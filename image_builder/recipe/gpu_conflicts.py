@@ -1,4 +1,4 @@
-"""Where a workflow and the machine's GPU cannot both have their way. Pure."""
+"""Finds conflicts between a workflow and the machine's GPU. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NO_ARCHITECTURE = frozenset({"", "none", "*"})
 
 
 def gpu_rule(gpu: Gpu | None) -> Rule:
-    """Return the rule against another GPU runtime, architecture or version than the machine has."""
+    """Return the rule against a GPU runtime, architecture or version other than the machine's."""
 
     def judge(demand: Demand, package: str, node: Node) -> Conflict | None:
         if gpu is None:

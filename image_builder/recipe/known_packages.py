@@ -1,4 +1,4 @@
-"""Packages, versions and variants that a workflow names and the base image's Spack does not have.
+"""Finds packages, versions and variants of a workflow that the base image's Spack does not have.
 
 Pure. What Spack could not load, and what the site's catalogue has, is not judged.
 """
@@ -18,7 +18,7 @@ _COMMIT = re.compile(r"(?:git\.|[0-9a-f]{40})")
 
 
 def package_rule(knows: SpackKnowledge | None, release: tuple[int, ...]) -> Rule:
-    """Return the rule against packages, versions and variants that are demanded and not there."""
+    """Return the rule against demanded packages, versions and variants that Spack does not have."""
 
     def judge(demand: Demand, package: str, node: Node) -> Conflict | None:
         is_old_compiler = node.sigil == "%" and release < COMPILERS_ARE_PACKAGES

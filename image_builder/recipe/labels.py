@@ -1,8 +1,7 @@
-"""What an image says of itself: its OCI labels, which Singularity keeps in the SIF. Pure and
-without time stamps.
+"""Makes the OCI labels of an image, which Singularity keeps in the SIF.
 
-Equal inputs give equal labels. Nothing here is a secret, and nothing names the place where the
-image was built.
+Pure and without time stamps: equal inputs give equal labels. Nothing here is a secret, and nothing
+names the place where the image was built.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ def image_labels(
     workflow_source: str | None = None,
     lock: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The labels of an image of `request`; what is not known is left out.
+    """Return the labels of an image of `request`; what is not known is left out.
 
     `workflow_source` is the registry's address, `recipe` the recipe's version. `lock` is the
-    `spack.lock`, and tells which MPI and GPU runtime it really became.
+    `spack.lock`, which says which MPI and GPU runtime were chosen in the end.
     """
     labels = {
         label_names.TITLE: f"{request.workflow}/{request.step_id}",
@@ -58,15 +57,16 @@ def image_labels(
 
 
 def canonical_request(request: BuildRequest) -> str:
-    """What was asked for, as one line of JSON: without how to go about it (`force`, `push`) and
-    local paths.
+    """Return what was asked for as one line of JSON.
+
+    How to build it (`force`, `push`) and local paths are left out.
     """
     fields = request.model_dump(mode="json", exclude={"force", "push", "path"}, exclude_none=True)
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def public_address(address: str) -> str | None:
-    """A git address without credentials, query and fragment; None for a place on this machine."""
+    """Return a git address without credentials, query and fragment, or None for a local path."""
     parts = urllib.parse.urlsplit(address)
     if parts.scheme not in ("http", "https", "ssh", "git") or not parts.hostname:
         return None
@@ -104,10 +104,8 @@ def _gpu_labels(spec: str | None, arch: str | None, nodes: list[Node]) -> dict[s
 
 
 def _name_and_version(spec: str, nodes: list[Node]) -> tuple[str, str | None]:
-    """The package of a spec, and the version that it became; without a lock, the plain version that
-    was asked for.
-    """
+    """Return the package of a spec and its version: the lock's, or else the plain one asked for."""
     asked = spack_spec.nodes(spec)[0]
-    found = next((node.version for node in nodes if node.name == asked.name), None)
+    locked = next((node.version for node in nodes if node.name == asked.name), None)
     plain = asked.version.lstrip("=")
-    return asked.name, found or (plain if plain.replace(".", "").isdigit() else None)
+    return asked.name, locked or (plain if plain.replace(".", "").isdigit() else None)

@@ -1,4 +1,7 @@
-"""What the machine's GPU, compilers and MPI ask of an environment, as its Spack knows them. Pure."""
+"""Finds what the machine's GPU, compilers and MPI ask of an environment. Pure.
+
+What they ask depends on what the base image's Spack knows.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from image_builder.spack.spec import nodes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MachineFit:
-    """What is to be added so that Spack can satisfy the machine, and what users are to know of it.
+    """Holds what is added so that Spack can satisfy the machine, and the warnings about it.
 
     `without_gpu` names packages that the GPU's variant is not required of; `required` has more
     requirements of packages.
@@ -65,11 +68,11 @@ def machine_fit(
     refusing = dict(_refusing(demands, mpi, gpu, knows)) if knows is not None else {}
     asked = mpi is not None and nodes(mpi.spec)[0].variants.get(gpu.variant) == "false"
     own = {mpi.name: (f"~{gpu.variant}",)} if asked and mpi is not None else {}
-    allowed, told = _allowed_compilers(target, gpu, image, knows)
+    allowed, compiler_warnings = _allowed_compilers(target, gpu, image, knows)
     return MachineFit(
         without_gpu=tuple(dict.fromkeys([*refusing, *own])),
         required={**dict.fromkeys(refusing, ()), **own, **allowed},
-        warnings=(*refusing.values(), *told),
+        warnings=(*refusing.values(), *compiler_warnings),
     )
 
 
@@ -108,8 +111,10 @@ def _allowed_compilers(
     if not gap.can_be_allowed:
         problem = gap.explained(image.shown)
         raise InvalidRequest([FieldProblem("machine.gpu", problem, "write another version")])
-    told = f"{gap.explained(image.shown)} It is built with +{ALLOW}: what nvcc compiles may fail."
-    return {gpu.name: (f"+{ALLOW}",)}, [told]
+    warning = (
+        f"{gap.explained(image.shown)} It is built with +{ALLOW}: what nvcc compiles may fail."
+    )
+    return {gpu.name: (f"+{ALLOW}",)}, [warning]
 
 
 def _externals(fields: Any) -> bool:

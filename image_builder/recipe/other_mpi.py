@@ -1,4 +1,4 @@
-"""A second MPI that comes from Debian or as a wheel, beside the machine's. Pure."""
+"""Finds a second MPI, from Debian or as a wheel, in addition to the machine's. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MPI_WORD = re.compile(r"(?:lib)?(?:open|cray)?(?:mpi|mpich|mvapich)[0-9.]*(?:t6
 def other_mpi_warnings(
     description: Description, requirements: Requirements | None, mpi: Mpi | None
 ) -> Iterator[str]:
-    """Yield a warning for each entry that brings an MPI which is not the machine's."""
+    """Yield a warning for each entry that installs an MPI which is not the machine's."""
     if mpi is None:
         return
     file = description.file
@@ -36,7 +36,7 @@ def other_mpi_warnings(
 
 
 def brings_mpi(package: str) -> bool:
-    """Whether a Debian package is an MPI, or needs one."""
+    """Return whether a Debian package is an MPI, or needs one."""
     return any(map(_MPI_WORD.match, package.split("-"))) or any(
         fnmatch.fnmatchcase(package, pattern) for pattern in _facts()["apt"]
     )

@@ -1,4 +1,4 @@
-"""Specs that the base image's Spack reads otherwise than they are meant, or not at all. Pure.
+"""Finds specs that the base image's Spack reads in another sense than meant, or not at all. Pure.
 
 `sources.description` does not know the release; here it is known.
 """
@@ -31,9 +31,9 @@ def refuse_unread(description: Description, release: tuple[int, ...]) -> None:
 
 
 def _problems(text: str, named: bool, release: tuple[int, ...]) -> Iterator[tuple[str, str]]:
-    found = spec.problem(text, named=named, release=release)
-    if found:
-        yield found
+    problem = spec.problem(text, named=named, release=release)
+    if problem:
+        yield problem
     elif release >= COMPILERS_ARE_PACKAGES:
         for node in spec.nodes(text, release):
             if node.sigil == "%":
@@ -43,7 +43,7 @@ def _problems(text: str, named: bool, release: tuple[int, ...]) -> Iterator[tupl
 def _compiler_problems(
     text: str, node: spec.Node, release: tuple[int, ...]
 ) -> Iterator[tuple[str, str]]:
-    """From 1.0 on, words behind a compiler are its own: most people mean the package."""
+    """Yield words behind a compiler: from Spack 1.0 on they belong to it; most mean the package."""
     if not is_compiler(node.name):
         return
     written = f"%{node.name}@{node.version}" if node.version else f"%{node.name}"

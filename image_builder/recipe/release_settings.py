@@ -1,4 +1,4 @@
-"""Settings of an environment that the base image's Spack does not read: left out, with a warning.
+"""Leaves out settings of an environment that the base image's Spack does not read, and warns.
 
 Pure. Spack stops at such a key; each of these is a preference, or changes how it looks for a
 solution.

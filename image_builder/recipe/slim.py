@@ -1,11 +1,9 @@
-"""Slim images, without what only building needs: whether one is wanted, can be made, and is as good
-as the full one.
+"""Decides whether a slim image, without what only building needs, is wanted and complete.
 
 The recipe makes the full image first. From it come what Spack keeps for running the environment's
 roots and what pip and scripts added, on a runtime base of the same operating system's release, with
-the Debian packages that all this needs. Then the slim image is held against the full one, where
-both are at hand. Wherever that does not end well, the full image is the result, and its record says
-why.
+the Debian packages that all this needs. Then the slim image is compared with the full one, where
+both exist. If any of this fails, the full image is the result, and its record says why.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ FIRST_LINES_FILE = "cic/first-lines"
 MAX_FIRST_LINE = 256
 MAX_SHOWN = 5
 MAX_ENTRY = 300
-"""Of what the image's own programs tell, in characters."""
+"""Longest output of the image's own programs that is read, in characters."""
 MAX_COUNT = 10**6
 MAX_REPORT_BYTES = 1024**2
 
@@ -37,12 +35,12 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class SlimFailed(CicError):
-    """There is no slim image, or not one that runs what the full one does: that one is to be used."""
+    """No slim image runs what the full image does, so the full one is used."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the recipe's `verify.py` found to be missing."""
+    """Holds what the recipe's `verify.py` found to be missing."""
 
     missing: tuple[str, ...]
     count: int
@@ -59,9 +57,9 @@ class Report:
 def is_wanted(
     request: BuildRequest, description: Description | None, *, has_post_install: bool, default: bool
 ) -> bool:
-    """Whether a slim image is asked for: by the request, else the workflow, else the site.
+    """Return whether a slim image is asked for: by the request, else the workflow, else the site.
 
-    A `post_inst.sh` may count on the compilers: there the site's default says nothing.
+    A `post_inst.sh` may count on the compilers: with one, the site's default does not apply.
     """
     asked = (
         request.slim
@@ -74,7 +72,7 @@ def is_wanted(
 
 
 def incompatibility(base: BaseFacts, runtime: BaseFacts) -> str:
-    """Why what was built in `base` cannot be put on `runtime`; empty when it can."""
+    """Return why what was built in `base` cannot be put on `runtime`; empty when it can."""
     if base.os_id not in ("debian", "ubuntu"):
         return f"the base image is made of {base.os_id or 'an unknown system'}, and only Debian's packages are known"
     if (base.os_id, base.os_version) != (runtime.os_id, runtime.os_version):
@@ -86,8 +84,9 @@ def incompatibility(base: BaseFacts, runtime: BaseFacts) -> str:
 
 
 def variables(base: BaseFacts) -> list[str]:
-    """The base image's own environment for an `ENV` instruction, without Spack's, which is not
-    there any more.
+    """Return the base image's own environment for an `ENV` instruction.
+
+    Spack's variables are left out, as Spack is not there any more.
     """
     return [
         f"{name}={_quoted(value)}"
@@ -100,7 +99,7 @@ def variables(base: BaseFacts) -> list[str]:
 
 
 def labels(base: BaseFacts) -> list[str]:
-    """The base image's labels for a `LABEL` instruction, which holds none of several lines."""
+    """Return the base image's labels for a `LABEL` instruction, which takes single lines only."""
     return [
         f"{_quoted(name)}={_quoted(value)}"
         for name, value in sorted(base.labels.items())
@@ -109,7 +108,7 @@ def labels(base: BaseFacts) -> list[str]:
 
 
 def folder(base: BaseFacts) -> str:
-    """Where the base image's containers start, for a `WORKDIR` instruction."""
+    """Return where the base image's containers start, for a `WORKDIR` instruction."""
     return _quoted(base.folder if base.folder.isprintable() and base.folder else "/")
 
 
@@ -118,21 +117,22 @@ def _quoted(value: str) -> str:
 
 
 def first_lines(folder: Path) -> str:
-    """What the scripts in a step's folder are run by, a line each; it changes more seldom than they
-    do.
+    """Return the interpreter lines of the scripts in a step's folder.
+
+    They change more seldom than the scripts do.
     """
-    found = {PYTHON}
+    interpreters = {PYTHON}
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
                 start = file.read(MAX_FIRST_LINE)
             if start.startswith(b"#!"):
-                found.add(start[2:].split(b"\n")[0].decode("utf-8", "replace").strip())
-    return "".join(f"{line}\n" for line in sorted(found) if line.isprintable())
+                interpreters.add(start[2:].split(b"\n")[0].decode("utf-8", "replace").strip())
+    return "".join(f"{line}\n" for line in sorted(interpreters) if line.isprintable())
 
 
 def read_report(text: bytes) -> Report:
-    """The report that `verify.py` printed. Raises `SlimFailed`."""
+    """Return the report that `verify.py` printed. Raises `SlimFailed`."""
     try:
         content: Mapping[str, Any] = json.loads(text)
         return Report(

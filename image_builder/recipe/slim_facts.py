@@ -1,7 +1,7 @@
-"""What the full image tells for its slim one, checked line by line. Pure.
+"""Checks line by line what programs of the full image report for its slim one.
 
-It is told by programs of the full image after a description's code ran there, and is used by root
-in a step that sees what others' builds see: whoever wrote it, nothing but these shapes goes on.
+They run after a description's code ran in that image, and root uses what they print in a step that
+sees what other users' builds see. So nothing but these shapes passes, wherever it comes from.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NAMES = tuple(_SHAPES)
 
 
 def checked(files: Mapping[str, bytes], *, apt: Collection[str]) -> dict[str, str]:
-    """Return the texts of the files that are known, each line of which has its shape.
+    """Return the texts of the known files, after a check that each line has its shape.
 
     `apt` is what the description asks for, which may be virtual packages. Raises `SlimFailed`.
     """

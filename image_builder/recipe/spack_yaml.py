@@ -1,4 +1,4 @@
-"""The `spack.yaml` of an environment: the description merged with the machine and the site."""
+"""Makes the `spack.yaml` of an environment from its description, the machine and the site."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STAGES = "/tmp/root/spack-stage"
 
 
 def dump(value: Any) -> str:
-    """YAML that reads back as the same value, in the order of its keys."""
+    """Return YAML that reads back as the same value, in the order of its keys."""
     return yaml.dump(
         value,
         Dumper=_Dumper,
@@ -36,8 +36,9 @@ def dump(value: Any) -> str:
 
 
 def roots_of(body: Mapping[str, Any]) -> Iterator[str]:
-    """The plain specs under `specs` and in its groups; matrices and definitions are Spack's to
-    expand.
+    """Yield the plain specs under `specs` and in its groups.
+
+    Matrices and definitions are Spack's to expand.
     """
     for entry in body.get("specs") or ():
         if isinstance(entry, str) and not entry.startswith("$"):
@@ -57,8 +58,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 class Merge:
-    """One description and one machine becoming a `spack.yaml`. Not for what cannot hold:
-    `conflicts` refuses it.
+    """Merges one description and one machine into a `spack.yaml`.
+
+    Not for conflicts between the two: `conflicts` refuses those.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Merge:
         self.warnings: list[str] = []
 
     def body(self) -> dict[str, Any]:
-        """The body of `spack.yaml`."""
+        """Return the body of `spack.yaml`."""
         self._leave_out_unread()
         self._translate_compilers()
         self._require_everywhere()
@@ -114,7 +116,7 @@ class Merge:
         return entries + [spec for spec in added if spec not in entries]
 
     def _without_group(self, entry: Any) -> list[Any]:
-        """The specs of a group, for a release that has no groups."""
+        """Return the specs of a group, for a release that has no groups."""
         if not isinstance(entry, dict) or "group" not in entry:
             return [entry]
         self.warnings.append(
@@ -125,18 +127,18 @@ class Merge:
         return [*(entry.get("specs") or ()), *([matrix] if "matrix" in matrix else [])]
 
     def _rule(self, spec: str) -> Any:
-        """A hard requirement. Before 0.20 only groups are read; from 1.0 on only a plain one
-        reaches externals.
+        """Return a spec as a hard requirement.
+
+        Before Spack 0.20 only groups are read; from 1.0 on only a plain one reaches externals.
         """
         return spec if self.release >= (0, 20) else {"one_of": [spec]}
 
     def _rules(self, name: str) -> list[Any]:
-        """A package's own requirements, without the targets in plain ones: `conflicts` has found
-        that they allow ours, and from 1.0 on externals get the required target only where it stands
-        once.
+        """Return a package's own requirements, without the targets in plain ones.
 
-        Spack joins a list with the site's own list; the site's plain text would be lost, and is
-        repeated here.
+        `conflicts` has found that they allow ours, and from Spack 1.0 on externals get the required
+        target only where it is written once. Spack joins a list with the site's own list; the
+        site's plain text would be lost, and is repeated here.
         """
         existing = (self.packages.get(name) or {}).get("require")
         if not existing:
@@ -147,7 +149,7 @@ class Merge:
         return [self._rule(rule) if isinstance(rule, str) else rule for rule in plain if rule]
 
     def _without_target(self, rule: Any) -> Any:
-        """A rule less the targets that it names; of alternatives, those that ours is not go."""
+        """Return a rule without its targets, and without alternatives for other targets."""
         if isinstance(rule, str):
             return _without_target_words(rule)
         if "when" in rule:
@@ -167,9 +169,7 @@ class Merge:
         return {**rule, key: texts} if all(texts) else None
 
     def _require_everywhere(self) -> None:
-        """The target, for all packages and again where a package's own requirements would hide
-        those of `all`.
-        """
+        """Require the target of all packages, and of those whose own rules hide those of `all`."""
         wanted = [f"target={self.target}"]
         everywhere = self.packages.setdefault("all", {})
         everywhere["require"] = [*self._rules("all"), *map(self._rule, wanted)]
@@ -190,9 +190,7 @@ class Merge:
         ]
 
     def _prefer_gpu(self, everywhere: dict[str, Any]) -> None:
-        """GPU variants: required where the release passes over packages without them, else
-        preferred.
-        """
+        """Require GPU variants where the release ignores packages without them, or prefer them."""
         assert self.gpu is not None
         settings = dict.fromkeys([f"+{self.gpu.variant}", self.gpu.settings])
         if self.release >= (0, 21):
@@ -209,8 +207,10 @@ class Merge:
                 self.packages[name]["variants"] = self._with_gpu(own)
 
     def _with_gpu(self, variants: Any) -> list[str]:
-        """Preferred variants and the GPU's. A package's own hide those of all packages, and Spack
-        joins them to one spec, in which a key stands once.
+        """Return preferred variants together with the GPU's.
+
+        A package's own hide those of all packages, and Spack joins them to one spec, in which a key
+        may occur once.
         """
         assert self.gpu is not None
         ours = {self.gpu.variant, self.gpu.arch_variant}
@@ -222,7 +222,7 @@ class Merge:
         return [*filter(None, kept), self.gpu.settings]
 
     def _without_gpu_where_asked(self) -> None:
-        """A package that the workflow wants without the GPU stays without it, however it says so."""
+        """Keep a package without the GPU where the workflow wants that, in whatever form."""
         for name, path in self._refusing.items():
             assert self.gpu is not None
             self._require(name, f"target={self.target}", f"~{self.gpu.variant}")
@@ -237,7 +237,7 @@ class Merge:
         self._require("mpi", self.mpi.spec)
 
     def _leave_out_unread(self) -> None:
-        """What this release's schema does not have, and would stop at."""
+        """Leave out what this release's schema does not have, as Spack would stop at it."""
         for name, fields in self.packages.items():
             self.packages[name], dropped = fitting_package(name, fields, self.release)
             self._warn_unread([("packages", name, key) for key in dropped])
@@ -251,8 +251,9 @@ class Merge:
             )
 
     def _translate_compilers(self) -> None:
-        """`compiler: [gcc@8]` is not read from Spack 1.0 on, where compilers are packages that
-        provide languages.
+        """Translate `compiler: [gcc@8]`, which Spack does not read from 1.0 on.
+
+        There, compilers are packages that provide languages.
         """
         if self.release < (1, 0):
             return
@@ -271,9 +272,7 @@ class Merge:
                 own.setdefault("prefer", wanted)
 
     def _concretizer(self) -> dict[str, Any]:
-        """The user's settings; targets other than the host's are allowed, and nothing installed
-        changes the result.
-        """
+        """Return the user's settings for any target, with reuse of installed packages off."""
         settings = dict(self.user.get("concretizer") or {})
         if settings.pop("reuse", False) is not False:
             self.warnings.append(
@@ -306,7 +305,7 @@ class Merge:
 
 
 def _texts(rules: Any) -> list[str]:
-    """The specs in a `require`, whatever its form."""
+    """Return the specs in a `require`, whatever its form."""
     if isinstance(rules, str):
         return [rules]
     found: list[str] = []
@@ -324,12 +323,12 @@ def _without_target_words(rule: str) -> str:
 
 
 def _is_virtual(name: str, required: list[str]) -> bool:
-    """Whether requirements are on a virtual package: such ones name its providers."""
+    """Return whether requirements are on a virtual package: such ones name its providers."""
     return all(spack_spec.nodes(text)[0].name not in ("", name) for text in required)
 
 
 def packages_of(text: str | None) -> Mapping[str, Any]:
-    """The `packages` of a `packages.yaml`; empty when there is none. Raises `Misconfigured`."""
+    """Return the `packages` of a `packages.yaml`, which may be empty. Raises `Misconfigured`."""
     if text is None:
         return {}
     try:

@@ -1,34 +1,37 @@
-"""Names that a recipe and its callers share: stages, files, secrets and contexts."""
+"""Names what a recipe and its callers share: stages, files, secrets and contexts."""
 
 from __future__ import annotations
 
 INSTALL_TREES = ("/opt/spack/opt/spack", "/spack/opt/spack")
-"""Where what Spack built lies in an image; externals lie elsewhere."""
+"""Folders of an image that hold what Spack built; externals are in other ones."""
 LATEST_RECIPE = "1"
 LOCK_STAGE = "lock"
 """Build target that exports `spack.lock` alone; only in recipes with `has_spack`."""
 FINAL_STAGE = "final"
 SLIM_STAGE = "slim"
-"""Build target of the slim image, and of the report that holds it against the full one; only with a
-runtime base.
+"""Build target of the slim image, and of the report that compares it with the full one.
+
+Both exist only with a runtime base.
 """
 REPORT_STAGE = "report"
 REPORT_FILE = "report.json"
 DEBUG_STAGE = "debug"
-"""Build target of the environment in which Spack works, to look around in; only in recipes with
-`has_spack`.
+"""Build target of the environment in which Spack works, for debugging.
+
+It exists only in recipes with `has_spack`.
 """
 LOCK_FILE = "cic/spack.lock"
 """Where the build context holds the lock that the install follows; `render` does not make it."""
 CA_BUNDLE_SECRET = "ca_bundle"
 SITE_SECRET = "site_"
-"""How the secrets begin that lend a step what it needs of the site: `site_apt`, `site_spack`,
-`site_pip`.
+"""Prefix of the secrets that give a step what it needs of the site.
+
+They are `site_apt`, `site_spack` and `site_pip`.
 """
 FACTS_STAGE = "facts"
 """Build target that exports what a slim image needs to know of the full one."""
 FACTS_FOLDER = "cic/facts"
-"""Where the build context holds that, once it was checked."""
+"""Path of those facts in the build context, once they were checked."""
 LOOK_STAGE = "held"
 """Build target that exports, as `HELD_FILE`, what `packages.py list` says of the cache mount."""
 HELD_FILE = "held"

@@ -1,4 +1,4 @@
-"""Compilers and systems that a workflow names and the base image does not have. Pure.
+"""Finds compilers and systems that a workflow names and the base image does not have. Pure.
 
 What is not known of an image is not judged.
 """
@@ -31,7 +31,7 @@ _OLD_NAMES = {"clang": "llvm", "oneapi": "intel-oneapi-compilers"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageSystem:
-    """What an image has: compilers as (name, version), and its operating system as Spack names it."""
+    """Holds an image's compilers as (name, version), and its operating system as Spack names it."""
 
     compilers: tuple[tuple[str, str], ...]
     system: str
@@ -39,7 +39,7 @@ class ImageSystem:
 
     @property
     def shown(self) -> str:
-        """The compilers as a message shows them."""
+        """Return the compilers as a message shows them."""
         names = dict.fromkeys(
             f"{name} {version.removesuffix(_OPEN)}" for name, version in self.compilers
         )
@@ -56,14 +56,14 @@ def image_system(
 
     `packages` are the `packages` sections of the site and the description.
     """
-    found = available(base.compilers, apt)
-    found += _split(knows.compilers if knows is not None else ())
+    compilers = available(base.compilers, apt)
+    compilers += _split(knows.compilers if knows is not None else ())
     for section in packages:
         for fields in section.values():
             externals = (fields or {}).get("externals") or ()
-            found += _split(str(entry.get("spec", "")) for entry in externals if entry)
+            compilers += _split(str(entry.get("spec", "")) for entry in externals if entry)
     return ImageSystem(
-        compilers=tuple(dict.fromkeys(found)) if base.compilers or knows else (),
+        compilers=tuple(dict.fromkeys(compilers)) if base.compilers or knows else (),
         system=knows.system if knows is not None else _system(base),
     )
 
@@ -95,7 +95,7 @@ def _compiler(
 
 
 def _is_compiler(name: str, release: tuple[int, ...]) -> bool:
-    """From 1.0 on any direct dependency stands behind `%`."""
+    """Return whether a name is a compiler's: from Spack 1.0 on `%` takes any direct dependency."""
     return bool(name) and (release < COMPILERS_ARE_PACKAGES or name in _COMPILERS)
 
 
@@ -162,5 +162,5 @@ def _system(base: BaseFacts) -> str:
 
 
 def _split(specs: Iterable[str]) -> list[tuple[str, str]]:
-    found = [nodes(text)[0] for text in specs if text]
-    return [(node.name, node.version.lstrip("=")) for node in found]
+    firsts = [nodes(text)[0] for text in specs if text]
+    return [(node.name, node.version.lstrip("=")) for node in firsts]

@@ -1,4 +1,4 @@
-"""Compiler flags that choose a CPU: whether they stay within the target. Pure."""
+"""Checks whether compiler flags that choose a CPU stay within the target. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPTIONS = ("-march=", "-mcpu=", "-mtune=")
 
 
 def leaves_target(flag: str, target: str) -> bool:
-    """Whether a flag makes code for another CPU than `target`, such as the host's (`native`)."""
+    """Return whether a flag makes code for another CPU than `target`, as `native` does."""
     if match := _CHOICE.match(flag):
         base, *features = match["name"].split("+")
         allowed = _names(target) | ({"generic"} if match["what"] == "tune" else set())
@@ -32,7 +32,7 @@ def _plain(name: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _names(target: str) -> frozenset[str]:
-    """The names by which compilers know a target and what it descends from."""
+    """Return the names by which compilers know a target and its ancestors."""
     cpu = archspec.cpu.TARGETS[target]
     names = set()
     for one in (cpu, *cpu.ancestors):

@@ -1,4 +1,4 @@
-"""The environment's view: what of the description's `view` is kept, and what cannot be in one. Pure."""
+"""Decides what of the description's `view` is kept, and which specs one view cannot hold. Pure."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _HIDING = ("projections", "select", "exclude")
 
 
 def view_of(description: Description) -> tuple[Any, list[str]]:
-    """Return the environment's `view`, and a warning for what of the description's is not used.
+    """Return the environment's `view`, and a warning for each part of the description's left out.
 
     The default view is at `VIEW` and holds every program: `PATH` names its `bin`. Only where specs
-    are concretized apart from each other may there be none.
+    are concretized separately may there be none.
     """
     body = description.spack or {}
     view = body.get("view", True)
@@ -35,23 +35,25 @@ def view_of(description: Description) -> tuple[Any, list[str]]:
         ]
         return {**others, "default": default}, warnings
     if view is False and not is_unified(body):
-        told = f"{_line(description, 'view')}: there is no view: programs are found by spack load."
-        return False, [told]
+        warning = (
+            f"{_line(description, 'view')}: there is no view: programs are found by spack load."
+        )
+        return False, [warning]
     if view not in (True, None, VIEW):
         return VIEW, [f"{description.file}: the view is at {VIEW}, whatever view says."]
     return VIEW, []
 
 
 def is_unified(body: Mapping[str, Any]) -> bool:
-    """Whether all root specs are concretized together."""
+    """Return whether all root specs are concretized together."""
     return (body.get("concretizer") or {}).get("unify", True) in (True, None)
 
 
 def refuse_twice(description: Description, roots: Iterable[Root]) -> None:
-    """Raise `BadDescription` (`CONFLICT`) for root specs of one package that cannot be together.
+    """Raise `BadDescription` (`CONFLICT`) for root specs of one package that exclude each other.
 
-    Concretized together they have no solution; apart, they are in each other's way in the view, and
-    Spack says so when everything is built (spack/spack #31787).
+    Concretized together they have no solution; apart, they collide in the view, and Spack says so
+    only when everything is built (spack/spack #31787).
     """
     body = description.spack or {}
     if not is_unified(body) and view_of(description)[0] is False:
@@ -81,7 +83,7 @@ def _twice(description: Description, roots: Iterable[Root]) -> Iterator[Problem]
 
 
 def _exclude(one: Root, other: Root) -> bool:
-    """Whether no package can be what both root specs ask for."""
+    """Return whether no package can be what both root specs ask for."""
     root, second = one.nodes[0], other.nodes[0]
     switches = {setting.key: setting.value for setting in root.settings if setting.is_switch}
     return (
@@ -95,7 +97,7 @@ def _exclude(one: Root, other: Root) -> bool:
 
 
 def _compilers_exclude(one: Root, other: Root) -> bool:
-    """Whether the compilers of the two differ; only plain ones (`%gcc@12`) are compared."""
+    """Return whether the compilers of the two differ; only plain ones (`%gcc@12`) are compared."""
     first, second = (
         [node for node in root.nodes[1:2] if node.sigil == "%" and not node.virtuals]
         for root in (one, other)
@@ -108,7 +110,7 @@ def _compilers_exclude(one: Root, other: Root) -> bool:
 
 
 def _default(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The default view, and which of its settings are not used."""
+    """Return the default view, and which of its settings are not used."""
     dropped = [key for key in _HIDING if fields.get(key)]
     dropped += ["link"] if fields.get("link") == "roots" else []
     kept = {key: value for key, value in fields.items() if key not in (*_HIDING, *dropped)}
