@@ -1,4 +1,4 @@
-"""The application: made from settings, with everything it is made of handed in or made here."""
+"""Make the application from settings, with every part either handed in or made here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAX_BODY_BYTES = 1024**2
 def create_app(
     settings: Settings | None = None, executor: Executor | None = None, runner: Runner | None = None
 ) -> Flask:
-    """An application for these settings (None: the configured ones), whose database is up to date.
+    """Return an application for these settings (None: the configured ones), its database migrated.
 
     `executor` has runs worked on; without one it is the machine's pool process, which the caller
     starts with `start_service`. With a `runner` instead, commands are started by it in threads of
@@ -92,9 +92,7 @@ def create_app(
 
 
 def start_service(app: Flask) -> None:
-    """Let an application that serves requests see to its workers, and tell the operator what
-    happens.
-    """
+    """Start the workers of an application that serves requests, and log to its operator."""
     share_arenas()
     log_to_stderr(app.extensions["cic"].settings.service.log_format)
     executor = app.extensions["cic"].executor
@@ -127,9 +125,7 @@ def _flask_config(settings: Settings) -> dict[str, Any]:
 
 
 def _require_links(settings: Settings) -> None:
-    """Raise `Misconfigured` when a front server is to send SIFs that cannot be linked to where it
-    looks.
-    """
+    """Raise `Misconfigured` when SIFs cannot be linked to where a front server looks for them."""
     build, service = settings.library.build, settings.service
     if build.storage.startswith("/") and (service.download_links or service.public_downloads):
         Path(build.storage).mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,9 +1,6 @@
-"""Who asks: Basic with user and password or with a token as the user name, Bearer with a token.
+"""Authenticate requests.
 
-Checking a password takes long on purpose. A password that was right is remembered for a minute, in
-this process's memory, under a key that holds the version of the user's credentials: that version
-comes with the user's row at each request, so a change or a removal takes effect at once and
-everywhere.
+Basic takes user and password or a token as the user name, Bearer a token.
 """
 
 from __future__ import annotations
@@ -51,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who is logged in, and what the credentials are good for."""
+    """A user who is logged in, and what the credentials permit."""
 
     id: int
     name: str
@@ -60,7 +57,7 @@ class Principal:
 
 
 class Authenticator:
-    """Answers who somebody is. One for each application; safe among threads."""
+    """Finds the user of credentials. One for each application; safe among threads."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -72,10 +69,11 @@ class Authenticator:
         self._nobody = accounts.hash_password(secrets.token_hex())
 
     def by_credentials(self, name: str, password: str, address: str) -> Principal | None:
-        """The user of this name and password, or of the token that stands for the name. May raise
-        `TooManyFailures`.
+        """Return the user of this name and password, or of the token in place of the name, or None.
 
-        Takes as long for a name that nobody has as for a wrong password.
+        Raises `TooManyFailures`.
+
+        Takes as long for an unknown name as for a wrong password.
         """
         if name.startswith(accounts.TOKEN_PREFIX):
             return self.by_token(name, address)
@@ -84,7 +82,7 @@ class Authenticator:
     def with_build(
         self, name: str, password: str, address: str, build_id: str
     ) -> tuple[Principal | None, Any | None]:
-        """As `by_credentials`, and the user's build of this id, from one question to the database."""
+        """Return the user as `by_credentials` does, and the user's build of this id."""
         if name.startswith(accounts.TOKEN_PREFIX):
             return self.by_token(name, address), None
         row, build = accounts.by_name_with_build(self._engine, name[:200], build_id)
@@ -100,7 +98,7 @@ class Authenticator:
         return _principal(row, accounts.SCOPES) if row.is_active and row.is_confirmed else None
 
     def by_token(self, token: str, address: str) -> Principal | None:
-        """The user for whom a token stands."""
+        """Return the user of a token, or None."""
         row = accounts.by_token(self._engine, token)
         if row is None:
             network = f"address {network_of(address)}"
@@ -192,7 +190,7 @@ _bearer.error_handler(_refuse)
 
 
 def authenticator() -> Authenticator:
-    """The present application's."""
+    """Return the present application's authenticator."""
     found: Authenticator = current_app.extensions["cic"].authenticator
     return found
 

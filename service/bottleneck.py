@@ -1,4 +1,4 @@
-"""What few may do at a time: the others wait a little, in small number, or come back."""
+"""Limit what runs at a time: a few others wait a little, the rest are asked to come back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Bottleneck:
 
     @contextlib.contextmanager
     def passed(self, who: Hashable = None) -> Iterator[None]:
-        """Be inside for the length of the block. Raises `Busy` when too many wait already."""
+        """Hold a place for the length of the block. Raises `Busy` when too many wait already."""
         with self._lock:
             if self._here.total() >= self._limit or self._here[who] >= self._of_one:
                 raise Busy(self._message)
@@ -47,7 +47,7 @@ class Bottleneck:
 
 
 def resolving(threads: int) -> Bottleneck:
-    """Return the way through which requests are looked up, for a process of so many threads."""
+    """Return the bottleneck for looking up requests, in a process of so many threads."""
     return Bottleneck(
         max(2, threads // 2),
         waiting=max(2, threads // 8),

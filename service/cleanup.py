@@ -1,12 +1,12 @@
-"""Clean-up: what may go, why, and how it goes. The command and the pool run it; one of them at a
-time.
+"""Decide what clean-up may remove, and remove it; the command and the pool take turns at it.
 
 What is in use stays. Builds hold their folder and their identity, readers the file that they read,
-and each of them keeps it from being removed in any process; see `image_builder.leases`. What was
-used within the last hour stays, too: an image that was just made belongs to a build that is about
-to be told of it. Pinned images stay for ever, and so do base images, on which others are built.
+and each of them keeps it from being removed in any process; see `image_builder.host.leases`. What
+was used within the last hour stays, too: an image that was just made belongs to a build that is
+about to be recorded as finished. Pinned images stay for ever, and so do base images, on which
+others are built.
 
-Everything is looked at once more when nobody can begin to use it any more, and only then removed. A
+Everything is checked once more when nothing can begin to use it any more, and only then removed. A
 clean-up that is killed leaves nothing that is offered and not whole; the next one takes the rest.
 """
 
@@ -36,7 +36,7 @@ from service.db import audit_trail, builds, runs
 from service.logs.storage import logs_of
 
 GRACE_S = 3600.0
-"""What was used so lately stays, whatever the limits say."""
+"""What was used within this time stays, whatever the limits say."""
 
 _RUN = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}")
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Item:
-    """One thing that may go. `remove` says whether it went: it stays when somebody uses it by now."""
+    """One thing that may be removed. `remove` returns False when it is in use by now."""
 
     kind: str
     name: str
@@ -54,7 +54,7 @@ class Item:
 
 
 class Cleanup:
-    """The clean-up of one service. Nothing is done on construction."""
+    """The clean-up of one service; making one removes nothing."""
 
     def __init__(
         self, engine: Engine, settings: Settings, images: Images, *, grace_s: float = GRACE_S
@@ -65,7 +65,7 @@ class Cleanup:
         self._kept_logs = logs_of(settings, engine)
 
     def run(self, *, dry_run: bool = False) -> Iterator[Item]:
-        """Remove what may go, and yield each thing that went; with `dry_run` what would go.
+        """Remove what may go, and yield each thing removed; with `dry_run`, each that would be.
 
         Raises `ServiceError` when another clean-up is at work. What cannot be looked at now is left
         for another time.
@@ -130,7 +130,7 @@ class Cleanup:
             )
 
     def _logs(self) -> Iterator[Item]:
-        """Logs of runs that ended, or that nobody knows; the oldest first."""
+        """Logs of runs that ended or that the database does not have; the oldest first."""
         logs = sorted(self._ended_logs(), key=lambda log: log.ended_at)
         over_bytes = sum(log.size_bytes for log in logs) - _limit(self._limits.max_logs_bytes)
         for log in logs:
@@ -197,8 +197,9 @@ class Cleanup:
         return "images take more than max_images_bytes" if is_too_much else None
 
     def _remove_sif(self, record: ImageRecord, *, is_too_much: bool) -> bool:
-        """Asked once more when nobody can come any more: who has come since we looked has left a
-        trace.
+        """Remove a SIF unless it was used since the first look.
+
+        Its lease is held by now, so that no new reader can come; earlier ones have left a trace.
         """
 
         def has_a_reason_to_stay() -> bool:

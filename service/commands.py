@@ -1,5 +1,6 @@
-"""Commands for operators: `flask --app builder_service users …`, `tokens …`, `images …`, `cleanup`,
-`audit`, `backup`.
+"""Define the operators' commands, as in `flask --app builder_service users add`.
+
+The groups are `users` and `tokens` and `images`; `cleanup`, `audit` and `backup` stand alone.
 """
 
 from __future__ import annotations
@@ -26,9 +27,7 @@ from service.db import audit_trail as db_audit_trail
 from service.db.database import copy_sqlite, now
 
 COMMAND_LINE = "command line"
-"""Where the audit trail says that an operator's command came from; its user is one of the operating
-system.
-"""
+"""The origin of an operator's command in the audit trail; its user is the operating system's."""
 
 users = AppGroup("users", help="Who may use the service.")
 tokens = AppGroup("tokens", help="What programs log in with instead of a password.")
@@ -146,7 +145,7 @@ def block(name: str) -> None:
     help="What it is good for; may be given more than once. Without this, everything.",
 )
 def add_token(user: str, name: str, days: int | None, scopes: tuple[str, ...]) -> None:
-    """Make a token for USER, called NAME, and print it: nobody sees it again."""
+    """Make a token for USER, called NAME, and print it: it cannot be shown again."""
     expires_at = None if days is None else now() + datetime.timedelta(days=days)
     user_id = _user_id(user)
     _do(
@@ -246,8 +245,9 @@ def unpin(name: str) -> None:
 @images.command("remove")
 @click.argument("name")
 def remove_image(name: str) -> None:
-    """Remove the SIF of this file name or sha256, and every name of it, unless it is pinned or
-    being read.
+    """Remove the SIF of this file name or sha256, and every name of it.
+
+    A pinned SIF, and one that is being read, stays.
     """
     if not _service().images.remove(_digest(name)):
         raise click.ClickException(f"{name} is pinned or in use.")
@@ -259,8 +259,9 @@ def remove_image(name: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
 @with_appcontext
 def cleanup(dry_run: bool) -> None:
-    """Remove what nobody needs, within the limits of the configuration; never what is pinned or in
-    use.
+    """Remove what is not needed any more, within the limits of the configuration.
+
+    What is pinned or in use stays.
     """
     parts = _service()
     count = freed_bytes = 0
@@ -299,7 +300,7 @@ def audit(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Tell who did what and when, newest first: time, user, action, subject, address."""
+    """Print who did what and when, newest first: time, user, action, subject, address."""
     since = None if days is None else now() - datetime.timedelta(days=days)
     for row in audit_trail.events(
         _service().engine, user=user, action=action, subject=subject, since=since, limit=limit

@@ -1,5 +1,4 @@
-"""What the service's processes tell their operator: one line for each thing that happened, on
-standard error.
+"""Log what the service's processes do: one line for each event, on standard error.
 
 Lines about what users do read `action=… subject=… user=… address=…`; no secret is ever part of one.
 With the format `json` each line is an object, with the user of the request or the run that the line
@@ -20,14 +19,14 @@ from flask import g, has_request_context, request
 
 TEXT, JSON = "text", "json"
 FIELDS = ("action", "subject", "user", "address", "build", "run")
-"""What a line may say of what it is about: the `extra` of the call that logs."""
+"""What a line is about: the `extra` of the call that logs."""
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _run: contextvars.ContextVar[str | None] = contextvars.ContextVar("cic_run", default=None)
 
 
 class JsonLines(logging.Formatter):
-    """A line as a JSON object."""
+    """Formats a line as a JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         said: dict[str, Any] = {
@@ -50,7 +49,7 @@ class JsonLines(logging.Formatter):
 
 @contextlib.contextmanager
 def about_run(run_id: str) -> Iterator[None]:
-    """Whatever this thread logs meanwhile is about a run."""
+    """Mark whatever this thread logs within the block as being about a run."""
     before = _run.set(run_id)
     try:
         yield
@@ -59,7 +58,7 @@ def about_run(run_id: str) -> Iterator[None]:
 
 
 def log_to_stderr(form: str = TEXT) -> None:
-    """Let log lines of this process go to standard error, unless it has arranged for them already."""
+    """Send log lines of this process to standard error, unless it has arranged for them already."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == JSON else logging.Formatter(_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -1,4 +1,4 @@
-"""What an application is made of; it hangs at `app.extensions["cic"]`."""
+"""Hold the parts that an application is made of, at `app.extensions["cic"]`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ class Service:
 
 
 def service() -> Service:
-    """What the present application is made of."""
+    """Return the parts of the present application."""
     found: Service = current_app.extensions["cic"]
     return found

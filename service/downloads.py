@@ -1,4 +1,4 @@
-"""How a finished SIF reaches its user: sent by the service, or by a front server through a link."""
+"""Bring a finished SIF to its user: the service sends it, or a front server does through a link."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ _LINK = re.compile(r"[0-9a-f]{48}")
 
 
 def send_sif(images: Images, sha256: str, filename: str) -> Response:
-    """The answer that sends a stored SIF, or the range of it that was asked for. Raises
-    `FileNotFoundError`.
+    """Return the answer that sends a stored SIF, or the range of it that was asked for.
+
+    Raises `FileNotFoundError`.
     """
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "Cache-Control": "private, no-cache"}
@@ -77,10 +78,10 @@ def send_sif(images: Images, sha256: str, filename: str) -> Response:
 
 
 def _wanted_range(sha256: str, size_bytes: int) -> tuple[int, int, bool] | None:
-    """First byte, the one after the last, and whether that is a part; None for a range that the
-    file does not have.
+    """Return the first byte, the one after the last, and whether that is a part of the file.
 
-    Several ranges at once, or a range of another file than ours (If-Range), get the whole file.
+    None stands for a range that the file does not have. Several ranges at once, or a range of
+    another file than ours (If-Range), get the whole file.
     """
     asked, condition = request.range, request.if_range
     if asked is None or asked.units != "bytes" or len(asked.ranges) != 1 or size_bytes == 0:
@@ -92,8 +93,7 @@ def _wanted_range(sha256: str, size_bytes: int) -> tuple[int, int, bool] | None:
 
 
 class _Body:
-    """A stored SIF on its way: it is held open, so that clean-up leaves it alone, until it is
-    closed.
+    """A stored SIF on its way, held open until it is closed, so that clean-up leaves it alone.
 
     A file to the server (for sendfile), and an iterable of blocks where the server has no better
     way.
@@ -133,10 +133,10 @@ class _Body:
 
 
 def make_link(sif: Path, filename: str, folder: Path, secret: str) -> str:
-    """Make a second, unguessable name for a SIF below `folder`, which a front server serves; return
-    its path there.
+    """Make a second, unguessable name for a SIF below `folder`, and return its path there.
 
-    All who ask for it within `LINK_EVERY_S` get the same one, so that asking fills no disk.
+    A front server serves `folder`. All who ask for a SIF within `LINK_EVERY_S` get the same name,
+    so that requests fill no disk.
     """
     period = int(time.time() // LINK_EVERY_S)
     what = f"download link {sif.name} {filename} {period}".encode()
@@ -148,11 +148,11 @@ def make_link(sif: Path, filename: str, folder: Path, secret: str) -> str:
 
 
 def offer_all_publicly(images: Images, folder: Path, *, is_wanted: bool) -> None:
-    """Let every SIF that has a name lie under it in `folder`, and nothing else; without `is_wanted`
-    nothing at all.
+    """Link every SIF that has a name under it in `folder`, and remove all other links.
 
-    Others offer at the same time: the folder is listed before the names are, so that what is
-    offered meanwhile is not among what goes, and names on their way stay for `ON_ITS_WAY_S`.
+    Without `is_wanted` the folder ends empty. Others link at the same time: the folder is listed
+    before the names are, so that a link made meanwhile is not removed, and names on their way stay
+    for `ON_ITS_WAY_S`.
     """
     there = list(os.scandir(folder)) if folder.is_dir() else []
     names = images.names() if is_wanted else {}
@@ -177,7 +177,7 @@ def _stays(entry: os.DirEntry[str], names: Container[str]) -> bool:
 
 
 def is_linked(sif: Path, folder: Path) -> bool:
-    """Whether a link to this SIF was handed out that has not been swept."""
+    """Return whether a link to this SIF exists that has not been swept."""
     with contextlib.suppress(FileNotFoundError):
         if (found := sif.stat()).st_nlink > 1:
             return any(os.path.samestat(found, linked.stat()) for linked in folder.glob("*/*"))
@@ -185,7 +185,7 @@ def is_linked(sif: Path, folder: Path) -> bool:
 
 
 def sweep_links(folder: Path, life_s: float = LINK_LIFE_S) -> int:
-    """Remove the links that have expired; returns how many."""
+    """Remove the links that have expired, and return how many there were."""
     removed = 0
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:

@@ -1,4 +1,4 @@
-"""SIFs of the first service, which lay under their names in `<tmp_folder>/images/`.
+"""Take over SIFs of the first service, which kept them by name in `<tmp_folder>/images/`.
 
 A front server may hand out what is in that folder, so they do not stay there; and nothing is known
 of what they were made from, so nothing is ever built "already" by them. Their names stay good.

@@ -1,4 +1,4 @@
-"""Errors of the service beside those of the library; `problems` turns them into answers."""
+"""Define the service's errors, in addition to the library's; `problems` turns them into answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from image_builder.errors import (
 
 
 class Forbidden(UserError):
-    """The user is known, and may not do this."""
+    """The user is known, and is not permitted to do this."""
 
 
 class WrongMediaType(UserError):

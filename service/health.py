@@ -1,5 +1,6 @@
-"""Whether the service can do its work, and which part of it cannot: asked in the background,
-answered from memory.
+"""Report whether the service can do its work, and which part of it cannot.
+
+The parts are checked in the background; a call is answered from memory.
 """
 
 from __future__ import annotations
@@ -36,11 +37,10 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """One part: `ask` raises what is wrong with it, or tells what is to be known. It is asked every
-    `every_s` at most.
+    """One part of the service: `ask` raises what is wrong with it, or returns facts about it.
 
-    Without a part that is not `needed` the service is ready all the same, and says what is wrong as
-    a warning.
+    It is called every `every_s` at most. Without a part that is not `needed` the service is ready
+    all the same, and reports what is wrong as a warning.
     """
 
     ask: Callable[[], str | None]
@@ -49,8 +49,9 @@ class Check:
 
 
 class Readiness:
-    """Remembers what its checks found. A call that finds old answers gets them, and has new ones
-    made meanwhile.
+    """Remembers the results of its checks.
+
+    A call that finds old results returns them, and has new ones made meanwhile.
     """
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
@@ -60,11 +61,11 @@ class Readiness:
         self._first = threading.Event()
 
     def add(self, name: str, check: Check) -> None:
-        """One more part that is needed. Before the first answer."""
+        """Add one more part that is needed; call it before the first answer."""
         self._checks[name] = check
 
     def answer(self) -> Response:
-        """200 when everything is there, else 503 with what is missing and what to do."""
+        """Return 200 when every part works, else 503 with what is missing and what to do."""
         self._refresh()
         self._first.wait(FIRST_ANSWER_S)
         found = {name: outcome for name, (_, outcome) in list(self._found.items())}
@@ -129,7 +130,7 @@ def _outcome(name: str, check: Check) -> CicError | str | None:
 
 
 def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
-    """What a service on this machine needs; one whose builds are made elsewhere needs less."""
+    """Return what a service on this machine needs: less where builds are made elsewhere."""
     library = settings.library
     build = library.build
     images = open_images(build, library.registry)

@@ -1,4 +1,4 @@
-"""Whether a stored image runs on a machine, and what starts it there."""
+"""Check whether a stored image runs on a machine, and write what starts it there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Placed:
         )
 
     def script(self, kind: str | None, *, program: str = "", processes: int = PROCESSES) -> Script:
-        """Return what starts the image there, with what a check found as comments.
+        """Return what starts the image there, with the findings of a check as comments.
 
         Raises `InvalidRequest`.
         """

@@ -1,4 +1,4 @@
-"""How the C library hands out memory to the many threads of the service's processes."""
+"""Limit how much memory the C library takes for the many threads of the service's processes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ followers and 60 more builds a process grew by 20 % that way, and by 5 to 10 % w
 
 
 def share_arenas() -> None:
-    """Let all threads of this process share `ARENAS` arenas; nothing where the C library is not
-    glibc.
+    """Let all threads of this process share `ARENAS` arenas.
+
+    It does nothing where the C library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,6 +1,4 @@
-"""Numbers for Prometheus, counted in the database at each scrape: the same from whichever process
-is asked.
-"""
+"""Count for Prometheus in the database, at each scrape: the same in whichever process is asked."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from service.workers import registry as workers_registry
 
 
 def exposition(engine: Engine, *, lost_after_s: float) -> Response:
-    """The answer to a scrape."""
+    """Return the answer to a scrape."""
     registry = CollectorRegistry()
     registry.register(_Database(engine, lost_after_s))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
@@ -94,9 +92,7 @@ def _queue(connection: Connection) -> Iterator[Metric]:
 
 
 def _made(connection: Connection) -> Metric:
-    """Where finished builds came from: their own run, one that others had asked for, or what was
-    stored already.
-    """
+    """Count finished builds by origin: their own run, another's run, or what was stored already."""
     family = GaugeMetricFamily(
         "cic_builds_made", "Finished builds by where they came from", labels=["how"]
     )
@@ -172,8 +168,9 @@ def _registered(rows: list[dict[str, Any]]) -> Iterator[Metric]:
 
 
 def _durations(connection: Connection) -> Iterator[Metric]:
-    """Sums and counts over finished runs: the mean of a stage over any time is the ratio of their
-    rates.
+    """Sum and count the stages of finished runs.
+
+    The mean of a stage over any time is the ratio of the two rates.
     """
     rows = connection.execute(
         sa.select(

@@ -1,4 +1,4 @@
-"""Every exception becomes an RFC 9457 problem document, in one place."""
+"""Turn every exception into an RFC 9457 problem document, in one place."""
 
 from __future__ import annotations
 
@@ -29,13 +29,11 @@ _log = logging.getLogger(__name__)
 PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_S = 30
 DRAIN_BYTES = 64 * 1024**2
-"""How much of a body that is too large is read and thrown away, so that its sender gets to hear the
-answer.
-"""
+"""How much of a body that is too large is read and dropped, so that its sender gets the answer."""
 
 
 class WrongField(TypedDict):
-    """A wrong field: where it stands, what is wrong with it, and what to write instead."""
+    """A wrong field: where it is, what is wrong with it, and what to write instead."""
 
     field: str
     problem: str
@@ -43,7 +41,7 @@ class WrongField(TypedDict):
 
 
 class Problem(TypedDict):
-    """What went wrong (RFC 9457): `code` for programs, `detail` and `hint` for people."""
+    """What is wrong (RFC 9457): `code` for programs, `detail` and `hint` for people."""
 
     type: str
     title: str
@@ -73,7 +71,7 @@ def problem(
     more: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A problem document."""
+    """Return the answer with a problem document."""
     body: Problem = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -121,7 +119,7 @@ def _code(error: CicError) -> str:
 
 
 def from_http(error: HTTPException) -> Response:
-    """A problem document for what went wrong between the request and any call."""
+    """Return a problem document for an error between the request and any call."""
     if isinstance(error, RequestEntityTooLarge):
         _drain()
         return problem(
@@ -161,8 +159,9 @@ def _from_surprise(error: Exception) -> Response:
 
 
 def _drain() -> None:
-    """Read what is left of the body, up to a bound. A server that closes on unread bytes cuts its
-    own answer off.
+    """Read what is left of the body, up to a bound.
+
+    A server that closes on unread bytes cuts its own answer off.
     """
     stream, left = (
         request.environ.get("wsgi.input"),

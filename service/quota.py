@@ -1,4 +1,4 @@
-"""How much one user's builds may take."""
+"""Limit how much one user's builds may take."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def limits_of(engine: Engine, settings: Settings, images: Images, user_id: int) 
 
 
 def require_room_for_run(engine: Engine, settings: Settings, images: Images, run_id: str) -> None:
-    """Raise `LimitReached` when nobody who waits for a run has room for what it makes.
+    """Raise `LimitReached` when no user who waits for a run has room for what it makes.
 
-    What was accepted at once, while there was room for one of them, is counted here as it ends.
+    Requests that were accepted at once, while there was room for one of them, are counted here as
+    they end.
     """
     if settings.service.max_stored_bytes_per_user is None:
         return

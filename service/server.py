@@ -1,5 +1,6 @@
-"""The production server under `python3 builder_service.py`: gunicorn with workers of our own
-(`service.serving`), started from here.
+"""Run the production server of `python3 builder_service.py`.
+
+It is gunicorn, with the workers of `service.serving`, started from here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MARGIN_S = 20.0
 
 
 class _Server(BaseApplication):  # type: ignore[misc]
-    """Gunicorn, told what to do by our settings alone."""
+    """Gunicorn, configured by our settings alone."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -46,7 +47,7 @@ class _Server(BaseApplication):  # type: ignore[misc]
 
 
 def bridged(app: Flask, settings: Settings) -> Bridge:
-    """The application as the workers of `server_options` serve it."""
+    """Return the application as the workers of `server_options` serve it."""
     service = settings.service
     return Bridge(
         app,
@@ -60,7 +61,7 @@ def bridged(app: Flask, settings: Settings) -> Bridge:
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
-    """Gunicorn's options."""
+    """Return gunicorn's options."""
     service = settings.service
     host = f"[{service.host}]" if ":" in service.host else service.host
     options: dict[str, Any] = {
@@ -84,7 +85,7 @@ def server_options(settings: Settings) -> dict[str, Any]:
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or Ctrl-C; then running builds end, or go back to the queue."""
+    """Serve until SIGTERM or Ctrl-C; then running builds end, or return to the queue."""
     create_app(settings)  # what cannot work says so here, once, before any worker begins
     try:
         _Server(settings).run()

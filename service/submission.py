@@ -1,4 +1,4 @@
-"""From a user's request to a build: pin what it names, see whether it exists, else queue it."""
+"""Turn a user's request into a build: pin its inputs, look for an existing image, else queue it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Submission:
     """What asks git and Docker, which may take their time."""
 
     def submit(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> str:
-        """Accept a request and return its build's id; from here on nothing is lost.
+        """Accept a request and return its build's id; from then on it survives a restart.
 
         Raises `InvalidRequest`, `NotFound`, `Forbidden`, `LimitReached` (a quota) or `Unavailable`.
         """
@@ -59,7 +59,7 @@ class Submission:
         if not request.force and not inputs.push and inputs.identity is not None:
             with self.images.using(
                 inputs.identity
-            ):  # what is found stays until it is written down who has it
+            ):  # the image that exists stays until the build that has it is written
                 made = self._existing(inputs, inputs.identity)
                 if made is not None:
                     return builds.create_finished(self.engine, new, limits, made)
@@ -75,13 +75,13 @@ class Submission:
         return build_id
 
     def plan(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> pipeline.Plan:
-        """What would be built; nothing is built or written down."""
+        """Return what would be built; nothing is built or written."""
         require_right(request, is_admin)
         with self.resolving.passed(user_id):
             return pipeline.plan(request, self.settings.library)
 
     def withdraw(self, build_id: str) -> None:
-        """End a build for its user; its run stops when nobody wants it any more."""
+        """End a build for its user; its run stops when no other build wants it."""
         row = builds.build(self.engine, build_id)
         log_bytes = None if row is None else self.logs.of(row.run_id).size_bytes()
         run_id = builds.withdraw(
@@ -91,8 +91,9 @@ class Submission:
             self.executor.cancel(run_id)
 
     def _existing(self, inputs: Inputs, identity: str) -> Outcome | None:
-        """What was asked for, if all of it exists: the SIF, or the image in the daemon under its
-        name.
+        """Return what was asked for if all of it exists, else None.
+
+        That is the SIF, or the image in the daemon under its name.
         """
         if inputs.filename is None:
             return _outcome(inputs) if _has_image(inputs.image_id, identity) else None
@@ -118,7 +119,7 @@ class Submission:
 
 
 def require_right(request: BuildRequest, is_admin: bool) -> None:
-    """Base images are for administrators. Raises `Forbidden`."""
+    """Raise `Forbidden` for a base image that a user without administrator rights asks for."""
     if request.is_base and not is_admin:
         raise Forbidden(
             "Only administrators may build base images.",
@@ -127,7 +128,7 @@ def require_right(request: BuildRequest, is_admin: bool) -> None:
 
 
 def new_build(request: BuildRequest, inputs: Inputs, user_id: int) -> NewBuild:
-    """An accepted request as it is written down."""
+    """Return an accepted request as it is written to the database."""
     key = inputs.identity or _unresolved_key(request, inputs)
     return NewBuild(
         user_id=user_id,
@@ -147,8 +148,9 @@ def new_build(request: BuildRequest, inputs: Inputs, user_id: int) -> NewBuild:
 
 
 def _unresolved_key(request: BuildRequest, inputs: Inputs) -> str:
-    """Return what identical requests share while the identity is not known, as the base image is
-    not: all of it that is.
+    """Return the join key of requests whose identity is not known yet, as their base image is not.
+
+    It covers the whole request.
     """
     fields: dict[str, Any] = request.model_dump(
         mode="json", include={"machine", "workflow", "step_id", "slim"}

@@ -1,4 +1,4 @@
-"""The version of this service."""
+"""Hold the version of this service."""
 
 from __future__ import annotations
 

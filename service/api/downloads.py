@@ -19,8 +19,9 @@ SENT = frozenset({200, 206, 302})
 
 
 def sif_answer(filename: str) -> tuple[AnyResponse, str]:
-    """The answer that brings the asked-for SIF, sent or by a link, and its sha256. Raises
-    `Missing`.
+    """Return the answer that brings the requested SIF, sent or by a link, and its sha256.
+
+    Raises `Missing`.
     """
     images, settings = service().images, service().settings
     asked = parse_query(DownloadQuery, request.args).sha256

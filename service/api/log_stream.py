@@ -19,7 +19,7 @@ RETRY_MS = 3000
 
 
 def log_events(build_id: str, kept: protocol.Log) -> Response:
-    """Followed for a while, or, when too many do so already, what there is and when to come back.
+    """Follow a log for a while; if too many do already, send what there is and when to return.
 
     Too many are those whose waiting would take the threads that others need; a server that waits
     without threads (`WAITS`) has no such bound.

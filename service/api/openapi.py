@@ -1,7 +1,7 @@
-"""The API's own description, an OpenAPI 3.1 document.
+"""Make the API's own description, an OpenAPI 3.1 document.
 
-It is put together from what is declared beside each call (`describes`) and from the models that
-parse requests and shape answers. A call without a declaration is a fault that a test finds.
+It is put together from what each route declares with `describes` and from the models that parse
+requests and shape answers. A call without a declaration is a fault that a test finds.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One way in which a call ends well: a JSON object of a model, or other content by its type, or
-    nothing.
+    """One way in which a call succeeds.
+
+    It answers with a JSON object of `model`, with `content` by its type, or with no body.
     """
 
     description: str
@@ -79,7 +80,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Call:
-    """What is declared of a call. `problems` are statuses beyond those that its form implies."""
+    """What a route declares of a call. `problems` are statuses that its form does not imply."""
 
     summary: str
     answers: Mapping[int, Answer]
@@ -89,7 +90,7 @@ class Call:
     is_public: bool
 
     def problem_statuses(self, *, is_named: bool) -> list[int]:
-        """Every status that comes with a problem document."""
+        """Return every status that comes with a problem document."""
         found = {*ANY_CALL, *self.problems}
         found.update(() if self.is_public else LOGGED_IN)
         found.update(NAMED if is_named else ())
@@ -109,8 +110,9 @@ def describes(
     problems: tuple[int, ...] = (),
     is_public: bool = False,
 ) -> Callable[[View], View]:
-    """Declare a call: with `answer`, it answers 200 with an object of that model and `links`; else
-    `answers` says how.
+    """Declare a call: with `answer`, it answers 200 with an object of that model and `links`.
+
+    Without `answer`, `answers` lists what it answers.
     """
     found = (
         answers
@@ -133,8 +135,9 @@ def describes(
 
 
 def calls(app: Flask) -> Iterable[tuple[str, str, str, Call]]:
-    """Path, method, operation and declaration of every call. Raises `KeyError` for one without a
-    declaration.
+    """Yield the path, method, operation and declaration of every call.
+
+    Raises `KeyError` for a call without a declaration.
     """
     for rule in app.url_map.iter_rules():
         if rule.endpoint.startswith(BLUEPRINT):
@@ -151,13 +154,13 @@ def calls(app: Flask) -> Iterable[tuple[str, str, str, Call]]:
 
 
 def is_public(app: Flask, endpoint: str | None) -> bool:
-    """Whether a call asks for no log-in."""
+    """Return whether a call needs no log-in."""
     declared: Call | None = getattr(app.view_functions.get(endpoint or ""), "cic_call", None)
     return declared is not None and declared.is_public
 
 
 def document(app: Flask, root: str) -> dict[str, Any]:
-    """The description of an application's calls, which lie below the path `root`."""
+    """Return the description of an application's calls, whose paths begin with `root`."""
     found = sorted(calls(app), key=lambda call: call[:2])
     references, schemas = _schemas(model for _, _, _, call in found for model in _models(call))
     paths: dict[str, dict[str, Any]] = {}

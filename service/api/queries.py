@@ -1,6 +1,4 @@
-"""What may be sent with a call: the models that parse it, from which the API's description is made,
-too.
-"""
+"""Define what may be sent with a call: the models that parse it and describe it in the API."""
 
 from __future__ import annotations
 
@@ -22,13 +20,13 @@ STATUSES = ", ".join(BuildState.__members__)
 
 
 class Query(BaseModel):
-    """What stands behind the `?`. The description of each field says what to write."""
+    """The parameters after the `?`. The description of each field says what to write."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class Page(Query):
-    """Which builds of a list."""
+    """Which builds of a list are wanted."""
 
     page: int = Field(default=1, ge=1, le=10**9, description="a number from 1 on")
     per_page: int = Field(
@@ -47,7 +45,7 @@ class Page(Query):
 
 
 class LogQuery(Query):
-    """From where on a log is wanted."""
+    """From which byte on a log is wanted."""
 
     offset: int = Field(
         default=0,
@@ -58,7 +56,7 @@ class LogQuery(Query):
 
 
 class DownloadQuery(Query):
-    """Which SIF of a name."""
+    """Which SIF of a name is wanted."""
 
     sha256: str | None = Field(
         default=None, description="the sha256 of an earlier SIF of that name"
@@ -66,7 +64,7 @@ class DownloadQuery(Query):
 
 
 class ArchitectureQuery(Query):
-    """Which targets."""
+    """Which targets are wanted."""
 
     platform: str | None = Field(default=None, description="a platform such as linux/amd64")
 
@@ -97,7 +95,7 @@ class MachineChoice(Query):
 
 
 class ScriptQuery(MachineChoice):
-    """What starts an image, and where."""
+    """Which program of an image a script starts, and where."""
 
     kind: str | None = Field(
         default=None,
@@ -124,7 +122,7 @@ def _no_default(schema: dict[str, Any]) -> None:
 
 
 class CatalogueMachine(Machine):
-    """A machine of the catalogue; what stands beside its name goes first."""
+    """A machine of the catalogue; facts sent together with its name take precedence."""
 
     name: MachineName
     platform: str = Field(default="", examples=["linux/amd64"], json_schema_extra=_no_default)
@@ -134,9 +132,7 @@ class CatalogueMachine(Machine):
 
 
 class PostedRequest(BuildRequest):
-    """A build request as programs send it: its machine may be one of the catalogue, and there is no
-    path.
-    """
+    """A build request as programs send it: with a machine of the catalogue, without any path."""
 
     machine: Machine | CatalogueMachine | MachineName  # type: ignore[assignment]
     path: None = Field(default=None, description="library mode only")
@@ -146,7 +142,10 @@ Asked = TypeVar("Asked", bound=Query)
 
 
 def parse_query(model: type[Asked], given: Mapping[str, str]) -> Asked:
-    """What stood behind the `?`, checked. Raises `InvalidRequest` with every problem."""
+    """Return the checked parameters of the request.
+
+    Raises `InvalidRequest` with every problem.
+    """
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:

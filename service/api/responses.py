@@ -1,4 +1,4 @@
-"""What the API answers: rows and records become JSON objects. Pure.
+"""Turn rows and records into the JSON objects that the API answers. Pure.
 
 The classes are the answers' models. mypy holds what is made here against them, and the API's
 description is made from them (`openapi`).
@@ -54,7 +54,7 @@ class Progress(TypedDict):
 
 
 class AuditCheck(TypedDict):
-    """One thing that the image was held against."""
+    """One comparison of the image with the request."""
 
     name: str
     expected: str
@@ -63,7 +63,7 @@ class AuditCheck(TypedDict):
 
 
 class AuditProblem(TypedDict):
-    """One thing that is not as asked for."""
+    """One way in which the image differs from the request."""
 
     check: str
     message: str
@@ -72,7 +72,7 @@ class AuditProblem(TypedDict):
 
 
 class AuditAnswer(TypedDict):
-    """What Spack built, held against what was asked for."""
+    """What Spack built, compared with the request."""
 
     ok: bool
     checks: list[AuditCheck]
@@ -162,7 +162,7 @@ class ImageAnswer(ImageSummary, total=False):
 
 
 _TOLD_DETAILS = frozenset(ImageAnswer.__annotations__)
-"""What of a record's details clients are told; others are the service's own notes."""
+"""The details of a record that clients see; others are the service's own notes."""
 
 
 class OneImageAnswer(ImageAnswer):
@@ -271,7 +271,7 @@ class Ready(TypedDict):
 
 
 def build_answer(row: Any) -> BuildAnswer:
-    """A build's status."""
+    """Return a build's status."""
     own = row.own_state
     state: BuildState = own or row.run_state
     return {
@@ -303,20 +303,22 @@ def build_answer(row: Any) -> BuildAnswer:
 
 
 def _may_have_file(state: BuildState, row: Any) -> bool:
-    """Whether a file of the build's name may be there: a build that failed before its conversion
-    has none, and clients of the first service take its name for one.
+    """Return whether a file of the build's name may exist.
+
+    A build that failed before its conversion has none; clients of the first service take its name
+    as proof that there is one.
     """
     return state is not BuildState.FAILED or row.converting_at is not None
 
 
 def image_answer(filename: str, record: ImageRecord) -> ImageAnswer:
-    """A finished image and what is known of how it was made."""
+    """Return a finished image and what is known of how it was made."""
     told = {key: record.details[key] for key in _TOLD_DETAILS if key in record.details}
     return cast("ImageAnswer", {**image_summary(filename, record), **told})
 
 
 def image_summary(filename: str, record: ImageRecord) -> ImageSummary:
-    """A finished image, as a list has it."""
+    """Return a finished image in the form of a list's entry."""
     return {
         "filename": filename,
         "image_id": record.image_id,
@@ -329,7 +331,7 @@ def image_summary(filename: str, record: ImageRecord) -> ImageSummary:
 
 
 def machine_list(machines: Any) -> MachineList:
-    """The machine catalogue, by name."""
+    """Return the machine catalogue, by name."""
     return {
         "machines": [
             {"name": name, **entry.model_dump(mode="json", exclude_none=True)}

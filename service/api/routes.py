@@ -1,5 +1,7 @@
-"""The REST calls: parse, ask whoever knows, answer. Everything but health, metrics and the API's
-description needs a login; a call of this blueprint that forgets so is not reachable without one.
+"""Answer the REST calls: each parses its request, asks the part that knows, and answers.
+
+Everything but health, metrics and the API's description needs a login; the whole blueprint requires
+one, so that a call cannot forget it.
 """
 
 from __future__ import annotations
@@ -51,16 +53,14 @@ _log = logging.getLogger(__name__)
 
 
 def principal() -> Principal:
-    """Who asks."""
+    """Return who makes the present request."""
     found: Principal = auth.current_user()
     return found
 
 
 @api.before_request
 def _require_login() -> Any:
-    """No call without a login but the public ones; one that changes something needs a token that
-    may.
-    """
+    """Refuse calls without a login, but for the public ones, and tokens without the scope."""
     if is_public(current_app, request.endpoint):
         return None
     refuse_other_sites(request)
@@ -210,8 +210,9 @@ def log(build_id: str) -> Response:
     links={"image": _FIRST_IMAGE, "check": _FIRST_IMAGE, "download": _FIRST_IMAGE},
 )
 def list_images() -> Response:
-    """Finished images come from workflows that everybody may read, so every user may see and fetch
-    them.
+    """Return the finished images, which every user may see and fetch.
+
+    They come from workflows that everybody may read.
     """
     names = service().images.names()
     found = sorted(names.items(), key=lambda item: (item[1].created, item[0]), reverse=True)
@@ -265,8 +266,9 @@ def unpin(filename: str) -> Response:
     answers={200: Answer(description="The text.", content={"text/plain": TEXT})},
 )
 def document_of(filename: str, name: str) -> Response:
-    """A text that the image was made from: `spack.lock`, `spack.yaml`, `description.yaml`,
-    `Dockerfile`.
+    """Return a text that the image was made from, by its name.
+
+    The names are `spack.lock`, `spack.yaml`, `description.yaml` and `Dockerfile`.
     """
     record = _image(filename)
     text = service().images.document(record.identity, name)
@@ -284,8 +286,9 @@ def document_of(filename: str, name: str) -> Response:
     "See whether an image works on a machine", query=MachineChoice, answer=responses.CheckAnswer
 )
 def check(filename: str) -> Response:
-    """Whether the image works on a machine: `?machine=<name of the catalogue>`, or its facts, or
-    both.
+    """Return whether the image works on a machine.
+
+    The machine is given as `?machine=<name of the catalogue>`, by its facts, or both.
     """
     placed = _placed(filename, request.args)
     return jsonify({"image": filename, "machine": placed.machine.name, **placed.report().as_dict()})
@@ -304,7 +307,7 @@ def check(filename: str) -> Response:
     },
 )
 def script_of(filename: str) -> Response:
-    """What starts a program of the image there, with what a check found as comments."""
+    """Return what starts a program of the image there, with the findings of a check as comments."""
     own = set(ScriptQuery.model_fields) - set(MachineChoice.model_fields)
     asked = parse_query(ScriptQuery, {key: request.args[key] for key in own & set(request.args)})
     given = {key: value for key, value in request.args.items() if key not in own}
@@ -337,7 +340,7 @@ def script_of(filename: str) -> Response:
     problems=(416,),
 )
 def download(filename: str) -> AnyResponse:
-    """The SIF of this name; `?sha256=` chooses an earlier one."""
+    """Send the SIF of this name; `?sha256=` chooses an earlier one."""
     answer, sha256 = sif_answer(filename)
     if request.method == "GET" and answer.status_code in SENT:
         _note("download", f"{filename} {sha256}")
@@ -351,7 +354,7 @@ def download(filename: str) -> AnyResponse:
     answer=responses.ArchitectureList,
 )
 def architectures() -> Response:
-    """The targets that can be asked for; `?platform=` chooses those of one platform."""
+    """Return the targets that a request may name; `?platform=` chooses those of one platform."""
     found, asked = (
         cpu_targets.known_targets(),
         parse_query(ArchitectureQuery, request.args).platform,
@@ -368,7 +371,7 @@ def architectures() -> Response:
 @api.get("/machine/")
 @describes("List the machine catalogue", answer=responses.MachineList)
 def machines() -> Response:
-    """The machine catalogue: what a request may name as its `machine`."""
+    """Return the machine catalogue: what a request may name as its `machine`."""
     return jsonify(responses.machine_list(service().machines))
 
 
@@ -379,7 +382,7 @@ def machines() -> Response:
     answer=responses.RecognisedAnswer,
 )
 def recognise_machine() -> Response:
-    """Which machine the facts are of that `cic_cli here` collected there; nothing is kept of them."""
+    """Return which machine the facts of `cic_cli here` belong to; the facts are not kept."""
     facts = parse_facts(request.get_data(cache=False))
     return jsonify(recognise(facts, service().machines).as_dict())
 
@@ -421,10 +424,8 @@ def openapi() -> Response:
 
 
 def _own_build(build_id: str) -> Any:
-    """The caller's build of this id; for everybody else there is none."""
-    row = g.pop(
-        "cic_build", None
-    )  # it came with the login; whoever asks once more gets what is true then
+    """Return the caller's build of this id; raise `Missing` for any other."""
+    row = g.pop("cic_build", None)  # it came with the login; a second call gets what is true then
     if row is None and len(build_id) == 36:
         row = builds.build(service().engine, build_id)
     if row is None or row.user_id != principal().id:

@@ -1,4 +1,4 @@
-"""Users and their tokens in the database: the only writer of both."""
+"""Write and read users and their tokens; no other module writes them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FAILED: sa.Table = FailedLogin.__table__
 TOKEN_PREFIX = "cic_"
 READ, WRITE, ADMIN = "read", "build", "admin"
 SCOPES = (READ, WRITE, ADMIN)
-"""What a token may be good for. Whoever is no administrator is none with any token."""
+"""The scopes of a token. A token of a user who is no administrator never gives ADMIN."""
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
 HASH_METHOD = "scrypt"
 
 
 class Who(NamedTuple):
-    """A user, as far as letting in is concerned."""
+    """A user, with the columns that decide whether a login succeeds."""
 
     id: int
     name: str
@@ -85,8 +85,9 @@ _BY_TOKEN = (
 def add_user(
     engine: Engine, name: str, password: str, *, is_admin: bool = False, is_confirmed: bool = True
 ) -> None:
-    """Make a user. Raises `InvalidRequest` for a name or password that cannot be one, or a name
-    that is taken.
+    """Make a user.
+
+    Raises `InvalidRequest` for an invalid name or password, or a name that is taken.
     """
     problems = [*name_problems(name), *password_problems(password)]
     if problems:
@@ -114,7 +115,7 @@ def insert_user(
     is_admin: bool = False,
     is_confirmed: bool = True,
 ) -> None:
-    """Make a user of a name and a hash that can be one's, within a transaction."""
+    """Make a user of a valid name and password hash, within a transaction."""
     connection.execute(
         USERS.insert().values(
             name=name,
@@ -129,14 +130,14 @@ def insert_user(
 
 
 def set_password(engine: Engine, name: str, password: str) -> None:
-    """Give a user another password; what proved the user before does so no more, but for tokens."""
+    """Give a user another password; earlier sessions end, tokens stay valid."""
     if problems := password_problems(password):
         raise InvalidRequest(problems)
     change_user(engine, name, password_hash=hash_password(password))
 
 
 def change_user(engine: Engine, name: str, **values: Any) -> None:
-    """Change a user's columns; every server process hears of it with its next question."""
+    """Change a user's columns; every server process sees it with its next query."""
     with writing(engine) as connection:
         changed = connection.execute(
             USERS.update()
@@ -148,7 +149,7 @@ def change_user(engine: Engine, name: str, **values: Any) -> None:
 
 
 def remove_user(engine: Engine, name: str) -> None:
-    """Remove a user with all builds and tokens; runs that nobody else wants stop."""
+    """Remove a user with all builds and tokens; runs that no other build wants stop."""
     row = by_name(engine, name)
     if row is None:
         raise _unknown(name)
@@ -170,7 +171,7 @@ def remove_user(engine: Engine, name: str) -> None:
 
 
 def users(engine: Engine) -> Sequence[Any]:
-    """Every user, by name."""
+    """Return every user, by name."""
     with reading(engine) as connection:
         return connection.execute(
             sa.select(*_WHO, USERS.c.created_at).order_by(sa.func.lower(USERS.c.name))
@@ -178,14 +179,15 @@ def users(engine: Engine) -> Sequence[Any]:
 
 
 def by_name(engine: Engine, name: str) -> Any | None:
-    """The user of this name, whatever its case."""
+    """Return the user of this name, whatever its case, or None."""
     with reading(engine) as connection:
         return connection.execute(_BY_NAME, {"name": name.lower()}).first()
 
 
 def by_name_with_build(engine: Engine, name: str, build_id: str) -> tuple[Who | None, Any | None]:
-    """The user of this name and, if it is theirs, the build: one question for those who ask again
-    and again.
+    """Return the user of this name and, if it is theirs, the build.
+
+    It is one query, since clients that poll a build ask it again and again.
     """
     with reading(engine) as connection:
         row = connection.execute(
@@ -197,15 +199,13 @@ def by_name_with_build(engine: Engine, name: str, build_id: str) -> tuple[Who | 
 
 
 def by_id(engine: Engine, user_id: int) -> Any | None:
-    """The user of this id."""
+    """Return the user of this id, or None."""
     with reading(engine) as connection:
         return connection.execute(_BY_ID, {"id": user_id}).first()
 
 
 def by_token(engine: Engine, token: str) -> Any | None:
-    """The user for whom a token stands, with the token's scopes; None for one that has expired,
-    too.
-    """
+    """Return the user of a token, with the token's scopes, or None if it is unknown or expired."""
     with reading(engine) as connection:
         row = connection.execute(_BY_TOKEN, {"digest": token_digest(token)}).first()
     return None if row is None or (row.expires_at is not None and row.expires_at <= now()) else row
@@ -219,7 +219,7 @@ def add_token(
     scopes: Sequence[str] = SCOPES,
     expires_at: datetime.datetime | None = None,
 ) -> str:
-    """Make a token and return it: this is the only time that anybody sees it."""
+    """Make a token and return it: only its digest is kept, so it is seen this once."""
     if not 1 <= len(name.strip()) <= 100 or not name.isprintable():
         raise InvalidRequest(
             [FieldProblem("name", "is not a name for a token", "write 1 to 100 characters")]
@@ -244,7 +244,7 @@ def add_token(
 
 
 def tokens_of(engine: Engine, user_id: int) -> Sequence[Any]:
-    """A user's tokens, without what they are."""
+    """Return a user's tokens, without the secrets."""
     columns = (
         TOKENS.c.id,
         TOKENS.c.name,
@@ -260,7 +260,7 @@ def tokens_of(engine: Engine, user_id: int) -> Sequence[Any]:
 
 
 def revoke_token(engine: Engine, user_id: int, token_id: int) -> bool:
-    """Remove one of a user's tokens; False when it is none of theirs."""
+    """Remove one of a user's tokens; return False when they have none of this id."""
     with writing(engine) as connection:
         return bool(
             connection.execute(
@@ -278,7 +278,7 @@ def note_token_use(engine: Engine, token_id: int) -> None:
 
 
 def failed_logins(engine: Engine, key: str) -> int:
-    """How often logging in failed of late, for this key."""
+    """Return how often logging in failed of late, for this key."""
     with reading(engine) as connection:
         return (
             connection.scalar(
@@ -289,7 +289,7 @@ def failed_logins(engine: Engine, key: str) -> int:
 
 
 def note_failed_login(engine: Engine, key: str, window_s: float) -> None:
-    """Count one more; the count begins anew when `window_s` have passed since its first."""
+    """Count one more failed login; the count begins anew `window_s` after its first."""
     moment = now()
     with writing(engine, durable=False) as connection:
         connection.execute(FAILED.delete().where(FAILED.c.until <= moment))
@@ -312,12 +312,15 @@ def is_password(password_hash: str, password: str) -> bool:
 
 
 def token_digest(token: str) -> str:
-    """What is kept of a token: it is long and random, so a plain digest gives nothing away."""
+    """Return the digest that is kept of a token.
+
+    A token is long and random, so a plain digest gives nothing away.
+    """
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 def password_problems(password: str) -> list[FieldProblem]:
-    """What keeps a text from being a password."""
+    """Return what keeps a text from being a password."""
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
         return [
             FieldProblem(
@@ -330,7 +333,7 @@ def password_problems(password: str) -> list[FieldProblem]:
 
 
 def name_problems(name: str) -> list[FieldProblem]:
-    """What keeps a text from being the name of a user."""
+    """Return what keeps a text from being the name of a user."""
     if not _NAME.fullmatch(name) or name.lower().startswith(TOKEN_PREFIX):
         return [
             FieldProblem(

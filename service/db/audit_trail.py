@@ -1,4 +1,7 @@
-"""The audit trail: who did what, when, from where. workers and pages write it, operators read it."""
+"""Keep the audit trail: who did what, when, from where.
+
+Workers and pages write it, operators read it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def events(
     since: datetime.datetime | None = None,
     limit: int = 100,
 ) -> Sequence[Any]:
-    """What happened, newest first; `subject` is a part of what it happened to."""
+    """Return what happened, newest first; `subject` is a part of what it happened to."""
     chosen: list[sa.ColumnElement[bool]] = []
     if user is not None:
         chosen.append(sa.func.lower(AUDIT.c.user) == user.lower())
@@ -44,7 +47,7 @@ def events(
 
 
 def count_older(engine: Engine, age_s: float) -> int:
-    """How many entries are older than that."""
+    """Return how many entries are older than that."""
     with reading(engine) as connection:
         return (
             connection.scalar(sa.select(sa.func.count()).select_from(AUDIT).where(_older(age_s)))
@@ -53,7 +56,7 @@ def count_older(engine: Engine, age_s: float) -> int:
 
 
 def forget(engine: Engine, age_s: float) -> int:
-    """Remove the entries that are older than that; returns how many went."""
+    """Remove the entries that are older than that, and return how many there were."""
     with writing(engine, durable=False) as connection:
         return connection.execute(AUDIT.delete().where(_older(age_s))).rowcount
 
@@ -70,7 +73,7 @@ def record_audit_event(
     subject: str | None = None,
     address: str | None = None,
 ) -> None:
-    """Write down who did what, and tell the log."""
+    """Record who did what, and log it."""
     said = {
         "action": action,
         "subject": subject[:300] if subject else None,

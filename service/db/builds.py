@@ -1,4 +1,4 @@
-"""Builds and runs in the database: the only writer of a state.
+"""Write and read builds for users: requests, joins, cancellations and lists.
 
 Every move is `UPDATE … WHERE id AND state`, for a worker also `AND worker`: when no row changed,
 somebody else was there first, and the caller stops. What is read in order to write is locked, in
@@ -61,7 +61,7 @@ _SHOW_ONE = SHOWN.where(BUILDS.c.id == sa.bindparam("build_id"), BUILDS.c.delete
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NewBuild:
-    """An accepted request, as it is written down. `request` and `inputs` are JSON objects."""
+    """An accepted request as it is stored. `request` and `inputs` are JSON objects."""
 
     user_id: int
     request: Mapping[str, Any]
@@ -80,7 +80,7 @@ class NewBuild:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a build was given."""
+    """What a build made for its user."""
 
     identity: str
     filename: str | None
@@ -102,7 +102,7 @@ class Limits:
 
 
 def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> tuple[str, str]:
-    """Write a build down and return its id and its run's.
+    """Write a build to the database and return its id and its run's.
 
     It joins the active run that makes the same thing, if there is one.
 
@@ -123,7 +123,7 @@ def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> tuple[str, 
 
 
 def create_finished(engine: Engine, new: NewBuild, limits: Limits, outcome: Outcome) -> str:
-    """Write down a build of something that exists already: FINISHED from the beginning."""
+    """Write a FINISHED build of something that exists already, and return its id."""
     with writing(engine) as connection:
         _check_limits(connection, new.user_id, limits)
         run_id = _finished_run(connection, outcome.identity)
@@ -149,7 +149,7 @@ def create_finished(engine: Engine, new: NewBuild, limits: Limits, outcome: Outc
 
 
 def build(engine: Engine, build_id: str) -> Any | None:
-    """A build with its run, as `SHOWN` has them."""
+    """Return a build with its run, as `SHOWN` selects them, or None."""
     with reading(engine) as connection:
         return connection.execute(_SHOW_ONE, {"build_id": build_id}).first()
 
@@ -162,7 +162,7 @@ def builds_of(
     page: int = 1,
     per_page: int = 20,
 ) -> tuple[list[Any], int]:
-    """A page of a user's builds, newest first, and how many there are."""
+    """Return a page of a user's builds, newest first, and how many there are."""
     chosen: list[sa.ColumnElement[bool]] = [
         BUILDS.c.user_id == user_id,
         BUILDS.c.deleted_at.is_(None),
@@ -198,10 +198,10 @@ def is_pushed(engine: Engine, image_id: str, identity: str) -> bool:
 
 
 def tagged_images(engine: Engine) -> list[Any]:
-    """Everybody's images that Docker can use, newest first: those that were pushed, and those
-    without a SIF.
+    """Return every user's images that Docker can use, newest first.
 
-    Of a name the one that the image registry holds, else the newest.
+    These are the ones that were pushed, and those without a SIF. Of a name, it is the one that the
+    image registry holds, else the newest.
     """
     newest = (
         sa.func.row_number()
@@ -243,11 +243,10 @@ def tagged_images(engine: Engine) -> list[Any]:
 def withdraw(
     engine: Engine, build_id: str, reason: str, *, log_bytes: int | None = None
 ) -> str | None:
-    """End a build as cancelled. Returns the id of its run if that is to stop, as nobody wants it
-    any more.
+    """End a build as cancelled, and return the id of its run if that is to stop, else None.
 
-    Where others still want the run, the build keeps the first `log_bytes` of its log. A build that
-    has ended stays as it is.
+    A run stops when no other build wants it. Where others do, the build keeps the first `log_bytes`
+    of its log. A build that has ended stays as it is.
     """
     with writing(engine) as connection:
         run_id = connection.scalar(sa.select(BUILDS.c.run_id).where(BUILDS.c.id == build_id))
@@ -290,7 +289,7 @@ def withdraw(
 
 
 def delete_build(engine: Engine, build_id: str) -> bool:
-    """Hide an ended build from its user. False while it has not ended."""
+    """Hide an ended build from its user. Returns False while it has not ended."""
     with writing(engine) as connection:
         return bool(
             connection.execute(
@@ -302,26 +301,26 @@ def delete_build(engine: Engine, build_id: str) -> bool:
 
 
 def stored_sifs_of(engine: Engine, user_id: int) -> dict[str, int]:
-    """The SIFs that count for one user, with their sizes, as `_stored_sifs` has them."""
+    """Return the SIFs that count for one user, with their sizes, as `_stored_sifs` selects them."""
     with reading(engine) as connection:
         return _stored_sifs(connection, user_id)
 
 
 def users_waiting(engine: Engine, run_id: str) -> list[int]:
-    """Whose builds wait for a run."""
+    """Return the users whose builds wait for a run."""
     with reading(engine) as connection:
         return list(connection.scalars(wanting(run_id, BUILDS.c.user_id)))
 
 
 def require_room(engine: Engine, user_id: int, limits: Limits) -> None:
-    """Raise `LimitReached` (`QUOTA_EXCEEDED`) when a user's SIFs take as much as they may."""
+    """Raise `LimitReached` (`QUOTA_EXCEEDED`) when a user's SIFs fill the quota."""
     if limits.stored_bytes is not None:
         with reading(engine) as connection:
             _check_stored(connection, user_id, limits)
 
 
 def held_sifs(engine: Engine) -> set[str]:
-    """The SIFs that were given to builds which their users still see."""
+    """Return the SIFs of builds that their users still see."""
     with reading(engine) as connection:
         return set(
             connection.scalars(
@@ -388,8 +387,9 @@ def _stored_sifs(connection: Connection, user_id: int) -> dict[str, int]:
 
 
 def _active_run(connection: Connection, new: NewBuild) -> str | None:
-    """The run to join. A run that is being cancelled is joined by nobody; a forced one serves
-    everybody.
+    """Return the run to join, or None.
+
+    No build joins a run that is being cancelled; a forced run serves every build.
     """
     keys = (new.join_key,) if new.force else (new.join_key, forced(new.join_key))
     found: str | None = connection.scalar(
@@ -408,7 +408,7 @@ def _active_run(connection: Connection, new: NewBuild) -> str | None:
 
 
 def forced(join_key: str) -> str:
-    """The join key of a run that uses nothing made before."""
+    """Return the join key of a run that uses nothing made before."""
     return f"{join_key}:force"
 
 

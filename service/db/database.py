@@ -1,9 +1,9 @@
-"""The database: where it lies, how connections behave, and how its tables come to be.
+"""Open the database: its address, how its connections behave, and how its tables are made.
 
 On SQLite, readers never wait for a writer (WAL), and a writer takes its place at once:
 `writing(engine)` begins a transaction with BEGIN IMMEDIATE, so that two of them queue instead of
-failing half-way. On PostgreSQL writers run side by side: who reads in order to write locks the rows
-(`with_for_update`, which SQLite leaves out) or takes `turn`.
+failing half-way. On PostgreSQL writers run side by side: one that reads in order to write locks the
+rows (`with_for_update`, which SQLite leaves out) or takes an `AdvisoryLock`.
 """
 
 from __future__ import annotations
@@ -35,20 +35,18 @@ HEAD = "0005"
 
 BUSY_TIMEOUT_S = 30.0
 SILENT_CLIENT_S = 15.0
-"""PostgreSQL ends the transaction of a client that says nothing for so long, and with it gives its
-locks back.
-"""
+"""PostgreSQL ends a transaction in which a client is idle for so long, and releases its locks."""
 WRITING = "cic_writing"
 DURABLE = "cic_durable"
 VERSION_TABLE = "alembic_version"
 
 
 class DatabaseSilent(Unavailable):
-    """The database cannot be reached, or somebody has locked it for longer than is waited for."""
+    """The database cannot be reached, or is locked for longer than the service waits."""
 
 
 class AdvisoryLock(enum.Enum):
-    """What transactions take turns at; the numbers are ours among all the locks in the database."""
+    """The locks that transactions take turns at; their numbers are unique in the database."""
 
     CLAIM = 0x636963_01
     MIGRATE = 0x636963_02
@@ -80,7 +78,7 @@ class UtcTime(sa.types.TypeDecorator[datetime.datetime]):
 
 
 def now() -> datetime.datetime:
-    """The present moment, in UTC."""
+    """Return the present moment, in UTC."""
     return datetime.datetime.now(datetime.timezone.utc)
 
 
@@ -121,11 +119,11 @@ def init_database(app: Flask, url: str) -> None:
 
 
 def database_url(url: str) -> sa.URL:
-    """The URL with a relative SQLite path made absolute.
+    """Return the URL with a relative SQLite path made absolute.
 
-    `sqlite:///db.sqlite` lies beside `builder_service.py`, whatever the working directory: there
-    the first versions of this service had it, which ran on a Flask-SQLAlchemy that counted from the
-    application's own folder.
+    `sqlite:///db.sqlite` is in the folder of `builder_service.py`, whatever the working directory:
+    there the first versions of this service had it, which ran on a Flask-SQLAlchemy that counted
+    from the application's own folder.
     """
     try:
         parsed = sa.make_url(url)
@@ -141,7 +139,7 @@ def database_url(url: str) -> sa.URL:
 
 
 def make_engine(url: str | sa.URL) -> Engine:
-    """An engine whose connections wait for each other instead of failing."""
+    """Return an engine whose connections wait for each other instead of failing."""
     parsed = database_url(url) if isinstance(url, str) else url
     if parsed.get_backend_name() != "sqlite":
         return _make_server_engine(parsed)
@@ -198,7 +196,7 @@ def _without_nul(
     _context: Any,
     _many: bool,
 ) -> tuple[str, Any]:
-    """PostgreSQL's texts hold no NUL. Whoever asks for a name with one finds nothing."""
+    """Replace NUL, which PostgreSQL's texts cannot hold, so that such a name matches no row."""
 
     def cleaned(row: Any) -> Any:
         return {
@@ -222,9 +220,7 @@ def _prepare_sqlite(connection: Any, _: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """A writer takes its place at once, a reader of single rows needs no transaction, others begin
-    as ever.
-    """
+    """Begin a transaction: a writer at once, a reader of single rows none, others deferred."""
     options = connection.get_execution_options()
     writes = options.get(WRITING)
     if writes is not False:
@@ -236,11 +232,10 @@ def _begin_sqlite(connection: Connection) -> None:
 
 @contextlib.contextmanager
 def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
-    """A transaction that may write. It is committed when the block ends, and rolled back when it
-    fails.
+    """Open a transaction that may write; it is committed at the end, and rolled back on an error.
 
-    Committed means on the disk, also when the machine stops then. What is written often and missed
-    by nobody (heartbeats, progress, counts) does not wait for the disk: `durable` False.
+    A committed transaction is on the disk, also when the machine stops then. What is written often
+    and easily renewed (heartbeats, progress, counts) does not wait for the disk: `durable` False.
     """
     with _translated(), engine.connect() as plain:
         connection = plain.execution_options(**{WRITING: True, DURABLE: durable})
@@ -250,7 +245,7 @@ def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
 
 @contextlib.contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection for single questions; each sees what was committed last."""
+    """Open a connection for single queries; each sees what was committed last."""
     with _translated(), engine.connect() as plain:
         if engine.dialect.name == "sqlite":
             yield plain.execution_options(**{WRITING: False})
@@ -259,15 +254,16 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 def take_lock(connection: Connection, what: AdvisoryLock) -> None:
-    """Let no other transaction past this point until this one has ended. On SQLite writers take
-    turns anyway.
+    """Let no other transaction past this point until this one has ended.
+
+    On SQLite writers take turns anyway.
     """
     if connection.dialect.name != "sqlite":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(what.value)))
 
 
 def clock(connection: Connection) -> datetime.datetime:
-    """The present moment by the database's clock: for times that different hosts compare."""
+    """Return the present moment by the database's clock: for times that different hosts compare."""
     if connection.dialect.name == "sqlite":
         return now()
     found: datetime.datetime = connection.scalar(
@@ -278,9 +274,7 @@ def clock(connection: Connection) -> datetime.datetime:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """A database that does not answer is `Unavailable`, and a value that no column can hold is not
-    found.
-    """
+    """Raise `DatabaseSilent` for a silent database, and `NotFound` for an impossible value."""
     try:
         yield
     except (sa.exc.DataError, OverflowError):
@@ -309,8 +303,10 @@ def copy_sqlite(live: Path, file: Path) -> None:
 
 
 def migrate(app: Flask, lock: Path) -> None:
-    """Make or upgrade the tables. Processes that start together take turns: through the file
-    `lock`, and hosts that share a database through a lock in it.
+    """Make or upgrade the tables.
+
+    Processes that start together take turns: through the file `lock`, and hosts that share a
+    database through a lock in it.
     """
     with app.app_context():
         if _version(db.engine) == HEAD:
@@ -356,9 +352,7 @@ def _version(engine: Engine) -> str | None:
 
 @contextlib.contextmanager
 def _application(database: Database) -> Iterator[None]:
-    """The present application, or in a bare interpreter one that knows the configured database and
-    no more.
-    """
+    """Enter the present application, or in a bare interpreter one that knows the database alone."""
     if has_app_context() and current_app.extensions.get("sqlalchemy") is database:
         yield
         return

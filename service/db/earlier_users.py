@@ -1,4 +1,4 @@
-"""Users of the first service, whose place this one takes: they go on logging in as they did.
+"""Take over the users of the first service, which this one replaces: their passwords stay valid.
 
 Its table `user` holds names, and Werkzeug's hashes of passwords, which are good here as well. The
 table stays as it is. Its builds and images are not read.
@@ -38,7 +38,7 @@ for its password.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TakenOver:
-    """The users who may log in now, and who may not, with the reason."""
+    """The users who may log in now, and those who may not, with the reason."""
 
     names: Sequence[str]
     left: Sequence[str]

@@ -1,4 +1,4 @@
-"""Whose a name is: the one of two requests that was there first.
+"""Decide which of two requests owns an image's name: the earlier one.
 
 Names tell requests apart that lose something in them by 32 bits of a digest. That is enough by
 chance, and too little against somebody who looks for a request that ends like another one's: its
@@ -24,8 +24,9 @@ _ENDS_IN_DIGEST = re.compile(r"-[0-9a-f]{8}:[^:/]*\Z")
 
 
 def require_own_name(connection: Connection, image_id: str, request: Mapping[str, Any]) -> None:
-    """Raise `UserError` when an image's name is that of another request, whose digest begins as
-    this one's does.
+    """Raise `UserError` when an image's name belongs to another request.
+
+    That happens where the digests of two requests begin alike.
     """
     if not _ENDS_IN_DIGEST.search(image_id[-200:]):
         return

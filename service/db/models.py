@@ -1,4 +1,4 @@
-"""The tables: columns, keys and indexes only.
+"""Define the tables: columns, keys and indexes only.
 
 A **build** is what one user asked for; it points at a **run**, which makes one identity. A build's
 own `state` is set when it has ended; until then it stands where its run stands.
@@ -54,8 +54,9 @@ class Token(db.Model):  # type: ignore[name-defined,misc]
 
 
 class Run(db.Model):  # type: ignore[name-defined,misc]
-    """The work that makes one identity. `join_key` is what requests must share to share the run
-    while it is active.
+    """The work that makes one identity.
+
+    `join_key` is what requests must share to share the run while it is active.
     """
 
     __tablename__ = "runs"
@@ -101,7 +102,7 @@ class Run(db.Model):  # type: ignore[name-defined,misc]
 
 
 class Build(db.Model):  # type: ignore[name-defined,misc]
-    """What one user asked for, under which names, and which file came of it."""
+    """A user's request, the names that it gives, and the file that was made."""
 
     __tablename__ = "builds"
     __table_args__ = (sa.Index("builds_by_user", "user_id", "created_at"),)
@@ -133,7 +134,7 @@ class Build(db.Model):  # type: ignore[name-defined,misc]
 
 
 class FailedLogin(db.Model):  # type: ignore[name-defined,misc]
-    """How often somebody failed to log in of late; `key` says who, from where."""
+    """The number of recent failed logins for a `key`: a user's name, or an address."""
 
     __tablename__ = "failed_logins"
 
@@ -143,8 +144,9 @@ class FailedLogin(db.Model):  # type: ignore[name-defined,misc]
 
 
 class Captcha(db.Model):  # type: ignore[name-defined,misc]
-    """A question to somebody who signs up. Its row goes with the first answer; `shown` counts
-    pictures and sounds.
+    """A question to somebody who signs up.
+
+    Its row is removed with the first answer; `shown` counts pictures and sounds.
     """
 
     __tablename__ = "captchas"
@@ -155,7 +157,7 @@ class Captcha(db.Model):  # type: ignore[name-defined,misc]
     shown: Mapped[int] = mapped_column(default=0)
     until: Mapped[datetime.datetime] = mapped_column(Time)
     sound: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
-    """The question as WAV, once somebody wanted to hear it: making it takes a core for a while."""
+    """The question as WAV, made at the first request for it: that takes a core for a while."""
 
 
 class Session(db.Model):  # type: ignore[name-defined,misc]

@@ -1,4 +1,4 @@
-"""What workers move: claims, states, heartbeats and the end of a run."""
+"""Move runs for workers: claims, states, heartbeats and the end of a run."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from service.db.tables import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What builds of one run get that want the same names, pushed or not. `request` and `inputs`
-    are one of theirs.
+    """What those builds of one run get that want the same names, pushed or not.
 
-    Whoever joins and wants the same while it is made gets it, too.
+    `request` and `inputs` are those of one of them. A build that joins and wants the same while it
+    is made gets it, too.
     """
 
     image_id: str
@@ -44,7 +44,7 @@ class Delivery:
 
 
 class ClaimLost(Exception):
-    """The run is no longer this worker's: somebody else has it, or it has ended."""
+    """The run is no longer this worker's: another worker has it, or it has ended."""
 
 
 def claim(
@@ -58,7 +58,7 @@ def claim(
     with writing(engine, durable=False) as connection:
         take_lock(
             connection, AdvisoryLock.CLAIM
-        )  # who counts a user's runs must see those that others claim
+        )  # a count of the runs of a user must include those that other workers claim
         run_id = connection.scalar(locked(_next_run(max_active_per_user, kinds), skip=True))
         if run_id is None:
             return None
@@ -85,9 +85,7 @@ def claim(
 
 
 def next_delivery(engine: Engine, run_id: str, worker: str) -> Delivery | None:
-    """What to make next for those who still want something of the run; None when all have what they
-    asked for.
-    """
+    """Return what to make next for the builds of a run; None when all have what they asked for."""
     with reading(engine) as connection:
         _check_claim(connection, run_id, worker, lock=False)
         first = connection.execute(
@@ -104,7 +102,7 @@ def next_delivery(engine: Engine, run_id: str, worker: str) -> Delivery | None:
 
 
 def is_wanted(engine: Engine, run_id: str, delivery: Delivery) -> bool:
-    """Whether a build still waits for this delivery."""
+    """Return whether a build still waits for this delivery."""
     with reading(engine) as connection:
         return bool(
             connection.scalar(sa.select(sa.exists().where(*_waiting_for(run_id, delivery))))
@@ -120,8 +118,9 @@ def deliver(
     *,
     log_bytes: int | None = None,
 ) -> None:
-    """End the builds of a delivery as FINISHED; theirs are the first `log_bytes` of the log. Raises
-    `ClaimLost`.
+    """End the builds of a delivery as FINISHED, with the first `log_bytes` of the log as theirs.
+
+    Raises `ClaimLost`.
     """
     with writing(engine) as connection:
         _check_claim(connection, run_id, worker)
@@ -159,6 +158,7 @@ def fail_delivery(
     log_bytes: int | None = None,
 ) -> None:
     """End the builds of one delivery as FAILED, with their part of the log; the others go on.
+
     Raises `ClaimLost`.
     """
     with writing(engine) as connection:
@@ -171,8 +171,9 @@ def fail_delivery(
 
 
 def finish(engine: Engine, run_id: str, worker: str) -> bool:
-    """End a run whose builds have all ended. False when somebody joined meanwhile. Raises
-    `ClaimLost`.
+    """End a run whose builds have all ended, and return True; False when a build joined meanwhile.
+
+    Raises `ClaimLost`.
     """
     with writing(engine) as connection:
         state = _check_claim(connection, run_id, worker)
@@ -183,8 +184,9 @@ def finish(engine: Engine, run_id: str, worker: str) -> bool:
 
 
 def fail(engine: Engine, run_id: str, worker: str | None, error: CicError) -> None:
-    """End a run, and every build that waits for it, as FAILED. `worker` None: whoever has it.
-    Raises `ClaimLost`.
+    """End a run, and every build that waits for it, as FAILED.
+
+    `worker` None fails it whichever worker has it. Raises `ClaimLost`.
     """
     with writing(engine) as connection:
         if worker is None:
@@ -195,8 +197,9 @@ def fail(engine: Engine, run_id: str, worker: str | None, error: CicError) -> No
 
 
 def hand_back(engine: Engine, run_id: str, worker: str) -> None:
-    """Queue a run again that a stopping worker could not finish; the attempt does not count. Raises
-    `ClaimLost`.
+    """Queue a run again that a stopping worker could not finish; the attempt does not count.
+
+    Raises `ClaimLost`.
     """
     with writing(engine) as connection:
         _check_claim(connection, run_id, worker)
@@ -206,7 +209,8 @@ def hand_back(engine: Engine, run_id: str, worker: str) -> None:
 def retry_later(
     engine: Engine, run_id: str, worker: str, error: CicError, *, delay_s: float, max_retries: int
 ) -> bool:
-    """Queue a run again that failed for a passing reason. False when that was done often enough.
+    """Queue a run again that failed for a passing reason; return False after too many attempts.
+
     Raises `ClaimLost`.
     """
     with writing(engine) as connection:
@@ -227,8 +231,9 @@ def retry_later(
 
 
 def move(engine: Engine, run_id: str, worker: str, state: BuildState, stage: str) -> None:
-    """A run enters a state; a move that the life of a build does not have is none. Raises
-    `ClaimLost`.
+    """Let a run enter a state; a move that the life of a build does not have is ignored.
+
+    Raises `ClaimLost`.
     """
     times = {
         BuildState.BUILDING: {"building_at": now()},
@@ -245,7 +250,7 @@ def move(engine: Engine, run_id: str, worker: str, state: BuildState, stage: str
 
 
 def progress(engine: Engine, run_id: str, worker: str, done: int, total: int, what: str) -> None:
-    """How far a run's install is."""
+    """Record how far a run's install is."""
     with writing(engine, durable=False) as connection:
         connection.execute(
             RUNS.update()
@@ -257,7 +262,7 @@ def progress(engine: Engine, run_id: str, worker: str, done: int, total: int, wh
 
 
 def heartbeat(engine: Engine, worker: str) -> dict[str, bool]:
-    """Say that `worker` lives; returns its runs, each with whether it is to be cancelled."""
+    """Record that `worker` is alive; return its runs, each with whether it is to be cancelled."""
     with writing(engine, durable=False) as connection:
         mine = (RUNS.c.worker == worker, RUNS.c.state.in_(RUNNING))
         connection.execute(RUNS.update().where(*mine).values(heartbeat_at=clock(connection)))
@@ -266,7 +271,7 @@ def heartbeat(engine: Engine, worker: str) -> dict[str, bool]:
 
 
 def cancel_requests(engine: Engine, worker: str) -> dict[str, bool]:
-    """The worker's runs, each with whether it is to be cancelled, without writing anything."""
+    """Return the worker's runs, each with whether it is to be cancelled; write nothing."""
     with reading(engine) as connection:
         rows = connection.execute(
             sa.select(RUNS.c.id, RUNS.c.cancel_requested).where(
@@ -284,11 +289,11 @@ def reconcile(
     lost_after_s: float | None,
     max_attempts: int,
 ) -> int:
-    """Take runs from workers that are gone: queue them again, or fail them after `max_attempts`;
-    returns how many.
+    """Take runs from workers that are gone, and return how many there were.
 
-    Gone is every other worker of this `host` (there is one at a time), and one elsewhere without a
-    heartbeat for `lost_after_s`. Without a `host`, or without `lost_after_s`, only the others.
+    Each is queued again, or fails after `max_attempts`. Gone is every other worker of this `host`
+    (there is one at a time), and one elsewhere without a heartbeat for `lost_after_s`. Without a
+    `host`, or without `lost_after_s`, only the others.
     """
     with reading(engine) as connection:
         signs: list[sa.ColumnElement[bool]] = []
@@ -316,7 +321,7 @@ def reconcile(
 
 
 def release(engine: Engine, run_id: str, worker: str, *, max_attempts: int) -> None:
-    """As `reconcile`, for one run of a worker that lives and knows nothing of it any more."""
+    """Take one run from a live worker that does not know it any more, as `reconcile` does."""
     with writing(engine) as connection:
         attempts = connection.scalar(
             locked(
@@ -330,9 +335,7 @@ def release(engine: Engine, run_id: str, worker: str, *, max_attempts: int) -> N
 
 
 def queue(engine: Engine, *, limit: int = 100) -> tuple[list[Any], list[Any]]:
-    """The runs that wait and those that go on, the oldest first, each with the first build that
-    wants it.
-    """
+    """Return the runs that wait and those that go on, oldest first, each with its first build."""
     first = (
         sa.select(
             BUILDS.c.run_id,
@@ -371,13 +374,13 @@ def queue(engine: Engine, *, limit: int = 100) -> tuple[list[Any], list[Any]]:
 
 
 def is_idle(engine: Engine) -> bool:
-    """Whether no run is pending or going on."""
+    """Return whether no run is pending or going on."""
     with reading(engine) as connection:
         return not connection.scalar(sa.select(sa.exists().where(RUNS.c.state.in_(ACTIVE))))
 
 
 def run_ends(engine: Engine) -> dict[str, float | None]:
-    """When every run ended, in seconds since 1970; None for one that has not."""
+    """Return when every run ended, in seconds since 1970; None for one that has not."""
     with reading(engine) as connection:
         return {
             run_id: ended_at.timestamp() if ended_at and state in TERMINAL else None
@@ -388,8 +391,9 @@ def run_ends(engine: Engine) -> dict[str, float | None]:
 
 
 def _next_run(max_active_per_user: int, kinds: Collection[Kind] | None) -> sa.Select[Any]:
-    """The run whose turn it is. Of those who wait for one run, whoever has had the least speaks for
-    it.
+    """Select the run whose turn it is.
+
+    Of the users who wait for one run, the one that was served least counts.
     """
     load, waiting = _load_of_users(), BUILDS.alias("waiting")
     running = sa.func.coalesce(load.c.running, 0)
@@ -420,8 +424,9 @@ def _next_run(max_active_per_user: int, kinds: Collection[Kind] | None) -> sa.Se
 
 
 def _load_of_users() -> sa.Subquery:
-    """How many runs go on for each user, and when one was last begun for them. A run is charged to
-    all who want it.
+    """Count, for each user, the runs that go on, and find when the last one was begun for them.
+
+    A run is charged to all who want it.
     """
     goes_on = sa.and_(BUILDS.c.state.is_(None), RUNS.c.state.in_(RUNNING))
     return (

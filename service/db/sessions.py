@@ -1,4 +1,4 @@
-"""Sessions of browsers: a cookie holds a secret, and the database who that is, until it ends."""
+"""Keep the sessions of browsers: the cookie holds a secret, and the database the user."""
 
 from __future__ import annotations
 
@@ -59,6 +59,6 @@ def user_of(engine: Engine, secret: str) -> Any | None:
 
 
 def end(engine: Engine, secret: str) -> None:
-    """End a session: whoever copied its cookie is logged out, too."""
+    """End a session, for copies of its cookie, too."""
     with writing(engine) as connection:
         connection.execute(SESSIONS.delete().where(SESSIONS.c.digest == token_digest(secret)))

@@ -1,4 +1,4 @@
-"""Tables, columns and locks that the writers of builds and runs share."""
+"""Share tables, columns and row locks among the writers of builds and runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ RUNNING = ACTIVE - {BuildState.PENDING}
 
 
 def locked(rows: sa.Select[Any], *, skip: bool = False) -> sa.Select[Any]:
-    """The rows, kept from other writers until the transaction ends; with `skip`, without those that
-    others keep.
+    """Lock the selected rows against other writers until the transaction ends.
+
+    With `skip`, rows that others have locked are left out.
     """
     return rows.with_for_update(key_share=True, skip_locked=skip, of=None if not skip else RUNS)
 
@@ -31,7 +32,7 @@ def lock_run(connection: Connection, run_id: str) -> None:
 
 
 def wanting(run_id: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """The builds that wait for something of a run, the oldest first.
+    """Select the builds that wait for something of a run, the oldest first.
 
     Those that are to be pushed come last: the shared part is done then, and who has withdrawn
     meanwhile gets no push.
@@ -48,7 +49,7 @@ def wanted(connection: Connection, run_id: str) -> bool:
 
 
 def failure(error: CicError) -> dict[str, Any]:
-    """The columns of what ended with an error: why, and what to do next."""
+    """Return the columns of a row that ended with an error: why, and what to do next."""
     excerpt = "\n".join(getattr(error, "excerpt", ()))
     return {
         "state": BuildState.FAILED,

@@ -1,4 +1,4 @@
-"""Logs as rows of the database: written by a worker anywhere, followed from any web process.
+"""Keep logs as rows of the database: a worker anywhere writes them, any web process follows them.
 
 A log is a row of pieces without a gap: each begins at the byte where the one before it ended. Two
 writers of one log (a worker that was given up and comes back) cannot overwrite each other: a
@@ -99,8 +99,9 @@ class DatabaseLog:
         return True
 
     def write(self, raw: bytes) -> None:
-        """Put some bytes at the end, wherever it is by now. Raises `CicError` when the database is
-        away.
+        """Append bytes at the log's present end.
+
+        Raises `CicError` when the database is away.
         """
         while True:
             start = self.size_bytes()
@@ -128,8 +129,9 @@ class DatabaseLog:
 
 
 class DatabaseAppender:
-    """Gathers lines, and writes them twice a second by a thread of its own. What is there at
-    `close` is written.
+    """Gathers lines, and writes them twice a second by a thread of its own.
+
+    What it holds at `close` is written.
     """
 
     def __init__(self, log: DatabaseLog) -> None:

@@ -1,4 +1,4 @@
-"""Build logs in files, in a folder of this machine or a shared one."""
+"""Keep build logs in files, in a folder of this machine or a shared one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FolderLogs:
 
 @dataclasses.dataclass(frozen=True)
 class FileLog:
-    """A log that is a file. Every line is there for readers when `append` returns."""
+    """A log in a file. Every line is visible to readers when `append` returns."""
 
     path: Path
 
@@ -57,7 +57,7 @@ class FileLog:
 
 @dataclasses.dataclass(frozen=True)
 class FileAppender:
-    """The open file."""
+    """The open file of a log."""
 
     descriptor: int
 
@@ -66,7 +66,7 @@ class FileAppender:
             os.write(self.descriptor, raw)
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Do nothing: every line is written at once."""
 
     def close(self) -> None:
         os.close(self.descriptor)

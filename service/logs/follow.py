@@ -1,4 +1,4 @@
-"""A log as it grows, for a reader that follows it."""
+"""Follow a log as it grows, for one reader."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ WHOLE = 2**63 - 1
 
 
 def own_part(row: Any) -> int | None:
-    """How many bytes of its run's log are a build's; None while it goes on.
+    """Return how many bytes of its run's log belong to a build; None while it goes on.
 
-    What is written later, for others who share the run, is not for whoever has what they asked for,
-    or has cancelled.
+    What is written later, for others who share the run, is not for a build that has its result or
+    was cancelled.
     """
     if row.own_state is None:
         return None
@@ -33,13 +33,13 @@ def follow(
     tick_s: float = 0.5,
     waits: bool = True,
 ) -> Iterator[str]:
-    """Server-sent events for a log from a byte on, for so many seconds at the most.
+    """Yield server-sent events for a log from a byte on, for so many seconds at the most.
 
-    `ends_at` says as `own_part` how much is to be sent. Without `waits` it yields an empty text
-    where it has nothing yet: the server waits, and no thread does.
+    `ends_at` returns, as `own_part` does, how much is to be sent. Without `waits` it yields an
+    empty text where it has nothing yet: the server waits, and no thread does.
 
-    Each event holds whole lines, and its id is the byte after them: whoever comes back with it
-    misses nothing and hears nothing twice. When the build has ended and all was sent, the last
+    Each event holds whole lines, and its id is the byte after them: a reader that reconnects with
+    it misses nothing and gets nothing twice. When the build has ended and all was sent, the last
     event is `end`.
     """
     deadline = time.monotonic() + seconds
@@ -66,8 +66,9 @@ def follow(
 
 
 def _whole_lines(chunk: bytes, ended: bool) -> bytes:
-    """The part of a chunk that ends with a line's end; all of it when nothing follows, or no line
-    ends in it.
+    """Return the part of a chunk that ends with a line's end.
+
+    It is all of the chunk when nothing follows, or no line ends in it.
     """
     end = chunk.rfind(b"\n") + 1
     return (

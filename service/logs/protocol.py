@@ -1,5 +1,4 @@
-"""Build logs: appended line by line by whoever works on a run, read from any byte on by any
-process.
+"""Define a build's log: its worker appends lines, and any process reads it from any byte on.
 
 Two ways to keep them (`log_storage`): a file for each run, in a folder of this machine or a shared
 one, and rows of the database, for workers and web processes that share nothing else
@@ -16,12 +15,12 @@ CHUNK_BYTES = 1024**2
 
 
 class Appender(Protocol):
-    """A log's end, held by who writes it. No call raises: a build does not end for its log's sake."""
+    """The end of a log, for its writer. No call raises: a build does not end for its log's sake."""
 
     def append(self, raw: bytes) -> None: ...
 
     def flush(self) -> None:
-        """What was appended is there for readers now, or will not be."""
+        """Make what was appended visible to readers, or drop it if that fails."""
 
     def close(self) -> None: ...
 
@@ -30,23 +29,24 @@ class Log(Protocol):
     """One run's log."""
 
     def read(self, offset: int, end: int | None = None) -> bytes:
-        """Up to `CHUNK_BYTES` from a byte on, and nothing after `end`; nothing where there is
-        nothing, or no log.
+        """Return up to `CHUNK_BYTES` from a byte on, none of them at or after `end`.
+
+        It returns no bytes past the log's end, and where there is no log.
         """
 
     def size_bytes(self) -> int:
-        """How long it is at present."""
+        """Return the log's present size."""
 
     def appender(self) -> Appender:
-        """Open it for appending."""
+        """Open the log for appending."""
 
     def remove(self) -> bool:
-        """Remove it; True when it is gone."""
+        """Remove the log; True when it is gone."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogFacts:
-    """What clean-up has to know of a log. `changed_at` is seconds since the epoch."""
+    """What clean-up needs to know of a log. `changed_at` is seconds since the epoch."""
 
     run_id: str
     size_bytes: int
@@ -57,12 +57,12 @@ class Logs(Protocol):
     """Every log of the service."""
 
     def of(self, run_id: str) -> Log:
-        """A run's log, written or not."""
+        """Return a run's log, written or not."""
 
     def all(self) -> Iterator[LogFacts]:
-        """Those that are there."""
+        """Yield the facts of every log that exists."""
 
 
 def piece_bytes(offset: int, end: int | None) -> int:
-    """How much is read at once from `offset` on."""
+    """Return how much is read at once from `offset` on."""
     return CHUNK_BYTES if end is None else max(0, min(CHUNK_BYTES, end - offset))

@@ -1,4 +1,4 @@
-"""The log of a run, as its worker writes it."""
+"""Write the log of a run, as its worker does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_LINE_BYTES = 16 * 1024
 
 
 class RunLog:
-    """A run's log, open for appending lines. Secrets are blotted out.
+    """A run's log, open for appending lines. Secrets are masked.
 
     What would make it longer than `max_bytes` is left out, and a last line says so.
     """
@@ -37,12 +37,15 @@ class RunLog:
 
     @property
     def size_bytes(self) -> int:
-        """How long the log is now, all of it there for readers."""
+        """Return the log's present size, all of it visible to readers."""
         self.flush()
         return self._log.size_bytes()
 
     def flush(self) -> None:
-        """Before others are told that the build has ended: they read the log then."""
+        """Write out what is pending.
+
+        It is called before the build's end is recorded: readers read the log to its end then.
+        """
         self._appender.flush()
 
     def line(self, text: str) -> None:

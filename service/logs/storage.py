@@ -1,4 +1,4 @@
-"""Which of the ways to keep logs the settings choose."""
+"""Choose the way to keep logs that the settings name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.logs.protocol import Logs
 
 
 def logs_of(settings: Settings, engine: Engine) -> Logs:
-    """Where these settings keep logs."""
+    """Return where these settings keep logs."""
     if settings.service.keeps_logs_in_database:
         from service.logs.database import DatabaseLogs
 

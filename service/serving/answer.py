@@ -1,4 +1,4 @@
-"""What a WSGI application answers, asked for piece by piece in threads."""
+"""Call a WSGI application, and take its answer piece by piece, in threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PIECE_BYTES = 64 * 1024
 
 
 class FileWrapper:
-    """WSGI's file wrapper: a file from where it stands, which a server may send as it likes."""
+    """WSGI's file wrapper: a file from its position on, which a server may send as it likes."""
 
     def __init__(self, file: BinaryIO, block_bytes: int = PIECE_BYTES) -> None:
         self.file = file
@@ -26,7 +26,7 @@ class FileWrapper:
 
 
 class Answer:
-    """One call of an application. `begin` and `go_on` work, so they belong into a thread.
+    """One call of an application. `begin` and `go_on` block, so they belong in a thread.
 
     Each returns whether more follows `piece`, and may raise what the application raises.
     """
@@ -55,7 +55,7 @@ class Answer:
         return self.go_on()
 
     def go_on(self) -> bool:
-        """Fill the next `piece`: empty, when the application has nothing yet."""
+        """Fill the next `piece`: empty when the application has nothing yet."""
         with self._lock:
             pieces: list[bytes] = []
             more = not self.is_closed
@@ -72,14 +72,14 @@ class Answer:
 
     @property
     def left_of_file(self) -> tuple[int, int]:
-        """The first byte of `file` that is still to be sent, and the one after the last."""
+        """Return the first byte of `file` that is still to be sent, and the one after the last."""
         assert self.file is not None
         length = int(dict(self.headers).get(b"content-length", b"0"))
         begin = self.file.tell()
         return begin, begin + length - len(self.piece)
 
     def close(self) -> None:
-        """Let the application clean up, if the end of its answer was not asked for."""
+        """Let the application clean up, also if its answer was not read to the end."""
         with self._lock:
             self._close()
 

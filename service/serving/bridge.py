@@ -29,9 +29,7 @@ BODY_S = 60.0
 """How long a body may take to come, and a second more for each `BODY_BYTES_PER_S`."""
 BODY_BYTES_PER_S = 16 * 1024
 DRAIN_BYTES = 64 * 1024**2
-"""How much of a body that is too large is read and thrown away, so that its sender gets to hear
-the answer.
-"""
+"""How much of a body that is too large is read and dropped, so that its sender gets the answer."""
 MEMORY_BYTES = 64 * 1024
 """How much of a body is kept in memory; what is larger goes to a temporary file."""
 STALL_S = 120.0

@@ -1,5 +1,4 @@
-"""Connections of one server process: how many there may be, and how long a request may take to
-come.
+"""Bound the connections of a server process: their number, and the time for a request to arrive.
 
 A connection *waits* until a whole request has come. Waiting connections hold no thread. When an
 address, or the process, has as many connections as it may have, the one that waits longest makes
@@ -35,7 +34,7 @@ class Connections:
         self._waiting: dict[Connection, None] = {}  # in the order in which they began to wait
 
     def admit(self, connection: Connection) -> bool:
-        """Count a new connection, which waits. False when there is no room for it."""
+        """Count a new connection, which waits. Returns False when there is no room for it."""
         network = connection.network
         if self._open[network] >= self._limit_of_network and not self._make_room(network):
             return False
@@ -46,16 +45,16 @@ class Connections:
         return True
 
     def wait(self, connection: Connection) -> None:
-        """The connection has its answer, and may send another request."""
+        """Mark the connection as answered: it may send another request."""
         if not connection.is_gone:
             self._waiting[connection] = None
 
     def serve(self, connection: Connection) -> None:
-        """A whole request has come on the connection."""
+        """Mark the connection as having sent a whole request."""
         self._waiting.pop(connection, None)
 
     def forget(self, connection: Connection) -> None:
-        """The connection is gone."""
+        """Forget the connection, which is closed."""
         if not connection.is_gone:
             connection.is_gone = True
             self._waiting.pop(connection, None)
@@ -81,7 +80,7 @@ class Connections:
 
 
 class Connection(ASGIProtocol):  # type: ignore[misc]
-    """Gunicorn's connection, counted, whose first request has to come in time."""
+    """Gunicorn's connection, counted, whose first request has to arrive in time."""
 
     transport: asyncio.Transport
 

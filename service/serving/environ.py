@@ -1,4 +1,4 @@
-"""A request as WSGI's environment (PEP 3333)."""
+"""Turn a request into WSGI's environment (PEP 3333)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAITS = "cic.waits"
 
 
 def environ_of(scope: Scope, body: IO[bytes], size_bytes: int) -> dict[str, Any]:
-    """Return the environment of a request whose body, of this size, lies in `body`."""
+    """Return the environment of a request whose body, of this size, is in `body`."""
     server, client = scope.get("server") or ("", 0), scope.get("client") or ("", 0)
     environ = {
         "REQUEST_METHOD": scope["method"],

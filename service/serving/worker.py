@@ -1,4 +1,4 @@
-"""A gunicorn worker that reads requests and writes answers in an event loop."""
+"""Read requests and write answers in an event loop, as a worker of gunicorn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages for people. They offer what the REST API offers, through the same functions."""
+"""Serve the pages for people, which offer what the REST API does, through the same functions."""
 
 from service.web.site import install
 

@@ -1,4 +1,4 @@
-"""A user's own account: the password, and the tokens for programs."""
+"""Serve the page of a user's own account: the password, and the tokens for programs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def account() -> str:
 
 
 def change_password() -> Any:
-    """All sessions end, and this browser begins another."""
+    """Change the password: all sessions end, and this browser begins another."""
     form = PasswordForm()
     if not form.validate():
         return _page(password_form=form), 400
@@ -89,7 +89,7 @@ def change_password() -> Any:
 
 
 def add_token() -> Any:
-    """Make a token and show it, this once: it is in no session and no address."""
+    """Make a token and show it, this once: no session and no address holds it."""
     form = TokenForm()
     if not form.validate():
         return _page(token_form=form), 400

@@ -1,5 +1,6 @@
-"""The operator's page: what goes on, who builds, who may use the service. For everybody else there
-is no such page.
+"""Serve the operator's page: what goes on, who builds, who may use the service.
+
+For other users the page does not exist.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def admin() -> str:
 
 
 def change_user(user_id: int, action: str) -> AnyResponse:
-    """Change or remove somebody; an administrator cannot lock out or remove themselves."""
+    """Change or remove a user; administrators cannot lock out or remove themselves."""
     _require_admin()
     row = accounts.by_id(service().engine, user_id)
     if row is None or action not in (*ACTIONS, "remove"):

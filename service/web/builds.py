@@ -1,4 +1,4 @@
-"""A user's builds: the list, one build with its log as it grows, and what can be done with it."""
+"""Serve the pages of a user's builds: the list, and one build with its log and its actions."""
 
 from __future__ import annotations
 
@@ -81,9 +81,7 @@ def build(build_id: str) -> str:
 
 
 def build_state(build_id: str) -> Response:
-    """What changes while a build goes on: the script on its page asks for it, and shows the
-    fragment.
-    """
+    """Return the part of a build's page that changes, which the page's script asks for."""
     row = own_build(build_id)
     return jsonify(
         {
@@ -95,7 +93,7 @@ def build_state(build_id: str) -> Response:
 
 
 def build_log(build_id: str) -> Response:
-    """The log: as it grows for an EventSource, else the whole as a file."""
+    """Send the log: as it grows for an EventSource, else the whole as a file."""
     row = own_build(build_id)
     kept = service().logs.of(row.run_id)
     if "text/event-stream" in request.headers.get("Accept", ""):
@@ -115,7 +113,7 @@ def cancel(build_id: str) -> AnyResponse:
 
 
 def retry(build_id: str) -> AnyResponse:
-    """Ask for the same once more."""
+    """Submit the same request once more."""
     asked = _parsed(own_build(build_id))
     if asked is None:
         return redirect(f"{url_for('web.new_build')}?from={build_id}")
@@ -135,7 +133,7 @@ def delete(build_id: str) -> AnyResponse:
 
 
 def own_build(build_id: str) -> Any:
-    """The user's build of this id; for everybody else there is none."""
+    """Return the user's build of this id; raise `Missing` for any other."""
     row = db_builds.build(service().engine, build_id) if len(build_id) == 36 else None
     if row is None or row.user_id != user().id:
         raise Missing("There is no such build.", hint="Your builds are in the list.")

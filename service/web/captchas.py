@@ -1,4 +1,4 @@
-"""The questions for people who sign up: digits as a picture and as sound.
+"""Ask people who sign up to type digits, shown as a picture or read as sound.
 
 The answer stays in the database. A question is asked once: whatever the first answer is, its row is
 gone. A sound is made once and kept in the row: making one takes a core for half a second.
@@ -36,8 +36,9 @@ _speaking = Bottleneck(1, waiting=1, message="Many people listen at the moment."
 
 
 def ask(engine: Engine, address: str) -> str:
-    """Make a question and return its id. Raises `TooManyFailures` for an address that collects
-    them.
+    """Make a question and return its id.
+
+    Raises `TooManyFailures` for an address that collects them.
     """
     captcha_id, moment, network = secrets.token_urlsafe(32), now(), network_of(address)
     answer = "".join(secrets.choice("0123456789") for _ in range(DIGITS))
@@ -57,7 +58,7 @@ def ask(engine: Engine, address: str) -> str:
 
 
 def is_answered(engine: Engine, captcha_id: str, answer: str) -> bool:
-    """Whether this is the answer. The question is used up either way."""
+    """Return whether this is the answer. The question is used up either way."""
     with writing(engine, durable=False) as connection:
         wanted: str | None = connection.scalar(_answer(captcha_id))
         removed = connection.execute(CAPTCHAS.delete().where(CAPTCHAS.c.id == captcha_id)).rowcount
@@ -101,8 +102,9 @@ def _kept_sound(engine: Engine, captcha_id: str) -> bytes | None:
 
 
 def is_verified(verify_url: str, secret: str, response: str, address: str) -> bool:
-    """Whether a provider that speaks reCAPTCHA's protocol says that a person answered. Raises
-    `RequestException`.
+    """Return whether a provider with reCAPTCHA's protocol confirms that a person answered.
+
+    Raises `RequestException`.
     """
     if not response:
         return False

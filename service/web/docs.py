@@ -1,4 +1,4 @@
-"""The API's description for people to read: the same document that programs get."""
+"""Show the API's description to people: the same document that programs get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How values look on pages: times, sizes, spans, states."""
+"""Format values for pages: times, sizes, spans, states."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATE_COLOURS = {
 
 
 def install(app: Flask) -> None:
-    """Make these known to templates."""
+    """Add these filters to the templates."""
     app.jinja_env.filters.update(
         moment=moment,
         age=age,
@@ -37,7 +37,7 @@ def install(app: Flask) -> None:
 
 
 def moment(value: datetime.datetime | None) -> Markup:
-    """A time; a script shows it in the reader's zone, with UTC on hover."""
+    """Return a time as HTML; a script shows it in the reader's zone, with UTC on hover."""
     if value is None:
         return Markup("–")
     utc = value.strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -47,7 +47,7 @@ def moment(value: datetime.datetime | None) -> Markup:
 
 
 def age(value: datetime.datetime | None) -> Markup:
-    """How long ago a time is, with the time on hover."""
+    """Return how long ago a time is, with the time on hover."""
     if value is None:
         return Markup("–")
     utc = value.strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -58,7 +58,7 @@ def age(value: datetime.datetime | None) -> Markup:
 
 
 def span(value: datetime.timedelta | float | None) -> str:
-    """A span of time in its two largest units at the most: `1 h 5 min`."""
+    """Return a span of time in its two largest units at the most: `1 h 5 min`."""
     if value is None:
         return "–"
     seconds = int(max(0, value.total_seconds() if isinstance(value, datetime.timedelta) else value))
@@ -77,7 +77,7 @@ def span(value: datetime.timedelta | float | None) -> str:
 
 
 def size(value: int | None) -> str:
-    """A number of bytes."""
+    """Return a number of bytes with its unit."""
     if value is None:
         return "–"
     if value < 1000:
@@ -91,7 +91,7 @@ def size(value: int | None) -> str:
 
 
 def state_colour(state: Any) -> str:
-    """Bootstrap's colour of a build's state."""
+    """Return Bootstrap's colour of a build's state."""
     return (
         STATE_COLOURS.get(BuildState(state), "secondary")
         if state in BuildState.__members__
@@ -100,5 +100,5 @@ def state_colour(state: Any) -> str:
 
 
 def lines(text: str) -> Markup:
-    """A text whose line breaks are kept."""
+    """Return a text as HTML that keeps its line breaks."""
     return Markup("<br>").join(escape(line) for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""Small things that several pages share."""
+"""Share what several pages need of forms."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ _log = logging.getLogger(__name__)
 
 
 def options(names: Mapping[str, str]) -> list[SelectChoice]:
-    """The choices of a select field: value to what is shown."""
+    """Return the choices of a select field: value to what is shown."""
     return [SelectChoice(value, label) for value, label in names.items()]
 
 
 def record_audit_event(action: str, subject: str = "", name: str | None = None) -> None:
-    """Who did what. What is done already does not fail because it cannot be noted."""
+    """Record who did what.
+
+    An action that is done does not fail because it cannot be recorded.
+    """
     who = name or (current_user.name if current_user.is_authenticated else None)
     try:
         audit_trail.record_audit_event(
@@ -40,8 +43,7 @@ def record_audit_event(action: str, subject: str = "", name: str | None = None) 
 def add_problems(
     form: Any, problems: Iterable[FieldProblem], names: Any = None
 ) -> list[FieldProblem]:
-    """Put problems beside the fields of a form that they are about; returns those about none of
-    them.
+    """Show problems at the fields of a form that they concern, and return the others.
 
     `names` maps a problem's field to the form's, where they differ.
     """
@@ -64,13 +66,13 @@ def _sentence(text: str) -> str:
 
 
 def page_number() -> int:
-    """Which page of a list is asked for."""
+    """Return which page of a list is asked for."""
     text = request.args.get("page", "1")
     return int(text) if text.isascii() and text.isdigit() and 0 < len(text) < 8 and int(text) else 1
 
 
 def recaptcha_keys() -> tuple[str, str] | None:
-    """The site's keys of a captcha provider; None where the service asks its own questions."""
+    """Return the keys of the captcha provider; None where the service asks its own questions."""
     settings = service().settings.service
     if settings.captcha_web_site_key and settings.captcha_site_key is not None:
         return settings.captcha_web_site_key, settings.captcha_site_key.get_secret_value()
@@ -78,7 +80,5 @@ def recaptcha_keys() -> tuple[str, str] | None:
 
 
 def captcha_hosts() -> tuple[str, ...]:
-    """The hosts that the captcha provider's script comes from and talks to; none without a
-    provider.
-    """
+    """Return the hosts that the captcha provider's script uses; none without a provider."""
     return service().settings.service.captcha_hosts if recaptcha_keys() else ()

@@ -1,4 +1,4 @@
-"""Finished images: the list, and all that is known of one."""
+"""Serve the pages of finished images: the list, and all that is known of one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Shown:
 
     @property
     def commit(self) -> str | None:
-        """The workflow's commit."""
+        """Return the workflow's commit."""
         return self.labels.get(label_names.WORKFLOW_COMMIT)
 
     @property
@@ -65,7 +65,7 @@ class Shown:
 
     @property
     def size_bytes(self) -> int | None:
-        """The SIF's size, else the image's in Docker."""
+        """Return the SIF's size, else the image's in Docker."""
         return self.record.size_bytes if self.filename else self.record.details.get("image_bytes")
 
     @property
@@ -87,7 +87,7 @@ class Shown:
         return url_for("web.image_of_docker", image_id=self.reference)
 
     def has(self, words: Iterable[str]) -> bool:
-        """Whether every word is in its names, its labels or what was asked for."""
+        """Return whether every word is in its names, its labels or its request."""
         text = " ".join(
             (
                 self.filename or "",
@@ -109,7 +109,7 @@ def add_pages(web: Blueprint) -> None:
 
 
 def images() -> str:
-    """The images whose name or labels hold every word that was searched for."""
+    """Show the images whose name or labels hold every word of the search."""
     words = request.args.get("search", "")[:200].lower().split()
     found = [one for one in _all() if one.has(words)]
     found.sort(key=lambda one: (one.record.created, one.record.image_id), reverse=True)
@@ -127,14 +127,14 @@ def images() -> str:
 
 
 def image(filename: str) -> str:
-    """The page of a SIF, which may have been pushed, too."""
+    """Show the page of a SIF, whose image may have been pushed, too."""
     record = _record(filename)
     tagged = {row.image_id: row for row in builds.tagged_images(service().engine)}
     return _page(_sif(filename, record, tagged.get(record.image_id)))
 
 
 def image_of_docker(image_id: str) -> str:
-    """The page of an image without a SIF."""
+    """Show the page of an image without a SIF."""
     for row in builds.tagged_images(service().engine):
         if row.image_id == image_id:
             return _page(_whole(_tagged(row)))
@@ -170,7 +170,7 @@ def download(filename: str) -> AnyResponse:
 
 
 def document(identity: str, name: str) -> Response:
-    """A text that an image was made from."""
+    """Send a text that an image was made from."""
     text = service().images.document(identity, name)
     if text is None:
         raise Missing("The image has no such document.")

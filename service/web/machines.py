@@ -1,4 +1,4 @@
-"""The machine catalogue, and which machine pasted facts are of."""
+"""Serve the page of the machine catalogue, and recognise a machine from pasted facts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def machines() -> str:
 
 
 def recognise_machine() -> str:
-    """The same page with the machine that the pasted facts are of, or with what is wrong with them."""
+    """Show the same page with the machine of the pasted facts, or with what is wrong with them."""
     form = FactsForm()
     if not form.validate_on_submit():
         return _page(form)

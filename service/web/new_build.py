@@ -1,6 +1,4 @@
-"""The form for a new build: every field with suggestions, what is wrong beside its field, and what
-would be built.
-"""
+"""Serve the form for a new build: suggestions, errors at their fields, and what would be built."""
 
 from __future__ import annotations
 
@@ -127,7 +125,7 @@ def new_build() -> Any:
 
 
 def choices() -> Response:
-    """What the form's script knows of machines and architectures."""
+    """Return what the form's script needs of machines and architectures."""
     known = [
         {"name": name, "platform": target["platform"]}
         for target in cpu_targets.known_targets()
@@ -138,8 +136,9 @@ def choices() -> Response:
 
 
 def workflows() -> Any:
-    """The registry's workflows; with `workflow`, its steps; with `versions`, what can stand for a
-    version.
+    """Return the registry's workflows, or the steps or the versions of one.
+
+    `workflow` asks for its steps, `versions` for what a version may be.
     """
     registry = resolve.open_registry(service().settings.library)
     version = request.args.get("version") or LATEST
@@ -175,8 +174,9 @@ def _initial() -> dict[str, Any]:
 
 
 def _fields(form: BuildForm) -> dict[str, Any]:
-    """What was typed as the fields of a request. A machine that the script has spelled out is taken
-    as it stands.
+    """Return the form's input as the fields of a request.
+
+    A machine whose fields the script has filled in is taken as it is.
     """
     typed = {name: (form[name].data or "").strip() for name in MACHINE_FIELDS}
     machine: dict[str, Any] = {name: text or None for name, text in typed.items()}
@@ -199,7 +199,7 @@ def _fields(form: BuildForm) -> dict[str, Any]:
 
 
 def _show(error: CicError, form: BuildForm) -> list[FieldProblem]:
-    """Put what is wrong beside the fields; returns what is about none of them."""
+    """Show problems at their fields, and return those that concern no field."""
     if isinstance(error, InvalidRequest):
         return add_problems(form, error.problems, _NAMES)
     if isinstance(error, NotFound) and error.field:

@@ -1,4 +1,4 @@
-"""Who is logged in, by a cookie. A session ends when what proves the user changes."""
+"""Keep people logged in by a cookie. A session ends when what proves the user changes."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class User(UserMixin):  # type: ignore[misc]
         self.secret = secret
 
     def get_id(self) -> str:
-        """What the cookie holds: the secret of this session, which the database ends."""
+        """Return what the cookie holds: the secret of this session, which the database ends."""
         return self.secret
 
 
 def service() -> Service:
-    """What the present application is made of."""
+    """Return the parts of the present application."""
     found: Service = current_app.extensions["cic"]
     return found
 
 
 def user() -> User:
-    """Who asks."""
+    """Return who is logged in."""
     found: User = current_user._get_current_object()
     return found
 
@@ -61,7 +61,7 @@ def _load(secret: str) -> User | None:
 
 
 def begin_session(row: Any) -> None:
-    """Log a user in, with nothing left of the session before."""
+    """Log a user in, with nothing left of an earlier session."""
     if current_user.is_authenticated:
         sessions.end(service().engine, user().secret)
     session.clear()
@@ -70,15 +70,16 @@ def begin_session(row: Any) -> None:
 
 
 def end_session() -> None:
-    """Log a user out, here and wherever the cookie was copied to."""
+    """End the session, for every copy of its cookie, too."""
     sessions.end(service().engine, user().secret)
     logout_user()
     session.clear()
 
 
 def require_login() -> Response | None:
-    """No page without a login but the public ones. A browser that follows a link is sent to log in
-    and back.
+    """Refuse pages without a login, but for the public ones.
+
+    A browser that follows a link is sent to log in and back.
     """
     if request.endpoint in PUBLIC or current_user.is_authenticated:
         return None
@@ -93,7 +94,7 @@ def require_login() -> Response | None:
 
 
 def safe_target(target: str | None) -> str:
-    """Where to go after logging in: a page of this service, else its first one."""
+    """Return where to go after logging in: a page of this service, else its first one."""
     home = url_for("web.home")
     if not target or not target.startswith(f"{request.root_path}/") or target.startswith("//"):
         return home

@@ -1,4 +1,4 @@
-"""In and out: log in, log out, sign up."""
+"""Serve the pages to log in, log out and sign up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The blueprint of the pages: who may see them, with which headers, and what an error looks like."""
+"""Define the blueprint of the pages: access, headers, and how errors look."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ _log = logging.getLogger(__name__)
 
 
 class _Sessions(SecureCookieSessionInterface):
-    """Flask's sessions, whose cookie belongs to where the service is mounted and to the scheme of
-    the request.
+    """Flask's sessions, with a cookie that belongs to the service's root and the request's scheme.
 
-    The calls of programs have none: they log in each time, and some of them come a thousand times a
+    Programs' calls have none: they log in each time, and some of them come a thousand times a
     second.
     """
 
@@ -137,14 +136,14 @@ def _from_surprise(error: Exception) -> AnyResponse:
 
 
 def _no_such_page(error: HTTPException) -> Any:
-    """An address that is nobody's: a page for browsers, a problem document for programs."""
+    """An unknown address: a page for browsers, a problem document for programs."""
     if wants_page():
         return _with_headers(Response(*_rendered(404, "There is no such page.", "")))
     return problems.from_http(error)
 
 
 def wants_page() -> bool:
-    """Whether a browser asks, which wants HTML most."""
+    """Return whether a browser asks, which prefers HTML."""
     return request.accept_mimetypes.best_match([problems.PROBLEM_TYPE, "text/html"]) == "text/html"
 
 

@@ -1,4 +1,4 @@
-"""Celery, which carries a run's id to the workers on all hosts at once.
+"""Send a run's id through Celery to the workers on all hosts at once.
 
 One task for each run id, to every worker: the one that claims the run in the database works on it,
 and the others find that there is nothing to do. A task is done, and acknowledged, as soon as it was
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 def make_celery(settings: Settings) -> Celery:
-    """The Celery application of these settings; it has no tasks yet."""
+    """Return the Celery application of these settings; it has no tasks yet."""
     service = settings.service
     if service.broker_url is None:
         raise Misconfigured("broker_url is not set.", hint="Write for example redis://host:6379/0.")
@@ -76,7 +76,7 @@ def _patience(url: str) -> dict[str, Any]:
 
 
 class CeleryExecutor:
-    """The web processes' end. Messages are sent by a thread, so no request waits for a broker.
+    """The web processes' end. A thread sends the messages, so no request waits for a broker.
 
     The thread also does what any process may do for all: it takes runs from workers that are gone.
     """
@@ -180,7 +180,7 @@ class CeleryExecutor:
 
 
 class Listener:
-    """A worker's end: hears of runs and wakes its pool, in a thread, until it is stopped.
+    """A worker's end: receives runs and wakes its pool, in a thread, until it is stopped.
 
     One at a time in a process: what ends Celery's worker is a flag of the process.
     """
@@ -204,8 +204,9 @@ class Listener:
         self._thread.start()
 
     def stop(self, timeout_s: float = 3 * ANSWER_S) -> None:
-        """Hear nothing more, and wait until the thread has ended; it ends on its own if the broker
-        keeps it longer.
+        """Receive nothing more, and wait until the thread has ended.
+
+        It ends on its own if the broker keeps it longer.
         """
         self._stopped.set()
         celery_state.should_stop = 0
@@ -216,7 +217,7 @@ class Listener:
 
     def _listen(self) -> None:
         """Celery's own worker, which reconnects by itself; what runs in it ends at once."""
-        # in this thread: where Celery looks for the tasks of what it hears
+        # in this thread: Celery looks here for the tasks of the messages it receives
         self._celery.set_current()
         while not self._stopped.is_set():
             try:

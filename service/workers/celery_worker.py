@@ -1,6 +1,6 @@
-"""A worker of a service of several hosts: a build pool that Celery wakes, until it is told to stop.
+"""Run a worker of a service of several hosts: a build pool that Celery wakes, until it is stopped.
 
-SIGTERM: no new work, running builds have `stop_timeout_s` to end and go back to the queue then. A
+SIGTERM: no new work, running builds have `stop_timeout_s` to end and return to the queue then. A
 second one: at once.
 """
 
@@ -25,8 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 class WorkerMain(PoolMain):
-    """The worker's process. It needs no inbound port, and nothing of its host but `tmp_folder`,
-    Docker and Singularity.
+    """The worker's process.
+
+    It needs no inbound port, and nothing of its host but `tmp_folder`, Docker and Singularity.
     """
 
     def __init__(self, settings: Settings, build_image: BuildImage = pipeline.build_image) -> None:
@@ -34,8 +35,9 @@ class WorkerMain(PoolMain):
         self._build_image = build_image
 
     def run(self) -> int:
-        """Work until told to stop. Raises `ServiceError` when another worker or pool has the same
-        `tmp_folder`.
+        """Work until stopped.
+
+        Raises `ServiceError` when another worker or pool has the same `tmp_folder`.
         """
         try:
             with self._folder.pool_lock().acquire(timeout=0):
@@ -72,8 +74,9 @@ class WorkerMain(PoolMain):
         _log.info("worker %s ends", pool.name)
 
     def _make_tables(self) -> None:
-        """As a web host does, since whoever starts first makes or upgrades them; a silent database
-        is waited for.
+        """Make or upgrade the tables, as a web host does: the first process to start has to.
+
+        It waits for a database that does not answer.
         """
         app = Flask(__name__)
         init_database(app, self._settings.service.database)

@@ -1,7 +1,7 @@
-"""The seam between accepting work and doing it: a run's id goes through, and nothing else.
+"""Separate accepting work from doing it: a run's id goes through, and nothing else.
 
 The database is the truth: which runs wait, whose they are, which are to stop. An executor only
-wakes whoever works, so a call that is lost costs a second, and no run.
+wakes the workers, so a call that is lost costs a second, and no run.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ _log = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
-    """Whoever gets runs worked on."""
+    """Gets runs worked on."""
 
     def submit(self, run_id: str) -> None:
-        """There is a new run."""
+        """Announce a new run."""
 
     def cancel(self, run_id: str) -> None:
-        """A run is to stop; the database says so already."""
+        """Announce that a run is to stop, which the database records already."""
 
     def shutdown(self) -> None:
-        """Nobody will submit anything any more."""
+        """Stop: no run will be submitted any more."""
 
 
 class RunFolder:
-    """Where the processes of one machine's service meet: locks, and the pool's socket.
+    """The folder where the processes of one machine's service meet: locks, and the pool's socket.
 
     The path of a Unix socket may have 107 characters only, so it is reached through an open folder.
     """
@@ -70,7 +70,7 @@ class RunFolder:
             os.close(descriptor)
 
     def tell_pool(self, message: bytes) -> bool:
-        """Send the pool a message. False when there is none that listens."""
+        """Send the pool a message. Returns False when no pool listens."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, self._short() as address:
             sender.setblocking(False)
             try:
@@ -82,7 +82,7 @@ class RunFolder:
         return True
 
     def listen(self) -> socket.socket:
-        """The pool's end of it. Only who holds the pool's lock may call this."""
+        """Open the pool's end of the socket. Only the holder of the pool's lock may call this."""
         (self.path / "pool.sock").unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         with self._short() as address:
@@ -90,25 +90,25 @@ class RunFolder:
         return listener
 
     def pool_lock(self) -> filelock.FileLock:
-        """Held by the one pool of this machine."""
+        """Return the lock that the one pool of this machine holds."""
         return filelock.FileLock(self.path / "pool.lock", mode=0o600)
 
     def hold_web_lock(self) -> int:
-        """Say that a web process is there, until the descriptor is closed."""
+        """Announce that a web process runs, until the descriptor is closed."""
         descriptor = os.open(self.path / "web.lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         return descriptor
 
     def has_web_process(self) -> bool:
-        """Whether any web process is there."""
+        """Return whether any web process runs."""
         return file_leases.is_held(self.path / "web.lock")
 
 
 class PoolProcess:
-    """The machine's pool in a process of its own (`service.pool`), started by whichever web process
-    misses it.
+    """The machine's pool in a process of its own (`service.workers.pool`).
 
-    It outlives a web process that is replaced or killed. `start` before the first request.
+    Any web process that misses it starts it, and it outlives a web process that is replaced or
+    killed. Call `start` before the first request.
     """
 
     def __init__(self, tmp_folder: Path) -> None:
@@ -118,7 +118,7 @@ class PoolProcess:
         self._missing = threading.Event()
 
     def start(self) -> None:
-        """Say that this web process is there, and see to it that a pool is there as well."""
+        """Announce that this web process runs, and start a pool if there is none."""
         self._web_lock = self._folder.hold_web_lock()
         self._missing.set()
         threading.Thread(target=self._watch, name="pool-watch", daemon=True).start()
@@ -142,7 +142,7 @@ class PoolProcess:
             time.sleep(0.1)
 
     def shutdown(self) -> None:
-        """Stop watching. The pool ends by itself when nobody is left."""
+        """Stop watching. The pool ends by itself when no web process is left."""
         self._stopped.set()
         self._missing.set()
         if self._web_lock is not None:
@@ -165,8 +165,9 @@ class PoolProcess:
 
 
 def start_pool(folder: RunFolder) -> None:
-    """Start the pool's process unless somebody else is doing so; returns when it listens, or after
-    a while.
+    """Start the pool's process unless another process does.
+
+    Returns when the pool listens, or after a while.
     """
     try:
         with filelock.FileLock(folder.path / "start.lock", timeout=0, mode=0o600):
@@ -187,7 +188,7 @@ def start_pool(folder: RunFolder) -> None:
 
 
 def stop_pool_if_last(tmp_folder: Path, timeout_s: float) -> bool:
-    """Tell the pool to stop, unless another web process still needs it; True when it has gone."""
+    """Stop the pool unless another web process still needs it; return True when it has gone."""
     folder = RunFolder(tmp_folder)
     deadline = time.monotonic() + BEGINNING_S
     while folder.has_web_process() or not folder.tell_pool(STOP):

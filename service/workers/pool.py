@@ -1,4 +1,4 @@
-"""The build pool: takes pending runs and works on them, so many at a time. One for each machine.
+"""Take pending runs and work on them, so many at a time. One pool for each machine.
 
 `python -m service.pool` is that process. It is in a session of its own, so that what becomes of a
 web server never reaches a build, and ends when no web process is left and nothing is queued.
@@ -58,24 +58,25 @@ HEARTBEAT_EVERY_S = 3.0
 RECONCILE_EVERY_S = 15.0
 SWEEP_EVERY_S = 60.0
 HAND_BACK_S = 10.0
-"""How long builds that were told to end may take for it."""
+"""How long builds may take to end after the pool asked them to."""
 MAX_POOL_LOG_BYTES = 16 * 1024**2
 """How long the pool's own log may be when the next pool begins; the one before it is kept."""
 IDLE_S = 5.0
-"""How long nobody may be there before the pool ends."""
+"""How long the pool goes on without any web process."""
 
 _log = logging.getLogger(__name__)
 
 
 def host_name(tmp_folder: Path) -> str:
-    """What this machine's workers are called; services with folders of their own are machines of
-    their own.
+    """Return the name of this machine's workers.
+
+    Services with folders of their own are machines of their own.
     """
     return f"{platform.node()[:40]}/{zlib.crc32(str(tmp_folder.resolve()).encode()):08x}"
 
 
 class BuildPool:
-    """A bounded pool of threads, each working on one run; the database says on which."""
+    """A bounded pool of threads, each working on one run, which the database chooses."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class BuildPool:
         self._cleaner.start()
 
     def wake(self) -> None:
-        """There may be something to do."""
+        """Look for new work."""
         self._wakened.set()
 
     def submit(self, run_id: str) -> None:
@@ -126,14 +127,12 @@ class BuildPool:
         self.wake()
 
     def is_idle(self) -> bool:
-        """Whether nothing is going on here."""
+        """Return whether no run is going on here."""
         with self._lock:
             return not self._running
 
     def shutdown(self, timeout_s: float = 0.0) -> None:
-        """Take no new work, wait `timeout_s` for what is going on, and hand the rest back to the
-        queue.
-        """
+        """Take no new work, wait `timeout_s` for running builds, and queue the others again."""
         self._accepting = False
         self._wait_idle(timeout_s)
         self._end_all()
@@ -152,7 +151,7 @@ class BuildPool:
         registry.leave(self._engine, self.name)
 
     def hand_back(self) -> None:
-        """Tell what is going on to end and go back to the queue."""
+        """Ask running builds to end and return to the queue."""
         with self._lock:
             for token in self._running.values():
                 token.cancel(HAND_BACK)
@@ -333,9 +332,9 @@ class BuildPool:
             _log.warning("%d runs were taken from workers that are gone", taken)
 
     def _sweep(self) -> None:
-        """Remove what nobody needs: expired links, and folders of builds that are not going on.
+        """Remove what is not needed: expired links, and folders of builds that have ended.
 
-        What front servers offer is brought in line with the store.
+        Links for front servers are brought in line with the store.
         """
         images = open_images(self._build, self._settings.library.registry)
         images.sweep()
@@ -374,8 +373,9 @@ class PoolMain:
         self._stops = 0
 
     def run(self) -> int:
-        """Work until nobody is left, or until told to stop. Ends at once when another pool is
-        there.
+        """Work until no web process is left, or until stopped.
+
+        Ends at once when another pool runs.
         """
         try:
             with self._folder.pool_lock().acquire(timeout=0):
@@ -439,8 +439,9 @@ class PoolMain:
 
 
 def main() -> int:
-    """`python -m service.pool [--detach]`: with `--detach`, return as soon as a child of nobody
-    goes on.
+    """Run `python -m service.workers.pool [--detach]`.
+
+    With `--detach`, it returns as soon as a detached child goes on.
     """
     settings = load_settings()
     prepare_process(settings)
@@ -453,7 +454,7 @@ def main() -> int:
 
 
 def prepare_process(settings: Settings) -> None:
-    """What a process that builds needs of its folder, its environment and its machine."""
+    """Prepare the folder, the environment and the machine for a process that builds."""
     share_arenas()
     (settings.library.build.tmp_folder / "logs").mkdir(parents=True, exist_ok=True, mode=0o700)
     _let_buildx_write(settings.library.build.tmp_folder / "run" / "buildx")
@@ -461,8 +462,9 @@ def prepare_process(settings: Settings) -> None:
 
 
 def _let_buildx_write(own: Path) -> None:
-    """Buildx keeps its state in the home folder, which users that services run as often may not
-    write.
+    """Give Buildx a folder for its state, which it keeps in the home folder by default.
+
+    Users that services run as often may not write there.
     """
     docker_config = os.environ.get("DOCKER_CONFIG") or str(Path.home() / ".docker")
     usual = Path(os.environ.get("BUILDX_CONFIG") or f"{docker_config}/buildx")
@@ -473,8 +475,9 @@ def _let_buildx_write(own: Path) -> None:
 
 
 def _redirect_output(path: Path) -> None:
-    """Standard output and error go to a file: the terminal or pipe that we inherited is somebody
-    else's.
+    """Send standard output and error to a file.
+
+    The terminal or pipe that we inherited belongs to another process.
     """
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > MAX_POOL_LOG_BYTES:

@@ -1,4 +1,4 @@
-"""Writes how far a build is, the newest word of it, and not too often."""
+"""Write how far a build is: the newest figures, and not too often."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ProgressWriter:
         self._timer: threading.Timer | None = None
 
     def give(self, done: int, total: int, what: str) -> None:
-        """Write it now, or in a moment; the end is written at once."""
+        """Write a figure now, or in a moment; the end is written at once."""
         with self._lock:
             self._latest = (done, total, what)
             wait_s = self._written_at + self._every_s - time.monotonic()

@@ -1,4 +1,4 @@
-"""The workers that are there: each writes its own row, and everybody reads them.
+"""Keep the list of workers: each writes its own row, and every process reads them.
 
 A row says what a worker can build and how much of it at once. Which run is whose stands in the runs
 alone.
@@ -31,7 +31,7 @@ FORGOTTEN_AFTER_S = 24 * 3600.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Registration:
-    """What a worker says of itself."""
+    """What a worker states of itself."""
 
     name: str
     host: str
@@ -43,7 +43,7 @@ class Registration:
 class DatabaseUptime:
     """How long the database has answered without a break, as far as this process asked it.
 
-    After it was away all workers are silent: nobody counts as gone before all had time to speak
+    After it was away all workers are silent: none counts as gone before all had time to write
     again.
     """
 
@@ -51,7 +51,7 @@ class DatabaseUptime:
         self._since: float | None = None
 
     def answers(self, *, does: bool) -> None:
-        """What was seen just now."""
+        """Record that the database answered just now, or did not."""
         if not does:
             self._since = None
         elif self._since is None:
@@ -62,7 +62,7 @@ class DatabaseUptime:
 
 
 def say_alive(engine: Engine, me: Registration, *, busy: int, is_stopping: bool) -> None:
-    """Write or renew a worker's row; rows of those long gone are removed."""
+    """Write or renew a worker's row; rows of workers long gone are removed."""
     with writing(engine, durable=False) as connection:
         moment = clock(connection)
         values = {
@@ -91,14 +91,15 @@ def say_alive(engine: Engine, me: Registration, *, busy: int, is_stopping: bool)
 
 
 def leave(engine: Engine, name: str) -> None:
-    """A worker has ended."""
+    """Remove the row of a worker that ends."""
     with writing(engine) as connection:
         connection.execute(WORKERS.delete().where(WORKERS.c.name == name))
 
 
 def all_workers(engine: Engine, *, lost_after_s: float) -> list[dict[str, Any]]:
-    """Every worker's row as a mapping, with its `state`, one of `STATES`; those that are there
-    first.
+    """Return every worker's row as a mapping, those that are alive first.
+
+    Its `state` is one of `STATES`.
     """
     with reading(engine) as connection:
         silent_since = clock(connection) - datetime.timedelta(seconds=lost_after_s)
@@ -118,7 +119,7 @@ def all_workers(engine: Engine, *, lost_after_s: float) -> list[dict[str, Any]]:
 
 
 def slots(engine: Engine, *, lost_after_s: float) -> int:
-    """How many builds all workers take at once."""
+    """Return how many builds all workers take at once."""
     workers = all_workers(engine, lost_after_s=lost_after_s)
     return sum(worker["slots"] for worker in workers if worker["state"] == "ready")
 
@@ -137,7 +138,7 @@ def require_worker(engine: Engine, *, lost_after_s: float) -> None:
 def kinds_for(
     engine: Engine, me: Registration, *, lost_after_s: float, must_execute: bool
 ) -> Sequence[Kind]:
-    """The kinds of waiting runs that are for this worker."""
+    """Return the kinds of waiting runs that are for this worker."""
     with reading(engine) as connection:
         kinds = _waiting_kinds(connection)
         if not kinds:
@@ -153,8 +154,9 @@ def kinds_for(
 
 
 def explain_waiting(engine: Engine, *, lost_after_s: float, must_execute: bool) -> None:
-    """Let each waiting run say what it waits for, if no worker suits it. One that is tried again
-    later says that.
+    """Record what each waiting run waits for, if no worker suits it.
+
+    A run that is tried again later has that as its reason.
     """
     with reading(engine) as connection:
         kinds = _waiting_kinds(connection)

@@ -1,4 +1,4 @@
-"""Which worker builds what. Pure: what a worker can do, against what is asked for.
+"""Decide which worker builds what, from abilities and requirements. Pure.
 
 A request goes to a worker that runs its platform natively and can execute its target, else to one
 that runs the platform, else to one that emulates it, else it waits. A better worker is waited for
@@ -15,8 +15,9 @@ from service.db.tables import Kind
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Abilities:
-    """What a worker can build. `targets` are those that its CPU executes, of its own platform: the
-    first of its own.
+    """What a worker can build.
+
+    `targets` are those that its CPU executes, of its own platform: the first is its own.
     """
 
     platforms: Collection[str]
@@ -25,7 +26,7 @@ class Abilities:
 
 
 def rank(worker: Abilities, kind: Kind) -> int | None:
-    """How well a worker suits: 0 is best, None is not at all."""
+    """Return how well a worker suits: 0 is best, None is not at all."""
     platform, target = kind
     if platform in worker.platforms:
         own = next(iter(worker.platforms))
@@ -40,9 +41,9 @@ def rank(worker: Abilities, kind: Kind) -> int | None:
 def takes(
     me: Abilities, others: Iterable[Abilities], kind: Kind, *, must_execute: bool = False
 ) -> bool:
-    """Whether a run of this kind is for me: I suit, and nobody who is there suits better.
+    """Return whether a run of this kind is for me: I suit, and no worker present suits better.
 
-    With `must_execute`, who cannot execute the target does not suit.
+    With `must_execute`, a worker that cannot execute the target does not suit.
     """
     mine = _suits(me, kind, must_execute)
     return mine is not None and all(
@@ -54,7 +55,7 @@ def takes(
 def waits_for(
     kind: Kind, workers: Collection[Abilities], *, must_execute: bool = False
 ) -> str | None:
-    """What a run of this kind waits for, when nobody who is there suits; None when somebody does."""
+    """Return what a run of this kind waits for when no worker present suits, else None."""
     if any(_suits(worker, kind, must_execute) is not None for worker in workers):
         return None
     platform, target = kind

@@ -1,4 +1,4 @@
-"""One run, from its claim to its end: load it, call the library, write down what came of it."""
+"""Work on one run, from its claim to its end: load it, call the library, record the result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from service.logs.storage import logs_of
 from service.workers.progress_writer import ProgressWriter
 
 HAND_BACK = "The service stops; the build goes back to the queue."
-"""The reason of a cancellation that nobody asked for: the run is queued again."""
+"""The reason of a cancellation by the service itself: the run is queued again."""
 
 PROGRESS_EVERY_S = 1.0
 STAGES = {
@@ -79,9 +79,7 @@ class Worker:
     build_image: BuildImage = pipeline.build_image
 
     def run_build(self, run_id: str, cancel: CancelToken) -> None:
-        """Work on a claimed run until it has ended, was handed back, or turns out to be somebody
-        else's.
-        """
+        """Work on a claimed run until it ends, is queued again, or is lost to another worker."""
         library = self.settings.library
         try:
             with (
@@ -184,7 +182,7 @@ class Worker:
         )
 
     def _offer(self, result: pipeline.BuildResult) -> None:
-        """Where the operator wants it, a SIF also lies under its plain name for everybody."""
+        """Where the operator wants it, link a SIF under its plain name for everybody."""
         if (
             self.settings.service.public_downloads
             and result.sif_path is not None
@@ -207,8 +205,9 @@ class Worker:
             runs.fail(self.engine, run_id, self.name, error)
 
     def _is_tried_later(self, run_id: str, error: CicError) -> bool:
-        """Whether the run waits for its cause to pass; what its builds have been given already,
-        they keep.
+        """Return whether the run waits for its cause to pass.
+
+        Its builds keep what they have got already.
         """
         service = self.settings.service
         passes = error.code in PASSING or isinstance(error, DatabaseSilent)
@@ -247,7 +246,7 @@ class _RunObserver:
         self._progress.give(done, total, what)
 
     def stop(self) -> None:
-        """Nothing more is told: the build has ended."""
+        """Write no more progress: the build has ended."""
         self._progress.stop()
 
     def _write_progress(self, done: int, total: int, what: str) -> None:
@@ -258,8 +257,9 @@ class _RunObserver:
 
 
 def pinned_inputs(stored: Mapping[str, Any]) -> Inputs | None:
-    """The inputs that were pinned at submit; None when an older version of the service wrote them
-    in another form.
+    """Return the inputs that were pinned at submit.
+
+    None stands for those that an older version of the service wrote in another form.
     """
     try:
         return Inputs.model_validate(dict(stored))
