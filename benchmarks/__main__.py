@@ -1,4 +1,4 @@
-"""All benchmarks with a goal, one after another: `python3 -m benchmarks [--write] [NAME ...]`.
+"""Run all benchmarks with a goal, one after another: `python3 -m benchmarks [--write] [NAME ...]`.
 
 `--write` puts the table and the plot into the documentation, where each benchmark's rows are of its
 latest run: `measured.json` keeps them. Nothing else should run on the machine meanwhile.
@@ -74,7 +74,7 @@ def keep(name: str, rows: Sequence[Row]) -> None:
 
 
 def kept() -> dict[str, list[Row]]:
-    """The rows of each benchmark's latest run, by where and when that was."""
+    """Return the rows of each benchmark's latest run, by where and when that was."""
     runs = json.loads(MEASURED.read_text("utf-8"))
     found: dict[str, list[Row]] = {}
     for name in NAMES:
@@ -94,7 +94,7 @@ def write(runs: Mapping[str, Sequence[Row]]) -> None:
 
 
 def table(where: str, rows: Sequence[Row]) -> str:
-    """The rows in Markdown, and where and when they were measured."""
+    """Return the rows in Markdown, and where and when they were measured."""
     lines = ["| what | measured | goal | |", "|---|---|---|---|"]
     for row in rows:
         what = f"{row.what}{row.note and f' ({row.note})'}".replace(
@@ -105,7 +105,7 @@ def table(where: str, rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row]) -> bytes:
-    """How each figure stands to its goal, as an SVG picture: 1 is the goal, and less is better."""
+    """Return an SVG picture of the figures over their goals: 1 is the goal, less is better."""
     measured = [row for row in rows if row.value]
     chart = pygal.HorizontalBar(
         title="Measured against the goal (1 = the goal, shorter is better)",
@@ -129,7 +129,7 @@ def plot(rows: Sequence[Row]) -> bytes:
 
 
 def against_goal(row: Row) -> float:
-    """The figure divided by its goal, or the other way round where more is better."""
+    """Return the figure divided by its goal, or the goal by the figure where more is better."""
     assert row.value is not None
     ratio = row.goal / row.value if row.at_least else row.value / row.goal
     return ratio if math.isfinite(ratio) else 100.0

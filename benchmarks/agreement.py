@@ -1,4 +1,4 @@
-"""Whether plans mean what they say: what is planned is concretized by real Spack, and compared.
+"""Compare what is planned with what real Spack concretizes of it.
 
     python -m benchmarks.agreement IMAGE [MACHINE]...
 
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """Whether a plan that says yes is one that Spack can satisfy."""
+        """Return whether a plan that accepts is one that Spack can satisfy."""
         return self.case.spack_yaml is None or self.concretizes is True
 
 

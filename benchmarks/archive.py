@@ -1,5 +1,6 @@
-"""An archive of this machine's own programs and libraries: files as they are in images, and no
-network is needed.
+"""Make an archive of this machine's own programs and libraries.
+
+They are files as images have them, and no network is needed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a concretization costs: `python3 -m benchmarks.concretization`.
+"""Measure what a concretization costs: `python3 -m benchmarks.concretization`.
 
 `CIC_BENCHMARK_BASES` names two base images, the older Spack's first: `spack_base:0.23 spack_base:1.2`.
 In each, Spack concretizes fftw, lz4, bzip2 and openmpi with the indexes that the base image brings;
@@ -60,7 +60,10 @@ def main() -> None:
 
 
 def rows() -> list[Row]:
-    """The figures of one run. What fails is not measured, and its row says why."""
+    """Return the figures of one run.
+
+    A figure that fails is not measured, and its row gives the reason.
+    """
     bases = os.environ.get("CIC_BENCHMARK_BASES", "").split()
     if len(bases) != 2:
         return not_measured([*UNKNOWN], "CIC_BENCHMARK_BASES names no two base images")
@@ -77,7 +80,7 @@ def compared(older: str, newer: str) -> list[Row]:
 
 
 def seconds(base: str, *, cached: bool = False) -> Sequence[float]:
-    """The CPU time of each of several concretizations in a container of the base image."""
+    """Return the CPU time of each of several concretizations in a container of the base image."""
     command = ["docker", "run", "--rm", "--interactive", "--network=none", base, "python3", "-c"]
     arguments = [INSIDE, str(REPEATED), "cached" if cached else "fresh"]
     done = subprocess.run(

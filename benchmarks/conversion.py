@@ -1,4 +1,4 @@
-"""How fast an image becomes a SIF, side by side in one run: `python3 -m benchmarks.conversion`.
+"""Measure how fast an image becomes a SIF, by several ways: `python3 -m benchmarks.conversion`.
 
 Against `apptainer build` with its defaults, against the same with our compressor and level, and
 against the bare stream `docker export | tar2sqfs`, which checks nothing and makes no SIF. Our time
@@ -57,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def rows() -> list[Row]:
-    """The figures of 1 GB with the default settings: of what a build makes if there is a real
-    Spack, else of files.
+    """Return the figures of 1 GB with the default settings.
+
+    It is what a build makes if there is a real Spack, else files of this machine.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -124,8 +125,9 @@ def settings_for(compressor: str, level: int | None) -> BuildSettings:
 def measure(
     image: str, folder: Path, *, rounds: int, builds: int, settings: BuildSettings
 ) -> dict[str, Any]:
-    """The times of all four ways in seconds, and our peaks in bytes. All but the slowest take
-    turns.
+    """Return the times of all four ways in seconds, and our peaks in bytes.
+
+    All but the slowest take turns.
     """
     ours, bare, same = [], [], []
     peaks = Peaks()
@@ -282,7 +284,7 @@ class Peaks:
 
 
 class _Watch:
-    """Samples what our process and its children take, and what lies in a folder."""
+    """Samples what our process and its children take, and the size of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._done, self.peaks = folder, threading.Event(), Peaks()

@@ -1,4 +1,4 @@
-"""Where benchmarks write into the documentation."""
+"""Write the benchmarks' results into the documentation."""
 
 from __future__ import annotations
 

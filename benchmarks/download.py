@@ -1,5 +1,4 @@
-"""How fast the service itself sends a SIF, beside Apache sending the same file: `python3 -m
-benchmarks.download`.
+"""Compare how fast the service and Apache send a SIF: `python3 -m benchmarks.download`.
 
 Both send in turn, over HTTP on this machine, to the same client. Needs Apache.
 """
@@ -43,7 +42,7 @@ def main() -> None:
 
 
 def rows() -> list[Row]:
-    """The ratio of our rate to Apache's."""
+    """Return the ratio of our rate to Apache's."""
     what = "download against Apache serving the same file"
     if shutil.which("apache2") is None or not MODULES.exists():
         return [Row(what, None, 0.9, at_least=True, note="there is no apache2")]
@@ -90,7 +89,7 @@ def store_sif(store: ImageStore) -> Path:
 
 @contextlib.contextmanager
 def running_apache(root: Path, sif: Path) -> Iterator[str]:
-    """An Apache that serves a link to `sif` and nothing else; gives its URL."""
+    """Run an Apache that serves a link to `sif` and nothing else; yields its URL."""
     files = root / "files"
     files.mkdir(parents=True)
     os.link(sif, files / "a.sif")
@@ -117,7 +116,7 @@ def running_apache(root: Path, sif: Path) -> Iterator[str]:
 
 
 def fetch(url: str) -> float:
-    """Seconds that the download takes; nothing is kept."""
+    """Return the seconds that the download takes; nothing is kept."""
     begun = time.monotonic()
     done = subprocess.run(
         [

@@ -1,4 +1,6 @@
-"""How many people can follow logs at once: `python3 -m benchmarks.followers [--followers N ...]`.
+"""Measure how many people can follow logs at once.
+
+Run `python3 -m benchmarks.followers [--followers N ...]`.
 
 Starts a service with its default settings and a build that goes on talking. So many readers follow its log as pages
 do: they come back with the last id when a stream ends. Meanwhile somebody asks short questions: how long do these take,
@@ -47,7 +49,7 @@ def main() -> None:
 
 
 def going_on(service: Service) -> tuple[str, Path]:
-    """A build that a worker elsewhere is at: its rows, without the work."""
+    """Write the rows of a build that a worker elsewhere is at, without the work."""
     engine = make_engine(service.site.settings.service.database)
     user = accounts.by_name(engine, USER)
     assert user is not None
@@ -93,8 +95,9 @@ def going_on(service: Service) -> tuple[str, Path]:
 
 
 def measure(service: Service, build_id: str, log: Path, count: int) -> tuple[float, float, float]:
-    """Median and 95th percentile of a short question, and the greatest age at which a reader got a
-    line, in seconds.
+    """Return the median and 95th percentile of a short question, and the greatest age of a line.
+
+    All are in seconds; the age is counted until a reader got the line.
     """
     log.write_bytes(b"")
     stop = threading.Event()
@@ -128,7 +131,7 @@ def write(log: Path, stop: threading.Event) -> None:
 def follow(
     service: Service, build_id: str, stop: threading.Event, worst: list[float], index: int
 ) -> None:
-    """Follow as a browser does, until told to stop."""
+    """Follow a log as a browser does, until asked to stop."""
     offset = "0"
     url = f"{service.url}/image_creation/build/{build_id}/log"
     while not stop.is_set():

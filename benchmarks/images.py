@@ -1,4 +1,4 @@
-"""How quick lists of finished images are: `python3 -m benchmarks.images [--images N]`.
+"""Measure how quick lists of finished images are: `python3 -m benchmarks.images [--images N]`.
 
 A store with that many images, whose records are as long as real ones, is listed by a store that has
 just been opened, which reads every record, and by one that knows them already, as a server process

@@ -1,9 +1,8 @@
-"""What a level of compression costs and saves, side by side in one run: `python3 -m
-benchmarks.levels`.
+"""Measure what a level of compression costs and saves: `python3 -m benchmarks.levels`.
 
 The same archive of this machine's own programs and libraries is made into squashfs at each level,
-in turns, as a conversion does it. Time and size stand against those of the level that a conversion
-takes by itself.
+in turns, as a conversion does it. Time and size are given relative to those of the level that a
+conversion takes by itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the service itself takes of a build: `python3 -m benchmarks.own_time`.
+"""Measure what the service itself takes of a build: `python3 -m benchmarks.own_time`.
 
 The time from the request until FINISHED, less what buildx and the conversion took. Git is counted
 as ours here, so the figure is an upper bound. Needs Docker, Apptainer and the base image of the
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def rows() -> list[Row]:
-    """The median of some builds."""
+    """Return the median of some builds."""
     own, whole = measure()
     return [
         Row(
@@ -61,7 +61,7 @@ class Others:
 
 
 def measure() -> tuple[list[float], list[float]]:
-    """Our own seconds, and all seconds, of each build."""
+    """Return our own seconds, and all seconds, of each build."""
     others = Others()
 
     def runner(

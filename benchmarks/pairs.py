@@ -1,4 +1,6 @@
-"""How often `check` is right: `python3 -m benchmarks.pairs FOLDER`, as root, with Docker and Apptainer.
+"""Measure how often `check` is right: `python3 -m benchmarks.pairs FOLDER`.
+
+Needs root, Docker and Apptainer.
 
 A host of Debian 12 with real Slurm (munge, PMIx, one node) runs in a container, and images are
 userlands of Debian 12 and 13 with their own Open MPI and MPICH. `cic_cli here` collects the host's

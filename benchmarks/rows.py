@@ -1,4 +1,4 @@
-"""What a benchmark says: figures beside their goals."""
+"""Give a benchmark's result: figures and their goals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from image_builder.errors import CicError
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure against its goal; `value` None means that it was not measured, and `note` says
-    why.
-    """
+    """One figure and its goal; `value` None: it was not measured, and `note` gives the reason."""
 
     what: str
     value: float | None
@@ -48,7 +46,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def attempted(wanted: Sequence[Row], measure: Callable[[], list[Row]]) -> list[Row]:
-    """What `measure` finds, or the rows that are missing then."""
+    """Return what `measure` finds, or the rows that are missing then."""
     try:
         return measure()
     except (AssertionError, CicError) as error:

@@ -1,4 +1,4 @@
-"""How many workers a site needs: `python3 -m benchmarks.simulation [--write]`.
+"""Simulate how many workers a site needs: `python3 -m benchmarks.simulation [--write]`.
 
 A day of requests meets a number of workers, in simulated time. What a stage takes is measured
 (`MEASURED`); how many people ask for what is assumed (`SITES`). Same seed, same figures. `--write`
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def table(sites: Sequence[Site], stages: Stages) -> str:
-    """What each site needs, in Markdown."""
+    """Return what each site needs, in Markdown."""
     lines = [
         "| | requests a day | builds a day | new SIFs a day | workers of 2 slots | slots busy | wait, median "
         "| wait, 95 % |",
@@ -126,7 +126,7 @@ def table(sites: Sequence[Site], stages: Stages) -> str:
 def workers_needed(
     site: Site, stages: Stages, *, slots: int = 2, wait_p95_s: float = 300.0
 ) -> tuple[int, Outcome]:
-    """The fewest workers with which 95 % of the builds begin in time."""
+    """Return the fewest workers with which 95 % of the builds begin in time."""
     workers = 1 + int(simulate(site, stages, workers=1, slots=slots, days=1).busy)
     while (outcome := simulate(site, stages, workers=workers, slots=slots)).wait_p95_s > wait_p95_s:
         workers = max(workers + 1, round(workers * 1.05))
@@ -134,7 +134,10 @@ def workers_needed(
 
 
 def simulate(site: Site, stages: Stages, *, workers: int, slots: int, days: int = DAYS) -> Outcome:
-    """So many days of a site. Builds begin in the order of their requests, wherever a slot is free."""
+    """Simulate so many days of a site.
+
+    Builds begin in the order of their requests, wherever a slot is free.
+    """
     chance = random.Random(SEED)
     works = [
         (moment, work_s(site, stages, chance))
@@ -152,7 +155,7 @@ def simulate(site: Site, stages: Stages, *, workers: int, slots: int, days: int 
 
 
 def requests(site: Site, chance: random.Random, days: int) -> Iterator[float]:
-    """When requests come: by chance, more of them within working hours."""
+    """Yield when requests come: by chance, more of them within working hours."""
     for day in range(days):
         for share, begin_s, end_s in (
             (WORKING_SHARE, 0.0, WORKING_S),
@@ -165,7 +168,7 @@ def requests(site: Site, chance: random.Random, days: int) -> Iterator[float]:
 
 
 def work_s(site: Site, stages: Stages, chance: random.Random) -> float:
-    """What one build takes from its beginning to its end."""
+    """Return what one build takes from its beginning to its end."""
     if chance.random() < site.cached_share:
         build_s = stages.cached_build_s
     else:
@@ -176,8 +179,9 @@ def work_s(site: Site, stages: Stages, chance: random.Random) -> float:
 def run(
     works: Sequence[tuple[float, float]], *, slots: int, begin_s: float
 ) -> tuple[list[float], float]:
-    """Waiting times of builds, given when each comes and how long it takes; and when the last one
-    ends.
+    """Return the waiting times of builds, and when the last one ends.
+
+    Given are when each build comes and how long it takes.
     """
     environment = simpy.Environment()
     free = simpy.Resource(environment, capacity=slots)

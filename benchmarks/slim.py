@@ -1,4 +1,4 @@
-"""How much smaller a slim image is: `CIC_SPACK_ROOT=... python3 -m benchmarks.slim`.
+"""Measure how much smaller a slim image is: `CIC_SPACK_ROOT=... python3 -m benchmarks.slim`.
 
 The environment of fftw, lz4 and bzip2, built by real Spack from sources that Debian has too, as a
 full and as a slim image of one base; their programs and libraries have run in the slim one. Without
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def rows() -> list[Row]:
-    """The ratio of their bytes."""
+    """Return the ratio of their bytes."""
     try:
         with site_with_spack() as site:
             return attempted([UNKNOWN], lambda: [against_full(site)])
@@ -48,12 +48,15 @@ def rows() -> list[Row]:
 
 
 class NoSpack(Exception):
-    """There is no real Spack here, or no site could be made of it; the message says why."""
+    """There is no real Spack here, or no site could be made of it; the message gives the reason."""
 
 
 @contextlib.contextmanager
 def site_with_spack() -> Iterator[Site]:
-    """A site that builds the environment; its images are gone at the end. Raises `NoSpack`."""
+    """Make a site that builds the environment; its images are removed at the end.
+
+    Raises `NoSpack`.
+    """
     root = os.environ.get("CIC_SPACK_ROOT")
     if root is None:
         raise NoSpack("CIC_SPACK_ROOT names no Spack")
@@ -77,7 +80,7 @@ def against_full(site: Site) -> Row:
 
 
 def spack_site(root: Path, spack_root: Path) -> Site:
-    """A site on a base image with that Spack, and a mirror of all sources that are needed."""
+    """Return a site on a base image with that Spack, and a mirror of all sources that are needed."""
     base = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
     subprocess.run([str(PROJECT / "scripts" / "spack_base"), base], check=True)
     subprocess.run(
@@ -102,7 +105,7 @@ def spack_site(root: Path, spack_root: Path) -> Site:
 
 
 def add_fftw(packages: Path, spack_root: Path) -> None:
-    """Spack's own package without the patch that is fetched: Debian has the tarball alone."""
+    """Add Spack's own package without the patch that is fetched: Debian has the tarball alone."""
     own = next(
         folder / "fftw"
         for folder in (

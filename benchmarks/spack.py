@@ -1,4 +1,4 @@
-"""What builds share, with real Spack: `python3 -m benchmarks.spack [--concurrent N]`.
+"""Measure what builds share, with real Spack: `python3 -m benchmarks.spack [--concurrent N]`.
 
 `CIC_SPACK_ROOT` and `CIC_TEST_SPACK_BASE` name the Spack, as for the tests; without them nothing is
 measured. The environment is fftw, lz4 and bzip2, from a mirror of Debian's source tarballs. Every
@@ -49,7 +49,7 @@ STARTED = re.compile(r"#(?P<step>\d+) \[.*\b(?:tools|site_tools|concretize|insta
 
 @dataclasses.dataclass(frozen=True)
 class Timed:
-    """One build: how long it took, and what it told."""
+    """One build: how long it took, and its log."""
 
     seconds: float
     lines: Sequence[str]
@@ -60,7 +60,7 @@ class Timed:
 
     @property
     def steps_of_spack(self) -> int:
-        """How many steps ran that start Spack; layers that were there run nothing."""
+        """Return how many steps ran that start Spack; layers that were there run nothing."""
         steps = {match["step"] for line in self.lines if (match := STARTED.match(line))}
         return len(steps - {line.split()[0][1:] for line in self.lines if line.endswith(" CACHED")})
 
@@ -74,7 +74,10 @@ def main() -> None:
 
 
 def rows(concurrent: int = CONCURRENT) -> list[Row]:
-    """The figures of one run. What fails is not measured, and its row says why."""
+    """Return the figures of one run.
+
+    A figure that fails is not measured, and its row gives the reason.
+    """
     if SPACK_ROOT is None:
         return not_measured([*REUSE, *AT_ONCE], "CIC_SPACK_ROOT names no Spack")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
@@ -92,7 +95,7 @@ def rows(concurrent: int = CONCURRENT) -> list[Row]:
 
 
 def reuse(site: Site) -> list[Row]:
-    """A second environment, and a changed source line, against a first environment that is cold."""
+    """Compare a second environment, and a changed source line, with a cold first environment."""
     site.add_step("spack", "prepare", environment(["tiny@12.0"]))
     timed(anew(site), "prepare")
     site.add_step("spack", "first", environment(MEASURED))
@@ -118,8 +121,9 @@ def reuse(site: Site) -> list[Row]:
 
 
 def at_once(site: Site, count: int) -> Row:
-    """Builds that differ in one small package, with caches of their own, against one of them with
-    caches of its own.
+    """Compare concurrent builds that share caches with one of them with caches of its own.
+
+    The builds differ in one small package.
     """
     steps = [f"at-once-{number}" for number in range(1, count + 1)]
     for number, step in enumerate(steps, 1):
@@ -143,7 +147,7 @@ def at_once(site: Site, count: int) -> Row:
 
 
 def timed(site: Site, step: str) -> Timed:
-    """One build of a step, in a folder of its own."""
+    """Time one build of a step, in a folder of its own."""
     heard = Heard()
     begun = time.perf_counter()
     build(site, step, heard, workspace=f"workspace-{step}")

@@ -1,4 +1,4 @@
-"""What specialising brings: `python3 -m benchmarks.specialised`.
+"""Measure what specialising gains: `python3 -m benchmarks.specialised`.
 
 Each code is built by the service for a generic target and for this host's own, with the same sources and compiler, and
 natively on this host with the flags of its target. `CIC_BENCHMARK_CODES` is a folder with the sources that `codes.yaml`
@@ -83,7 +83,10 @@ def main() -> None:
 
 
 def rows() -> list[Row]:
-    """The figures of one run. What fails is not measured, and its row says why."""
+    """Return the figures of one run.
+
+    A figure that fails is not measured, and its row gives the reason.
+    """
     sources = os.environ.get("CIC_BENCHMARK_CODES")
     if SPACK_ROOT is None or sources is None:
         return not_measured([*UNKNOWN], "CIC_SPACK_ROOT or CIC_BENCHMARK_CODES is not set")
@@ -91,7 +94,7 @@ def rows() -> list[Row]:
 
 
 def compared(sources: Path) -> list[Row]:
-    """Both figures, of all codes."""
+    """Return both figures, of all codes."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         root = Path(folder)
         site = with_codes(make_spack_site(root / "site"), sources, root)
@@ -112,7 +115,7 @@ def compared(sources: Path) -> list[Row]:
 
 
 def with_codes(site: Site, sources: Path, root: Path) -> Site:
-    """The site with the codes in its catalogue and its source mirror, and unpacked below `root`."""
+    """Return the site with the codes in its catalogue and its source mirror, unpacked below `root`."""
     catalogue, mirror = root / "catalogue", root / "mirror"
     shutil.copytree(site.environ["CIC_REPOSITORIES_SOFTWARE_REPOSITORY"], catalogue)
     shutil.copytree(site.environ["CIC_BUILD_SPACK_MIRROR"], mirror)
@@ -139,7 +142,7 @@ def with_codes(site: Site, sources: Path, root: Path) -> Site:
 
 
 def unpack(sources: Path, code: Mapping[str, Any], folder: Path) -> None:
-    """The files of a code, with the driver that this benchmark adds."""
+    """Write the files of a code, with the driver that this benchmark adds."""
     folder.mkdir()
     source = next(
         path for path in sorted(sources.iterdir()) if path.name.startswith(code["source"])
@@ -170,7 +173,7 @@ def pack(folder: Path, mirror: Path) -> str:
 
 
 def built(site: Site, target: str) -> Path:
-    """The SIF with all codes for a target."""
+    """Return the SIF with all codes for a target."""
     machine = {
         "platform": "linux/amd64",
         "architecture": target,
@@ -191,7 +194,7 @@ def built(site: Site, target: str) -> Path:
 
 
 def native(name: str, target: str, folder: Path) -> Path:
-    """The program as somebody on this host would compile it for it."""
+    """Return the program as a user of this host would compile it for it."""
     code = CODES[name]
     compiler = COMPILERS[code["compiler"]]
     version = subprocess.run(
@@ -206,7 +209,7 @@ def native(name: str, target: str, folder: Path) -> Path:
 
 
 def timed(name: str, images: Mapping[str, Path], target: str, root: Path) -> Times:
-    """The three programs of a code, taking turns."""
+    """Time the three programs of a code, taking turns."""
     program = native(name, target, root / name)
     run = CODES[name]["run"]
     commands: dict[str, Sequence[str]] = {
@@ -231,13 +234,16 @@ def inside(image: Path, command: Sequence[str]) -> list[str]:
 def best_of(
     commands: Mapping[str, Sequence[str]], measure: Callable[[Sequence[str]], float]
 ) -> dict[str, float]:
-    """The shortest time of each command over all turns."""
+    """Return the shortest time of each command over all turns."""
     turns = [{name: measure(command) for name, command in commands.items()} for _ in range(TURNS)]
     return {name: min(turn[name] for turn in turns) for name in commands}
 
 
 def seconds(command: Sequence[str], scratch: Path) -> float:
-    """What a command takes on the processors: others on this machine count less than by the clock."""
+    """Return what a command takes on the processors.
+
+    Other programs on this machine disturb it less than they do the time by the clock.
+    """
     before = os.times()
     begun = time.perf_counter()
     subprocess.run(command, check=True, cwd=scratch, stdout=subprocess.DEVNULL)

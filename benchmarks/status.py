@@ -1,9 +1,8 @@
-"""How many status calls a second: `python3 -m benchmarks.status [--seconds N] [--clients N]`.
+"""Measure status calls a second: `python3 -m benchmarks.status [--seconds N] [--clients N]`.
 
-Starts a service with its default settings, and beside it a bare Flask route that returns the same
-JSON under the same server with the same options. The two are asked in turn, so that whatever else
-the machine does disturbs both alike. The clients run on the same cores; what they cost is part of
-both figures.
+Starts a service with its default settings, and a bare Flask route that returns the same JSON under
+the same server with the same options. The two are asked in turn, so that whatever else the machine
+does disturbs both alike. The clients run on the same cores; what they cost is part of both figures.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def main() -> None:
 
 
 def rows(seconds: float = 4.0, clients: int = 4) -> list[Row]:
-    """Our rate, and its ratio to the bare route's; medians of the rounds."""
+    """Return our rate, and its ratio to the bare route's; medians of the rounds."""
     with (
         tempfile.TemporaryDirectory() as root,
         running_service(make_site(Path(root) / "site")) as service,
@@ -119,7 +118,7 @@ def _compare(status: str, bare: str, clients: int, seconds: float) -> tuple[floa
 
 
 def rate(url: str, clients: int, seconds: float) -> float:
-    """Answers a second that so many clients get together."""
+    """Return the answers a second that so many clients get together."""
     with multiprocessing.Pool(clients) as pool:
         return sum(pool.starmap(_ask, [(url, seconds)] * clients))
 

@@ -1,4 +1,4 @@
-"""What a long queue costs: `python3 -m benchmarks.submitting`.
+"""Measure what a long queue costs: `python3 -m benchmarks.submitting`.
 
 Two services, one with an empty queue and one with a thousand builds in it, get the same requests in
 turn. Then memory, how soon a plan is made, and how soon a request is answered whose image exists
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def rows() -> list[Row]:
-    """All figures of this module."""
+    """Return all figures of this module."""
     with (
         tempfile.TemporaryDirectory() as root,
         busy_service(Path(root) / "empty") as empty,
@@ -76,8 +76,9 @@ def rows() -> list[Row]:
 
 @contextlib.contextmanager
 def busy_service(root: Path) -> Iterator[Service]:
-    """A service whose only place is taken by a build that does not end, so that all others stay in
-    the queue.
+    """Run a service whose only place is taken by a build that does not end.
+
+    All other builds stay in the queue.
     """
     site = make_site(root).with_environ(
         CIC_BUILD_MAX_CONCURRENT_BUILDS="1",
@@ -109,7 +110,7 @@ def request(workflow: str, step: str) -> dict[str, Any]:
 
 
 def submit(service: Service, step: str) -> float:
-    """Seconds until a request is accepted."""
+    """Return the seconds until a request is accepted."""
     begun = time.monotonic()
     answer = service.call("POST", "/build/", json=request("many", step))
     assert answer.status_code == 200, answer.text
@@ -117,7 +118,7 @@ def submit(service: Service, step: str) -> float:
 
 
 def plan(service: Service) -> float:
-    """Seconds until it is told what a request would build."""
+    """Return the seconds until a plan of a request is answered."""
     begun = time.monotonic()
     answer = service.call("POST", "/build/plan", json=request("demo", "hello"))
     assert answer.status_code == 200, answer.text
@@ -153,7 +154,7 @@ def fill(service: Service, builds: int = QUEUED) -> None:
 
 
 def memory_bytes(service: Service) -> dict[int, int]:
-    """Resident bytes of each process of the service."""
+    """Return the resident bytes of each process of the service."""
     mark = f"CIC_DATABASE={service.site.environ['CIC_DATABASE']}".encode()
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -166,7 +167,7 @@ def memory_bytes(service: Service) -> dict[int, int]:
 
 
 def finished_again(service: Service) -> float:
-    """Seconds from the second submit of a request until its build is seen to have FINISHED."""
+    """Return the seconds from the second submit of a request until its build is FINISHED."""
     for build in service.call("GET", "/build/?per_page=100").json()["builds"]:
         service.call("POST", f"/build/{build['id']}/cancel")
     assert service.build(request("demo", "hello"))["status"] == "FINISHED"

@@ -1,8 +1,8 @@
-"""How much more several workers do than one: `python3 -m benchmarks.throughput`.
+"""Measure how much more several workers do than one: `python3 -m benchmarks.throughput`.
 
 One, two and four workers, each on a host of its own with PostgreSQL and Redis on theirs, get the
-same builds, whose steps wait rather than compute: what is measured is the service. Beside it stands
-what the simulation says. Needs root, PostgreSQL, Redis, Docker and the base image of the tests.
+same builds, whose steps wait rather than compute: what is measured is the service. The result of
+the simulation is shown, too. Needs root, PostgreSQL, Redis, Docker and the base image of the tests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def rows() -> list[Row]:
-    """All figures of this module."""
+    """Return all figures of this module."""
     why = network.why_not()
     if why is not None:
         return [
@@ -80,7 +80,7 @@ def rows() -> list[Row]:
 
 
 def measure(count: int) -> float:
-    """Seconds from the first request to the last end, with so many workers."""
+    """Return the seconds from the first request to the last end, with so many workers."""
     with tempfile.TemporaryDirectory() as root, network.network() as net:
         site = make_site(Path(root))
         site.add_step("many", "s", {"eflows4hpc.yaml": "apt: []\n"})
@@ -110,9 +110,7 @@ def measure(count: int) -> float:
 
 
 def prepare(several: Cluster) -> tuple[CeleryExecutor, BuildRequest, Inputs, int]:
-    """What a web process would bring: tables, a user, a request with its inputs, and a way to wake
-    workers.
-    """
+    """Prepare what a web process would: tables, a user, a request with its inputs, and an executor."""
     settings = load_settings(
         environ={**several.environ, "CIC_BUILD_TMP_FOLDER": str(several.site.root / "web")}
     )
@@ -138,7 +136,7 @@ def prepare(several: Cluster) -> tuple[CeleryExecutor, BuildRequest, Inputs, int
 
 
 def _alone(new: builds.NewBuild) -> builds.NewBuild:
-    """The same build, which shares its run with nobody."""
+    """The same build, which shares its run with no other."""
     return dataclasses.replace(new, join_key=str(uuid.uuid4()))
 
 

@@ -1,4 +1,4 @@
-"""A real browser without a screen: Chromium, driven through its driver."""
+"""Drive a real browser without a screen: Chromium, through its driver."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _scheme(address: str) -> str:
 
 
 def programs() -> tuple[str, str]:
-    """Where Chromium and its driver are."""
+    """Return where Chromium and its driver are."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     assert chromium and driver, (
         "chromium and chromium-driver are not installed: scripts/setup --tests installs them"
@@ -83,7 +83,7 @@ class Browser:
 
     @property
     def path(self) -> str:
-        """Where the browser is, behind the service's root."""
+        """Return where the browser is, behind the service's root."""
         return str(self.driver.current_url).removeprefix(self.root)
 
     def find(self, css: str) -> WebElement:
@@ -93,7 +93,7 @@ class Browser:
         return list(self.driver.find_elements(By.CSS_SELECTOR, css))
 
     def text(self, css: str = "body") -> str:
-        """The text of an element as it stands in the page, seen or not."""
+        """Return the text of an element as it stands in the page, seen or not."""
         found = self.driver.execute_script(
             "return document.querySelector(arguments[0])?.textContent ?? ''", css
         )
@@ -110,8 +110,9 @@ class Browser:
                 element.send_keys(text)
 
     def click(self, css: str) -> None:
-        """Click as soon as the element is there; one that the page replaces at that moment is
-        looked up again.
+        """Click as soon as the element is there.
+
+        One that the page replaces at that moment is looked up again.
         """
 
         def clicked() -> bool:
@@ -132,7 +133,7 @@ class Browser:
         return waiting.until(lambda _: condition())
 
     def clipboard(self) -> str:
-        """The text that a reader could paste now."""
+        """Return the text that a reader could paste now."""
         self.driver.execute_cdp_cmd(
             "Browser.grantPermissions", {"permissions": ["clipboardReadWrite"]}
         )
@@ -147,14 +148,12 @@ class Browser:
         self.wait(lambda: "/login" not in self.path)
 
     def asked_addresses(self) -> set[str]:
-        """Every address that the browser asked for since this was called last, in all pages."""
+        """Return every address that the browser asked for since the last call, in all pages."""
         entries = self.driver.get_log("performance")
         return network_addresses(json.loads(entry["message"])["message"] for entry in entries)
 
     def complaints(self) -> list[str]:
-        """What the browser's console says is wrong since this was asked last, CSP violations among
-        it.
-        """
+        """Return what the console has reported since the last call, CSP violations included."""
         return [
             entry["message"]
             for entry in self.driver.get_log("browser")
@@ -166,7 +165,7 @@ class Browser:
 def browser(
     root: str, profile: Path, *, width: int = 1200, height: int = 900, dark: bool = False
 ) -> Iterator[Browser]:
-    """A fresh browser whose profile and downloads lie below `profile`."""
+    """Run a fresh browser whose profile and downloads are below `profile`."""
     chromium, driver_path = programs()
     options = Options()
     options.binary_location = chromium

@@ -1,4 +1,4 @@
-"""Images in the machine's Docker daemon that tests and measurements leave: removed by the beginnings of their names."""
+"""Remove images that tests and measurements leave in Docker, by the beginnings of their names."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What every place of built packages does for builds. A folder stands for a cache mount, and copies
-for build steps.
+"""Test what every build cache does for builds.
+
+A folder stands for a cache mount, and copies for build steps.
 
 A module that takes these tests has a fixture `place`, which makes the place for one build.
 """
@@ -88,7 +89,7 @@ class FailingStages(FakeStages):
 
 
 class FakePlaceAway:
-    """A place that nobody reaches."""
+    """A fake place that is not reachable."""
 
     def available(self, wanted: Collection[str]) -> set[str]:
         raise Unavailable("the place is away")
@@ -118,9 +119,7 @@ class Host:
         self.keys = keys
 
     def build(self, lock: str = LOCK, *, again: bool = False) -> list[str]:
-        """What a whole build does: bring, install, fetch. Returns what was compiled or taken,
-        without beginnings.
-        """
+        """Run a whole build: pull, install, push; return what was compiled or taken."""
         self.heard, cancel = Heard(), CancelToken()
         with made_workspace(self.root / "workspace") as workspace:
             self.stages = FakeStages(self.folder.cache, workspace)

@@ -1,6 +1,4 @@
-"""Real git repositories for tests, and two ways to serve them here: `git daemon` and HTTP with a
-password.
-"""
+"""Make real git repositories for tests, and serve them by `git daemon` or by HTTP with a password."""
 
 from __future__ import annotations
 
@@ -69,8 +67,9 @@ class GitRepository:
         return self.git("hash-object", "-w", "--stdin", stdin=content)
 
     def make_tree(self, *rows: tuple[str, str, bytes]) -> str:
-        """A tree object of (mode, hash, name) rows, written as they stand: git's own checks are
-        passed by.
+        """Write a tree object of (mode, hash, name) rows, as they stand, and return its hash.
+
+        Git's own checks are bypassed.
         """
         raw = b"".join(
             mode.encode() + b" " + name + b"\0" + bytes.fromhex(digest)
@@ -79,7 +78,7 @@ class GitRepository:
         return self.git("hash-object", "-t", "tree", "-w", "--stdin", "--literally", stdin=raw)
 
     def commit_step(self, step_tree: str, *, workflow: str = "hostile", step: str = "step") -> str:
-        """A commit on the present branch whose only step is this tree."""
+        """Commit, on the present branch, this tree as the only step, and return the commit."""
         root = self.make_tree(
             ("40000", self.make_tree(("40000", step_tree, step.encode())), workflow.encode())
         )
@@ -90,7 +89,7 @@ class GitRepository:
 
 @contextlib.contextmanager
 def git_daemon(base: Path) -> Iterator[str]:
-    """Serve the repositories below `base`; gives the URL that they begin with."""
+    """Serve the repositories below `base`; yields the URL that they begin with."""
     port = _free_port()
     process = subprocess.Popen(
         [
@@ -118,8 +117,9 @@ def git_daemon(base: Path) -> Iterator[str]:
 
 
 class GitHttpServer(http.server.ThreadingHTTPServer):
-    """`git http-backend` behind HTTP Basic. `seen` and `paths` hold each request's Authorization
-    and path.
+    """`git http-backend` behind HTTP Basic.
+
+    `seen` and `paths` hold each request's Authorization and path.
     """
 
     def __init__(self, base: Path, user: str, password: str) -> None:
@@ -130,7 +130,7 @@ class GitHttpServer(http.server.ThreadingHTTPServer):
         self.paths: list[str] = []
 
     def use_tls(self, folder: Path) -> Path:
-        """Speak TLS from now on; gives the file of the certificate, which nobody trusts by itself."""
+        """Speak TLS from now on; returns the file of the certificate, which clients must trust."""
         certificate, key = folder / "certificate.pem", folder / "key.pem"
         options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test", "-addext"]
         names = ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]

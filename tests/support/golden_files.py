@@ -1,5 +1,6 @@
-"""Golden files: whole texts that a test compares with. `CIC_WRITE_GOLDEN=1` writes them anew, to be
-read in a diff.
+"""Compare whole texts with golden files.
+
+`CIC_WRITE_GOLDEN=1` writes them anew, to be read in a diff.
 """
 
 from __future__ import annotations

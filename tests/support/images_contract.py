@@ -1,7 +1,6 @@
-"""What holds of finished images wherever they lie. Each implementation's tests import these and
-bring `images`.
+"""Test what holds for finished images wherever they are stored.
 
-The fixture `images` is empty at first.
+Each implementation's tests import these and provide the fixture `images`, which is empty at first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the planner's tests are made of: descriptions, machines and bases."""
+"""Make what the planner's tests need: descriptions, machines and bases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = "eflows4hpc.yaml"
 
 
 def base(spack: tuple[int, ...] | None = (0, 23, 1), **facts: Any) -> BaseFacts:
-    """A Debian 12 base with its compiler."""
+    """Return a Debian 12 base with its compiler."""
     return BaseFacts(
         **{
             "reference": "registry.test/spack_base:1",
@@ -76,7 +76,7 @@ def composed(
     knows: SpackKnowledge | None = None,
     **fields: Any,
 ) -> Environment:
-    """The environment of a description's text on a machine with the given fields."""
+    """Return the environment of a description's text on a machine with the given fields."""
     return compose(
         described(text),
         machine(**fields),
@@ -90,12 +90,12 @@ def composed(
 
 @functools.cache
 def knowledge(release: str) -> SpackKnowledge:
-    """What a real Spack of a release said of itself, cut to the packages that tests name."""
+    """Return what a real Spack of a release knows, cut to the packages that tests name."""
     return read_knowledge((KNOWLEDGE / f"{release}.txt").read_text("utf-8"))
 
 
 def corpus() -> dict[str, str]:
-    """Descriptions of real workflows, by `workflow/step`."""
+    """Return descriptions of real workflows, by `workflow/step`."""
     return {
         str(path.parent.relative_to(CORPUS)): path.read_text("utf-8")
         for path in sorted(CORPUS.rglob(FILE))

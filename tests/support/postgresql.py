@@ -1,6 +1,4 @@
-"""A PostgreSQL server of the tests' own: a cluster in a temporary folder, run by an unprivileged
-user.
-"""
+"""Run a PostgreSQL server for tests: a cluster in a temporary folder, by an unprivileged user."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ USER = "cic"
 
 
 def programs() -> Path | None:
-    """The folder with `initdb` and `postgres`, which Debian keeps off the PATH; None where there is
-    none.
+    """Return the folder with `initdb` and `postgres`, or None.
+
+    Debian keeps it off the PATH.
     """
     newest = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
@@ -35,8 +34,9 @@ def programs() -> Path | None:
 
 
 class PostgreSQL:
-    """One server, until `stop`. `prefix` is a command that runs it elsewhere, as `ip netns exec
-    NAME`.
+    """One server, until `stop`.
+
+    `prefix` is a command that runs it elsewhere, as `ip netns exec NAME`.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", prefix: Sequence[str] = ()) -> None:
@@ -98,7 +98,7 @@ class PostgreSQL:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def database(self, *, template: str = "template1") -> str:
-        """The URL of a fresh database."""
+        """Return the URL of a fresh database."""
         name = f"test_{secrets.token_hex(6)}"
         self._admin(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
@@ -107,7 +107,7 @@ class PostgreSQL:
         self._admin(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
 
     def dump(self, url: str) -> str:
-        """All that a database holds, as text."""
+        """Return all that a database holds, as text."""
         done = subprocess.run(
             [str(self._programs / "pg_dump"), "--inserts", url],
             check=True,

@@ -1,4 +1,4 @@
-"""An observer that remembers what it heard."""
+"""Record what an observer receives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from image_builder.state import BuildState
 
 @dataclasses.dataclass
 class Heard:
-    """What a build told, in its order; printed too, so that a failing test shows it."""
+    """What a build reported, in its order; printed too, so that a failing test shows it."""
 
     lines: list[str] = dataclasses.field(default_factory=list)
     states: list[BuildState] = dataclasses.field(default_factory=list)

@@ -1,5 +1,6 @@
-"""Every page that the service can show, as a browser comes to it; tests and `scripts/screenshots`
-look at all.
+"""List every page that the service can show, as a browser comes to it.
+
+Tests and `scripts/screenshots` look at all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ STEPS: Mapping[str, Mapping[str, str]] = {
         "post_inst.sh": "for i in $(seq 600); do echo line $i; sleep 0.5; done\n",
     },
 }
-"""What the pages of failed builds and of those that go on need in the registry, beside `hello`."""
+"""What the pages of failed and of running builds need in the registry, in addition to `hello`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,9 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sight:
-    """One look of a page; `endpoint` is the route that renders it. `act` goes on from `path`, as a
-    person does.
+    """One look of a page; `endpoint` is the route that renders it.
+
+    `act` goes on from `path`, as a person does.
     """
 
     name: str
@@ -69,7 +71,7 @@ NOT_PAGES = frozenset(
 
 
 def prepare(service: Service) -> Facts:
-    """Builds of every kind, an administrator, and a user who has nothing."""
+    """Make builds of every kind, an administrator, and a user who has nothing."""
     add_user(service.site, ADMIN, PASSWORD, "--admin")
     add_user(service.site, NEWCOMER, PASSWORD)
 
@@ -106,7 +108,7 @@ def clear(service: Service, facts: Facts) -> None:
 
 
 def sights(facts: Facts) -> list[Sight]:
-    """Every page, in its good and its bad times; those of one user lie together."""
+    """Return every page, in its good and its bad times; those of one user follow each other."""
     return [
         Sight(name="login", endpoint="login", path="/login", user=None),
         Sight(name="login-wrong", endpoint="login", path="/login", user=None, act=_log_in_wrongly),
@@ -241,8 +243,9 @@ def look(page: Browser, width: int, height: int, dark: bool) -> None:
 
 
 def visit(start: Callable[[str | None], Browser], facts: Facts) -> Iterator[tuple[Sight, Browser]]:
-    """Bring a browser to one sight after the other; `start` opens one that is logged in as this
-    user.
+    """Bring a browser to one sight after the other.
+
+    `start` opens one that is logged in as this user.
     """
     page: Browser | None = None
     user: str | None = None

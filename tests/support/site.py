@@ -1,5 +1,4 @@
-"""A site of its own for system tests: a workflow registry, folders, an image registry, and the
-service itself.
+"""Make a site for system tests: a workflow registry, folders, an image registry, and the service.
 
 Everything here is real: git, processes, an image registry that asks for a password, the service as
 operators start it.
@@ -43,7 +42,7 @@ HELLO = {
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket() as candidate:
         candidate.bind(("127.0.0.1", 0))
         return int(candidate.getsockname()[1])
@@ -81,7 +80,7 @@ class Site:
         return Path(self.environ["CIC_BUILD_TMP_FOLDER"])
 
     def with_environ(self, **changes: str) -> Site:
-        """The same site with other settings."""
+        """Return the same site with other settings."""
         return dataclasses.replace(self, environ={**self.environ, **changes})
 
     def add_step(self, workflow: str, step: str, files: Mapping[str, str]) -> str:
@@ -99,7 +98,7 @@ class Site:
 
 
 def make_site(root: Path) -> Site:
-    """A site with an empty workflow registry, on the test base images, without an image registry."""
+    """Return a site on the test base images: an empty workflow registry, no image registry."""
     registry = root / "registry"
     registry.mkdir(parents=True)
     git(registry, "init", "-q")
@@ -137,7 +136,7 @@ class Service:
     def call(
         self, method: str, path: str, *, user: str = USER, password: str = PASSWORD, **more: Any
     ) -> requests.Response:
-        """One REST call; `path` begins behind the application root."""
+        """Make one REST call; `path` begins behind the application root."""
         return requests.request(
             method, f"{self.url}/image_creation{path}", auth=(user, password), timeout=60, **more
         )
@@ -166,7 +165,7 @@ class Service:
 def running_service(
     site: Site, *, name: str = "service", port: int | None = None, with_user: bool = True
 ) -> Iterator[Service]:
-    """The service, started as the README tells, with one user."""
+    """Run the service, started as the README shows, with one user."""
     port = port or free_port()
     environ = {**site.environ, "CIC_PORT": str(port)}
     if with_user:
@@ -233,7 +232,7 @@ class ImageRegistry:
         return answer.json()["tags"] if answer.status_code == 200 else []
 
     def get(self, repository: str, what: str) -> Any:
-        """JSON of a repository: `manifests/…` or `blobs/sha256:…`."""
+        """Return the JSON of a repository: `manifests/…` or `blobs/sha256:…`."""
         accepted = (
             "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
             "application/vnd.docker.distribution.manifest.v2+json"
@@ -250,7 +249,7 @@ class ImageRegistry:
 
 @contextlib.contextmanager
 def running_image_registry(root: Path) -> Iterator[ImageRegistry]:
-    """Debian's docker-registry on a free port of the loopback interface, with one user."""
+    """Run Debian's docker-registry on a free port of the loopback interface, with one user."""
     program = shutil.which("docker-registry")
     assert program, "docker-registry is not installed: scripts/setup --tests installs it"
     root.mkdir()

@@ -1,4 +1,4 @@
-"""A site on a base image with real Spack, for tests and measurements of what builds share.
+"""Make a site on a base image with real Spack, for tests and measurements of what builds share.
 
 Its catalogue holds an FFTW whose source Debian has, and `tiny`, which is compiled in an instant; a
 source mirror of Debian's own tarballs stands for the network.
@@ -38,8 +38,9 @@ _INSTALLING = re.compile(
 
 
 def make_spack_site(root: Path) -> Site:
-    """A site that shares neither layers nor packages with any other: its Spack configuration is its
-    own.
+    """Return a site that shares neither layers nor packages with any other.
+
+    Its Spack configuration is its own.
     """
     subprocess.run([str(PROJECT / "scripts" / "spack_base"), SPACK_BASE], check=True)
     mirror = Path("/var/tmp/cic-test-sources")
@@ -55,7 +56,7 @@ def make_spack_site(root: Path) -> Site:
 
 
 def anew(site: Site) -> Site:
-    """The same site with nothing in its caches."""
+    """Return the same site with nothing in its caches."""
     folder = site.root / f"spack-config-{secrets.token_hex(4)}"
     folder.mkdir()
     (folder / "config.yaml").write_text(f"# {folder.name}\nconfig: {{}}\n", "utf-8")
@@ -63,7 +64,7 @@ def anew(site: Site) -> Site:
 
 
 def environment(specs: Sequence[str]) -> dict[str, str]:
-    """The files of a step with these specs."""
+    """Return the files of a step with these specs."""
     return {
         "eflows4hpc.yaml": "spack:\n  specs:\n" + "".join(f"    - {spec}\n" for spec in specs),
         "run.sh": "#!/bin/sh\necho first\n",
@@ -104,7 +105,7 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """What a build's log says of packages, by name."""
+    """What a build's log records of packages, by name."""
 
     compiled: tuple[str, ...]
     taken: tuple[str, ...]

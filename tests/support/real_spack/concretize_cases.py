@@ -1,4 +1,4 @@
-"""Concretizes environments in the base image: `spack python concretize_cases.py FOLDER`.
+"""Concretize environments in the base image: `spack python concretize_cases.py FOLDER`.
 
 Each folder below FOLDER holds a `spack.yaml`, and gets a `result.json`: whether it concretizes, and
 what Spack says if not. One start of Spack serves all; each environment is a process of its own.
@@ -20,7 +20,7 @@ def concretize(folder):
 
 
 def in_process(folder):
-    """Whether a folder's environment concretizes, in a process whose output is a file."""
+    """Return whether a folder's environment concretizes, in a process whose output is a file."""
     child = os.fork()
     if not child:
         output = os.open(os.path.join(folder, "output.txt"), os.O_WRONLY | os.O_CREAT, 0o644)
