@@ -1,9 +1,9 @@
-"""Images that say how they came about: attestations, which the builder itself makes and pushes.
+"""Attests images with how they were built: the builder itself makes and pushes the attestations.
 
 The image is checked in the daemon, whose store keeps no attestations. So the builder, which has all
-layers in its cache, pushes the image under no name, attested. Only if that consists of the checked
-image's layers, it gets the image's name; a builder that had lost its cache would have built anew
-what nobody has checked.
+layers in its cache, pushes the image under no name, attested. It gets the image's name only if it
+consists of the checked image's layers: a builder that had lost its cache would have built a new
+image that was never checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROVENANCE = "type=provenance,mode=min"
 build arguments, and with them the password of a proxy.
 """
 ENVIRONMENT = {"BUILDX_GIT_INFO": "false"}
-"""Buildx would name the git work tree that a workspace happens to lie in as the image's source."""
+"""Buildx would name the git work tree that a workspace happens to be in as the image's source."""
 TIMEOUT_S = 600
 
 _INSPECTED = '{"manifest":{{json .Manifest}},"image":{{json .Image}}}'
@@ -31,27 +31,29 @@ _KIND = "vnd.docker.reference.type"
 
 
 class NotAttested(CicError):
-    """What the registry has is not the checked image with attestations."""
+    """The registry does not have the checked image with attestations."""
 
     code = ErrorCode.PUSH_FAILED
 
 
 def wanted(settings: BuildSettings) -> tuple[str, ...]:
-    """What an image is attested with, in buildx's notation."""
+    """Return what an image is attested with, in buildx's notation."""
     generator = settings.sbom_generator
     return (PROVENANCE,) if generator is None else (PROVENANCE, f"type=sbom,generator={generator}")
 
 
 def output(image_id: str) -> str:
-    """The output of a buildx that pushes an image under no name into the repository that `image_id`
-    lies in.
+    """Return the output of a buildx that pushes an image without a name.
+
+    It goes into the repository that `image_id` belongs to.
     """
     return f"type=image,name={repository_of(image_id)},push=true,push-by-digest=true"
 
 
 def pushed(image_id: str, metadata: str) -> str:
-    """What names the image that such a buildx pushed; `metadata` is what it wrote of that. Raises
-    `NotAttested`.
+    """Return the reference of the image that such a buildx pushed, from the `metadata` it wrote.
+
+    Raises `NotAttested`.
     """
     try:
         return f"{repository_of(image_id)}@{json.loads(metadata)['containerimage.digest']}"
@@ -60,8 +62,9 @@ def pushed(image_id: str, metadata: str) -> str:
 
 
 class Attested:
-    """Attested images in a registry. Everything raises `ProcessFailed` when the registry or buildx
-    does not do it.
+    """Checks and names attested images in a registry.
+
+    Everything raises `ProcessFailed` when the registry or buildx fails.
     """
 
     def __init__(
@@ -77,8 +80,9 @@ class Attested:
         self._on_line, self._cancel = on_line, cancel
 
     def require(self, reference: str, layers: Sequence[str]) -> str:
-        """The digest of an image that is attested and consists of these layers. Raises
-        `NotAttested`.
+        """Return the digest of an image that is attested and consists of these layers.
+
+        Raises `NotAttested`.
         """
         done = self._runner(
             self.command("inspect", f"--format={_INSPECTED}", reference),
@@ -96,7 +100,7 @@ class Attested:
         )
 
     def command(self, what: str, *arguments: str) -> Command:
-        """An `imagetools` command of buildx, which knows of the builder how to reach the registry."""
+        """Return an `imagetools` command of the buildx whose builder can reach the registry."""
         builder = (
             (f"--builder={self._settings.buildx_builder}",) if self._settings.buildx_builder else ()
         )
@@ -109,8 +113,9 @@ class Attested:
 
 
 def read(inspected: str, layers: Sequence[str]) -> str:
-    """The digest of what was inspected, if it is attested and consists of these layers. Raises
-    `NotAttested`.
+    """Return the digest of an inspected image that is attested and consists of these layers.
+
+    Raises `NotAttested`.
     """
     try:
         found: Mapping[str, Any] = json.loads(inspected)

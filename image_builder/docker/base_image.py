@@ -1,4 +1,4 @@
-"""The base image of a build: its digest, and what it contains."""
+"""Finds the digest of a build's base image, and what that image contains."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from image_builder.spack.versions import numbers
 def resolve_base(
     reference: str, platform: str, registry: RegistrySettings, *, local: bool = True
 ) -> tuple[str, str]:
-    """What `FROM` has to name so that it means exactly this image, and the image's digest.
+    """Return what `FROM` has to name so that it means exactly this image, and the image's digest.
 
-    An image that exists in the daemon alone has no registry digest: it gets a tag that holds its
+    An image that exists in the daemon alone has no registry digest: it gets a tag that contains its
     content's id. `local` False is for builders that do not see the daemon's images. Raises
     `BaseImageUnavailable`.
     """
@@ -78,7 +78,7 @@ def _pinned_tag(image: Any, reference: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BaseFacts:
-    """What the planner has to know of a base image; a None was not found out, or is not there."""
+    """Holds what the planner has to know of a base image; None is what is absent or unknown."""
 
     reference: str
     digest: str | None
@@ -143,7 +143,7 @@ def _remembered(cache: Path, digest: str | None, platform: str) -> Path:
 def unprobed_base(
     reference: str, digest: str | None, platform: str, *, is_here: bool = True
 ) -> BaseFacts:
-    """Return what the reference alone tells: `spack_base:0.19.2` names its Spack."""
+    """Return what the reference alone says: `spack_base:0.19.2` names its Spack."""
     tag = reference.split("@")[0].rsplit(":", 1)[-1]
     named = _VERSION.match(tag) if "spack" in reference else None
     return BaseFacts(

@@ -1,4 +1,4 @@
-"""The `docker buildx` commands: arguments are built here and run by the caller."""
+"""Builds the arguments of the `docker buildx` commands, which the caller runs."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def build_command(
     attested: Sequence[str] = (),
     hidden: Sequence[Secret] = (),
 ) -> Command:
-    """The `docker buildx build` of one stage. `output` is buildx's own notation
-    (`type=local,dest=…`).
+    """Return the `docker buildx build` of one stage.
 
-    Labels and build arguments never begin an option: each is one argument behind an `=`. A `nonce`
-    that no build had before makes every layer anew, and is the same for both stages of one build.
-    `cgroup` is the control group that build steps run in. `cache_tag` is where in the site's
-    `build_cache` this build's layers are found and put. `attested` is what the image is attested
-    with, in buildx's notation (`type=provenance,mode=min`). `metadata_file` is where buildx tells
-    what it made. `hidden` is what no line of its output may show.
+    `output` is buildx's own notation (`type=local,dest=…`). Labels and build arguments never begin
+    an option: each is one argument behind an `=`. A `nonce` that no build had before makes every
+    layer anew, and is the same for both stages of one build. `cgroup` is the control group that
+    build steps run in. `cache_tag` is where in the site's `build_cache` this build's layers are
+    found and put. `attested` is what the image is attested with, in buildx's notation
+    (`type=provenance,mode=min`). `metadata_file` is where buildx writes what it made. `hidden` is
+    what no line of its output may show.
     """
     attestations = [f"--attest={what}" for what in attested] or ["--provenance=false"]
     argv = [
@@ -94,12 +94,12 @@ def build_command(
 
 
 def cache_tag(workflow: str, step: str, platform: str) -> str:
-    """Where in the site's `build_cache` the layers of a step's images lie."""
+    """Return the tag in the site's `build_cache` that keeps the layers of a step's images."""
     return hashlib.sha256(f"{workflow}/{step} {platform}".encode()).hexdigest()[:16]
 
 
 def proxy_arguments(settings: BuildSettings) -> dict[str, str]:
-    """BuildKit's predefined build arguments: they reach every step and stay in no layer.
+    """Return BuildKit's predefined build arguments, which reach every step and stay in no layer.
 
     A password must not reach a description's code: proxies with one are build secrets of the other
     steps (`recipe.dockerfile.site_secrets`).
@@ -110,16 +110,16 @@ def proxy_arguments(settings: BuildSettings) -> dict[str, str]:
 
 
 def image_id_from_metadata(metadata: str) -> str:
-    """The id in the daemon of the image that a buildx made; `metadata` is what it told of that.
+    """Return the daemon's id of the image that a buildx made, from the `metadata` it wrote.
 
     Docker's own store names an image after its configuration, and containerd's after its manifest.
     """
-    told = json.loads(metadata)
+    written = json.loads(metadata)
     with daemon() as client:
         for key in ("containerimage.config.digest", "containerimage.digest"):
             with contextlib.suppress(docker.errors.ImageNotFound):
-                if key in told:
-                    return str(client.images.get(told[key]).id)
+                if key in written:
+                    return str(client.images.get(written[key]).id)
     raise ServiceError(
         "The image that buildx made is not in the Docker daemon.",
         hint="Does something on this machine remove images without a name?",
@@ -127,10 +127,10 @@ def image_id_from_metadata(metadata: str) -> str:
 
 
 def cache_command(settings: BuildSettings, *, keep_bytes: int | None = None) -> Command:
-    """What tells how large the build cache is; with `keep_bytes`, what empties it down to that,
-    oldest use first.
+    """Return the command that reports how large the build cache is.
 
-    BuildKit keeps what a running build uses.
+    With `keep_bytes`, it removes content down to that size instead, oldest use first. BuildKit
+    keeps what a running build uses.
     """
     builder = (f"--builder={settings.buildx_builder}",) if settings.buildx_builder else ()
     prune = ("du",) if keep_bytes is None else ("prune", "--force", f"--keep-storage={keep_bytes}")
@@ -142,10 +142,10 @@ def cache_command(settings: BuildSettings, *, keep_bytes: int | None = None) -> 
 
 
 def cache_bytes(command: Command, run: Runner) -> int:
-    """What a `cache_command` tells: how much of the cache can be freed, or how much was. Raises
-    `Unavailable`.
+    """Return what a `cache_command` reports: how much of the cache can be freed, or how much was.
 
-    What the cache shares with images goes with those, and is told apart where there is any.
+    What the cache shares with images is freed with those, and reported separately where there is
+    any. Raises `Unavailable`.
     """
     try:
         said = run(command, capture_stdout=True).stdout.decode("utf-8", "replace")
@@ -154,16 +154,17 @@ def cache_bytes(command: Command, run: Runner) -> int:
             f"The build cache cannot be looked at: {(error.tail or [str(error)])[-1]}",
             code=ErrorCode.DOCKER_UNAVAILABLE,
         ) from error
-    told = {
+    sizes = {
         match[1]: match for line in said.splitlines() if (match := _TOLD.match(line)) is not None
     }
-    size = told.get("Private") or told.get("Total")
+    size = sizes.get("Private") or sizes.get("Total")
     return 0 if size is None else round(float(size[2]) * _UNITS[size[3].upper()])
 
 
 def sees_local_images(settings: BuildSettings, run: Runner) -> bool:
-    """Whether the builder uses the daemon's own images: the default builder, and others of the
-    docker driver.
+    """Return whether the builder uses the daemon's own images.
+
+    The default builder does, and others of the docker driver.
     """
     if settings.buildx_builder is None:
         return True
@@ -184,9 +185,9 @@ def sees_local_images(settings: BuildSettings, run: Runner) -> bool:
 
 
 def builder_platforms(settings: BuildSettings, run: Runner) -> tuple[list[str], list[str]]:
-    """The platforms that the builder's nodes are, and those that they emulate. Raises `CicError`.
+    """Return the platforms that the builder's nodes have, and those that they emulate.
 
-    Each node names its own platform first.
+    Each node names its own platform first. Raises `CicError`.
     """
     named = ("--", settings.buildx_builder) if settings.buildx_builder else ()
     argv = ("docker", "buildx", "inspect", "--bootstrap", *named)
@@ -198,9 +199,9 @@ def builder_platforms(settings: BuildSettings, run: Runner) -> tuple[list[str], 
 
 
 def _platforms(line: str) -> list[str]:
-    """`Platforms: linux/amd64*, linux/amd64/v2, linux/386` -> those that images can be built for."""
-    found = (part.strip(" *") for part in line.partition(":")[2].split(","))
-    return list(dict.fromkeys(name for name in map(_known_platform, found) if name is not None))
+    """Return those that images can be built for, of `Platforms: linux/amd64*, linux/386`."""
+    names = (part.strip(" *") for part in line.partition(":")[2].split(","))
+    return list(dict.fromkeys(name for name in map(_known_platform, names) if name is not None))
 
 
 def _known_platform(text: str) -> str | None:

@@ -1,9 +1,9 @@
-"""Runs a program of an image in a container that reaches nothing, and ends it in every case.
+"""Runs a program of an image in a container without network, and removes it in every case.
 
-Who made the image decides what its programs do, `/bin/sh` among them. So each container has a name,
+The image's author decides what its programs do, `/bin/sh` among them. So each container has a name,
 limits of memory, processes, CPU, time and output, and no log; it is started by `docker run` as a
-process of ours, and removed by name when that has ended, however it ended. What is left by a
-killed service is swept by its label. The Docker SDK is not used here: its wait has no limit.
+process of ours, and removed by name when that has ended, however it ended. What a killed service
+leaves is removed by its label. The Docker SDK is not used here: its wait has no limit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DOCKERS_OWN_FAILURE = 125
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Container:
-    """What runs, and within which limits; `name` is what messages call it."""
+    """Describes what runs, and within which limits; `name` is what messages call it."""
 
     name: str
     image: str
@@ -56,8 +56,9 @@ class Container:
 
 
 def run_command(container: Container, *, name: str, tag: str, verb: str = "run") -> Command:
-    """Return the `docker run`, or `create`, of a container; the program's words stand behind the
-    image and are no options.
+    """Return the `docker run`, or `create`, of a container.
+
+    The program's words follow the image, so that none is read as an option.
     """
     entrypoint = () if container.through_entrypoint else (f"--entrypoint={container.program[0]}",)
     words = container.program if container.through_entrypoint else container.program[1:]
@@ -105,9 +106,9 @@ def run_container(
     on_line: LineSink | None = None,
     capture_stdout: bool = False,
 ) -> bytes:
-    """Run it to its end and remove it; return what it printed, if that is captured.
+    """Run a container to its end, remove it, and return what it printed if that is captured.
 
-    Raises what the runner does.
+    Raises what the runner raises.
     """
     name = f"cic-{uuid.uuid4().hex}"
     tag = leftovers.owner_tag()
@@ -162,8 +163,9 @@ def run_probe(
 
 
 def cgroup_for(settings: BuildSettings) -> str | None:
-    """The control group of build steps, where the daemon takes its name: systemd's driver has
-    slices.
+    """Return the control group of build steps, where the daemon takes it by name.
+
+    With systemd's driver, it takes slices only.
     """
     parent = cgroup.cgroup_of(settings)
     return parent if parent is not None and _has_plain_cgroups() else None

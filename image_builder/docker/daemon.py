@@ -1,8 +1,8 @@
-"""Questions to the Docker daemon and the image registry, and the buildx calls.
+"""Asks the Docker daemon, through the Docker SDK, about images, containers and itself.
 
-Questions go through the Docker SDK; images are built with `docker buildx`, and pushed with `docker
-push`. Every command's arguments are made in one function and run in another. Credentials pass to
-the daemon over its socket, or lie in a build's own DOCKER_CONFIG.
+Images are built with `docker buildx`, and pushed with `docker push`: every command's arguments are
+made in one function and run in another. Credentials pass to the daemon over its socket, or are in a
+build's own DOCKER_CONFIG.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _EMPTY_TAR = bytes(10240)
 
 
 class BaseImageUnavailable(Unavailable):
-    """The base image is neither here nor in its registry."""
+    """The base image is neither on this machine nor in its registry."""
 
     code = ErrorCode.BASE_IMAGE_UNAVAILABLE
 
 
 @contextlib.contextmanager
 def daemon(timeout_s: float = DAEMON_TIMEOUT_S) -> Iterator[docker.DockerClient]:
-    """A client of the Docker daemon. A daemon that does not answer is `Unavailable`."""
+    """Yield a client of the Docker daemon. Raises `Unavailable` if the daemon does not answer."""
     try:
         client = docker.from_env(timeout=int(timeout_s))
     except docker.errors.DockerException as error:
@@ -78,8 +78,9 @@ def local_image(client: docker.DockerClient, reference: str) -> Any | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bridge:
-    """The network of build steps, and of containers that name no other: its interface and this
-    host's address on it.
+    """Describes the network of build steps, and of containers that name no other network.
+
+    It holds the network's interface and this host's address on it.
     """
 
     interface: str
@@ -87,7 +88,10 @@ class Bridge:
 
 
 def default_bridge() -> Bridge:
-    """Docker's default bridge. Raises `Unavailable`, or `ServiceError` for a daemon without one."""
+    """Return Docker's default bridge.
+
+    Raises `Unavailable`, or `ServiceError` for a daemon without one.
+    """
     with daemon() as client:
         try:
             attributes = client.networks.get("bridge").attrs
@@ -108,18 +112,19 @@ def default_bridge() -> Bridge:
 
 
 def server_version() -> str:
-    """The daemon's version, such as 26.1.5."""
+    """Return the daemon's version, such as 26.1.5."""
     with daemon() as client:
         return str(client.version()["Version"])
 
 
 def find_by_identity(identity: str, *, named: bool = False) -> str | None:
-    """The id of an image in the daemon that was built with this identity; with `named` one that has
-    a name, too.
+    """Return the id of an image in the daemon that was built with this identity, or None.
+
+    With `named`, only an image that has a name, too.
     """
     with daemon() as client:
-        found = client.api.images(filters={"label": f"{label_names.IDENTITY}={identity}"})
-    names = {str(image["Id"]): _without_none(image.get("RepoTags")) for image in found}
+        images = client.api.images(filters={"label": f"{label_names.IDENTITY}={identity}"})
+    names = {str(image["Id"]): _without_none(image.get("RepoTags")) for image in images}
     named_first = sorted(names, key=lambda image: not names[image])
     return next((image for image in named_first if names[image] or not named), None)
 
@@ -132,12 +137,12 @@ def find_image(reference: str) -> str | None:
 
 
 def has_image(reference: str) -> bool:
-    """Whether the daemon has an image of this name or digest."""
+    """Return whether the daemon has an image of this name or digest."""
     return find_image(reference) is not None
 
 
 def image_bytes(image: str) -> int | None:
-    """How large an image in the daemon is, unpacked; None when there is no such image."""
+    """Return how large an image in the daemon is, unpacked, or None when there is no such image."""
     with daemon() as client:
         try:
             return int(client.images.get(image).attrs["Size"])
@@ -155,7 +160,7 @@ def image_digests(image: str) -> tuple[str, ...]:
 
 
 def image_layers(image: str) -> tuple[str, ...]:
-    """The digests of an image's unpacked layers; empty when there is no such image in the daemon."""
+    """Return the digests of an image's unpacked layers; empty when the daemon has no such image."""
     with daemon() as client:
         try:
             return tuple(client.images.get(image).attrs["RootFS"].get("Layers") or ())
@@ -164,13 +169,14 @@ def image_layers(image: str) -> tuple[str, ...]:
 
 
 def image_labels(image: str) -> dict[str, str]:
-    """The labels of an image in the daemon; empty when there is no such image."""
+    """Return the labels of an image in the daemon; empty when there is no such image."""
     return dict(image_config(image).get("Labels") or {})
 
 
 def image_config(image: str) -> Mapping[str, Any]:
-    """What an image in the daemon says of its containers (`WorkingDir`, ...); empty when there is
-    no such image.
+    """Return the configuration of an image's containers (`WorkingDir`, ...).
+
+    It is empty when the daemon has no such image.
     """
     with daemon() as client:
         try:
@@ -180,8 +186,9 @@ def image_config(image: str) -> Mapping[str, Any]:
 
 
 def read_file(image: str, path: str, max_bytes: int) -> str | None:
-    """A text file of an image; None when it is not there, no plain file, or larger than
-    `max_bytes`.
+    """Return a text file of an image, or None.
+
+    None stands for a file that is absent, no plain file, or larger than `max_bytes`.
     """
     with daemon() as client:
         container = client.api.create_container(image, command=["true"], entrypoint=[])
@@ -228,7 +235,7 @@ def tag_image(image: str, image_id: str) -> None:
 
 
 def remove_image(image: str) -> None:
-    """Remove an image that did not pass; one that is gone or in use is left alone."""
+    """Remove an image that did not pass; one that is gone or in use stays as it is."""
     with contextlib.suppress(CicError, docker.errors.APIError), daemon() as client:
         client.images.remove(image)
 
@@ -242,10 +249,10 @@ def remove_container(name: str) -> bool:
 
 
 def labelled_containers(label: str) -> list[tuple[str, str]]:
-    """The containers that carry a label, whether they run or not: id and the label's value."""
+    """Return the containers with a label, running or not, as (id, the label's value)."""
     with daemon() as client:
-        found = client.api.containers(all=True, filters={"label": label})
-    return [(container["Id"], container["Labels"][label]) for container in found]
+        containers = client.api.containers(all=True, filters={"label": label})
+    return [(container["Id"], container["Labels"][label]) for container in containers]
 
 
 @functools.lru_cache(maxsize=1)
@@ -256,14 +263,14 @@ def data_folder() -> Path:
 
 
 def cgroup_driver() -> str:
-    """How the daemon makes control groups: `cgroupfs` or `systemd`."""
+    """Return how the daemon makes control groups: `cgroupfs` or `systemd`."""
     with daemon() as client:
         return str(client.info().get("CgroupDriver", ""))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DaemonImage:
-    """An image in the daemon that this service, or another one with the same daemon, made."""
+    """Describes an image in the daemon that a service with this daemon made, be it another one."""
 
     id: str
     identity: str
@@ -277,9 +284,9 @@ class DaemonImage:
 
 
 def made_images() -> list[DaemonImage]:
-    """The images in the daemon that were built here."""
+    """Return the images in the daemon that were built here."""
     with daemon() as client:
-        found = client.api.images(filters={"label": [label_names.IDENTITY]})
+        images = client.api.images(filters={"label": [label_names.IDENTITY]})
     return [
         DaemonImage(
             id=image["Id"],
@@ -290,7 +297,7 @@ def made_images() -> list[DaemonImage]:
             created_at=image["Created"],
             is_base=image["Labels"].get(label_names.WORKFLOW) == BASE,
         )
-        for image in found
+        for image in images
     ]
 
 
@@ -299,8 +306,9 @@ def _without_none(references: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def remove_made_image(image: DaemonImage) -> bool:
-    """Remove an image with all its names. False, and nothing is done, while a container is made of
-    it.
+    """Remove an image with all its names, and return whether that was done.
+
+    While a container is made of it, nothing is done.
     """
     with daemon() as client:
         if client.api.containers(all=True, filters={"ancestor": image.id}):

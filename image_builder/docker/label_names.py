@@ -1,4 +1,4 @@
-"""The names of the labels and annotations that images and artifacts carry.
+"""Names the labels and annotations that images and artifacts carry.
 
 Images of earlier versions are found by them, so a name that was given stays.
 """
@@ -30,7 +30,7 @@ SLIM = "cic.slim"
 RECORD = "cic.record"
 TAG = "cic.tag"
 USED_AT = "cic.used_at"
-"""Of a SIF in a registry: its record, the tag that was meant, and when it was used last."""
+"""Annotations of a SIF in a registry: its record, the tag meant, and when it was used last."""
 
 SIGNATURE = "cic.signature"
-"""Of a package in a registry."""
+"""Annotation of a package in a registry."""

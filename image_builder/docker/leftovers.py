@@ -1,4 +1,4 @@
-"""Which process made a container or a name in the daemon, so that what a killed one left can go."""
+"""Names the process that made a container or a name in the daemon, so that leftovers can go."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def owner_tag() -> str:
 
 
 def is_dead(tag: str) -> bool:
-    """Whether the process that made this tag is gone. Of one that is not seen from here, only the
-    age tells.
+    """Return whether the process that made this tag is gone.
+
+    For a process that is not visible from here, the tag's age decides.
     """
     owner, _, made_at = tag.rpartition("-")[0].rpartition("-")
     boot, space, pid, _ = (*owner.split("-"), "", "", "", "")[:4]
@@ -32,7 +33,7 @@ def is_dead(tag: str) -> bool:
 
 
 def _owner(pid: int) -> str:
-    """A process that this one sees, told apart from a later one with the same number."""
+    """Return what names a visible process, distinct from a later one with the same number."""
     try:
         began = start_time(pid)
     except OSError:
@@ -41,8 +42,9 @@ def _owner(pid: int) -> str:
 
 
 def _here() -> str:
-    """This boot of this machine, and the PID name space: each container counts from 1, and may
-    share the daemon.
+    """Return what names this boot of this machine, and the PID name space.
+
+    Each container counts from 1, and may share the daemon.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8")[:8]
     return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"

@@ -1,4 +1,4 @@
-"""The image registry, through Docker: credentials, references, pull and push."""
+"""Reaches the image registry through Docker: credentials, references, pull and push."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 
 
 def repository_of(reference: str) -> str:
-    """What an image's reference names, without its tag and its digest."""
+    """Return what an image's reference names, without its tag and its digest."""
     return str(parse_repository_tag(reference.split("@")[0])[0])
 
 
 def auth_config(reference: str, registry: RegistrySettings) -> dict[str, str] | None:
-    """The credentials for the registry that `reference` lies in, in the form that the SDK takes."""
+    """Return the credentials for the registry of `reference`, in the form that the SDK takes."""
     host, _ = docker.auth.resolve_repository_name(repository_of(reference))
     login = registry.login_for(host)
     return (
@@ -43,8 +43,9 @@ def auth_config(reference: str, registry: RegistrySettings) -> dict[str, str] | 
 
 
 def write_docker_config(folder: Path, registry: RegistrySettings) -> dict[str, str]:
-    """A build's own client configuration with credentials by host; returns the environment that
-    names it.
+    """Write a build's own client configuration with credentials by host.
+
+    Return the environment that names it.
     """
     auths = {}
     for host, login in registry.all_logins().items():
@@ -89,7 +90,7 @@ def pull(
 def pull_command(
     reference: str, platform: str, registry: RegistrySettings, *, environment: Mapping[str, str]
 ) -> Command:
-    """The `docker pull` of an image; when the process ends, the daemon stops pulling."""
+    """Return the `docker pull` of an image; when the process ends, the daemon stops pulling."""
     return Command(
         name="docker pull",
         argv=("docker", "pull", "--quiet", f"--platform={platform}", "--", reference),
@@ -108,10 +109,10 @@ def pull_pushed(
     runner: Runner = run,
     cancel: CancelToken | None = None,
 ) -> str | None:
-    """Return the id of an image that was pushed as this `repository@digest`, pulled, or None if the
-    registry has it no more.
+    """Return the id of an image pulled by this `repository@digest`, or None if it is gone.
 
-    What an image says of itself is not believed: whoever may push to a registry can write labels.
+    The labels of an image are not trusted: every account that may push to a registry can write
+    them.
     """
     try:
         pull(reference, platform, registry, runner=runner, cancel=cancel)
@@ -126,11 +127,10 @@ def pull_pushed(
 def push_command(
     image_id: str, registry: RegistrySettings, *, environment: Mapping[str, str], timeout_s: float
 ) -> Command:
-    """The `docker push` of a named image; `environment` names the client configuration with the
-    credentials.
+    """Return the `docker push` of a named image.
 
-    A process of its own: it can be ended in the middle of a silence, and the daemon stops pushing
-    with it.
+    `environment` names the client configuration with the credentials. It is a process of its own:
+    it can be ended while it prints nothing, and the daemon stops pushing with it.
     """
     return Command(
         name="docker push",

@@ -1,4 +1,4 @@
-"""Asks the Spack of a base image what it knows: once for each image, kept in a folder."""
+"""Asks the Spack of a base image what it knows, once for each image, and keeps that in a folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ done
 
 
 def spack_knowledge(base: BaseFacts, cache: Path) -> tuple[SpackKnowledge | None, str]:
-    """Return what the Spack of a base image knows, and a warning where that could not be found out.
+    """Return what the Spack of a base image knows, and a warning where that is not known.
 
     `cache` is a folder. An image without Spack, whose digest is not known, or that is not on this
     machine is not asked.
@@ -54,7 +54,7 @@ def spack_knowledge(base: BaseFacts, cache: Path) -> tuple[SpackKnowledge | None
 
 
 def kept_knowledge(base: BaseFacts, cache: Path) -> SpackKnowledge | None:
-    """Return what was found out before, or None: nothing is asked, and nobody waits."""
+    """Return what an earlier question found out, or None; this asks nothing and never waits."""
     if base.digest is None:
         return None
     try:
@@ -74,7 +74,7 @@ def _kept_or_asked(base: BaseFacts, path: Path) -> SpackKnowledge:
         return kept
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_leases.exclusively(path.with_suffix(".lock")):
-        if (kept := _enough(path)) is not None:  # somebody else asked while we waited
+        if (kept := _enough(path)) is not None:  # another process asked while this one waited
             return kept
         _refuse_so_soon(path)
         return _asked(base, path)
@@ -91,7 +91,7 @@ def _enough(path: Path) -> SpackKnowledge | None:
 
 
 def _asked(base: BaseFacts, path: Path) -> SpackKnowledge:
-    """Ask, and keep the answer, or why there is none."""
+    """Ask the image's Spack, and keep the answer, or why there is none."""
     try:
         output = run_probe(
             base.reference,

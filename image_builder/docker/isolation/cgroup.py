@@ -1,5 +1,4 @@
-"""What all build steps together may use of this machine: a control group that BuildKit starts them
-in.
+"""Limits what all build steps together use, by a control group that BuildKit starts them in.
 
 The name of the group is part of BuildKit's key of a layer, so there is one group for all builds and
 not one for each. Root makes it (`prepare`); the layouts of both kernels' versions are known. What
@@ -24,7 +23,7 @@ OF_MEMORY = (7, 8)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds for all build steps together; None: none."""
+    """Holds the bounds for all build steps together; None stands for no bound."""
 
     memory_bytes: int | None
     pids: int | None
@@ -40,7 +39,7 @@ class Limits:
 
 
 def wanted(settings: BuildSettings) -> Limits:
-    """What the settings say."""
+    """Return the limits that the settings ask for."""
     page = os.sysconf("SC_PAGE_SIZE")
     numerator, denominator = OF_MEMORY
     memory = (
@@ -55,8 +54,9 @@ def wanted(settings: BuildSettings) -> Limits:
 
 
 def prepare(settings: BuildSettings, *, root: Path = CGROUPS) -> bool:
-    """Make the group, or bring its limits up to date. False where this user may not, or none is
-    wanted.
+    """Make the group, or update its limits, and return whether that was done.
+
+    It is not where this user may not do it, or no group is wanted.
     """
     if settings.steps_cgroup is None:
         return False
@@ -74,8 +74,9 @@ def prepare(settings: BuildSettings, *, root: Path = CGROUPS) -> bool:
 
 
 def remove(settings: BuildSettings, *, root: Path = CGROUPS) -> None:
-    """Remove the group, with what runc made of it for other controllers. Raises `OSError` while
-    steps run in it.
+    """Remove the group, with what runc made of it for other controllers.
+
+    Raises `OSError` while steps run in it.
     """
     if settings.steps_cgroup is None:
         return
@@ -87,7 +88,7 @@ def remove(settings: BuildSettings, *, root: Path = CGROUPS) -> None:
 
 
 def in_force(settings: BuildSettings, *, root: Path = CGROUPS) -> Limits | None:
-    """What the kernel holds build steps to; None where there is no group for them."""
+    """Return the limits that the kernel sets on build steps, or None where there is no group."""
     if settings.steps_cgroup is None:
         return None
     try:
@@ -97,21 +98,21 @@ def in_force(settings: BuildSettings, *, root: Path = CGROUPS) -> Limits | None:
 
 
 def cgroup_of(settings: BuildSettings) -> str | None:
-    """The group that BuildKit is told of, if it is there."""
+    """Return the group to name to BuildKit, if it exists."""
     return None if in_force(settings) is None else f"/{settings.steps_cgroup}"
 
 
 def problem(settings: BuildSettings) -> Misconfigured | None:
-    """Why build steps are not held to the limits that are wanted, or None when they are."""
-    found, limits = in_force(settings), wanted(settings)
-    if settings.steps_cgroup is not None and found == limits:
+    """Return why the wanted limits do not apply to build steps, or None when they do."""
+    current, limits = in_force(settings), wanted(settings)
+    if settings.steps_cgroup is not None and current == limits:
         return None
     if settings.steps_cgroup is None:
         return Misconfigured(
             "Build steps have no limits of memory, processes and CPU.",
             hint="Give build_cfg['steps_cgroup'] a name.",
         )
-    what = "have no limits" if found is None else f"may use {found} instead of {limits}"
+    what = "have no limits" if current is None else f"may use {current} instead of {limits}"
     return Misconfigured(f"Build steps {what}.", hint="As root: python3 isolate_builds.py apply.")
 
 
@@ -124,7 +125,7 @@ def _folder(root: Path, controller: str, name: str) -> Path:
 
 
 def _files(root: Path, name: str, limits: Limits) -> Iterator[tuple[Path, str]]:
-    """The kernel's files and what to write, in an order that it takes."""
+    """Yield the kernel's files and what to write, in an order that it takes."""
     quota = None if limits.cpus is None else round(limits.cpus * CPU_PERIOD_US)
     if _is_unified(root):
         folder = root / name
@@ -171,6 +172,6 @@ def _read(root: Path, name: str) -> Limits:
 
 
 def _number(file: Path) -> int | None:
-    """The number in a file; None for `max`, and for what version 1 says instead of it."""
+    """Return the number in a file, or None for `max` and for what version 1 says instead of it."""
     text = file.read_text().strip()
     return None if text == "max" or int(text) > 2**62 else int(text)

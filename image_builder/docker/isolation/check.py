@@ -1,4 +1,4 @@
-"""Whether build steps are kept from this host's services and held to limits; asked, not believed.
+"""Tests whether build steps are kept from this host's services and are limited.
 
 A container on the network that build steps have tries to reach a listener of ours. What it finds
 holds for build steps of Docker's own builder; of other builders nothing is known from here.
@@ -22,7 +22,7 @@ from image_builder.settings import BuildSettings
 
 REMEMBERED_S = 600.0
 FIRST_WITH_LIMITS = 23
-"""The version of Docker whose builder heeds `--cgroup-parent`; 20.10 passes over it."""
+"""The version of Docker whose builder heeds `--cgroup-parent`; 20.10 ignores it."""
 METADATA = "169.254.169.254:80"
 WORD_BYTES = 32
 _SETTLE_S = 0.2
@@ -38,29 +38,31 @@ echo done
 
 
 def problems(settings: BuildSettings, *, base_image: str | None) -> list[Misconfigured]:
-    """What build steps can do that they should not, or why that is not known; empty when all is
-    well.
+    """Return what build steps can do that they should not, or why that is not known.
+
+    It is empty when all is well.
     """
     return [
-        found
-        for found in (_limits_problem(settings), _network_problem(settings, base_image))
-        if found is not None
+        problem
+        for problem in (_limits_problem(settings), _network_problem(settings, base_image))
+        if problem is not None
     ]
 
 
 def require(settings: BuildSettings, *, base_image: str | None) -> None:
-    """Raise what `problems` finds, if the settings require isolation. What was found holds for ten
-    minutes.
+    """Raise what `problems` finds, if the settings require isolation.
+
+    What was found holds for ten minutes.
     """
     if settings.require_isolation:
-        found = _remembered(
+        weaknesses = _remembered(
             settings.model_dump_json(), base_image, int(time.monotonic() // REMEMBERED_S)
         )
-        if found:
+        if weaknesses:
             raise Misconfigured(
                 "Nothing is built here while build steps are not isolated: "
-                + " ".join(error.message for error in found),
-                hint=found[0].hint,
+                + " ".join(error.message for error in weaknesses),
+                hint=weaknesses[0].hint,
             )
 
 
@@ -70,8 +72,8 @@ def _remembered(settings: str, base_image: str | None, _period: int) -> tuple[Mi
 
 
 def _limits_problem(settings: BuildSettings) -> Misconfigured | None:
-    if (found := cgroup.problem(settings)) is not None:
-        return found
+    if (problem := cgroup.problem(settings)) is not None:
+        return problem
     try:
         version = daemon.server_version()
     except CicError as error:
@@ -108,8 +110,9 @@ def _network_problem(settings: BuildSettings, base_image: str | None) -> Misconf
 
 
 def _reached(base_image: str) -> list[str]:
-    """Which of this host's addresses, or the metadata address, a container on the default bridge
-    can talk to.
+    """Return which addresses of this host a container on the default bridge can reach.
+
+    The metadata address is one of those that are tried.
     """
     word = secrets.token_hex(WORD_BYTES // 2)
     with (
@@ -127,7 +130,7 @@ def _reached(base_image: str) -> list[str]:
 
 
 def _own_address() -> str:
-    """This host's address towards the world; no packet is sent to find it."""
+    """Return this host's address towards the world; no packet is sent to find it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))
         return str(probe.getsockname()[0])
@@ -135,7 +138,7 @@ def _own_address() -> str:
 
 @contextlib.contextmanager
 def _listening(address: str, word: str) -> Iterator[str]:
-    """A listener on an address of this host that says `word` to everybody; gives its `host:port`."""
+    """Listen on an address of this host, answer `word` to every client, and yield `host:port`."""
     with socket.create_server((address, 0)) as server:
         server.settimeout(_SETTLE_S)
         done = threading.Event()

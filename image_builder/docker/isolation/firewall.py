@@ -1,10 +1,9 @@
-"""Keeps build steps from this host's services: rules for what comes in from Docker's default
-bridge.
+"""Keeps build steps from this host's services, by rules for traffic from Docker's default bridge.
 
 With Docker's own builder, build steps are on that bridge, as are containers that name no other
 network. What they send to this host itself, to each other and to blocked networks is refused;
-answers and questions to the host's resolvers pass. The rules lie in two chains of their own, which
-`apply` makes or brings up to date and `remove` removes.
+answers and questions to the host's resolvers pass. The rules are in two chains of their own, which
+`apply` makes or updates and `remove` removes.
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ Family = Literal[4, 6]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What is refused to whatever is on the interface `bridge`, and what is let through all the
-    same.
-    """
+    """Says what is refused to everything on the interface `bridge`, and what is let through."""
 
     bridge: str
     resolvers: tuple[str, ...] = ()
@@ -44,7 +41,7 @@ class Policy:
 
     @classmethod
     def of(cls, settings: BuildSettings, bridge: str) -> Policy:
-        """What the settings and this machine say."""
+        """Return what the settings and this machine say."""
         return cls(
             bridge=bridge,
             resolvers=_resolvers(),
@@ -54,7 +51,7 @@ class Policy:
 
 
 def rules(policy: Policy, family: Family) -> list[tuple[str, ...]]:
-    """The rules of both chains, as arguments of iptables behind `-A`."""
+    """Return the rules of both chains, as arguments of iptables behind `-A`."""
     made: list[tuple[str, ...]] = []
     for chain in (TO_HOST, ONWARD):
         made.append((chain, "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "RETURN"))
@@ -88,8 +85,9 @@ def rules(policy: Policy, family: Family) -> list[tuple[str, ...]]:
 
 
 def apply(policy: Policy) -> list[str]:
-    """Put the rules in force, instead of earlier ones. Returns what is to be warned of; raises
-    `Misconfigured`.
+    """Put the rules in force instead of earlier ones, and return the warnings.
+
+    Raises `Misconfigured`.
     """
     for family in _families():
         script = [
@@ -114,7 +112,7 @@ def apply(policy: Policy) -> list[str]:
 
 
 def remove() -> None:
-    """Take the rules away, all of them. Raises `Misconfigured`."""
+    """Remove all of the rules. Raises `Misconfigured`."""
     for family in _families():
         listed = _listed(family)
         for chain in (TO_HOST, ONWARD):
@@ -126,8 +124,9 @@ def remove() -> None:
 
 
 def show() -> list[str]:
-    """The rules that are in force, as iptables shows them; empty when there are none. Raises
-    `Misconfigured`.
+    """Return the rules in force, as iptables shows them; empty when there are none.
+
+    Raises `Misconfigured`.
     """
     return [
         f"{_PROGRAMS[family]} {line}"
@@ -154,14 +153,15 @@ def _families() -> list[Family]:
 
 
 def _onward_parent(family: Family) -> str:
-    """Docker's chain for rules like these, which it never flushes; where it is not, the one it
-    would hang in.
+    """Return Docker's chain for rules like these, which it never flushes.
+
+    Where that is absent, return the chain that would lead to it.
     """
     return _DOCKER_USER if f"-N {_DOCKER_USER}" in _listed(family) else _FORWARD
 
 
 def _jumps(family: Family, chain: str) -> list[tuple[str, ...]]:
-    """The rules that lead to a chain, as arguments behind `-D`."""
+    """Return the rules that lead to a chain, as arguments behind `-D`."""
     listed = (tuple(line.split()[1:]) for line in _listed(family) if line.startswith("-A "))
     return [rule for rule in listed if rule[-2:] == ("-j", chain)]
 
@@ -191,7 +191,7 @@ def _iptables(family: Family, suffix: str, *arguments: str, stdin: str | None = 
 
 
 def _resolvers() -> tuple[str, ...]:
-    """The name servers that containers are given: the host's own, but for those on its loopback."""
+    """Return the name servers that containers get: the host's, except those on its loopback."""
     try:
         text = RESOLV_CONF.read_text("utf-8", "replace")
     except OSError:
