@@ -1,8 +1,8 @@
-"""The programs and libraries that were built, held against platform and target. Pure.
+"""Checks the programs and libraries that were built against platform and target. Pure.
 
-`exported_files` makes the inventory; here it is judged. A wrong machine
-is a problem. An instruction that the target does not have is only told: libraries such as OpenBLAS
-hold code for several CPUs and choose when they run.
+`exported_files` makes the inventory; here it is judged. A wrong machine is a problem. An
+instruction that the target does not have is only reported: libraries such as OpenBLAS hold code for
+several CPUs and choose when they run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class UnreadableInventory(ValueError):
 
 
 def audit_files(verdict: Verdict, inventory: str, *, platform: str, target: str) -> Verdict:
-    """`verdict`, and what the files that were built add to it. Raises `UnreadableInventory`."""
+    """Return `verdict` with what the files that were built add to it.
+
+    Raises `UnreadableInventory`.
+    """
     try:
         content: dict[str, Any] = json.loads(inventory)
         files = [(str(path), bytes.fromhex(start)) for path, start in content["files"]]
@@ -68,9 +71,7 @@ def audit_files(verdict: Verdict, inventory: str, *, platform: str, target: str)
 
 
 def features_of(instructions: Iterable[str], family: str) -> frozenset[str]:
-    """The CPU features that some instructions (and marks of registers) need, as archspec calls
-    them.
-    """
+    """Return the CPU features, as archspec calls them, that instructions and registers need."""
     table = _table().get(family, {})
     patterns = [(pattern, feature) for pattern, feature in table.items() if pattern.endswith("*")]
     return frozenset(
@@ -90,14 +91,14 @@ def _instructions(sampled: Mapping[str, frozenset[str]], target: str) -> Check:
     beyond = {
         path: features - cpu.features for path, features in used.items() if features - cpu.features
     }
-    found = f"{len(sampled)} files sampled, using {_words(frozenset().union(*used.values()) & cpu.features)}"
+    summary = f"{len(sampled)} files sampled, using {_words(frozenset().union(*used.values()) & cpu.features)}"
     if beyond:
         path = min(beyond)
-        found += (
+        summary += (
             f"; {len(beyond)} hold more than {target} has, to be chosen at run time: "
             f"{path} ({_words(beyond[path])})"
         )
-    return Check(name="instructions", expected=f"for {target}", found=found, ok=True)
+    return Check(name="instructions", expected=f"for {target}", found=summary, ok=True)
 
 
 def _words(features: Iterable[str]) -> str:

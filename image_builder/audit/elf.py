@@ -1,4 +1,4 @@
-"""Which machine a program or library is for, read from its ELF header. Pure: it is given the bytes."""
+"""Reads which machine a program or library is for from the bytes of its ELF header. Pure."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ _GPU = frozenset({"cuda", "amdgpu"})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """What an ELF header says: the `machine` (`x86_64`), its word size and byte order, and whether
-    the file can run.
+    """Holds what an ELF header says of the file.
+
+    That is the `machine` (`x86_64`), its word size and byte order, and whether the file can run.
     """
 
     machine: str
@@ -52,14 +53,14 @@ class Header:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Misfit:
-    """A file that the platform cannot run."""
+    """Names a file that the platform cannot run."""
 
     path: str
     header: Header
 
 
 def read_header(start: bytes) -> Header | None:
-    """The header at the beginning of a file; None when this is no ELF file, or a broken one."""
+    """Return the header at the beginning of a file, or None for a broken one or no ELF file."""
     if (
         len(start) < 20
         or start[:4] != b"\x7fELF"
@@ -78,8 +79,9 @@ def read_header(start: bytes) -> Header | None:
 
 
 def misfits(files: Iterable[tuple[str, bytes]], platform: str) -> Iterator[Misfit]:
-    """The files, given as `(path, first bytes)`, that `platform` cannot run. GPU code is passed
-    over.
+    """Yield the files that `platform` cannot run; GPU code is passed over.
+
+    `files` are given as `(path, first bytes)`.
     """
     wanted = _PLATFORMS[platform]
     for path, start in files:

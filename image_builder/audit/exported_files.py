@@ -37,7 +37,7 @@ LISTING_BYTES = 32 * 1024**2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What reads the instructions of the sampled files: an image with Python, and its limits."""
+    """Says what reads the instructions of the sampled files: an image with Python, with limits."""
 
     image: str
     recipe_version: str
@@ -50,7 +50,7 @@ class Sampling:
 
 @dataclasses.dataclass
 class Listing:
-    """What was found: programs and libraries with their first bytes, and the sample's names."""
+    """Holds programs and libraries with their first bytes, and the sample's names."""
 
     files: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
     sampled: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -130,7 +130,7 @@ def _look_at(file: IO[bytes], path: str, size_bytes: int, listing: Listing, fold
 def _instructions(
     listing: Listing, platform: str, sampling: Sampling, cancel: CancelToken
 ) -> dict[str, Any]:
-    """The kinds of instructions by path, where the base image has what reads them."""
+    """Return the kinds of instructions by path, where the base image has what reads them."""
     if not listing.sampled:
         return {}
     container = Container(
@@ -149,15 +149,15 @@ def _instructions(
         printed = run_container(
             container, runner=sampling.runner, cancel=cancel, capture_stdout=True
         )
-        found = json.loads(printed)["instructions"]
-        return {listing.sampled[Path(path).name]: kinds for path, kinds in found.items()}
+        kinds_by_path = json.loads(printed)["instructions"]
+        return {listing.sampled[Path(path).name]: kinds for path, kinds in kinds_by_path.items()}
     except (ProcessFailed, LimitReached, ValueError, KeyError, TypeError, AttributeError):
         cancel.check()
         return {}
 
 
 class _Stream(io.RawIOBase):
-    """Chunks as a file to read from."""
+    """Lets a consumer read chunks as a file."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks, self._rest = chunks, b""

@@ -1,7 +1,7 @@
-"""What Spack decided, held against what was asked for. Pure: it reads a `spack.lock` and nothing
-else.
+"""Compares what Spack decided with what was asked for.
 
-Externals are exempt where the rule is about how something was built: nobody built them here.
+Pure: it reads a `spack.lock` and nothing else. Externals are exempt where the rule is about how
+something was built: they were not built here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from image_builder.spack.lockfile import Graph, Node
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """A row of the verdict's table. `found` is short; what exactly is wrong stands in the problems."""
+    """Holds a row of the verdict's table; `found` is short, and the problems say what is wrong."""
 
     name: str
     expected: str
@@ -29,8 +29,9 @@ class Check:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is not as asked for; `node` and `hash` are empty when something is missing
-    altogether.
+    """Says one thing that is not as asked for.
+
+    `node` and `hash` are empty when the package is missing.
     """
 
     check: str
@@ -44,7 +45,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the audit found."""
+    """Holds what the audit found."""
 
     checks: tuple[Check, ...]
     problems: tuple[Problem, ...]
@@ -62,7 +63,7 @@ class Verdict:
         }
 
     def table(self) -> str:
-        """The checks as text, a line each, and below them what is wrong."""
+        """Return the checks as text, a line each, followed by what is wrong."""
         rows = [("check", "expected", "found", "")]
         rows += [
             (check.name, check.expected, check.found, "ok" if check.ok else "WRONG")
@@ -88,7 +89,7 @@ def audit(
     roots: Sequence[str],
     without_gpu: Sequence[str] = (),
 ) -> Verdict:
-    """Whether what `lock` says will be, or was, installed is what was asked for.
+    """Return whether what `lock` says will be, or was, installed is what was asked for.
 
     `target` is archspec's name, `mpi` and `gpu` are Spack specs, `gpu_arch` is `80`, `sm_80` or
     `gfx90a`, and `roots` are the specs that must be there. Packages in `without_gpu` need not be
@@ -117,7 +118,7 @@ _Finding = tuple[Check, list[Problem]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """A spec that was asked for: how it was written, and its first node."""
+    """Holds a spec that was asked for: how it was written, and its first node."""
 
     text: str
     node: spec.Node
@@ -131,7 +132,7 @@ class _Wanted:
         return self.node.name
 
     def unmet_by(self, node: Node) -> str:
-        """What of this a node of that name does not have; empty when it has everything."""
+        """Return what of this a node of that name does not have; empty when it has everything."""
         return spack_spec.unmet(self.node, node.version, node.parameters)
 
 
@@ -146,12 +147,12 @@ def _target(graph: Graph, target: str) -> _Finding:
         for node in built
         if node.target != target
     ]
-    found = f"{len(built) - len(problems)} of {len(built)} built packages"
-    return Check(name="target", expected=target, found=found, ok=not problems), problems
+    matching = f"{len(built) - len(problems)} of {len(built)} built packages"
+    return Check(name="target", expected=target, found=matching, ok=not problems), problems
 
 
 def _one_mpi(graph: Graph, wanted: _Wanted) -> _Finding:
-    """The wanted MPI is there, a root, the only one, and behind every edge that needs an MPI."""
+    """Check that the wanted MPI is a root, the only one, and behind every edge that needs one."""
     present = _mpis(graph)
     problems = _provider_problems(graph, wanted)
     problems += [
@@ -164,14 +165,15 @@ def _one_mpi(graph: Graph, wanted: _Wanted) -> _Finding:
 
 
 def _mpis(graph: Graph) -> list[Node]:
-    """Every MPI: packages known as one, and whatever provides an `mpi` edge."""
+    """Return every MPI: packages known as one, and providers of an `mpi` edge."""
     providing = {provider.hash for _, edge, provider in graph.edges() if "mpi" in edge.virtuals}
     return [node for node in graph if is_mpi(node.name) or node.hash in providing]
 
 
 def _provider_problems(graph: Graph, wanted: _Wanted) -> list[Problem]:
-    """Nodes whose MPI is another one. Without virtuals in the lock, an edge to a package known as
-    an MPI is taken.
+    """Return the nodes whose MPI is another one.
+
+    Without virtuals in the lock, an edge to a package known as an MPI is taken.
     """
     return [
         _problem("mpi", user, f"{user} gets its MPI from {provider}, not from {wanted.text}")
@@ -197,8 +199,9 @@ def _one_runtime(graph: Graph, wanted: _Wanted) -> _Finding:
 
 
 def _runtime_problems(graph: Graph, wanted: _Wanted, check: str) -> list[Problem]:
-    """What is wrong with the wanted package's nodes: none, several, none a root, another version or
-    variant.
+    """Return what is wrong with the wanted package's nodes.
+
+    There are none or several, none is a root, or one has another version or variant.
     """
     nodes = graph.named(wanted.name)
     if not nodes:
@@ -229,7 +232,7 @@ def _runtime_problems(graph: Graph, wanted: _Wanted, check: str) -> list[Problem
 
 
 def _package_of_runtime(gpu: str) -> str:
-    """`rocm@6` is `hip@6` for Spack."""
+    """Return Spack's name of a GPU runtime: `rocm@6` is `hip@6`."""
     name = spec.nodes(gpu)[0].name
     return str(gpu_facts()["aliases"].get(name, name)) + gpu[len(name) :]
 
@@ -237,7 +240,7 @@ def _package_of_runtime(gpu: str) -> str:
 def _gpu_variants(
     graph: Graph, runtime: str, gpu_arch: str | None, exempt: frozenset[str]
 ) -> list[_Finding]:
-    """Built packages that can use the GPU do, and for its architecture."""
+    """Check that built packages that can use the GPU do, and for its architecture."""
     facts = next(
         (facts for facts in gpu_facts()["runtimes"].values() if facts["package"] == runtime), None
     )
@@ -285,7 +288,7 @@ def _gpu_arch(using: Sequence[Node], variant: str, gpu_arch: str) -> _Finding:
 
 
 def _has_arch(node: Node, arch_variant: str, wanted: str) -> bool:
-    """Whether a node is built for an architecture; `gfx90a` also where it is `gfx90a:xnack-`."""
+    """Return whether a node is built for an architecture; for `gfx90a`, `gfx90a:xnack-` will do."""
     arches = spack_spec.values(node.parameters[arch_variant])
     return wanted in arches | {arch.partition(":")[0] for arch in arches}
 
@@ -295,8 +298,9 @@ def _arches(node: Node, arch_variant: str) -> str:
 
 
 def _refusing_gpu(graph: Graph, roots: Sequence[str]) -> frozenset[str]:
-    """Packages for which a root itself says that they are not to use the GPU (`hwloc~cuda`, `py-x
-    ^hwloc~cuda`).
+    """Return packages for which a root itself says that they are not to use the GPU.
+
+    It says so as `hwloc~cuda` or `py-x ^hwloc~cuda`.
     """
     variants = {facts["variant"] for facts in gpu_facts()["runtimes"].values()}
     return frozenset(
@@ -308,7 +312,7 @@ def _refusing_gpu(graph: Graph, roots: Sequence[str]) -> frozenset[str]:
 
 
 def _roots(graph: Graph, roots: Sequence[str]) -> _Finding:
-    """Every spec that was asked for is a root of the lock, as it was asked for."""
+    """Check that every spec that was asked for is a root of the lock, as it was asked for."""
     problems = [problem for text in dict.fromkeys(roots) if (problem := _root_problem(graph, text))]
     wanted = len(dict.fromkeys(roots))
     check = Check(
@@ -337,7 +341,7 @@ def _root_problem(graph: Graph, text: str) -> Problem | None:
 def clashing_in_view(
     lock: Mapping[str, Any], *, types: Collection[str] = ("link", "run")
 ) -> list[tuple[Node, Node]]:
-    """Return pairs of packages of one name that a view would link: it holds one of a name.
+    """Return pairs of packages of one name that a view would link, as it holds one of a name.
 
     `types` are the dependencies that it follows. Of runtimes (`gcc-runtime`) Spack takes one by
     itself.

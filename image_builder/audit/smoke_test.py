@@ -1,5 +1,4 @@
-"""The step's own word on whether its image works: the description's smoke command, run in the
-finished image.
+"""Runs the description's smoke command in the finished image: the step's own test of it.
 
 It runs as a user of the image would run it: by an ordinary user, through the entry point, in the
 step's folder, on a file system that cannot be written to but for `/tmp`. It has no network, no
@@ -36,7 +35,7 @@ def smoke_container(
     cpus: float,
     cgroup: str | None,
 ) -> Container:
-    """The container of a description's smoke command."""
+    """Return the container of a description's smoke command."""
     return Container(
         name="smoke command",
         image=image,
@@ -61,7 +60,7 @@ def smoke_container(
 def incompatibility(
     image: str, machine: Machine, *, runner: Runner, cancel: CancelToken, cgroup: str | None
 ) -> str:
-    """Why this host cannot run what is in the image; empty when it can."""
+    """Return why this host cannot run what is in the image; empty when it can."""
     warning = host_cpu.host_warning(machine.target)
     if warning is not None and not host_cpu.is_emulated(machine.target):
         return warning
@@ -93,8 +92,9 @@ def run_smoke(
     on_line: LineSink,
     cancel: CancelToken,
 ) -> None:
-    """Run the smoke command to its end. Raises `BuildFailed` (`SMOKE_FAILED`) when it fails or
-    takes too long.
+    """Run the smoke command to its end.
+
+    Raises `BuildFailed` (`SMOKE_FAILED`) when it fails or takes too long.
     """
     container = smoke_container(
         image,
@@ -107,13 +107,13 @@ def run_smoke(
     )
     lines: list[str] = []
 
-    def hear(line: str) -> None:
+    def keep(line: str) -> None:
         lines.append(line)
         del lines[:-EXCERPT_LINES]
         on_line(line)
 
     try:
-        run_container(container, runner=runner, on_line=hear, cancel=cancel)
+        run_container(container, runner=runner, on_line=keep, cancel=cancel)
     except ProcessFailed as error:
         if error.exit_code == DOCKERS_OWN_FAILURE:
             raise Unavailable(

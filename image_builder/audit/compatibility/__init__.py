@@ -1,4 +1,7 @@
-"""Will an image run on a machine? What is known of both, and rules with their sources. Pure."""
+"""Tells whether an image runs on a machine, from what is known of both and rules with sources.
+
+Pure.
+"""
 
 from image_builder.audit.compatibility.report import Report, check
 from image_builder.audit.compatibility.rules import Finding

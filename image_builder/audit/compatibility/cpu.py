@@ -1,4 +1,4 @@
-"""Can the machine's CPU execute what the image holds? Pure."""
+"""Tells whether the machine's CPU can execute what the image holds. Pure."""
 
 from __future__ import annotations
 

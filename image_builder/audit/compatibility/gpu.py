@@ -1,4 +1,4 @@
-"""Does the machine's GPU, and its driver, run what the image's GPU runtime made? Pure."""
+"""Tells whether the machine's GPU and its driver run what the image's GPU runtime made. Pure."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def _rocm(version: str, machine: MachineFacts, host: mpi_gpu.Gpu | None) -> Iter
 def _gpu_arch(
     image: Mapping[str, str], machine: MachineFacts, host: mpi_gpu.Gpu | None
 ) -> Iterator[Finding]:
-    """CUDA code runs on later minor revisions of its major one; ROCm code on its own architecture
+    """Yield what keeps the machine's GPU from running code for the image's architecture.
+
+    CUDA code runs on later minor revisions of its major one; ROCm code on its own architecture
     alone.
     """
     ours, theirs = image.get(label_names.GPU_ARCH), host.arch if host else None

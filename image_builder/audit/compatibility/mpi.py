@@ -1,4 +1,4 @@
-"""Do the image's MPI, the machine's own and the machine's launcher understand each other? Pure.
+"""Tells whether the image's MPI works with the machine's own MPI and its launcher. Pure.
 
 The launcher's interface decides first: without a common one each rank runs alone. Then the two
 MPIs' binary interfaces, since a site puts its own libraries in place of the image's, and where the
@@ -21,8 +21,9 @@ from image_builder.spack.versions import numbers
 
 
 def mpi_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
-    """Yield what is to be known of an image's MPI on a machine: at most one word on starting it, and
-    one on the network.
+    """Yield what is to be known of an image's MPI on a machine.
+
+    It is at most one finding on starting it, and one on the network.
     """
     family = image.get(label_names.MPI_FAMILY)
     if family is None:
@@ -45,7 +46,7 @@ def mpi_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Fi
 def _verdict(
     image: Mapping[str, str], machine: MachineFacts, host: mpi_gpu.Mpi | None
 ) -> tuple[str | None, dict[str, str]]:
-    """Return the rule that applies, or None, and what its message needs beside the two MPIs."""
+    """Return the rule that applies, or None, and the words of its message other than the two MPIs."""
     family, offered = image[label_names.MPI_FAMILY], offered_pmi(machine)
     spoken = spoken_pmi(image, machine)
     starts = chosen_pmi(image, machine) is not None if offered and spoken else None
@@ -73,7 +74,10 @@ def _other_family(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) 
 
 
 def _openmpi(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) -> str | None:
-    """Within a major release all is well; to the next one Open MPI promises C programs that."""
+    """Return the rule for two Open MPIs, or None.
+
+    Within a major release all is well; to the next one Open MPI promises C programs that.
+    """
     ours, theirs = major(image.get(label_names.MPI_VERSION)), major(host.version)
     if not ours or not theirs or ours == theirs:
         return None
@@ -83,7 +87,10 @@ def _openmpi(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) -> st
 
 
 def _mpich(image: Mapping[str, str], host: mpi_gpu.Mpi) -> tuple[str | None, dict[str, str]]:
-    """MPICH and its kin share a binary interface, from certain releases on."""
+    """Return the rule for MPICH and its kin.
+
+    They share a binary interface, from certain releases on.
+    """
     name, version = image.get(label_names.MPI_NAME, ""), image.get(label_names.MPI_VERSION, "")
     since = rule_facts()["mpich"]["since"]
     if _is_before(version, since.get(name)) or _is_before(host.version, since.get(host.name)):
@@ -133,8 +140,10 @@ def _host_mpi(machine: MachineFacts) -> mpi_gpu.Mpi | None:
 
 
 def _wanted(machine: MachineFacts, host: mpi_gpu.Mpi | None) -> str:
-    """Return the MPI to ask for instead: what the catalogue builds with, or the site's own, or, of
-    one that no Spack builds, one of its family.
+    """Return the MPI to ask for instead.
+
+    It is what the catalogue builds with, or the site's own, or, of one that no Spack builds, one of
+    its family.
     """
     if machine.build_mpi:
         return machine.build_mpi

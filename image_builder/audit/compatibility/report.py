@@ -1,4 +1,4 @@
-"""The whole check of an image against a machine: its findings, and the line that runs it there."""
+"""Checks an image against a machine: all findings, and the line that runs the image there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from image_builder.request.machines import MachineFacts
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the check found, and the command line that runs the image there."""
+    """Holds what the check found, and the command line that runs the image there."""
 
     findings: tuple[Finding, ...]
     run_command: str
@@ -29,7 +29,7 @@ class Report:
 
     @property
     def answer(self) -> Answer:
-        """Whether the image runs there, runs with a loss, or does not run."""
+        """Return whether the image runs there, runs with a loss, or does not run."""
         if any(one.level == ERROR for one in self.findings):
             return "does_not_run"
         return "runs_but" if self.findings else "runs"
@@ -83,7 +83,10 @@ def _platform_findings(image: Mapping[str, str], machine: MachineFacts) -> Itera
 
 
 def _engine_findings(machine: MachineFacts, is_pushed: bool | None) -> Iterator[Finding]:
-    """Docker may have an image that was not pushed; the engines of sites fetch theirs."""
+    """Yield a finding for an image that was not pushed: engines of sites fetch theirs.
+
+    Docker may have such an image.
+    """
     if is_pushed is False and machine.engine != "docker" and not runs_sifs(machine.engine):
         yield finding("engine-needs-registry", machine=machine.name, engine=_called(machine.engine))
 

@@ -1,4 +1,4 @@
-"""The rules that findings come from, each with the document or issue that it is taken from."""
+"""Reads the rules that findings come from, each with the document or issue that it is from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WARNING: Level = "warning"
 
 
 class Rule(BaseModel):
-    """One rule of `data/rules.yaml`; `message` and `hint` have {words} to fill in."""
+    """Holds one rule of `data/rules.yaml`; `message` and `hint` have {words} to fill in."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +33,7 @@ class Rule(BaseModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something to know before the image is used, by the `rule` of that name.
+    """Says what to know before the image is used, by the `rule` of that name.
 
     `level` is `error` (the image does not run) or `warning` (it runs, but …).
     """
