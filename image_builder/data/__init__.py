@@ -1,4 +1,4 @@
-"""Facts about machines, compilers and packages, one YAML file a subject."""
+"""Reads facts about machines, compilers and packages, one YAML file a subject."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def text_of(name: str) -> str:
 
 @functools.cache
 def facts_of(name: str) -> dict[str, Any]:
-    """Return what a data file holds; it is read once."""
+    """Return what a data file holds; each file is read once."""
     loaded: dict[str, Any] = yaml.safe_load(text_of(name))
     return loaded
