@@ -66,7 +66,7 @@ class Authenticator:
         self._hashing = Bottleneck(
             CONCURRENT_HASHES, waiting=WAITING_HASHES, message="Many people log in at the moment."
         )
-        self._nobody = accounts.hash_password(secrets.token_hex())
+        self._decoy_hash = accounts.hash_password(secrets.token_hex())
 
     def by_credentials(self, name: str, password: str, address: str) -> Principal | None:
         """Return the user of this name and password, or of the token in place of the name, or None.
@@ -122,7 +122,7 @@ class Authenticator:
             self._check_failures(user_there, 1 if is_tried_everywhere else MAX_FAILURES)
             self._check_failures(network, MAX_FAILURES_OF_ADDRESS)
             is_right = accounts.is_password(
-                row.password_hash if row is not None else self._nobody,
+                row.password_hash if row is not None else self._decoy_hash,
                 password[: accounts.MAX_PASSWORD + 1],
             )
         if row is not None and is_right:
@@ -191,8 +191,8 @@ _bearer.error_handler(_refuse)
 
 def authenticator() -> Authenticator:
     """Return the present application's authenticator."""
-    found: Authenticator = current_app.extensions["cic"].authenticator
-    return found
+    present: Authenticator = current_app.extensions["cic"].authenticator
+    return present
 
 
 def _principal(row: Any, scopes: Any) -> Principal:

@@ -190,10 +190,10 @@ def revoke_token(user: str, number: int) -> None:
 @images.command("list")
 def list_images() -> None:
     """List the finished images: name, size, sha256, last use, and whether it is pinned."""
-    found = _service().images
-    for name, record in found.names().items():
-        used = datetime.datetime.fromtimestamp(found.last_use(record), datetime.timezone.utc)
-        marks = ["pinned"] if found.is_pinned(record.sha256 or "") else []
+    store = _service().images
+    for name, record in store.names().items():
+        used = datetime.datetime.fromtimestamp(store.last_use(record), datetime.timezone.utc)
+        marks = ["pinned"] if store.is_pinned(record.sha256 or "") else []
         click.echo(
             "\t".join(
                 [
@@ -343,11 +343,11 @@ def _user_id(name: str) -> int:
 
 def _digest(name: str) -> str:
     """The digest that a file name, a sha256 or an identity stands for."""
-    found = _service().images
-    record = found.by_name(name) or found.by_sha256(name)
+    store = _service().images
+    record = store.by_name(name) or store.by_sha256(name)
     if record is not None and record.sha256 is not None:
         return record.sha256
-    if found.is_known(name):
+    if store.is_known(name):
         return name
     raise click.ClickException(f"There is no image {name[:300]}.")
 
@@ -392,5 +392,5 @@ def _do(work: Callable[[], object]) -> None:
 
 
 def _service() -> Service:
-    found: Service = current_app.extensions["cic"]
-    return found
+    parts: Service = current_app.extensions["cic"]
+    return parts

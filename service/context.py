@@ -42,5 +42,5 @@ class Service:
 
 def service() -> Service:
     """Return the parts of the present application."""
-    found: Service = current_app.extensions["cic"]
-    return found
+    parts: Service = current_app.extensions["cic"]
+    return parts

@@ -88,8 +88,8 @@ def _wanted_range(sha256: str, size_bytes: int) -> tuple[int, int, bool] | None:
         return 0, size_bytes, False
     if (condition.etag is not None or condition.date is not None) and condition.etag != sha256:
         return 0, size_bytes, False
-    found = asked.range_for_length(size_bytes)
-    return None if found is None else (found[0], found[1], True)
+    span = asked.range_for_length(size_bytes)
+    return None if span is None else (span[0], span[1], True)
 
 
 class _Body:
@@ -179,8 +179,8 @@ def _stays(entry: os.DirEntry[str], names: Container[str]) -> bool:
 def is_linked(sif: Path, folder: Path) -> bool:
     """Return whether a link to this SIF exists that has not been swept."""
     with contextlib.suppress(FileNotFoundError):
-        if (found := sif.stat()).st_nlink > 1:
-            return any(os.path.samestat(found, linked.stat()) for linked in folder.glob("*/*"))
+        if (status := sif.stat()).st_nlink > 1:
+            return any(os.path.samestat(status, linked.stat()) for linked in folder.glob("*/*"))
     return False
 
 

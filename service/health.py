@@ -68,11 +68,11 @@ class Readiness:
         """Return 200 when every part works, else 503 with what is missing and what to do."""
         self._refresh()
         self._first.wait(FIRST_ANSWER_S)
-        found = {name: outcome for name, (_, outcome) in list(self._found.items())}
-        checks = {name: self._told(name, outcome) for name, outcome in found.items()}
+        outcomes = {name: outcome for name, (_, outcome) in list(self._found.items())}
+        checks = {name: self._shown(name, outcome) for name, outcome in outcomes.items()}
         missing = [
             name
-            for name, outcome in found.items()
+            for name, outcome in outcomes.items()
             if isinstance(outcome, CicError) and self._checks[name].needed
         ]
         if not missing and self._first.is_set():
@@ -88,7 +88,7 @@ class Readiness:
             headers={"Retry-After": str(int(FRESH_S))},
         )
 
-    def _told(self, name: str, outcome: CicError | str | None) -> str:
+    def _shown(self, name: str, outcome: CicError | str | None) -> str:
         if not isinstance(outcome, CicError):
             return f"ok: {outcome}" if outcome else "ok"
         return str(outcome) if self._checks[name].needed else f"warning: {outcome}"
@@ -161,9 +161,9 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
             client.ping()
 
     def isolated() -> None:
-        found = isolation_check.problems(build, base_image=build.base_image_for(platforms[0]))
-        if found:
-            raise ServiceError(" ".join(error.message for error in found), hint=found[0].hint)
+        problems = isolation_check.problems(build, base_image=build.base_image_for(platforms[0]))
+        if problems:
+            raise ServiceError(" ".join(error.message for error in problems), hint=problems[0].hint)
 
     everywhere = {
         "database": Check(ask=database),

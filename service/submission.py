@@ -60,9 +60,9 @@ class Submission:
             with self.images.using(
                 inputs.identity
             ):  # the image that exists stays until the build that has it is written
-                made = self._existing(inputs, inputs.identity)
-                if made is not None:
-                    return builds.create_finished(self.engine, new, limits, made)
+                outcome = self._existing(inputs, inputs.identity)
+                if outcome is not None:
+                    return builds.create_finished(self.engine, new, limits, outcome)
         build_id, run_id = builds.create_or_join(self.engine, new, limits)
         _log.info(
             "build=%s run=%s user_id=%d",

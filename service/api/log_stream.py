@@ -30,8 +30,8 @@ def log_events(build_id: str, kept: protocol.Log) -> Response:
     streams, stream_s = parts.streams, parts.settings.service.log_stream_s
 
     def ends_at() -> int | None:
-        found = builds.build(parts.engine, build_id)
-        return 0 if found is None else follow.own_part(found)
+        build = builds.build(parts.engine, build_id)
+        return 0 if build is None else follow.own_part(build)
 
     server_waits = bool(request.environ.get(WAITS))
     holds_thread = not server_waits and streams.acquire(blocking=False)

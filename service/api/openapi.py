@@ -91,12 +91,12 @@ class Call:
 
     def problem_statuses(self, *, is_named: bool) -> list[int]:
         """Return every status that comes with a problem document."""
-        found = {*ANY_CALL, *self.problems}
-        found.update(() if self.is_public else LOGGED_IN)
-        found.update(NAMED if is_named else ())
-        found.update((400,) if self.query is not None else ())
-        found.update((400, 413, 415) if self.body is not None else ())
-        return sorted(found)
+        statuses = {*ANY_CALL, *self.problems}
+        statuses.update(() if self.is_public else LOGGED_IN)
+        statuses.update(NAMED if is_named else ())
+        statuses.update((400,) if self.query is not None else ())
+        statuses.update((400, 413, 415) if self.body is not None else ())
+        return sorted(statuses)
 
 
 def describes(
@@ -114,7 +114,7 @@ def describes(
 
     Without `answer`, `answers` lists what it answers.
     """
-    found = (
+    declared_answers = (
         answers
         if answers is not None
         else {200: Answer(description=_first_line(answer), model=answer, links=links or {})}
@@ -123,7 +123,7 @@ def describes(
     def declared(view: View) -> View:
         view.cic_call = Call(  # type: ignore[attr-defined]
             summary=summary,
-            answers=found,
+            answers=declared_answers,
             body=body,
             query=query,
             problems=problems,
@@ -143,7 +143,7 @@ def calls(app: Flask) -> Iterable[tuple[str, str, str, Call]]:
         if rule.endpoint.startswith(BLUEPRINT):
             declared = getattr(app.view_functions[rule.endpoint], "cic_call", None)
             if declared is None:
-                raise KeyError(f"{rule.endpoint} is not described: put @describes beside its route")
+                raise KeyError(f"{rule.endpoint} is not described: add @describes to its route")
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
                 yield (
                     re.sub(r"<(\w+)>", r"{\1}", rule.rule),
@@ -161,10 +161,10 @@ def is_public(app: Flask, endpoint: str | None) -> bool:
 
 def document(app: Flask, root: str) -> dict[str, Any]:
     """Return the description of an application's calls, whose paths begin with `root`."""
-    found = sorted(calls(app), key=lambda call: call[:2])
-    references, schemas = _schemas(model for _, _, _, call in found for model in _models(call))
+    described = sorted(calls(app), key=lambda call: call[:2])
+    references, schemas = _schemas(model for _, _, _, call in described for model in _models(call))
     paths: dict[str, dict[str, Any]] = {}
-    for path, method, operation, call in found:
+    for path, method, operation, call in described:
         paths.setdefault(path, {})[method.lower()] = _operation(path, operation, call, references)
     return {
         "openapi": "3.1.0",
@@ -194,7 +194,7 @@ def _operation(
     path: str, operation: str, call: Call, references: Mapping[Any, Any]
 ) -> dict[str, Any]:
     names = re.findall(r"{(\w+)}", path)
-    made: dict[str, Any] = {
+    description: dict[str, Any] = {
         "operationId": operation,
         "summary": call.summary,
         "parameters": [
@@ -211,24 +211,24 @@ def _operation(
         },
     }
     if call.body is not None:
-        made["requestBody"] = {
+        description["requestBody"] = {
             "required": True,
             "content": {JSON: {"schema": references[call.body]}},
         }
-    return made | ({"security": []} if call.is_public else {})
+    return description | ({"security": []} if call.is_public else {})
 
 
 def _answer(answer: Answer, references: Mapping[Any, Any]) -> dict[str, Any]:
     content = {kind: {"schema": dict(schema)} for kind, schema in answer.content.items()}
     if answer.model is not None:
         content[JSON] = {"schema": references[answer.model]}
-    made = _response(answer.description, content, answer.headers)
+    response = _response(answer.description, content, answer.headers)
     if answer.links:
-        made["links"] = {
+        response["links"] = {
             name: {"operationId": name, "parameters": dict(parameters)}
             for name, parameters in answer.links.items()
         }
-    return made
+    return response
 
 
 def _problem(status: int, references: Mapping[Any, Any]) -> dict[str, Any]:
@@ -241,14 +241,14 @@ def _problem(status: int, references: Mapping[Any, Any]) -> dict[str, Any]:
 def _response(
     description: str, content: Mapping[str, Any], headers: Mapping[str, str]
 ) -> dict[str, Any]:
-    made: dict[str, Any] = {"description": description}
+    response: dict[str, Any] = {"description": description}
     if content:
-        made["content"] = dict(content)
+        response["content"] = dict(content)
     if headers:
-        made["headers"] = {
+        response["headers"] = {
             name: {"description": text, "schema": TEXT} for name, text in headers.items()
         }
-    return made
+    return response
 
 
 def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
@@ -286,11 +286,11 @@ def _models(call: Call) -> list[Any]:
 def _schemas(models: Iterable[Any]) -> tuple[dict[Any, Any], dict[str, Any]]:
     """A reference for each model, and what they refer to."""
     wanted = dict.fromkeys([*models, Problem])
-    references, found = TypeAdapter.json_schemas(
+    references, components = TypeAdapter.json_schemas(
         [(model, "validation", TypeAdapter(model)) for model in wanted],
         ref_template="#/components/schemas/{model}",
     )
-    return {model: schema for (model, _), schema in references.items()}, found["$defs"]
+    return {model: schema for (model, _), schema in references.items()}, components["$defs"]
 
 
 def _first_line(model: Any) -> str:

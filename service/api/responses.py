@@ -161,7 +161,7 @@ class ImageAnswer(ImageSummary, total=False):
     labels: dict[str, str]
 
 
-_TOLD_DETAILS = frozenset(ImageAnswer.__annotations__)
+_PUBLIC_DETAILS = frozenset(ImageAnswer.__annotations__)
 """The details of a record that clients see; others are the service's own notes."""
 
 
@@ -313,8 +313,8 @@ def _may_have_file(state: BuildState, row: Any) -> bool:
 
 def image_answer(filename: str, record: ImageRecord) -> ImageAnswer:
     """Return a finished image and what is known of how it was made."""
-    told = {key: record.details[key] for key in _TOLD_DETAILS if key in record.details}
-    return cast("ImageAnswer", {**image_summary(filename, record), **told})
+    details = {key: record.details[key] for key in _PUBLIC_DETAILS if key in record.details}
+    return cast("ImageAnswer", {**image_summary(filename, record), **details})
 
 
 def image_summary(filename: str, record: ImageRecord) -> ImageSummary:

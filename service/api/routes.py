@@ -54,8 +54,8 @@ _log = logging.getLogger(__name__)
 
 def principal() -> Principal:
     """Return who makes the present request."""
-    found: Principal = auth.current_user()
-    return found
+    caller: Principal = auth.current_user()
+    return caller
 
 
 @api.before_request
@@ -99,14 +99,14 @@ def submit() -> Response:
 def plan() -> Response:
     asked = parse_request(request.get_data(cache=False), machines=service().machines)
     who = principal()
-    made = service().submission.plan(asked, user_id=who.id, is_admin=who.is_admin)
+    planned = service().submission.plan(asked, user_id=who.id, is_admin=who.is_admin)
     would: responses.PlanAnswer = {
-        "image_id": made.image_id,
-        "filename": made.filename,
-        "identity": made.identity,
-        "spack_yaml": made.spack_yaml,
-        "dockerfile": made.dockerfile,
-        "warnings": list(made.warnings),
+        "image_id": planned.image_id,
+        "filename": planned.filename,
+        "identity": planned.identity,
+        "spack_yaml": planned.spack_yaml,
+        "dockerfile": planned.dockerfile,
+        "warnings": list(planned.warnings),
     }
     return jsonify(would)
 
@@ -124,14 +124,14 @@ def list_builds() -> Response:
         page=asked.page,
         per_page=asked.per_page,
     )
-    found: responses.BuildList = {
+    answer: responses.BuildList = {
         "builds": [build_answer(row) for row in rows],
         "page": asked.page,
         "per_page": asked.per_page,
         "total": total,
         "pages": -(-total // asked.per_page),
     }
-    return jsonify(found)
+    return jsonify(answer)
 
 
 @api.get("/build/<build_id>")
@@ -215,8 +215,8 @@ def list_images() -> Response:
     They come from workflows that everybody may read.
     """
     names = service().images.names()
-    found = sorted(names.items(), key=lambda item: (item[1].created, item[0]), reverse=True)
-    return jsonify({"images": [image_summary(name, record) for name, record in found]})
+    newest_first = sorted(names.items(), key=lambda item: (item[1].created, item[0]), reverse=True)
+    return jsonify({"images": [image_summary(name, record) for name, record in newest_first]})
 
 
 @api.get("/image/<filename>")
@@ -311,11 +311,11 @@ def script_of(filename: str) -> Response:
     own = set(ScriptQuery.model_fields) - set(MachineChoice.model_fields)
     asked = parse_query(ScriptQuery, {key: request.args[key] for key in own & set(request.args)})
     given = {key: value for key, value in request.args.items() if key not in own}
-    made = _placed(filename, given).script(
+    script = _placed(filename, given).script(
         asked.kind or None, program=asked.program or "", processes=asked.processes
     )
-    answer = Response(made.text, content_type="text/plain; charset=utf-8")
-    answer.headers.set("Content-Disposition", "attachment", filename=made.filename)
+    answer = Response(script.text, content_type="text/plain; charset=utf-8")
+    answer.headers.set("Content-Disposition", "attachment", filename=script.filename)
     return answer
 
 
@@ -355,7 +355,7 @@ def download(filename: str) -> AnyResponse:
 )
 def architectures() -> Response:
     """Return the targets that a request may name; `?platform=` chooses those of one platform."""
-    found, asked = (
+    targets, asked = (
         cpu_targets.known_targets(),
         parse_query(ArchitectureQuery, request.args).platform,
     )
@@ -364,8 +364,8 @@ def architectures() -> Response:
             platform = cpu_targets.parse_platform(asked)
         except cpu_targets.UnknownName as error:
             raise InvalidRequest([FieldProblem("platform", str(error), error.hint)]) from None
-        found = [target for target in found if target["platform"] == platform]
-    return jsonify({"architectures": found, "platforms": list(cpu_targets.platforms())})
+        targets = [target for target in targets if target["platform"] == platform]
+    return jsonify({"architectures": targets, "platforms": list(cpu_targets.platforms())})
 
 
 @api.get("/machine/")

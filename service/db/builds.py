@@ -186,7 +186,7 @@ def builds_of(
 
 def is_pushed(engine: Engine, image_id: str, identity: str) -> bool:
     """Return whether an image of this identity was pushed to the image registry under its name."""
-    found = (
+    pushed = (
         sa.select(BUILDS.c.id)
         .join(RUNS, RUNS.c.id == BUILDS.c.run_id)
         .where(BUILDS.c.image_id == image_id, RUNS.c.identity == identity)
@@ -194,7 +194,7 @@ def is_pushed(engine: Engine, image_id: str, identity: str) -> bool:
         .limit(1)
     )
     with reading(engine) as connection:
-        return connection.execute(found).first() is not None
+        return connection.execute(pushed).first() is not None
 
 
 def tagged_images(engine: Engine) -> list[Any]:
@@ -211,7 +211,7 @@ def tagged_images(engine: Engine) -> list[Any]:
         )
         .label("place")
     )
-    found = (
+    ranked = (
         sa.select(
             BUILDS.c.image_id,
             BUILDS.c.filename,
@@ -233,9 +233,9 @@ def tagged_images(engine: Engine) -> list[Any]:
     with reading(engine) as connection:
         return list(
             connection.execute(
-                sa.select(found)
-                .where(found.c.place == 1)
-                .order_by(found.c.ended_at.desc(), found.c.image_id)
+                sa.select(ranked)
+                .where(ranked.c.place == 1)
+                .order_by(ranked.c.ended_at.desc(), ranked.c.image_id)
             )
         )
 
@@ -392,7 +392,7 @@ def _active_run(connection: Connection, new: NewBuild) -> str | None:
     No build joins a run that is being cancelled; a forced run serves every build.
     """
     keys = (new.join_key,) if new.force else (new.join_key, forced(new.join_key))
-    found: str | None = connection.scalar(
+    run_id: str | None = connection.scalar(
         locked(
             sa.select(RUNS.c.id)
             .where(
@@ -404,7 +404,7 @@ def _active_run(connection: Connection, new: NewBuild) -> str | None:
             .limit(1)
         )
     )
-    return found
+    return run_id
 
 
 def forced(join_key: str) -> str:
@@ -413,13 +413,13 @@ def forced(join_key: str) -> str:
 
 
 def _finished_run(connection: Connection, identity: str) -> str | None:
-    found: str | None = connection.scalar(
+    run_id: str | None = connection.scalar(
         sa.select(RUNS.c.id)
         .where(RUNS.c.identity == identity, RUNS.c.state == BuildState.FINISHED)
         .order_by(RUNS.c.ended_at.desc())
         .limit(1)
     )
-    return found
+    return run_id
 
 
 def _insert_run(

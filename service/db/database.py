@@ -266,10 +266,10 @@ def clock(connection: Connection) -> datetime.datetime:
     """Return the present moment by the database's clock: for times that different hosts compare."""
     if connection.dialect.name == "sqlite":
         return now()
-    found: datetime.datetime = connection.scalar(
+    moment: datetime.datetime = connection.scalar(
         sa.select(sa.func.clock_timestamp(type_=UtcTime()))
     )  # type: ignore[assignment]
-    return found
+    return moment
 
 
 @contextlib.contextmanager
@@ -346,8 +346,8 @@ def _version(engine: Engine) -> str | None:
     with reading(engine) as connection:
         if not sa.inspect(connection).has_table(VERSION_TABLE):
             return None
-        found: str | None = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
-        return found
+        version: str | None = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
+        return version
 
 
 @contextlib.contextmanager

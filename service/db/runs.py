@@ -474,7 +474,7 @@ def _close(connection: Connection, run_id: str, *expected: BuildState) -> None:
     values = (
         dict(builds._mapping)
         if builds is not None
-        else failure(Cancelled("Nobody wants this any more."))
+        else failure(Cancelled("No build waits for this run any more."))
     )
     connection.execute(
         RUNS.update()

@@ -49,8 +49,8 @@ class DatabaseLogs:
             sa.func.max(PIECES.c.written_at).label("changed_at"),
         ).group_by(PIECES.c.run_id)
         with reading(self._engine) as connection:
-            found = connection.execute(rows).all()
-        for row in found:
+            logs = connection.execute(rows).all()
+        for row in logs:
             yield LogFacts(
                 run_id=row.run_id, size_bytes=row.size_bytes, changed_at=row.changed_at.timestamp()
             )

@@ -22,8 +22,8 @@ class FolderLogs:
 
     def all(self) -> Iterator[LogFacts]:
         for path in self.folder.glob("*.log"):
-            found = path.stat()
-            yield LogFacts(run_id=path.stem, size_bytes=found.st_size, changed_at=found.st_mtime)
+            status = path.stat()
+            yield LogFacts(run_id=path.stem, size_bytes=status.st_size, changed_at=status.st_mtime)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -117,9 +117,9 @@ def retry(build_id: str) -> AnyResponse:
     asked = _parsed(own_build(build_id))
     if asked is None:
         return redirect(f"{url_for('web.new_build')}?from={build_id}")
-    made = service().submission.submit(asked, user_id=user().id, is_admin=user().is_admin)
-    record_audit_event("build", made)
-    return redirect(url_for("web.build", build_id=made))
+    new_id = service().submission.submit(asked, user_id=user().id, is_admin=user().is_admin)
+    record_audit_event("build", new_id)
+    return redirect(url_for("web.build", build_id=new_id))
 
 
 def delete(build_id: str) -> AnyResponse:

@@ -87,10 +87,10 @@ def sound(engine: Engine, captcha_id: str) -> bytes | None:
     if kept is not None:
         return kept
     with _speaking.passed():
-        made = _kept_sound(engine, captcha_id) or bytes(AudioCaptcha().generate(answer))
+        wave = _kept_sound(engine, captcha_id) or bytes(AudioCaptcha().generate(answer))
     with writing(engine, durable=False) as connection:
-        connection.execute(CAPTCHAS.update().where(CAPTCHAS.c.id == captcha_id).values(sound=made))
-    return made
+        connection.execute(CAPTCHAS.update().where(CAPTCHAS.c.id == captcha_id).values(sound=wave))
+    return wave
 
 
 def _kept_sound(engine: Engine, captcha_id: str) -> bytes | None:

@@ -46,8 +46,8 @@ class Shown:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        found: Mapping[str, str] = self.record.details.get("labels") or {}
-        return found
+        labels: Mapping[str, str] = self.record.details.get("labels") or {}
+        return labels
 
     @property
     def title(self) -> str:
@@ -60,8 +60,8 @@ class Shown:
 
     @property
     def audit(self) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] | None = self.record.details.get("audit")
-        return found
+        audit: Mapping[str, Any] | None = self.record.details.get("audit")
+        return audit
 
     @property
     def size_bytes(self) -> int | None:
@@ -111,17 +111,17 @@ def add_pages(web: Blueprint) -> None:
 def images() -> str:
     """Show the images whose name or labels hold every word of the search."""
     words = request.args.get("search", "")[:200].lower().split()
-    found = [one for one in _all() if one.has(words)]
-    found.sort(key=lambda one: (one.record.created, one.record.image_id), reverse=True)
-    pages = max(1, math.ceil(len(found) / PER_PAGE))
+    matching = [one for one in _all() if one.has(words)]
+    matching.sort(key=lambda one: (one.record.created, one.record.image_id), reverse=True)
+    pages = max(1, math.ceil(len(matching) / PER_PAGE))
     page = min(page_number(), pages)
-    shown = map(_whole, found[(page - 1) * PER_PAGE : page * PER_PAGE])
+    shown = map(_whole, matching[(page - 1) * PER_PAGE : page * PER_PAGE])
     return render_template(
         "images.html",
         images=list(shown),
         page=page,
         pages=pages,
-        total=len(found),
+        total=len(matching),
         search=" ".join(words),
     )
 
@@ -218,10 +218,10 @@ def _tagged(row: Any) -> Shown:
 def _whole(one: Shown) -> Shown:
     """The same with all that is kept about it."""
     kept = service().images
-    found = kept.by_name(one.filename) if one.filename else kept.by_identity(one.record.identity)
-    if found is None:
+    stored = kept.by_name(one.filename) if one.filename else kept.by_identity(one.record.identity)
+    if stored is None:
         return one
-    record = found if one.filename else one.record.model_copy(update={"details": found.details})
+    record = stored if one.filename else one.record.model_copy(update={"details": stored.details})
     return dataclasses.replace(one, record=record)
 
 
@@ -242,12 +242,12 @@ def _packages(lock: str | None) -> list[lockfile.Node]:
 
 def _commands(one: Shown) -> list[tuple[str, list[tuple[str, str]]]]:
     """Command lines to fetch the image and to run something in it, by the program that does it."""
-    found = []
+    commands = []
     if one.filename is not None:
-        found.append(("Singularity or Apptainer", _sif_commands(one, one.filename)))
+        commands.append(("Singularity or Apptainer", _sif_commands(one, one.filename)))
     if one.reference is not None:
-        found.append(("Docker", _docker_commands(one, one.reference)))
-    return found
+        commands.append(("Docker", _docker_commands(one, one.reference)))
+    return commands
 
 
 def _sif_commands(one: Shown, filename: str) -> list[tuple[str, str]]:

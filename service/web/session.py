@@ -43,21 +43,21 @@ class User(UserMixin):  # type: ignore[misc]
 
 def service() -> Service:
     """Return the parts of the present application."""
-    found: Service = current_app.extensions["cic"]
-    return found
+    parts: Service = current_app.extensions["cic"]
+    return parts
 
 
 def user() -> User:
     """Return who is logged in."""
-    found: User = current_user._get_current_object()
-    return found
+    logged_in: User = current_user._get_current_object()
+    return logged_in
 
 
 @login_manager.user_loader  # type: ignore[untyped-decorator,unused-ignore]
 def _load(secret: str) -> User | None:
     row = sessions.user_of(service().engine, secret)
-    found = None if row is None else User(row, secret)
-    return found if found is not None and found.may_log_in else None
+    owner = None if row is None else User(row, secret)
+    return owner if owner is not None and owner.may_log_in else None
 
 
 def begin_session(row: Any) -> None:

@@ -192,10 +192,10 @@ def _add_user(form: SignupForm) -> bool:
 
 
 def captcha_picture(captcha_id: str) -> Response:
-    found = captchas.picture(service().engine, captcha_id)
-    return Response(found, mimetype="image/png") if found else abort(404)
+    png = captchas.picture(service().engine, captcha_id)
+    return Response(png, mimetype="image/png") if png else abort(404)
 
 
 def captcha_sound(captcha_id: str) -> Response:
-    found = captchas.sound(service().engine, captcha_id)
-    return Response(found, mimetype="audio/wav") if found else abort(404)
+    wav = captchas.sound(service().engine, captcha_id)
+    return Response(wav, mimetype="audio/wav") if wav else abort(404)

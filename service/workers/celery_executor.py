@@ -45,8 +45,8 @@ def make_celery(settings: Settings) -> Celery:
     if service.broker_url is None:
         raise Misconfigured("broker_url is not set.", hint="Write for example redis://host:6379/0.")
     url = service.broker_url.get_secret_value()
-    made = Celery("cic", broker=url, set_as_current=False)
-    made.conf.update(
+    app = Celery("cic", broker=url, set_as_current=False)
+    app.conf.update(
         task_ignore_result=True,
         task_acks_late=False,
         task_serializer="json",
@@ -61,7 +61,7 @@ def make_celery(settings: Settings) -> Celery:
         enable_utc=True,
         broker_transport_options={**_patience(url), **service.broker_options},
     )
-    return made
+    return app
 
 
 def _patience(url: str) -> dict[str, Any]:

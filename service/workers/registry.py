@@ -104,7 +104,7 @@ def all_workers(engine: Engine, *, lost_after_s: float) -> list[dict[str, Any]]:
     with reading(engine) as connection:
         silent_since = clock(connection) - datetime.timedelta(seconds=lost_after_s)
         rows = connection.execute(sa.select(WORKERS).order_by(WORKERS.c.host, WORKERS.c.name)).all()
-    found = [
+    workers = [
         {
             **row._mapping,
             "state": "lost"
@@ -115,7 +115,7 @@ def all_workers(engine: Engine, *, lost_after_s: float) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
-    return sorted(found, key=lambda worker: STATES.index(worker["state"]))
+    return sorted(workers, key=lambda worker: STATES.index(worker["state"]))
 
 
 def slots(engine: Engine, *, lost_after_s: float) -> int:

@@ -68,5 +68,5 @@ def waits_for(
 
 
 def _suits(worker: Abilities, kind: Kind, must_execute: bool) -> int | None:
-    found = rank(worker, kind)
-    return None if must_execute and found == 1 else found
+    suitability = rank(worker, kind)
+    return None if must_execute and suitability == 1 else suitability
