@@ -1,4 +1,4 @@
-"""Run all benchmarks with a goal, one after another: `python3 -m benchmarks [--write] [NAME ...]`.
+"""Run all benchmarks with a goal in turn: `python3 -m benchmarks [--write] [NAME ...]`.
 
 `--write` puts the table and the plot into the documentation, where each benchmark's rows are of its
 latest run: `measured.json` keeps them. Nothing else should run on the machine meanwhile.

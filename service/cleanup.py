@@ -1,7 +1,7 @@
 """Decide what clean-up may remove, and remove it; the command and the pool take turns at it.
 
 What is in use stays. Builds hold their folder and their identity, readers the file that they read,
-and each of them keeps it from being removed in any process; see `image_builder.host.leases`. What
+and each of them keeps it from being removed in any process; see `image_builder.host.file_leases`. What
 was used within the last hour stays, too: an image that was just made belongs to a build that is
 about to be recorded as finished. Pinned images stay for ever, and so do base images, on which
 others are built.
@@ -199,7 +199,8 @@ class Cleanup:
     def _remove_sif(self, record: ImageRecord, *, is_too_much: bool) -> bool:
         """Remove a SIF unless it was used since the first look.
 
-        Its lease is held by now, so that no new reader can come; earlier ones have left a trace.
+        The store asks again under the SIF's lease, when no new reader can come; earlier ones have left
+        a trace.
         """
 
         def has_a_reason_to_stay() -> bool:

@@ -1,4 +1,4 @@
-"""Run a worker of a service of several hosts: a build pool that Celery wakes, until it is stopped.
+"""Run a worker of a service of several hosts: a build pool that Celery wakes, until stopped.
 
 SIGTERM: no new work, running builds have `stop_timeout_s` to end and return to the queue then. A
 second one: at once.

@@ -1,4 +1,4 @@
-"""Make real git repositories for tests, and serve them by `git daemon` or by HTTP with a password."""
+"""Make real git repositories for tests, and serve them by `git daemon` or authenticated HTTP."""
 
 from __future__ import annotations
 
