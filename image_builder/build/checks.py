@@ -40,7 +40,7 @@ def audit_lock(context: BuildContext, environment: Environment, lock: dict[str, 
 
 
 def _require_one_view(environment: Environment, lock: dict[str, Any]) -> None:
-    """A view holds one package of a name, and Spack looks only when everything is built."""
+    """Refuse a second package of a name in a view; Spack checks that only after the build."""
     if not environment.has_view:
         return
     view = (environment.spack or {}).get("view")
@@ -57,9 +57,9 @@ def _require_one_view(environment: Environment, lock: dict[str, Any]) -> None:
 
 
 def audit_image(context: BuildContext, image: str, verdict: Verdict, target: str) -> Verdict:
-    """Look at the programs and libraries of an image; one that does not pass is removed.
+    """Audit the programs and libraries of an image; one that does not pass is removed.
 
-    What cannot be looked at is a warning.
+    What cannot be examined is a warning.
     """
     try:
         inventory = exported_files.list_files(
@@ -128,7 +128,10 @@ def run_smoke(context: BuildContext, image: str, environment: Environment) -> tu
 
 
 def require_passed(context: BuildContext, verdict: Verdict) -> Verdict:
-    """Write the verdict's table to the log and return it. Raises `BuildFailed` unless it is good."""
+    """Write the verdict's table to the log and return the verdict.
+
+    Raises `BuildFailed` unless the verdict is good.
+    """
     context.observer.line("Audit of the image against the request:")
     for line in verdict.table().splitlines():
         context.observer.line(f"  {line}")

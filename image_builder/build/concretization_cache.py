@@ -1,6 +1,4 @@
-"""What Spack decided for the same inputs before: its `spack.lock`, so that it need not decide
-again.
-"""
+"""Keeps earlier builds' lockfiles, so that Spack need not concretize the same inputs again."""
 
 from __future__ import annotations
 
@@ -15,13 +13,13 @@ MAX_LOCKS = 2000
 
 
 class ConcretizationCache:
-    """The locks of earlier builds in a folder, by key. What is lost is concretized again."""
+    """Keeps lockfiles in a folder, by key; one that is lost is concretized again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, key: str) -> str | None:
-        """The text of the lock, or None. It counts as used now."""
+        """Return the text of the lockfile, or None; it counts as used now."""
         path = self._path(key)
         try:
             text = path.read_text("utf-8")
@@ -32,9 +30,7 @@ class ConcretizationCache:
         return text
 
     def keep(self, key: str, text: str) -> None:
-        """Remember a lock, in one step. The ones that were not used for longest go when there are
-        too many.
-        """
+        """Store a lockfile in one step, and remove those over the limit, oldest use first."""
         self._folder.mkdir(parents=True, exist_ok=True)
         files.write_whole(self._path(key), text, mode=0o600)
         for path in sorted(self._folder.glob("*.lock"), key=_used_at, reverse=True)[MAX_LOCKS:]:

@@ -1,4 +1,4 @@
-"""What the steps of one build share."""
+"""Holds what the steps of one build share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from image_builder.settings import LibrarySettings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """One request with its pinned inputs, and where and how it is built.
+    """Holds one request with its pinned inputs, and where and how it is built.
 
     No step leaves state behind for another step but the log and the files of the workspace.
     """
@@ -36,7 +36,7 @@ class BuildContext:
 
     @property
     def identity(self) -> str:
-        """The identity of the image; a build begins only once the base image is known."""
+        """Return the identity of the image; a build begins only once the base image is known."""
         assert self.inputs.identity is not None
         return self.inputs.identity
 
@@ -50,7 +50,10 @@ class BuildContext:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Built:
-    """An image in the daemon that passed its checks; `image` is its id, as it may have no name yet."""
+    """Describes an image in the daemon that passed its checks.
+
+    `image` is its id, as it may have no name yet.
+    """
 
     image: str
     reused: bool
@@ -63,7 +66,7 @@ class Built:
 
 @contextlib.contextmanager
 def time_limit(code: ErrorCode) -> Iterator[None]:
-    """Let a command that takes too long say with `code` in which stage that is."""
+    """Give a command that takes too long the error code `code` of its stage."""
     try:
         yield
     except LimitReached as error:

@@ -1,7 +1,7 @@
-"""One image from pinned inputs: concretized, checked, installed and checked again.
+"""Builds one image from pinned inputs: concretized, checked, installed and checked again.
 
-`stages` runs the recipe, `checks` compares what comes of it with the request, `publish` hands it
-out; `pipeline` says what happens before and after.
+`stages` runs the recipe, `checks` compares the results with the request, `publish` pushes and
+stores the image; `pipeline` says what happens before and after.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def build(context: BuildContext, store: Images) -> Built:
 def _with_spack(
     context: BuildContext, rendered: Rendered
 ) -> tuple[Built, dict[str, Any], Rendered]:
-    """The image, its lock, and the recipe for what is then known to be installed."""
+    """Return the image, its lockfile, and the recipe for what is then known to be installed."""
     environment = rendered.environment
     locks = ConcretizationCache(context.settings.build.tmp_folder / "cache" / "locks")
     lock, is_new = _concretized_lock(context, locks, environment)
@@ -92,7 +92,7 @@ def _with_spack(
 def _concretized_lock(
     context: BuildContext, locks: ConcretizationCache, environment: Environment
 ) -> tuple[dict[str, Any], bool]:
-    """What Spack installs, as it decided for the same inputs or decides now; and whether it is new."""
+    """Return the lockfile, kept from the same inputs or concretized now, and whether it is new."""
     key = _key(context, environment)
     known = None if context.request.force else locks.get(key)
     if known is not None:
@@ -110,7 +110,7 @@ def _key(context: BuildContext, environment: Environment) -> str:
 
 
 class _Install:
-    """The install of one lock, which may be empty, and the checks of the image that comes of it."""
+    """Installs one lockfile, which may be empty, and checks the image that comes of it."""
 
     def __init__(
         self,
@@ -159,15 +159,18 @@ class _Install:
         return self._checked(image, verdict, self._labels)
 
     def _slim(self) -> Built:
-        """Raise `SlimFailed` or `BuildFailed` when the slim image is not as good as the full one."""
+        """Return a slim image that passed its checks.
+
+        Raises `SlimFailed` or `BuildFailed` when it is not as good as the full one.
+        """
         context, verdict = self._context, self._verdict
         facts = stages.export(context, FACTS_STAGE, slim_facts.NAMES, slim_facts.MAX_BYTES)
         checked = slim_facts.checked(facts, apt=self._environment.apt)
         context.workspace.write_context(
             {f"{FACTS_FOLDER}/{name}": text for name, text in checked.items()}
         )
-        told = stages.export(context, REPORT_STAGE, (REPORT_FILE,), slim.MAX_REPORT_BYTES)
-        report = slim.read_report(told.get(REPORT_FILE, b""))
+        exported = stages.export(context, REPORT_STAGE, (REPORT_FILE,), slim.MAX_REPORT_BYTES)
+        report = slim.read_report(exported.get(REPORT_FILE, b""))
         report.require_nothing_missing()
         labels = {**self._labels, SLIM: "true"}
         image = stages.build_stage(context, SLIM_STAGE, labels)
@@ -186,7 +189,10 @@ class _Install:
         )
 
     def _end_install(self) -> None:
-        """Tell the end: layers from a cache say nothing of packages, and no later command is about them."""
+        """Report that the install ended, as cached layers show no packages.
+
+        No later command's lines are about packages either.
+        """
         self._context.log.follow_install(0)
         if self._to_install:
             self._context.observer.progress(self._to_install, self._to_install, "installed")

@@ -1,4 +1,4 @@
-"""The log of one build."""
+"""Keeps the log of one build."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ RECENT_LINES = 20_000
 
 
 class BuildLog:
-    """Hands the lines of a build on, counts them, and remembers the last ones to find the cause of
-    a failure.
-    """
+    """Passes on a build's lines, counts them, and keeps the last ones to find a failure's cause."""
 
     def __init__(self, observer: Observer, max_bytes: int) -> None:
         self._observer = observer
@@ -28,20 +26,20 @@ class BuildLog:
 
     @property
     def recent(self) -> tuple[str, ...]:
-        """The last lines of the present command."""
+        """Return the last lines of the present command."""
         return tuple(self._lines)
 
     def begin(self, command: str) -> None:
-        """A new command begins: what came before says nothing of its failure."""
+        """Begin a new command: earlier lines say nothing of its failure."""
         self._lines.clear()
         self._observer.line(f"$ {command}")
 
     def follow_install(self, total: int) -> None:
-        """From here on, Spack's lines tell how many of `total` packages are installed."""
+        """Count from now on, from Spack's lines, how many of `total` packages are installed."""
         self._install = InstallProgress(total) if total else None
 
     def line(self, text: str) -> None:
-        """Hear one line. Raises `LimitReached` when the log grows beyond its limit."""
+        """Add one line. Raises `LimitReached` when the log grows beyond its limit."""
         self._lines.append(text)
         self._bytes += len(text) + 1
         if self._bytes > self._max_bytes:

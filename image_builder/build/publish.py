@@ -1,4 +1,4 @@
-"""Hands out an image that passed its checks: pushes it, converts it and stores the SIF."""
+"""Publishes an image that passed its checks: pushes it, converts it and stores the SIF."""
 
 from __future__ import annotations
 
@@ -41,16 +41,17 @@ def push_image(
 ) -> str | None:
     """Push a named image and return the digest that the registry gave it.
 
-    Raises `Unavailable` for what may pass, `PushFailed`, `NoSpace`, `LimitReached` or `Cancelled`.
+    Raises `Unavailable` for what another try may not meet, `PushFailed`, `NoSpace`, `LimitReached`
+    or `Cancelled`.
     """
     digests: list[str] = []
 
-    def hear(line: str) -> None:
+    def keep_digests(line: str) -> None:
         digests.extend(_PUSHED.findall(line))
         on_line(line)
 
     try:
-        run(command, on_line=hear, cancel=cancel)
+        run(command, on_line=keep_digests, cancel=cancel)
     except ProcessFailed as error:
         reason = next((line for line in reversed(error.tail) if line.strip()), str(error))
         raise _push_failed(
@@ -101,7 +102,7 @@ def push(context: BuildContext, built: Built) -> str | None:
 
 
 def push_until_it_is_this(context: BuildContext, command: Command, built: Built) -> str | None:
-    """Push the name until what went out under it is this image.
+    """Push the name until what was pushed under it is this image.
 
     Another run of the same name may have taken the name in the daemon just before the push read it.
     """

@@ -1,6 +1,7 @@
 """Runs the stages of a recipe with buildx, each as a command of its own.
 
-Not for what comes of a stage: `checks` compares it with the request, `publish` hands it out.
+Not for the results of a stage: `checks` compares them with the request, `publish` pushes and stores
+them.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def concretize(context: BuildContext) -> str:
 def export(
     context: BuildContext, stage: str, names: Sequence[str], max_bytes: int
 ) -> dict[str, bytes]:
-    """Build a stage and return these of its files, as far as they are there.
+    """Build a stage and return these of its files, as far as they exist.
 
     Its programs may be a stranger's. Raises `BuildFailed` for a file that is none, or too large.
     """
@@ -128,7 +129,7 @@ def run_stage(
 ) -> None:
     """Build one stage of the recipe; `output` is buildx's own notation.
 
-    Raises `BuildFailed` with the cause that the log tells, `Unavailable` or `Interrupted` for what
+    Raises `BuildFailed` with the cause that the log shows, `Unavailable` or `Interrupted` for what
     another try may not meet, and `LimitReached`.
     """
     build, request = context.settings.build, context.request
@@ -159,7 +160,7 @@ def run_stage(
 
 
 def _disk_guard(context: BuildContext) -> DiskGuard:
-    """The build's token, which also ends a step that fills the disk of this service or of Docker.
+    """Return the build's token, which also ends a step that fills the service's disk or Docker's.
 
     Half of what a stage needs to begin is left: it is ended while there is room to end it in.
     """
@@ -198,25 +199,31 @@ def client_environment(context: BuildContext) -> dict[str, str]:
 
 
 def _cgroup(context: BuildContext) -> str | None:
-    """The control group of build steps, which Docker's own builder finds on this machine."""
+    """Return the control group of build steps, which Docker's own builder finds on this machine."""
     build = context.settings.build
     return cgroup.cgroup_of(build) if buildx.sees_local_images(build, run) else None
 
 
 def _nonce(context: BuildContext) -> str:
-    """What keeps a forced build from layers that are not its own: the unique name of its workspace."""
+    """Return a forced build's nonce, which keeps it from layers that are not its own.
+
+    It is the unique name of the workspace.
+    """
     root = context.workspace.root
     return f"{root.parent.name}-{root.name}" if context.request.force else ""
 
 
 def _sources(context: BuildContext) -> dict[str, Path]:
-    """The build contexts that the site adds: a Spack source mirror of this machine."""
+    """Return the build contexts that the site adds: a Spack source mirror of this machine."""
     folder = context.settings.build.spack_mirror_folder
     return {} if folder is None else {SOURCES_CONTEXT: folder}
 
 
 def _secrets(context: BuildContext) -> dict[str, Path]:
-    """What the build may mount and no layer keeps: the site's CA bundle, mirrors and number of jobs."""
+    """Return the files that steps may mount and no layer keeps.
+
+    They are the site's CA bundle, mirrors and number of jobs.
+    """
     build = context.settings.build
     secrets = {
         name: context.workspace.write_secret(name, text.encode())

@@ -1,4 +1,4 @@
-"""Which build cache store a build uses, if the site has one for it."""
+"""Opens the build cache store that a build uses, if the site has one for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Spack binary mirror holds, as the recipe's own program reads it, and signatures of that.
+"""Reads what a Spack binary mirror holds, with the recipe's own program, and copies from it.
 
 A signature says that this site's service published an entry: a keyed hash (HMAC-SHA256) of the
 cache's name, the package's hash and the checksums of the file that names the package and of all its
@@ -21,8 +21,9 @@ from image_builder.recipe.dockerfile import packages_program
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PackageEntry:
-    """One package of a mirror. `spec_file` names `files`, each a path in the mirror with its
-    sha256.
+    """Describes one package of a mirror.
+
+    `spec_file` names `files`, each a path in the mirror with its sha256.
     """
 
     node: str
@@ -32,21 +33,21 @@ class PackageEntry:
 
 
 def read_list(text: str) -> dict[str, PackageEntry | None]:
-    """What the program's `list` says, by package; None for what cannot be read."""
-    found: dict[str, PackageEntry | None] = {}
+    """Return what the program's `list` says, by package; None stands for what cannot be read."""
+    entries: dict[str, PackageEntry | None] = {}
     for line in text.splitlines():
-        told = json.loads(line)
-        found[told["node"]] = (
+        fields = json.loads(line)
+        entries[fields["node"]] = (
             None
-            if "broken" in told
+            if "broken" in fields
             else PackageEntry(
-                node=told["node"],
-                spec_file=told["spec_file"],
-                spec_sha256=told["spec_sha256"],
-                files=tuple((path, sha256) for path, sha256 in told["files"]),
+                node=fields["node"],
+                spec_file=fields["spec_file"],
+                spec_sha256=fields["spec_sha256"],
+                files=tuple((path, sha256) for path, sha256 in fields["files"]),
             )
         )
-    return found
+    return entries
 
 
 class MirrorTool:
@@ -65,17 +66,18 @@ class MirrorTool:
         self._timeout_s, self._on_line = timeout_s, on_line
 
     def entries(self, mirror: Path, nodes: Iterable[str]) -> dict[str, PackageEntry | None]:
-        """What the mirror holds of these packages; None for what cannot be read. Archives are not
-        looked at.
+        """Return what the mirror holds of these packages; None stands for what cannot be read.
+
+        Archives are not looked at.
         """
         return read_list(self._run("list", mirror, nodes=nodes).decode())
 
     def copy(self, mirror: Path, cache: Path, nodes: Iterable[str]) -> None:
-        """Copy those of these packages that are sound and that the cache has not."""
+        """Copy those of these packages that are sound and that the cache does not have."""
         self._run("copy", mirror, cache, nodes=nodes)
 
     def quarantine(self, cache: Path, nodes: Iterable[str]) -> None:
-        """Let nobody find these packages in the cache any more."""
+        """Hide these packages in the cache from every later build."""
         self._run("aside", cache, nodes=nodes)
 
     def _run(self, verb: str, *folders: Path, nodes: Iterable[str]) -> bytes:

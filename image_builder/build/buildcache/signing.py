@@ -1,4 +1,4 @@
-"""Signatures of what the build cache holds."""
+"""Signs the entries of the build cache and verifies their signatures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Where build hosts share built packages: a folder, or a repository of an OCI registry.
+"""Keeps built packages for all build hosts, in a folder or in a repository of an OCI registry.
 
-A place only keeps: whether an entry is sound, and who signed it, is for `exchange` to see.
+A store only keeps: whether an entry is sound, and who signed it, is for `sync` to check.
 """
 
 from __future__ import annotations
@@ -34,31 +34,34 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BuildCacheStore(Protocol):
-    """The built packages of one cache. Raises `Unavailable`, `ProcessFailed` or `OSError` when it
-    is away.
+    """Keeps the built packages of one cache.
+
+    Raises `Unavailable`, `ProcessFailed` or `OSError` when it cannot be reached.
     """
 
     def available(self, wanted: Collection[str]) -> set[str]:
-        """Which of these packages the place calls its content: some may be broken."""
+        """Return which of these packages the store lists; some of them may be broken."""
 
     def pull(self, nodes: Collection[str]) -> Path:
-        """A mirror with these packages of what was found held last."""
+        """Return a mirror with these packages, of those that `available` found last."""
 
     def signature(self, entry: PackageEntry) -> str | None:
-        """What an entry of the last offer was signed with."""
+        """Return the signature of an entry of the last pull."""
 
     def publish(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
-        """Publish entries of a mirror with their signatures, each in one step. What is there
-        already stays.
+        """Publish entries of a mirror with their signatures, each in one step.
+
+        What is there already stays.
         """
 
     def quarantine(self, nodes: Collection[str]) -> None:
-        """Let packages of the last offer be published anew."""
+        """Let packages of the last pull be published anew."""
 
 
 def described(build: BuildSettings, registry: RegistrySettings) -> str:
-    """Where builds share packages, and what removes them there. Raises `ServiceError` when that
-    place is away.
+    """Return where builds share packages, and what removes them there.
+
+    Raises `ServiceError` when that place cannot be reached.
     """
     if build.spack_cache == "none":
         return "builds share no packages (spack_cache)"
@@ -80,10 +83,10 @@ def _may_be_made(folder: Path) -> bool:
 
 
 class FolderStore:
-    """A folder laid out as a cache mount is (`packages.py` tells), with signatures beside the
-    mirror.
+    """Keeps packages in a folder laid out as a cache mount, with signatures next to the mirror.
 
-    signatures/<package>-<sha256 of the file that names it>
+    `packages.py` describes the layout. Signatures are
+    `signatures/<package>-<sha256 of the file that names it>`.
     """
 
     def __init__(self, folder: Path, tool: MirrorTool) -> None:
@@ -116,12 +119,11 @@ class FolderStore:
 
 
 class RegistryStore:
-    """A repository in which every package is an artifact: tag `<cache>.<package>`, a layer for each
-    file.
+    """Keeps packages as artifacts of one repository, with a layer for each file.
 
-    A tag moves in one step, and its blobs are there before. Two hosts that publish the same package
-    at the same moment both publish a whole one, and the later one is found. What is put aside gets
-    a tag of its own, `aside.…`; nothing is deleted here.
+    The tag is `<cache>.<package>`. It moves in one step, and its blobs are there before. Two hosts
+    that publish the same package at the same moment both publish a complete one, and the later one
+    is found. What is quarantined gets a tag of its own, `aside.…`; nothing is deleted here.
     """
 
     def __init__(
@@ -161,7 +163,7 @@ class RegistryStore:
         for node in nodes:
             manifest = self._held[node]
             self._refused.add(manifest.digest)
-            with contextlib.suppress(RegistryUnavailable):  # it need not take what has lost a blob
+            with contextlib.suppress(RegistryUnavailable):  # a blob may be gone
                 self._repository.put_manifest(
                     f"aside.{self._tag(node)}.{manifest.digest[-12:]}", manifest.content
                 )
@@ -191,7 +193,7 @@ class RegistryStore:
         return self._repository.manifest(self._tag(node))
 
     def _download(self, node: str) -> None:
-        """Put a held package's files into the mirror: those that are what they are called."""
+        """Put those files of an available package into the mirror that match their digests."""
         for path, sha256 in _files(self._held[node]):
             with contextlib.suppress(FileNotFoundError, _Differs):
                 self._download_file(path, sha256)
@@ -218,25 +220,26 @@ class RegistryStore:
 
 
 class _Differs(Exception):
-    """A file that is not what it is called."""
+    """The content of a file does not match its digest."""
 
 
 def _files(manifest: Manifest) -> list[tuple[str, str]]:
-    """The paths in a mirror that a manifest names, with their sha256; what cannot be one is left
-    out.
+    """Return the paths in a mirror that a manifest names, with their sha256.
+
+    What cannot be such a path or digest is left out.
     """
     layers = manifest.content.get("layers")
-    found = []
+    paths = []
     for layer in layers if isinstance(layers, list) else ():
         path = _annotations(layer).get(TITLE) if isinstance(layer, dict) else None
         sha256 = (
             str(layer.get("digest", "")).removeprefix("sha256:") if isinstance(layer, dict) else ""
         )
         if isinstance(path, str) and _MIRROR_PATH.fullmatch(path) and _SHA256.fullmatch(sha256):
-            found.append((path, sha256))
-    return found
+            paths.append((path, sha256))
+    return paths
 
 
 def _annotations(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = content.get("annotations")
-    return found if isinstance(found, dict) else {}
+    annotations = content.get("annotations")
+    return annotations if isinstance(annotations, dict) else {}

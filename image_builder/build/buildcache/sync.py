@@ -1,8 +1,8 @@
-"""Carries built packages between the place that build hosts share and this builder's cache mount.
+"""Copies built packages between the store that build hosts share and this builder's cache mount.
 
-The mount can be seen from a build step alone, so each way is a small build of its own. Not for the
-install itself: that one knows the mount only, and neither the place nor the key that packages are
-signed with. What fails here costs time only; it is told, and the build goes on without.
+The mount is visible in a build step alone, so each direction is a small build of its own. Not for
+the install itself: that one knows the mount only, and neither the store nor the key that packages
+are signed with. What fails here costs time only: it is a warning, and the build goes on without.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class RunStage(Protocol):
 
 
 class BuildCacheSync:
-    """The packages of one lock, between `place` and the mount. With a `signer`, nothing is taken
-    that is not signed.
+    """Copies the packages of one lockfile between `place` and the mount.
+
+    With a `signer`, it takes nothing that is not signed.
     """
 
     def __init__(
@@ -61,13 +62,13 @@ class BuildCacheSync:
         }
 
     def pull(self, *, again: bool = False) -> None:
-        """From the place into the mount, what this build needs; what is broken there, or not
-        signed, is put aside.
+        """Copy from the store into the mount what this build needs.
 
-        What the mount holds is not brought. `again` says that an earlier build of this lock has
-        been here: what the mount holds then is in the place as well, and is not asked for there.
+        What is broken there, or not signed, is quarantined; what the mount holds is not copied.
+        `again` says that an earlier build of this lockfile ran here: what the mount holds then is
+        in the store as well, and is not asked for there.
         """
-        with self._told("taken from"):
+        with self._warning_on_failure("taken from"):
             in_mount = self._in_mount()
             if again:
                 self._missing -= in_mount
@@ -83,32 +84,30 @@ class BuildCacheSync:
             self._missing -= sound | in_place & in_mount
 
     def push(self) -> None:
-        """From the mount into the place, what this build needed and the place had not."""
+        """Copy from the mount into the store what this build needed and the store did not have."""
         if not self._missing:
             return
         fetched = self._workspace.scratch / "fetched"
-        with self._told("put into"):
+        with self._warning_on_failure("put into"):
             self._run(FETCH_STAGE, f"type=local,dest={fetched}", self._missing)
-            made = [
+            entries = [
                 entry
                 for entry in self._tool.entries(fetched, self._missing).values()
                 if entry is not None
             ]
             self._place.publish(
                 fetched,
-                {entry: self._signer.sign(entry) if self._signer else None for entry in made},
+                {entry: self._signer.sign(entry) if self._signer else None for entry in entries},
             )
 
     def _in_mount(self) -> set[str]:
-        """What the mount holds of this build's packages, sound or broken."""
+        """Return what the mount holds of this build's packages, sound or broken."""
         seen = self._workspace.scratch / "seen"
         self._run(LOOK_STAGE, f"type=local,dest={seen}", self._missing)
         return set(read_list((seen / HELD_FILE).read_text("utf-8")))
 
     def _taken(self, staged: Path, nodes: Collection[str]) -> set[str]:
-        """Copy what the place holds, so that nobody can change it any more, and keep what may be
-        used.
-        """
+        """Copy from the store, whose files may change, and return the packages that may be used."""
         if not nodes:
             return set()
         self._tool.copy(self._place.pull(nodes), staged, nodes)
@@ -144,7 +143,7 @@ class BuildCacheSync:
         self._run_stage(stage, output, nonce=secrets.token_hex(8), contexts=contexts)
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _warning_on_failure(self, what: str) -> Iterator[None]:
         try:
             yield
         except (BuildFailed, LimitReached, ProcessFailed, Unavailable, OSError) as error:

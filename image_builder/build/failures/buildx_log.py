@@ -1,4 +1,4 @@
-"""The plain progress log of buildx, taken apart: which step failed, and what it wrote. Pure."""
+"""Reads from buildx's plain progress log which step failed, and what that step wrote. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FailedStep:
-    """The step at which a build ended.
+    """Describes the step at which a build ended.
 
     `name` is buildx's (`[final 2/3] RUN ...`), `message` what it said of the failure, `lines` what
     the step wrote without buildx's own marks. `exit_code` None: no program ended with one. Nothing
@@ -34,13 +34,13 @@ class FailedStep:
 
     @property
     def command(self) -> str:
-        """The command of a RUN step as it was started, or nothing."""
+        """Return the command of a RUN step as it was started, or an empty text."""
         match = _PROCESS.search(self.message)
         return match["command"] if match else ""
 
 
 def failed_step(log: Sequence[str]) -> FailedStep:
-    """The step that ended a build with the log `log`, whose beginning may be missing."""
+    """Return the step that ended a build with the log `log`, whose beginning may be missing."""
     lines = [plain(line) for line in log]
     failure = next((match for line in reversed(lines) if (match := _FAILED.match(line))), None)
     last = next((match["message"] for line in reversed(lines) if (match := _SOLVE.match(line))), "")
@@ -58,8 +58,9 @@ def failed_step(log: Sequence[str]) -> FailedStep:
 
 
 def plain(line: str) -> str:
-    """A line without colours and line ends, as it stood on the screen in the end; very long ones
-    are cut.
+    """Return a line without colours and line ends, as it stood on the screen in the end.
+
+    Very long lines are cut.
     """
     return _COLOUR.sub("", line[:MAX_LINE]).rstrip("\r\n").rpartition("\r")[2]
 
@@ -72,8 +73,9 @@ def _name(lines: Iterable[str], step: str) -> str:
 
 
 def _output(lines: Iterable[str], step: str) -> Iterable[str]:
-    """What the step wrote: buildx puts its number before every line, and the seconds where a
-    program wrote it.
+    """Return what the step wrote.
+
+    buildx puts its number before every line, and the seconds where a program wrote it.
     """
     header_seen = False
     for line in lines:

@@ -1,8 +1,7 @@
-"""Why a build failed: a cause from the closed list, the package, the step, and the lines that
-matter. Pure.
+"""Finds why a build failed: a cause from the closed list, the package, the step, and its lines.
 
-Whether a build failed is never asked here: that is the exit status. This only reads the log of one
-that did.
+Pure. Whether a build failed is never asked here: that is the exit status. This only reads the log
+of one that did.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from image_builder.errors import ErrorCode
 ENDING = 300
 """How many of the last lines are looked at for what a hint could say."""
 PUSH, CONVERT = "push", "convert"
-"""What `classify` may be given as `step` for logs that are not buildx's."""
+"""Values of `classify`'s `step` for logs that are not buildx's."""
 
 _SCRIPTS = (
     ("concretize", "spack concretize"),
@@ -86,8 +85,9 @@ _ILLEGAL = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cause:
-    """Why a build failed. `package` is empty where the failure is not one package's, `step` names
-    what was done.
+    """Says why a build failed.
+
+    `package` is empty where the failure is not one package's, `step` names what was done.
     """
 
     code: ErrorCode
@@ -99,7 +99,7 @@ class Cause:
 
 
 def classify(lines: Sequence[str], *, step: str) -> Cause:
-    """The cause of a failure with the log `lines`, whose beginning may be missing.
+    """Return the cause of a failure with the log `lines`, whose beginning may be missing.
 
     `step` is what was going on: `push`, `convert`, or anything else for a build by buildx; then the
     step inside the build is found in the log, and `step` is used where it is not.
@@ -126,13 +126,13 @@ def classify(lines: Sequence[str], *, step: str) -> Cause:
 
 
 def _with_hint(cause: Cause, lines: Sequence[str]) -> Cause:
-    """The cause with a hint: what its lines tell, else its reader's own, else what usually helps."""
+    """Return the cause with a hint: its lines', else its reader's own, else what usually helps."""
     hint = hints.seen_in(cause.code, lines[-ENDING:]) or cause.hint or hints.usual(cause.code)
     return dataclasses.replace(cause, hint=hint)
 
 
 def _step_name(failed: FailedStep) -> str:
-    """The step in words: `apt`, `pip`, `spack install`, `post_inst.sh`, or what buildx calls it."""
+    """Return the step in words: `apt`, `pip`, `spack install`, `post_inst.sh`, or buildx's name."""
     if "load metadata for" in failed.name or " FROM " in failed.name:
         return "base image"
     if failed.name.startswith(("pushing", "exporting")):
@@ -168,7 +168,7 @@ def _build(failed: FailedStep, step: str) -> Finding:
 
 
 def _without_step(failed: FailedStep) -> Finding:
-    """No step of the image failed: the daemon or the caller ended it."""
+    """Return what ended a build without a failed step: the daemon or the caller."""
     text = (failed.message, *failed.lines[-20:])
     if first_match(_DAEMON, text):
         return found(
@@ -197,9 +197,9 @@ def _base_image(failed: FailedStep) -> Finding:
 
 
 def _resources(failed: FailedStep, finding: Finding, step: str) -> Finding | None:
-    """What lies under many a failure: memory, disk, time, a CPU that cannot run what was built.
+    """Return a resource as the cause: memory, disk, time, or a CPU that cannot run the result.
 
-    Looked for in the lines that the step's own reader found, and where the step ended.
+    It is looked for in the lines that the step's own reader found, and where the step ended.
     """
     ending = (*finding.evidence, *finding.excerpt, *failed.lines[-15:])
     where = f"{finding.package} was built" if finding.package else f"{step} ran"
@@ -257,7 +257,7 @@ _NOT_THERE = "cic: not in the image: "
 
 
 def _concretization(failed: FailedStep) -> Finding:
-    """What the recipe looks for itself comes before what Spack says."""
+    """Return why concretizing failed: the recipe's own checks come before what Spack says."""
     missing = [line.removeprefix(_NOT_THERE) for line in failed.lines if _NOT_THERE in line[:40]]
     if not missing:
         return spack_concretize.concretization(failed)
@@ -319,7 +319,7 @@ _PIP_BEGINS = re.compile(
 
 
 def _pip(failed: FailedStep) -> Finding:
-    """pip writes what failed inside a package before its own words, which come last."""
+    """Return why pip failed; it writes what failed inside a package before its own words."""
     matches = (first_match(pattern, failed.lines, groups=True) for pattern in _PIP_PACKAGE)
     match = next((match for match in matches if match), None)
     begun = next(
@@ -343,12 +343,12 @@ def _pip(failed: FailedStep) -> Finding:
 
 
 def _pip_name(requirement: str) -> str:
-    """`six==1.0`, `model@` and `/folder/model/` name six and model."""
+    """Return a requirement's package: `six` of `six==1.0`, `model` of `model@` and `/folder/model/`."""
     return re.split(r"[\[<>=!~;@ ]", requirement.rstrip("/").rpartition("/")[2])[0]
 
 
 def _pip_excerpt(lines: Sequence[str]) -> tuple[str, ...]:
-    """The first failing subprocess's output where there is one, else what pip complained of."""
+    """Return the first failing subprocess's output, or else what pip complained of."""
     begin = next(
         (n for n, line in enumerate(lines) if "error: subprocess-exited-with-error" in line), None
     )
@@ -378,7 +378,7 @@ def _other(failed: FailedStep) -> Finding:
 
 
 def _own_words(failed: FailedStep) -> str:
-    """What a script of the recipe said of its failure, if it did."""
+    """Return what a script of the recipe said of its failure, if it did."""
     own = next((line for line in reversed(failed.lines) if line.startswith("cic: error: ")), "")
     return own.removeprefix("cic: error: ")
 

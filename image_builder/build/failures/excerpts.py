@@ -1,4 +1,4 @@
-"""Small means to pick the lines that matter out of a log. Pure."""
+"""Picks the lines that matter out of a log. Pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ MAX_LINES = 40
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one reader of a log found. `excerpt` is for people, `evidence` all that belongs to the
-    failure.
+    """Holds what one reader of a log found.
+
+    `excerpt` is for people, `evidence` all that belongs to the failure.
     """
 
     code: ErrorCode
@@ -54,7 +55,10 @@ def first_match(
 def first_match(
     pattern: re.Pattern[str], lines: Sequence[str], *, groups: bool = False
 ) -> str | re.Match[str] | None:
-    """The first line that holds `pattern`, empty when none does; with `groups` the match itself."""
+    """Return the first line that has `pattern`, or an empty text.
+
+    With `groups` return the match itself, or None.
+    """
     match = next((match for line in lines if (match := pattern.search(line))), None)
     if groups:
         return match
@@ -62,12 +66,12 @@ def first_match(
 
 
 def tail(lines: Sequence[str], count: int = 25) -> tuple[str, ...]:
-    """The last lines that are not empty."""
+    """Return the last lines that are not empty."""
     return tuple([line for line in lines if line.strip()][-count:])
 
 
 def around(lines: Sequence[str], line: str, before: int = 12, after: int = 6) -> tuple[str, ...]:
-    """`line` where it first stands, and its neighbours; nothing when it does not."""
+    """Return `line` where it first occurs, with its neighbours; nothing when it does not occur."""
     if line not in lines:
         return ()
     place = list(lines).index(line)

@@ -1,4 +1,4 @@
-"""Why Spack found no solution for an environment: what Spack 0.19 to 1.2 say of that. Pure."""
+"""Finds why Spack had no solution for an environment, in the words of Spack 0.19 to 1.2. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BOOTSTRAP = re.compile(r"[Bb]ootstrap\w* (?:clingo|.*failed)|cannot bootstrap")
 
 
 def concretization(failed: FailedStep) -> Finding:
-    """Why an environment has no solution, or cannot be read."""
+    """Return why an environment has no solution, or cannot be read."""
     lines = failed.lines
     excerpt = tuple(from_error(lines))[:MAX_LINES]
     if match := first_match(_BAD_FILE, lines, groups=True):
@@ -104,7 +104,7 @@ def concretization(failed: FailedStep) -> Finding:
 
 
 def _without_version(lines: Sequence[str]) -> str:
-    """The package of which Spack has no version that fits: it stands in the line below."""
+    """Return the package of which Spack has no version that fits, from the line below the error."""
     for line, below in itertools.pairwise(lines):
         if re.search(_NO_VERSION, line) and (match := re.match(rf"\s+({prefixes.NAME})@", below)):
             return match[1]

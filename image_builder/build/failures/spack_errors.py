@@ -1,4 +1,4 @@
-"""How Spack's own error messages begin, and whether one is about a source. Pure."""
+"""Knows how Spack's own error messages begin, and whether one is about a source. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FETCH = re.compile(r"FetchError|All fetchers failed|URLError|NoStageError|NoDig
 
 
 def from_error(lines: Sequence[str]) -> Sequence[str]:
-    """From Spack's first error on that ended something."""
+    """Return the lines from Spack's first error on that ended something."""
     place = next((n for n, line in enumerate(lines) if _is_error(line)), None)
     return () if place is None else lines[place:]
 

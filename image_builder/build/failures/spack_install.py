@@ -1,4 +1,4 @@
-"""Why Spack could not install a package: what Spack 0.19 to 1.2 say of that. Pure."""
+"""Finds why Spack could not install a package, in the words of Spack 0.19 to 1.2. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CHECKSUM = re.compile(r"ChecksumError|checksum failed for")
 
 
 def installation(failed: FailedStep) -> Finding:
-    """Which package failed, at what, and its own lines."""
+    """Return which package failed, in which phase, and its own lines."""
     if (package_failed := failed_package(failed.lines)) is not None:
         return _step(package_failed)
     block = _failing_block(failed.lines)
@@ -67,7 +67,7 @@ def installation(failed: FailedStep) -> Finding:
 
 
 def _step(failed: FailedPackage) -> Finding:
-    """The same of a Spack that builds packages side by side."""
+    """Return the same for a Spack that builds packages side by side."""
     package, excerpt = failed.package, _shown(failed)
     if (source := _source(package, failed.log, excerpt)) is not None:
         return source
@@ -98,7 +98,7 @@ def _not_built(
 
 
 def _source(package: str, said: Sequence[str], excerpt: tuple[str, ...]) -> Finding | None:
-    """What is wrong with a package's source, where that is what failed."""
+    """Return what is wrong with a package's source, where that is what failed."""
     if first_match(_CHECKSUM, said):
         return found(
             ErrorCode.FETCH_FAILED,
@@ -125,13 +125,13 @@ def _is_patch(lines: Sequence[str]) -> bool:
 
 
 def _phase_of(package: str, lines: Sequence[str]) -> str:
-    """The phase that a package began last."""
+    """Return the phase that a package began last."""
     begun = [match for line in lines if (match := _PHASE.search(line))]
     return next((match["phase"] for match in reversed(begun) if match["package"] == package), "")
 
 
 def _shown(failed: FailedPackage) -> tuple[str, ...]:
-    """The package's own log around its first telling line, else its end."""
+    """Return the package's own log around the first line that says what failed, else its end."""
     lines = [line for line in failed.log if line.strip()]
     place = next((n for n, line in enumerate(lines) if failed.reason in line), len(lines))
     begin = max(0, min(place - MAX_LINES // 2, len(lines) - MAX_LINES))
@@ -143,10 +143,9 @@ def _before_error(lines: Sequence[str]) -> Sequence[str]:
 
 
 def _failing_block(lines: Sequence[str]) -> list[str]:
-    """What Spack wrote of the first package that failed: its error and the part of the package's
-    log.
+    """Return what Spack wrote of the first package that failed: its error and its log.
 
-    Spack's other words may stand in between, as its two streams are not in step.
+    Spack's other words may come in between, as its two streams are not synchronized.
     """
     block: list[str] = []
     for line in from_error(lines)[:MAX_BLOCK]:
@@ -160,7 +159,7 @@ def _failing_block(lines: Sequence[str]) -> list[str]:
 
 
 def _package(lines: Sequence[str], block: Sequence[str]) -> str:
-    """Named by the stage's folder, by the error itself, or by what was last begun."""
+    """Return the package that the stage's folder names, or the error itself, or what began last."""
     for pattern in (_ERROR_OF, _STAGE):
         if match := first_match(pattern, block, groups=True):
             return match["package"]
@@ -176,8 +175,9 @@ def _begun(line: str) -> re.Match[str] | None:
 
 
 def _reason(block: Sequence[str]) -> str:
-    """The first thing that went wrong: a marked line of the package's log that is not make's, or
-    Spack's own words.
+    """Return the first thing that went wrong.
+
+    That is a marked line of the package's log that is not make's, or Spack's own words.
     """
     marked = [match["text"].strip() for line in block if (match := _MARKED.match(line))]
     telling = [text for text in marked if text and not _MAKE.match(text)]
@@ -185,8 +185,9 @@ def _reason(block: Sequence[str]) -> str:
 
 
 def _excerpt(block: Sequence[str]) -> tuple[str, ...]:
-    """The error, and the package's own log around the lines that Spack marks; all of it when it is
-    short.
+    """Return the error, and the package's own log around the lines that Spack marks.
+
+    It is the whole log when that is short.
     """
     lines = [line for line in block if line.strip()]
     if len(lines) <= MAX_LINES:

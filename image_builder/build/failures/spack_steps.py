@@ -1,9 +1,11 @@
-"""What Spack 1.2 and newer say of an install that failed: several packages at once, a line for each step. Pure.
+"""Reads what Spack 1.2 and newer say of an install that failed. Pure.
+
+They install several packages at once, and write a line for each step:
 
 [ ] 5no4vnu fftw@3.3.10 build (12s)
 [x] 5no4vnu fftw@3.3.10 failed: /tmp/root/spack-stage/spack-stage-fftw-….log (14s)
 -- lines 40 to 65 --
-  …                            of the package's own log, and with `> ` what Spack takes for an error or a warning
+  …        of the package's own log, and with `> ` what Spack takes for an error or a warning
 ==> Error: The following packages failed to install:
 fftw@3.3.10 …: /tmp/root/spack-stage/spack-stage-fftw-….log
 """
@@ -34,8 +36,10 @@ _TELLING = re.compile(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FailedPackage:
-    """The first package that failed. `log` is what Spack shows of its own log, `marked` the lines of
-    it that Spack takes for errors or warnings, `others` the packages that failed as well.
+    """Describes the first package that failed.
+
+    `log` is what Spack shows of its own log, `marked` the lines of it that Spack takes for errors
+    or warnings, `others` the packages that failed as well.
     """
 
     package: str
@@ -46,7 +50,7 @@ class FailedPackage:
 
     @property
     def reason(self) -> str:
-        """The line that says what went wrong: a marked one, else the last of the log."""
+        """Return the line that says what went wrong: a marked one, else the last of the log."""
         said = [line for line in self._of_programs() if line.strip() and line[:4] != "==> "]
         telling = [line for line in self.marked if _TELLING.search(line)]
         own = [
@@ -55,13 +59,13 @@ class FailedPackage:
         return (own or telling or said[-1:] or ["its process ended without a word"])[0].strip()
 
     def _of_programs(self) -> tuple[str, ...]:
-        """The log up to where Spack tells which command failed."""
+        """Return the log up to where Spack says which command failed."""
         end = next((n for n, line in enumerate(self.log) if _COMMAND.match(line)), len(self.log))
         return self.log[:end]
 
 
 def failed_package(lines: Sequence[str]) -> FailedPackage | None:
-    """The package that failed; None where the lines are not those of this installer."""
+    """Return the package that failed, or None where the lines are not those of this installer."""
     places = [n for n, line in enumerate(lines) if _FAILED.search(line)]
     listed = next((n for n, line in enumerate(lines) if line.startswith(_LIST)), None)
     if not places and listed is None:
@@ -81,7 +85,7 @@ def failed_package(lines: Sequence[str]) -> FailedPackage | None:
 
 
 def _phase_of(package: str, lines: Sequence[str]) -> str:
-    """What was done with a package last."""
+    """Return what was done with a package last."""
     phases = [
         match["phase"]
         for line in lines
