@@ -1,4 +1,4 @@
-"""The command lines that run a program in an image, from what the image's labels say. Pure."""
+"""Makes the command lines that run a program in an image, from the image's labels. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from image_builder.request.machines import MachineFacts
 
 PROCESSES = 2
 PROGRAM = "<program>"
-"""Stands where the user's program goes; a word like it is not quoted."""
+"""Placeholder of the user's program; a word like it is not quoted."""
 
 _SINGULARITY_GPU = {"cuda": ("--nv",), "hip": ("--rocm",)}
 _AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
-"""Without these Open MPI's mpirun starts nothing for root, who Docker's containers run as."""
+"""Without these Open MPI's mpirun refuses to run as root, as it does in Docker's containers."""
 _DOCKER_GPU = {
     "cuda": ("--gpus", "all"),
     "hip": ("--device", "/dev/kfd", "--device", "/dev/dri"),
@@ -31,10 +31,10 @@ def run_command(
     reference: str | None = None,
     program: str = PROGRAM,
 ) -> str:
-    """Return the line that runs `program` of the image on the machine; in parallel where the image
-    has an MPI.
+    """Return the line that runs `program` of the image on the machine.
 
-    `file` is the SIF, and `reference` the name in an image registry, for engines that read no SIF.
+    It runs in parallel where the image has an MPI. `file` is the SIF, and `reference` the name in
+    an image registry, for engines that read no SIF.
     """
     name = file if runs_sifs(machine.engine) else reference or file
     if machine.engine == "docker":
@@ -55,8 +55,9 @@ def singularity_command(
     program: str = PROGRAM,
     action: str = "exec",
 ) -> str:
-    """Return the line that runs `program` in a SIF on a machine that nothing is known of; with
-    `action="run"`, through its entry point.
+    """Return the line that runs `program` in a SIF on a machine that nothing is known of.
+
+    With `action="run"`, it runs through the image's entry point.
     """
     machine = MachineFacts(platform="")
     engine = _singularity(image, machine, "singularity", file)
@@ -80,8 +81,9 @@ def docker_command(
 def launcher_words(
     image: Mapping[str, str], machine: MachineFacts, *, processes: int | None = PROCESSES
 ) -> tuple[str, ...]:
-    """Return what starts the processes of an image's MPI: none without one. In a batch job Slurm
-    knows how many (`processes` is None).
+    """Return what starts the processes of an image's MPI; without an MPI, nothing.
+
+    In a batch job Slurm knows how many (`processes` is None).
     """
     if label_names.MPI_FAMILY not in image:
         return ()
@@ -125,7 +127,7 @@ def _docker(
 def _podman_hpc(
     image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
 ) -> tuple[str, ...]:
-    """`--mpi` puts Cray MPICH in the place of an MPICH: an Open MPI is left alone."""
+    """Return podman-hpc's words; its `--mpi` replaces an MPICH, but no Open MPI, by Cray MPICH."""
     mpi = ("--mpi",) if _is_mpich(image) else ()
     gpu = _gpu(image, {"cuda": ("--gpu",)})
     return ("podman-hpc", "run", "--rm", *mpi, *gpu, *_volumes(machine.binds), name)
@@ -160,7 +162,7 @@ def _sarus(
 def _edf(
     image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
 ) -> tuple[str, ...]:
-    """Slurm's own option starts the Container Engine; the file says the rest."""
+    """Return the words for the Container Engine: Slurm's own option; the file says the rest."""
     return (f"--environment=./{edf_name(name)}",)
 
 
@@ -184,7 +186,10 @@ def _volumes(binds: Sequence[str]) -> list[str]:
 
 
 def both_ends(bind: str) -> tuple[str, str]:
-    """`/opt/cray` -> itself twice; `/a:/b` -> `/a`, `/b`"""
+    """Return the host's and the container's folder of a bind; `/opt/cray` is both of them.
+
+    `/a:/b` has `/a` and `/b`.
+    """
     source, _, destination = bind.partition(":")
     return source, destination or source
 

@@ -1,4 +1,4 @@
-"""The environment definition file of an image, for the Container Engine of CSCS. Pure.
+"""Writes the environment definition file of an image, for the Container Engine of CSCS. Pure.
 
 Its form: https://docs.cscs.ch/software/container-engine/edf/
 """
@@ -28,7 +28,7 @@ def edf(start: Start) -> str:
 
 
 def _edf_reference(reference: str) -> str:
-    """`registry.example.org/group/model:1` -> `registry.example.org#group/model:1`"""
+    """Return a reference with `#` after the registry: `registry.example.org#group/model:1`."""
     registry, slash, path = reference.partition("/")
     is_registry = "." in registry or ":" in registry or registry == "localhost"
     return f"{registry}#{path}" if slash and is_registry else reference

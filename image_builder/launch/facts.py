@@ -1,4 +1,4 @@
-"""The data file about launchers and engines, and what follows from it for one image. Pure."""
+"""Reads the data file about launchers and engines, and what it means for one image. Pure."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def runs_sifs(engine: str) -> bool:
 def spoken_pmi(image: Mapping[str, str], machine: MachineFacts) -> Sequence[str]:
     """Return the interfaces by which the ranks of an image's MPI find each other, best first.
 
-    One of a vendor's own is spoken by the vendor's MPI alone, which a site puts in the place of the
-    image's.
+    A vendor's own interface is spoken by the vendor's MPI alone, which a site puts in the place of
+    the image's.
     """
     spoken = launch_facts()["pmi"].get(image.get(label_names.MPI_FAMILY, ""), ())
     vendors: Mapping[str, str] = launch_facts()["vendor_pmi"]
@@ -50,7 +50,7 @@ def asked_pmi(launcher: str | None) -> str | None:
 
 
 def pmi_flavour(name: str) -> str:
-    """`pmix_v4` -> `pmix`"""
+    """Return the interface of a release of it: `pmix_v4` is `pmix`."""
     return name.partition("_v")[0]
 
 

@@ -1,4 +1,4 @@
-"""An Lmod module whose commands are programs of an image. Pure; every value in it is quoted.
+"""Writes an Lmod module whose commands are programs of an image. Pure; every value is quoted.
 
 Its form: https://lmod.readthedocs.io/en/latest/050_lua_modulefiles.html
 """
@@ -19,10 +19,10 @@ ANY_PROGRAM = "cic-exec"
 
 
 def lmod_module(start: Start) -> str:
-    """Return the module file. It wraps the programs that `start` names, and `cic-exec`, which runs
-    any. The SIF is looked for in the module file's folder.
+    """Return the module file for the programs that `start` names, and `cic-exec`, which runs any.
 
-    Raises `InvalidRequest` for a program that cannot be the name of a command.
+    The SIF is looked for in the module file's folder. Raises `InvalidRequest` for a program that
+    cannot be the name of a command.
     """
     variable = f"CIC_IMAGE_{hashlib.sha256(start.title.encode()).hexdigest()[:8].upper()}"
     lines = [

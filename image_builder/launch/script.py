@@ -1,4 +1,4 @@
-"""What starts a program of an image on a machine, in the form that is asked for. Pure."""
+"""Makes what starts a program of an image on a machine, in the form that is asked for. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FETCH: Mapping[str, tuple[str, ...]] = {
     "sarus": ("sarus", "pull"),
     "shifter": ("shifterimg", "pull"),
 }
-"""What brings an image to where an engine runs it, for those that need that beforehand."""
+"""Commands that fetch an image to where an engine runs it, for engines that need that first."""
 
 _FORMS: Mapping[str, Callable[[Start], str]] = {
     "slurm": slurm_script,
@@ -30,16 +30,16 @@ KINDS = (*_FORMS, "singularity", "apptainer", "docker", "podman-hpc", "shifter",
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Script:
-    """A text, and the name of the file to keep it in."""
+    """Holds a text, and the name of the file to keep it in."""
 
     text: str
     filename: str
 
 
 def script(start: Start, kind: str | None = None) -> Script:
-    """Return what starts `start`: one of `KINDS`; None is a Slurm job script where the machine has
-    Slurm, and else the line of the site's engine.
+    """Return what starts `start`, as one of `KINDS`.
 
+    None is a Slurm job script where the machine has Slurm, and else the line of the site's engine.
     Raises `InvalidRequest`.
     """
     machine = start.machine

@@ -1,4 +1,4 @@
-"""A Slurm job script that runs a program of an image. Pure; every value in it is quoted.
+"""Writes a Slurm job script that runs a program of an image. Pure; every value in it is quoted.
 
 Its form: https://slurm.schedmd.com/sbatch.html
 """
@@ -71,7 +71,7 @@ def _words(start: Start) -> tuple[str, ...]:
 
 
 def _count(start: Start) -> str:
-    """Docker's containers start their ranks themselves."""
+    """Return the program's line; Docker's containers start their ranks themselves, by `mpirun`."""
     if start.machine.engine == "docker" and start.is_parallel:
         return f'mpirun -n {start.processes} "$@"'
     return '"$@"'

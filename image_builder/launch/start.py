@@ -1,4 +1,4 @@
-"""What is to be started: an image on a machine, with a program and a number of processes."""
+"""Describes what is to be started: an image on a machine, a program and a number of processes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ MAX_PROCESSES = 10**6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Start:
-    """An image by its `labels`, its SIF's name `file` and its `reference` in an image registry; a
-    `machine`; and the words of the `program`, none of which leaves it to who submits the job.
+    """Describes an image to start on a `machine`, with the words of its `program`.
 
-    `remarks` are what a check found: they become comments.
+    `image` holds the image's labels, `file` is its SIF's name and `reference` its name in an image
+    registry. With no words of a program, the job's submission names it. `remarks` are what a check
+    found: they become comments.
     """
 
     image: Mapping[str, str]
@@ -40,13 +41,13 @@ class Start:
 
     @property
     def title(self) -> str:
-        """The image's name as part of file names, job names and shell words."""
+        """Return the image's name as part of file names, job names and shell words."""
         stem = self.file.removesuffix(".sif") or self.reference
         return re.sub(r"[^A-Za-z0-9_.-]", "_", stem).lstrip("-.")[:100] or "image"
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What the ranks need to find each other from inside a container."""
+        """Return what the ranks need to find each other from inside a container."""
         return rank_environment(self.image, self.machine)
 
     def image_for(self, engine: str) -> str:
@@ -69,7 +70,7 @@ def program_words(text: str) -> tuple[str, ...]:
 
 
 def comments(*lines: str, mark: str = "#") -> str:
-    """Return lines as comments: nothing in them ends a comment, or steers a terminal."""
+    """Return lines as comments: none of them can end a comment, or control a terminal."""
     return "".join(f"{mark} {_printable(line)}".rstrip() + "\n" for line in lines)
 
 
