@@ -46,7 +46,10 @@ def mpi_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Fi
 def _verdict(
     image: Mapping[str, str], machine: MachineFacts, host: mpi_gpu.Mpi | None
 ) -> tuple[str | None, dict[str, str]]:
-    """Return the rule that applies, or None, and the words of its message other than the two MPIs."""
+    """Return the rule that applies, or None, and the words that its message needs.
+
+    The names of the two MPIs are added to these.
+    """
     family, offered = image[label_names.MPI_FAMILY], offered_pmi(machine)
     spoken = spoken_pmi(image, machine)
     starts = chosen_pmi(image, machine) is not None if offered and spoken else None
