@@ -1,9 +1,9 @@
 """Decide what clean-up may remove, and remove it; the command and the pool take turns at it.
 
 What is in use stays. Builds hold their folder and their identity, readers the file that they read,
-and each of them keeps it from being removed in any process; see `image_builder.host.file_leases`. What
-was used within the last hour stays, too: an image that was just made belongs to a build that is
-about to be recorded as finished. Pinned images stay for ever, and so do base images, on which
+and each of them keeps it from being removed in any process; see `image_builder.host.file_leases`.
+What was used within the last hour stays, too: an image that was just made belongs to a build that
+is about to be recorded as finished. Pinned images stay for ever, and so do base images, on which
 others are built.
 
 Everything is checked once more when nothing can begin to use it any more, and only then removed. A
