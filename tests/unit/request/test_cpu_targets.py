@@ -149,3 +149,38 @@ def test_every_listed_target_can_be_asked_for() -> None:
         for name in (row["name"], *row["aliases"]):
             assert resolve(name, row["platform"]).name == row["name"]
     assert {alias for row in listed for alias in row["aliases"]} == set(PRODUCTS)
+
+
+@pytest.mark.parametrize(
+    ("asked", "platform", "hint"),
+    [
+        ("amd64", "linux/amd64", "write x86_64"),
+        ("znver3", "linux/amd64", "write zen3"),
+        ("x86-64-v3", "linux/amd64", "write x86_64_v3"),
+        ("native", "linux/amd64", "name the CPU"),
+        ("avx2", "linux/amd64", "write x86_64_v3"),
+        ("epyc", "linux/amd64", "rome, milan"),
+        ("gh200", "linux/arm64", "write grace, and gh200 into gpu_arch"),
+        ("armv8.2-a", "linux/arm64", "write armv8.2a"),
+        ("arm64", "linux/arm64", "write aarch64"),
+    ],
+)
+def test_names_that_say_something_else(asked: str, platform: str, hint: str) -> None:
+    with pytest.raises(cpu_targets.UnknownName) as caught:
+        cpu_targets.resolve(asked, platform)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("asked", ["amd65", "sparc9", "zenn", "cortex"])
+def test_the_nearest_names_are_of_the_platforms_family(asked: str) -> None:
+    with pytest.raises(cpu_targets.UnknownName) as caught:
+        cpu_targets.resolve(asked, "linux/amd64")
+    own = {one["name"] for one in cpu_targets.known_targets() if one["family"] == "x86_64"}
+    own |= {
+        alias
+        for one in cpu_targets.known_targets()
+        if one["name"] in own
+        for alias in one["aliases"]
+    }
+    told = caught.value.hint.partition("?")[0].removeprefix("did you mean ").split(" or ")
+    assert set(told) <= own or "did you mean" not in caught.value.hint
