@@ -173,7 +173,7 @@ def _mpis(graph: Graph) -> list[Node]:
 def _provider_problems(graph: Graph, wanted: _Wanted) -> list[Problem]:
     """Return the nodes whose MPI is another one.
 
-    Without virtuals in the lock, an edge to a package known as an MPI is taken.
+    Without virtuals in the lockfile, an edge to a package known as an MPI is taken.
     """
     return [
         _problem("mpi", user, f"{user} gets its MPI from {provider}, not from {wanted.text}")
@@ -312,7 +312,7 @@ def _refusing_gpu(graph: Graph, roots: Sequence[str]) -> frozenset[str]:
 
 
 def _roots(graph: Graph, roots: Sequence[str]) -> _Finding:
-    """Check that every spec that was asked for is a root of the lock, as it was asked for."""
+    """Check that every spec that was asked for is a root of the lockfile, as it was asked for."""
     problems = [problem for text in dict.fromkeys(roots) if (problem := _root_problem(graph, text))]
     wanted = len(dict.fromkeys(roots))
     check = Check(

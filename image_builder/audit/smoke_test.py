@@ -22,7 +22,7 @@ MEMORY_BYTES = 4 * 1024**3
 MAX_PROCESSES = 1024
 EXCERPT_LINES = 20
 PROBE_TIMEOUT_S = 60.0
-"""Of a shell that does nothing, be it emulated."""
+"""Time limit of a shell that does nothing, be it emulated."""
 
 
 def smoke_container(

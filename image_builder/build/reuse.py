@@ -75,7 +75,10 @@ def existing_image(context: BuildContext, store: Images) -> Built | None:
 
 
 def _keep_documents_of(context: BuildContext, store: Images, image: str) -> None:
-    """Keep what an image from elsewhere is made of: equal inputs render equally, and it has its lock."""
+    """Keep the recipe and the lockfile of an image from elsewhere.
+
+    Equal inputs render equally, so its recipe is this one's; the image has its lockfile.
+    """
     if not store.documents(context.identity):
         rendered = render_request(context.request, context.inputs, context.settings)
         lock = daemon.read_file(image, f"{RECORD_FOLDER}/spack.lock", MAX_LOCK_BYTES)

@@ -191,7 +191,10 @@ def _failure(context: BuildContext, command: Command, stage: str, error: Process
 
 
 def client_environment(context: BuildContext) -> dict[str, str]:
-    """Return the environment of Docker's client, whose configuration and leftovers are the build's own."""
+    """Return the environment of Docker's client; its configuration is the build's own.
+
+    So is what the client leaves behind.
+    """
     configuration = registry.write_docker_config(
         context.workspace.secrets / "docker", context.settings.registry
     )

@@ -51,7 +51,7 @@ class Container:
     cgroup: str | None = None
     max_stdout_bytes: int | None = None
     files: Path | None = None
-    """A folder of this machine that is copied into the container before it starts, as `files_at`."""
+    """A folder of this machine that is copied to `files_at` in the container before it starts."""
     files_at: str = ""
 
 
@@ -90,7 +90,7 @@ def run_command(container: Container, *, name: str, tag: str, verb: str = "run")
 
 
 def copy_command(files: Path, name: str, target: str) -> Command:
-    """Return the `docker cp` of a folder into a container; it works with a daemon elsewhere, too."""
+    """Return the `docker cp` of a folder into a container, for a remote daemon, too."""
     return Command(
         name="docker cp",
         argv=("docker", "cp", "--quiet", str(files), f"{name}:{target}"),

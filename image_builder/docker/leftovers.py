@@ -10,7 +10,7 @@ from pathlib import Path
 from image_builder.host.process_guard import start_time
 
 ABANDONED_S = 7 * 24 * 3600
-"""After so long, nothing of these goes on any more, whichever process made it."""
+"""Age after which a container or a name is no longer in use, whichever process made it."""
 
 
 def owner_tag() -> str:

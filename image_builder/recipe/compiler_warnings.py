@@ -1,4 +1,4 @@
-"""What a workflow will miss of the compilers that it prefers or brings by apt. Pure."""
+"""Warns of compilers that a workflow prefers or installs by apt and will not have. Pure."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def _preferred(description: Description, image: ImageSystem) -> Iterator[str]:
 
 
 def _incomplete(description: Description) -> Iterator[str]:
-    brought = [
+    packaged = [
         (match, at) for at, text in enumerate(description.apt) if (match := _GNU.match(text))
     ]
-    there = {(match[1], match[2]) for match, _ in brought}
-    for match, at in brought:
+    there = {(match[1], match[2]) for match, _ in packaged}
+    for match, at in packaged:
         missing = [name for name in _LANGUAGES if (name, match[2]) not in there]
         if match[1] == "gcc" and missing and description.spack:
             languages = " and ".join(_LANGUAGES[name] for name in missing)

@@ -209,7 +209,7 @@ _DEBIAN = {
     "linux/ppc64le": "ppc64el",
     "linux/riscv64": "riscv64",
 }
-"""A platform -> Debian's name of its architecture."""
+"""Debian's name of each platform's architecture."""
 
 
 def _has_externals(packages: Mapping[str, Any]) -> bool:

@@ -37,7 +37,10 @@ def externals_warnings(description: Description, body: Mapping[str, Any]) -> Ite
 
 
 def externals_list(description: Description) -> str:
-    """Return what the recipe looks for before it concretizes: path, package and place, a line each."""
+    """Return what the recipe looks for before it concretizes.
+
+    Each line is a path of the image, its package, and where the description names it.
+    """
     return "".join(
         f"{place} {name} {description.file}, line {description.line('spack', *path)}\n"
         for path, name, place in externals_of(description.spack or {})

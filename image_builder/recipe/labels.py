@@ -104,7 +104,7 @@ def _gpu_labels(spec: str | None, arch: str | None, nodes: list[Node]) -> dict[s
 
 
 def _name_and_version(spec: str, nodes: list[Node]) -> tuple[str, str | None]:
-    """Return the package of a spec and its version: the lock's, or else the plain one asked for."""
+    """Return a spec's package and its version, the lockfile's or else the plain one asked for."""
     asked = spack_spec.nodes(spec)[0]
     locked = next((node.version for node in nodes if node.name == asked.name), None)
     plain = asked.version.lstrip("=")

@@ -17,7 +17,7 @@ from image_builder.spack.spec_syntax import COMPILERS_ARE_PACKAGES
 
 
 def refuse_unread(description: Description, release: tuple[int, ...]) -> None:
-    """Raise `BadDescription` for every spec that `release` of Spack does not read as it is meant."""
+    """Raise `BadDescription` for every spec that this Spack does not read as it is meant."""
     problems = [
         Problem(
             description.line("spack", *path) or 1,

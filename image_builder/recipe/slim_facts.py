@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from image_builder.recipe.slim import SlimFailed
 
 MAX_BYTES = 4 * 1024**2
-"""Of one file; a Debian with every package has 60,000 lines of 50 bytes."""
+"""Largest file that is read; a Debian with every package has 60,000 lines of 50 bytes."""
 MAX_LINE = 2000
 _SHOWN = 80
 

@@ -21,7 +21,7 @@ DEBUG_STAGE = "debug"
 It exists only in recipes with `has_spack`.
 """
 LOCK_FILE = "cic/spack.lock"
-"""Where the build context holds the lock that the install follows; `render` does not make it."""
+"""Path of the lockfile to install in the build context; `render` does not make it."""
 CA_BUNDLE_SECRET = "ca_bundle"
 SITE_SECRET = "site_"
 """Prefix of the secrets that give a step what it needs of the site.
@@ -40,8 +40,7 @@ BRING_STAGE = "brought"
 FETCH_STAGE = "packages"
 """Build target that exports packages of the cache mount."""
 WANTED_FILE = "cic/wanted"
-"""Where the build context holds the hashes of the packages that those three are about, a line each.
-"""
+"""Path in the build context of the hashes of the packages those three work on, a line each."""
 PACKAGES_CONTEXT = "spack-packages"
 SOURCES_CONTEXT = "spack-sources"
 """Name of the additional build context (`--build-context`) for `RecipeOptions.sources_folder`."""

@@ -110,7 +110,7 @@ def _has_standard_abi(name: str, version: str) -> bool:
 
 
 def _is_before(version: str, since: str | None) -> bool:
-    """Whether a version is older than another; of what is not known, nothing is said.
+    """Return whether a version is older than another; False where one is not known.
 
     `5` may be any 5.x, and so is not before 5.1.
     """

@@ -343,7 +343,7 @@ def _pip(failed: FailedStep) -> Finding:
 
 
 def _pip_name(requirement: str) -> str:
-    """Return a requirement's package: `six` of `six==1.0`, `model` of `model@` and `/folder/model/`."""
+    """Return a requirement's package: `six` of `six==1.0`, `model` of `/folder/model/`."""
     return re.split(r"[\[<>=!~;@ ]", requirement.rstrip("/").rpartition("/")[2])[0]
 
 

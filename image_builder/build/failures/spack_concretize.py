@@ -85,8 +85,8 @@ def concretization(failed: FailedStep) -> Finding:
         package = match.groupdict().get("package") or _without_version(excerpt)
         return found(
             ErrorCode.CONCRETIZATION_FAILED,
-            "What is asked of Spack cannot all hold"
-            + (f", beginning with {package}." if package else "."),
+            "Spack finds no solution that meets every demand"
+            + (f"; the first conflict is about {package}." if package else "."),
             package=package,
             excerpt=excerpt,
         )

@@ -22,7 +22,7 @@ from image_builder.settings import BuildSettings
 
 REMEMBERED_S = 600.0
 FIRST_WITH_LIMITS = 23
-"""The version of Docker whose builder heeds `--cgroup-parent`; 20.10 ignores it."""
+"""The version of Docker whose builder applies `--cgroup-parent`; 20.10 ignores it."""
 METADATA = "169.254.169.254:80"
 WORD_BYTES = 32
 _SETTLE_S = 0.2
