@@ -88,8 +88,9 @@ class ServiceSettings(Section):
     """Whether a user who signed up waits until an administrator confirms."""
 
     max_active_builds_per_user: int | None = Field(default=None, ge=1)
-    """How many builds of one user run at once. None: all slots but one, so that nobody waits for
-    one user alone.
+    """How many builds of one user run at once; None is all slots but one.
+
+    So no user has to wait until all builds of another one have ended.
     """
     max_queued_builds_per_user: int = Field(default=1000, ge=1)
     max_stored_bytes_per_user: int | None = Field(default=None, ge=1)

@@ -111,12 +111,11 @@ class WorkflowRegistry:
         *,
         cancel: CancelToken | None = None,
     ) -> StepRef:
-        """Return the step of this name and version, pinned; fetches once if the mirror lacks it,
-        unless too many unknown names were asked for of late (`MISSES`).
+        """Return the step of this name and version, pinned; fetches once if the mirror lacks it.
 
-        Raises `NotFound` with the field that is wrong and what is there instead, `Unavailable` if
-        the registry has to be asked and does not answer. A full commit that the mirror holds needs
-        no registry.
+        It does not fetch after too many unknown names of late (`MISSES`). Raises `NotFound` with
+        the field that is wrong and what is there instead, `Unavailable` if the registry has to be
+        asked and does not answer. A full commit that the mirror holds needs no registry.
         """
         asked_at = self._mirror.now()
         try:
