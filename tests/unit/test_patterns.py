@@ -22,6 +22,7 @@ import pytest
 import image_builder
 import service
 from image_builder.build.failures import buildx_log
+from image_builder.recipe import slim_facts
 from image_builder.request import build_request
 
 LENGTH = 120_000
@@ -31,6 +32,7 @@ SEARCHING = frozenset({"search", "sub", "split", "findall", "finditer", "subn"})
 IN_THE_IMAGE = "image_builder.recipes"
 BOUNDED = {
     "image_builder.build.failures.": buildx_log.MAX_LINE,
+    "image_builder.recipe.slim_facts.": slim_facts.MAX_LINE,
     "image_builder.request.build_request.": build_request.MAX_TEXT,
 }
 """Modules whose patterns see at most so many characters: `plain` cuts a log's lines, and `_checked`
