@@ -115,7 +115,8 @@ def _architecture_problems(gpu: Gpu, knows: SpackKnowledge) -> list[FieldProblem
     known = sorted(knows.architectures(gpu.arch_variant))
     if known and gpu.arch not in known:
         problem = f"Spack {knows.release} does not know {gpu_arch.shown(gpu.arch)}"
-        hint = f"write {' or '.join(map(gpu_arch.shown, nearest(gpu.arch, known) or known[-1:]))}"
+        newest = gpu_arch.shown(max(known, key=lambda name: (len(name.rstrip("af")), name)))
+        hint = f"choose a base image with a newer Spack: this one knows up to {newest}"
         return [FieldProblem("machine.gpu_arch", problem, hint)]
     if gpu.arch_variant != "cuda_arch":
         return []

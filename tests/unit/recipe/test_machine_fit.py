@@ -190,3 +190,35 @@ def test_a_workflow_for_another_gpu_is_a_conflict_with_its_line(
 )
 def test_what_can_hold_is_no_conflict(text: str) -> None:
     assert planned(text, gpu="cuda@12", gpu_arch="a100").spack is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "words"),
+    [
+        ("lumi-g", "0.23.1", ["no hip@6.3", "hip@6.2.1, the newest that it has"]),
+        ("jupiter-booster", "0.23.1", ["no cuda@13", "cuda@12.6.2"]),
+        ("leonardo-booster", "0.19.2", ["no openmpi@4.1.6", "openmpi@4.1.4", "no cuda@12.2"]),
+        ("leonardo-dcgp", "0.19.2", ["does not know sapphirerapids", "write icelake"]),
+    ],
+)
+def test_a_spack_that_is_too_old_for_a_machine(name: str, release: str, words: list[str]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        of_catalogue(name, release=release)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_gpu_that_is_newer_than_spack() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        planned(ZLIB, release="0.23.1", gpu="cuda", gpu_arch="b200")
+    (found,) = caught.value.problems
+    assert found.problem == "Spack 0.23.1 does not know sm_100" and "sm_90a" in found.hint
+
+
+@pytest.mark.parametrize("release", ["0.19.2", "0.23.1", "1.1.0", "1.2.0"])
+def test_the_first_request_of_the_readme_is_planned_everywhere(release: str) -> None:
+    environment = planned(
+        ZLIB, release=release, architecture="rome", mpi="openmpi@4", gpu="cuda@10"
+    )
+    rules = required(environment, "cuda")
+    texts = [rule if isinstance(rule, str) else rule["one_of"][0] for rule in rules]
+    assert texts == ["target=zen2", "+allow-unsupported-compilers"]
