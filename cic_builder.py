@@ -258,8 +258,8 @@ def _explain(error: CicError, console: Console) -> int:
         for problem in error.problems:
             say(f"  {problem}")
         return EXIT_BAD_REQUEST
-    if isinstance(error, BuildFailed) and error.excerpt:
-        say("\n".join(error.excerpt))
+    if isinstance(error, BuildFailed) and error.details:
+        say("\n".join(error.details))
     hint = error.hint or hints.usual(error.code)
     say(f"{error.code.value}: {with_hint(error.message, hint)}")
     if isinstance(error, Cancelled):

@@ -169,7 +169,7 @@ class BuildFailed(UserError):
     """A step of the image build failed.
 
     `step` names it (`spack install`), `package` the failing package if there is one, and
-    `excerpt` holds the lines that matter, if they say more than the message does.
+    `excerpt` holds the lines of the log that matter.
     """
 
     code = ErrorCode.BUILD_STEP_FAILED
@@ -187,8 +187,13 @@ class BuildFailed(UserError):
         super().__init__(message, hint=hint, code=code)
         self.step = step
         self.package = package
-        says_more = any(line.strip() not in message for line in excerpt)
-        self.excerpt = tuple(excerpt) if says_more else ()
+        self.excerpt = tuple(excerpt)
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """The lines to show with the message: the excerpt, or none if it only repeats the message."""
+        says_more = any(line.strip() not in self.message for line in self.excerpt)
+        return self.excerpt if says_more else ()
 
 
 class ServiceError(CicError):

@@ -50,7 +50,7 @@ def wanted(connection: Connection, run_id: str) -> bool:
 
 def failure(error: CicError) -> dict[str, Any]:
     """Return the columns of a row that ended with an error: why, and what to do next."""
-    excerpt = "\n".join(getattr(error, "excerpt", ()))
+    excerpt = "\n".join(getattr(error, "details", ()))
     return {
         "state": BuildState.FAILED,
         "error_code": error.code.value,
