@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import itertools
 import os
 import re
 import shutil
@@ -23,12 +24,15 @@ LINK_LIFE_S = 6 * 3600.0
 """How long a download may begin through a link. One that has begun goes on."""
 
 LINK_EVERY_S = 3600.0
-"""How long the same link is handed out."""
+"""How long the same links are handed out."""
+LINKS = 8
+"""So many links to a SIF are handed out in that time."""
 LINK_DIGITS = 48
 ON_ITS_WAY_S = 3600.0
 
 CONTENT_TYPE = "application/octet-stream"
 BLOCK_BYTES = 256 * 1024
+_asked = itertools.count()
 _LINK = re.compile(r"[0-9a-f]{48}")
 
 
@@ -135,11 +139,11 @@ class _Body:
 def make_link(sif: Path, filename: str, folder: Path, secret: str) -> str:
     """Make a second, unguessable name for a SIF below `folder`, and return its path there.
 
-    A front server serves `folder`. All who ask for a SIF within `LINK_EVERY_S` get the same name,
-    so that requests fill no disk.
+    A front server serves `folder`. Those who ask for a SIF within `LINK_EVERY_S` get one of `LINKS`
+    names in turn, so that requests fill no disk.
     """
-    period = int(time.time() // LINK_EVERY_S)
-    what = f"download link {sif.name} {filename} {period}".encode()
+    period, number = int(time.time() // LINK_EVERY_S), next(_asked) % LINKS
+    what = f"download link {sif.name} {filename} {period} {number}".encode()
     token = hmac.new(secret.encode(), what, hashlib.sha256).hexdigest()[:LINK_DIGITS]
     (folder / token).mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):

@@ -248,18 +248,18 @@ class TestDownloadLinks:
         service = settings.service.model_copy(update={"download_links": "images/files"})
         return settings.model_copy(update={"service": service})
 
-    def test_the_same_link_is_handed_out(self, app: Flask, ada: Api, bob: Api) -> None:
+    def test_few_links_are_handed_out(self, app: Flask, ada: Api, bob: Api) -> None:
         made = ada.wait(ada.submit())
         name, sha256 = made["filename"], made["sha256"]
         links = {
             user(method, f"/images/download/{called}").headers["Location"]
-            for user in (ada, bob)
+            for user in (ada, bob, ada, bob)
             for method in ("GET", "HEAD")
             for called in (name, f"{name}?sha256={sha256}", f"any.sif?sha256={sha256}")
         }
-        assert len(links) == 1
+        assert len(links) == downloads.LINKS
         folder = app.extensions["cic"].settings.library.build.tmp_folder / "images"
-        assert len(list(folder.glob("*/*"))) == 1
+        assert len(list(folder.glob("*/*"))) == downloads.LINKS
         token = links.pop().split("/")[-2]
         assert downloads._LINK.fullmatch(token)
 
