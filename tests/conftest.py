@@ -9,11 +9,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from image_builder.settings import BuildSettings, LibrarySettings, RepositorySettings
 
 pytest.register_assert_rewrite("tests.support")
+# How long an example takes says how busy the machine is, and no test asserts that.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = Path(__file__).resolve().parent / "data"
