@@ -6,9 +6,11 @@ Tests and `scripts/screenshots` look at all of them.
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from tests.conftest import PROJECT
 from tests.support.browser import Browser
 from tests.support.site import MACHINE, PASSWORD, Service, add_user
 
@@ -149,6 +151,18 @@ def sights(facts: Facts) -> list[Sight]:
             name="image-docker", endpoint="image_of_docker", path=f"/images/docker/{facts.image_id}"
         ),
         Sight(name="machines", endpoint="machines", path="/machines"),
+        Sight(
+            name="machines-wrong",
+            endpoint="recognise_machine",
+            path="/machines",
+            act=_paste_wrongly,
+        ),
+        Sight(
+            name="machines-recognised",
+            endpoint="recognise_machine",
+            path="/machines",
+            act=_paste_facts,
+        ),
         Sight(name="new", endpoint="new_build", path="/builds/new?machine=lumi-c"),
         Sight(name="new-wrong", endpoint="new_build", path="/builds/new", act=_request_wrongly),
         Sight(
@@ -188,6 +202,21 @@ def _sign_up_wrongly(page: Browser) -> None:
 def _request_wrongly(page: Browser) -> None:
     page.fill(workflow="demo", step_id="helo", architecture="romee", mpi="$(mpi)")
     _send(page, "button[value=build]")
+
+
+def _paste_wrongly(page: Browser) -> None:
+    page.fill(collected="no facts")
+    _send(page, "main form button")
+
+
+def _paste_facts(page: Browser) -> None:
+    """Paste what the client collects on this machine."""
+    client = subprocess.run(
+        [PROJECT / "cic_cli", "here"], capture_output=True, text=True, check=True
+    )
+    page.fill(collected=client.stdout)
+    page.click("main form button")
+    page.wait(lambda: page.all("#description"))
 
 
 def _plan(page: Browser) -> None:
