@@ -51,6 +51,6 @@ def resolving(threads: int) -> Bottleneck:
     return Bottleneck(
         max(2, threads // 2),
         waiting=max(2, threads // 8),
-        of_one=max(4, threads // 4),
+        of_one=max(4, threads // 2),
         message="Many requests are being looked up at the moment.",
     )
