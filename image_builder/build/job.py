@@ -193,6 +193,7 @@ class _Install:
 
         No later command's lines are about packages either.
         """
-        self._context.log.follow_install(0)
+        self._context.log.follow_install(())
         if self._to_install:
-            self._context.observer.progress(self._to_install, self._to_install, "installed")
+            count = len(self._to_install)
+            self._context.observer.progress(count, count, "installed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from image_builder.errors import (
     ErrorCode,
@@ -34,9 +35,9 @@ class BuildLog:
         self._lines.clear()
         self._observer.line(f"$ {command}")
 
-    def follow_install(self, total: int) -> None:
-        """Count from now on, from Spack's lines, how many of `total` packages are installed."""
-        self._install = InstallProgress(total) if total else None
+    def follow_install(self, packages: Sequence[str]) -> None:
+        """Count from now on, from Spack's lines, how many of the named packages are installed."""
+        self._install = InstallProgress(packages) if packages else None
 
     def line(self, text: str) -> None:
         """Add one line. Raises `LimitReached` when the log grows beyond its limit."""

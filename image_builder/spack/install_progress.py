@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from image_builder.spack import prefixes
@@ -42,10 +42,14 @@ class Running:
 
 
 class InstallProgress:
-    """Counts the packages of one install: it is fed lines and returns what changed."""
+    """Counts the packages of one install: it is fed lines and returns what changed.
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    `packages` are the names of all that is installed, a name for each node of the lockfile.
+    """
+
+    def __init__(self, packages: Sequence[str]) -> None:
+        self.total = len(packages)
+        self._names = sorted(set(packages), key=len, reverse=True)
         self._done: set[str] = set()
         self._running: dict[str, Running] = {}
         self._now_s: float | None = None
@@ -60,9 +64,9 @@ class InstallProgress:
         if match := _STEP.search(text):
             return self._stepped(match)
         if match := _INSTALLED.search(text):
-            return self._finished(match["name"], match["version"])
+            return self._finished(*self._divided(match))
         if match := _INSTALLING.search(text):
-            return self._began(match["name"], match["version"], "")
+            return self._began(*self._divided(match), "")
         if (match := _PHASE.match(text)) and match["name"] in self._running:
             return self._began(match["name"], self._running[match["name"]].version, match["phase"])
         return None
@@ -74,6 +78,14 @@ class InstallProgress:
             return line
         self._now_s = float(match["seconds"])
         return match["text"]
+
+    def _divided(self, match: re.Match[str]) -> tuple[str, str]:
+        """Return name and version of `py-3to2-1.0`, which the lockfile's names tell apart."""
+        whole = f"{match['name']}-{match['version']}"
+        for name in self._names:
+            if whole.startswith(f"{name}-"):
+                return name, whole.removeprefix(f"{name}-")
+        return match["name"], match["version"]
 
     def _stepped(self, match: re.Match[str]) -> tuple[int, int, str] | None:
         name, version, phase = match["name"], match["version"], match["phase"] or ""
@@ -110,6 +122,7 @@ class InstallProgress:
         return f"{name}@{at.version}" + (f" {at.phase}" if at.phase else "") + time
 
 
-def packages_to_install(lock: Mapping[str, Any]) -> int:
-    """Return how many nodes of a `spack.lock` are installed; externals do not count."""
-    return sum(1 for node in lock.get("concrete_specs", {}).values() if not node.get("external"))
+def packages_to_install(lock: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the name of each node of a `spack.lock` that is installed; externals are not."""
+    nodes = lock.get("concrete_specs", {}).values()
+    return tuple(str(node.get("name", "")) for node in nodes if not node.get("external"))

@@ -29,7 +29,24 @@ HASH = "abcdefghijklmnopqrstuvwxyz234567"
     ],
 )
 def test_what_a_line_tells(line: str, heard: tuple[int, int, str] | None) -> None:
-    assert InstallProgress(9).heard(line) == heard
+    assert InstallProgress(["a-package"] * 9).heard(line) == heard
+
+
+@pytest.mark.parametrize(
+    ("names", "whole", "told"),
+    [
+        (["py-3to2"], "py-3to2-1.0", "py-3to2@1.0"),
+        (["py", "gpi-2"], "gpi-2-1.5.1", "gpi-2@1.5.1"),
+        (["exampm"], "exampm-2021-06-01", "exampm@2021-06-01"),
+        (["python"], "py-numpy-1.26.4", "py-numpy@1.26.4"),
+    ],
+)
+def test_the_lockfiles_names_tell_a_name_from_a_version(
+    names: list[str], whole: str, told: str
+) -> None:
+    for line in (f"==> Installing {whole}-{HASH} [3/9]", f"[+] /opt/x/{whole}-{HASH}"):
+        heard = InstallProgress(names).heard(line)
+        assert heard is not None and heard[2] == told
 
 
 SIDE_BY_SIDE = """\
@@ -46,7 +63,7 @@ SIDE_BY_SIDE = """\
 
 
 def test_what_is_built_side_by_side_is_told_with_its_phase_and_time() -> None:
-    progress = InstallProgress(3)
+    progress = InstallProgress(["a-package"] * 3)
     told = [progress.heard(line) for line in SIDE_BY_SIDE.splitlines()]
     assert told[0] is None, "an external is not installed"
     assert [what[:2] for what in told[1:] if what] == [(0, 3)] * 6 + [(1, 3)] * 2
@@ -63,7 +80,7 @@ def test_what_is_built_side_by_side_is_told_with_its_phase_and_time() -> None:
 
 
 def test_phases_of_older_releases_are_told_side_by_side_too() -> None:
-    progress = InstallProgress(9)
+    progress = InstallProgress(["a-package"] * 9)
     for name in ("lz4", "py-six"):
         progress.heard(f"#7 1.0 ==> Installing {name}-1.0-{HASH} [1/9]")
     assert progress.heard("#7 5.0 ==> py-six: Executing phase: 'install'") == (
@@ -74,7 +91,7 @@ def test_phases_of_older_releases_are_told_side_by_side_too() -> None:
 
 
 def test_many_packages_at_once_are_counted_and_not_all_named() -> None:
-    progress = InstallProgress(99)
+    progress = InstallProgress(["a-package"] * 99)
     for number in range(20):
         told = progress.heard(f"[ ] abcdefg package-with-a-name-{number}@1.0 build (3s)")
     assert told is not None
@@ -82,7 +99,7 @@ def test_many_packages_at_once_are_counted_and_not_all_named() -> None:
 
 
 def test_a_package_counts_once_and_never_beyond_the_total() -> None:
-    progress = InstallProgress(2)
+    progress = InstallProgress(["a-package"] * 2)
     lines = [f"[+] /opt/{name}-1.0-{HASH}" for name in ("a", "a", "b", "c")]
     assert [heard[0] for line in lines if (heard := progress.heard(line))] == [1, 1, 2, 2]
 
@@ -92,11 +109,11 @@ def test_a_package_counts_once_and_never_beyond_the_total() -> None:
 )
 def test_externals_are_not_installed(file: Path) -> None:
     lock = json.loads(file.read_text())
-    count = packages_to_install(lock)
+    count = len(packages_to_install(lock))
     externals = [node for node in lock["concrete_specs"].values() if node.get("external")]
     assert count == len(lock["concrete_specs"]) - len(externals)
     assert externals and count
 
 
 def test_an_image_without_spack_installs_nothing() -> None:
-    assert packages_to_install({}) == 0
+    assert packages_to_install({}) == ()
