@@ -1,57 +1,42 @@
 """Compare what is planned with what real Spack concretizes of it.
 
-    python -m benchmarks.agreement IMAGE [MACHINE]...
+    python -m benchmarks.agreement [--write] [--only WORD]... IMAGE
 
-IMAGE is a base image of this machine. Prints a row for each machine of the catalogue (or those
-named) and step, and the shares that agree. Takes about a minute of a processor for each row.
+IMAGE is a base image of this machine. Prints a row for each machine of the catalogue and step and for
+each input of `tests/data/inputs.yaml` (with `--only`, for those whose names hold a word), and the
+shares that agree. What is refused is asked as well, as it would be without the refusal. `--write` puts
+the table into docs/agreement.md, where each row is of its latest run. Takes about half a minute of a
+processor for each row.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.agreement_cases import CATALOGUE, Case, inputs, machines, on_machines
+from benchmarks.docs import DOCS, replace_table
 from image_builder.docker.base_image import BaseFacts, facts_or_guess
 from image_builder.docker.daemon import daemon
 from image_builder.docker.spack_knowledge import spack_knowledge
-from image_builder.errors import UserError
-from image_builder.recipe.environment import compose
-from image_builder.request.build_request import Machine
-from image_builder.request.machines import load_machines
-from image_builder.sources.description import parse_description
 from image_builder.spack.knowledge import SpackKnowledge
 
 SCRIPT = Path(__file__).resolve().parents[1] / "tests/support/real_spack/concretize_cases.py"
-SEED = {
-    "platform": "linux/amd64",
-    "architecture": "rome",
-    "container_engine": "singularity",
-    "mpi": "openmpi@4",
-    "gpu": "cuda@10",
-}
-"""The machine of the first request in the README."""
-STEPS = {"zlib": "[zlib]", "hdf5": "[hdf5+mpi]", "kokkos": "[kokkos]"}
+COMPARED = Path(__file__).with_name("agreement.json")
 TIMEOUT_S = 4 * 3600
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-    """A machine and a step: the `spack.yaml` that is planned, or why the plan refuses."""
-
-    name: str
-    spack_yaml: str | None
-    refusal: str = ""
+MAX_SHOWN = 300
+"""How much of a refusal or of what Spack said the table shows, in characters."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A case and what Spack made of it; None: it was not asked."""
+    """A case and what Spack made of it; `concretizes` None: it was not asked."""
 
     case: Case
     concretizes: bool | None
@@ -59,8 +44,10 @@ class Row:
 
     @property
     def agrees(self) -> bool:
-        """Return whether a plan that accepts is one that Spack can satisfy."""
-        return self.case.spack_yaml is None or self.concretizes is True
+        """Return whether Spack can satisfy what is accepted, and nothing that is refused."""
+        if self.case.is_accepted:
+            return self.concretizes is True
+        return self.concretizes is not True or bool(self.case.why_refused)
 
 
 def base_of(image: str, cache: Path) -> tuple[BaseFacts, SpackKnowledge | None]:
@@ -70,35 +57,6 @@ def base_of(image: str, cache: Path) -> tuple[BaseFacts, SpackKnowledge | None]:
         platform = f"{found.attrs['Os']}/{found.attrs['Architecture']}"
     facts, _ = facts_or_guess(image, found.id, platform, cache)
     return facts, spack_knowledge(facts, cache)[0]
-
-
-def machines(platform: str, names: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Return the machines of the catalogue that are of a platform, and the README's first one."""
-    known = {name: entry.request_fields() for name, entry in load_machines().items()}
-    known = {"seed": SEED, **known}
-    return {
-        name: fields
-        for name, fields in known.items()
-        if fields["platform"] == platform and (not names or name in names)
-    }
-
-
-def cases(
-    wanted: Mapping[str, Mapping[str, Any]], base: BaseFacts, knows: SpackKnowledge | None
-) -> Iterator[Case]:
-    """Yield what is planned for each machine and step; kokkos for those with a GPU."""
-    for name, fields in wanted.items():
-        for step, specs in STEPS.items():
-            if step == "kokkos" and "gpu" not in fields:
-                continue
-            description = parse_description(f"spack:\n  specs: {specs}\n", "eflows4hpc.yaml")
-            try:
-                machine = Machine.model_validate(dict(fields))
-                planned = compose(description, machine, base=base, knows=knows).spack_yaml
-            except UserError as error:
-                yield Case(name=f"{name}--{step}", spack_yaml=None, refusal=str(error))
-            else:
-                yield Case(name=f"{name}--{step}", spack_yaml=planned)
 
 
 def concretized(image: str, planned: Iterable[Case]) -> list[Row]:
@@ -112,12 +70,13 @@ def concretized(image: str, planned: Iterable[Case]) -> list[Row]:
                 (Path(folder) / case.name).mkdir()
                 (Path(folder) / case.name / "spack.yaml").write_text(case.spack_yaml)
         program = (
-            "spack compiler find --scope site && spack external find --scope site; "
-            "exec spack python /script.py /cases"
+            "spack compiler find --scope site && spack external find --scope site && "
+            "spack repo add --scope site /catalogue; exec spack python /script.py /cases"
         )
         subprocess.run(
             ["docker", "run", "--rm", "--network=none", f"--volume={folder}:/cases",
-             f"--volume={SCRIPT}:/script.py:ro", "--entrypoint=/bin/sh", image, "-c", program],
+             f"--volume={SCRIPT}:/script.py:ro", f"--volume={CATALOGUE}:/catalogue:ro",
+             "--entrypoint=/bin/sh", image, "-c", program],
             check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)  # fmt: skip
         results = {
             name: json.loads((Path(folder) / name / "result.json").read_text("utf-8"))
@@ -133,25 +92,149 @@ def _row(case: Case, results: Mapping[str, Any], first: Mapping[str, str]) -> Ro
     return Row(case=case, concretizes=result["concretizes"], said=result["said"])
 
 
+def keep(release: str, rows: Sequence[Row]) -> None:
+    """Remember the rows of one release, each in place of its earlier one."""
+    kept = json.loads(COMPARED.read_text("utf-8")) if COMPARED.exists() else {}
+    kept.setdefault(release, {}).update(
+        {
+            row.case.name: {
+                "accepted": row.case.is_accepted,
+                "refusal": _cell(row.case.refusal),
+                "why_refused": row.case.why_refused,
+                "concretizes": row.concretizes,
+                "said": "" if row.agrees else _cell(row.said),
+            }
+            for row in rows
+        }
+    )
+    COMPARED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def kept() -> dict[str, list[Row]]:
+    """Return the rows that are remembered, by release."""
+    releases = json.loads(COMPARED.read_text("utf-8"))
+    return {
+        release: [
+            Row(
+                case=Case(
+                    name=name,
+                    spack_yaml="",
+                    is_accepted=row["accepted"],
+                    refusal=row["refusal"],
+                    why_refused=row["why_refused"],
+                ),
+                concretizes=row["concretizes"],
+                said=row["said"],
+            )
+            for name, row in rows.items()
+        ]
+        for release, rows in sorted(releases.items(), key=lambda one: _order(one[0]))
+    }
+
+
+def _order(release: str) -> tuple[int, ...]:
+    return tuple(map(int, release.split(".")))
+
+
+def shares(rows: Sequence[Row]) -> str:
+    """Return in words how many answers hold."""
+    accepted = [row for row in rows if row.case.is_accepted]
+    refused = [row for row in rows if not row.case.is_accepted and row.concretizes is not None]
+    held = sum(row.agrees for row in accepted)
+    rightly = sum(row.agrees for row in refused)
+    return (
+        f"Of {len(accepted)} plans that say yes, {held} concretize; of {len(refused)} refusals, "
+        f"{rightly} are of what Spack cannot build or must not."
+    )
+
+
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as Markdown, and below them the share of plans that hold."""
-    lines = ["| machine and step | the plan says | Spack |", "| --- | --- | --- |"]
+    """Return the rows as Markdown, and below them the shares that hold."""
+    lines = ["| machine and step, or input | the plan says | Spack |", "| --- | --- | --- |"]
     for row in rows:
-        plan = "yes" if row.case.spack_yaml is not None else f"no: {row.case.refusal}"
+        plan = "yes" if row.case.is_accepted else f"no: {_cell(row.case.refusal)}"
+        said = "" if row.agrees else f": {_cell(row.said)}"
         spack = {True: "concretizes", False: "does not", None: ""}[row.concretizes]
-        lines.append(f"| {row.case.name.replace('--', ', ')} | {plan} | {spack} |")
-    yes = [row for row in rows if row.case.spack_yaml is not None]
-    held = sum(row.agrees for row in yes)
-    lines += ["", f"Of {len(yes)} plans that say yes, {held} concretize."]
-    return "\n".join(lines)
+        lines.append(f"| {_shown(row.case.name)} | {plan} | {spack}{said} |")
+    return "\n".join([*lines, "", shares(rows)])
 
 
-def main(image: str, *names: str) -> None:
+def summary(releases: Mapping[str, Sequence[Row]]) -> str:
+    """Return a table with a column for each release, and what was refused or disagrees below it."""
+    names = list(dict.fromkeys(row.case.name for rows in releases.values() for row in rows))
+    by_name = {release: {row.case.name: row for row in rows} for release, rows in releases.items()}
+    lines = [
+        f"| machine and step, or input | {' | '.join(releases)} |",
+        f"| --- |{' --- |' * len(releases)}",
+    ]
+    for name in names:
+        cells = [_answer(rows.get(name)) for rows in by_name.values()]
+        lines.append(f"| {_shown(name)} | {' | '.join(cells)} |")
+    lines += ["", *(f"- {release}: {shares(rows)}" for release, rows in releases.items()), ""]
+    return "\n".join([*lines, *_refusals(releases)])
+
+
+def _refusals(releases: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Return each machine's refusals, and what disagrees."""
+    lines = ["| refused | where | the plan says |", "| --- | --- | --- |"]
+    found: dict[tuple[str, str], list[str]] = {}
+    for release, rows in releases.items():
+        for row in rows:
+            if not row.case.is_accepted:
+                found.setdefault((row.case.name, row.case.refusal), []).append(release)
+    lines += [
+        f"| {_shown(name)} | {', '.join(where)} | {refusal} |"
+        for (name, refusal), where in found.items()
+    ]
+    differing = [
+        f"- {release}, {_shown(row.case.name)}: {row.said or 'Spack concretizes it'}"
+        for release, rows in releases.items()
+        for row in rows
+        if not row.agrees
+    ]
+    return [*lines, *(["", "What disagrees:", "", *differing] if differing else [])]
+
+
+def _answer(row: Row | None) -> str:
+    if row is None:
+        return ""
+    answer = "yes" if row.case.is_accepted else "refused"
+    if not row.agrees:
+        return f"**{answer}, wrongly**"
+    return f"{answer} ({row.case.why_refused})" if row.case.why_refused else answer
+
+
+def _shown(name: str) -> str:
+    return name.replace("--", ", ")
+
+
+def _cell(text: str) -> str:
+    """Return a text for one cell of a table."""
+    return " ".join(text.split()).replace("|", r"\|")[:MAX_SHOWN]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("image", metavar="IMAGE", help="a base image of this machine")
+    parser.add_argument("--only", metavar="WORD", action="append", help="cases of such names")
+    parser.add_argument("--write", action="store_true", help="write docs/agreement.md")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
-        base, knows = base_of(image, Path(cache))
-    planned = cases(machines(base.platform, names), base, knows)
-    print(table(concretized(image, planned)))
+        base, knows = base_of(options.image, Path(cache))
+    planned = [*on_machines(machines(base.platform), base, knows), *inputs(base, knows)]
+    rows = concretized(
+        options.image,
+        [
+            case
+            for case in planned
+            if not options.only or any(word in case.name for word in options.only)
+        ],
+    )
+    print(table(rows))
+    if options.write:
+        keep(".".join(map(str, base.spack_version or ())), rows)
+        replace_table(DOCS / "agreement.md", summary(kept()))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,4 +1,6 @@
-"""Every machine of the catalogue on a real Spack: what the plan says, and what Spack then does."""
+"""Every machine of the catalogue and every input on a real Spack: what the plan says, and what
+Spack then does.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.agreement import base_of, cases, concretized, machines, table
+from benchmarks.agreement import base_of, concretized, shares, table
+from benchmarks.agreement_cases import inputs, machines, on_machines
 from tests.support.site import PROJECT
 
 SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
@@ -22,11 +25,12 @@ pytestmark = [
 ]
 
 
-def test_a_plan_that_says_yes_is_one_that_spack_can_satisfy(tmp_path: Path) -> None:
+def test_plan_and_spack_agree(tmp_path: Path) -> None:
     subprocess.run([str(PROJECT / "scripts" / "spack_base"), SPACK_BASE], check=True)
     base, knows = base_of(SPACK_BASE, tmp_path)
     assert knows is not None, "the base image's Spack did not say what it knows"
-    rows = concretized(SPACK_BASE, cases(machines(base.platform), base, knows))
+    planned = [*on_machines(machines(base.platform), base, knows), *inputs(base, knows)]
+    rows = concretized(SPACK_BASE, planned)
     print(table(rows))
-    assert [row for row in rows if not row.agrees] == []
+    assert [row for row in rows if not row.agrees] == [], shares(rows)
     assert any(row.case.name == "seed--zlib" and row.concretizes for row in rows)
