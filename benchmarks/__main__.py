@@ -30,6 +30,7 @@ NAMES = (
     "conversion",
     "slim",
     "spack",
+    "installs",
     "concretization",
     "specialised",
     "throughput",
