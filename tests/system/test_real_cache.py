@@ -120,6 +120,22 @@ def test_the_catalogue_precedes_spacks_own_packages(site: Site) -> None:
     assert shown == "a tree of the catalogue\n"
 
 
+def test_groups_and_static_analysis_become_one_image(site: Site) -> None:
+    """Releases that know them take them; before, groups are plain specs, and the setting is left out."""
+    text = (
+        "spack:\n  concretizer: {static_analysis: true}\n  specs:\n"
+        "    - {group: tools, specs: [tiny@1.0]}\n"
+        "    - {group: programs, needs: [tools], specs: [lz4@1.9.4]}\n"
+    )
+    site.add_step("spack", "groups", {"eflows4hpc.yaml": text})
+    result = build(site, "groups", Heard())
+    command = ["docker", "run", "--rm", "--network=none", result.image_id]
+    shown = subprocess.run(
+        [*command, "sh", "-c", "tiny && lz4 --version"], check=True, capture_output=True, text=True
+    ).stdout
+    assert "tiny 1.0" in shown and "1.9.4" in shown
+
+
 def test_a_changed_source_line_starts_no_spack(site: Site) -> None:
     site.add_step("spack", "first", {"run.sh": "#!/bin/sh\necho changed\n"})
     heard = Heard()
