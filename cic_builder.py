@@ -36,8 +36,8 @@ from image_builder.host import file_leases, files
 from image_builder.host.cancellation import CancelToken
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.machines import load_machines
-from image_builder.request.parsing import parse_request
 from image_builder.settings import BuildSettings, LibrarySettings
+from image_builder.sources.own_description import parse_any_request
 from image_builder.state import BuildState
 
 EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         settings = load_library_settings(options.config)
-        request = parse_request(
+        request = parse_any_request(
             _read(options.request), allow_path=True, machines=load_machines(settings.build.machines)
         )
         if options.plan:

@@ -6,8 +6,8 @@ says how its parts work together.
 
 from image_builder.pipeline import BuildResult, Plan, build_image, plan
 from image_builder.request.build_request import BuildRequest
-from image_builder.request.parsing import parse_request
 from image_builder.settings import LibrarySettings
+from image_builder.sources.own_description import parse_any_request as parse_request
 
 __all__ = [
     "BuildRequest",

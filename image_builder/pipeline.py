@@ -45,7 +45,10 @@ class NotWanted(CicError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Describes what would be built."""
+    """Describes what would be built.
+
+    `description_yaml` is the `eflows4hpc.yaml` that the request's own description is.
+    """
 
     image_id: str
     filename: str | None
@@ -53,6 +56,7 @@ class Plan:
     spack_yaml: str | None
     dockerfile: str
     warnings: tuple[str, ...]
+    description_yaml: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,7 @@ def plan(request: BuildRequest, settings: LibrarySettings, *, inputs: Inputs | N
         spack_yaml=rendered.environment.spack_yaml,
         dockerfile=rendered.recipe.dockerfile,
         warnings=pinned.warnings + rendered.environment.warnings,
+        description_yaml=pinned.step.text,
     )
 
 

@@ -152,9 +152,8 @@ def _unresolved_key(request: BuildRequest, inputs: Inputs) -> str:
 
     It covers the whole request.
     """
-    fields: dict[str, Any] = request.model_dump(
-        mode="json", include={"machine", "workflow", "step_id", "slim"}
-    )
+    fields: dict[str, Any] = request.model_dump(mode="json", include={"machine", "slim"})
+    fields |= {"workflow": request.workflow_name, "step_id": request.step_name}
     fields["machine"].pop("container_engine")
     return "unresolved:" + json_digest(
         [

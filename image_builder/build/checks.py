@@ -113,7 +113,7 @@ def run_smoke(context: BuildContext, image: str, environment: Environment) -> tu
             image,
             environment.smoke,
             machine=context.request.machine,
-            step_id=context.request.step_id,
+            step_id=context.request.step_name,
             timeout_s=build.smoke_timeout_s,
             cpus=build.jobs_per_build(),
             cgroup=cgroup_for(build),

@@ -128,7 +128,9 @@ class _Install:
             recipe=context.inputs.recipe_version,
             lock=lock,
             workflow_commit=context.inputs.step.commit,
-            workflow_source=context.settings.repositories.workflow_repository,
+            workflow_source=None
+            if context.request.is_own
+            else context.settings.repositories.workflow_repository,
         )
 
     def build(self) -> Built:

@@ -149,7 +149,7 @@ def run_stage(
         nonce=_nonce(context) if nonce is None else nonce,
         cgroup=_cgroup(context),
         attested=attested,
-        cache_tag=buildx.cache_tag(request.workflow, request.step_id, context.platform),
+        cache_tag=buildx.cache_tag(request.workflow_name, request.step_name, context.platform),
     )
     context.log.begin(str(command))
     try:

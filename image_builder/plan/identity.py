@@ -38,8 +38,8 @@ def identity_of(
     machine = request.machine
     parts = {
         "identity_version": IDENTITY_VERSION,
-        "workflow": request.workflow,
-        "step_id": request.step_id,
+        "workflow": request.workflow_name,
+        "step_id": request.step_name,
         "step_tree": step_tree,
         "base_digest": base_digest,
         "packages_tree": packages_tree,

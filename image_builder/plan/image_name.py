@@ -14,7 +14,10 @@ import re
 from image_builder.plan.digest import json_digest
 from image_builder.request import cpu_targets
 from image_builder.request.build_request import BuildRequest
+from image_builder.sources.own_description import own_text
 
+_NEWER = ("description", "packages", "name")
+"""Fields that earlier requests did not have: without them, a request's digest is what it was."""
 MAX_PART = 32
 MAX_TAG = 64
 """Limits with which five parts, a digest and a tag fit a file name of 255 bytes."""
@@ -38,8 +41,8 @@ def image_name(request: BuildRequest, *, prefix: str = "") -> ImageName:
     """Return the names of the image that `request` asks for, below the registry's `prefix`."""
     machine = request.machine
     parts = [
-        _part(request.workflow),
-        _part(request.step_id),
+        _part(request.workflow_name),
+        _part(request.step_name),
         _part(machine.architecture or machine.target.name),
         _spec_part(machine.mpi, "nompi"),
         _spec_part(machine.gpu, "nogpu"),
@@ -58,11 +61,17 @@ def request_digest(request: BuildRequest) -> str:
     """Return the SHA-256 over everything that makes two requests different images.
 
     How it is built (`force`, `push`) is not part of it, nor the form in which the image is handed
-    out.
+    out, nor in which of two forms a description is written.
     """
     fields = request.model_dump(
         mode="json", exclude={"force": True, "push": True, "machine": {"container_engine"}}
     )
+    for key in _NEWER:
+        if fields[key] is None:
+            del fields[key]
+    if request.is_own:
+        fields.pop("packages", None)
+        fields["description"] = own_text(request)
     return json_digest(fields)
 
 
@@ -74,11 +83,12 @@ def _says_too_little(request: BuildRequest) -> bool:
     `mic_knl`.
     """
     return bool(
-        "_" in request.step_id
+        "_" in request.step_name
         or _ends_in_another(request.machine.architecture or "")
         or request.machine.gpu_arch
         or request.slim is not None
         or request.path
+        or request.is_own
     )
 
 

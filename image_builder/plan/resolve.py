@@ -44,6 +44,7 @@ from image_builder.sources.branch_versions import specs_of, unknown_branches
 from image_builder.sources.description import Description, parse_description
 from image_builder.sources.git.remote import Network
 from image_builder.sources.local_step import copy_local, local_step, read_local
+from image_builder.sources.own_description import own_step, read_own, write_own
 from image_builder.sources.software_catalogue import Catalogue, PinnedCatalogue
 from image_builder.sources.source_tree import PinnedTree
 from image_builder.sources.spack_checkout import PinnedSpack, SpackSource
@@ -155,22 +156,26 @@ def _catalogue(
 def locate_step(
     request: BuildRequest, settings: LibrarySettings, cancel: CancelToken | None = None
 ) -> StepRef:
-    """Return which folder of which commit, or of this machine, the request means."""
+    """Return which folder of which commit, or of this machine, the request means, or makes."""
+    if request.is_own:
+        return own_step(request)
     if request.path is not None:
         return local_step(
             request.path,
-            workflow=request.workflow,
-            step_id=request.step_id,
+            workflow=request.workflow_name,
+            step_id=request.step_name,
             version=request.version,
             limits=limits_of(settings.repositories),
         )
     return open_registry(settings).locate(
-        request.workflow, request.step_id, request.version, cancel=cancel
+        request.workflow_name, request.step_name, request.version, cancel=cancel
     )
 
 
 def read_step(step: StepRef, settings: LibrarySettings) -> StepFiles:
     """Return the files of a step that decide how it is built."""
+    if step.text is not None:
+        return read_own(step)
     return read_local(step) if step.path is not None else open_registry(settings).read(step)
 
 
@@ -178,7 +183,9 @@ def extract_step(
     step: StepRef, settings: LibrarySettings, destination: Path, cancel: CancelToken
 ) -> None:
     """Write the step's folder to `destination`."""
-    if step.path is not None:
+    if step.text is not None:
+        write_own(step, destination, cancel)
+    elif step.path is not None:
         copy_local(step, destination, cancel, limits=limits_of(settings.repositories))
     else:
         open_registry(settings).extract(step, destination, cancel)
@@ -254,8 +261,8 @@ def _pin_spack(
 ) -> tuple[StepRef, PinnedCatalogue]:
     pinned = SpackSource(settings.repositories, settings.build).pin(cancel)
     step = StepRef(
-        workflow=request.workflow,
-        step_id=request.step_id,
+        workflow=request.workflow_name,
+        step_id=request.step_name,
         version=request.version,
         tree=pinned.spack.tree,
         commit=pinned.spack.commit,

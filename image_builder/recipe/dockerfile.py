@@ -124,7 +124,7 @@ def render(
     ).from_string(_read(LATEST_RECIPE, _TEMPLATE))
     dockerfile = template.render(
         base=base.reference,
-        step_id=request.step_id,
+        step_id=request.step_name,
         recipe_version=LATEST_RECIPE,
         view=VIEW,
         sources_context=SOURCES_CONTEXT,

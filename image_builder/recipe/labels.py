@@ -6,6 +6,7 @@ names the place where the image was built.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import urllib.parse
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from image_builder.recipe.environment import Environment
 from image_builder.request import gpu_drivers
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.facts import gpu_facts, mpi_facts
+from image_builder.sources.own_description import own_text
 from image_builder.spack import spec as spack_spec
 from image_builder.spack.lockfile import Graph, Node
 
@@ -36,14 +38,14 @@ def image_labels(
     `spack.lock`, which says which MPI and GPU runtime were chosen in the end.
     """
     labels = {
-        label_names.TITLE: f"{request.workflow}/{request.step_id}",
+        label_names.TITLE: f"{request.workflow_name}/{request.step_name}",
         label_names.VERSION: request.version,
         label_names.REVISION: workflow_commit,
         label_names.SOURCE: public_address(workflow_source) if workflow_source else None,
         label_names.REQUEST: canonical_request(request),
         label_names.IDENTITY: identity,
-        label_names.WORKFLOW: request.workflow,
-        label_names.STEP: request.step_id,
+        label_names.WORKFLOW: request.workflow_name,
+        label_names.STEP: request.step_name,
         label_names.WORKFLOW_COMMIT: workflow_commit,
         label_names.PLATFORM: request.machine.platform,
         label_names.TARGET: environment.target,
@@ -59,9 +61,16 @@ def image_labels(
 def canonical_request(request: BuildRequest) -> str:
     """Return what was asked for as one line of JSON.
 
-    How to build it (`force`, `push`) and local paths are left out.
+    How to build it (`force`, `push`) and local paths are left out. Of a description there is the
+    digest: the label is an argument of a process, which may not be long.
     """
-    fields = request.model_dump(mode="json", exclude={"force", "push", "path"}, exclude_none=True)
+    fields = request.model_dump(
+        mode="json",
+        exclude={"force", "push", "path", "description", "packages"},
+        exclude_none=True,
+    )
+    if request.is_own:
+        fields["description"] = f"sha256:{hashlib.sha256(own_text(request).encode()).hexdigest()}"
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

@@ -18,6 +18,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -27,6 +28,8 @@ MAX_TEXT = 200
 MAX_PATH = 4096
 LATEST = "latest"
 BASE = "BASE"
+OWN_WORKFLOW, OWN_STEP = "own", "image"
+"""The names of what a request describes itself and gives no name."""
 Engine = Literal["docker", "singularity"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 _TAKEN_FOLDERS = frozenset(
@@ -120,6 +123,16 @@ def _step_name(value: str) -> str:
     return value
 
 
+def _own_name(value: str) -> str:
+    workflow, slash, step = value.rpartition("/")
+    if slash:
+        _folder_name(workflow)
+    if workflow == BASE or step == BASE:
+        raise _problem(f"{BASE} names base images", "choose another name")
+    _step_name(step)
+    return value
+
+
 def _version_name(value: str) -> str:
     _checked(value, _VERSION, "write a branch, a tag or a commit")
     if "@{" in value or "//" in value or value.endswith(("/", ".", ".lock")):
@@ -158,6 +171,22 @@ def _text_like(shape: re.Pattern[str]) -> WithJsonSchema:
 FolderName = Annotated[str, AfterValidator(_folder_name), _text_like(_NAME)]
 StepName = Annotated[str, AfterValidator(_step_name), _text_like(_NAME)]
 Version = Annotated[str, AfterValidator(_version_name), _text_like(_VERSION)]
+OwnName = Annotated[
+    str,
+    AfterValidator(_own_name),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "maxLength": 2 * MAX_TEXT + 1,
+            "pattern": "^([A-Za-z0-9][A-Za-z0-9._+-]*/)?[A-Za-z0-9][A-Za-z0-9._+-]*$",
+        }
+    ),
+]
+OwnDescription = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
+"""What `eflows4hpc.yaml` would hold; `sources.own_description` checks it entry by entry."""
+OwnPackages = Annotated[
+    list[Any], WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 1})
+]
 SpecText = Annotated[str, AfterValidator(_spec), _text_like(_SPEC)]
 OptionalSpec = Annotated[
     SpecText | None, BeforeValidator(_absent_or_text, json_schema_input_type=str | None)
@@ -264,14 +293,31 @@ class Machine(Strict):
 
 
 class BuildRequest(Strict):
-    """Describes one build: a machine, a workflow step, and how to build.
+    """Describes one build: a machine, what is to be built, and how to build.
 
-    Without `push`, the image is pushed if an image registry is configured.
+    That is a step of the workflow registry (`workflow` and `step_id`), or what the request itself
+    describes (`description`, or `packages` for short). Without `push`, the image is pushed if an
+    image registry is configured.
     """
 
     machine: Machine
-    workflow: FolderName = Field(examples=["minimal_workflow"])
-    step_id: StepName = Field(examples=["wordcount"])
+    workflow: FolderName | None = Field(default=None, examples=["minimal_workflow"])
+    step_id: StepName | None = Field(default=None, examples=["wordcount"])
+    description: OwnDescription | None = Field(
+        default=None,
+        examples=[{"spack": {"specs": ["hdf5+mpi"]}}],
+        description="in place of workflow and step_id: what eflows4hpc.yaml would hold",
+    )
+    packages: OwnPackages | None = Field(
+        default=None,
+        examples=[["hdf5+mpi", "fftw"]],
+        description="short for a description with these Spack specs",
+    )
+    name: OwnName | None = Field(
+        default=None,
+        examples=["solver"],
+        description="what a description is called: a step, or a workflow and a step (flows/solver)",
+    )
     version: Version = Field(
         default=LATEST, description="branch, tag or commit; latest is the default branch"
     )
@@ -298,6 +344,30 @@ class BuildRequest(Strict):
         if value is not None and ("\0" in value or "\n" in value):
             raise _problem("is not a path", "write the path of a folder on this machine")
         return value or None
+
+    @model_validator(mode="after")
+    def _something_to_build(self) -> BuildRequest:
+        """Refuse what `parsing` reports field by field; requests from elsewhere come here alone."""
+        if self.is_own == (self.workflow is not None or self.step_id is not None):
+            raise _problem("names not one thing to build", "name a step, or describe an image")
+        if not self.is_own and (self.workflow is None or self.step_id is None):
+            raise _problem("names no step", "name workflow and step_id")
+        return self
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether the request describes what is built, in place of a registry's step."""
+        return self.description is not None or self.packages is not None
+
+    @property
+    def workflow_name(self) -> str:
+        """Return the workflow's name: the registry's folder, or that in the own `name`."""
+        return self.workflow or (self.name or "").rpartition("/")[0] or OWN_WORKFLOW
+
+    @property
+    def step_name(self) -> str:
+        """Return the step's name, which is a folder in the image, too."""
+        return self.step_id or (self.name or "").rpartition("/")[2] or OWN_STEP
 
     @property
     def is_base(self) -> bool:

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pydantic import (
@@ -16,9 +16,13 @@ from pydantic import (
 
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets
-from image_builder.request.build_request import MAX_TEXT, BuildRequest, short
+from image_builder.request.build_request import LATEST, MAX_TEXT, BuildRequest, short
 
 MAX_EQUAL_KEYS = 20
+STEP_FIELDS, OWN_FIELDS = ("workflow", "step_id"), ("description", "packages")
+"""The fields that name a step of the registry, and those that describe an image in its place."""
+CheckOwn = Callable[[Mapping[str, Any]], list[FieldProblem]]
+"""Returns what is wrong with the description in the fields of a request."""
 
 
 class NamedMachine(Protocol):
@@ -70,11 +74,14 @@ def parse_request(
     *,
     allow_path: bool = False,
     machines: Mapping[str, NamedMachine] | None = None,
+    check_own: CheckOwn | None = None,
 ) -> BuildRequest:
     """Return a request from a JSON text or from the mapping it holds.
 
     `allow_path` is for the library; over REST, `path` is refused. With the catalogue `machines`, a
-    machine may be named. Raises `InvalidRequest` with every problem.
+    machine may be named. Without `check_own`, a request must name a step of the registry:
+    `sources.own_description.parse_any_request` takes a description as well. Raises
+    `InvalidRequest` with every problem.
     """
     fields = dict(raw) if isinstance(raw, Mapping) else load_json(raw)
     problems: list[FieldProblem] = []
@@ -94,17 +101,76 @@ def parse_request(
             )
         )
         fields.pop("path")
+    wrong = _what_problems(fields, check_own)
     try:
         request = BuildRequest.model_validate(fields)
     except ValidationError as error:
-        problems += [
+        known = {problem.field for problem in wrong} | ({""} if wrong else set())
+        wrong += [
             problem
             for problem in field_problems(error, BuildRequest)
             if not (unknown_machine and problem.field.split(".")[0] == "machine")
+            and problem.field not in known
         ]
+    problems += sorted(wrong, key=_field_place)
     if problems:
         raise InvalidRequest(problems)
     return request
+
+
+def _what_problems(fields: Mapping[str, Any], check_own: CheckOwn | None) -> list[FieldProblem]:
+    """Return what is wrong with what a request says is to be built."""
+    given = {key for key, value in fields.items() if value is not None}
+    own = [key for key in OWN_FIELDS if key in given]
+    steps = [key for key in STEP_FIELDS if key in given]
+    if not own:
+        stray = [FieldProblem("name", "is for an own description", "leave it out")]
+        return [
+            FieldProblem(key, "is missing", _example_hint(BuildRequest, [key]))
+            for key in STEP_FIELDS
+            if key not in given
+        ] + (stray if "name" in given else [])
+    problems = _not_together(own, steps)
+    for key, plain in (("version", LATEST), ("path", None)):
+        if fields.get(key) not in (None, "", plain):
+            problems.append(FieldProblem(key, f"goes with no {own[0]}", "leave it out"))
+    if check_own is None:
+        problems.append(FieldProblem(own[0], "is not taken here", "name workflow and step_id"))
+        return problems
+    return problems + check_own(fields)
+
+
+def _not_together(own: list[str], steps: list[str]) -> list[FieldProblem]:
+    """Return a problem for each field that stands beside another way to say the same."""
+    problems = []
+    if len(own) > 1:
+        problems.append(
+            FieldProblem(
+                "packages",
+                "stands beside description",
+                "write these specs below description.spack.specs",
+            )
+        )
+    problems += [
+        FieldProblem(
+            key,
+            f"stands beside {own[0]}",
+            f"leave {own[0]} out to build a step of the registry, or leave {key} out",
+        )
+        for key in steps
+    ]
+    if steps:
+        problems.append(
+            FieldProblem(own[0], f"stands beside {' and '.join(steps)}", "leave one of the two out")
+        )
+    return problems
+
+
+def _field_place(problem: FieldProblem) -> int:
+    """Return where a problem's field stands in a request; unknown fields come last."""
+    known = list(BuildRequest.model_fields)
+    field = re.split(r"[.\[]", problem.field, maxsplit=1)[0]
+    return known.index(field) if field in known else len(known)
 
 
 def load_json(raw: bytes | str) -> dict[str, Any]:

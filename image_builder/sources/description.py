@@ -47,7 +47,12 @@ def parse_description(text: str, file: str) -> Description:
     Raises `BadDescription` with every wrong entry, its line, and what to write instead.
     """
     document = spack_section.with_single_colons(load(text, file), file)
-    check = Check(document, file)
+    return check_description(Check(document, file), text)
+
+
+def check_description(check: Check, text: str) -> Description:
+    """Return the description in a document of this text, unless `check` finds problems in it."""
+    document, file = check.document, check.file
     fields = check.mapping((), document.value)
     _check_keys(check, fields)
     smoke = check.entries(("smoke",), fields.get("smoke"), smoke_problem)

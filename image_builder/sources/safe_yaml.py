@@ -57,6 +57,20 @@ def load(text: str, file: str) -> Document:
     return Document(value=value, lines=builder.lines)
 
 
+def odd_character(text: str) -> str | None:
+    """Return the first character of a text that YAML does not take, as `U+0007`; None for none."""
+    odd = _CONTROL.search(text)
+    return f"U+{ord(odd.group()):04X}" if odd else None
+
+
+def is_plain_text(text: str) -> bool:
+    """Return whether an unquoted scalar with these characters would be a text."""
+    tag: str = _RESOLVER.resolve(  # type: ignore[no-untyped-call]
+        yaml.ScalarNode, text, (True, False)
+    )
+    return tag == "tag:yaml.org,2002:str"
+
+
 def _check_text(text: str, file: str) -> None:
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise BadDescription(

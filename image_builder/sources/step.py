@@ -27,7 +27,8 @@ class StepRef:
     """Names one step, pinned by the hash that git gives its folder, also for a local `path`.
 
     `tree` is that hash. `commit` is what the version meant when it was looked up; None for a local
-    path.
+    path. `text` is the description of a step that a request describes itself, and that has no other
+    file.
     """
 
     workflow: str
@@ -36,6 +37,7 @@ class StepRef:
     tree: str
     commit: str | None = None
     path: Path | None = None
+    text: str | None = None
     warnings: tuple[str, ...] = ()
 
 

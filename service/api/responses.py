@@ -10,7 +10,7 @@ import datetime
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, GetPydanticSchema
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from image_builder.errors import ErrorCode
 from image_builder.request.build_request import BuildRequest
@@ -134,6 +134,9 @@ class PlanAnswer(TypedDict):
     spack_yaml: str | None
     dockerfile: str
     warnings: list[str]
+    description_yaml: NotRequired[
+        Annotated[str, Field(description="the eflows4hpc.yaml that the request's description is")]
+    ]
 
 
 class ImageSummary(TypedDict):

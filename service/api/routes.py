@@ -17,8 +17,8 @@ from image_builder.errors import CicError, FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets
 from image_builder.request.collected_facts import CollectedFacts, parse_facts
 from image_builder.request.machines import machine_facts
-from image_builder.request.parsing import parse_request
 from image_builder.request.recognise import recognise
+from image_builder.sources.own_description import parse_any_request
 from image_builder.store.record import ImageRecord
 from service import downloads
 from service.api import responses
@@ -85,7 +85,7 @@ def _require_login() -> Any:
     links={"status": _ITS_ID, "log": _ITS_ID, "cancel": _ITS_ID},
 )
 def submit() -> Response:
-    asked = parse_request(request.get_data(cache=False), machines=service().machines)
+    asked = parse_any_request(request.get_data(cache=False), machines=service().machines)
     who = principal()
     build_id = service().submission.submit(asked, user_id=who.id, is_admin=who.is_admin)
     _note("build", build_id)
@@ -97,7 +97,7 @@ def submit() -> Response:
     "See what would be built", body=PostedRequest, answer=responses.PlanAnswer, problems=(404,)
 )
 def plan() -> Response:
-    asked = parse_request(request.get_data(cache=False), machines=service().machines)
+    asked = parse_any_request(request.get_data(cache=False), machines=service().machines)
     who = principal()
     planned = service().submission.plan(asked, user_id=who.id, is_admin=who.is_admin)
     would: responses.PlanAnswer = {
@@ -108,6 +108,8 @@ def plan() -> Response:
         "dockerfile": planned.dockerfile,
         "warnings": list(planned.warnings),
     }
+    if planned.description_yaml is not None:
+        would["description_yaml"] = planned.description_yaml
     return jsonify(would)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flask import Blueprint, Response, flash, jsonify, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.errors import InvalidRequest
-from image_builder.request.parsing import parse_request
+from image_builder.request.build_request import OWN_STEP
+from image_builder.sources.own_description import parse_any_request
 from image_builder.state import ACTIVE, BuildState
 from service.api.log_stream import log_events
 from service.api.responses import build_answer
@@ -154,13 +155,20 @@ def _summary(row: Any) -> dict[str, Any]:
     return {
         "row": row,
         "state": _state(row),
-        "title": f"{row.request['workflow']} / {row.request['step_id']}",
+        "title": title_of(row.request),
         "machine": row.request["machine"],
         "version": row.request.get("version"),
         "progress": answer["progress"],
         "message": answer["message"],
         "duration": (row.ended_at or now()) - started if row.started_at else None,
     }
+
+
+def title_of(asked: Mapping[str, Any]) -> str:
+    """Return what pages call a stored request: its step, or the name of its own description."""
+    if asked.get("workflow"):
+        return f"{asked['workflow']} / {asked['step_id']}"
+    return " / ".join((asked.get("name") or OWN_STEP).split("/"))
 
 
 def _progress(row: Any) -> dict[str, Any]:
@@ -205,7 +213,7 @@ def _steps(row: Any) -> list[dict[str, Any]]:
 def _parsed(row: Any) -> Any:
     """The request of a build; None where this version would refuse it."""
     try:
-        return parse_request(row.request)
+        return parse_any_request(row.request)
     except InvalidRequest:
         return None
 

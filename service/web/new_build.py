@@ -13,7 +13,7 @@ from image_builder.plan import resolve
 from image_builder.request import cpu_targets
 from image_builder.request.build_request import LATEST
 from image_builder.request.facts import gpu_facts, mpi_facts
-from image_builder.request.parsing import parse_request
+from image_builder.sources.own_description import parse_any_request
 from service.web.builds import own_build
 from service.web.forms import add_problems, options, record_audit_event
 from service.web.session import service, user
@@ -101,7 +101,7 @@ def new_build() -> Any:
     if form.is_submitted():
         form.validate()
         try:
-            asked = parse_request(_fields(form), machines=service().machines)
+            asked = parse_any_request(_fields(form), machines=service().machines)
             if request.form.get("action") == "plan":
                 plan = service().submission.plan(asked, user_id=user().id, is_admin=user().is_admin)
             else:

@@ -146,7 +146,7 @@ class Worker:
             request = request.model_copy(update={"force": False})
         observer = _RunObserver(self, run_id, log)
         log.line(
-            f"--- {now():%Y-%m-%d %H:%M:%S} UTC, {self.name.split(':')[0]}: {request.workflow}/{request.step_id}"
+            f"--- {now():%Y-%m-%d %H:%M:%S} UTC, {self.name.split(':')[0]}: {request.workflow_name}/{request.step_name}"
         )
         try:
             result = self.build_image(

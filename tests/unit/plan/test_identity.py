@@ -9,6 +9,7 @@ import pytest
 
 from image_builder.plan.identity import identity_of
 from image_builder.request.parsing import parse_request
+from image_builder.sources.own_description import own_step, parse_any_request
 
 MACHINE = {
     "platform": "linux/amd64",
@@ -41,6 +42,13 @@ def identity(**changes: Any) -> str:
     machine = {key: changes.pop(key, value) for key, value in MACHINE.items()}
     fields = {key: changes.pop(key, value) for key, value in REQUEST.items()}
     return identity_of(parse_request({"machine": machine, **fields}), **{**INPUTS, **changes})
+
+
+def test_an_own_description_has_the_identity_of_the_step_that_says_the_same() -> None:
+    own = parse_any_request({"machine": MACHINE, "packages": ["fftw"], "name": "w/s"})
+    tree = own_step(own).tree
+    assert identity_of(own, **{**INPUTS, "step_tree": tree}) == identity(step_tree=tree)
+    assert identity_of(own, **INPUTS) != identity(step_tree=tree)
 
 
 def test_its_form() -> None:
