@@ -27,6 +27,7 @@ from image_builder.settings import (
     BuildSettings,
     LibrarySettings,
     Login,
+    ProofSettings,
     RegistrySettings,
     RepositorySettings,
 )
@@ -38,6 +39,7 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "registry_cfg": ("REGISTRY", RegistrySettings),
     "repositories_cfg": ("REPOSITORIES", RepositorySettings),
     "build_cfg": ("BUILD", BuildSettings),
+    "proof_cfg": ("PROOF", ProofSettings),
 }
 """The sections by their names in the file: the name in the environment, and the model."""
 
@@ -91,6 +93,7 @@ def _library(source: _Source) -> LibrarySettings | None:
         registry=sections["registry_cfg"],  # type: ignore[arg-type]
         repositories=sections["repositories_cfg"],  # type: ignore[arg-type]
         build=sections["build_cfg"],  # type: ignore[arg-type]
+        proof=sections["proof_cfg"],  # type: ignore[arg-type]
     )
 
 

@@ -477,12 +477,20 @@ def _for_platform(images: str | Mapping[str, str], platform: str) -> str | None:
     )
 
 
+class ProofSettings(Section):
+    """Says with what an image shows what it is made of, and by whom."""
+
+    sbom: bool = True
+    """Whether images have a software bill of materials, also in their SIFs."""
+
+
 class LibrarySettings(Section):
     """Holds everything that `image_builder` needs; `cic_builder.py` loads no more than this."""
 
     registry: RegistrySettings = RegistrySettings()
     repositories: RepositorySettings
     build: BuildSettings
+    proof: ProofSettings = ProofSettings()
 
     @property
     def secrets(self) -> tuple[SecretStr, ...]:

@@ -61,6 +61,8 @@ class Built:
     audit: dict[str, Any] | None = None
     is_slim: bool = False
     full_because: str = ""
+    sbom: str | None = None
+    """The bill of materials, where images have one."""
     warnings: tuple[str, ...] = ()
 
 

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from image_builder.audit.lock_audit import Verdict
-from image_builder.build import checks, stages
+from image_builder.build import checks, evidence, stages
 from image_builder.build.buildcache.access import open_build_cache
 from image_builder.build.concretization_cache import ConcretizationCache
 from image_builder.build.context import BuildContext, Built
@@ -61,7 +61,8 @@ def build(context: BuildContext, store: Images) -> Built:
         built, lock, rendered = _with_spack(context, rendered)
     else:
         built, lock = _Install(context, rendered.environment, {}, None).build(), {}
-    store.keep_documents(context.identity, rendered.documents(json.dumps(lock) if lock else None))
+    documents = rendered.documents(json.dumps(lock) if lock else None)
+    store.keep_documents(context.identity, documents | evidence.documents(built))
     return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
 
 
@@ -120,6 +121,7 @@ class _Install:
         verdict: Verdict | None,
     ) -> None:
         self._context, self._environment, self._verdict = context, environment, verdict
+        self._lock = lock
         self._to_install = packages_to_install(lock)
         self._labels = image_labels(
             context.request,
@@ -181,13 +183,17 @@ class _Install:
         return self._checked(image, verdict, labels)
 
     def _checked(self, image: str, verdict: Verdict | None, labels: dict[str, str]) -> Built:
+        warnings = checks.run_smoke(self._context, image, self._environment)
         return Built(
             image=image,
             reused=False,
             labels=labels,
             is_slim=SLIM in labels,
             audit=verdict.as_dict() if verdict else None,
-            warnings=checks.run_smoke(self._context, image, self._environment),
+            sbom=evidence.bill_of_materials(
+                self._context, image, self._lock, is_slim=SLIM in labels
+            ),
+            warnings=warnings,
         )
 
     def _end_install(self) -> None:

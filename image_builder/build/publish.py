@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from image_builder.build import evidence
 from image_builder.build.context import BuildContext, Built, time_limit
 from image_builder.build.failures import classify
 from image_builder.build.stages import client_environment, run_stage
@@ -167,7 +168,7 @@ def store_image(
         return store.point(
             record.model_copy(update={"sha256": earlier.sha256, "size_bytes": earlier.size_bytes})
         )
-    return _convert(context, store, built.image, record)
+    return _convert(context, store, built, record)
 
 
 def _record(context: BuildContext, built: Built, pushed_as: str | None) -> ImageRecord:
@@ -191,18 +192,21 @@ def _record(context: BuildContext, built: Built, pushed_as: str | None) -> Image
     )
 
 
-def _convert(context: BuildContext, store: Images, image: str, record: ImageRecord) -> ImageRecord:
+def _convert(
+    context: BuildContext, store: Images, built: Built, record: ImageRecord
+) -> ImageRecord:
     context.cancel.check()
     context.observer.entered(BuildState.CONVERTING)
     require_free_space(context.workspace.root, context.settings.build.min_free_bytes)
     with store.temporary_path() as temporary, time_limit(ErrorCode.CONVERSION_TIMEOUT):
         conversion = convert.convert(
-            image,
+            built.image,
             temporary,
             platform=context.platform,
             settings=context.settings.build,
             scratch=context.workspace.scratch,
             on_line=context.log.line,
             cancel=context.cancel,
+            evidence=evidence.objects(built),
         )
         return store.publish(temporary, record, sha256=conversion.sha256)

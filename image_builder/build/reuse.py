@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
+from image_builder.build import evidence
 from image_builder.build.context import BuildContext, Built
 from image_builder.docker import daemon, registry
 from image_builder.docker.label_names import SLIM
 from image_builder.plan.render import render_request
+from image_builder.proof import sbom
 from image_builder.store.image_store import Images
 from image_builder.store.record import PUSHED_AS, SUBMITTED_AT, ImageRecord
 
@@ -64,7 +69,7 @@ def existing_image(context: BuildContext, store: Images) -> Built | None:
     context.observer.line("This image exists already: nothing is built.")
     _keep_documents_of(context, store, image)
     labels = daemon.image_labels(image)
-    return Built(
+    built = Built(
         image=image,
         reused=True,
         labels=labels,
@@ -72,6 +77,21 @@ def existing_image(context: BuildContext, store: Images) -> Built | None:
         is_slim=SLIM in labels,
         full_because=details.get("full_because", ""),
     )
+    return dataclasses.replace(built, sbom=_sbom_of(context, store, built))
+
+
+def _sbom_of(context: BuildContext, store: Images, built: Built) -> str | None:
+    """Return the image's bill of materials: the stored one, or else one that is made now."""
+    if not context.settings.proof.sbom:
+        return None
+    kept = store.document(context.identity, sbom.FILE)
+    if kept is not None:
+        return kept
+    lock = json.loads(store.document(context.identity, "spack.lock") or "{}")
+    made = evidence.bill_of_materials(context, built.image, lock, is_slim=built.is_slim)
+    if made is not None:
+        store.keep_documents(context.identity, {sbom.FILE: made})
+    return made
 
 
 def _keep_documents_of(context: BuildContext, store: Images, image: str) -> None:

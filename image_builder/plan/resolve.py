@@ -43,6 +43,7 @@ from image_builder.settings import (
 from image_builder.sources.branch_versions import specs_of, unknown_branches
 from image_builder.sources.description import Description, parse_description
 from image_builder.sources.git.remote import Network
+from image_builder.sources.git.trees import MTIME_S
 from image_builder.sources.local_step import copy_local, local_step, read_local
 from image_builder.sources.own_description import own_step, read_own, write_own
 from image_builder.sources.software_catalogue import Catalogue, PinnedCatalogue
@@ -51,6 +52,8 @@ from image_builder.sources.spack_checkout import PinnedSpack, SpackSource
 from image_builder.sources.step import StepFiles, StepRef, limits_of
 from image_builder.sources.workflow_registry import WorkflowRegistry
 
+LATEST_S = 2**32 - 1
+"""The last second that squashfs can write, since 1970."""
 NOT_HERE_YET = "Whether a slim image can be made is found out when the build begins."
 """The warning about a base image that is not on this machine yet, so its facts are unknown."""
 
@@ -189,6 +192,19 @@ def extract_step(
         copy_local(step, destination, cancel, limits=limits_of(settings.repositories))
     else:
         open_registry(settings).extract(step, destination, cancel)
+
+
+def step_time_s(
+    request: BuildRequest, step: StepRef, settings: LibrarySettings, cancel: CancelToken
+) -> int:
+    """Return the one time that documents and files of an image carry, in seconds since 1970.
+
+    It is that of the step's commit, within what files may have. For what is no step of the registry
+    it is the time of all files that a build writes.
+    """
+    if step.commit is None or step.path is not None or request.is_base:
+        return MTIME_S
+    return min(max(open_registry(settings).time_of(step, cancel), 0), LATEST_S)
 
 
 def with_base_image(

@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from image_builder.errors import CicError, ErrorCode, NoSpace, ServiceError, ToolMissing
@@ -68,15 +68,16 @@ def convert(
     runner: Runner = run,
     cancel: CancelToken | None = None,
     on_line: LineSink | None = None,
+    evidence: Sequence[format.Object] = (),
 ) -> Conversion:
     """Make a SIF for `platform` at `destination`, of an image in the daemon.
 
     `image` is its id, or a reference. `scratch` is a folder for temporary files; without it they
-    are in the destination's folder. Raises `ToolMissing`, `ServiceError`, `LimitReached` or
-    `Cancelled`; then there is no file at `destination`.
+    are in the destination's folder. `evidence` is put into the SIF, too. Raises `ToolMissing`,
+    `ServiceError`, `LimitReached` or `Cancelled`; then there is no file at `destination`.
     """
     begin = time.monotonic()
-    job = _Conversion(image, platform, settings, runner, cancel, on_line or _ignore)
+    job = _Conversion(image, platform, settings, runner, cancel, on_line or _ignore, evidence)
     with _folder(destination.parent) as temporary, _folder(scratch or destination.parent) as work:
         sif = temporary / "made.sif"
         try:
@@ -125,6 +126,7 @@ class _Conversion:
     runner: Runner
     cancel: CancelToken | None
     on_line: LineSink
+    evidence: Sequence[format.Object]
 
     def stream_or_build(self, made: Path, scratch: Path) -> tuple[str, str]:
         """Make the SIF, quickly if possible; return the method and the SIF's sha256."""
@@ -150,6 +152,7 @@ class _Conversion:
             level=level(self.settings),
             settings=self.settings,
             on_line=self.on_line,
+            evidence=self.evidence,
             runner=self.runner,
             cancel=self.cancel,
         )
@@ -170,8 +173,21 @@ class _Conversion:
             self._run_as_root(command, scratch, made.parent)
         else:
             self._run(command)
-        with open(made, "rb") as file:
-            return sha256_of(file)
+        return self._rewritten(made)
+
+    def _rewritten(self, made: Path) -> str:
+        """Put the evidence into a SIF that Singularity made, and return its sha256."""
+        if not self.evidence:
+            with open(made, "rb") as file:
+                return sha256_of(file)
+        original = made.with_suffix(".original")
+        made.rename(original)
+        try:
+            return format.rewrite(original, made, evidence=self.evidence)
+        except format.BadSif as error:
+            raise ConversionFailed(f"The SIF that was made is not usable: {error}.") from error
+        finally:
+            original.unlink()
 
     def _write_layout(self, layout: Path, scratch: Path) -> None:
         try:

@@ -34,6 +34,8 @@ ARCHITECTURES = {
 
 SQUASHFS = 1
 PRIMARY_SYSTEM = 2
+SPDX_JSON = struct.pack("<i", 4)
+"""What a descriptor says of a bill of materials in SPDX's JSON."""
 
 _HEADER = struct.Struct("<32s10s3s3s16s8q")
 _DESCRIPTOR = struct.Struct("<i?3I7q128s384s")
@@ -171,6 +173,33 @@ def objects(path: Path) -> list[Object]:
     return small
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Span:
+    """Names a part of a file: a whole squashfs, or the one in a SIF."""
+
+    path: Path
+    offset: int
+    size_bytes: int
+
+
+def in_group(evidence: Sequence[Object], group: int) -> list[Object]:
+    """Return the objects as members of a group: what verifies a group looks at these, too."""
+    return [dataclasses.replace(item, group=group) for item in evidence]
+
+
+def rewrite(source: Path, target: Path, *, evidence: Sequence[Object]) -> str:
+    """Write a SIF with the objects of another one and `evidence`; return its sha256."""
+    sif = read(source)
+    primary = sif.primary
+    return _write(
+        target,
+        architecture=sif.architecture,
+        small=(*objects(source), *in_group(evidence, primary.group)),
+        squashfs=Span(path=source, offset=primary.offset, size_bytes=primary.size_bytes),
+        group=primary.group,
+    )
+
+
 def write(
     path: Path, *, architecture: str, small: Sequence[Object], squashfs: Path, group: int
 ) -> str:
@@ -178,8 +207,15 @@ def write(
 
     The objects get the numbers from 1 on, the partition the last one.
     """
+    whole = Span(path=squashfs, offset=0, size_bytes=squashfs.stat().st_size)
+    return _write(path, architecture=architecture, small=small, squashfs=whole, group=group)
+
+
+def _write(
+    path: Path, *, architecture: str, small: Sequence[Object], squashfs: Span, group: int
+) -> str:
     code, now = ARCHITECTURES[architecture], int(time.time())
-    squashfs_bytes = squashfs.stat().st_size
+    squashfs_bytes = squashfs.size_bytes
     begin = offset = _TABLE_OFFSET + _TABLE_SLOTS * _DESCRIPTOR.size
     table, bodies = [], bytearray()
     for number, item in enumerate(small, 1):
@@ -254,19 +290,27 @@ def write(
         return digest.result()
 
 
-def _sha256(head: bytes, rest: Path) -> str:
+def _sha256(head: bytes, rest: Span) -> str:
     digest = hashlib.sha256(head)
-    with open(rest, "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
+    with open(rest.path, "rb", buffering=0) as file:
+        file.seek(rest.offset)
+        left = rest.size_bytes
+        while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
             digest.update(chunk)
+            left -= len(chunk)
     return digest.hexdigest()
 
 
-def _copy(source: Path, target: BinaryIO) -> None:
-    """Append a file to an open one, without copying it through our memory."""
-    with open(source, "rb") as file:
-        while os.sendfile(target.fileno(), file.fileno(), None, 64 * _CHUNK_BYTES):
-            pass
+def _copy(source: Span, target: BinaryIO) -> None:
+    """Append a part of a file to an open one, without copying it through our memory."""
+    at, end = source.offset, source.offset + source.size_bytes
+    with open(source.path, "rb") as file:
+        while at < end:
+            count = min(end - at, 64 * _CHUNK_BYTES)
+            moved = os.sendfile(target.fileno(), file.fileno(), at, count)
+            if not moved:
+                break
+            at += moved
 
 
 def squashfs_inodes(path: Path) -> int:

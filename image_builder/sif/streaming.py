@@ -85,14 +85,15 @@ def stream(
     level: int | None,
     settings: BuildSettings,
     on_line: LineSink,
+    evidence: Sequence[format.Object] = (),
     runner: Runner = run,
     cancel: CancelToken | None = None,
 ) -> str:
     """Make a SIF of an image in the daemon at `made`, and return its sha256.
 
     `source` is what the SIF names as its origin. `build_empty(archive, sif)` lets Singularity
-    convert an archive. Raises `NotStreamable` when this machine needs another way of conversion,
-    else as `convert.convert` does.
+    convert an archive. `evidence` is put into the SIF, too. Raises `NotStreamable` when
+    this machine needs another way of conversion, else as `convert.convert` does.
     """
     require_programs()
     architecture = platform.split("/")[1]
@@ -124,7 +125,7 @@ def stream(
     sha256 = format.write(
         made,
         architecture=architecture,
-        small=made_of.objects,
+        small=(*made_of.objects, *format.in_group(evidence, made_of.group)),
         squashfs=squashfs,
         group=made_of.group,
     )

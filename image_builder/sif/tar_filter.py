@@ -110,7 +110,8 @@ class Report:
 class Member:
     """Describes one entry of the archive.
 
-    `body_bytes` includes the padding. `extent` counts all its blocks before the body.
+    `body_bytes` includes the padding, `size` does not. `extent` counts all its blocks before the
+    body.
     """
 
     name: bytes
@@ -118,6 +119,7 @@ class Member:
     link: bytes
     extent: int
     body_bytes: int
+    size: int = 0
 
 
 class Window:
@@ -253,6 +255,7 @@ def next_member(window: Window) -> Member | None:
         kind=kind,
         extent=extent,
         body_bytes=padded(size),
+        size=size,
         link=header[157:257].split(b"\0", 1)[0] if link is None else link,
     )
 

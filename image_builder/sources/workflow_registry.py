@@ -178,6 +178,12 @@ class WorkflowRegistry:
 
         return StepFolder(kind_of=kind_of, read=read)
 
+    def time_of(self, ref: StepRef, cancel: CancelToken | None = None) -> int:
+        """Return when a located step's commit was made, in seconds since 1970."""
+        self._require(ref, cancel)
+        assert ref.commit is not None
+        return self._mirror.time_of(ref.commit)
+
     def extract(self, ref: StepRef, destination: Path, cancel: CancelToken | None = None) -> None:
         """Write the step's folder to `destination`, which must be missing or empty.
 

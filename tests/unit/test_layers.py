@@ -94,7 +94,7 @@ FLOORS = (
     {"docker", "sources"},
     {"recipe", "sif", "store"},
     {"launch"},
-    {"audit", "plan"},
+    {"audit", "plan", "proof"},
     {"build"},
     {"pipeline"},
 )

@@ -190,6 +190,10 @@ class Mirror:
             _remember(self._tree_of, commit, known)
         return known
 
+    def time_of(self, commit: str) -> int:
+        """Return when a commit was made, in seconds since 1970."""
+        return self._read_or_remake(lambda repo: objects.time_of_commit(repo, commit))
+
     def items(self, tree: str) -> tuple[TreeItem, ...]:
         """Return the rows of one tree."""
         known = self._trees.get(tree)

@@ -98,6 +98,15 @@ def tree_of_commit(repo: Repo, commit: str) -> str:
     return first.removeprefix(b"tree ").decode("ascii")
 
 
+def time_of_commit(repo: Repo, commit: str) -> int:
+    """Return when a commit was made, in seconds since 1970, as it says itself."""
+    head = _object(repo, commit, "commit").partition(b"\n\n")[0]
+    for line in head.splitlines():
+        if line.startswith(b"committer "):
+            return int(line.rsplit(b" ", 2)[1])
+    raise ValueError(f"commit {commit} says no time")
+
+
 def peel(repo: Repo, digest: str) -> str:
     """Return the commit behind tag objects; empty if there is none."""
     for _ in range(trees.MAX_LINK_HOPS):

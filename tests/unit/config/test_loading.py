@@ -262,6 +262,7 @@ def section_of(settings: Any, prefix: str) -> BaseModel:
         "": settings.service,
         "REGISTRY": settings.library.registry,
         "BUILD": settings.library.build,
+        "PROOF": settings.library.proof,
         "REPOSITORIES": settings.library.repositories,
     }
     return sections[prefix]

@@ -1,0 +1,166 @@
+"""What an image shows of itself, on real parts: its bill of materials is counted from inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from spdx_tools.spdx.parser.parse_anything import parse_file
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
+
+from image_builder.host.cancellation import CancelToken
+from image_builder.pipeline import BuildResult, build_image
+from image_builder.proof import sbom
+from image_builder.request.parsing import parse_request
+from image_builder.store.folder import ImageStore
+from tests.support.daemon_images import remove_images
+from tests.support.recording import Heard
+from tests.support.site import RUNTIME_BASE_IMAGE, Site, make_site
+from tests.system.test_spack_standin import TARGET, build, described, inside, standin_base
+
+pytestmark = pytest.mark.system
+
+SCRIPT = """#!/bin/sh
+set -e
+folder="/srv/odd place/hand_made-3.1.dist-info"
+mkdir -p "$folder" /srv/no.dist-info /tmp/root/spack-stage/x
+printf 'Metadata-Version: 2.1\\nName: hand-made\\nVersion: 3.1\\nLicense: MIT\\n\\nLong text.\\n' >"$folder/METADATA"
+printf 'hand_made.py,,\\n' >"$folder/RECORD"
+"""
+COUNTED = r"""
+dpkg-query -W -f 'deb ${Package}:${Architecture} ${Version} ${db:Status-Status}\n' | grep ' installed$' || true
+find / -xdev -path '*.dist-info/METADATA' -printf 'wheel %h\n' 2>/dev/null
+find /opt/standin-spack -mindepth 1 -maxdepth 1 -printf 'spack %f\n' 2>/dev/null
+exit 0
+"""
+"""What the image's own programs say is there."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    root = tmp_path_factory.mktemp("proof")
+    with standin_base(root) as name:
+        made = make_site(root).with_environ(
+            CIC_BUILD_BASE_IMAGE=name, CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE_IMAGE
+        )
+        yield made
+        remove_images(made)
+
+
+def files(more: str = "") -> dict[str, str]:
+    step = described("needy", "openmpi@4", more="apt: [bc]\npip: [six]\n" + more)
+    return {**step, "post_inst.sh": SCRIPT}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bill:
+    """The bill of materials of an image."""
+
+    text: str
+
+    @property
+    def content(self) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads(self.text)
+        return read
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [one for one in self.content["packages"] if f"-{kind}-" in one["SPDXID"]]
+
+
+def bill_of(site: Site, result: BuildResult) -> Bill:
+    text = ImageStore(site.tmp_folder / "store").document(result.identity, sbom.FILE)
+    assert text is not None
+    return Bill(text)
+
+
+def counted(image: str) -> dict[str, set[str]]:
+    """The lines of `COUNTED` by their kinds."""
+    lines = inside(image, "-c", COUNTED, entrypoint="/bin/sh").splitlines()
+    kinds: dict[str, set[str]] = {"deb": set(), "wheel": set(), "spack": set()}
+    for kind, _, rest in (line.partition(" ") for line in lines):
+        kinds[kind].add(rest.removesuffix(" installed"))
+    return kinds
+
+
+def named(bill: Bill) -> dict[str, set[str]]:
+    """What the bill names, in the words of `COUNTED`."""
+    return {
+        "deb": {
+            f"{one['name']}:{one['externalRefs'][0]['referenceLocator'].rpartition('=')[2]} "
+            f"{one['versionInfo']}"
+            for one in bill.of("Deb")
+        },
+        "wheel": {
+            one["comment"].removeprefix("installed as ").split("; its RECORD")[0]
+            for one in bill.of("Wheel")
+        },
+        "spack": {
+            one["comment"].partition("prefix /opt/standin-spack/")[2].partition(";")[0]
+            for one in bill.of("Spack")
+        },
+    }
+
+
+@pytest.mark.parametrize("is_slim", [False, True], ids=["full", "slim"])
+def test_it_names_everything_that_is_there_and_no_more(
+    site: Site, tmp_path: Path, is_slim: bool
+) -> None:
+    result = build(site, "slim" if is_slim else "full", files(f"slim: {str(is_slim).lower()}\n"))
+    bill, there = bill_of(site, result), counted(result.image_id)
+    file = tmp_path / sbom.FILE
+    file.write_text(bill.text, "utf-8")
+
+    assert named(bill) == there
+    assert len(bill.of("Spack")) == (2 if is_slim else 3) and len(there["deb"]) > 50
+    assert {"/srv/odd place/hand_made-3.1.dist-info"} < there["wheel"]
+    assert {one["name"] for one in bill.of("Wheel")} >= {"six", "hand-made"}
+    assert validate_full_spdx_document(parse_file(str(file))) == []
+    assert bill.content["comment"].startswith("Slim" if is_slim else "Full")
+
+
+def test_it_is_an_object_of_the_sif_which_is_the_same_when_it_is_made_again(
+    site: Site, tmp_path: Path
+) -> None:
+    result = build(site, "sif", files(), container_engine="singularity")
+    bill = bill_of(site, result)
+    listed = siftool("list", result.sif_path)
+    line = next(line for line in listed.splitlines() if "SBOM" in line)
+    assert "spdx-json" in line
+    assert siftool("dump", line.split("|")[0].strip(), result.sif_path) == bill.text
+
+    again = build_again(site, "sif")
+    assert again.reused and bill_of(site, again).text == bill.text
+
+
+def test_a_site_may_do_without(site: Site) -> None:
+    plain = site.with_environ(CIC_PROOF_SBOM="false")
+    result = build(plain, "plain", described("heat"))
+    store = ImageStore(site.tmp_folder / "store")
+    assert sbom.FILE not in store.documents(result.identity)
+
+    again = build_again(site, "plain")
+    assert again.reused and bill_of(site, again).of("Spack")
+
+
+def build_again(site: Site, step: str) -> BuildResult:
+    """Ask for an image of a step that is in the registry already."""
+    machine = {"platform": "linux/amd64", "architecture": TARGET, "container_engine": "docker"}
+    return build_image(
+        parse_request({"machine": machine, "workflow": "spack", "step_id": step, "push": False}),
+        settings=site.settings.library,
+        workspace=site.root / "workspace",
+        observer=Heard(),
+        cancel=CancelToken(),
+    )
+
+
+def siftool(verb: str, *arguments: Any) -> str:
+    """What Apptainer's own tool prints about a SIF."""
+    return subprocess.run(
+        ["apptainer", "sif", verb, *map(str, arguments)], check=True, capture_output=True, text=True
+    ).stdout
