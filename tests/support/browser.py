@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import (
+    NoSuchElementException,
+    StaleElementReferenceException,
+    TimeoutException,
+)
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
@@ -32,6 +36,11 @@ FLAGS = (
 )
 REPLACED = (NoSuchElementException, StaleElementReferenceException)
 """What happens to somebody who looks while a page changes."""
+
+OPEN_TRIES = 3
+ARRIVED = """return !window.isLeft && document.readyState === 'complete'
+    && location.protocol.startsWith('http') && document.body !== null"""
+"""Whether another document of a site is there, whole."""
 
 _NETWORK_SCHEMES = frozenset({"http", "https", "ws", "wss", "ftp"})
 """What leaves the browser. Every release has more schemes of its own: `chrome-untrusted:` came with
@@ -78,8 +87,21 @@ class Browser:
         self.root = root
 
     def open(self, path: str) -> None:
-        """Open a page of the service; an address with a scheme is opened as it is."""
-        self.driver.get(path if "://" in path else self.root + path)
+        """Open a page of the service; an address with a scheme is opened as it is.
+
+        The driver may return while the page before is still there, or while the browser's own first
+        page replaces what was asked for (seen with Chromium 150 on a busy machine).
+        """
+        address = path if "://" in path else self.root + path
+        for _ in range(OPEN_TRIES):
+            self.driver.execute_script("window.isLeft = true")
+            self.driver.get(address)
+            with contextlib.suppress(TimeoutException):
+                self.wait(lambda: self.driver.execute_script(ARRIVED), timeout_s=10)
+                return
+        raise AssertionError(
+            f"The browser is at {self.driver.current_url}, not at {address}: {self.text()[:500]!r}"
+        )
 
     @property
     def path(self) -> str:

@@ -5,6 +5,7 @@ Every look at an image is a container that this service ends.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -25,7 +26,7 @@ from image_builder.audit import exported_files
 from image_builder.audit.binaries import audit_files
 from image_builder.audit.exported_files import Sampling
 from image_builder.audit.lock_audit import Verdict
-from image_builder.docker import container
+from image_builder.docker import container, daemon
 from image_builder.docker.base_image import facts_or_guess
 from image_builder.docker.daemon import BaseImageUnavailable
 from image_builder.errors import Cancelled
@@ -237,38 +238,44 @@ def submitted(service: Service, step: str) -> str:
 
 
 def test_a_shell_that_never_ends_gives_its_slot_back_when_cancelled(site: Site) -> None:
-    before = labelled()
     with running_service(site) as service:
         hostile = submitted(service, "hangs")
         for _ in range(1200):
-            if labelled() - before:
+            if looks_of(processes_of(service)):
                 break
             time.sleep(0.1)
-        assert labelled() - before, service.call("GET", f"/build/{hostile}/log").text[-2000:]
+        processes = processes_of(service)
+        assert looks_of(processes), service.call("GET", f"/build/{hostile}/log").text[-2000:]
         waiting = submitted(service, "innocent")
         assert service.call("POST", f"/build/{hostile}/cancel").status_code == 200
         assert service.wait_for(waiting)["status"] == "FINISHED"
         assert service.call("GET", f"/build/{hostile}").json()["error_code"] == "CANCELLED"
-    assert labelled() <= before
+    assert not looks_of(processes)
 
 
 def test_a_shell_that_prints_without_an_end_fills_nothing(site: Site) -> None:
-    before = labelled()
     with running_service(site) as service:
+        processes = processes_of(service)
         status = service.wait_for(submitted(service, "floods"))
         log = service.call("GET", f"/build/{status['id']}/log").text
         assert service.wait_for(submitted(service, "innocent"))["status"] == "FINISHED"
     assert status["status"] == "FINISHED" and "The smoke command was not run" in log
     assert "printed more than" in log and len(log) < 1024**2
-    assert labelled() <= before
+    assert processes and not looks_of(processes)
 
 
-def labelled() -> set[str]:
-    """The containers that this service, or another on this machine, looks at images with."""
-    listed = subprocess.run(
-        ["docker", "ps", "--all", "--quiet", f"--filter=label={container.LABEL}"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return set(listed.stdout.split())
+def processes_of(service: Service) -> set[str]:
+    """The ids of the processes that the service started, or is; each has its settings."""
+    mark = f"\0CIC_REGISTRY_IMAGES_PREFIX={service.site.environ['CIC_REGISTRY_IMAGES_PREFIX']}\0"
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            if mark.encode() in b"\0" + (process / "environ").read_bytes():
+                found.add(process.name)
+    return found
+
+
+def looks_of(processes: set[str]) -> list[str]:
+    """The containers that these processes look at images with; other services here have theirs."""
+    looks = daemon.labelled_containers(container.LABEL)
+    return [name for name, tag in looks if tag.split("-")[2] in processes]

@@ -72,7 +72,7 @@ def test_nothing_is_published_over_what_came_there_meanwhile(
     assert before is not None
 
     class Late(RegistryStore):
-        def held(self, wanted: Collection[str]) -> set[str]:
+        def available(self, wanted: Collection[str]) -> set[str]:
             return set()
 
     late = Host(
