@@ -14,7 +14,6 @@ from typing import Any
 from image_builder.build import job, publish, reuse
 from image_builder.build.context import BuildContext, Built
 from image_builder.build.log import BuildLog
-from image_builder.docker import daemon
 from image_builder.errors import (
     CicError,
     ErrorCode,
@@ -105,18 +104,19 @@ def build_image(
     cancel: CancelToken,
     inputs: Inputs | None = None,
     runner: Runner = run,
-    is_wanted: Callable[[], bool] = lambda: True,
+    requested_at: Callable[[], float | None] | None = None,
 ) -> BuildResult:
     """Build what `request` asks for, in the folder `workspace`, which is removed at the end.
 
     An image with the same identity that exists already is used, unless `force`. Raises a `CicError`
-    that says why there is no image; then nothing was tagged, pushed or stored. `is_wanted` is
-    called before the image is pushed or converted, which is done for this request alone; if it
-    returns False, `NotWanted` is raised.
+    that says why there is no image; then nothing was tagged, pushed or stored. `requested_at` is
+    called before the image is pushed, converted or named: it returns when the image was last
+    requested under its name, as names follow this order, or None if no request waits for it any
+    more, and then `NotWanted` is raised.
     """
     with cancel.limited(settings.build.total_timeout_s, ErrorCode.TOTAL_TIMEOUT):
         return _build_image(
-            request, settings, workspace, observer, cancel, inputs, runner, is_wanted
+            request, settings, workspace, observer, cancel, inputs, runner, requested_at
         )
 
 
@@ -128,7 +128,7 @@ def _build_image(
     cancel: CancelToken,
     inputs: Inputs | None,
     runner: Runner,
-    is_wanted: Callable[[], bool],
+    requested_at: Callable[[], float | None] | None,
 ) -> BuildResult:
     observer.entered(BuildState.STARTED)
     pinned = resolve.with_base_image(
@@ -137,19 +137,23 @@ def _build_image(
     for warning in pinned.warnings:
         observer.line(f"Warning: {warning}")
     store = open_images(settings.build, settings.registry)
+
+    def submitted_at() -> float:
+        newest = pinned.submitted_at if requested_at is None else requested_at()
+        if newest is None:
+            raise NotWanted
+        return newest
+
     with (
-        _context(request, pinned, settings, workspace, observer, cancel, runner) as context,
+        _context(
+            request, pinned, settings, workspace, observer, cancel, runner, submitted_at
+        ) as context,
         store.using(context.identity),
     ):
         if (stored := reuse.stored_sif(context, store)) is not None:
             return _result(context, store, stored)
         built = reuse.existing_image(context, store) or job.build(context, store)
-        daemon.tag_image(built.image, pinned.image_id)
-        pushed_digest = None
-        if pinned.push:
-            _require_wanted(is_wanted)
-            pushed_digest = publish.push(context, built)
-        _require_wanted(is_wanted)
+        pushed_digest = publish.name_image(context, store, built)
         record = publish.store_image(context, store, built, pushed_digest)
         return _result(context, store, record, built=built, pushed_digest=pushed_digest)
 
@@ -163,6 +167,7 @@ def _context(
     observer: Observer,
     cancel: CancelToken,
     runner: Runner,
+    submitted_at: Callable[[], float],
 ) -> Iterator[BuildContext]:
     with made_workspace(folder, min_free_bytes=settings.build.min_free_bytes) as workspace:
         yield BuildContext(
@@ -174,12 +179,8 @@ def _context(
             cancel=cancel,
             runner=runner,
             log=BuildLog(observer, settings.build.log_max_bytes),
+            submitted_at=submitted_at,
         )
-
-
-def _require_wanted(is_wanted: Callable[[], bool]) -> None:
-    if not is_wanted():
-        raise NotWanted
 
 
 def build_debug_image(
@@ -197,7 +198,9 @@ def build_debug_image(
     pinned = resolve.with_base_image(
         request, resolve.resolve(request, settings, cancel=cancel), settings, cancel
     )
-    with _context(request, pinned, settings, workspace, observer, cancel, run) as context:
+    with _context(
+        request, pinned, settings, workspace, observer, cancel, run, lambda: pinned.submitted_at
+    ) as context:
         return job.build_debug_image(context)
 
 

@@ -24,6 +24,7 @@ from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder.docker import buildx, daemon
+from image_builder.docker.registry import is_identity_name
 from image_builder.errors import CicError, ServiceError
 from image_builder.host.files import bytes_of
 from image_builder.host.process import run
@@ -247,7 +248,7 @@ class Cleanup:
     def _why_image(self, image: daemon.DaemonImage, unused_s: float) -> str | None:
         if unused_s < self._grace_s:
             return None
-        if not image.names and unused_s > self._limits.keep_unreferenced_s:
+        if all(map(is_identity_name, image.names)) and unused_s > self._limits.keep_unreferenced_s:
             return f"it has no name, and was not used for {_days(unused_s)}"
         if self._limits.keep_unused_s is not None and unused_s > self._limits.keep_unused_s:
             return f"it was not used for {_days(unused_s)}"

@@ -17,7 +17,7 @@ from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.store.image_store import Images
-from image_builder.store.record import SUBMITTED_AT
+from image_builder.store.record import SUBMITTED_AT, ImageRecord
 from service import quota
 from service.bottleneck import Bottleneck
 from service.db import builds
@@ -96,25 +96,37 @@ class Submission:
         That is the SIF, or the image in the daemon under its name.
         """
         if inputs.filename is None:
-            return _outcome(inputs) if _has_image(inputs.image_id, identity) else None
+            is_there = _has_image(inputs.image_id, identity) and self._renews_name(inputs, identity)
+            return _outcome(inputs) if is_there else None
         record = self.images.by_identity(identity)
         if record is None or record.sha256 is None:
             return None
-        if record != self.images.by_name(inputs.filename) or record.filename != inputs.filename:
-            record = self.images.point(
-                record.model_copy(
-                    update={
-                        "filename": inputs.filename,
-                        "image_id": inputs.image_id,
-                        "details": {**record.details, SUBMITTED_AT: inputs.submitted_at},
-                    }
-                )
+        # Also a name that means this image already: it is requested later than what is being built.
+        record = self.images.point(
+            record.model_copy(
+                update={
+                    "filename": inputs.filename,
+                    "image_id": inputs.image_id,
+                    "details": {**record.details, SUBMITTED_AT: inputs.submitted_at},
+                }
             )
+        )
         return _outcome(
             inputs,
             sha256=record.sha256,
             size_bytes=record.size_bytes,
             audit=record.details.get("audit"),
+        )
+
+    def _renews_name(self, inputs: Inputs, identity: str) -> bool:
+        """Let the name of an image in the daemon count as requested now; False if it is not its."""
+        return self.images.take_name(
+            ImageRecord(
+                identity=identity,
+                image_id=inputs.image_id,
+                platform=inputs.base.platform,
+                details={SUBMITTED_AT: inputs.submitted_at},
+            )
         )
 
 

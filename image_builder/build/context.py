@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from image_builder.build.log import BuildLog
@@ -33,6 +33,9 @@ class BuildContext:
     cancel: CancelToken
     runner: Runner
     log: BuildLog
+    submitted_at: Callable[[], float]
+    """Returns when the image was last requested, in seconds since 1970; raises when nobody waits
+    for it any more."""
 
     @property
     def identity(self) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
+from collections.abc import Callable, Iterator
 
 from image_builder.build import evidence
 from image_builder.build.context import BuildContext, Built, time_limit
@@ -28,6 +31,7 @@ from image_builder.store.image_store import Images
 from image_builder.store.record import PUSHED_AS, SUBMITTED_AT, ImageRecord
 
 PUSH_TRIES = 3
+NAMING_POLL_S = 0.2
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
 
@@ -78,52 +82,108 @@ def _push_failed(image_id: str, reason: str, cause: classify.Cause) -> CicError:
     )
 
 
-def push(context: BuildContext, built: Built) -> str | None:
-    """Push the named image and return its digest in the registry.
+def name_image(context: BuildContext, store: Images, built: Built) -> str | None:
+    """Give the image its name, push it where that is requested, and return its digest there.
+
+    It is pushed under a name of its identity, which no other image takes. The requested name moves
+    forward only: an image that was requested before the one that has the name does not take it.
+    """
+    pushed = _push(context, store, built) if context.inputs.push else None
+    image_id = context.inputs.image_id
+    with _naming(context, store):
+        if store.take_name(_owner(context)):
+            daemon.tag_image(built.image, image_id)
+            if pushed is not None:
+                pushed.name(image_id)
+        else:
+            own_name = registry.identity_name(image_id, context.identity)
+            daemon.tag_image(built.image, own_name)
+            context.warn(
+                f"{image_id} stays with an image that was requested later; this one is {own_name}."
+            )
+    return pushed.digest if pushed is not None else None
+
+
+def _owner(context: BuildContext) -> ImageRecord:
+    return ImageRecord(
+        identity=context.identity,
+        image_id=context.inputs.image_id,
+        platform=context.platform,
+        details={SUBMITTED_AT: context.submitted_at()},
+    )
+
+
+@contextlib.contextmanager
+def _naming(context: BuildContext, store: Images) -> Iterator[None]:
+    """Wait until no other build on this machine gives away the image's name."""
+    while True:
+        with store.naming(context.inputs.image_id) as is_alone:
+            if is_alone:
+                yield
+                return
+        context.cancel.wait(NAMING_POLL_S)
+        context.cancel.check()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Pushed:
+    """Describes what the image registry has: a digest, and how it gets a name there."""
+
+    digest: str | None
+    name: Callable[[str], object]
+
+
+def _push(context: BuildContext, store: Images, built: Built) -> _Pushed:
+    """Push the image under the name of its identity.
 
     It is pushed with attestations where the builder makes them.
     """
     context.cancel.check()
+    context.submitted_at()
     image_id, build = context.inputs.image_id, context.settings.build
     context.observer.line(f"Pushing {image_id}")
     if build.attestations and not buildx.sees_local_images(build, run):
         try:
             with time_limit(ErrorCode.PUSH_TIMEOUT):
-                return _push_attested(context, built)
+                return _push_attested(context, store, built)
         except (BuildFailed, NotAttested, ProcessFailed, Unavailable) as error:
             context.warn(f"the image is pushed without attestations: {error}")
-    command = registry.push_command(
-        image_id,
-        context.settings.registry,
-        environment=client_environment(context),
-        timeout_s=build.push_timeout_s,
-    )
-    with time_limit(ErrorCode.PUSH_TIMEOUT):
-        return push_until_it_is_this(context, command, built)
+
+    def push_as(name: str) -> str | None:
+        command = registry.push_command(
+            name,
+            context.settings.registry,
+            environment=client_environment(context),
+            timeout_s=build.push_timeout_s,
+        )
+        with time_limit(ErrorCode.PUSH_TIMEOUT):
+            return push_until_it_is_this(context, command, built)
+
+    return _Pushed(digest=push_as(registry.identity_name(image_id, context.identity)), name=push_as)
 
 
 def push_until_it_is_this(context: BuildContext, command: Command, built: Built) -> str | None:
-    """Push the name until what was pushed under it is this image.
+    """Push a name until what was pushed under it is this image, and return its digest.
 
-    Another run of the same name may have taken the name in the daemon just before the push read it.
+    Another program may have taken the name in the daemon just before the push read it.
     """
-    image_id = context.inputs.image_id
-    repository = registry.repository_of(image_id)
+    name = command.argv[-1]
+    repository = registry.repository_of(name)
     for _ in range(PUSH_TRIES):
+        daemon.tag_image(built.image, name)
         digest = push_image(
             command, context.runner, on_line=context.observer.line, cancel=context.cancel
         )
         if digest is None or f"{repository}@{digest}" in daemon.image_digests(built.image):
             return digest
-        daemon.tag_image(built.image, image_id)
     raise Unavailable(
-        f"Other builds push under the name {image_id} at the same time.",
+        f"Other builds push under the name {name} at the same time.",
         hint="Ask for it again.",
         code=ErrorCode.PUSH_FAILED,
     )
 
 
-def _push_attested(context: BuildContext, built: Built) -> str:
+def _push_attested(context: BuildContext, store: Images, built: Built) -> _Pushed:
     """Let the builder push, and name what it pushed; an earlier build may have done so."""
     image_id, build = context.inputs.image_id, context.settings.build
     attested = Attested(
@@ -133,22 +193,35 @@ def _push_attested(context: BuildContext, built: Built) -> str:
         on_line=context.observer.line,
         cancel=context.cancel,
     )
-    layers = daemon.image_layers(built.image)
+    layers, repository = daemon.image_layers(built.image), registry.repository_of(image_id)
     if built.reused:
-        return attested.require(image_id, layers)
+        reference = _pushed_before(store, context.identity, repository) or image_id
+    else:
+        reference = _pushed_by_builder(context, built, attestations.output(image_id))
+    digest = attested.require(reference, layers)
+    by_digest = f"{repository}@{digest}"
+    attested.name(by_digest, registry.identity_name(image_id, context.identity))
+    return _Pushed(digest=digest, name=lambda name: attested.name(by_digest, name))
+
+
+def _pushed_before(store: Images, identity: str, repository: str) -> str | None:
+    """Return what this service pushed of the identity to this repository, or None."""
+    earlier = store.by_identity(identity)
+    reference = str(earlier.details.get(PUSHED_AS) or "") if earlier is not None else ""
+    return reference if reference.startswith(f"{repository}@") else None
+
+
+def _pushed_by_builder(context: BuildContext, built: Built, output: str) -> str:
     metadata = context.workspace.scratch / "pushed.json"
     run_stage(
         context,
         SLIM_STAGE if built.is_slim else FINAL_STAGE,
-        attestations.output(image_id),
+        output,
         labels=built.labels,
-        attested=attestations.wanted(build),
+        attested=attestations.wanted(context.settings.build),
         metadata_file=metadata,
     )
-    pushed = attestations.pushed(image_id, metadata.read_text("utf-8"))
-    digest = attested.require(pushed, layers)
-    attested.name(pushed, image_id)
-    return digest
+    return attestations.pushed(context.inputs.image_id, metadata.read_text("utf-8"))
 
 
 def store_image(
@@ -187,7 +260,7 @@ def _record(context: BuildContext, built: Built, pushed_as: str | None) -> Image
             "slim": built.is_slim,
             "full_because": built.full_because,
             PUSHED_AS: pushed_as,
-            SUBMITTED_AT: context.inputs.submitted_at,
+            SUBMITTED_AT: context.submitted_at(),
         },
     )
 
@@ -209,4 +282,8 @@ def _convert(
             cancel=context.cancel,
             evidence=evidence.objects(built),
         )
-        return store.publish(temporary, record, sha256=conversion.sha256)
+        # A conversion takes minutes, in which the image may be requested again.
+        details = {**record.details, SUBMITTED_AT: context.submitted_at()}
+        return store.publish(
+            temporary, record.model_copy(update={"details": details}), sha256=conversion.sha256
+        )

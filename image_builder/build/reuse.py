@@ -35,7 +35,7 @@ def stored_sif(context: BuildContext, store: Images) -> ImageRecord | None:
             update={
                 "filename": inputs.filename,
                 "image_id": inputs.image_id,
-                "details": {**earlier.details, SUBMITTED_AT: inputs.submitted_at},
+                "details": {**earlier.details, SUBMITTED_AT: context.submitted_at()},
             }
         )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,12 +24,23 @@ from image_builder.host.process import Command, ProcessFailed, Runner, run
 from image_builder.settings import RegistrySettings
 
 PULL_TIMEOUT_S = 2 * 3600.0
+_IDENTITY_TAG = re.compile(r":identity-[0-9a-f]{64}\Z")
 DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 
 
 def repository_of(reference: str) -> str:
     """Return what an image's reference names, without its tag and its digest."""
     return str(parse_repository_tag(reference.split("@")[0])[0])
+
+
+def identity_name(image_id: str, identity: str) -> str:
+    """Return the name, in the same repository, that only images of this identity have."""
+    return f"{repository_of(image_id)}:identity-{identity.removeprefix('sha256:')}"
+
+
+def is_identity_name(reference: str) -> bool:
+    """Return whether a reference is an `identity_name`."""
+    return _IDENTITY_TAG.search(reference) is not None
 
 
 def auth_config(reference: str, registry: RegistrySettings) -> dict[str, str] | None:

@@ -5,10 +5,12 @@
       sif/<sha256>.json         the record it was stored with
       records/<identity>.json   the newest image of an identity
       names/<filename>          what a name means at present
+  image-names/<sha256>      which identity owns a name among Docker images, and since which request
       documents/<identity>/     spack.lock and the like: what an image was made from, to be read without opening it
       pins/<digest>             clean-up leaves this SIF, or the images of this identity, alone
       leases/<identity>         the file lease of processes that make or hand out an image of this identity; its time is
                                 the last use
+  leases/naming-<sha256>    the lock of whoever gives a name to a Docker image
       incoming/<token>/         one SIF being written; swept when its writer has ended
 
 Every small file is a whole record, replaced by a rename, so a reader needs no lock and never meets half of one. The
@@ -41,6 +43,8 @@ from image_builder.store.record import (
     identity_digest,
     is_filename,
     is_sha256,
+    may_take_name,
+    name_digest,
     shortened,
     was_asked_later,
     with_sif_of,
@@ -64,7 +68,7 @@ class ImageStore:
             root / "incoming",
             root / "documents",
         )
-        self._leases = root / "leases"
+        self._leases, self._image_names = root / "leases", root / "image-names"
         for folder in (
             root,
             self._sifs,
@@ -74,6 +78,7 @@ class ImageStore:
             self._incoming,
             self._documents,
             self._leases,
+            self._image_names,
         ):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._known = {folder: _KnownRecords(folder) for folder in (self._sifs, self._names)}
@@ -132,6 +137,27 @@ class ImageStore:
                 raise LookupError(f"no SIF {record.sha256} is stored")
             self._point(record, filename)
         return record
+
+    @contextlib.contextmanager
+    def naming(self, image_id: str) -> Iterator[bool]:
+        """Yield whether the block alone, on this machine, gives this name to Docker images."""
+        lease = self._leases / f"naming-{name_digest(image_id)}"
+        lease.touch(mode=0o600)
+        with file_leases.alone(lease) as free:
+            yield free
+
+    def take_name(self, record: ImageRecord) -> bool:
+        """Let the record's identity own its `image_id` among Docker images.
+
+        Returns False, and changes nothing, if the name was requested later for another identity.
+        """
+        with self._locked():
+            owner = self._owner(record.image_id)
+            if not may_take_name(_read(owner), record):
+                return False
+            if not was_asked_later(_read(owner), record):
+                _write(owner, record)
+        return True
 
     def record(self, record: ImageRecord) -> ImageRecord:
         """Store the record of an image without a SIF; the identity keeps a SIF that it has."""
@@ -341,6 +367,8 @@ class ImageStore:
             record = self.by_identity(identity)
             if not free or (record is not None and record.sha256 is not None):
                 return False
+            if record is not None:
+                self._give_up_name(record)
             (self._records / f"{digest}.json").unlink(missing_ok=True)
             shutil.rmtree(self._documents / digest, ignore_errors=True)
             self._lease(identity).unlink(missing_ok=True)
@@ -387,6 +415,14 @@ class ImageStore:
                 continue
             if name.name == filename or name.exists():
                 _write(name, record.model_copy(update={"filename": name.name}))
+
+    def _owner(self, image_id: str) -> Path:
+        return self._image_names / name_digest(image_id)
+
+    def _give_up_name(self, record: ImageRecord) -> None:
+        owner = self._owner(record.image_id)
+        if (found := _read(owner)) is not None and found.identity == record.identity:
+            owner.unlink()
 
     def _spelled(self, filename: str) -> list[Path]:
         return [self._names / spelling for spelling in spellings.of_filename(filename)]

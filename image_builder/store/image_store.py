@@ -39,6 +39,18 @@ class Images(Protocol):
         Raises `LookupError` if it is not.
         """
 
+    def naming(self, image_id: str) -> AbstractContextManager[bool]:
+        """Yield whether the block alone, on this machine, gives this name to Docker images.
+
+        False says that another one does at present.
+        """
+
+    def take_name(self, record: ImageRecord) -> bool:
+        """Let the record's identity own its `image_id` among Docker images.
+
+        Returns False, and changes nothing, if the name was requested later for another identity.
+        """
+
     def record(self, record: ImageRecord) -> ImageRecord:
         """Store the record of an image without a SIF; the identity keeps a SIF that it has."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import re
 import sys
 from typing import Any
@@ -59,6 +60,11 @@ def was_asked_later(record: ImageRecord | None, other: ImageRecord) -> bool:
     return record is not None and _submitted_at(record) > _submitted_at(other)
 
 
+def may_take_name(owner: ImageRecord | None, record: ImageRecord) -> bool:
+    """Return whether the record's identity may own a name of Docker images instead of `owner`."""
+    return owner is None or owner.identity == record.identity or not was_asked_later(owner, record)
+
+
 def _submitted_at(record: ImageRecord) -> float:
     value = record.details.get(SUBMITTED_AT)
     return float(value) if isinstance(value, (int, float)) else 0.0
@@ -85,6 +91,11 @@ def checked_filename(name: str | None) -> str:
 def is_sha256(text: str) -> bool:
     """Return whether a text is a sha256 in hexadecimal digits."""
     return _SHA256.fullmatch(text) is not None
+
+
+def name_digest(image_id: str) -> str:
+    """Return the digest by which a store finds the name of a Docker image."""
+    return hashlib.sha256(image_id.encode()).hexdigest()
 
 
 def identity_digest(identity: str) -> str:

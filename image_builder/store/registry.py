@@ -8,6 +8,7 @@ an annotation:
     identity.<identity>       the newest image of an identity, with its SIF if it has one
     documents.<identity>      what it was made from
     pin.<digest>              clean-up leaves this SIF, or the images of this identity, alone
+    image.<sha256>            which identity owns a name among Docker images, and since which request
     name.<sha256>             a name that cannot be a tag, or looks like one of those above
 
 A SIF is uploaded before any tag means it, and the registry checks its digest; a tag moves in one
@@ -51,6 +52,8 @@ from image_builder.store.record import (
     identity_digest,
     is_filename,
     is_sha256,
+    may_take_name,
+    name_digest,
     shortened,
     was_asked_later,
     with_sif_of,
@@ -71,7 +74,7 @@ A registry answers for one tag at a time. New tags, and a single image, are alwa
 READERS = 8
 MAX_RESUMES = 5
 
-_RESERVED = re.compile(r"(sha256|identity|documents|pin|name)\.")
+_RESERVED = re.compile(r"(sha256|identity|documents|pin|name)\.|image\.[0-9a-f]{64}\Z")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -124,6 +127,18 @@ class RegistryImages:
         self._put_record(f"sha256.{record.sha256}", stored)
         self._point(record)
         return record
+
+    def naming(self, image_id: str) -> contextlib.AbstractContextManager[bool]:
+        return self._local.naming(image_id)
+
+    def take_name(self, record: ImageRecord) -> bool:
+        tag = f"image.{name_digest(record.image_id)}"
+        owner = _read(self.repository.manifest(tag))
+        if not may_take_name(owner, record):
+            return False
+        if not was_asked_later(owner, record):
+            self._put_record(tag, record)
+        return True
 
     def record(self, record: ImageRecord) -> ImageRecord:
         record = with_sif_of(self.by_identity(record.identity), record)
@@ -274,6 +289,8 @@ class RegistryImages:
             record = self.by_identity(identity)
             if not free or (record is not None and record.sha256 is not None):
                 return False
+            if record is not None:
+                self._give_up_name(record)
             self._delete(f"identity.{digest}")
             self._delete(f"documents.{digest}")
         self._local.forget(identity)
@@ -294,6 +311,12 @@ class RegistryImages:
                 continue
             if name == record.filename or manifest is not None:
                 self._put_record(_tag_of(name), record.model_copy(update={"filename": name}))
+
+    def _give_up_name(self, record: ImageRecord) -> None:
+        manifest = self.repository.manifest(f"image.{name_digest(record.image_id)}")
+        owner = _read(manifest)
+        if owner is not None and owner.identity == record.identity:
+            self._delete_manifest(f"image.{name_digest(record.image_id)}", manifest)
 
     def _put_record(self, tag: str, record: ImageRecord) -> None:
         annotations = {RECORD: json.dumps(record.model_dump(mode="json"), sort_keys=True)}

@@ -207,7 +207,7 @@ def tagged_images(engine: Engine) -> list[Any]:
         sa.func.row_number()
         .over(
             partition_by=BUILDS.c.image_id,
-            order_by=(BUILDS.c.pushed_digest.is_(None), BUILDS.c.ended_at.desc(), BUILDS.c.id),
+            order_by=(BUILDS.c.pushed_digest.is_(None), BUILDS.c.created_at.desc(), BUILDS.c.id),
         )
         .label("place")
     )

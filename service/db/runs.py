@@ -101,12 +101,19 @@ def next_delivery(engine: Engine, run_id: str, worker: str) -> Delivery | None:
     return None if first is None else Delivery(**first._mapping)
 
 
-def is_wanted(engine: Engine, run_id: str, delivery: Delivery) -> bool:
-    """Return whether a build still waits for this delivery."""
+def requested_at(engine: Engine, run_id: str, delivery: Delivery) -> float | None:
+    """Return when this delivery was last requested, or None if no build waits for it any more.
+
+    It is in seconds since 1970. A build that joined a run makes its name newer.
+    """
+    submitted_at = BUILDS.c.inputs["submitted_at"].as_float()
     with reading(engine) as connection:
-        return bool(
-            connection.scalar(sa.select(sa.exists().where(*_waiting_for(run_id, delivery))))
-        )
+        waiting, newest = connection.execute(
+            sa.select(sa.func.count(), sa.func.max(submitted_at))
+            .select_from(BUILDS)
+            .where(*_waiting_for(run_id, delivery))
+        ).one()
+    return (newest or 0.0) if waiting else None
 
 
 def deliver(

@@ -156,7 +156,7 @@ class Worker:
                 observer=observer,
                 workspace=self.settings.library.build.builds_folder / run_id,
                 cancel=cancel,
-                is_wanted=lambda: runs.is_wanted(self.engine, run_id, delivery),
+                requested_at=lambda: runs.requested_at(self.engine, run_id, delivery),
             )
         except (CicError, ClaimLost):
             raise
@@ -182,12 +182,19 @@ class Worker:
         )
 
     def _offer(self, result: pipeline.BuildResult) -> None:
-        """Where the operator wants it, link a SIF under its plain name for everybody."""
+        """Where the operator wants it, link a SIF under its plain name for everybody.
+
+        A name that an image which was requested later has stays with that.
+        """
         if (
             self.settings.service.public_downloads
             and result.sif_path is not None
             and result.filename is not None
         ):
+            library = self.settings.library
+            owner = open_images(library.build, library.registry).by_name(result.filename)
+            if owner is not None and owner.sha256 != result.sha256:
+                return
             for name in spellings.of_filename(result.filename):
                 if name == result.filename or (self._images / name).exists():
                     files.link_file(result.sif_path, self._images / name)

@@ -71,7 +71,7 @@ class FakeBuilder:
         observer: Observer,
         cancel: CancelToken,
         inputs: Inputs | None = None,
-        is_wanted: Callable[[], bool] = lambda: True,
+        requested_at: Callable[[], float | None] = lambda: 0.0,
     ) -> BuildResult:
         self.calls.append(request)
         observer.entered(BuildState.STARTED)
@@ -84,7 +84,7 @@ class FakeBuilder:
             cancel.check()
         if self.error is not None:
             raise self.error
-        if not is_wanted():
+        if requested_at() is None:
             raise NotWanted
         identity = pinned.identity or "sha256:" + "0" * 64
         record = ImageRecord(

@@ -4,6 +4,7 @@ runs.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import threading
 import warnings
@@ -133,6 +134,26 @@ def test_a_forced_build_joins_only_a_forced_run(engine: Engine) -> None:
 def test_a_plain_build_joins_a_forced_run(engine: Engine) -> None:
     _, forced = db_builds.create_or_join(engine, new(force=True), LIMITS)
     assert db_builds.create_or_join(engine, new(), LIMITS)[1] == forced
+
+
+def test_who_joins_a_run_makes_its_name_newer(engine: Engine) -> None:
+    def asked(at: float) -> str:
+        inputs = {"submitted_at": at}
+        return db_builds.create_or_join(engine, dataclasses.replace(new(), inputs=inputs), LIMITS)[
+            0
+        ]
+
+    first = asked(100.5)
+    run = claim(engine)
+    assert run is not None
+    delivery = db_runs.next_delivery(engine, run, ME)
+    assert delivery is not None
+    assert db_runs.requested_at(engine, run, delivery) == 100.5
+    second = asked(200.5)
+    assert db_runs.requested_at(engine, run, delivery) == 200.5
+    for build_id in (second, first):
+        db_builds.withdraw(engine, build_id, "enough")
+    assert db_runs.requested_at(engine, run, delivery) is None
 
 
 def test_nobody_joins_a_run_that_is_being_cancelled(engine: Engine) -> None:

@@ -115,6 +115,29 @@ def test_a_name_means_what_was_asked_for_last_whichever_ends_last(images: Images
     assert images.by_name(NAME) == again
 
 
+def test_a_docker_images_name_belongs_to_what_was_asked_for_last(images: Images) -> None:
+    newer, older = record(submitted_at=200.5), record(OTHER_IDENTITY, submitted_at=100.5)
+    assert images.take_name(newer)
+    assert not images.take_name(older)
+    assert images.take_name(record(submitted_at=100.5)), "it has the name already"
+    assert not images.take_name(record(OTHER_IDENTITY, submitted_at=150.5)), "since 200.5"
+    assert images.take_name(record(OTHER_IDENTITY, submitted_at=300.5))
+    assert not images.take_name(newer)
+    images.record(record(OTHER_IDENTITY, filename=None))
+    assert images.forget(OTHER_IDENTITY)
+    assert images.take_name(newer), "what is forgotten has no name"
+    assert images.names() == {} and images.images() == []
+
+
+def test_one_at_a_time_gives_a_name_to_docker_images(images: Images) -> None:
+    with images.naming("demo:latest") as first, images.naming("demo:latest") as second:
+        assert first and not second
+        with images.naming("demo:other") as other:
+            assert other
+    with images.naming("demo:latest") as again:
+        assert again
+
+
 def test_a_name_can_be_given_to_a_stored_sif_without_making_it_again(images: Images) -> None:
     published = publish(images, b"one")
     other = published.model_copy(update={"filename": "other.sif"})

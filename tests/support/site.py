@@ -218,6 +218,11 @@ def wait_until_alive(
     raise AssertionError(f"{url} does not answer:\n{log.read_text('utf-8', 'replace')[-3000:]}")
 
 
+def own_tag(status: Mapping[str, Any]) -> str:
+    """Return the tag that images of a build's identity alone have in the image registry."""
+    return f"identity-{status['identity'].removeprefix('sha256:')}"
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageRegistry:
     """A running image registry that asks for a password."""
@@ -229,7 +234,18 @@ class ImageRegistry:
     def tags(self, repository: str) -> list[str]:
         url = f"http://{self.host}/v2/{repository}/tags/list"
         answer = requests.get(url, auth=(self.user, self.password), timeout=10)
-        return answer.json()["tags"] if answer.status_code == 200 else []
+        return sorted(answer.json()["tags"]) if answer.status_code == 200 else []
+
+    def digest(self, repository: str, tag: str) -> str:
+        """Return the digest of what a tag means."""
+        answer = requests.head(
+            f"http://{self.host}/v2/{repository}/manifests/{tag}",
+            auth=(self.user, self.password),
+            headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
+            timeout=10,
+        )
+        answer.raise_for_status()
+        return answer.headers["Docker-Content-Digest"]
 
     def get(self, repository: str, what: str) -> Any:
         """Return the JSON of a repository: `manifests/…` or `blobs/sha256:…`."""

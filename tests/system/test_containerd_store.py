@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.site import MACHINE, ImageRegistry, Site, running_service
+from tests.support.site import MACHINE, ImageRegistry, Site, own_tag, running_service
 from tests.system.own_docker import own_docker
 from tests.system.test_remote_builder import cable, registry_there
 
@@ -50,4 +50,4 @@ def test_images_are_built_pushed_found_again_and_converted(
     assert [line for log in logs for line in log.splitlines() if "Warning: " in line] == []
     assert "exists already" in logs[1] and again["pushed_digest"] == built["pushed_digest"]
     assert built["sha256"] == again["sha256"]
-    assert image_registry.tags("group/demo_plain_x86_64_nompi_nogpu") == ["latest"]
+    assert image_registry.tags("group/demo_plain_x86_64_nompi_nogpu") == [own_tag(built), "latest"]

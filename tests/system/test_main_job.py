@@ -26,6 +26,7 @@ from tests.support.site import (
     Service,
     Site,
     make_site,
+    own_tag,
     running_service,
 )
 
@@ -301,7 +302,10 @@ def test_push_find_and_force_with_a_registry_that_asks_for_a_password(
     with running_service(configured) as service:
         first = service.build({**REQUEST, "push": True})
         assert first["status"] == "FINISHED", first
-        assert image_registry.tags("group/demo_hello_x86_64_nompi_nogpu") == ["latest"]
+        assert image_registry.tags("group/demo_hello_x86_64_nompi_nogpu") == [
+            own_tag(first),
+            "latest",
+        ]
         second = service.build({**REQUEST, "push": True})
         forced = service.build({**REQUEST, "push": True, "force": True})
         unpushed = service.build(

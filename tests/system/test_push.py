@@ -117,6 +117,7 @@ def test_a_name_that_another_run_takes_before_the_push_is_pushed_again(
             cancel=CancelToken(),
             runner=racing,
             log=cast("Any", None),
+            submitted_at=lambda: 0.0,
         )
         built = Built(image=image, reused=False, labels={})
         digest = publish.push_until_it_is_this(context, command, built)

@@ -23,6 +23,7 @@ from tests.support.site import (
     MACHINE,
     ImageRegistry,
     Site,
+    own_tag,
     running_image_registry,
     running_service,
 )
@@ -66,7 +67,7 @@ def test_a_private_base_and_a_push_elsewhere_have_credentials_of_their_own(
         forget(bases.host)
 
     assert built["status"] == "FINISHED", built
-    assert image_registry.tags("group/demo_hello_x86_64_nompi_nogpu") == ["latest"]
+    assert image_registry.tags("group/demo_hello_x86_64_nompi_nogpu") == [own_tag(built), "latest"]
     assert refused["error_code"] == "BASE_IMAGE_UNAVAILABLE", refused
     assert heard and not any("authorization" in headers for headers in heard)
     for canary in (bases.password, image_registry.password):
