@@ -106,7 +106,8 @@ REPORTS = {
 }
 
 
-def test_no_report_of_the_image_itself_grows_what_is_kept(site: Site) -> None:
+def test_no_program_of_the_image_makes_its_report(site: Site) -> None:
+    """What is compared is read in a stage that is older than the description's code."""
     for name, says in REPORTS.items():
         forged = POISON.replace("*/collect.py) FORGERY", f"*/verify.py) {says}; exit 0").replace(
             '$real "\\$@" || exit 1', '[ "\\${1##*/}" = verify.py ] || exec $real "\\$@"'
@@ -118,9 +119,28 @@ def test_no_report_of_the_image_itself_grows_what_is_kept(site: Site) -> None:
             status = built(service, name)
             log = service.call("GET", f"/build/{status['id']}/log").text
             assert status["status"] == "FINISHED", log[-2000:]
-            assert "The full image is built, not a slim one" in log, (name, log[-2000:])
+            assert "cannot be read" not in log and not status["warnings"], (name, log[-2000:])
             assert len(json.dumps(status)) < 8000, name
         assert len(service.call("GET", "/build/").content) < 64 * 1024
+
+
+def test_an_image_cannot_say_that_it_lacks_nothing(site: Site) -> None:
+    """Its Python leaves an interpreter out of what is collected, and claims that all is there."""
+    forged = POISON.replace("*/collect.py) FORGERY", "*/collect.py) rm -r /cic-slim/opt/tool")
+    forged = forged.replace(
+        '$real "\\$@" || exit 1',
+        '[ "\\${1##*/}" != verify.py ] || { echo \'{\\"missing\\": [], \\"count\\": 0}\'; exit; }\n'
+        '$real "\\$@" || exit 1',
+    )
+    assert "count" in forged
+    script = f"# {secrets.token_hex()}\nmkdir -p /opt/tool\ncp /bin/sh /opt/tool/run\n{forged}"
+    files = {"eflows4hpc.yaml": "", "start": "#!/opt/tool/run\n", "post_inst.sh": script}
+    site.add_step("demo", "lacking", files)
+    with running_service(site) as service:
+        status = built(service, "lacking")
+        log = service.call("GET", f"/build/{status['id']}/log").text
+    assert status["status"] == "FINISHED", log[-2000:]
+    assert "would lack a script of the step: /opt/tool/run" in " ".join(status["warnings"]), log
 
 
 PLANT = """

@@ -28,6 +28,12 @@ class Root:
         """Where a path of the root lies on this system; its own links are followed by `end` alone."""
         return self.top + path
 
+    def place(self, path):
+        """Where the file itself lies on this system, be it a link; None when its folder is not there."""
+        folder, _, name = path.rpartition("/")
+        end = self.end(folder)
+        return None if end is None else self.host(end.rstrip("/") + "/" + name)
+
     def walk(self, path):
         """The links on the way to what a path means, and that itself (None when it is not there)."""
         waiting, done, links = path.split("/"), [], []
@@ -63,7 +69,8 @@ class Root:
     def elf(self, path):
         """The ELF facts of the file at a path; None when it is none."""
         if path not in self._elves:
-            self._elves[path] = read_elf(self.host(path))
+            end = self.end(path)
+            self._elves[path] = read_elf(self.host(end)) if end is not None else None
         return self._elves[path]
 
     def system_folders(self):
@@ -238,12 +245,15 @@ def interpreters(root, words, path):
 
 def needs(root, path, search_path, preferred=()):
     """What the file at `path` needs: (what it is, where it was found or None)."""
-    if os.path.islink(root.host(path)):
-        return {"-> " + os.readlink(root.host(path)): root.end(path)}
+    place = root.place(path)
+    if place is not None and os.path.islink(place):
+        return {"-> " + os.readlink(place): root.end(path)}
+    if place is None or not os.path.isfile(place):
+        return {}
     elf = root.elf(path)
     if elf is not None:
         found = libraries(root, path, preferred)
         if elf.interpreter:
             found[elf.interpreter] = elf.interpreter if root.end(elf.interpreter) is not None else None
         return found
-    return interpreters(root, first_line(root.host(path)), search_path)
+    return interpreters(root, first_line(place), search_path)

@@ -1,7 +1,7 @@
-"""Holds a slim image against the full one that this runs in: verify.py FOLDER, the step's.
+"""Compares a slim image with the full one, in a stage that is older than a description's code: verify.py FOLDER.
 
-Everything that was delivered must find in the slim image what it finds here: libraries, interpreters, the ends of
-links. Prints JSON: the first of what is `missing`, and their `count`.
+FOLDER is the step's. Everything that was delivered must find in the slim image what it finds in the full one:
+libraries, interpreters, the ends of links. Prints JSON: the first of what is `missing`, and their `count`.
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 
 from closure import Root, interpreters, needs
 
+FULL = "/run/cic/full"
 SLIM = "/run/cic/slim"
 DELIVERED = "/run/cic/collected"
 FIRST_LINES = "/run/cic/first-lines"
@@ -26,18 +27,19 @@ def delivered(step):
 def missing(full, slim, paths, search_path, preferred):
     """`PATH: WHAT` for everything that is found in the full image and not in the slim one."""
     for path in paths:
-        if not os.path.lexists(slim.host(path)):
+        place = slim.place(path)
+        if place is None or not os.path.lexists(place):
             yield "%s: it is not there" % path
             continue
         here = needs(full, path, search_path, preferred)
         there = needs(slim, path, search_path, preferred) if any(here.values()) else {}
-        for what, place in here.items():
-            if place is not None and there.get(what) is None and not place.startswith(("/proc/", "/dev/", "/sys/")):
+        for what, found in here.items():
+            if found is not None and there.get(what) is None and not found.startswith(("/proc/", "/dev/", "/sys/")):
                 yield "%s: %s" % (path, what)
 
 
 def main(step):
-    full, slim = Root(), Root(SLIM)
+    full, slim = Root(FULL), Root(SLIM)
     search_path = os.environ.get("PATH", "")
     preferred = [folder for folder in os.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
     found = list(missing(full, slim, delivered(step), search_path, preferred))

@@ -363,6 +363,9 @@ def test_no_step_after_a_strangers_code_sees_what_others_share() -> None:
     for name in ("prepared", "final", "collected", "verified"):
         assert "type=cache" not in named[name], name
         assert not re.findall("id=site_(?!pip)", named[name]), name
+    assert named["verified"].startswith("installed AS "), (
+        "no program of the image tells what it has"
+    )
     before_the_copy = named["slim"].split("COPY --from=collected")[0]
     assert "from=collected" not in before_the_copy and "type=cache" in before_the_copy
     assert "type=cache" not in named["slim"].removeprefix(before_the_copy)

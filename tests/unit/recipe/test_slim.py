@@ -163,6 +163,23 @@ def test_links_are_followed_inside_the_root(closure: Any, tmp_path: Path) -> Non
     assert root.end("/round") is None and root.end("/lib/none") is None
 
 
+def test_no_link_leads_out_of_the_root(closure: Any, tmp_path: Path) -> None:
+    """The root is a stranger's file system, and what is looked up is its own, never this one's."""
+    inside, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (inside / "usr", outside):
+        folder.mkdir(parents=True)
+        (folder / "script").write_text(f"#!/{folder.name}\n")
+    (inside / "folder").symlink_to(outside)
+    (inside / "program").symlink_to(sys.executable)
+    (inside / "linked").symlink_to("/usr")
+    os.mkfifo(inside / "fifo")
+    root = closure.Root(str(inside))
+    assert closure.needs(root, "/folder/script", "/bin") == {}
+    assert closure.needs(root, "/linked/script", "/bin") == {"/usr": "/usr"}
+    assert closure.needs(root, "/program", "/bin") == {f"-> {sys.executable}": None}
+    assert root.elf("/program") is None and closure.needs(root, "/fifo", "/bin") == {}
+
+
 def test_libraries_of_a_program_are_those_that_the_linker_loads(closure: Any) -> None:
     if shutil.which("ldd") is None:
         pytest.skip("ldd is not installed")
