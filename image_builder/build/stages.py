@@ -30,7 +30,7 @@ from image_builder.host.workspace import require_free_space
 from image_builder.plan import resolve
 from image_builder.plan.render import Rendered
 from image_builder.recipe import slim
-from image_builder.recipe.dockerfile import site_secrets
+from image_builder.recipe.dockerfile import site_secrets, step_commands
 from image_builder.recipe.stages import (
     CA_BUNDLE_SECRET,
     LOCK_STAGE,
@@ -165,8 +165,12 @@ def _disk_guard(context: BuildContext) -> DiskGuard:
     Half of what a stage needs to begin is left: it is ended while there is room to end it in.
     """
     folders = [context.workspace.root, *filter(Path.is_dir, [daemon.data_folder()])]
+    dockerfile = (context.workspace.context / "Dockerfile").read_text("utf-8")
     return DiskGuard(
-        context.cancel, folders, min_free_bytes=context.settings.build.min_free_bytes // 2
+        context.cancel,
+        folders,
+        min_free_bytes=context.settings.build.min_free_bytes // 2,
+        steps=step_commands(dockerfile),
     )
 
 

@@ -62,6 +62,9 @@ _SPACK_SCRIPTS = (
 )
 
 
+_STEP = re.compile(r'^ *(\["sh", "/run/cic/[^\n]*\])$', re.MULTILINE)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecipeOptions:
     """Says what the build context holds in addition to what `render` makes."""
@@ -201,6 +204,11 @@ def _check_reference(base: BaseFacts, key: str) -> None:
             f"The base image's name {base.reference[:100]!r} is not an image reference.",
             hint=f"Correct {key} in build_cfg.",
         )
+
+
+def step_commands(dockerfile: str) -> set[tuple[str, ...]]:
+    """Return the commands that a rendered recipe's steps run, as the kernel shows them."""
+    return {tuple(json.loads(command)) for command in _STEP.findall(dockerfile)}
 
 
 def _files(

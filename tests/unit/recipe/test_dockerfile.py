@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from image_builder.docker import buildx
 from image_builder.errors import BadDescription, Misconfigured
-from image_builder.recipe.dockerfile import Recipe, RecipeOptions, render, site_secrets
+from image_builder.recipe.dockerfile import (
+    Recipe,
+    RecipeOptions,
+    render,
+    site_secrets,
+    step_commands,
+)
 from image_builder.recipe.environment import compose
 from image_builder.recipe.slim import FIRST_LINES_FILE
 from image_builder.recipe.stages import FACTS_FOLDER, LATEST_RECIPE, LOCK_FILE, WANTED_FILE
@@ -369,6 +375,17 @@ def test_no_step_after_a_strangers_code_sees_what_others_share() -> None:
     before_the_copy = named["slim"].split("COPY --from=collected")[0]
     assert "from=collected" not in before_the_copy and "type=cache" in before_the_copy
     assert "type=cache" not in named["slim"].removeprefix(before_the_copy)
+
+
+def test_the_commands_of_a_recipes_steps() -> None:
+    recipe = rendered(
+        "apt: [bc]\npip: [six]\n", options=RecipeOptions(has_post_install=True), runtime=None
+    )
+    assert step_commands(recipe.dockerfile) == {
+        ("sh", "/run/cic/apt.sh"),
+        ("sh", "/run/cic/post_install.sh", "/solver"),
+        ("sh", "/run/cic/pip.sh"),
+    }
 
 
 @pytest.mark.parametrize(
