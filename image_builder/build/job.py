@@ -50,7 +50,9 @@ def build_debug_image(context: BuildContext) -> str:
 
 def build(context: BuildContext, store: Images) -> Built:
     """Concretize, compare the result with the request, then install; the image has no name yet."""
-    check.require(context.settings.build, base_image=context.inputs.base.reference)
+    check.require(
+        context.settings.build, base_image=context.inputs.base.reference, cancel=context.cancel
+    )
     rendered = render_request(context.request, context.inputs, context.settings)
     for warning in rendered.environment.warnings:
         context.warn(warning)

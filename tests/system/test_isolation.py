@@ -9,12 +9,16 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from image_builder.docker.isolation import cgroup
+from image_builder.docker import daemon
+from image_builder.docker.isolation import cgroup, check
+from image_builder.errors import Cancelled
+from image_builder.host.cancellation import CancelToken
 from tests.support.daemon_images import remove_images
 from tests.support.site import BASE_IMAGE, MACHINE, PROJECT, Site, make_site
 from tests.system.own_docker import (
@@ -241,3 +245,47 @@ class TestLimits:
         assert ended.returncode == 0, ended.stderr
         found = cgroup.problem(without.settings.library.build)
         assert found is not None and "have no limits" in found.message
+
+
+def test_a_probe_that_never_ends_is_cancelled(tmp_path: Path) -> None:
+    """The base image's bash never answers; what was found till then is not remembered."""
+    reference = f"cic-test-silent-{secrets.token_hex(4)}:1"
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {BASE_IMAGE}\nRUN printf '#!/bin/sh\\nexec sleep infinity\\n' >/bin/bash\n"
+    )
+    subprocess.run(
+        ["docker", "buildx", "build", "--quiet", f"--tag={reference}", str(tmp_path)],
+        check=True,
+        capture_output=True,
+    )
+    settings = make_site(tmp_path / "site").settings.library.build.model_copy(
+        update={"require_isolation": True}
+    )
+    cancel = CancelToken()
+
+    def running() -> list[str]:
+        listed = subprocess.run(
+            ["docker", "ps", "--quiet", f"--filter=ancestor={reference}"],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return listed.stdout.split()
+
+    def cancel_when_it_runs() -> None:
+        while not running() and not cancel.is_set:
+            cancel.wait(0.1)
+        cancel.cancel("Enough.")
+
+    waiter = threading.Thread(target=cancel_when_it_runs)
+    waiter.start()
+    try:
+        with pytest.raises(Cancelled, match="Enough"):
+            check.require(settings, base_image=reference, cancel=cancel)
+        assert running() == []
+        with pytest.raises(Cancelled, match="Enough"):
+            check.require(settings, base_image=reference, cancel=cancel)
+    finally:
+        cancel.cancel()
+        waiter.join()
+        daemon.remove_image(reference)

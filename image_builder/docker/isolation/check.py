@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from image_builder.docker import buildx, container, daemon
 from image_builder.docker.isolation import cgroup
 from image_builder.errors import CicError, Misconfigured
+from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import run
 from image_builder.settings import BuildSettings
 
@@ -37,27 +38,31 @@ echo done
 """For bash, which knows the network: every base image has it."""
 
 
-def problems(settings: BuildSettings, *, base_image: str | None) -> list[Misconfigured]:
+_remembered: dict[tuple[str, str | None], tuple[float, tuple[Misconfigured, ...]]] = {}
+
+
+def problems(
+    settings: BuildSettings, *, base_image: str | None, cancel: CancelToken | None = None
+) -> list[Misconfigured]:
     """Return what build steps can do that they should not, or why that is not known.
 
-    It is empty when all is well.
+    It is empty when all is well. Raises what `cancel` does.
     """
+    cancel = cancel or CancelToken()
     return [
         problem
-        for problem in (_limits_problem(settings), _network_problem(settings, base_image))
+        for problem in (_limits_problem(settings), _network_problem(settings, base_image, cancel))
         if problem is not None
     ]
 
 
-def require(settings: BuildSettings, *, base_image: str | None) -> None:
+def require(settings: BuildSettings, *, base_image: str | None, cancel: CancelToken) -> None:
     """Raise what `problems` finds, if the settings require isolation.
 
     What was found holds for ten minutes.
     """
     if settings.require_isolation:
-        weaknesses = _remembered(
-            settings.model_dump_json(), base_image, int(time.monotonic() // REMEMBERED_S)
-        )
+        weaknesses = _recent_problems(settings, base_image, cancel)
         if weaknesses:
             raise Misconfigured(
                 "Nothing is built here while build steps are not isolated: "
@@ -66,9 +71,18 @@ def require(settings: BuildSettings, *, base_image: str | None) -> None:
             )
 
 
-@functools.lru_cache(maxsize=4)
-def _remembered(settings: str, base_image: str | None, _period: int) -> tuple[Misconfigured, ...]:
-    return tuple(problems(BuildSettings.model_validate_json(settings), base_image=base_image))
+def _recent_problems(
+    settings: BuildSettings, base_image: str | None, cancel: CancelToken
+) -> tuple[Misconfigured, ...]:
+    key = (settings.model_dump_json(), base_image)
+    now = time.monotonic()
+    known = _remembered.get(key)
+    if known is None or now - known[0] > REMEMBERED_S:
+        for old in [old for old, entry in _remembered.items() if now - entry[0] > REMEMBERED_S]:
+            _remembered.pop(old, None)
+        known = now, tuple(problems(settings, base_image=base_image, cancel=cancel))
+        _remembered[key] = known
+    return known[1]
 
 
 def _limits_problem(settings: BuildSettings) -> Misconfigured | None:
@@ -87,9 +101,11 @@ def _limits_problem(settings: BuildSettings) -> Misconfigured | None:
     )
 
 
-def _network_problem(settings: BuildSettings, base_image: str | None) -> Misconfigured | None:
+def _network_problem(
+    settings: BuildSettings, base_image: str | None, cancel: CancelToken
+) -> Misconfigured | None:
     try:
-        if not buildx.sees_local_images(settings, run):
+        if not buildx.sees_local_images(settings, functools.partial(run, cancel=cancel)):
             return Misconfigured(
                 "What build steps can reach and use is not known for this buildx_builder.",
                 hint="Only Docker's own builder can be looked at.",
@@ -98,8 +114,9 @@ def _network_problem(settings: BuildSettings, base_image: str | None) -> Misconf
             return Misconfigured(
                 "What build steps can reach is not known: there is no base image for this platform."
             )
-        reached = _reached(base_image)
+        reached = _reached(base_image, cancel)
     except (CicError, OSError) as error:
+        cancel.check()
         return Misconfigured(f"What build steps can reach is not known: {error}")
     if not reached:
         return None
@@ -109,7 +126,7 @@ def _network_problem(settings: BuildSettings, base_image: str | None) -> Misconf
     )
 
 
-def _reached(base_image: str) -> list[str]:
+def _reached(base_image: str, cancel: CancelToken) -> list[str]:
     """Return which addresses of this host a container on the default bridge can reach.
 
     The metadata address is one of those that are tried.
@@ -121,7 +138,11 @@ def _reached(base_image: str) -> list[str]:
     ):
         targets = [inner, outer, METADATA]
         said = container.run_probe(
-            base_image, None, ("bash", "-c", _PROGRAM, "probe", *targets), network="bridge"
+            base_image,
+            None,
+            ("bash", "-c", _PROGRAM, "probe", *targets),
+            network="bridge",
+            cancel=cancel,
         ).splitlines()
     if "done" not in said:
         raise Misconfigured("the base image's bash did not answer")
