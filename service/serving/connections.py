@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Callable, MutableMapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from gunicorn.asgi.protocol import ASGIProtocol  # type: ignore[import-untyped]
 
@@ -24,6 +24,17 @@ gunicorn's `keepalive`.
 """
 
 
+class Counted(Protocol):
+    """What is counted: a connection, or one that is still at its TLS handshake."""
+
+    network: str
+    is_gone: bool
+    """Not counted: not yet, or not any more."""
+
+    @property
+    def transport(self) -> asyncio.Transport: ...
+
+
 class Connections:
     """The open connections, by the network that they come from."""
 
@@ -31,9 +42,9 @@ class Connections:
         """`limit_of_network` None: a proxy in front has all connections, and bounds them."""
         self._limit, self._limit_of_network = limit, limit_of_network or limit
         self._open: collections.Counter[str] = collections.Counter()
-        self._waiting: dict[Connection, None] = {}  # in the order in which they began to wait
+        self._waiting: dict[Counted, None] = {}  # in the order in which they began to wait
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: Counted) -> bool:
         """Count a new connection, which waits. Returns False when there is no room for it."""
         network = connection.network
         if self._open[network] >= self._limit_of_network and not self._make_room(network):
@@ -44,16 +55,16 @@ class Connections:
         self._waiting[connection] = None
         return True
 
-    def wait(self, connection: Connection) -> None:
+    def wait(self, connection: Counted) -> None:
         """Mark the connection as answered: it may send another request."""
         if not connection.is_gone:
             self._waiting[connection] = None
 
-    def serve(self, connection: Connection) -> None:
+    def serve(self, connection: Counted) -> None:
         """Mark the connection as having sent a whole request."""
         self._waiting.pop(connection, None)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Counted) -> None:
         """Forget the connection, which is closed."""
         if not connection.is_gone:
             connection.is_gone = True
@@ -74,7 +85,7 @@ class Connections:
                 return True
         return False
 
-    def _drop(self, connection: Connection) -> None:
+    def _drop(self, connection: Counted) -> None:
         connection.transport.abort()
         self.forget(connection)
 
@@ -97,8 +108,7 @@ class Connection(ASGIProtocol):  # type: ignore[misc]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self.network = network_of(str(peer[0])) if isinstance(peer, tuple) else ""
+        self.network = network_of_peer(transport)
         if not self._connections.admit(self):
             self._is_refused = True
             self.transport.abort()
@@ -129,3 +139,9 @@ class Connection(ASGIProtocol):  # type: ignore[misc]
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def network_of_peer(transport: asyncio.BaseTransport) -> str:
+    """Return the network that a connection comes from."""
+    peer = transport.get_extra_info("peername")
+    return network_of(str(peer[0])) if isinstance(peer, tuple) else ""

@@ -12,9 +12,8 @@ from gunicorn import sock  # type: ignore[import-untyped]
 from gunicorn.workers.gasgi import ASGIWorker  # type: ignore[import-untyped]
 
 from service.serving.connections import Connection, Connections
+from service.serving.handshake import Handshake
 
-HANDSHAKE_S = 10.0
-"""How long the TLS handshake of a connection may take."""
 LISTEN_EVERY_S = 1.0
 SWITCH_S = 0.001
 """After how long a thread lets another one go on: the event loop, which has little to do, would
@@ -46,10 +45,8 @@ class Worker(ASGIWorker):  # type: ignore[misc]
         for listener in self.sockets:
             self.servers.append(
                 await self.loop.create_server(
-                    lambda: Connection(self),
+                    lambda: Connection(self) if context is None else Handshake(self, context),
                     sock=listener.sock,
-                    ssl=context,
-                    ssl_handshake_timeout=None if context is None else HANDSHAKE_S,
                 )
             )
         while self.alive and self.ppid == os.getppid():

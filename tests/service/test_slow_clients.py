@@ -12,6 +12,8 @@ import http.client
 import os
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from base64 import b64encode
@@ -25,8 +27,18 @@ from benchmarks.followers import going_on
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
 from service.db.database import make_engine
+from service.serving.handshake import HANDSHAKE_S
 from service.web import captchas
-from tests.support.site import PASSWORD, USER, Service, make_site, running_service
+from tests.support.certificate import make_certificate
+from tests.support.site import (
+    PASSWORD,
+    PROJECT,
+    USER,
+    Service,
+    free_port,
+    make_site,
+    running_service,
+)
 
 SIF_BYTES = 24 * 1024**2
 OTHERS_S = 20.0
@@ -193,6 +205,75 @@ def test_more_follow_a_log_than_there_are_threads(service: Service) -> None:
     for thread in threads:
         thread.join()
     assert len(heard) == 40
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+HALF_SHAKEN = (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+"""The beginnings of a ClientHello."""
+
+
+@contextlib.contextmanager
+def serving_over_tls(folder: Path) -> Iterator[tuple[Service, Path]]:
+    """A service of one process that takes 40 connections of an address, and its certificate."""
+    certificate, key = make_certificate(folder)
+    port = free_port()
+    site = make_site(folder / "site").with_environ(
+        CIC_WEB_PROCESSES="1",
+        CIC_MAX_CONNECTIONS_PER_ADDRESS="40",
+        CIC_TLS_CERTIFICATE=str(certificate),
+        CIC_TLS_KEY=str(key),
+        CIC_PORT=str(port),
+    )
+    log = folder / "service.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "builder_service.py"],
+            cwd=PROJECT,
+            env=dict(site.environ),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+    service = Service(site, f"https://127.0.0.1:{port}", log, process)
+    try:
+        end = time.monotonic() + 60
+        while not listens(port):
+            assert time.monotonic() < end and process.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.1)
+        yield service, certificate
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_half_a_handshake_counts_as_a_connection(tmp_path: Path) -> None:
+    """It is closed for the next one of its address long before its own time is over."""
+    with serving_over_tls(tmp_path) as (service, certificate):
+        port = int(service.url.rpartition(":")[2])
+        with contextlib.ExitStack() as stack:
+            made = []
+            for number in range(200):
+                one = stack.enter_context(socket.socket())
+                one.bind(("127.0.0.2", 0))
+                one.connect(("127.0.0.1", port))
+                with contextlib.suppress(OSError):
+                    one.sendall(HALF_SHAKEN[number % 3])
+                made.append(one)
+            for one in made[:160]:
+                one.settimeout(HANDSHAKE_S / 2)
+                with contextlib.suppress(ConnectionResetError):
+                    assert one.recv(1) == b""
+            for _ in range(5):
+                answer = requests.get(
+                    f"{service.url}/image_creation/health/live",
+                    verify=str(certificate),
+                    timeout=OTHERS_S,
+                )
+                assert answer.status_code == 200
 
 
 def test_what_a_log_says_comes_as_it_is_said(service: Service) -> None:

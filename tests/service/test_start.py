@@ -24,6 +24,7 @@ from service.db import accounts
 from service.db.database import database_url, make_engine, writing
 from service.server import server_options
 from service.workers.executors import WAKE, PoolProcess, RunFolder
+from tests.support.certificate import make_certificate
 from tests.support.site import Site, add_user, free_port
 
 
@@ -229,33 +230,11 @@ def test_the_servers_options_follow_the_settings(settings: Settings) -> None:
 def test_it_serves_over_tls_and_stops_when_told(
     site: Site, tmp_path: Path, number: signal.Signals
 ) -> None:
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-keyout",
-            "key.pem",
-            "-out",
-            "cert.pem",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-        ],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = make_certificate(tmp_path)
     port = free_port()
     served = site.with_environ(
-        CIC_TLS_CERTIFICATE=str(tmp_path / "cert.pem"),
-        CIC_TLS_KEY=str(tmp_path / "key.pem"),
+        CIC_TLS_CERTIFICATE=str(certificate),
+        CIC_TLS_KEY=str(key),
         CIC_PORT=str(port),
         CIC_STOP_TIMEOUT_S="0",
     )
@@ -276,7 +255,7 @@ def test_it_serves_over_tls_and_stops_when_told(
         answer = requests.get(
             f"{url}/build/",
             auth=("ada", "correct horse"),
-            verify=str(tmp_path / "cert.pem"),
+            verify=str(certificate),
             timeout=30,
         )
         assert (answer.status_code, answer.json()["total"]) == (200, 0)
