@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.site import BASE_IMAGE
 
 HOST, GATEWAY = "198.51.100.2", "198.51.100.1"
@@ -87,14 +89,19 @@ class OwnDocker:
 
 
 @contextlib.contextmanager
-def own_docker(*options: str, addresses: Sequence[str] = ()) -> Iterator[OwnDocker]:
+def own_docker(
+    *options: str, addresses: Sequence[str] = (), disk_bytes: int | None = None
+) -> Iterator[OwnDocker]:
     """A daemon with the base image of the tests in it. It needs root.
 
-    `options` are for the daemon, and `addresses` are more of the world's.
+    `options` are for the daemon, `addresses` are more of the world's, and with `disk_bytes` its
+    data have a disk of their own, of this size.
     """
     with contextlib.ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="cic-docker-"))  # a socket's path must be short
         stack.callback(shutil.rmtree, root, ignore_errors=True)
+        if disk_bytes is not None:
+            stack.enter_context(_disk(root / "disk.img", root / "data", disk_bytes))
         world = stack.enter_context(_namespace("sh", "-c", "trap exit TERM; sleep infinity & wait"))
         socket = root / "docker.sock"
         host = stack.enter_context(
@@ -126,6 +133,22 @@ def own_docker(*options: str, addresses: Sequence[str] = ()) -> Iterator[OwnDock
                 capture_output=True,
             )
         yield OwnDocker(root, host, world)
+
+
+@contextlib.contextmanager
+def _disk(image: Path, folder: Path, size_bytes: int) -> Iterator[None]:
+    """A file system of this size at a folder; a user or container that may not mount skips."""
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", str(image)], check=True)
+    mount = ["mount", "-o", "loop", str(image), str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("NOT TESTED: a full disk. This user or container may not mount a file system.")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextlib.contextmanager
