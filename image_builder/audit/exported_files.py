@@ -1,7 +1,7 @@
-"""Lists the programs and libraries that are in an image, from outside.
+"""Looks at the programs and libraries that are in an image, from outside.
 
 The image's author decides what its own `python3` says, so none of its programs runs: the daemon
-hands out the files of a container that is never started, and only their beginnings are read here.
+hands out the files of a container that is never started, and they are read here as bytes, once.
 Instructions are read by the base image's `objdump`, in a container that holds nothing but a sample
 of the files.
 """
@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import shutil
-import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from image_builder.audit import elf
 from image_builder.audit.binaries import SAMPLES_FOLDER, inventory_program
-from image_builder.docker import daemon
+from image_builder.audit.image_facts import Collector, ImageFacts
 from image_builder.docker.container import Container, run_container
-from image_builder.errors import ErrorCode, LimitReached
+from image_builder.errors import ErrorCode, LimitReached, ServiceError
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import ProcessFailed, Runner
+from image_builder.sif import docker_export, tar_filter
+from image_builder.sif.tar_filter import CorruptArchive, UnsupportedArchive, Window
 
 MAX_FILES = 20_000
 MAX_SAMPLES = 40
@@ -33,6 +33,8 @@ MAX_SAMPLE_BYTES = 64 * 1024**2
 MAX_PATH = 1000
 TIMEOUT_S = 600.0
 LISTING_BYTES = 32 * 1024**2
+CHUNK_BYTES = 1024**2
+_PLAIN_FILES = b"0\0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,74 +59,145 @@ class Listing:
     """Path in the image by name in the sample's folder, which is a digest of that path."""
 
 
-def list_files(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """Holds what `binaries.audit_files` judges, as JSON, and the facts of the image."""
+
+    inventory: str
+    facts: ImageFacts
+
+
+def look(
     image: str, trees: Sequence[str], platform: str, sampling: Sampling, cancel: CancelToken
-) -> str:
-    """Return what `binaries.audit_files` judges, as JSON, of the files below some folders.
+) -> Found:
+    """Return what is in an image; the inventory is of the files below some folders, the `trees`.
 
     Raises `Unavailable` for a daemon that does not answer, `LimitReached` for an image that takes
-    too long to read, `Cancelled`.
+    too long to read, `ServiceError` for one that cannot be read, `Cancelled`.
     """
-    listing, deadline = Listing(), time.monotonic() + TIMEOUT_S
+    listing, collector = Listing(), Collector()
     sampling.folder.mkdir()
     try:
-        for tree in trees:
-            with daemon.exported_folder(image, tree) as chunks:
-                _read(chunks, tree, listing, sampling.folder, deadline, cancel)
+        with docker_export.exported_files(image, timeout_s=TIMEOUT_S) as source:
+            reader = _Reader(source, tuple(f"{tree}/" for tree in trees), listing, sampling.folder)
+            reader.read(collector, cancel)
         instructions = _instructions(listing, platform, sampling, cancel)
+    except (CorruptArchive, UnsupportedArchive, OSError) as error:
+        raise ServiceError(f"The image's files cannot be read: {error}.") from error
     finally:
         shutil.rmtree(sampling.folder, ignore_errors=True)
-    return json.dumps(
-        {
-            "files": [[path, start.hex()] for path, start in sorted(listing.files)],
-            "instructions": instructions,
-        }
-    )
+    inventory = {
+        "files": [[path, start.hex()] for path, start in sorted(listing.files)],
+        "instructions": instructions,
+    }
+    return Found(inventory=json.dumps(inventory), facts=collector.facts())
 
 
-def _read(
-    chunks: Iterator[bytes],
-    tree: str,
-    listing: Listing,
-    folder: Path,
-    deadline: float,
-    cancel: CancelToken,
-) -> None:
-    """Add what an archive of a folder holds. Its members begin with the folder's own name."""
-    top = tree.rpartition("/")[0]
-    with tarfile.open(fileobj=io.BufferedReader(_Stream(chunks)), mode="r|") as archive:
-        for member in archive:
-            archive.members = []  # type: ignore[attr-defined]  # it would remember every one
+def facts_of_tar(source: int, cancel: CancelToken) -> ImageFacts:
+    """Return the facts of the files that a tar holds; `source` is a descriptor.
+
+    Raises as `look` does, and `CorruptArchive` or `UnsupportedArchive`.
+    """
+    collector = Collector()
+    _Reader(source, (), Listing(), None).read(collector, cancel)
+    return collector.facts()
+
+
+class _Reader:
+    """Reads the archive of an image's files once, for the inventory and for the facts."""
+
+    def __init__(
+        self, source: int, trees: tuple[str, ...], listing: Listing, samples: Path | None
+    ) -> None:
+        self._window, self._trees = Window(source, None), trees
+        self._listing, self._samples = listing, samples
+        self._deadline = time.monotonic() + TIMEOUT_S
+
+    def read(self, collector: Collector, cancel: CancelToken) -> None:
+        window = self._window
+        while (member := tar_filter.next_member(window)) is not None:
             cancel.check()
-            if time.monotonic() > deadline:
+            if time.monotonic() > self._deadline:
                 raise LimitReached(
                     f"The image's files took longer than {TIMEOUT_S:.0f} s to read.",
                     code=ErrorCode.BUILD_TIMEOUT,
                 )
-            if member.isreg() and len(listing.files) < MAX_FILES:
-                file = archive.extractfile(member)
-                if file is not None:
-                    _look_at(file, f"{top}/{member.name}"[:MAX_PATH], member.size, listing, folder)
+            path = "/" + member.name.decode("utf-8", "surrogateescape")[:MAX_PATH]
+            collector.note(path)
+            window.drop(member.extent)
+            body = _Body(window, member.body_bytes)
+            if member.kind in _PLAIN_FILES and member.body_bytes:
+                self._look_at(path, body, collector)
+            body.drop()
+
+    def _look_at(self, path: str, body: _Body, collector: Collector) -> None:
+        is_listed = path.startswith(self._trees) and len(self._listing.files) < MAX_FILES
+        if not is_listed and not collector.wants(path):
+            return
+        chunks = iter(body)
+        if is_listed:
+            chunks = self._listed(path, body.left, chunks)
+        collector.add(path, body.left, chunks)
+
+    def _listed(self, path: str, size_bytes: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the chunks of a file; a program among them is listed, and may be of the sample."""
+        first = next(chunks, b"")
+        start = first[: elf.HEADER_BYTES]
+        header = elf.read_header(start)
+        name = None
+        if header is not None and header.runs:
+            self._listing.files.append((path, start))
+            name = self._sample_name(path, size_bytes)
+        if name is None or self._samples is None:
+            yield first
+            yield from chunks
+            return
+        with (self._samples / name).open("wb") as copy:
+            copy.write(first)
+            yield first
+            for chunk in chunks:
+                copy.write(chunk)
+                yield chunk
+
+    def _sample_name(self, path: str, size_bytes: int) -> str | None:
+        """Return the name of a file in the sample, from which another may be removed, or None.
+
+        Those with the smallest digests stay.
+        """
+        sampled = self._listing.sampled
+        name = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
+        if self._samples is None or size_bytes > MAX_SAMPLE_BYTES:
+            return None
+        if len(sampled) == MAX_SAMPLES:
+            last = max(sampled)
+            if name > last:
+                return None
+            (self._samples / last).unlink()
+            del sampled[last]
+        sampled[name] = path
+        return name
 
 
-def _look_at(file: IO[bytes], path: str, size_bytes: int, listing: Listing, folder: Path) -> None:
-    start = file.read(elf.HEADER_BYTES)
-    header = elf.read_header(start)
-    if header is None or not header.runs:
-        return
-    listing.files.append((path, start))
-    name = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
-    if size_bytes > MAX_SAMPLE_BYTES or (
-        len(listing.sampled) == MAX_SAMPLES and name > max(listing.sampled)
-    ):
-        return
-    if len(listing.sampled) == MAX_SAMPLES:  # those with the smallest digests stay
-        (folder / max(listing.sampled)).unlink()
-        del listing.sampled[max(listing.sampled)]
-    listing.sampled[name] = path
-    with (folder / name).open("wb") as copy:
-        copy.write(start)
-        shutil.copyfileobj(file, copy)
+class _Body:
+    """Yields the bytes of an archive's member, padding included, as far as they are wanted."""
+
+    def __init__(self, window: Window, size_bytes: int) -> None:
+        self._window, self.left = window, size_bytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self.left:
+            count = min(self.left, CHUNK_BYTES)
+            if not self._window.need(count):
+                raise CorruptArchive("the stream ends in the middle of a file")
+            chunk = self._window.peek(count)
+            self._window.drop(count)
+            self.left -= count
+            yield chunk
+
+    def drop(self) -> None:
+        """Pass over what was not asked for."""
+        self._window.drop(self.left)
+        self.left = 0
 
 
 def _instructions(
@@ -154,23 +227,3 @@ def _instructions(
     except (ProcessFailed, LimitReached, ValueError, KeyError, TypeError, AttributeError):
         cancel.check()
         return {}
-
-
-class _Stream(io.RawIOBase):
-    """Lets a consumer read chunks as a file."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest = chunks, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = chunk
-        count = min(len(buffer), len(self._rest))
-        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
-        return count

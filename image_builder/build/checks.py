@@ -8,6 +8,7 @@ from typing import Any
 from image_builder.audit import exported_files, smoke_test
 from image_builder.audit.binaries import UnreadableInventory, audit_files
 from image_builder.audit.exported_files import Sampling
+from image_builder.audit.image_facts import ImageFacts
 from image_builder.audit.lock_audit import Verdict, audit, clashing_in_view
 from image_builder.build.context import BuildContext
 from image_builder.docker import daemon
@@ -56,22 +57,30 @@ def _require_one_view(environment: Environment, lock: dict[str, Any]) -> None:
         )
 
 
-def audit_image(context: BuildContext, image: str, verdict: Verdict, target: str) -> Verdict:
-    """Audit the programs and libraries of an image; one that does not pass is removed.
+def examine(
+    context: BuildContext, image: str, verdict: Verdict | None, target: str
+) -> tuple[Verdict | None, ImageFacts | None]:
+    """Audit the programs and libraries of an image, and gather its facts, in one pass.
 
-    What cannot be examined is a warning.
+    An image that does not pass is removed. What cannot be examined is a warning. Without a verdict
+    on a lockfile there is nothing to audit.
     """
+    trees = INSTALL_TREES if verdict is not None else ()
     try:
-        inventory = exported_files.list_files(
-            image, INSTALL_TREES, context.platform, _sampling(context), context.cancel
+        found = exported_files.look(
+            image, trees, context.platform, _sampling(context), context.cancel
         )
-        whole = audit_files(verdict, inventory, platform=context.platform, target=target)
+        if found.facts.incomplete:
+            context.warn(f"not all of the image's facts are known: {found.facts.incomplete}")
+        if verdict is None:
+            return None, found.facts
+        whole = audit_files(verdict, found.inventory, platform=context.platform, target=target)
     except (CicError, UnreadableInventory) as error:
         context.cancel.check()
         context.warn(f"what was built was not looked at: {error}")
-        return verdict
+        return verdict, None
     try:
-        return require_passed(context, whole)
+        return require_passed(context, whole), found.facts
     except BuildFailed:
         daemon.remove_image(image)
         raise

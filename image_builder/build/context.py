@@ -55,13 +55,15 @@ class BuildContext:
 class Built:
     """Describes an image in the daemon that passed its checks.
 
-    `image` is its id, as it may have no name yet.
+    `image` is its id, as it may have no name yet; `facts` is the document of what its files told,
+    empty where they were not looked at now.
     """
 
     image: str
     reused: bool
     labels: dict[str, str]
     audit: dict[str, Any] | None = None
+    facts: str = ""
     is_slim: bool = False
     full_because: str = ""
     sbom: str | None = None

@@ -10,11 +10,13 @@ import dataclasses
 import json
 from typing import Any
 
+from image_builder.audit.image_facts.facts import DOCUMENT as FACTS_DOCUMENT
 from image_builder.audit.lock_audit import Verdict
 from image_builder.build import checks, evidence, stages
 from image_builder.build.buildcache.access import open_build_cache
 from image_builder.build.concretization_cache import ConcretizationCache
 from image_builder.build.context import BuildContext, Built
+from image_builder.docker import daemon
 from image_builder.docker.isolation import check
 from image_builder.docker.label_names import SLIM
 from image_builder.errors import BuildFailed, UserError
@@ -64,6 +66,8 @@ def build(context: BuildContext, store: Images) -> Built:
     else:
         built, lock = _Install(context, rendered.environment, {}, None).build(), {}
     documents = rendered.documents(json.dumps(lock) if lock else None)
+    if built.facts:
+        documents[FACTS_DOCUMENT] = built.facts
     store.keep_documents(context.identity, documents | evidence.documents(built))
     return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
 
@@ -157,19 +161,16 @@ class _Install:
             )
 
     def _full(self) -> Built:
-        context, verdict = self._context, self._verdict
-        image = stages.build_stage(context, FINAL_STAGE, self._labels)
+        image = stages.build_stage(self._context, FINAL_STAGE, self._labels)
         self._end_install()
-        if verdict is not None:
-            verdict = checks.audit_image(context, image, verdict, self._environment.target)
-        return self._checked(image, verdict, self._labels)
+        return self._checked(image, FINAL_STAGE, self._labels)
 
     def _slim(self) -> Built:
         """Return a slim image that passed its checks.
 
         Raises `SlimFailed` or `BuildFailed` when it is not as good as the full one.
         """
-        context, verdict = self._context, self._verdict
+        context = self._context
         facts = stages.export(context, FACTS_STAGE, slim_facts.NAMES, slim_facts.MAX_BYTES)
         checked = slim_facts.checked(facts, apt=self._environment.apt)
         context.workspace.write_context(
@@ -180,11 +181,15 @@ class _Install:
         report.require_nothing_missing()
         labels = {**self._labels, SLIM: "true"}
         image = stages.build_stage(context, SLIM_STAGE, labels)
-        if verdict is not None:
-            verdict = checks.audit_image(context, image, verdict, self._environment.target)
-        return self._checked(image, verdict, labels)
+        return self._checked(image, SLIM_STAGE, labels)
 
-    def _checked(self, image: str, verdict: Verdict | None, labels: dict[str, str]) -> Built:
+    def _checked(self, image: str, stage: str, labels: dict[str, str]) -> Built:
+        """Return the image of a stage, with its facts as labels, after it passed its checks."""
+        verdict, facts = checks.examine(
+            self._context, image, self._verdict, self._environment.target
+        )
+        if facts is not None:
+            image, labels = self._labelled(image, stage, labels, facts.labels(labels))
         warnings = checks.run_smoke(self._context, image, self._environment)
         return Built(
             image=image,
@@ -192,11 +197,28 @@ class _Install:
             labels=labels,
             is_slim=SLIM in labels,
             audit=verdict.as_dict() if verdict else None,
+            facts=facts.document() if facts is not None else "",
             sbom=evidence.bill_of_materials(
                 self._context, image, self._lock, is_slim=SLIM in labels
             ),
             warnings=warnings,
         )
+
+    def _labelled(
+        self, image: str, stage: str, labels: dict[str, str], more: dict[str, str]
+    ) -> tuple[str, dict[str, str]]:
+        """Return the image with more labels: BuildKit has all its layers, and writes them anew.
+
+        Should it have lost some, what it makes of them was never looked at: the first image stays.
+        """
+        whole = labels | more
+        labelled = stages.build_stage(self._context, stage, whole)
+        if daemon.image_layers(labelled) == daemon.image_layers(image):
+            daemon.remove_image(image)
+            return labelled, whole
+        self._context.warn("the image has no labels about its files: its layers changed meanwhile")
+        daemon.remove_image(labelled)
+        return image, labels
 
     def _end_install(self) -> None:
         """Report that the install ended, as cached layers show no packages.

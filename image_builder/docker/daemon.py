@@ -28,7 +28,6 @@ from image_builder.request.build_request import BASE
 
 DAEMON_TIMEOUT_S = 60
 TAR_MARGIN_BYTES = 64 * 1024
-_EMPTY_TAR = bytes(10240)
 
 
 class BaseImageUnavailable(Unavailable):
@@ -208,23 +207,6 @@ def read_file(image: str, path: str, max_bytes: int) -> str | None:
         member = archive.next()
         file = archive.extractfile(member) if member is not None and member.isreg() else None
         return file.read().decode("utf-8", "replace") if file is not None else None
-
-
-@contextlib.contextmanager
-def exported_folder(image: str, path: str) -> Iterator[Iterator[bytes]]:
-    """Yield a folder of an image as a tar, in chunks; none when there is no such folder.
-
-    The tar is of a container that is never started.
-    """
-    with daemon() as client:
-        container = client.api.create_container(image, command=["true"], entrypoint=[])
-        try:
-            chunks, _ = client.api.get_archive(container["Id"], path)
-            yield iter(chunks)
-        except docker.errors.NotFound:
-            yield iter([_EMPTY_TAR])
-        finally:
-            client.api.remove_container(container["Id"], v=True, force=True)
 
 
 def tag_image(image: str, image_id: str) -> None:

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import socket
+import subprocess
 import tarfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -126,6 +127,37 @@ def exported(image: str) -> Iterator[ExportedImage]:
         )
 
 
+@contextlib.contextmanager
+def exported_files(image: str, *, timeout_s: float) -> Iterator[int]:
+    """Yield a descriptor to read an image's files from, as a tar; none of its programs runs.
+
+    Raises `ServiceError` for an image that is not there, and `NotStreamable`.
+    """
+    with daemon() as client, contextlib.ExitStack() as stack:
+        try:
+            container = client.api.create_container(
+                image,
+                command=["/never-started"],
+                labels={REPOSITORY: leftovers.owner_tag()},
+                network_disabled=True,
+            )["Id"]
+        except docker.errors.ImageNotFound:
+            raise ServiceError(f"The image {image} is not in the Docker daemon.") from None
+        except docker.errors.APIError as error:
+            raise NotStreamable(
+                f"docker does not export the image: {error.explanation or error}"
+            ) from error
+        stack.callback(_remove_container, client, container)
+        connection = export_socket(container)
+        if connection is not None:
+            yield stack.enter_context(connection).fileno()
+            return
+        command = export_command(container, timeout_s=timeout_s)
+        process = stack.enter_context(started(command, stdout=subprocess.PIPE))
+        assert process.stdout is not None
+        yield process.stdout.fileno()
+
+
 def is_converted(names: Collection[str]) -> bool:
     """Return whether an image with these names is being converted."""
     return any(name.startswith(f"{REPOSITORY}:") for name in names)
@@ -165,8 +197,8 @@ def _remove_container(client: docker.DockerClient, container: str) -> None:
         client.api.remove_container(container, v=True, force=True)
 
 
-def export_socket(image: ExportedImage) -> socket.socket | None:
-    """Return a connection with the image's files as a tar; None if the daemon has no socket here.
+def export_socket(container: str) -> socket.socket | None:
+    """Return a connection with a container's files as a tar; None if the daemon has no socket here.
 
     Asked in HTTP/1.0, the daemon sends them as they are until it closes the connection. The program
     `docker` does the same for any daemon, and costs 0.8 s of a processor per GB more, a tenth of a
@@ -183,7 +215,7 @@ def export_socket(image: ExportedImage) -> socket.socket | None:
             connection.settimeout(DAEMON_TIMEOUT_S)
             connection.connect(path)
             connection.sendall(
-                f"GET /containers/{image.container}/export HTTP/1.0\r\nHost: docker\r\n\r\n".encode()
+                f"GET /containers/{container}/export HTTP/1.0\r\nHost: docker\r\n\r\n".encode()
             )
             status, error = _answer(connection)
         except OSError as refused:
@@ -214,14 +246,12 @@ def _answer(connection: socket.socket) -> tuple[str, str]:
     ).strip()
 
 
-def export_command(image: ExportedImage, *, timeout_s: float) -> Command:
-    """Return the command that writes the image's files to standard output as a tar.
+def export_command(container: str, *, timeout_s: float) -> Command:
+    """Return the command that writes a container's files to standard output as a tar.
 
     It works with a daemon on any machine.
     """
-    return Command(
-        name="docker export", argv=("docker", "export", image.container), timeout_s=timeout_s
-    )
+    return Command(name="docker export", argv=("docker", "export", container), timeout_s=timeout_s)
 
 
 def originals_command(image: ExportedImage, *, platform: str, timeout_s: float) -> Command:

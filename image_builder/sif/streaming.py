@@ -334,12 +334,14 @@ class _Pipeline:
         commands = [self.filter, *([self.sink] if self.sink is not None else [])]
         with contextlib.ExitStack() as stack:
             processes: list[subprocess.Popen[bytes]] = []
-            source: IO[bytes] | socket.socket | None = docker_export.export_socket(self.image)
+            source: IO[bytes] | socket.socket | None = docker_export.export_socket(
+                self.image.container
+            )
             if source is None:
                 commands.insert(
                     0,
                     docker_export.export_command(
-                        self.image, timeout_s=self.settings.convert_timeout_s
+                        self.image.container, timeout_s=self.settings.convert_timeout_s
                     ),
                 )
             else:

@@ -181,9 +181,9 @@ def listed(image: str, folder: Path, base: str = BASE_IMAGE) -> dict[str, Any]:
         cgroup=None,
         runner=run_command,
     )
-    text = exported_files.list_files(image, INSTALL_TREES, "linux/amd64", sampling, CancelToken())
+    found = exported_files.look(image, INSTALL_TREES, "linux/amd64", sampling, CancelToken())
     assert list(folder.iterdir()) == []
-    return dict(json.loads(text))
+    return dict(json.loads(found.inventory))
 
 
 def test_an_image_is_looked_at_from_outside(tmp_path: Path) -> None:
