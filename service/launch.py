@@ -9,7 +9,7 @@ from image_builder.launch.commands import PROCESSES
 from image_builder.launch.script import Script, script
 from image_builder.launch.start import Start, program_words
 from image_builder.request.machines import MachineFacts
-from image_builder.store.record import ImageRecord
+from image_builder.store.record import COMPRESSOR, ImageRecord
 from service.context import service
 from service.db import builds
 
@@ -30,6 +30,7 @@ class Placed:
             self.machine,
             file=self._file(),
             reference=record.image_id,
+            compressor=record.details.get(COMPRESSOR),
             is_pushed=builds.is_pushed(service().engine, record.image_id, record.identity),
         )
 

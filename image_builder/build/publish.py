@@ -28,7 +28,7 @@ from image_builder.recipe.stages import FINAL_STAGE, SLIM_STAGE
 from image_builder.sif import convert
 from image_builder.state import BuildState
 from image_builder.store.image_store import Images
-from image_builder.store.record import PUSHED_AS, SUBMITTED_AT, ImageRecord
+from image_builder.store.record import COMPRESSOR, PUSHED_AS, SUBMITTED_AT, ImageRecord
 
 PUSH_TRIES = 3
 NAMING_POLL_S = 0.2
@@ -238,9 +238,9 @@ def store_image(
     if record.filename is None:
         return store.record(record)
     if built.reused and earlier is not None and earlier.sha256 is not None:
-        return store.point(
-            record.model_copy(update={"sha256": earlier.sha256, "size_bytes": earlier.size_bytes})
-        )
+        details = {**record.details, COMPRESSOR: earlier.details.get(COMPRESSOR)}
+        kept = {"sha256": earlier.sha256, "size_bytes": earlier.size_bytes, "details": details}
+        return store.point(record.model_copy(update=kept))
     return _convert(context, store, built, record)
 
 
@@ -269,6 +269,8 @@ def _convert(
     context: BuildContext, store: Images, built: Built, record: ImageRecord
 ) -> ImageRecord:
     context.cancel.check()
+    compressor = context.settings.build.sif_compressor
+    record = record.model_copy(update={"details": {**record.details, COMPRESSOR: compressor}})
     context.observer.entered(BuildState.CONVERTING)
     require_free_space(context.workspace.root, context.settings.build.min_free_bytes)
     with store.temporary_path() as temporary, time_limit(ErrorCode.CONVERSION_TIMEOUT):

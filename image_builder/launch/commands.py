@@ -7,13 +7,22 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 
 from image_builder.docker import label_names
-from image_builder.launch.facts import chosen_pmi, runs_sifs
+from image_builder.launch.facts import launcher_pmi, runs_sifs, takes_site_mpi
 from image_builder.request.machines import MachineFacts
 
 PROCESSES = 2
 PROGRAM = "<program>"
 """Placeholder of the user's program; a word like it is not quoted."""
 
+SITE_MPI = "SITE_MPI"
+"""The variable that names the folder of the site's MPI, where that takes the place of the image's."""
+_SITE_MPI_PLACE = "CIC_SITE_MPI_PLACE"
+_SITE_MPI_WORDS = (
+    "--bind",
+    f"{_SITE_MPI_PLACE}:/opt/site-mpi:ro",
+    "--env",
+    "LD_LIBRARY_PATH=/opt/site-mpi",
+)
 _SINGULARITY_GPU = {"cuda": ("--nv",), "hip": ("--rocm",)}
 _AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 """Without these Open MPI's mpirun refuses to run as root, as it does in Docker's containers."""
@@ -88,7 +97,7 @@ def launcher_words(
     if label_names.MPI_FAMILY not in image:
         return ()
     words = shlex.split(machine.launcher or "srun")
-    pmi = chosen_pmi(image, machine)
+    pmi = launcher_pmi(image, machine)
     if pmi and words[0] == "srun":
         words = [word for word in words if not word.startswith("--mpi=")]
         words.insert(1, f"--mpi={pmi}")
@@ -102,6 +111,11 @@ def engine_words(
     return _ENGINES[engine](image, machine, engine, name)
 
 
+def shell_line(words: Sequence[str]) -> str:
+    """Return words as a shell reads them; the site's MPI is where its variable says."""
+    return shlex.join(words).replace(_SITE_MPI_PLACE, f'"${SITE_MPI}"')
+
+
 def edf_name(name: str) -> str:
     """Return the file name of the environment definition of an image."""
     stem = name.rpartition("/")[2].removesuffix(".sif")
@@ -112,7 +126,8 @@ def _singularity(
     image: Mapping[str, str], machine: MachineFacts, engine: str, name: str
 ) -> tuple[str, ...]:
     binds = ("--bind", ",".join(machine.binds)) if machine.binds else ()
-    return (engine, "exec", *_gpu(image, _SINGULARITY_GPU), *binds, name)
+    site_mpi = _SITE_MPI_WORDS if takes_site_mpi(image, machine) else ()
+    return (engine, "exec", *_gpu(image, _SINGULARITY_GPU), *binds, *site_mpi, name)
 
 
 def _docker(
@@ -199,4 +214,4 @@ def _gpu(image: Mapping[str, str], options: Mapping[str, Sequence[str]]) -> Sequ
 
 
 def _line(*words: str, program: str) -> str:
-    return f"{shlex.join(words)} {program if program.startswith('<') else shlex.quote(program)}"
+    return f"{shell_line(words)} {program if program.startswith('<') else shlex.quote(program)}"

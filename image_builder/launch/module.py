@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shlex
 
 from image_builder.errors import FieldProblem, InvalidRequest
-from image_builder.launch.commands import engine_words
+from image_builder.launch.commands import engine_words, shell_line
 from image_builder.launch.facts import runs_sifs
 from image_builder.launch.start import Start, comments
 
@@ -56,7 +55,7 @@ def _wrapper(start: Start, variable: str, name: str) -> str:
     """Return the line that makes a shell function, for Bourne's shells and for C shells."""
     place = "CIC_IMAGE_PLACE"
     words = engine_words(start.image, start.machine, start.machine.engine, place)
-    line = shlex.join(words).replace(place, f'"${variable}"')
+    line = shell_line(words).replace(place, f'"${variable}"')
     if name != ANY_PROGRAM:
         line += f" {name}"
     bourne, c_shell = _lua(f'{line} "$@"'), _lua(f"{line} $*")

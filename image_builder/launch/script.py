@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping
 
 from image_builder.errors import FieldProblem, InvalidRequest
-from image_builder.launch.commands import edf_name, engine_words, launcher_words
+from image_builder.launch.commands import edf_name, engine_words, launcher_words, shell_line
 from image_builder.launch.edf import edf
 from image_builder.launch.module import lmod_module
 from image_builder.launch.slurm import slurm_script
@@ -70,7 +70,7 @@ def _engine_lines(start: Start, engine: str) -> str:
         ranks = ("mpirun", "-n", str(start.processes)) if start.is_parallel else ()
         words, launcher = (*words, *ranks), ()
     program = shlex.join(start.program) or "<program>"
-    lines.append(f"{shlex.join((*launcher, *words))} {program}")
+    lines.append(f"{shell_line((*launcher, *words))} {program}")
     return comments(*start.remarks) + "\n".join([*lines, ""])
 
 

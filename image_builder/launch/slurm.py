@@ -9,8 +9,15 @@ import shlex
 from collections.abc import Iterator
 
 from image_builder.docker import label_names
-from image_builder.launch.commands import edf_name, engine_words, launcher_words
+from image_builder.launch.commands import (
+    SITE_MPI,
+    edf_name,
+    engine_words,
+    launcher_words,
+    shell_line,
+)
 from image_builder.launch.edf import edf
+from image_builder.launch.facts import takes_site_mpi
 from image_builder.launch.start import Start, comments
 
 _END_OF_EDF = "END_OF_EDF"
@@ -56,7 +63,9 @@ def _body(start: Start) -> Iterator[str]:
         yield f"export {name}=${{{name}:-{shlex.quote(value)}}}"
     if start.machine.engine == "edf":
         yield from _edf_file(start)
-    yield f"{shlex.join(_words(start))} {_count(start)}"
+    if takes_site_mpi(start.image, start.machine):
+        yield f': "${{{SITE_MPI}:?has to name the folder of the site\'s libmpi_abi.so.1}}"'
+    yield f"{shell_line(_words(start))} {_count(start)}"
 
 
 def _words(start: Start) -> tuple[str, ...]:

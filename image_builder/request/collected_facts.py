@@ -13,16 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets
-from image_builder.request.machines import PmiName
+from image_builder.request.machines import PmiName, Provider, Version
 from image_builder.request.parsing import load_json
 
 MAX_BYTES = 64 * 1024
 """The largest text of facts; a machine with every known tool has about 5 KB."""
 
-Version = Annotated[str, Field(max_length=40, pattern=r"^\d+(\.\d+)*$")]
 Words = Annotated[str, Field(max_length=8000, pattern=r"^[A-Za-z0-9_.\-]+( [A-Za-z0-9_.\-]+)*$")]
 Code = Annotated[str, Field(max_length=10, pattern=r"^0x[0-9a-f]{1,4}$")]
-Provider = Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z0-9_;.\-]+$")]
 Few = Field(default=(), max_length=64)
 
 

@@ -31,6 +31,10 @@ SiteEngine = Literal["singularity", "apptainer", "docker", "podman-hpc", "shifte
 PmiName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 """A name that `srun --mpi=list` prints, such as pmix_v4."""
 
+Version = Annotated[str, Field(max_length=40, pattern=r"^\d+(\.\d+)*$")]
+Provider = Annotated[str, Field(max_length=40, pattern=r"^[A-Za-z0-9_;.\-]+$")]
+"""A name that `fi_info` or `ucx_info -d` prints, such as cxi, tcp;ofi_rxm or rc_mlx5."""
+
 
 class Fabric(BaseModel):
     """Describes how a site puts its network under an image.
@@ -69,6 +73,12 @@ class MachineEntry(BaseModel):
     driver: str | None = Field(default=None, pattern=r"^\d+(\.\d+)*$", examples=["570.124.06"])
     launcher: str | None = Field(default=None, examples=["srun --mpi=pmix"])
     pmi: tuple[PmiName, ...] = Field(default=(), examples=[["pmix", "pmi2"]])
+    kernel: Version | None = Field(default=None, examples=["5.14.21"])
+    glibc: Version | None = Field(default=None, examples=["2.31"])
+    squashfs: tuple[Provider, ...] = Field(default=(), examples=[["zlib", "zstd"]])
+    pmix: Version | None = Field(default=None, examples=["4.2.9"])
+    libfabric: tuple[Provider, ...] = Field(default=(), examples=[["cxi", "tcp"]])
+    ucx: tuple[Provider, ...] = Field(default=(), examples=[["rc_mlx5", "tcp"]])
     batch: Literal["slurm", "other"] = "slurm"
     binds: tuple[str, ...] = ()
     fabric: Fabric | None = None
@@ -107,6 +117,12 @@ class MachineEntry(BaseModel):
             driver=self.driver,
             launcher=self.launcher,
             pmi=self.pmi,
+            kernel=self.kernel,
+            glibc=self.glibc,
+            squashfs=self.squashfs,
+            pmix=self.pmix,
+            libfabric=self.libfabric,
+            ucx=self.ucx,
             batch=self.batch,
             binds=self.binds,
             fabric=self.fabric,
@@ -147,11 +163,27 @@ FACTS = (
     "driver",
     "launcher",
     "pmi",
+    "kernel",
+    "glibc",
+    "squashfs",
+    "pmix",
+    "libfabric",
+    "ucx",
 )
 """The facts that may be given of a machine, with its name or without."""
 
 MAX_FACT = 200
 """The most characters of one fact."""
+
+_LISTS = {
+    "pmi": (r"[a-z0-9_, ]*", "write what `srun --mpi=list` prints: pmix,pmi2"),
+    "squashfs": (r"[a-z0-9, ]*", "write the kernel's compressors: zlib,zstd"),
+    "libfabric": (r"[A-Za-z0-9_;.\-, ]*", "write the providers that `fi_info` prints: cxi,tcp"),
+    "ucx": (r"[A-Za-z0-9_;.\-, ]*", "write what `ucx_info -d` prints: rc_mlx5,tcp"),
+}
+"""Facts that are lists: their characters, and how to write them."""
+_VERSIONS = {"kernel": "5.14", "glibc": "2.31", "pmix": "4.2"}
+"""Facts that are versions, each with an example."""
 
 
 def machine_facts(given: Mapping[str, str], machines: Mapping[str, MachineEntry]) -> MachineFacts:
@@ -187,8 +219,8 @@ def _described(facts: MachineFacts, fields: Mapping[str, str]) -> MachineFacts:
         changes["pmi"] = ()
     if "mpi" in fields:
         changes |= {"build_mpi": None, "fabric": None}
-    if "pmi" in fields:
-        changes["pmi"] = tuple(name for name in re.split(r"[\s,]+", fields["pmi"]) if name)
+    for key in fields.keys() & _LISTS:
+        changes[key] = tuple(name for name in re.split(r"[\s,]+", fields[key]) if name)
     return dataclasses.replace(facts, **changes)
 
 
@@ -217,10 +249,12 @@ def _unusable_facts(fields: Mapping[str, str]) -> Iterator[FieldProblem]:
     if engine is not None and engine not in get_args(SiteEngine):
         hint = f"write one of {', '.join(get_args(SiteEngine))}"
         yield FieldProblem("engine", f"unknown engine {engine[:60]!r}", hint)
-    if not re.fullmatch(r"[a-z0-9_, ]*", fields.get("pmi", "")):
-        yield FieldProblem(
-            "pmi", "is no list of names", "write what `srun --mpi=list` prints: pmix,pmi2"
-        )
+    for key, (pattern, hint) in _LISTS.items():
+        if not re.fullmatch(pattern, fields.get(key, "")):
+            yield FieldProblem(key, "is no list of names", hint)
+    for key, example in _VERSIONS.items():
+        if not re.fullmatch(r"\d+(\.\d+)*", fields.get(key, example)):
+            yield FieldProblem(key, "is no version", f"write it like {example}")
     if not _is_a_command(launcher):
         hint = "write it like srun --mpi=pmix"
         yield FieldProblem("launcher", "is no command: a quote is not closed", hint)
@@ -277,7 +311,8 @@ class MachineFacts:
     `mpi` is the MPI that the site has, `gpu` the newest runtime that its driver serves
     (`cuda@12.2`), `driver` the GPU driver's version. `launcher` starts a parallel job (`srun
     --mpi=pmix`), `pmi` is what `srun --mpi=` takes there, and `binds` are the host's folders that a
-    container needs there. `build_mpi` is what the catalogue builds images for it with.
+    container needs there. `build_mpi` is what the catalogue builds images for it with. `squashfs`
+    are the compressors that its kernel reads, `libfabric` and `ucx` what these can use there.
     """
 
     name: str = "this machine"
@@ -291,6 +326,12 @@ class MachineFacts:
     driver: str | None = None
     launcher: str | None = None
     pmi: tuple[str, ...] = ()
+    kernel: str | None = None
+    glibc: str | None = None
+    squashfs: tuple[str, ...] = ()
+    pmix: str | None = None
+    libfabric: tuple[str, ...] = ()
+    ucx: tuple[str, ...] = ()
     batch: str = "slurm"
     binds: tuple[str, ...] = ()
     fabric: Fabric | None = None

@@ -6,14 +6,14 @@ The description is for requests and checks; the machines most like it are of the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from image_builder.request import cpu_targets
 from image_builder.request.collected_facts import CollectedFacts
 from image_builder.request.cpu_detection import detected_target
 from image_builder.request.facts import gpu_facts, mpi_facts
-from image_builder.request.machines import MachineEntry
+from image_builder.request.machines import MAX_FACT, MachineEntry
 
 ENGINES = ("singularity", "apptainer", "podman-hpc", "shifter", "sarus", "docker")
 """The engines that `cic_cli here` looks for; the first that is installed is used."""
@@ -83,6 +83,12 @@ def _facts(collected: CollectedFacts) -> Iterator[tuple[str, str | None]]:
     yield "architecture", detected_target(collected.machine, cpu)
     yield "mpi", _mpi(collected)
     yield "pmi", ",".join(name for name in collected.pmi if name != "none")
+    yield "kernel", collected.kernel
+    yield "glibc", collected.glibc
+    yield "pmix", collected.pmix
+    yield "squashfs", _few(collected.squashfs)
+    yield "libfabric", _few(collected.libfabric)
+    yield "ucx", _few(collected.ucx)
     found = {engine.partition(" ")[0] for engine in collected.engines}
     yield "engine", next((engine for engine in ENGINES if engine in found), None)
     gpu = collected.gpu
@@ -91,6 +97,12 @@ def _facts(collected: CollectedFacts) -> Iterator[tuple[str, str | None]]:
         yield "gpu", f"{runtime}@{_minor(gpu.runtime)}" if gpu.runtime else runtime
         yield "gpu_arch", gpu.architecture and gpu.architecture.replace(".", "")
         yield "driver", gpu.driver if gpu.vendor == "nvidia" else None
+
+
+def _few(names: Iterable[str]) -> str:
+    """Return a list as one fact, as far as a fact is long."""
+    text = ",".join(names)
+    return text if len(text) <= MAX_FACT else text[:MAX_FACT].rpartition(",")[0]
 
 
 def _mpi(collected: CollectedFacts) -> str | None:

@@ -19,6 +19,10 @@ PUSHED_AS = "pushed_as"
 """The detail with what this service pushed, as `docker pull` takes it: repository and digest."""
 
 
+COMPRESSOR = "sif_compressor"
+"""The detail that says how the SIF's files are compressed."""
+
+
 SUBMITTED_AT = "submitted_at"
 """The detail that says when the image was requested, in seconds since 1970."""
 

@@ -92,6 +92,18 @@ class MachineChoice(Query):
     pmi: str | None = Field(
         default=None, description="what `srun --mpi=list` prints there, such as pmix,pmi2"
     )
+    kernel: str | None = Field(default=None, description="the version of Linux, such as 5.14")
+    glibc: str | None = Field(
+        default=None, description="the version of the C library, such as 2.31"
+    )
+    squashfs: str | None = Field(
+        default=None, description="the compressors that the kernel reads, such as zlib,zstd"
+    )
+    pmix: str | None = Field(default=None, description="the version of the launcher's PMIx")
+    libfabric: str | None = Field(
+        default=None, description="the providers of libfabric, such as cxi,tcp"
+    )
+    ucx: str | None = Field(default=None, description="the transports of UCX, such as rc_mlx5,tcp")
 
 
 class ScriptQuery(MachineChoice):

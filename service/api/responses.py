@@ -200,6 +200,7 @@ class CheckAnswer(TypedDict):
     ok: Annotated[bool, Field(description="false for the answer does_not_run")]
     answer: Literal["runs", "runs_but", "does_not_run"]
     findings: list[FindingAnswer]
+    unknown: list[str]
     run_command: str
 
 

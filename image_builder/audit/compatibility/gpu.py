@@ -8,6 +8,7 @@ from image_builder.audit.compatibility.mpi import as_request, major
 from image_builder.audit.compatibility.rules import Finding, finding
 from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
+from image_builder.launch.facts import NONE
 from image_builder.request import gpu_drivers, mpi_gpu
 from image_builder.request.facts import gpu_facts
 from image_builder.request.machines import MachineFacts
@@ -18,6 +19,7 @@ def gpu_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Fi
     """Yield what keeps the image's GPU code from running, or running well."""
     runtime = image.get(label_names.GPU_RUNTIME)
     if runtime is None:
+        yield from _added_cuda(image, machine)
         return
     version = image.get(label_names.GPU_VERSION, "")
     host = _host_gpu(machine)
@@ -32,6 +34,43 @@ def gpu_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Fi
     else:
         yield from (_cuda if runtime == "cuda" else _rocm)(version, machine, host)
         yield from _gpu_arch(image, machine, host)
+
+
+def _added_cuda(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:
+    """Yield what keeps CUDA code of wheels from running; a machine without NVIDIA's GPUs runs the rest.
+
+    No GPU was asked for, so none of it keeps the image from running.
+    """
+    host, version = _host_gpu(machine), image.get(label_names.CUDA_RUNTIME)
+    if host is not None and host.variant != gpu_facts()["runtimes"]["cuda"].get("variant"):
+        return
+    driver = machine.driver or _driver_of(host)
+    minimal = gpu_drivers.minimal_driver(version) if version else None
+    words = {"machine": machine.name}
+    if driver and minimal and numbers(driver) < numbers(minimal):
+        known = driver if machine.driver else (host.spec if host else "")
+        yield finding(
+            "cuda-of-wheels-too-new", **words, image=str(version), minimal=minimal, host=known
+        )
+    theirs = host.arch if host else None
+    if theirs and theirs.isdigit() and not _has_code_for(image, int(theirs)):
+        code = image.get(label_names.CUDA_CODE, NONE)
+        yield finding("cuda-code-for-others", **words, image=code, host=theirs)
+
+
+def _has_code_for(image: Mapping[str, str], theirs: int) -> bool:
+    """Return whether machine code or PTX of an image runs on an architecture, as far as is known."""
+    code = _numbers(image, label_names.CUDA_CODE)
+    ptx = _numbers(image, label_names.CUDA_PTX)
+    if not code and not ptx:
+        return True
+    return any(one // 10 == theirs // 10 and one <= theirs for one in code) or any(
+        one <= theirs for one in ptx
+    )
+
+
+def _numbers(image: Mapping[str, str], label: str) -> list[int]:
+    return [int(one) for one in image.get(label, "").split(",") if one.isdigit()]
 
 
 def _cuda(version: str, machine: MachineFacts, host: mpi_gpu.Gpu | None) -> Iterator[Finding]:
@@ -79,6 +118,10 @@ def _gpu_arch(
     alone.
     """
     ours, theirs = image.get(label_names.GPU_ARCH), host.arch if host else None
+    if theirs and theirs.isdigit() and not _has_code_for(image, int(theirs)):
+        code = image.get(label_names.CUDA_CODE, NONE)
+        yield finding("gpu-other-architecture", image=code, machine=machine.name, host=theirs)
+        return
     if not ours or not theirs or ours.partition(":")[0] == theirs.partition(":")[0]:
         return
     words = {"image": ours, "machine": machine.name, "host": theirs}

@@ -9,10 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from image_builder.audit.compatibility.rules import Finding, finding, rule_facts
+from image_builder.audit.compatibility.network import network_findings
+from image_builder.audit.compatibility.rules import Finding, finding, rule_facts, rules
 from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
-from image_builder.launch.facts import chosen_pmi, offered_pmi, spoken_pmi
+from image_builder.launch.facts import (
+    NONE,
+    chosen_pmi,
+    has_standard_abi,
+    offered_pmi,
+    programs_have_standard_abi,
+    spoken_pmi,
+    takes_site_mpi,
+)
 from image_builder.request import mpi_gpu
 from image_builder.request.build_request import Machine
 from image_builder.request.facts import mpi_facts
@@ -39,8 +48,13 @@ def mpi_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Fi
     if name:
         yield finding(name, **words, **more)
     fabric = machine.fabric
-    if fabric and fabric.families and family not in fabric.families and not name:
-        yield finding("fabric-not-for-this-mpi", **words, families=", ".join(fabric.families))
+    if name and rules()[name].answer == "does_not_run":
+        return
+    if fabric and fabric.families and family not in fabric.families:
+        if not name:
+            yield finding("fabric-not-for-this-mpi", **words, families=", ".join(fabric.families))
+    elif fabric is None:
+        yield from network_findings(image, machine)
 
 
 def _verdict(
@@ -52,14 +66,21 @@ def _verdict(
     """
     family, offered = image[label_names.MPI_FAMILY], offered_pmi(machine)
     spoken = spoken_pmi(image, machine)
+    if image.get(label_names.MPI_PMI) == NONE and not spoken and _starts_ranks(machine):
+        by_abi = takes_site_mpi(image, machine)
+        return ("mpi-site-by-standard-abi" if by_abi else "mpi-finds-none"), {}
     starts = chosen_pmi(image, machine) is not None if offered and spoken else None
+    if starts is False and takes_site_mpi(image, machine):
+        return "mpi-site-by-standard-abi", {}
     if starts is False:
         more = {"speaks": " or ".join(spoken), "offers": " or ".join(offered)}
         return "mpi-launcher-speaks-other", more
     if host is None:
         return (None, {}) if starts else ("mpi-unknown", {})
+    if starts and (rule := _pmix(image, machine)):
+        return rule, {"image_pmix": image[label_names.PMIX], "host_pmix": machine.pmix or ""}
     if host.family != family:
-        return _other_family(image, host, starts=bool(starts)), {}
+        return _other_family(image, machine, host, starts=bool(starts)), {}
     if family == "mpich":
         return _mpich(image, host)
     if family == "openmpi" and image.get(label_names.MPI_NAME) == host.name:
@@ -67,12 +88,41 @@ def _verdict(
     return None, {}
 
 
-def _other_family(image: Mapping[str, str], host: mpi_gpu.Mpi, *, starts: bool) -> str:
+def _starts_ranks(machine: MachineFacts) -> bool:
+    """Return whether the machine's launcher starts the ranks, not a program of the image's MPI."""
+    return machine.engine != "docker" and (machine.launcher or "srun").startswith("srun")
+
+
+def _pmix(image: Mapping[str, str], machine: MachineFacts) -> str | None:
+    """Return the rule for a launcher's PMIx and the image's, where both releases are known."""
+    if "pmix" not in spoken_pmi(image, machine) or not machine.pmix:
+        return None
+    ours = image.get(label_names.PMIX)
+    if ours and not (_meets_others(ours) and _meets_others(machine.pmix)):
+        return None if major(ours) == major(machine.pmix) else "pmix-does-not-meet"
+    return None
+
+
+def _meets_others(release: str) -> bool:
+    """Return whether a PMIx works with those of other major releases.
+
+    A first number alone is taken for its newest release.
+    """
+    since = rule_facts()["pmix"].get(major(release))
+    return since is None or not _is_before(release, since)
+
+
+def _other_family(
+    image: Mapping[str, str], machine: MachineFacts, host: mpi_gpu.Mpi, *, starts: bool
+) -> str:
     if starts:
         return "mpi-own-beside-site"
-    image_mpi = image.get(label_names.MPI_NAME, ""), image.get(label_names.MPI_VERSION, "")
-    if _has_standard_abi(*image_mpi) and _has_standard_abi(host.name, host.version):
-        return "mpi-other-family-standard-abi"
+    if takes_site_mpi(image, machine):
+        return "mpi-site-by-standard-abi"
+    image_mpi = image.get(label_names.MPI_NAME, ""), _plain(image.get(label_names.MPI_VERSION, ""))
+    if has_standard_abi(*image_mpi) and has_standard_abi(host.name, _plain(host.version)):
+        is_known = programs_have_standard_abi(image) is not None
+        return "mpi-programs-without-abi" if is_known else "mpi-other-family-standard-abi"
     return "mpi-other-family"
 
 
@@ -102,11 +152,6 @@ def _mpich(image: Mapping[str, str], host: mpi_gpu.Mpi) -> tuple[str | None, dic
     if base and name == "mpich" and int(major(version) or 0) > int(major(base)):
         return "mpich-newer-than-site", {"base": base}
     return None, {}
-
-
-def _has_standard_abi(name: str, version: str) -> bool:
-    since = rule_facts()["standard_abi"].get(name)
-    return bool(since and _plain(version)) and not _is_before(version, since)
 
 
 def _is_before(version: str, since: str | None) -> bool:

@@ -10,6 +10,11 @@ from image_builder.audit.compatibility.cpu import cpu_findings
 from image_builder.audit.compatibility.gpu import gpu_findings
 from image_builder.audit.compatibility.mpi import mpi_findings
 from image_builder.audit.compatibility.rules import ERROR, Answer, Finding, finding
+from image_builder.audit.compatibility.system import (
+    kernel_findings,
+    library_findings,
+    sif_findings,
+)
 from image_builder.docker import label_names
 from image_builder.launch.commands import PROGRAM, run_command
 from image_builder.launch.facts import runs_sifs
@@ -22,6 +27,8 @@ class Report:
 
     findings: tuple[Finding, ...]
     run_command: str
+    unknown: tuple[str, ...] = ()
+    """What could not be checked, as the image or the machine does not say it."""
 
     @property
     def ok(self) -> bool:
@@ -41,6 +48,7 @@ class Report:
             "findings": [
                 {**dataclasses.asdict(one), "source": list(one.source)} for one in self.findings
             ],
+            "unknown": list(self.unknown),
             "run_command": self.run_command,
         }
 
@@ -52,24 +60,50 @@ def check(
     file: str = "image.sif",
     reference: str | None = None,
     is_pushed: bool | None = None,
+    compressor: str | None = None,
     program: str = PROGRAM,
 ) -> Report:
     """Return whether an image with the labels `image` works on `machine`.
 
     `file` is the SIF, `reference` its name in an image registry, where `is_pushed` says whether it
-    is there (None: not known), and `program` what to run in it.
+    is there (None: not known), `compressor` how the SIF's files are compressed, and `program` what
+    to run in it.
     """
     findings = [
         *_platform_findings(image, machine),
         *_engine_findings(machine, is_pushed),
+        *kernel_findings(image, machine),
+        *sif_findings(compressor, machine),
         *cpu_findings(image, machine),
         *mpi_findings(image, machine),
+        *library_findings(image, machine),
         *gpu_findings(image, machine),
     ]
     return Report(
         findings=tuple(findings),
+        unknown=tuple(_unknown(image, machine)),
         run_command=run_command(image, machine, file=file, reference=reference, program=program),
     )
+
+
+def _unknown(image: Mapping[str, str], machine: MachineFacts) -> Iterator[str]:
+    """Yield what was not checked, and how it could be."""
+    if label_names.PLATFORM in image and label_names.FACTS not in image:
+        yield (
+            "The image was built before its files were looked at: its C library, networks and GPU code"
+            ' are not known. Build it with "force": true to know them.'
+        )
+    elif label_names.MPI_FAMILY in image and label_names.MPI_PMI not in image:
+        yield "How the ranks of the image's MPI find each other is not known: none of its files says so."
+    missing = [
+        called
+        for called, fact in (("kernel", machine.kernel), ("glibc", machine.glibc))
+        if fact is None
+    ]
+    if label_names.MPI_FAMILY in image and not (machine.libfabric or machine.ucx or machine.fabric):
+        missing.append("networks")
+    if missing and label_names.FACTS in image:
+        yield f"Of {machine.name} these facts are not known: {', '.join(missing)}. `cic_cli here` finds them."
 
 
 def _platform_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Finding]:

@@ -7,13 +7,12 @@ import json
 from collections.abc import Iterable, Mapping
 
 from image_builder.docker import label_names
+from image_builder.launch.facts import NONE
 from image_builder.request.facts import mpi_facts
 from image_builder.spack.versions import numbers
 
 FORM = "1"
 """The version of the labels' form; its label says that the files were looked at."""
-NONE = "none"
-"""The value of a label whose subject was looked for, and is not there."""
 DOCUMENT = "facts.json"
 
 

@@ -253,7 +253,8 @@ def test_every_rule_says_why_and_who_says_so() -> None:
     for name, rule in rules().items():
         assert rule.message and all("http" in one or "docs/" in one for one in rule.source), name
         assert rule.hint or rule.answer == "runs_but", name
-    assert set(rule_facts()) == {"rules", "openmpi", "mpich", "standard_abi"}
+    data = {"openmpi", "mpich", "standard_abi", "pmix", "squashfs", "networks"}
+    assert set(rule_facts()) == {"rules", *data}
 
 
 @pytest.mark.parametrize(
@@ -309,3 +310,195 @@ def test_engines_that_fetch_images_need_them_in_a_registry(
 ) -> None:
     report = check(IMAGE, dataclasses.replace(ROME, engine=engine), is_pushed=is_pushed)
     assert [finding.rule for finding in report.findings] == rules_found
+
+
+FACTS = MPICH | {
+    "cic.facts": "1",
+    "cic.glibc": "2.36",
+    "cic.glibc.needed": "2.34",
+    "cic.glibcxx": "3.4.30",
+    "cic.kernel.min": "3.2.0",
+    "cic.mpi.abi": "libmpi.so.12",
+    "cic.mpi.needed": "libmpi.so.12",
+    "cic.mpi.pmi": "pmi2",
+    "cic.libfabric": "verbs",
+    "cic.ucx": "ib",
+}
+KNOWN = dataclasses.replace(
+    ROME,
+    mpi="mpich@4.2",
+    pmi=("pmi2", "pmix"),
+    kernel="5.14.0",
+    glibc="2.34",
+    squashfs=("zlib", "zstd"),
+    libfabric=("verbs;ofi_rxm", "tcp"),
+    ucx=("rc_mlx5", "tcp"),
+)
+
+
+@pytest.mark.parametrize(
+    ("image", "machine", "rule", "says"),
+    [
+        ({}, {}, None, ""),
+        ({"cic.kernel.min": "6.1.0"}, {}, "kernel-too-old", "Linux 6.1.0 or newer"),
+        ({}, {"kernel": "3.1.9"}, "kernel-too-old", "has 3.1.9"),
+        ({"cic.glibc.needed": "2.38"}, {}, "library-too-old", "needs GLIBC_2.38"),
+        ({"cic.glibcxx.needed": "3.4.32"}, {}, "library-too-old", "GLIBCXX_3.4.30 alone"),
+        ({}, {"glibc": "2.41"}, None, ""),
+        ({}, {"glibc": "2.41", "fabric": Fabric(families=("openmpi",))}, "fabric", "slower one"),
+        (
+            {},
+            {"glibc": "2.41", "fabric": Fabric()},
+            "glibc-older-than-site",
+            "built with glibc 2.41",
+        ),
+        ({}, {"glibc": "2.41", "engine": "sarus"}, "glibc-older-than-site", "has 2.36"),
+        ({"cic.glibc": "none"}, {"fabric": Fabric()}, "no-glibc-for-site", "no GNU C library"),
+        ({}, {"libfabric": ("cxi",), "ucx": ()}, "network-not-known-to-image", "fabrics=cxi"),
+        ({"cic.libfabric": "cxi"}, {"libfabric": ("cxi",), "ucx": ()}, None, ""),
+        ({"cic.libfabric": "none", "cic.ucx": "none"}, {}, "network-not-known-to-image", "ib"),
+        (
+            {"cic.libfabric": "none", "cic.ucx": "none"},
+            {"libfabric": ("tcp",), "ucx": ()},
+            None,
+            "",
+        ),
+        ({"cic.mpi.pmi": "pmix"}, {}, None, ""),
+        ({"cic.mpi.pmi": "pmix"}, {"pmi": ("pmi2",)}, "mpi-launcher-speaks-other", "by pmix"),
+        ({"cic.mpi.pmi": "pmi1"}, {}, "mpi-launcher-speaks-other", "by pmi1"),
+        ({"cic.mpi.pmi": "none"}, {}, "mpi-finds-none", "libpmi2-0"),
+        ({"cic.mpi.pmi": "none"}, {"engine": "docker"}, None, ""),
+    ],
+)
+def test_facts_of_an_image_against_those_of_a_machine(
+    image: dict[str, str], machine: dict[str, object], rule: str | None, says: str
+) -> None:
+    findings = check(FACTS | image, dataclasses.replace(KNOWN, **machine)).findings  # type: ignore[arg-type]
+    assert len(findings) == (rule is not None), findings
+    for finding in findings:
+        assert finding.rule.startswith(str(rule)) and says in str(finding)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "machine", "rule"),
+    [
+        ("zstd", {}, None),
+        ("gzip", {"squashfs": ("zlib",)}, None),
+        ("zstd", {"squashfs": ("zlib",)}, "sif-not-read"),
+        ("zstd", {"squashfs": ("zlib",), "engine": "apptainer"}, "sif-read-by-fuse"),
+        ("zstd", {"squashfs": (), "kernel": "3.10.0"}, "sif-not-read"),
+        ("gzip", {"squashfs": (), "kernel": "3.10.0"}, None),
+        ("zstd", {"squashfs": (), "kernel": None}, None),
+        ("zstd", {"squashfs": ("zlib",), "engine": "edf"}, None),
+        (None, {"squashfs": ("zlib",)}, None),
+    ],
+)
+def test_a_sif_is_read_by_the_machines_kernel(
+    compressor: str | None, machine: dict[str, object], rule: str | None
+) -> None:
+    there = dataclasses.replace(KNOWN, **machine)  # type: ignore[arg-type]
+    report = check(FACTS, there, compressor=compressor, is_pushed=True)
+    assert [finding.rule for finding in report.findings if finding.subject == "sif"] == (
+        [rule] if rule else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "meet"),
+    [
+        ("4.2.2", "5.0.7", True),
+        ("5.0.7", "4.2.2", True),
+        ("3", "5.0.7", True),
+        ("2", "4.2", True),
+        ("2.0.1", "4.2", False),
+        ("1.2.3", "1.2.4", True),
+        ("3.1.5", "1.2.4", False),
+        ("3.1.5", None, True),
+    ],
+)
+def test_releases_of_pmix_that_meet(ours: str, theirs: str | None, meet: bool) -> None:
+    image = IMAGE | {"cic.facts": "1", "cic.mpi.pmi": "pmix", "cic.pmix": ours}
+    report = check(image, dataclasses.replace(ROME, pmi=("pmix",), pmix=theirs))
+    assert report.ok is meet, report.findings
+    assert meet or report.findings[0].rule == "pmix-does-not-meet"
+
+
+ABI = FACTS | {
+    "cic.mpi.version": "5.0.2",
+    "cic.mpi.abi": "libmpi_abi.so.1,libmpi.so.12",
+    "cic.mpi.needed": "libmpi_abi.so.1",
+}
+
+
+@pytest.mark.parametrize(
+    ("image", "machine", "rule"),
+    [
+        (ABI, {"mpi": "openmpi@6.0", "pmi": ("pmix",)}, "mpi-site-by-standard-abi"),
+        (ABI, {"mpi": "openmpi@6.0", "pmi": ()}, "mpi-site-by-standard-abi"),
+        (ABI, {"mpi": "openmpi@6.0", "pmi": ("pmi2",)}, "mpi-own-beside-site"),
+        (ABI, {"mpi": "openmpi@5.0", "pmi": ("pmix",)}, "mpi-launcher-speaks-other"),
+        (ABI, {"mpi": "openmpi@6.0", "pmi": ("pmix",), "engine": "sarus"}, "mpi-launcher"),
+        (ABI, {"mpi": "impi@2021.19", "pmi": ("pmi2",)}, None),
+        (ABI | {"cic.mpi.pmi": "none"}, {"mpi": "mpich@5.0"}, "mpi-site-by-standard-abi"),
+        (ABI | {"cic.mpi.pmi": "none"}, {"mpi": "mpich@4.3"}, "mpi-finds-none"),
+        (FACTS | {"cic.mpi.version": "5.0.2"}, {"mpi": "openmpi@6.0", "pmi": ()}, "mpi-programs"),
+        (ABI | {"cic.mpi.needed": "libmpi_abi.so.1,libmpi.so.12"}, {"mpi": "openmpi@6", "pmi": ()},
+         "mpi-programs"),
+        (MPICH | {"cic.mpi.version": "5.0.2"}, {"mpi": "openmpi@6", "pmi": ()}, "mpi-other-family-standard"),
+    ],
+)  # fmt: skip
+def test_programs_with_the_standard_abi_meet_every_mpi_that_has_it(
+    image: dict[str, str], machine: dict[str, object], rule: str | None
+) -> None:
+    report = check(image, dataclasses.replace(KNOWN, **machine))  # type: ignore[arg-type]
+    found = [finding.rule for finding in report.findings if finding.subject == "mpi"]
+    assert len(found) == (rule is not None), found
+    assert not found or found[0].startswith(str(rule)), found
+    assert ("$SITE_MPI" in report.run_command) is (rule == "mpi-site-by-standard-abi")
+
+
+WHEELS = {
+    "cic.platform": "linux/amd64",
+    "cic.target": "x86_64",
+    "cic.facts": "1",
+    "cic.cuda.runtime": "12.4.127",
+    "cic.cuda.code": "70,80,90",
+    "cic.cuda.ptx": "90",
+}
+
+
+@pytest.mark.parametrize(
+    ("image", "machine", "rules_found"),
+    [
+        ({}, {}, []),
+        ({}, {"gpu_arch": "h100"}, []),
+        ({}, {"gpu_arch": "p100"}, ["cuda-code-for-others"]),
+        ({}, {"gpu_arch": "120"}, []),
+        ({"cic.cuda.ptx": ""}, {"gpu_arch": "120"}, ["cuda-code-for-others"]),
+        ({}, {"driver": "470.82.01"}, ["cuda-of-wheels-too-new"]),
+        ({}, {"driver": None, "gpu": None, "gpu_arch": None}, []),
+        ({}, {"driver": None, "gpu": "rocm@6", "gpu_arch": None}, []),
+        ({"cic.cuda.code": "", "cic.cuda.ptx": ""}, {"gpu_arch": "p100"}, []),
+    ],
+)
+def test_cuda_in_wheels(
+    image: dict[str, str], machine: dict[str, object], rules_found: list[str]
+) -> None:
+    report = check(WHEELS | image, dataclasses.replace(ROME, **machine))  # type: ignore[arg-type]
+    assert [finding.rule for finding in report.findings] == rules_found and report.ok
+
+
+def test_code_that_is_there_counts_for_images_of_a_gpu() -> None:
+    image = CUDA | {"cic.facts": "1", "cic.cuda.code": "80,86"}
+    assert check(image, ROME).findings == ()
+    [finding] = check(image, dataclasses.replace(ROME, gpu_arch="h100")).findings
+    assert finding.rule == "gpu-other-architecture" and "80,86" in finding.message
+
+
+def test_what_is_not_known_is_said_and_changes_no_answer() -> None:
+    before = check(MPICH, KNOWN)
+    assert before.answer == "runs" and "was built before" in before.unknown[0]
+    assert check(FACTS, KNOWN).unknown == ()
+    [unknown] = check(FACTS, dataclasses.replace(KNOWN, kernel=None, libfabric=(), ucx=())).unknown
+    assert "kernel, networks" in unknown and "cic_cli here" in unknown
+    assert before.as_dict()["unknown"] == list(before.unknown)

@@ -195,7 +195,13 @@ def test_a_catalogue_entry_is_what_an_image_is_checked_against() -> None:
         ({"pmi": "pmix; rm"}, "pmi"),
         ({"pmi": "p" * 201}, "pmi"),
         ({"engine": "rkt"}, "engine"),
-        ({"kernel": "6"}, "kernel"),
+        ({"kernel": "six"}, "kernel"),
+        ({"glibc": "2.31-x"}, "glibc"),
+        ({"pmix": "v4"}, "pmix"),
+        ({"squashfs": "zstd;rm"}, "squashfs"),
+        ({"libfabric": "cxi $(id)"}, "libfabric"),
+        ({"ucx": "rc'"}, "ucx"),
+        ({"colour": "red"}, "colour"),
     ],
 )
 def test_facts_that_no_machine_has_are_refused_by_name(given: dict[str, str], field: str) -> None:
