@@ -33,13 +33,14 @@ WIDE = (
     "xxhash@0.8.1",
     "libassuan@2.5.5",
     "libgpg-error@1.46",
-    "libunistring@1.0",
-    "libidn2@2.3.3",
     "glpk@5.0",
-    "brotli@1.0.9",
-    "libdeflate@1.14",
     "snappy@1.1.9",
     "numactl@2.0.16",
+    "jsoncpp@1.9.5",
+    "libtasn1@4.19.0",
+    "libsigsegv@2.14",
+    "muparserx@4.0.12",
+    "nlopt@2.7.1~python~octave~guile",
 )
 """Libraries that need little of each other: Spack may build most of them at once."""
 COLD, BUSY, SIF = (

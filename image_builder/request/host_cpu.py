@@ -7,18 +7,20 @@ in `data/targets.yaml`), and of the Arm architecture's releases no features at a
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 from archspec.cpu import TARGETS, Microarchitecture
-from archspec.cpu import host as this_cpu
+from archspec.cpu import host as nearest_to_this_cpu
+from archspec.cpu.detect import detected_info
 
 from image_builder.request import cpu_targets
 from image_builder.request.cpu_targets import Target
 
 
-def host_warning(target: Target, host: str | None = None) -> str | None:
+def host_warning(target: Target, host: str | Microarchitecture | None = None) -> str | None:
     """Return a warning if the building `host` cannot run programs for `target`, or None.
 
-    `host` is an archspec name; None is this machine. Build tools are compiled for the target, too,
+    `host` is an archspec name or a CPU; None is this machine. Build tools are compiled for the target, too,
     and run during the build.
     """
     cpu = _cpu(host)
@@ -35,10 +37,10 @@ def host_warning(target: Target, host: str | None = None) -> str | None:
     )
 
 
-def executable_targets(host: str | None = None) -> list[str]:
+def executable_targets(host: str | Microarchitecture | None = None) -> list[str]:
     """Return the targets whose programs the `host` can execute.
 
-    `host` is an archspec name; None is this machine.
+    `host` is an archspec name or a CPU; None is this machine.
     """
     cpu = _cpu(host)
     return sorted(name for name, wanted in TARGETS.items() if _executes(cpu, wanted))
@@ -54,13 +56,33 @@ def missing_features(host: str, target: str) -> list[str]:
     return sorted(TARGETS[target].features - _features(TARGETS[host]))
 
 
-def is_emulated(target: Target, host: str | None = None) -> bool:
+def is_emulated(target: Target, host: str | Microarchitecture | None = None) -> bool:
     """Return whether `target` is of another family than the building `host`, and so emulated."""
     return bool(_cpu(host).family != TARGETS[target.name].family)
 
 
-def _cpu(host: str | None) -> Microarchitecture:
-    return TARGETS[host] if host else this_cpu()
+def with_features(name: str, features: Iterable[str]) -> Microarchitecture:
+    """Return the CPU that archspec calls `name`, with more features than it lists for that one."""
+    known = TARGETS[name]
+    return Microarchitecture(
+        name, known.parents, known.vendor, {*known.features, *features}, known.compilers
+    )
+
+
+def _cpu(host: str | Microarchitecture | None) -> Microarchitecture:
+    if host is None:
+        return _this_cpu()
+    return TARGETS[host] if isinstance(host, str) else host
+
+
+@functools.cache
+def _this_cpu() -> Microarchitecture:
+    """Return this machine's CPU with the features that it tells of.
+
+    A virtual machine may hide a feature of its CPU, for which archspec 0.2.5 takes a generic one
+    that lacks many others.
+    """
+    return with_features(nearest_to_this_cpu().name, detected_info().features)
 
 
 def _executes(cpu: Microarchitecture, wanted: Microarchitecture) -> bool:
@@ -70,7 +92,7 @@ def _executes(cpu: Microarchitecture, wanted: Microarchitecture) -> bool:
     architecture's release it has, such as haswell on zen2. Where archspec lists no features
     (Power), only descent counts.
     """
-    if wanted == cpu or wanted in cpu.ancestors:
+    if wanted.name == cpu.name or wanted in cpu.ancestors:
         return True
     return bool(
         wanted.family == cpu.family

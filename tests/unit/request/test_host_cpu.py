@@ -108,3 +108,21 @@ def test_this_host_can_execute_its_own_family() -> None:
     platform = cpu_targets.platform_of_family(this_cpu().family.name)
     assert platform is not None
     assert host_cpu.host_warning(cpu_targets.resolve(None, platform)) is None
+
+
+def test_a_virtual_cpu_that_hides_a_feature_executes_what_the_others_are_enough_for() -> None:
+    """archspec takes an EPYC without `pku` for x86_64_v4, which it lists no `aes` of."""
+    shown = {*TARGETS["zen4"].features, "rdrand"} - {"pku"}  # which archspec does not list
+    host = host_cpu.with_features("x86_64_v4", shown)
+    haswell = cpu_targets.resolve("haswell", "linux/amd64")
+    assert host_cpu.host_warning(haswell, "x86_64_v4") is not None
+    assert host_cpu.host_warning(haswell, host) is None
+    executed = set(host_cpu.executable_targets(host))
+    assert {"zen", "zen2", "x86_64_v4"} <= executed
+    assert not {"zen3", "zen4", "sapphirerapids"} & executed, "these have pku, or more"
+
+
+def test_this_host_executes_what_its_features_are_enough_for() -> None:
+    executed = set(host_cpu.executable_targets())
+    cpu = this_cpu()
+    assert {cpu.name, *(one.name for one in cpu.ancestors)} <= executed
