@@ -60,35 +60,41 @@ def base_of(image: str, cache: Path) -> tuple[BaseFacts, SpackKnowledge | None]:
 
 
 def concretized(image: str, planned: Iterable[Case]) -> list[Row]:
-    """Let the image's Spack concretize what is planned; equal environments once."""
+    """Let the image's Spack concretize what is planned, in this order; equal environments once.
+
+    Where its container is ended, what it had not come to is left out.
+    """
     planned = list(planned)
-    first: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    folders: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as root:
         for case in planned:
-            if case.spack_yaml is not None and case.spack_yaml not in first:
-                first[case.spack_yaml] = case.name
-                (Path(folder) / case.name).mkdir()
-                (Path(folder) / case.name / "spack.yaml").write_text(case.spack_yaml)
+            if case.spack_yaml is not None and case.spack_yaml not in folders:
+                folder = Path(root) / f"{len(folders):03}-{case.name}"
+                folders[case.spack_yaml] = folder.name
+                folder.mkdir()
+                (folder / "spack.yaml").write_text(case.spack_yaml, "utf-8")
         program = (
             "spack compiler find --scope site && spack external find --scope site && "
             "spack repo add --scope site /catalogue; exec spack python /script.py /cases"
         )
         subprocess.run(
-            ["docker", "run", "--rm", "--network=none", f"--volume={folder}:/cases",
+            ["docker", "run", "--rm", "--network=none", f"--volume={root}:/cases",
              f"--volume={SCRIPT}:/script.py:ro", f"--volume={CATALOGUE}:/catalogue:ro",
              "--entrypoint=/bin/sh", image, "-c", program],
-            check=True, timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)  # fmt: skip
+            timeout=TIMEOUT_S, stdout=subprocess.DEVNULL)  # fmt: skip
         results = {
-            name: json.loads((Path(folder) / name / "result.json").read_text("utf-8"))
-            for name in first.values()
+            path.parent.name: json.loads(path.read_text("utf-8"))
+            for path in Path(root).glob("*/result.json")
         }
-    return [_row(case, results, first) for case in planned]
+    return [row for case in planned if (row := _row(case, results, folders)) is not None]
 
 
-def _row(case: Case, results: Mapping[str, Any], first: Mapping[str, str]) -> Row:
+def _row(case: Case, results: Mapping[str, Any], folders: Mapping[str, str]) -> Row | None:
     if case.spack_yaml is None:
         return Row(case=case, concretizes=None)
-    result = results[first[case.spack_yaml]]
+    result = results.get(folders[case.spack_yaml])
+    if result is None:
+        return None
     return Row(case=case, concretizes=result["concretizes"], said=result["said"])
 
 
@@ -161,7 +167,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def summary(releases: Mapping[str, Sequence[Row]]) -> str:
     """Return a table with a column for each release, and what was refused or disagrees below it."""
-    names = list(dict.fromkeys(row.case.name for rows in releases.values() for row in rows))
+    every = {row.case.name for rows in releases.values() for row in rows}
+    names = sorted(every, key=lambda name: (name.startswith("input--"), name))
     by_name = {release: {row.case.name: row for row in rows} for release, rows in releases.items()}
     lines = [
         f"| machine and step, or input | {' | '.join(releases)} |",
@@ -221,7 +228,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         base, knows = base_of(options.image, Path(cache))
-    planned = [*on_machines(machines(base.platform), base, knows), *inputs(base, knows)]
+    on_each = list(on_machines(machines(base.platform), base, knows))
+    # Each machine once comes first, with the step that asks most of it.
+    last = {case.name.partition("--")[0]: case for case in on_each}
+    others = [case for case in on_each if case not in last.values()]
+    planned = [*last.values(), *inputs(base, knows), *others]
     rows = concretized(
         options.image,
         [

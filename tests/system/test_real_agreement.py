@@ -32,5 +32,6 @@ def test_plan_and_spack_agree(tmp_path: Path) -> None:
     planned = [*on_machines(machines(base.platform), base, knows), *inputs(base, knows)]
     rows = concretized(SPACK_BASE, planned)
     print(table(rows))
+    assert len(rows) == len(planned)
     assert [row for row in rows if not row.agrees] == [], shares(rows)
     assert any(row.case.name == "seed--zlib" and row.concretizes for row in rows)
