@@ -1,12 +1,14 @@
-"""Measure how often `check` is right: `python3 -m benchmarks.pairs FOLDER`.
+"""Measure how often `check` is right: `python3 -m benchmarks.pairs FOLDER [--write] [--only WORD]`.
 
 Needs root, Docker and Apptainer.
 
-A host of Debian 12 with real Slurm (munge, PMIx, one node) runs in a container, and images are
-userlands of Debian 12 and 13 with their own Open MPI and MPICH. `cic_cli here` collects the host's
-facts; each pair of image and launcher is predicted, and then started by the job script that the
-service would hand over: two ranks have to find each other within a minute. FOLDER keeps what
-mmdebstrap made for the next time.
+Two hosts, Debian 12 and 13 with real Slurm (munge, PMIx, one node), run in containers. Images are
+userlands of Debian 11 to 13 with Open MPI 4 and 5, MPICH 3 to 5 and Intel MPI, of Debian and of PyPI;
+their labels come from their files, as a build reads them. `cic_cli here` collects a host's facts.
+All pairs of image, host and what its launcher offers are predicted first, and then each is started
+by the job script that the service would hand over: two ranks have to find each other in time. FOLDER
+keeps what was made for the next time; `--write` puts the table into the documentation, and `--only`
+takes the pairs in whose line a word is.
 """
 
 from __future__ import annotations
@@ -14,10 +16,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from image_builder.audit.compatibility import check
+from benchmarks import userlands
+from benchmarks.docs import DOCS, replace_table
+from benchmarks.userlands import IMAGES, MEET, PREFIX, SITE_MPI, run
+from image_builder.audit.compatibility import Report, check
+from image_builder.docker import label_names
 from image_builder.launch.script import script
 from image_builder.launch.start import Start
 from image_builder.request.collected_facts import parse_facts
@@ -25,20 +31,21 @@ from image_builder.request.machines import MachineFacts, machine_facts
 from image_builder.request.recognise import recognise
 
 PROJECT = Path(__file__).parents[1]
-HOST = "cic-pairs-host"
-HOST_PACKAGES = "slurm-wlm,slurm-wlm-basic-plugins,munge,procps,openmpi-bin"
-IMAGE_PACKAGES = "gcc,libc6-dev,openmpi-bin,libopenmpi-dev,mpich,libmpich-dev"
-IMAGES = {
-    "bookworm": {"openmpi": "4.1.4", "mpich": "4.0.2"},
-    "trixie": {"openmpi": "5.0.7", "mpich": "4.2.1"},
-}
+CONTAINER = "cic-pairs-host"
+HOSTS = ("bookworm", "trixie")
 LAUNCHERS: Mapping[str, Mapping[str, str]] = {
-    "as found": {},
+    "all it has": {},
     "pmi2": {"pmi": "pmi2"},
     "pmix": {"pmi": "pmix"},
-    "pmix_v4": {"pmi": "pmix_v4"},
-    "cray_shasta": {"pmi": "cray_shasta"},
 }
+BY_ABI: Mapping[str, Mapping[str, str]] = {
+    f"{name}, site's MPICH 5": {**offered, "mpi": "mpich@5.0"}
+    for name, offered in LAUNCHERS.items()
+    if name != "all it has"
+}
+"""For images whose own MPI Slurm does not start, and whose programs run with the site's."""
+TIME_LIMIT_S = 120
+MET = "ranks 2 sum 3"
 SLURM_CONF = """ClusterName=pairs
 SlurmctldHost=pairs
 AuthType=auth/munge
@@ -57,6 +64,7 @@ mkdir -p /run/munge /var/spool/slurmctld /var/spool/slurmd
 chown munge: /run/munge
 touch /etc/localtime
 cp /work/slurm.conf /etc/slurm/slurm.conf
+case $(slurmd -V) in *\\ 2[0-2].*) ;; *) echo CgroupPlugin=disabled >/etc/slurm/cgroup.conf ;; esac
 [ -e /etc/munge/munge.key ] || head -c 1024 /dev/urandom >/etc/munge/munge.key
 chown munge: /etc/munge/munge.key
 chmod 400 /etc/munge/munge.key
@@ -67,145 +75,144 @@ slurmctld
 slurmd
 for _ in 1 2 3 4 5 6 7 8 9; do sinfo -h -t idle | grep -q pairs && exit; sleep 1; done
 """
-PROGRAM = r"""#include <mpi.h>
-#include <stdio.h>
-int main(int count, char **words) {
-    int rank, ranks, sum = 0, one;
-    MPI_Init(&count, &words);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
-    one = rank + 1;
-    MPI_Allreduce(&one, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
-    if (rank == 0) printf("ranks %d sum %d\n", ranks, sum);
-    MPI_Finalize();
-    return 0;
-}
-"""
-MET = "ranks 2 sum 3"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pair:
-    """An image by its userland and MPI, a launcher, what was predicted of them and what was seen."""
+    """An image by its name, a host and what its launcher offers, and what is predicted of them."""
 
-    suite: str
-    mpi: str
+    image: str
+    labels: Mapping[str, str]
+    host: str
     launcher: str
-    predicted: str
-    seen: bool
+    machine: MachineFacts
+    report: Report
+    seen: bool | None = None
 
     @property
-    def right(self) -> bool:
-        return self.seen == (self.predicted != "does_not_run")
+    def is_right(self) -> bool:
+        return self.seen == (self.report.answer != "does_not_run")
+
+    @property
+    def mpi(self) -> str:
+        names = (label_names.MPI_NAME, label_names.MPI_VERSION)
+        return " ".join(self.labels.get(name, "?") for name in names)
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        suite = self.image.split("-")[-1]
+        rule = ", ".join(one.rule for one in self.report.findings)
+        outcome = {True: "two ranks", False: "none", None: "-"}[self.seen]
+        verdict = "right" if self.is_right else "wrong"
+        glibc = self.labels.get(label_names.GLIBC, "?")
+        image = f"{self.mpi}, glibc {glibc}" + (" with libpmi2" if suite == "pmi2" else "")
+        return image, self.host, self.launcher, self.report.answer, rule, outcome, verdict
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder.resolve()
-    _prepare(folder)
-    try:
-        _start_host(folder)
-        pairs = list(_pairs(folder))
-    finally:
-        subprocess.run(["docker", "rm", "--force", HOST], capture_output=True, check=False)
-    right = sum(pair.right for pair in pairs)
-    print(f"{right} of {len(pairs)} predictions were right")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/pairs.md")
+    parser.add_argument("--only", default="", help="take the pairs in whose line this is")
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    (folder / "work").mkdir(parents=True, exist_ok=True)
+    userlands.make(folder, iter(HOSTS))
+    labels = {one.name: userlands.labels(folder / "images" / one.name) for one in IMAGES}
+    pairs = [pair for host in HOSTS for pair in _on(folder, host, labels, options.only)]
+    right = sum(pair.is_right for pair in pairs)
+    summary = f"{right} of {len(pairs)} predictions were right."
+    print(summary)
+    if options.write:
+        replace_table(DOCS / "pairs.md", f"{summary}\n\n{_table(pairs)}")
     return int(right < len(pairs))
 
 
-def _prepare(folder: Path) -> None:
-    """Make the userlands, and the program in each, where they are not there yet."""
-    (folder / "work").mkdir(parents=True, exist_ok=True)
-    _userland(folder / "host.tar", "bookworm", HOST_PACKAGES)
-    for suite, mpis in IMAGES.items():
-        root = folder / "images" / suite
-        if not (root / "opt").is_dir():
-            _userland(folder / f"{suite}.tar", suite, IMAGE_PACKAGES)
-            root.mkdir(parents=True)
-            _run("tar", "-C", str(root), "-xf", str(folder / f"{suite}.tar"), "--exclude=./dev/*")
-        (root / "work").mkdir(exist_ok=True)
-        (root / "opt" / "meet.c").write_text(PROGRAM, "utf-8")
-        for mpi in mpis:
-            compiled = (f"mpicc.{mpi}", "-o", f"/opt/meet_{mpi}", "/opt/meet.c")
-            _run("chroot", str(root), *compiled)
+def _on(folder: Path, suite: str, labels: Mapping[str, Mapping[str, str]], only: str) -> list[Pair]:
+    """Return what was predicted of the pairs of one host, all at once, and seen."""
+    try:
+        host = _start_host(folder, suite)
+        collected = run("docker", "exec", CONTAINER, "bash", "/work/cic_cli", "here")
+        found = dict(recognise(parse_facts(collected.encode()), {}).facts)
+        predicted = [pair for pair in _predicted(labels, host, found) if only in " ".join(pair.row)]
+        return [_tried(folder, pair) for pair in predicted]
+    finally:
+        subprocess.run(["docker", "rm", "--force", CONTAINER], capture_output=True, check=False)
 
 
-def _userland(archive: Path, suite: str, packages: str) -> None:
-    if not archive.exists():
-        _run("mmdebstrap", "--variant=apt", f"--include={packages}", suite, str(archive))
+def _predicted(
+    labels: Mapping[str, Mapping[str, str]], host: str, found: Mapping[str, str]
+) -> Iterator[Pair]:
+    for image, of_image in labels.items():
+        ways = dict(LAUNCHERS)
+        if of_image.get(label_names.MPI_NEEDED, "").startswith("libmpi_abi"):
+            ways |= BY_ABI
+        for launcher, changes in ways.items():
+            machine = machine_facts({**found, **changes}, {})
+            yield Pair(
+                image=image,
+                labels=of_image,
+                host=host,
+                launcher=launcher,
+                machine=machine,
+                report=check(of_image, machine),
+            )
 
 
-def _start_host(folder: Path) -> None:
+def _start_host(folder: Path, suite: str) -> str:
+    """Start a host, and return what to call it: its Slurm and its C library."""
     (folder / "work" / "slurm.conf").write_text(SLURM_CONF, "utf-8")
     (folder / "work" / "start.sh").write_text(START_SLURM, "utf-8")
     (folder / "work" / "cic_cli").write_bytes((PROJECT / "cic_cli").read_bytes())
-    _run("docker", "import", str(folder / "host.tar"), f"{HOST}:1")
+    if not run("docker", "images", "--quiet", f"{CONTAINER}:{suite}"):
+        run("docker", "import", str(folder / f"host-{suite}.tar"), f"{CONTAINER}:{suite}")
     mounts = [
         f"-v{folder}/images:/images",
         f"-v{folder}/work:/work",
+        f"-v{folder}/images/{SITE_MPI}{PREFIX}:/opt/site:ro",
         "-v/opt/apptainer:/opt/apptainer",
     ]
-    options = ["--detach", "--init", "--privileged", f"--name={HOST}", "--hostname=pairs"]
-    _run("docker", "run", *options, *mounts, f"{HOST}:1", "sleep", "infinity")
-    _run("docker", "exec", HOST, "bash", "/work/start.sh")
+    options = ["--detach", "--init", "--privileged", f"--name={CONTAINER}", "--hostname=pairs"]
+    run("docker", "run", *options, *mounts, f"{CONTAINER}:{suite}", "sleep", "infinity")
+    run("docker", "exec", CONTAINER, "bash", "/work/start.sh")
+    slurm = run("docker", "exec", CONTAINER, "srun", "--version").split()[-1]
+    return f"{suite}, Slurm {slurm}"
 
 
-def _pairs(folder: Path) -> Iterator[Pair]:
-    collected = _run("docker", "exec", HOST, "bash", "/work/cic_cli", "here")
-    found = recognise(parse_facts(collected.encode()), {}).facts
-    for suite, mpis in IMAGES.items():
-        for mpi, version in mpis.items():
-            for launcher, changes in LAUNCHERS.items():
-                machine = machine_facts({**found, **changes}, {})
-                pair = _tried(folder, suite, (mpi, version), launcher, machine)
-                verdict = "right" if pair.right else "WRONG"
-                met = "two ranks" if pair.seen else "none"
-                line = f"{suite:9} {mpi:8} {version:6} {launcher:12}"
-                print(f"{line} predicted {pair.predicted:13} seen {met:10} {verdict}", flush=True)
-                yield pair
-
-
-def _tried(
-    folder: Path, suite: str, mpi: tuple[str, str], launcher: str, machine: MachineFacts
-) -> Pair:
-    name, version = mpi
-    image = {
-        "cic.platform": machine.platform,
-        "cic.target": "x86_64",
-        "cic.mpi.name": name,
-        "cic.mpi.family": name,
-        "cic.mpi.version": version,
-    }
+def _tried(folder: Path, pair: Pair) -> Pair:
+    """Return the pair with whether two ranks found each other, started by the service's script."""
     start = Start(
-        image=image,
-        machine=machine,
-        file=f"/images/{suite}",
-        reference=suite,
-        program=(f"/opt/meet_{name}",),
+        image=pair.labels,
+        machine=pair.machine,
+        file=f"/images/{pair.image}",
+        reference=pair.image,
+        program=(MEET,),
     )
     text = script(start, "slurm").text
     if "--mpi=" not in text:  # what does not fit is started all the same, by what there is
-        text = text.replace("srun ", f"srun --mpi={machine.pmi[0]} ", 1)
-    (folder / "work" / "job.sh").write_text(text, "utf-8")
-    (folder / "work" / "out").unlink(missing_ok=True)
-    job = ["timeout", "--kill-after=5", "60", "sbatch", "--wait", "--output=/work/out", "job.sh"]
-    inside = ["--env=APPTAINER_USERNS=1", "--workdir=/work", HOST]
-    subprocess.run(["docker", "exec", *inside, *job], capture_output=True, check=False)
-    subprocess.run(
-        ["docker", "exec", HOST, "scancel", "--user=root"], capture_output=True, check=False
-    )
+        text = text.replace("srun ", f"srun --mpi={pair.machine.pmi[0]} ", 1)
     out = folder / "work" / "out"
-    seen = out.exists() and MET in out.read_text("utf-8", "replace")
-    predicted = check(image, machine).answer
-    return Pair(suite=suite, mpi=name, launcher=launcher, predicted=predicted, seen=seen)
+    (folder / "work" / "job.sh").write_text(text, "utf-8")
+    out.unlink(missing_ok=True)
+    job = ("timeout", "--kill-after=5", str(TIME_LIMIT_S), "sbatch", "--wait", "--output=/work/out")
+    inside = ("--env=APPTAINER_USERNS=1", "--env=SITE_MPI=/opt/site/lib", "--workdir=/work")
+    subprocess.run(
+        ["docker", "exec", *inside, CONTAINER, *job, "job.sh"], capture_output=True, check=False
+    )
+    cancel = ["docker", "exec", CONTAINER, "scancel", "--user=root"]
+    subprocess.run(cancel, capture_output=True, check=False)
+    said = out.read_text("utf-8", "replace") if out.exists() else ""
+    seen = dataclasses.replace(pair, seen=MET in said)
+    print(" | ".join(seen.row), flush=True)
+    if not seen.is_right:
+        print("\n".join(said.splitlines()[:15]), flush=True)
+    return seen
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{command[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return done.stdout
+def _table(pairs: Sequence[Pair]) -> str:
+    head = ("image", "host", "launcher offers", "predicted", "by the rules", "seen", "")
+    rows = [head, ("---",) * len(head), *(pair.row for pair in pairs)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 
+from image_builder.docker import label_names
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.launch.commands import engine_words, shell_line
 from image_builder.launch.facts import runs_sifs
@@ -15,11 +16,13 @@ from image_builder.launch.start import Start, comments
 
 ANY_PROGRAM = "cic-exec"
 """The wrapper that runs the program that it is given."""
+_COMMAND = re.compile(r"[A-Za-z_][A-Za-z0-9_.+-]{0,99}")
 
 
 def lmod_module(start: Start) -> str:
-    """Return the module file for the programs that `start` names, and `cic-exec`, which runs any.
+    """Return the module file for an image's programs, and `cic-exec`, which runs any.
 
+    They are those that `start` names, or else all that were added to the image's distribution.
     The SIF is looked for in the module file's folder. Raises `InvalidRequest` for a program that
     cannot be the name of a command.
     """
@@ -35,7 +38,7 @@ def lmod_module(start: Start) -> str:
         *[f"depends_on({_lua(name)})" for name in _modules(start)],
         f"setenv({_lua(variable)}, {_image(start)})",
         *[f"setenv({_lua(name)}, {_lua(value)})" for name, value in start.environment.items()],
-        *[_wrapper(start, variable, name) for name in (ANY_PROGRAM, *map(_name, start.program))],
+        *[_wrapper(start, variable, name) for name in (ANY_PROGRAM, *_programs(start))],
     ]
     return "\n".join([*lines, ""])
 
@@ -62,8 +65,15 @@ def _wrapper(start: Start, variable: str, name: str) -> str:
     return f"set_shell_function({_lua(name)}, {bourne}, {c_shell})"
 
 
+def _programs(start: Start) -> tuple[str, ...]:
+    if start.program:
+        return tuple(map(_name, start.program))
+    added = start.image.get(label_names.PROGRAMS, "").split(",")
+    return tuple(name for name in added if _COMMAND.fullmatch(name))
+
+
 def _name(program: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.+-]{0,99}", program):
+    if not _COMMAND.fullmatch(program):
         hint = "write names of programs such as python3, with spaces between them"
         problem = f"{program[:60]!r} cannot be the name of a command"
         raise InvalidRequest([FieldProblem("program", problem, hint)])

@@ -28,6 +28,8 @@ MAX_TEXT_BYTES = 64 * 1024**2
 """As much of a library of an MPI or of PMIx is looked through for its release."""
 MAX_LISTED = 200
 """Files of a kind that are listed; a sound image has a few."""
+MAX_NAMES = 5000
+"""Names of programs that are kept in memory."""
 BUDGET_S = 60.0
 _IN_MEMORY_BYTES = 32 * 1024**2
 _NAMED_BY_TEXT = ("mpi", "pal", "pmix")
@@ -45,6 +47,8 @@ class Collector:
     _mpi_needed: set[str] = dataclasses.field(default_factory=set)
     _code: GpuCode = dataclasses.field(default_factory=GpuCode)
     _cuda: list[CudaCode] = dataclasses.field(default_factory=list)
+    _programs: set[str] = dataclasses.field(default_factory=set)
+    _distributions: set[str] = dataclasses.field(default_factory=set)
     _has_musl: bool = False
     _parsed: int = 0
     _incomplete: str = ""
@@ -62,6 +66,14 @@ class Collector:
             if found and len(self._cuda_runtimes) < MAX_LISTED:
                 self._cuda_runtimes.add(found[1])
         self._has_musl |= name.startswith("ld-musl-")
+        if "/bin/" in path or "/sbin/" in path:
+            self._note_program(path)
+
+    def _note_program(self, path: str) -> None:
+        if (name := naming.distributions_program(path)) and len(self._distributions) < MAX_NAMES:
+            self._distributions.add(name)
+        elif (name := naming.added_program(path)) and len(self._programs) < MAX_NAMES:
+            self._programs.add(name)
 
     def wants(self, path: str) -> bool:
         """Return whether the bytes of a program or library of this path tell something."""
@@ -111,6 +123,7 @@ class Collector:
             machine_code=tuple(sorted(self._code.machine_code)),
             ptx=tuple(sorted(self._code.ptx)),
             amd_code=tuple(sorted(self._code.amd)),
+            programs=tuple(sorted(self._programs - self._distributions)),
             incomplete=self._incomplete,
         )
 

@@ -14,6 +14,8 @@ from image_builder.spack.versions import numbers
 FORM = "1"
 """The version of the labels' form; its label says that the files were looked at."""
 DOCUMENT = "facts.json"
+MAX_PROGRAMS = 300
+"""Programs that a label names; the document has all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class ImageFacts:
 
     `needs` are the highest symbol versions of what was added to the distribution, with the file
     that needs them. `mpi_needed` are the MPI libraries that its programs ask for, `machine_code` and
-    `ptx` what the files of `cuda_code` hold together. `incomplete` says why not every file was
+    `ptx` what the files of `cuda_code` hold together, and `programs` those that were added to the
+    distribution. `incomplete` says why not every file was
     looked at, if so.
     """
 
@@ -66,6 +69,7 @@ class ImageFacts:
     machine_code: tuple[int, ...] = ()
     ptx: tuple[int, ...] = ()
     amd_code: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
     incomplete: str = ""
 
     def labels(self, given: Mapping[str, str]) -> dict[str, str]:
@@ -88,6 +92,7 @@ class ImageFacts:
             label_names.CUDA_CODE: _listed(map(str, self.machine_code)),
             label_names.CUDA_PTX: _listed(map(str, self.ptx)),
             label_names.ROCM_CODE: _listed(self.amd_code),
+            label_names.PROGRAMS: ",".join(self.programs[:MAX_PROGRAMS]),
         }
         if mpi is not None:
             labels |= self._mpi_labels(mpi)

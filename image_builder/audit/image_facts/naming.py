@@ -57,6 +57,21 @@ def is_added(path: str) -> bool:
     return not path.startswith(tuple(elf_facts()["distribution"]))
 
 
+def added_program(path: str) -> str | None:
+    """Return the name of a program that was added to the distribution, if a path is of one."""
+    programs = elf_facts()["programs"]
+    found = pattern(programs["added"]).fullmatch(path)
+    if found is None or pattern(programs["not_commands"]).fullmatch(found[2]):
+        return None
+    return found[2]
+
+
+def distributions_program(path: str) -> str | None:
+    """Return the name of one of the distribution's programs, if a path is of one."""
+    found = pattern(elf_facts()["programs"]["distributions"]).fullmatch(path)
+    return found[1] if found else None
+
+
 def is_of_an_mpi(path: str) -> bool:
     """Return whether a file is a part of an MPI, by its name."""
     return pattern(elf_facts()["mpi"]["own"]).fullmatch(posixpath.basename(path)) is not None

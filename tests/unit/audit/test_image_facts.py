@@ -191,6 +191,15 @@ def test_two_mpis_are_told_apart_by_what_programs_need() -> None:
     assert asked[label_names.MPI_ABI] == "libmpi.so.40" and label_names.MPI_NAME not in asked
 
 
+def test_programs_that_were_added_are_named() -> None:
+    added = ["lmp", "gmx_mpi", "python3", "mpirun", "mpichversion", "with space", "git"]
+    view = {f"opt/view/bin/{name}": b"any" for name in added}
+    found = facts_of(
+        view | {"usr/bin/python3": b"any", "bin/git": b"any", "usr/local/bin/jupyter": b"any"}
+    )
+    assert found.labels({})[label_names.PROGRAMS] == "gmx_mpi,jupyter,lmp"
+
+
 def test_networks_are_known_by_libraries_and_plugins() -> None:
     found = facts_of(
         {

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
 from image_builder.launch.edf import edf
 from image_builder.launch.script import KINDS, script
@@ -258,6 +259,28 @@ def test_lmod_loads_a_module_whose_commands_run_programs(tmp_path: Path, engine:
     image = start.reference if engine != "singularity" else f"{modules}/{start.file}"
     assert words[words.index("gmx") - 1] == image
     assert words[words.index("gmx") + 1] == "a b" and words[-2:] == ["ls", "*"]
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.skipif(not LMOD.exists(), reason="Lmod is not installed")
+def test_lmod_makes_commands_of_the_images_programs(tmp_path: Path) -> None:
+    machine = MachineFacts(platform="linux/amd64")
+    image = {label_names.PROGRAMS: "gmx_mpi,lmp,x;touch pwned,"}
+    start = Start(image=image, machine=machine, file=FILE, reference=REFERENCE)
+    (tmp_path / "model.lua").write_text(script(start, "module").text)
+    line = (
+        f"source {LMOD}; module use {tmp_path}; module load model; lmp -in 'a file';"
+        " type -t gmx_mpi cic-exec; module unload model; type -t gmx_mpi cic-exec || echo gone"
+    )
+    environment = commands_for(tmp_path, "singularity")
+    environment["PATH"] += ":/usr/bin:/bin"
+    ran = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert ran.stdout.splitlines() == [
+        *("singularity", "exec", f"{tmp_path}/{FILE}", "lmp", "-in", "a file"),
+        *("function", "function", "gone"),
+    ], ran.stderr
     assert not (tmp_path / "pwned").exists()
 
 
