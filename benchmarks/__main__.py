@@ -34,6 +34,7 @@ NAMES = (
     "concretization",
     "specialised",
     "throughput",
+    "answers",
 )
 MEASURED = Path(__file__).with_name("measured.json")
 COLORS = {"met": "#2a7f3f", "missed": "#b3361e"}

@@ -85,7 +85,7 @@ def _facts(collected: CollectedFacts) -> Iterator[tuple[str, str | None]]:
     yield "pmi", ",".join(name for name in collected.pmi if name != "none")
     yield "kernel", collected.kernel
     yield "glibc", collected.glibc
-    yield "pmix", collected.pmix
+    yield "pmix", collected.pmix or _pmix(collected.pmi)
     yield "squashfs", _few(collected.squashfs)
     yield "libfabric", _few(collected.libfabric)
     yield "ucx", _few(collected.ucx)
@@ -97,6 +97,12 @@ def _facts(collected: CollectedFacts) -> Iterator[tuple[str, str | None]]:
         yield "gpu", f"{runtime}@{_minor(gpu.runtime)}" if gpu.runtime else runtime
         yield "gpu_arch", gpu.architecture and gpu.architecture.replace(".", "")
         yield "driver", gpu.driver if gpu.vendor == "nvidia" else None
+
+
+def _pmix(pmi: Iterable[str]) -> str | None:
+    """Return the first number of the newest PMIx that Slurm has a plug-in for: of pmix_v5, 5."""
+    found = [name.partition("_v")[2] for name in pmi if name.startswith("pmix_v")]
+    return max(filter(str.isdigit, found), key=int, default=None)
 
 
 def _few(names: Iterable[str]) -> str:

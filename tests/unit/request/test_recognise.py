@@ -110,6 +110,13 @@ def test_a_machine_becomes_a_description_and_facts() -> None:
     known = machine_facts(found.facts, {})
     assert (known.driver, known.pmi) == ("570.124.06", ("pmi2", "pmix", "pmix_v4"))
     assert (known.engine, known.mpi) == ("apptainer", "openmpi@4.1")
+    assert (known.kernel, known.glibc, known.pmix) == ("5.14.0", "2.34", "4.2.2")
+    assert known.squashfs == ("zlib", "zstd") and known.ucx == ("rc_mlx5",)
+    assert known.libfabric == ("verbs", "tcp;ofi_rxm")
+    without = recognise(parse_facts(facts(**{**KAROLINA, "pmix": None})), SHIPPED)
+    assert without.facts["pmix"] == "4"
+    many = recognise(parse_facts(facts(ucx=[f"transport{one}" for one in range(60)])), SHIPPED)
+    assert machine_facts(many.facts, {}).ucx[-1].startswith("transport")
 
 
 def test_a_cray_gets_what_can_be_built() -> None:
