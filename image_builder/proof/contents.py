@@ -92,14 +92,14 @@ def read_contents(image: str, hashes: Collection[str], cancel: CancelToken) -> C
 @contextlib.contextmanager
 def _stream(exported: docker_export.ExportedImage) -> Iterator[int]:
     """Yield a descriptor from which the image's files are read as a tar."""
-    connection = docker_export.export_socket(exported)
+    connection = docker_export.export_socket(exported.container)
     if connection is not None:
         with connection:
             timeout = struct.pack("ll", SILENCE_S, 0)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
             yield connection.fileno()
         return
-    command = docker_export.export_command(exported, timeout_s=TIMEOUT_S)
+    command = docker_export.export_command(exported.container, timeout_s=TIMEOUT_S)
     with started(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         yield process.stdout.fileno()
