@@ -28,7 +28,13 @@ from image_builder.recipe.stages import FINAL_STAGE, SLIM_STAGE
 from image_builder.sif import convert
 from image_builder.state import BuildState
 from image_builder.store.image_store import Images
-from image_builder.store.record import COMPRESSOR, PUSHED_AS, SUBMITTED_AT, ImageRecord
+from image_builder.store.record import (
+    COMPRESSOR,
+    IMAGE_BYTES,
+    PUSHED_AS,
+    SUBMITTED_AT,
+    ImageRecord,
+)
 
 PUSH_TRIES = 3
 NAMING_POLL_S = 0.2
@@ -256,7 +262,7 @@ def _record(context: BuildContext, built: Built, pushed_as: str | None) -> Image
             "commit": context.inputs.step.commit,
             "audit": built.audit,
             "labels": built.labels,
-            "image_bytes": daemon.image_bytes(built.image),
+            IMAGE_BYTES: daemon.image_bytes(built.image),
             "slim": built.is_slim,
             "full_because": built.full_because,
             PUSHED_AS: pushed_as,

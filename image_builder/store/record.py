@@ -27,6 +27,10 @@ SUBMITTED_AT = "submitted_at"
 """The detail that says when the image was requested, in seconds since 1970."""
 
 
+IMAGE_BYTES = "image_bytes"
+"""The detail with the size of the image in Docker, unpacked, with the layers that it shares."""
+
+
 class ImageRecord(BaseModel):
     """Holds what is known of a finished image.
 

@@ -99,6 +99,8 @@ class Limits:
     stored_bytes: int | None = None
     removed_sifs: frozenset[str] = frozenset()
     """SIFs of the user's builds that are not there any more."""
+    image_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Sizes of the images without a SIF that are there, by identity."""
 
 
 def create_or_join(engine: Engine, new: NewBuild, limits: Limits) -> tuple[str, str]:
@@ -306,6 +308,12 @@ def stored_sifs_of(engine: Engine, user_id: int) -> dict[str, int]:
         return _stored_sifs(connection, user_id)
 
 
+def stored_images_of(engine: Engine, user_id: int) -> set[str]:
+    """Return the identities whose images count for one user, as `_stored_images` selects them."""
+    with reading(engine) as connection:
+        return _stored_images(connection, user_id)
+
+
 def users_waiting(engine: Engine, run_id: str) -> list[int]:
     """Return the users whose builds wait for a run."""
     with reading(engine) as connection:
@@ -355,6 +363,9 @@ def _check_stored(connection: Connection, user_id: int, limits: Limits) -> None:
         return
     sifs = _stored_sifs(connection, user_id)
     stored_bytes = sum(sifs[sha256] for sha256 in sifs.keys() - limits.removed_sifs)
+    stored_bytes += sum(
+        limits.image_bytes.get(identity, 0) for identity in _stored_images(connection, user_id)
+    )
     if stored_bytes >= limits.stored_bytes:
         raise LimitReached(
             f"Your images take {stored_bytes} bytes, and may take {limits.stored_bytes}.",
@@ -384,6 +395,34 @@ def _stored_sifs(connection: Connection, user_id: int) -> dict[str, int]:
         .group_by(BUILDS.c.sha256)
     )
     return {sha256: size_bytes or 0 for sha256, size_bytes in rows}
+
+
+def _stored_images(connection: Connection, user_id: int) -> set[str]:
+    """The identities of a user's builds that ended with an image for Docker, and without a SIF.
+
+    As with SIFs, what nobody else has counts on when its builds are deleted.
+    """
+    theirs, their_run = BUILDS.alias("theirs"), RUNS.alias("their_run")
+    somebody_has_it = sa.exists().where(
+        theirs.c.run_id == their_run.c.id,
+        their_run.c.identity == RUNS.c.identity,
+        theirs.c.state == BuildState.FINISHED,
+        theirs.c.deleted_at.is_(None),
+    )
+    return set(
+        connection.scalars(
+            sa.select(RUNS.c.identity)
+            .join_from(BUILDS, RUNS, BUILDS.c.run_id == RUNS.c.id)
+            .where(
+                BUILDS.c.user_id == user_id,
+                BUILDS.c.state == BuildState.FINISHED,
+                BUILDS.c.sha256.is_(None),
+                RUNS.c.identity.is_not(None),
+                sa.or_(BUILDS.c.deleted_at.is_(None), ~somebody_has_it),
+            )
+            .distinct()
+        )
+    )
 
 
 def _active_run(connection: Connection, new: NewBuild) -> str | None:

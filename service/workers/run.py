@@ -107,7 +107,7 @@ class Worker:
                 continue
             try:
                 cancel.check()
-                if delivery.filename is not None and not shared_part_done:
+                if not shared_part_done:
                     self._require_room(run_id)
                 outcome = self._make(run_id, delivery, cancel, log, reuse=shared_part_done)
             except Cancelled as error:

@@ -92,7 +92,7 @@ class FakeBuilder:
             image_id=pinned.image_id,
             platform=request.machine.platform,
             filename=pinned.filename,
-            details={"labels": self.labels},
+            details={"labels": self.labels, "image_bytes": 7000},
         )
         store = ImageStore(settings.build.tmp_folder / "store")
         if pinned.filename is None:

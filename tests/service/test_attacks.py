@@ -445,6 +445,20 @@ class TestQuota:
         assert app.extensions["cic"].images.remove(made["sha256"])
         assert ada("POST", "/build/", json=REQUEST).status_code == 200
 
+    def test_images_for_docker_count(self, app: Flask, ada: Api, bob: Api) -> None:
+        machine = REQUEST["machine"] | {"container_engine": "docker"}
+        for step in ("hello", "other"):  # 7000 bytes each
+            made = ada.wait(ada.submit(step_id=step, machine=machine))
+            assert made["status"] == "FINISHED", made
+        refused = ada("POST", "/build/", json=REQUEST)
+        assert (refused.status_code, refused.get_json()["code"]) == (429, "QUOTA_EXCEEDED")
+        assert "14000 bytes" in refused.get_json()["detail"]
+        assert ada("DELETE", f"/build/{made['id']}").status_code == 204
+        assert ada("POST", "/build/", json=REQUEST).status_code == 429
+        assert bob("POST", "/build/", json=REQUEST).status_code == 200
+        assert app.extensions["cic"].images.forget(made["identity"])
+        assert ada("POST", "/build/", json=REQUEST).status_code == 200
+
     def test_what_somebody_else_keeps_is_theirs(self, ada: Api, bob: Api) -> None:
         for step in ("hello", "other"):
             bob.wait(bob.submit(step_id=step))
