@@ -15,7 +15,7 @@ pytestmark = pytest.mark.system
 DISK_BYTES = 4 * 10**9
 MIN_FREE_BYTES = 1_600_000_000
 """A build needs so much to begin, and is ended when half of it is left."""
-FILL = "#!/bin/sh\ncat /dev/zero >/fill\n"
+FILL = "#!/bin/sh\ncat /dev/zero >/var/filled\n"
 WAIT = """#!/bin/sh
 # Ends when the disk was nearly full, and has room again.
 free_kb() { df -P / | awk 'NR == 2 { print $4 }'; }
@@ -39,6 +39,7 @@ def test_the_build_that_fills_the_disk_is_ended_and_no_other(tmp_path: Path) -> 
             BUILDX_CONFIG=str(tmp_path / "buildx"),
             CIC_BUILD_MIN_FREE_BYTES=str(MIN_FREE_BYTES),
             CIC_BUILD_MAX_CONCURRENT_BUILDS="3",
+            CIC_BUILD_BUILD_TIMEOUT_S="240",
         )
         with running_service(site) as service:
             ids = {}

@@ -21,9 +21,12 @@ import pytest
 
 import image_builder
 import service
-from image_builder.build.failures import buildx_log
-from image_builder.recipe import slim_facts
+from image_builder.build.failures import buildx_log, spack_concretize
+from image_builder.data import facts_of
+from image_builder.recipe import slim_facts, system_conflicts
 from image_builder.request import build_request
+from image_builder.sources.git import urls
+from image_builder.spack import prefixes
 
 LENGTH = 120_000
 LIMIT_CPU_S = 2.0
@@ -31,6 +34,7 @@ ANCHORED = frozenset({"match", "fullmatch"})
 SEARCHING = frozenset({"search", "sub", "split", "findall", "finditer", "subn"})
 IN_THE_IMAGE = "image_builder.recipes"
 BOUNDED = {
+    "image_builder.hints.": 2000,
     "image_builder.build.failures.": buildx_log.MAX_LINE,
     "image_builder.recipe.slim_facts.": slim_facts.MAX_LINE,
     "image_builder.request.build_request.": build_request.MAX_TEXT,
@@ -38,6 +42,24 @@ BOUNDED = {
 """Modules whose patterns see at most so many characters: `plain` cuts a log's lines, and `_checked`
 looks at the length first.
 """
+
+
+MADE_AT_RUN_TIME: dict[str, tuple[str, list[str]]] = {
+    "image_builder.hints": ("search", [row["says"] for row in facts_of("hints")["signs"]]),
+    "image_builder.request.gpu_arch": (
+        "match",
+        [runtime["pattern"] for runtime in facts_of("gpus")["runtimes"].values()],
+    ),
+    "image_builder.recipe.system_conflicts": ("match", list(system_conflicts._OF_DEBIAN.values())),
+    "image_builder.build.failures.classify": ("search", ["Cannot connect to the Docker daemon"]),
+    "image_builder.build.failures.spack_concretize": (
+        "search",
+        [spack_concretize._NO_VERSION, rf"\s+({prefixes.NAME})@"],
+    ),
+    "image_builder.sources.git.urls": ("match", [urls._USER + r"\Z"]),
+    "image_builder.proof.spack_sources": ("search", [r"(?<![0-9.])1\.2\.3(?!\.?[0-9])"]),
+}
+"""Patterns that no name of a module holds: made of facts in files, or in a function."""
 
 
 class Use(NamedTuple):
@@ -64,16 +86,26 @@ def uses() -> Iterator[Use]:
                 if methods := _methods(tree, name):
                     yield Use(f"{module.__name__}.{name}[{at}]", pattern, methods)
         yield from _inline(module.__name__, tree)
+        method, made = MADE_AT_RUN_TIME.get(module.__name__, ("", []))
+        for pattern in made:
+            name = f"{module.__name__}.run-time:{pattern[:40]}"
+            yield Use(name, re.compile(pattern), frozenset({method}))
 
 
 def _patterns(value: object) -> list[re.Pattern[str]]:
     if isinstance(value, re.Pattern):
-        return [value] if isinstance(value.pattern, str) else []
+        pattern = value.pattern
+        return [value if isinstance(pattern, str) else _as_text(value)]
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):
         return [pattern for one in value for pattern in _patterns(one)]
     return []
+
+
+def _as_text(pattern: re.Pattern[bytes]) -> re.Pattern[str]:
+    flags = pattern.flags & ~re.UNICODE
+    return re.compile(pattern.pattern.decode("latin-1"), flags | re.ASCII)
 
 
 def _methods(tree: ast.Module, name: str) -> frozenset[str]:
@@ -197,6 +229,36 @@ def test_every_pattern_is_linear() -> None:
         if (text := slow_text(use, longest(use.name))) is not None
     }
     assert not slow
+
+
+def test_no_pattern_is_passed_over() -> None:
+    """What is compiled in a function, or is no constant, is in `MADE_AT_RUN_TIME`."""
+    passed_over = set()
+    for module in modules():
+        with open(module.__file__, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        named = {
+            id(node)
+            for statement in tree.body
+            if isinstance(statement, ast.Assign | ast.AnnAssign)
+            for node in ast.walk(statement)
+        }
+        if any(_is_made_at_run_time(node, named) for node in ast.walk(tree)):
+            passed_over.add(module.__name__)
+    assert passed_over == set(MADE_AT_RUN_TIME)
+
+
+def _is_made_at_run_time(node: ast.AST, named: set[int]) -> bool:
+    if not (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "re"
+    ):
+        return False
+    if node.func.attr == "compile":
+        return id(node) not in named
+    return node.func.attr in ANCHORED | SEARCHING and not isinstance(node.args[0], ast.Constant)
 
 
 @pytest.mark.parametrize(
