@@ -6,25 +6,19 @@ runs. Of the stream, only a few kinds of files are kept, each of a bounded size.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
-import socket
-import struct
-import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from image_builder.errors import CicError, ErrorCode, LimitReached
 from image_builder.host.cancellation import CancelToken
-from image_builder.host.process import started
 from image_builder.proof.debian import DebianPackage, TooManyPackages, installed_packages
 from image_builder.proof.texts import header_fields, plain
 from image_builder.proof.wheels import Wheel, wheel
 from image_builder.sif import docker_export, tar_filter
 
 TIMEOUT_S = 1800.0
-SILENCE_S = 300
 MAX_FILE_BYTES = 16 * 1024**2
 MAX_STATUS_BYTES = 64 * 1024**2
 MAX_KEPT_BYTES = 256 * 1024**2
@@ -79,7 +73,7 @@ def read_contents(image: str, hashes: Collection[str], cancel: CancelToken) -> C
     `Cancelled`.
     """
     try:
-        with docker_export.exported(image) as exported, _stream(exported) as descriptor:
+        with docker_export.exported_files(image, timeout_s=TIMEOUT_S) as descriptor:
             reader = _Reader(hashes)
             reader.read(descriptor, cancel)
             return reader.contents()
@@ -87,22 +81,6 @@ def read_contents(image: str, hashes: Collection[str], cancel: CancelToken) -> C
         raise UnreadableContents(f"The image's files cannot be read: {error}.") from error
     except TooManyPackages as error:
         raise UnreadableContents(f"The image's packages cannot be told: {error}.") from error
-
-
-@contextlib.contextmanager
-def _stream(exported: docker_export.ExportedImage) -> Iterator[int]:
-    """Yield a descriptor from which the image's files are read as a tar."""
-    connection = docker_export.export_socket(exported.container)
-    if connection is not None:
-        with connection:
-            timeout = struct.pack("ll", SILENCE_S, 0)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-            yield connection.fileno()
-        return
-    command = docker_export.export_command(exported.container, timeout_s=TIMEOUT_S)
-    with started(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        yield process.stdout.fileno()
 
 
 class _Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 
 import pytest
@@ -19,7 +20,8 @@ WITH_MPI = "apt: [libpmi2-0]\npip: [mpich==5.0.2]\nsmoke: [mpichversion]\n"
 
 def test_an_mpi_of_pip_is_known_by_its_files(site: Site) -> None:
     """No MPI was asked for: all that is known of it was read from the image."""
-    site.add_step("demo", "model", {"eflows4hpc.yaml": WITH_MPI})
+    new = {"text": secrets.token_hex()}  # an image that no earlier run left
+    site.add_step("demo", "model", {"eflows4hpc.yaml": WITH_MPI, **new})
     request = {"machine": MACHINE, "workflow": "demo", "step_id": "model", "push": False}
     try:
         with running_service(site) as service:
@@ -35,8 +37,10 @@ def test_an_mpi_of_pip_is_known_by_its_files(site: Site) -> None:
             sif = open_images(library.build, library.registry).path_of(ended["sha256"])
             of_sif = _labels_of(str(sif))
         labels = daemon.image_labels(ended["image_id"])
+        names = _names_of(ended["image_id"])
     finally:
         remove_images(site)
+    assert names == [ended["image_id"]], "a name from before its checks stayed"
     expected = {
         label_names.FACTS: "1",
         label_names.MPI_NAME: "mpich",
@@ -52,6 +56,12 @@ def test_an_mpi_of_pip_is_known_by_its_files(site: Site) -> None:
     assert with_pmi2.json()["answer"] == "runs" and with_pmi2.json()["unknown"]
     assert with_pmix.json()["findings"][0]["rule"] == "mpi-launcher-speaks-other"
     assert "cic-exec" in module
+
+
+def _names_of(image: str) -> list[str]:
+    command = ["docker", "image", "inspect", "--format={{json .RepoTags}}", image]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return list(json.loads(text))
 
 
 def _labels_of(sif: str) -> dict[str, str]:
