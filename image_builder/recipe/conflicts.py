@@ -21,11 +21,15 @@ from image_builder.spack import spec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """Says what a description asks for and the request forbids; `hint` is what to write instead."""
+    """Says what a description asks for and the request forbids; `hint` is what to write instead.
+
+    `has_two_sides` False: nothing could meet what is asked for, whatever the request says.
+    """
 
     path: Path
     problem: str
     hint: str
+    has_two_sides: bool = True
 
 
 Rule = Callable[[Demand, str, spec.Node], Conflict | None]
@@ -76,7 +80,8 @@ _CODE = ErrorCode.CONFLICT
 def _problem(description: Description, conflict: Conflict) -> Problem:
     return Problem(
         description.line("spack", *conflict.path) or 1,
-        f"{_place(conflict)} {conflict.problem}: both cannot hold",
+        f"{_place(conflict)} {conflict.problem}"
+        + (": both cannot hold" if conflict.has_two_sides else ""),
         conflict.hint,
     )
 

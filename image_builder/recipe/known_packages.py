@@ -42,6 +42,7 @@ def _unknown(demand: Demand, name: str, knows: SpackKnowledge) -> Conflict:
         path=demand.path,
         problem=f"names the package {name}, which Spack {knows.release} does not have",
         hint=f"Write {' or '.join(close)}." if close else "Put its recipe into the catalogue.",
+        has_two_sides=False,
     )
 
 
@@ -58,6 +59,7 @@ def _unknown_version(
         path=demand.path,
         problem=f"names {package}@{version}, which Spack {knows.release} does not have",
         hint=f"Write a version that it has; {newest} is the newest.",
+        has_two_sides=False,
     )
 
 
@@ -73,5 +75,6 @@ def _unknown_variant(
             path=demand.path,
             problem=f"names the variant {name}, which {package} does not have",
             hint=f"Write {' or '.join(close)}." if close else "Remove it.",
+            has_two_sides=False,
         )
     return None
