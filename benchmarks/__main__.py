@@ -31,6 +31,7 @@ NAMES = (
     "slim",
     "spack",
     "installs",
+    "to_sif",
     "concretization",
     "specialised",
     "throughput",

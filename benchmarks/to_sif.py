@@ -1,0 +1,93 @@
+"""Measure a request for a SIF against Spack and Apptainer by hand: `python3 -m benchmarks.to_sif`.
+
+Environment variables are those of `benchmarks.installs`. By hand is a plain Dockerfile with the older
+Spack, which finds externals and installs one package after the other, and `apptainer build`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.installs import MISSING, built
+from benchmarks.rows import Row, attempted, not_measured, show
+from tests.support.spack_site import MEASURED, REAL_SPACK
+
+SIF = "request to SIF, cold, fftw, lz4, bzip2, with 1.2 against 0.23 by hand"
+UNKNOWN = (Row(SIF, None, 0.6),)
+BY_HAND = """\
+FROM {base}
+COPY catalogue /catalogue
+COPY spack.yaml /environment/spack.yaml
+RUN --mount=type=bind,from=mirror,target=/mirror spack compiler find && spack external find && \\
+    spack repo add --scope site /catalogue && spack mirror add sources file:///mirror && \\
+    spack -e /environment concretize && spack -e /environment install -j 2
+"""
+ENVIRONMENT = """\
+spack:
+  specs: [{specs}]
+  packages:
+    all: {{require: ["target=haswell"]}}
+  concretizer:
+    unify: true
+    reuse: false
+    targets: {{granularity: microarchitectures, host_compatible: false}}
+  view: /opt/view
+"""
+
+
+def main() -> None:
+    show(rows())
+
+
+def rows() -> list[Row]:
+    """Return the figure of one run, or the reason why there is none."""
+    bases = os.environ.get("CIC_BENCHMARK_BASES", "").split()
+    if len(bases) != 2 or "CIC_SPACK_SOURCES" not in os.environ:
+        return not_measured([*UNKNOWN], MISSING)
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        mirror = Path(folder) / "mirror"
+        subprocess.run([str(REAL_SPACK / "source_mirror"), str(mirror)], check=True)
+        older, newer = bases
+        return attempted(UNKNOWN, lambda: [to_sif(older, newer, mirror, Path(folder))])
+
+
+def to_sif(older: str, newer: str, mirror: Path, folder: Path) -> Row:
+    """Compare a request for a SIF with what a plain Dockerfile and Apptainer take."""
+    ours = built(newer, mirror, "singularity", MEASURED).seconds
+    plain = by_hand(older, mirror, folder)
+    return Row(SIF, ours / plain, 0.6, note=f"{ours:.0f} s of {plain:.0f} s")
+
+
+def by_hand(base: str, mirror: Path, folder: Path) -> float:
+    """Return the seconds that a plain Dockerfile with Spack and `apptainer build` take."""
+    image = f"cic-by-hand:{secrets.token_hex(4)}"
+    context = folder / "by-hand"
+    context.mkdir()
+    subprocess.run(["cp", "-R", str(REAL_SPACK / "catalogue"), str(context)], check=True)
+    (context / "spack.yaml").write_text(ENVIRONMENT.format(specs=", ".join(MEASURED)), "utf-8")
+    (context / "Dockerfile").write_text(BY_HAND.format(base=base), "utf-8")
+    build = ["docker", "buildx", "build", "--no-cache", "--load", "--progress=plain", "--quiet"]
+    begun = time.perf_counter()
+    try:
+        subprocess.run(
+            [*build, f"--build-context=mirror={mirror}", f"--tag={image}", str(context)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        sif = folder / "by-hand.sif"
+        command = ["apptainer", "build", str(sif), f"docker-daemon://{image}"]
+        subprocess.run(command, check=True, capture_output=True)
+    except subprocess.CalledProcessError as error:
+        raise AssertionError(f"{error.cmd[0]} failed: {error.stderr or ''}") from None
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", image], capture_output=True)
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()
