@@ -24,11 +24,11 @@ def library_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterato
     Programs of the image want it, or the site's libraries, which are put into the image.
     """
     for offered, needed, called in (
-        (label_names.GLIBC, label_names.GLIBC_NEEDED, "GLIBC"),
+        (label_names.GLIBC_OFFERED, label_names.GLIBC_NEEDED, "GLIBC"),
         (label_names.GLIBCXX, label_names.GLIBCXX_NEEDED, "GLIBCXX"),
     ):
         has, wants = image.get(offered), image.get(needed)
-        if has and wants and has != NONE and numbers(has) < numbers(wants):
+        if has and wants and numbers(has) < numbers(wants):
             yield finding("library-too-old", image=f"{called}_{has}", wanted=f"{called}_{wants}")
     has, host = image.get(label_names.GLIBC), machine.glibc
     if not host or not has or not _is_given_site_libraries(image, machine):

@@ -32,7 +32,7 @@ MAX_NAMES = 5000
 """Names of programs that are kept in memory."""
 BUDGET_S = 60.0
 _IN_MEMORY_BYTES = 32 * 1024**2
-_NAMED_BY_TEXT = ("mpi", "pal", "pmix")
+_NAMED_BY_TEXT = ("mpi", "pal", "pmix", "libc")
 
 
 @dataclasses.dataclass
@@ -105,10 +105,12 @@ class Collector:
 
     def facts(self) -> ImageFacts:
         """Return what is known of the image."""
-        glibc = self._offered("libc", "GLIBC")
+        symbols = self._offered("libc", "GLIBC")
+        release = _highest(one.version for one in self._of("libc") if one.version)
         return ImageFacts(
-            libc="glibc" if glibc else "musl" if self._has_musl else None,
-            glibc=glibc,
+            libc="glibc" if symbols else "musl" if self._has_musl else None,
+            glibc=release or symbols,
+            glibc_symbols=symbols,
             glibcxx=self._offered("libstdcxx", "GLIBCXX"),
             kernel=_highest(one.tables.kernel for one in self._of("libc") if one.tables.kernel),
             needs=self._needs,

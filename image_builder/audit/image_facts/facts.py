@@ -46,15 +46,16 @@ class CudaCode:
 class ImageFacts:
     """Holds the facts of an image; a None or an empty tuple is what is not there.
 
-    `needs` are the highest symbol versions of what was added to the distribution, with the file
-    that needs them. `mpi_needed` are the MPI libraries that its programs ask for, `machine_code` and
-    `ptx` what the files of `cuda_code` hold together, and `programs` those that were added to the
-    distribution. `incomplete` says why not every file was
-    looked at, if so.
+    `glibc` is the release, and `glibc_symbols` and `glibcxx` are the highest symbols that are
+    offered. `needs` are those of what was added to the distribution, with the file that needs them.
+    `mpi_needed` are the MPI libraries that its programs ask for, `machine_code` and `ptx` what the
+    files of `cuda_code` hold together, and `programs` those that were added to the distribution.
+    `incomplete` says why not every file was looked at, if so.
     """
 
     libc: str | None = None
     glibc: str | None = None
+    glibc_symbols: str | None = None
     glibcxx: str | None = None
     kernel: str | None = None
     needs: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
@@ -81,6 +82,7 @@ class ImageFacts:
         labels = {
             label_names.FACTS: FORM,
             label_names.GLIBC: self.glibc or NONE,
+            label_names.GLIBC_OFFERED: self.glibc_symbols,
             label_names.GLIBC_NEEDED: self.needs.get("GLIBC", (None,))[0],
             label_names.GLIBCXX: self.glibcxx,
             label_names.GLIBCXX_NEEDED: self.needs.get("GLIBCXX", (None,))[0],

@@ -19,7 +19,7 @@ _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./+-]{1,200}")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Library:
-    """Holds what one library told: `name` and `version` of its MPI or PMIx, and the ways to meet."""
+    """Holds what one library told: `name` and `version` of its MPI, PMIx or C library, and the ways to meet."""
 
     path: str
     kind: str
@@ -41,6 +41,8 @@ def library(path: str, kind: str, tables: ElfFile, text: bytes) -> Library:
     elif kind == "pal":
         spoken |= {how for one, how in pmi["texts"].items() if bytes_pattern(one).search(text)}
         version = _highest(bytes_pattern(pmi["embedded"]).findall(text))
+    elif kind == "libc":
+        version = _highest(bytes_pattern(elf_facts()["glibc"]).findall(text))
     elif kind == "pmix":
         version = _highest(bytes_pattern(pmi["release"]).findall(text))
     return Library(

@@ -315,6 +315,7 @@ def test_engines_that_fetch_images_need_them_in_a_registry(
 FACTS = MPICH | {
     "cic.facts": "1",
     "cic.glibc": "2.36",
+    "cic.glibc.offered": "2.36",
     "cic.glibc.needed": "2.34",
     "cic.glibcxx": "3.4.30",
     "cic.kernel.min": "3.2.0",

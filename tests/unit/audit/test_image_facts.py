@@ -85,6 +85,7 @@ def test_the_c_library_of_this_machine_is_read() -> None:
         }
     )
     assert (found.libc, found.glibc) == ("glibc", platform.libc_ver()[1])
+    assert found.glibc_symbols is not None and found.glibc_symbols.startswith("2.")
     assert found.glibcxx is not None and found.glibcxx.startswith("3.4.")
     assert found.kernel is not None and found.kernel[0].isdigit()
     assert found.needs == {}
