@@ -31,6 +31,7 @@ MAX_LISTED = 200
 MAX_NAMES = 5000
 """Names of programs that are kept in memory."""
 BUDGET_S = 60.0
+"""Processor time for one image, so that what is found does not depend on what else runs here."""
 _IN_MEMORY_BYTES = 32 * 1024**2
 _NAMED_BY_TEXT = ("mpi", "pal", "pmix", "libc")
 
@@ -39,7 +40,7 @@ _NAMED_BY_TEXT = ("mpi", "pal", "pmix", "libc")
 class Collector:
     """Takes an image's files, and says at the end what is known of it."""
 
-    deadline: float = dataclasses.field(default_factory=lambda: time.monotonic() + BUDGET_S)
+    budget_ends: float = dataclasses.field(default_factory=lambda: time.thread_time() + BUDGET_S)
     _libraries: list[Library] = dataclasses.field(default_factory=list)
     _plugins: list[str] = dataclasses.field(default_factory=list)
     _cuda_runtimes: set[str] = dataclasses.field(default_factory=set)
@@ -132,7 +133,7 @@ class Collector:
     def _may_parse(self, size_bytes: int) -> bool:
         if self._parsed >= MAX_PARSED:
             self._incomplete = f"there are more than {MAX_PARSED} programs and libraries"
-        elif time.monotonic() > self.deadline:
+        elif time.thread_time() > self.budget_ends:
             self._incomplete = "reading all programs and libraries took too long"
         elif size_bytes <= MAX_PARSED_BYTES:
             self._parsed += 1

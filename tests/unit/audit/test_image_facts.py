@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_builder.audit.exported_files import facts_of_tar
-from image_builder.audit.image_facts import ImageFacts
+from image_builder.audit.image_facts import Collector, ImageFacts
 from image_builder.audit.image_facts.elf_file import MAX_READS, read_elf
 from image_builder.audit.image_facts.gpu_code import (
     ENTRY,
@@ -301,6 +301,14 @@ class _Counted(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
         return super().read(size)
+
+
+def test_what_was_not_read_in_time_is_said() -> None:
+    collector = Collector(budget_ends=0.0)
+    collector.add("/opt/lib/libmpi.so.40", 10**6, [patched("libmpi.so.40", "", OPENMPI) + CODE])
+    found = collector.facts()
+    assert "too long" in found.incomplete and found.mpis == ()
+    assert found.machine_code == (70, 80, 90)
 
 
 def test_a_path_that_could_be_more_than_a_path_is_no_label() -> None:
