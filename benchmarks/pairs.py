@@ -24,6 +24,7 @@ from benchmarks.docs import DOCS, replace_table
 from benchmarks.userlands import IMAGES, MEET, PREFIX, SITE_MPI, run
 from image_builder.audit.compatibility import Report, check
 from image_builder.docker import label_names
+from image_builder.launch.facts import ANY_MPI, STANDARD_ABI
 from image_builder.launch.script import script
 from image_builder.launch.start import Start
 from image_builder.request.collected_facts import parse_facts
@@ -43,7 +44,7 @@ BY_ABI: Mapping[str, Mapping[str, str]] = {
     for name, offered in LAUNCHERS.items()
     if name != "all it has"
 }
-"""For images whose own MPI Slurm does not start, and whose programs run with the site's."""
+"""For images with programs that may run with the site's MPI."""
 TIME_LIMIT_S = 120
 MET = "ranks 2 sum 3"
 SLURM_CONF = """ClusterName=pairs
@@ -95,17 +96,19 @@ class Pair:
 
     @property
     def mpi(self) -> str:
-        names = (label_names.MPI_NAME, label_names.MPI_VERSION)
-        return " ".join(self.labels.get(name, "?") for name in names)
+        name = self.labels.get(label_names.MPI_NAME, "?")
+        if name == ANY_MPI:
+            return "no MPI"
+        return f"{name} {self.labels.get(label_names.MPI_VERSION, '?')}"
 
     @property
     def row(self) -> tuple[str, ...]:
-        suite = self.image.split("-")[-1]
         rule = ", ".join(one.rule for one in self.report.findings)
         outcome = {True: "two ranks", False: "none", None: "-"}[self.seen]
         verdict = "right" if self.is_right else "wrong"
         glibc = self.labels.get(label_names.GLIBC, "?")
-        image = f"{self.mpi}, glibc {glibc}" + (" with libpmi2" if suite == "pmi2" else "")
+        by_abi = self.labels.get(label_names.MPI_NEEDED, "").startswith(STANDARD_ABI)
+        image = f"{self.mpi}{' (MPI-5 ABI)' if by_abi else ''}, glibc {glibc}"
         return image, self.host, self.launcher, self.report.answer, rule, outcome, verdict
 
 
@@ -145,7 +148,7 @@ def _predicted(
 ) -> Iterator[Pair]:
     for image, of_image in labels.items():
         ways = dict(LAUNCHERS)
-        if of_image.get(label_names.MPI_NEEDED, "").startswith("libmpi_abi"):
+        if of_image.get(label_names.MPI_NEEDED, "").startswith(STANDARD_ABI):
             ways |= BY_ABI
         for launcher, changes in ways.items():
             machine = machine_facts({**found, **changes}, {})

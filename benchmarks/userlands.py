@@ -23,7 +23,6 @@ DEBIANS_PACKAGES = {
     "plain": "",
     "openmpi": "openmpi-bin,libopenmpi-dev",
     "mpich": "mpich,libmpich-dev",
-    "intel": "libpmi2-0",
 }
 PREFIX = "/opt/mpi"
 PROGRAM = r"""#include <mpi.h>
@@ -83,13 +82,10 @@ IMAGES = (
         Image(name=f"{_INTEL}-{suite}", suite=suite, wheel=_INTEL, compiled_in=_ABI.name)
         for suite in ("bookworm", "trixie")
     ],
-    Image(
-        name=f"{_INTEL}-bookworm-pmi2",
-        suite="bookworm",
-        packages="intel",
-        wheel=_INTEL,
-        compiled_in=_ABI.name,
-    ),
+    *[
+        Image(name=f"no-mpi-{suite}", suite=suite, compiled_in=_ABI.name)
+        for suite in ("bookworm", "trixie")
+    ],
 )  # fmt: skip
 SITE_MPI = _ABI.name
 """The image whose MPI a host has as its own, for programs with the MPI-5 ABI."""

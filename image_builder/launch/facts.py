@@ -15,10 +15,8 @@ from image_builder.spack.versions import numbers
 NONE = "none"
 """A label's value for what was looked for, and is not there."""
 STANDARD_ABI = "libmpi_abi.so."
-PMI_LIBRARY = "I_MPI_PMI_LIBRARY"
-"""The variable that names to Intel MPI the library by which it meets Slurm:
-https://slurm.schedmd.com/mpi_guide.html#intel_mpi.
-"""
+ANY_MPI = "mpi-abi"
+"""The MPI of an image without one, whose programs need the MPI-5 ABI alone."""
 
 
 def launch_facts() -> Mapping[str, Any]:
@@ -90,9 +88,7 @@ def rank_environment(image: Mapping[str, str], machine: MachineFacts) -> Mapping
         return {}
     known: Mapping[str, Mapping[str, str]] = launch_facts()["environment"]
     chosen = launcher_pmi(image, machine)
-    library = image.get(label_names.MPI_PMI_LIBRARY)
-    named = {PMI_LIBRARY: library} if library else {}
-    return {**known["any"], **known.get(pmi_flavour(chosen or ""), {}), **named}
+    return {**known["any"], **known.get(pmi_flavour(chosen or ""), {})}
 
 
 def has_standard_abi(name: str, version: str) -> bool:

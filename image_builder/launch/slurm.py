@@ -64,7 +64,7 @@ def _body(start: Start) -> Iterator[str]:
     if start.machine.engine == "edf":
         yield from _edf_file(start)
     if takes_site_mpi(start.image, start.machine):
-        yield f': "${{{SITE_MPI}:?has to name the folder of the site\'s libmpi_abi.so.1}}"'
+        yield f': "${{{SITE_MPI}:?has to name the folder of libmpi_abi.so.1 on this machine}}"'
     yield f"{shell_line(_words(start))} {_count(start)}"
 
 

@@ -14,6 +14,7 @@ from image_builder.audit.compatibility.rules import Finding, finding, rule_facts
 from image_builder.docker import label_names
 from image_builder.errors import InvalidRequest
 from image_builder.launch.facts import (
+    ANY_MPI,
     NONE,
     chosen_pmi,
     has_standard_abi,
@@ -42,6 +43,7 @@ def mpi_findings(image: Mapping[str, str], machine: MachineFacts) -> Iterator[Fi
         "image": _spec(image),
         "machine": machine.name,
         "host": host.spec if host else "",
+        "and_has": f" ({host.spec} is there)" if host else "",
         "wanted": _wanted(machine, host),
     }
     name, more = _verdict(image, machine, host)
@@ -67,8 +69,9 @@ def _verdict(
     family, offered = image[label_names.MPI_FAMILY], offered_pmi(machine)
     spoken = spoken_pmi(image, machine)
     if image.get(label_names.MPI_PMI) == NONE and not spoken and _starts_ranks(machine):
-        by_abi = takes_site_mpi(image, machine)
-        return ("mpi-site-by-standard-abi" if by_abi else "mpi-finds-none"), {}
+        if takes_site_mpi(image, machine):
+            return "mpi-site-by-standard-abi", {}
+        return ("mpi-not-in-image" if family == ANY_MPI else "mpi-finds-none"), {}
     starts = chosen_pmi(image, machine) is not None if offered and spoken else None
     if starts is False and takes_site_mpi(image, machine):
         return "mpi-site-by-standard-abi", {}

@@ -118,7 +118,6 @@ class Collector:
             mpis=mpi_library.mpis(self._libraries, self._plugins),
             mpi_needed=tuple(sorted(self._mpi_needed)),
             pmix=mpi_library.pmix_release(self._libraries),
-            pmi_library=mpi_library.pmi_library(self._libraries),
             libfabric=self._networks("libfabric"),
             ucx=self._networks("ucx"),
             cuda_runtime=_highest(self._cuda_runtimes),

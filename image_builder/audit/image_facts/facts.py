@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from image_builder.docker import label_names
-from image_builder.launch.facts import NONE
+from image_builder.launch.facts import ANY_MPI, NONE, STANDARD_ABI
 from image_builder.request.facts import mpi_facts
 from image_builder.spack.versions import numbers
 
@@ -62,7 +62,6 @@ class ImageFacts:
     mpis: tuple[MpiLibrary, ...] = ()
     mpi_needed: tuple[str, ...] = ()
     pmix: str | None = None
-    pmi_library: str | None = None
     libfabric: tuple[str, ...] | None = None
     ucx: tuple[str, ...] | None = None
     cuda_runtime: str | None = None
@@ -98,11 +97,18 @@ class ImageFacts:
         }
         if mpi is not None:
             labels |= self._mpi_labels(mpi)
+        elif not self.mpis and self._need_the_standard_abi_alone():
+            labels |= dict.fromkeys((label_names.MPI_NAME, label_names.MPI_FAMILY), ANY_MPI)
+            labels[label_names.MPI_PMI] = NONE
         return {key: value for key, value in labels.items() if value and key not in given}
 
     def document(self) -> str:
         """Return everything that was found, as JSON."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
+
+    def _need_the_standard_abi_alone(self) -> bool:
+        needed = self.mpi_needed
+        return bool(needed) and all(name.startswith(STANDARD_ABI) for name in needed)
 
     def _mpi_meant(self, name: str | None) -> MpiLibrary | None:
         found = [mpi for mpi in self.mpis if name is None or mpi.name == name]
@@ -118,13 +124,8 @@ class ImageFacts:
             label_names.MPI_VERSION: mpi.version,
             label_names.MPI_ABI: _listed(mpi.sonames),
             label_names.MPI_PMI: _listed(mpi.pmi) or NONE,
-            label_names.MPI_PMI_LIBRARY: self.pmi_library if _needs_library(mpi) else None,
             label_names.PMIX: self.pmix if speaks_pmix else None,
         }
-
-
-def _needs_library(mpi: MpiLibrary) -> bool:
-    return mpi.name == "intel-oneapi-mpi"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os.path
 import posixpath
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from image_builder.audit.image_facts.elf_file import ElfFile
 from image_builder.audit.image_facts.facts import MpiLibrary
 from image_builder.audit.image_facts.naming import bytes_pattern, elf_facts, pattern
 from image_builder.spack.versions import numbers
-
-_PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./+-]{1,200}")
-"""A path that becomes a label, and a value in scripts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,25 +79,9 @@ def pmix_release(libraries: Sequence[Library]) -> str | None:
     return max(found["pmix"] or found["pal"], key=numbers, default=None)
 
 
-def pmi_library(libraries: Sequence[Library]) -> str | None:
-    """Return the path of a library through which an MPI without a client of its own meets Slurm."""
-    known: Mapping[str, str] = elf_facts()["pmi"]["libraries"]
-    for soname in known:
-        for one in libraries:
-            if one.tables.soname == soname and _PLAIN_PATH.fullmatch(one.path):
-                return one.path
-    return None
-
-
 def _spoken(
     name: str, group: Sequence[Library], libraries: Sequence[Library], plugins: Sequence[str]
 ) -> Iterator[str]:
-    if name in elf_facts()["pmi"]["by_library"]:
-        sonames: Mapping[str, str] = elf_facts()["pmi"]["libraries"]
-        path = pmi_library(libraries)
-        chosen = {one.tables.soname for one in libraries if one.path == path}
-        yield from {how for soname, how in sonames.items() if soname in chosen}
-        return
     spoken = {how for one in group for how in one.pmi}
     if name == "openmpi":
         near = [one for one in libraries if one.kind == "pal" and _are_near(one, group)]

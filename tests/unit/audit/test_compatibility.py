@@ -367,7 +367,7 @@ KNOWN = dataclasses.replace(
         ({"cic.mpi.pmi": "pmix"}, {}, None, ""),
         ({"cic.mpi.pmi": "pmix"}, {"pmi": ("pmi2",)}, "mpi-launcher-speaks-other", "by pmix"),
         ({"cic.mpi.pmi": "pmi1"}, {}, "mpi-launcher-speaks-other", "by pmi1"),
-        ({"cic.mpi.pmi": "none"}, {}, "mpi-finds-none", "libpmi2-0"),
+        ({"cic.mpi.pmi": "none"}, {}, "mpi-finds-none", "would run alone"),
         ({"cic.mpi.pmi": "none"}, {"engine": "docker"}, None, ""),
     ],
 )
@@ -429,6 +429,15 @@ ABI = FACTS | {
     "cic.mpi.abi": "libmpi_abi.so.1,libmpi.so.12",
     "cic.mpi.needed": "libmpi_abi.so.1",
 }
+NO_MPI = IMAGE | {
+    "cic.facts": "1",
+    "cic.mpi.name": "mpi-abi",
+    "cic.mpi.family": "mpi-abi",
+    "cic.mpi.version": "",
+    "cic.mpi.needed": "libmpi_abi.so.1",
+    "cic.mpi.pmi": "none",
+    "cic.ucx": "ib",
+}
 
 
 @pytest.mark.parametrize(
@@ -440,6 +449,10 @@ ABI = FACTS | {
         (ABI, {"mpi": "openmpi@5.0", "pmi": ("pmix",)}, "mpi-launcher-speaks-other"),
         (ABI, {"mpi": "openmpi@6.0", "pmi": ("pmix",), "engine": "sarus"}, "mpi-launcher"),
         (ABI, {"mpi": "impi@2021.19", "pmi": ("pmi2",)}, None),
+        (NO_MPI, {"mpi": "mpich@5.0", "pmi": ("pmi2",)}, "mpi-site-by-standard-abi"),
+        (NO_MPI, {"mpi": "mpich@5.0", "pmi": ("pmix",)}, "mpi-not-in-image"),
+        (NO_MPI, {"mpi": "mpich@4.3"}, "mpi-not-in-image"),
+        (NO_MPI, {"mpi": None}, "mpi-not-in-image"),
         (ABI | {"cic.mpi.pmi": "none"}, {"mpi": "mpich@5.0"}, "mpi-site-by-standard-abi"),
         (ABI | {"cic.mpi.pmi": "none"}, {"mpi": "mpich@4.3"}, "mpi-finds-none"),
         (FACTS | {"cic.mpi.version": "5.0.2"}, {"mpi": "openmpi@6.0", "pmi": ()}, "mpi-programs"),

@@ -113,7 +113,7 @@ def test_what_was_added_says_what_it_needs() -> None:
             "venv/lib/libmpi.so.12",
             "libmpi.so.12",
             INTEL,
-            ("intel-oneapi-mpi", "mpich", "2021.19.0", "none"),
+            ("intel-oneapi-mpi", "mpich", "2021.19.0", "pmi2"),
         ),
     ],
 )
@@ -162,18 +162,6 @@ def test_components_of_another_open_mpi_say_nothing_of_this_one() -> None:
         }
     )
     assert found.mpis[0].pmi == ()
-
-
-def test_intel_mpi_meets_slurm_by_a_library_in_the_image() -> None:
-    found = facts_of(
-        {
-            "opt/lib/libmpi.so.12": patched("libmpi.so.12", "", INTEL),
-            "usr/lib/libpmi2.so.0.0.0": patched("libpmi2.so.0"),
-        }
-    )
-    labels = found.labels({})
-    assert labels[label_names.MPI_PMI] == "pmi2"
-    assert labels[label_names.MPI_PMI_LIBRARY] == "/usr/lib/libpmi2.so.0.0.0"
 
 
 def test_two_mpis_are_told_apart_by_what_programs_need() -> None:
@@ -309,17 +297,6 @@ def test_what_was_not_read_in_time_is_said() -> None:
     found = collector.facts()
     assert "too long" in found.incomplete and found.mpis == ()
     assert found.machine_code == (70, 80, 90)
-
-
-def test_a_path_that_could_be_more_than_a_path_is_no_label() -> None:
-    found = facts_of(
-        {
-            "opt/lib/libmpi.so.12": patched("libmpi.so.12", "", INTEL),
-            "opt/$(id)\n/libpmi2.so.0": patched("libpmi2.so.0"),
-        }
-    )
-    labels = found.labels({})
-    assert labels[label_names.MPI_PMI] == "none" and label_names.MPI_PMI_LIBRARY not in labels
 
 
 def test_a_stream_that_ends_early_is_no_image() -> None:

@@ -197,6 +197,32 @@ def commands_for(folder: Path, *names: str) -> dict[str, str]:
     return {"PATH": f"{place}:{os.defpath}"}
 
 
+def test_bash_puts_the_sites_mpi_in_place_of_the_images(tmp_path: Path) -> None:
+    image = {
+        label_names.FACTS: "1",
+        label_names.MPI_NAME: "mpi-abi",
+        label_names.MPI_FAMILY: "mpi-abi",
+        label_names.MPI_PMI: "none",
+        label_names.MPI_NEEDED: "libmpi_abi.so.1",
+    }
+    machine = MachineFacts(platform="linux/amd64", mpi="mpich@5.0", pmi=("none", "pmi2"))
+    start = Start(image=image, machine=machine, file=FILE, reference=REFERENCE, program=("x",))
+    (tmp_path / "job.sh").write_text(script(start, "slurm").text)
+    environment = commands_for(tmp_path, "srun")
+
+    def ran(**more: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(tmp_path / "job.sh")]
+        return subprocess.run(command, capture_output=True, text=True, env=environment | more)
+
+    without = ran()
+    assert without.returncode and "SITE_MPI: has to name the folder" in without.stderr
+    assert ran(SITE_MPI="/opt/my mpi/lib").stdout.splitlines() == [
+        *("srun", "--mpi=pmi2", "singularity", "exec"),
+        *("--bind", "/opt/my mpi/lib:/opt/site-mpi:ro", "--env", "LD_LIBRARY_PATH=/opt/site-mpi"),
+        *(FILE, "x"),
+    ]
+
+
 @pytest.mark.parametrize("engine", ["singularity", "apptainer", "podman-hpc", "sarus", "edf"])
 def test_bash_runs_a_hostile_script_as_it_reads(tmp_path: Path, engine: str) -> None:
     start = hostile()
