@@ -242,7 +242,7 @@ def _bare(image: str, target: Path, settings: BuildSettings) -> None:
     container = subprocess.run(
         ["docker", "create", image, "none"], check=True, capture_output=True, text=True
     ).stdout.strip()
-    command = streaming.squashfs_command(target, convert.level(settings), settings)
+    command = streaming.squashfs_command(target, convert.level(settings), settings, time_s=0)
     try:
         with subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export:
             subprocess.run(command.argv, check=True, stdin=export.stdout, stdout=subprocess.DEVNULL)

@@ -62,7 +62,7 @@ def _compress(archive: Path, made: Path, compressor: str, level: int) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with archive.open("rb") as file:
         subprocess.run(
-            streaming.squashfs_command(made, level, settings).argv,
+            streaming.squashfs_command(made, level, settings, time_s=0).argv,
             check=True,
             stdin=file,
             stdout=subprocess.DEVNULL,

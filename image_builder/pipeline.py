@@ -13,7 +13,7 @@ from typing import Any
 
 from image_builder.build import job, publish, reuse
 from image_builder.build.context import BuildContext, Built
-from image_builder.build.log import BuildLog
+from image_builder.build.log import BuildLog, DigestingObserver
 from image_builder.errors import (
     CicError,
     ErrorCode,
@@ -169,16 +169,17 @@ def _context(
     runner: Runner,
     submitted_at: Callable[[], float],
 ) -> Iterator[BuildContext]:
+    digesting = DigestingObserver(observer)
     with made_workspace(folder, min_free_bytes=settings.build.min_free_bytes) as workspace:
         yield BuildContext(
             request=request,
             inputs=inputs,
             settings=settings,
             workspace=workspace,
-            observer=observer,
+            observer=digesting,
             cancel=cancel,
             runner=runner,
-            log=BuildLog(observer, settings.build.log_max_bytes),
+            log=BuildLog(digesting, settings.build.log_max_bytes),
             submitted_at=submitted_at,
         )
 

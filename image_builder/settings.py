@@ -482,6 +482,10 @@ class ProofSettings(Section):
 
     sbom: bool = True
     """Whether images have a software bill of materials, also in their SIFs."""
+    provenance: bool = True
+    """Whether images have a statement of how they came about, also in their SIFs."""
+    builder_id: str = Field(default="urn:cic:builder", pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:[!-~]+$")
+    """The URI by which statements name this service as who built."""
 
 
 class LibrarySettings(Section):

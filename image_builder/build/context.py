@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from image_builder.build.log import BuildLog
+from image_builder.build.log import BuildLog, DigestingObserver
 from image_builder.errors import ErrorCode, LimitReached
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Runner
 from image_builder.host.workspace import Workspace
-from image_builder.observer import Observer
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
@@ -29,13 +29,15 @@ class BuildContext:
     inputs: Inputs
     settings: LibrarySettings
     workspace: Workspace
-    observer: Observer
+    observer: DigestingObserver
     cancel: CancelToken
     runner: Runner
     log: BuildLog
     submitted_at: Callable[[], float]
     """Returns when the image was last requested, in seconds since 1970; raises when nobody waits
     for it any more."""
+    began_at: float = dataclasses.field(default_factory=time.time)
+    """In seconds since 1970."""
 
     @property
     def identity(self) -> str:

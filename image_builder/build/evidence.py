@@ -5,16 +5,21 @@ A document that cannot be made is a warning: the image is as good as without it.
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from image_builder.build.context import BuildContext, Built
 from image_builder.errors import CicError
 from image_builder.plan import resolve
-from image_builder.proof import contents, sbom
-from image_builder.recipe.labels import public_address
+from image_builder.proof import contents, provenance, sbom
+from image_builder.proof.provenance import Resource
+from image_builder.recipe.labels import canonical_request, public_address
 from image_builder.sif import format
 from image_builder.spack.lockfile import Graph, UnreadableLock
+from image_builder.store.record import PUSHED_AS, ImageRecord
 
 TOOL = "container-image-service"
 
@@ -24,18 +29,140 @@ def documents(built: Built) -> dict[str, str]:
     return {} if built.sbom is None else {sbom.FILE: built.sbom}
 
 
-def objects(built: Built) -> list[format.Object]:
-    """Return what an image's SIF has of these documents."""
-    if built.sbom is None:
-        return []
-    return [
-        format.Object(
-            data_type=format.DataType.SBOM,
-            content=built.sbom.encode(),
-            name=sbom.FILE,
-            extra=format.SPDX_JSON,
-        )
+@dataclasses.dataclass(frozen=True)
+class SifEvidence:
+    """Makes what a SIF says about itself: its bill of materials, and how it came about."""
+
+    context: BuildContext
+    built: Built
+    lock: str | None
+
+    def first(self) -> list[format.Object]:
+        """Return the bill of materials."""
+        if self.built.sbom is None:
+            return []
+        return [
+            format.Object(
+                data_type=format.DataType.SBOM,
+                content=self.built.sbom.encode(),
+                name=sbom.FILE,
+                extra=format.SPDX_JSON,
+            )
+        ]
+
+    def last(self, digests: format.Digests) -> list[format.Object]:
+        """Return the statement about the SIF's other parts."""
+        if not self.context.settings.proof.provenance:
+            return []
+        subjects = [
+            Resource(name="squashfs", digest={"sha256": digests.squashfs}),
+            *(
+                Resource(name=name, digest={"sha256": digest})
+                for name, digest in sorted(digests.objects.items())
+            ),
+        ]
+        text = provenance.statement(origin(self.context, self.built, self.lock), subjects)
+        return [
+            format.Object(
+                data_type=format.DataType.GENERIC_JSON,
+                content=text.encode(),
+                name=provenance.FILE,
+            )
+        ]
+
+
+def statement(
+    context: BuildContext,
+    built: Built,
+    record: ImageRecord,
+    *,
+    lock: str | None,
+    earlier: str | None,
+) -> str | None:
+    """Return how an image came about, when it is finished; None where that is not to be said.
+
+    Of an image that is used again, the `earlier` statement is about what was made now, too.
+    """
+    if not context.settings.proof.provenance:
+        return None
+    subjects = [provenance.of_digest(context.inputs.image_id, built.image)]
+    pushed_as = record.details.get(PUSHED_AS)
+    if pushed_as:
+        subjects.append(provenance.of_digest(*str(pushed_as).split("@", 1)))
+    if record.sha256 is not None:
+        name = record.filename or context.inputs.image_id
+        subjects.append(Resource(name=name, digest={"sha256": record.sha256}))
+    if built.reused and earlier is not None:
+        return provenance.with_subjects(earlier, subjects)
+    log = Resource(
+        name="log",
+        digest={"sha256": context.observer.sha256},
+        annotations={"lines": context.observer.lines},
+    )
+    run = provenance.Run(began_s=context.began_at, ended_s=time.time(), log=log)
+    return provenance.statement(origin(context, built, lock), subjects, run)
+
+
+def origin(context: BuildContext, built: Built, lock: str | None) -> provenance.Origin:
+    """Return what an image was made of and by whom; equal for equal images."""
+    byproducts = []
+    if built.audit is not None:
+        verdict = json.dumps(built.audit, sort_keys=True)
+        byproducts.append(provenance.of_text(provenance.AUDIT, verdict, **built.audit))
+    if lock is not None:
+        byproducts.append(provenance.of_text("spack.lock", lock))
+    if built.sbom is not None:
+        byproducts.append(provenance.of_text(sbom.FILE, built.sbom))
+    return provenance.Origin(
+        request=json.loads(canonical_request(context.request)),
+        identity=context.identity,
+        recipe=context.inputs.recipe_version,
+        is_slim=built.is_slim,
+        materials=_materials(context),
+        builder_id=context.settings.proof.builder_id,
+        byproducts=byproducts,
+    )
+
+
+def _materials(context: BuildContext) -> list[Resource]:
+    """Return everything that a build was pinned to, with its commits and digests."""
+    inputs, repositories = context.inputs, context.settings.repositories
+    catalogue = inputs.catalogue
+    packages = _public(repositories.software_repository)
+    resources = [
+        _tree("step", inputs.step.tree, inputs.step.commit, _source(context)),
+        provenance.of_digest("base image", inputs.base.digest, inputs.base.reference),
+        _tree("catalogue", catalogue.packages_tree, catalogue.packages_commit, packages),
+        _tree("Spack configuration", catalogue.config_tree, catalogue.config_commit, None),
     ]
+    if inputs.runtime is not None:
+        runtime = inputs.runtime
+        resources.append(provenance.of_digest("runtime base", runtime.digest, runtime.reference))
+    resources += [
+        Resource(name=spec, digest={"gitCommit": commit})
+        for spec, commit in sorted(inputs.branch_commits.items())
+    ]
+    return [one for one in resources if one.as_dict().get("digest")]
+
+
+def _tree(name: str, tree: str | None, commit: str | None, source: str | None) -> Resource:
+    return Resource(
+        name=name,
+        digest={"gitTree": tree, "gitCommit": commit},
+        uri=f"git+{source}" if source else None,
+    )
+
+
+def _source(context: BuildContext) -> str | None:
+    """Return the public address that a step comes from, if it has one."""
+    request = context.request
+    if request.is_own or request.is_base or request.path is not None:
+        return None
+    return _public(context.settings.repositories.workflow_repository)
+
+
+def _public(address: str | None) -> str | None:
+    return public_address(address.partition("#")[0]) if address else None
 
 
 def bill_of_materials(
@@ -70,7 +197,7 @@ def _facts(context: BuildContext, *, is_slim: bool) -> sbom.ImageFacts:
         step_id=request.step_name,
         tree=inputs.step.tree,
         commit=inputs.step.commit,
-        source=public_address(context.settings.repositories.workflow_repository),
+        source=_source(context),
         base=base.reference,
         base_digest=base.digest,
         created_s=resolve.step_time_s(request, inputs.step, context.settings, context.cancel),

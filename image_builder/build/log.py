@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 
@@ -11,8 +12,34 @@ from image_builder.errors import (
 )
 from image_builder.observer import Observer
 from image_builder.spack.install_progress import InstallProgress
+from image_builder.state import BuildState
 
 RECENT_LINES = 20_000
+
+
+class DigestingObserver:
+    """Passes everything on to another observer, and keeps a digest of the lines."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._digest = hashlib.sha256()
+        self.lines = 0
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest of the lines so far in UTF-8, each with a line end."""
+        return self._digest.hexdigest()
+
+    def entered(self, state: BuildState) -> None:
+        self._observer.entered(state)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self._observer.progress(done, total, what)
+
+    def line(self, text: str) -> None:
+        self._digest.update(text.encode("utf-8", "replace") + b"\n")
+        self.lines += 1
+        self._observer.line(text)
 
 
 class BuildLog:

@@ -24,6 +24,8 @@ from image_builder.errors import (
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
 from image_builder.host.workspace import require_free_space
+from image_builder.plan import resolve
+from image_builder.proof import provenance
 from image_builder.recipe.stages import FINAL_STAGE, SLIM_STAGE
 from image_builder.sif import convert
 from image_builder.state import BuildState
@@ -38,6 +40,7 @@ from image_builder.store.record import (
 
 PUSH_TRIES = 3
 NAMING_POLL_S = 0.2
+LOCK = "spack.lock"
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
 
@@ -241,13 +244,27 @@ def store_image(
     elif built.reused and earlier is not None:
         pushed_as = earlier.details.get(PUSHED_AS)
     record = _record(context, built, pushed_as)
+    lock = store.document(context.identity, LOCK)
     if record.filename is None:
-        return store.record(record)
-    if built.reused and earlier is not None and earlier.sha256 is not None:
+        finished = store.record(record)
+    elif built.reused and earlier is not None and earlier.sha256 is not None:
         details = {**record.details, COMPRESSOR: earlier.details.get(COMPRESSOR)}
         kept = {"sha256": earlier.sha256, "size_bytes": earlier.size_bytes, "details": details}
-        return store.point(record.model_copy(update=kept))
-    return _convert(context, store, built, record)
+        finished = store.point(record.model_copy(update=kept))
+    else:
+        finished = _convert(context, store, built, record, lock)
+    _keep_statement(context, store, built, finished, lock)
+    return finished
+
+
+def _keep_statement(
+    context: BuildContext, store: Images, built: Built, record: ImageRecord, lock: str | None
+) -> None:
+    """Keep how a finished image came about as a document of it."""
+    before = store.document(context.identity, provenance.FILE)
+    said = evidence.statement(context, built, record, lock=lock, earlier=before)
+    if said is not None and said != before:
+        store.keep_documents(context.identity, {provenance.FILE: said})
 
 
 def _record(context: BuildContext, built: Built, pushed_as: str | None) -> ImageRecord:
@@ -272,7 +289,7 @@ def _record(context: BuildContext, built: Built, pushed_as: str | None) -> Image
 
 
 def _convert(
-    context: BuildContext, store: Images, built: Built, record: ImageRecord
+    context: BuildContext, store: Images, built: Built, record: ImageRecord, lock: str | None
 ) -> ImageRecord:
     context.cancel.check()
     compressor = context.settings.build.sif_compressor
@@ -288,7 +305,10 @@ def _convert(
             scratch=context.workspace.scratch,
             on_line=context.log.line,
             cancel=context.cancel,
-            evidence=evidence.objects(built),
+            time_s=resolve.step_time_s(
+                context.request, context.inputs.step, context.settings, context.cancel
+            ),
+            evidence=evidence.SifEvidence(context, built, lock),
         )
         # A conversion takes minutes, in which the image may be requested again.
         details = {**record.details, SUBMITTED_AT: context.submitted_at()}

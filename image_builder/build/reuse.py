@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 from image_builder.build import evidence
 from image_builder.build.context import BuildContext, Built
 from image_builder.docker import daemon, registry
 from image_builder.docker.label_names import SLIM
 from image_builder.plan.render import render_request
-from image_builder.proof import sbom
+from image_builder.proof import provenance, sbom
 from image_builder.store.image_store import Images
 from image_builder.store.record import PUSHED_AS, SUBMITTED_AT, ImageRecord
 
@@ -73,11 +74,17 @@ def existing_image(context: BuildContext, store: Images) -> Built | None:
         image=image,
         reused=True,
         labels=labels,
-        audit=details.get("audit"),
+        audit=details.get("audit") or _verdict_of(context, store),
         is_slim=SLIM in labels,
         full_because=details.get("full_because", ""),
     )
     return dataclasses.replace(built, sbom=_sbom_of(context, store, built))
+
+
+def _verdict_of(context: BuildContext, store: Images) -> dict[str, Any] | None:
+    """Return the verdict on an image whose record went with its SIF."""
+    said = store.document(context.identity, provenance.FILE)
+    return None if said is None else provenance.verdict_in(said)
 
 
 def _sbom_of(context: BuildContext, store: Images, built: Built) -> str | None:

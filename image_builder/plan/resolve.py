@@ -21,6 +21,7 @@ from image_builder.errors import (
     FieldProblem,
     InvalidRequest,
     Misconfigured,
+    Unavailable,
     UserError,
 )
 from image_builder.host.cancellation import CancelToken
@@ -199,12 +200,15 @@ def step_time_s(
 ) -> int:
     """Return the one time that documents and files of an image carry, in seconds since 1970.
 
-    It is that of the step's commit, within what files may have. For what is no step of the registry
-    it is the time of all files that a build writes.
+    It is that of the step's commit, within what files may have. For what is no step of the registry,
+    or no longer one, it is the time of all files that a build writes.
     """
     if step.commit is None or step.path is not None or request.is_base:
         return MTIME_S
-    return min(max(open_registry(settings).time_of(step, cancel), 0), LATEST_S)
+    try:
+        return min(max(open_registry(settings).time_of(step, cancel), 0), LATEST_S)
+    except Unavailable:
+        return MTIME_S
 
 
 def with_base_image(

@@ -18,13 +18,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from image_builder.errors import CicError, ErrorCode, NoSpace, ServiceError, ToolMissing
 from image_builder.host import sudo
 from image_builder.host.cancellation import CancelToken
-from image_builder.host.files import sha256_of
 from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
 from image_builder.settings import BuildSettings
 from image_builder.sif import format, oci_layout, streaming
@@ -68,16 +67,27 @@ def convert(
     runner: Runner = run,
     cancel: CancelToken | None = None,
     on_line: LineSink | None = None,
-    evidence: Sequence[format.Object] = (),
+    time_s: int | None = None,
+    evidence: format.Evidence | None = None,
 ) -> Conversion:
     """Make a SIF for `platform` at `destination`, of an image in the daemon.
 
     `image` is its id, or a reference. `scratch` is a folder for temporary files; without it they
-    are in the destination's folder. `evidence` is put into the SIF, too. Raises `ToolMissing`,
+    are in the destination's folder. `time_s` is the time that the SIF
+    carries, in seconds since 1970; without it, it is now. `evidence` is put into the SIF. Raises `ToolMissing`,
     `ServiceError`, `LimitReached` or `Cancelled`; then there is no file at `destination`.
     """
     begin = time.monotonic()
-    job = _Conversion(image, platform, settings, runner, cancel, on_line or _ignore, evidence)
+    job = _Conversion(
+        image=image,
+        platform=platform,
+        settings=settings,
+        runner=runner,
+        cancel=cancel,
+        on_line=on_line or _ignore,
+        time_s=int(time.time()) if time_s is None else time_s,
+        evidence=evidence or format.NoEvidence(),
+    )
     with _folder(destination.parent) as temporary, _folder(scratch or destination.parent) as work:
         sif = temporary / "made.sif"
         try:
@@ -116,7 +126,7 @@ def program() -> str:
     return path
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Conversion:
     """Converts one image in either way."""
 
@@ -126,7 +136,8 @@ class _Conversion:
     runner: Runner
     cancel: CancelToken | None
     on_line: LineSink
-    evidence: Sequence[format.Object]
+    time_s: int
+    evidence: format.Evidence
 
     def stream_or_build(self, made: Path, scratch: Path) -> tuple[str, str]:
         """Make the SIF, quickly if possible; return the method and the SIF's sha256."""
@@ -152,6 +163,7 @@ class _Conversion:
             level=level(self.settings),
             settings=self.settings,
             on_line=self.on_line,
+            time_s=self.time_s,
             evidence=self.evidence,
             runner=self.runner,
             cancel=self.cancel,
@@ -168,6 +180,7 @@ class _Conversion:
             scratch=scratch,
             platform=self.platform,
             settings=self.settings,
+            time_s=self.time_s,
         )
         if needs_sudo(self.settings):
             self._run_as_root(command, scratch, made.parent)
@@ -176,14 +189,11 @@ class _Conversion:
         return self._rewritten(made)
 
     def _rewritten(self, made: Path) -> str:
-        """Put the evidence into a SIF that Singularity made, and return its sha256."""
-        if not self.evidence:
-            with open(made, "rb") as file:
-                return sha256_of(file)
+        """Put time and evidence into a SIF that Singularity made, and return its sha256."""
         original = made.with_suffix(".original")
         made.rename(original)
         try:
-            return format.rewrite(original, made, evidence=self.evidence)
+            return format.rewrite(original, made, time_s=self.time_s, evidence=self.evidence)
         except format.BadSif as error:
             raise ConversionFailed(f"The SIF that was made is not usable: {error}.") from error
         finally:
@@ -197,6 +207,7 @@ class _Conversion:
                 scratch=scratch,
                 settings=self.settings,
                 on_line=self.on_line,
+                time_s=self.time_s,
                 cancel=self.cancel,
             )
         except NotStreamable as error:
@@ -210,6 +221,7 @@ class _Conversion:
             scratch=archive.parent,
             platform=self.platform,
             settings=self.settings,
+            time_s=self.time_s,
         )
         try:
             self.runner(command, cancel=self.cancel)
@@ -257,6 +269,7 @@ def build_command(
     scratch: Path,
     platform: str,
     settings: BuildSettings,
+    time_s: int,
 ) -> Command:
     """Return `singularity build`, with its temporary files and cache in `scratch`."""
     environment = {
@@ -269,7 +282,7 @@ def build_command(
         compression = ("--mksquashfs-args", mksquashfs_arguments(settings))
     return Command(
         name=f"{Path(singularity).name} build",
-        env=environment,
+        env=environment | {"SOURCE_DATE_EPOCH": str(time_s)},
         cwd=scratch,
         timeout_s=settings.convert_timeout_s,
         argv=(

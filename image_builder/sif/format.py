@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
+import json
 import os
 import struct
-import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 MAGIC = b"SIF_MAGIC\0"
 VERSION = b"01\0"
@@ -182,107 +182,193 @@ class Span:
     size_bytes: int
 
 
-def in_group(evidence: Sequence[Object], group: int) -> list[Object]:
-    """Return the objects as members of a group: what verifies a group looks at these, too."""
-    return [dataclasses.replace(item, group=group) for item in evidence]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Digests:
+    """Holds the SHA-256 of parts of a SIF, in hexadecimal digits.
+
+    `head` is that of header and descriptors, all that comes before the first object; `objects` are
+    those of the small objects by their names.
+    """
+
+    head: str
+    squashfs: str
+    objects: Mapping[str, str]
 
 
-def rewrite(source: Path, target: Path, *, evidence: Sequence[Object]) -> str:
+UNKNOWN_DIGEST = "0" * 64
+"""What stands for the digest of the head while that is not known."""
+
+
+class Evidence(Protocol):
+    """Makes what a SIF says about itself, once its other parts are known.
+
+    What is made is as long for any digests, since the head tells its length.
+    """
+
+    def first(self) -> Sequence[Object]:
+        """Return objects that depend on no other part."""
+
+    def last(self, digests: Digests) -> Sequence[Object]:
+        """Return objects about the SIF's other parts."""
+
+
+class NoEvidence:
+    """Leaves a SIF as Singularity's own `build` makes it."""
+
+    def first(self) -> Sequence[Object]:
+        return ()
+
+    def last(self, digests: Digests) -> Sequence[Object]:
+        return ()
+
+
+def rewrite(source: Path, target: Path, *, time_s: int, evidence: Evidence) -> str:
     """Write a SIF with the objects of another one and `evidence`; return its sha256."""
     sif = read(source)
     primary = sif.primary
-    return _write(
-        target,
-        architecture=sif.architecture,
-        small=(*objects(source), *in_group(evidence, primary.group)),
-        squashfs=Span(path=source, offset=primary.offset, size_bytes=primary.size_bytes),
-        group=primary.group,
-    )
+    squashfs = Span(path=source, offset=primary.offset, size_bytes=primary.size_bytes)
+    writer = _Writer(sif.architecture, squashfs, primary.group, time_s, evidence)
+    return writer.write(target, objects(source))
 
 
 def write(
-    path: Path, *, architecture: str, small: Sequence[Object], squashfs: Path, group: int
+    path: Path,
+    *,
+    architecture: str,
+    small: Sequence[Object],
+    squashfs: Path,
+    group: int,
+    time_s: int,
+    evidence: Evidence | None = None,
 ) -> str:
-    """Write a SIF of small objects and a primary partition, in one pass; return its sha256.
+    """Write a SIF of small objects and a primary partition; return its sha256.
 
-    The objects get the numbers from 1 on, the partition the last one.
+    The objects get the numbers from 1 on, the partition the last one. Equal parts make equal files:
+    `time_s`, in seconds since 1970, is the only time in it.
     """
     whole = Span(path=squashfs, offset=0, size_bytes=squashfs.stat().st_size)
-    return _write(path, architecture=architecture, small=small, squashfs=whole, group=group)
+    return _Writer(architecture, whole, group, time_s, evidence or NoEvidence()).write(path, small)
 
 
-def _write(
-    path: Path, *, architecture: str, small: Sequence[Object], squashfs: Span, group: int
-) -> str:
-    code, now = ARCHITECTURES[architecture], int(time.time())
-    squashfs_bytes = squashfs.size_bytes
-    begin = offset = _TABLE_OFFSET + _TABLE_SLOTS * _DESCRIPTOR.size
-    table, bodies = [], bytearray()
-    for number, item in enumerate(small, 1):
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """Lays out a SIF and writes it: its head, small objects, and the squashfs."""
+
+    architecture: str
+    squashfs: Span
+    group: int
+    time_s: int
+    evidence: Evidence
+
+    def write(self, path: Path, small: Sequence[Object]) -> str:
+        small = [*small, *self._grouped(self.evidence.first())]
+        digests = self._digests(small)
+        # What comes last is as long as it will be; so head and offsets are final.
+        layout = self._layout([*small, *self._grouped(self.evidence.last(digests))], digests)
+        digests = dataclasses.replace(digests, head=hashlib.sha256(layout.head).hexdigest())
+        final = [*small, *self._grouped(self.evidence.last(digests))]
+        front = layout.head + b"".join(item.content for item in final)
+        if len(front) > layout.partition_offset or self._layout(final, digests) != layout:
+            raise BadSif("what it says about itself changed its length")
+        return _write_file(path, front.ljust(layout.partition_offset, b"\0"), self.squashfs)
+
+    def _grouped(self, items: Sequence[Object]) -> list[Object]:
+        """Return the objects as members of the partition's group, which is verified as a whole."""
+        return [dataclasses.replace(item, group=self.group) for item in items]
+
+    def _digests(self, small: Sequence[Object]) -> Digests:
+        return Digests(
+            head=UNKNOWN_DIGEST,
+            squashfs=_sha256(b"", self.squashfs),
+            objects={
+                item.name or f"object {number}": hashlib.sha256(item.content).hexdigest()
+                for number, item in enumerate(small, 1)
+            },
+        )
+
+    def _layout(self, small: Sequence[Object], digests: Digests) -> _Layout:
+        """Return the head for these objects, of which only length and description matter."""
+        code = ARCHITECTURES[self.architecture]
+        begin = offset = _TABLE_OFFSET + _TABLE_SLOTS * _DESCRIPTOR.size
+        table = []
+        for number, item in enumerate(small, 1):
+            table.append(self._descriptor(item, number, offset, len(item.content)))
+            offset += len(item.content)
+        partition_offset = -(-offset // _PARTITION_ALIGNMENT) * _PARTITION_ALIGNMENT
+        partition = Object(
+            data_type=DataType.PARTITION,
+            content=b"",
+            group=self.group,
+            extra=_PARTITION.pack(SQUASHFS, PRIMARY_SYSTEM, code),
+        )
         table.append(
-            _DESCRIPTOR.pack(
-                item.data_type,
-                True,
-                number,
-                item.group,
-                item.link,
-                offset,
-                len(item.content),
-                len(item.content),
-                now,
-                now,
-                0,
-                0,
-                item.name.encode(),
-                item.extra,
+            self._descriptor(
+                partition, len(small) + 1, partition_offset, self.squashfs.size_bytes, after=offset
             )
         )
-        bodies += item.content
-        offset += len(item.content)
-    partition_offset = -(-offset // _PARTITION_ALIGNMENT) * _PARTITION_ALIGNMENT
-    end = partition_offset + squashfs_bytes
-    table.append(
-        _DESCRIPTOR.pack(
-            DataType.PARTITION,
-            True,
-            len(small) + 1,
-            group,
-            0,
-            partition_offset,
-            squashfs_bytes,
-            end - offset,
-            now,
-            now,
-            0,
-            0,
-            b"",
-            _PARTITION.pack(SQUASHFS, PRIMARY_SYSTEM, code),
+        if len(table) > _TABLE_SLOTS:
+            raise BadSif(f"it would have more than {_TABLE_SLOTS} objects")
+        header = _HEADER.pack(
+            _LAUNCH,
+            MAGIC,
+            VERSION,
+            code,
+            self._id(digests),
+            self.time_s,
+            self.time_s,
+            _TABLE_SLOTS - len(table),
+            _TABLE_SLOTS,
+            _TABLE_OFFSET,
+            _TABLE_SLOTS * _DESCRIPTOR.size,
+            begin,
+            partition_offset + self.squashfs.size_bytes - begin,
         )
-    )
-    header = _HEADER.pack(
-        _LAUNCH,
-        MAGIC,
-        VERSION,
-        code,
-        uuid.uuid4().bytes,
-        now,
-        now,
-        _TABLE_SLOTS - len(table),
-        _TABLE_SLOTS,
-        _TABLE_OFFSET,
-        _TABLE_SLOTS * _DESCRIPTOR.size,
-        begin,
-        end - begin,
-    )
-    head = (
-        header.ljust(_TABLE_OFFSET, b"\0")
-        + b"".join(table).ljust(_TABLE_SLOTS * _DESCRIPTOR.size, b"\0")
-        + bodies
-    )
+        head = header.ljust(_TABLE_OFFSET, b"\0") + b"".join(table).ljust(
+            _TABLE_SLOTS * _DESCRIPTOR.size, b"\0"
+        )
+        return _Layout(head=head, partition_offset=partition_offset)
+
+    def _descriptor(
+        self, item: Object, number: int, offset: int, size: int, after: int | None = None
+    ) -> bytes:
+        """Return the row of an object; `after` is the end of the one before it."""
+        return _DESCRIPTOR.pack(
+            item.data_type,
+            True,
+            number,
+            item.group,
+            item.link,
+            offset,
+            size,
+            size + offset - (offset if after is None else after),
+            self.time_s,
+            self.time_s,
+            0,
+            0,
+            item.name.encode(),
+            item.extra,
+        )
+
+    def _id(self, digests: Digests) -> bytes:
+        """Return the identifier of a SIF, which follows from its parts."""
+        parts = json.dumps([digests.squashfs, digests.objects], sort_keys=True)
+        return uuid.UUID(bytes=hashlib.sha256(parts.encode()).digest()[:16], version=4).bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Holds the first bytes of a SIF, and where its partition begins."""
+
+    head: bytes
+    partition_offset: int
+
+
+def _write_file(path: Path, front: bytes, squashfs: Span) -> str:
+    end = len(front) + squashfs.size_bytes
     with open(path, "xb") as target, ThreadPoolExecutor(1) as executor:
-        target.write(head.ljust(partition_offset, b"\0"))
+        target.write(front)
         target.flush()
-        digest = executor.submit(_sha256, head.ljust(partition_offset, b"\0"), squashfs)
+        digest = executor.submit(_sha256, front, squashfs)
         _copy(squashfs, target)
         if os.fstat(target.fileno()).st_size != end:
             raise BadSif("its squashfs changed while it was copied")

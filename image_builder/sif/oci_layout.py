@@ -28,6 +28,7 @@ def write(
     scratch: Path,
     settings: BuildSettings,
     on_line: LineSink,
+    time_s: int,
     cancel: CancelToken | None = None,
 ) -> None:
     """Write an image in the daemon to `folder`, which is created.
@@ -40,7 +41,13 @@ def write(
     layer = blobs / "layer"
     with docker_export.exported(image) as exported:
         streaming.write_layer(
-            exported, layer, scratch=scratch, settings=settings, on_line=on_line, cancel=cancel
+            exported,
+            layer,
+            scratch=scratch,
+            settings=settings,
+            on_line=on_line,
+            time_s=time_s,
+            cancel=cancel,
         )
     with layer.open("rb") as file:
         digest = sha256_of(file)

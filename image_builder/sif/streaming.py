@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import fcntl
 import io
 import json
@@ -52,6 +53,11 @@ REPORT = "report.json"
 PIPE_BYTES = 1024**2
 TICK_S = 0.02
 SILENCE = "it wrote nothing"
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 FULL_BYTES = 64 * 1024**2
 """The free room below which a write that fails is taken to fail for lack of room."""
 
@@ -85,15 +91,17 @@ def stream(
     level: int | None,
     settings: BuildSettings,
     on_line: LineSink,
-    evidence: Sequence[format.Object] = (),
+    time_s: int,
+    evidence: format.Evidence | None = None,
     runner: Runner = run,
     cancel: CancelToken | None = None,
 ) -> str:
     """Make a SIF of an image in the daemon at `made`, and return its sha256.
 
     `source` is what the SIF names as its origin. `build_empty(archive, sif)` lets Singularity
-    convert an archive. `evidence` is put into the SIF, too. Raises `NotStreamable` when
-    this machine needs another way of conversion, else as `convert.convert` does.
+    convert an archive. `time_s` is the time in the SIF, in seconds since 1970, and `evidence` is put
+    into it, too. Raises `NotStreamable` when this machine needs another way of conversion, else as
+    `convert.convert` does.
     """
     require_programs()
     architecture = platform.split("/")[1]
@@ -104,15 +112,15 @@ def stream(
                 f"The image is for {exported.architecture}, and a SIF for {platform} was asked for."
             )
         prepare = _Preparation(
-            exported, source, build_empty, scratch, platform, settings, runner, cancel
+            exported, source, build_empty, scratch, platform, time_s, settings, runner, cancel
         )
         with ThreadPoolExecutor(1, thread_name_prefix="convert") as executor:
             stencil = executor.submit(prepare)
             report = _Pipeline(
                 exported,
                 squashfs,
-                filter_command(scratch / REPORT, prepare.additions),
-                squashfs_command(squashfs, level, settings),
+                filter_command(scratch / REPORT, prepare.additions, time_s=time_s),
+                squashfs_command(squashfs, level, settings, time_s=time_s),
                 scratch,
                 settings,
                 cancel,
@@ -125,9 +133,11 @@ def stream(
     sha256 = format.write(
         made,
         architecture=architecture,
-        small=(*made_of.objects, *format.in_group(evidence, made_of.group)),
+        small=made_of.objects,
         squashfs=squashfs,
         group=made_of.group,
+        time_s=time_s,
+        evidence=evidence,
     )
     squashfs.unlink()
     return sha256
@@ -140,6 +150,7 @@ def write_layer(
     scratch: Path,
     settings: BuildSettings,
     on_line: LineSink,
+    time_s: int,
     cancel: CancelToken | None = None,
 ) -> None:
     """Write the image's files to `layer`, as a tar that Singularity can unpack and write into.
@@ -147,7 +158,13 @@ def write_layer(
     Raises `UnsuitableImage` for an image that would lead it to files outside.
     """
     report = _Pipeline(
-        image, layer, filter_command(scratch / REPORT, None), None, scratch, settings, cancel
+        image,
+        layer,
+        filter_command(scratch / REPORT, None, time_s=time_s),
+        None,
+        scratch,
+        settings,
+        cancel,
     ).run(None)
     warn_of_set_aside(report, on_line)
 
@@ -171,7 +188,9 @@ def require_programs() -> None:
         )
 
 
-def squashfs_command(target: Path, level: int | None, settings: BuildSettings) -> Command:
+def squashfs_command(
+    target: Path, level: int | None, settings: BuildSettings, *, time_s: int
+) -> Command:
     """Return the command that makes a squashfs file of a tar on standard input.
 
     It fails on an entry of an unknown kind.
@@ -179,12 +198,19 @@ def squashfs_command(target: Path, level: int | None, settings: BuildSettings) -
     argv = ["tar2sqfs", "--quiet", "--force", "--no-skip", "--compressor", settings.sif_compressor]
     if level is not None:
         argv += ["--comp-extra", f"level={level}"]
-    return Command(name="tar2sqfs", argv=(*argv, str(target)), timeout_s=settings.convert_timeout_s)
+    return Command(
+        name="tar2sqfs",
+        argv=(*argv, str(target)),
+        env={"SOURCE_DATE_EPOCH": str(time_s)},
+        timeout_s=settings.convert_timeout_s,
+    )
 
 
-def filter_command(report: Path, additions: Path | None) -> Command:
+def filter_command(report: Path, additions: Path | None, *, time_s: int) -> Command:
     """Return the check of the image's files; without additions, for Singularity to unpack."""
-    options = () if additions is None else ("--additions", str(additions))
+    options = ["--time", str(time_s)]
+    if additions is not None:
+        options += ["--additions", str(additions)]
     program = str(Path(tar_filter.__file__))
     return Command(
         name="the check of the image's files",
@@ -201,6 +227,7 @@ class _Preparation:
     build_empty: Callable[[Path, Path], None]
     scratch: Path
     platform: str
+    time_s: int
     settings: BuildSettings
     runner: Runner
     cancel: CancelToken | None
@@ -244,7 +271,7 @@ class _Preparation:
             cancel=self.cancel,
             capture_stdout=True,
         )
-        rename = OriginRewriter(archive.name, self.source)
+        rename = OriginRewriter(archive.name, self.source, self.time_s)
         return SingularityMetadata(
             files=tuple(_stencil_files(listed.stdout, rename)),
             group=primary.group,
@@ -257,11 +284,12 @@ def _stencil_files(
 ) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Yield Singularity's files, owned by root, and Docker's usual root folder."""
     root = tarfile.TarInfo("./")
-    root.type, root.mode, root.mtime = tarfile.DIRTYPE, 0o755, int(time.time())
+    root.type, root.mode, root.mtime = tarfile.DIRTYPE, 0o755, rename.time_s
     yield root, b""
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
         for member in members:
             member.uid = member.gid = 0
+            member.mtime = rename.time_s
             member.uname = member.gname = ""
             file = members.extractfile(member) if member.isreg() else None
             content = rename.in_file(member.name, file.read() if file is not None else b"")
@@ -271,10 +299,11 @@ def _stencil_files(
 
 @dataclasses.dataclass(frozen=True)
 class OriginRewriter:
-    """Puts the image's true origin where Singularity wrote that of the converted archive."""
+    """Puts the image's true origin and time where Singularity wrote those of the archive."""
 
     archive: str
     source: str
+    time_s: int
 
     def in_file(self, name: str, content: bytes) -> bytes:
         if name == ".singularity.d/labels.json":
@@ -307,7 +336,19 @@ class OriginRewriter:
 
     def _labels(self, labels: Mapping[str, Any]) -> dict[str, Any]:
         prefix = "org.label-schema.usage.singularity.deffile"
-        return {**labels, f"{prefix}.bootstrap": "docker-daemon", f"{prefix}.from": self.source}
+        return {
+            **labels,
+            f"{prefix}.bootstrap": "docker-daemon",
+            f"{prefix}.from": self.source,
+            "org.label-schema.build-date": build_date(self.time_s),
+        }
+
+
+def build_date(time_s: int) -> str:
+    """Return a time as Singularity writes it into the labels of a SIF, in English."""
+    at = datetime.datetime.fromtimestamp(time_s, datetime.timezone.utc)
+    day, month = DAYS[at.weekday()], MONTHS[at.month - 1]
+    return f"{day}_{at.day}_{month}_{at.year}_{at.hour}:{at.minute}:{at.second}_UTC"
 
 
 def _json_as_go_writes_it(value: Any) -> bytes:

@@ -1,11 +1,11 @@
 """Checks an image's files in a tar stream, and writes the stream that goes into squashfs.
 
-    python3 tar_filter.py [--additions FILE] --report FILE < export.tar > filtered.tar
+    python3 tar_filter.py [--additions FILE] [--time SECONDS] --report FILE < export.tar
 
 What `docker export` itself puts in is left out, and so is what the image has where Singularity puts its own files. The
 members of the additions (a tar file, for which the program waits: it appears by a rename) follow, each unless its name
-was there already. Without additions, the stream is for Singularity itself to unpack and write into: links where it
-writes are refused. The report says what was written.
+was there already. The folders into which Docker writes get the time that is given. Without additions, the stream is for
+Singularity itself to unpack and write into: links where it writes are refused. The report says what was written.
 
 This is a program of its own, imports nothing of ours, and never has more of the stream in memory than a window.
 Whatever it does not know for certain, it refuses: an entry of an unknown type, a name twice, a child before its
@@ -39,6 +39,9 @@ LEFT_OUT = frozenset(
     }
 )
 """What `docker export` makes, empties or replaces; the additions restore what the image has there."""
+
+PREPARED = frozenset({b"dev", b"dev/pts", b"dev/shm", b"etc", b"proc", b"sys"})
+"""The folders that Docker makes or writes into for a container, so that they have its time."""
 
 METADATA = b".singularity.d"
 LAUNCHERS = frozenset({b".run", b".exec", b".test", b".shell", b"singularity", b"environment"})
@@ -361,11 +364,14 @@ class Filter:
         report: Report,
         *,
         additions: Callable[[], int] | None = None,
+        time_s: int | None = None,
     ) -> None:
         """Read from `source`, write to `target`; `additions` opens the archive of additions.
 
-        Without `additions`, Singularity writes into what is written here.
+        Without `additions`, Singularity writes into what is written here. `time_s` is the time of
+        the folders that Docker prepared, in seconds since 1970.
         """
+        self._time_s = time_s
         self._window, self._target, self.report = Window(source, target), target, report
         self._additions = additions
         self._added_kinds: dict[bytes, int] | None = None
@@ -386,7 +392,10 @@ class Filter:
             if self._held:
                 self._release_parent(member.name)
             self._count(member)
-            window.keep(member.extent + member.body_bytes)
+            if self._time_s is not None and member.kind == _FOLDER and member.name in PREPARED:
+                write_all(self._target, self._timed(member))
+            else:
+                window.keep(member.extent + member.body_bytes)
         window.keep(0)
         window.flush()
         if (
@@ -414,6 +423,12 @@ class Filter:
             self.report.added += 1
             window.keep(total)
         window.flush()
+
+    def _timed(self, member: Member) -> bytes:
+        """Take a folder's header out of the stream, and return it with the time that is given."""
+        header = with_time(self._window.peek(member.extent), self._time_s)
+        self._window.drop(member.extent)
+        return header
 
     def _may_stay(self, member: Member) -> bool:
         """Return whether the image's own entry stays where Singularity has its own."""
@@ -444,7 +459,7 @@ class Filter:
     def _leave_out(self, member: Member) -> None:
         """Skip a member; keep a folder's header, as with content it is the image's own."""
         if member.kind == _FOLDER:
-            self._held[member.name] = self._window.peek(member.extent)
+            self._held[member.name] = with_time(self._window.peek(member.extent), self._time_s)
         self.report.left_out.append(member.name.decode("utf-8", "replace"))
         self._window.drop(member.extent + member.body_bytes)
 
@@ -488,6 +503,20 @@ class Filter:
         report.body_bytes += member.body_bytes
 
 
+def with_time(header: bytes, time_s: int | None) -> bytes:
+    """Return the blocks before a body with another time in the last, which is the header itself.
+
+    An extension that tells the time to a fraction of a second goes before it, and stays.
+    """
+    if time_s is None:
+        return header
+    last = bytearray(header[-BLOCK:])
+    last[136:148] = b"%011o\0" % time_s
+    last[148:156] = b" " * 8
+    last[148:156] = b"%06o\0 " % sum(last)
+    return header[:-BLOCK] + bytes(last)
+
+
 def metadata_kinds(additions: int) -> dict[bytes, int]:
     """Return the kinds of what an archive has in Singularity's own folder, by name."""
     window, kinds = Window(additions, None), {}
@@ -510,12 +539,13 @@ def await_file(path: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--additions")
+    parser.add_argument("--time", type=int)
     parser.add_argument("--report", required=True)
     options = parser.parse_args()
     report = Report()
     try:
         additions = functools.partial(await_file, options.additions) if options.additions else None
-        job = Filter(0, 1, report, additions=additions)
+        job = Filter(0, 1, report, additions=additions, time_s=options.time)
         job.copy_image()
         job.add()
         os.close(1)

@@ -270,8 +270,8 @@ def unpin(filename: str) -> Response:
 def document_of(filename: str, name: str) -> Response:
     """Return a text that the image was made from, by its name.
 
-    The names are `spack.lock`, `spack.yaml`, `description.yaml`, `Dockerfile`, `sbom.spdx.json` and
-    `facts.json`.
+    The names are `spack.lock`, `spack.yaml`, `description.yaml`, `Dockerfile`, `sbom.spdx.json`,
+    `provenance.intoto.json` and `facts.json`.
     """
     record = _image(filename)
     text = service().images.document(record.identity, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -13,14 +14,16 @@ import pytest
 from spdx_tools.spdx.parser.parse_anything import parse_file
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
+from image_builder.docker import daemon
 from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import BuildResult, build_image
-from image_builder.proof import sbom
+from image_builder.proof import provenance, sbom
 from image_builder.request.parsing import parse_request
+from image_builder.sif import format
 from image_builder.store.folder import ImageStore
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
-from tests.support.site import RUNTIME_BASE_IMAGE, Site, make_site
+from tests.support.site import RUNTIME_BASE_IMAGE, Site, git, make_site
 from tests.system.test_spack_standin import TARGET, build, described, inside, standin_base
 
 pytestmark = pytest.mark.system
@@ -137,19 +140,94 @@ def test_it_is_an_object_of_the_sif_which_is_the_same_when_it_is_made_again(
     assert again.reused and bill_of(site, again).text == bill.text
 
 
+def test_it_says_how_the_image_came_about(site: Site) -> None:
+    heard = Heard()
+    files_of_step = files("slim: false\nsmoke: [needy]\n")
+    result = build(site, "made", files_of_step, heard=heard, container_engine="singularity")
+    store = ImageStore(site.tmp_folder / "store")
+    documents = {
+        name: store.document(result.identity, name) for name in store.documents(result.identity)
+    }
+    said = statement(documents[provenance.FILE])
+    predicate, definition = said["predicate"], said["predicate"]["buildDefinition"]
+
+    subjects = {one["name"]: one["digest"]["sha256"] for one in said["subject"]}
+    assert subjects == {
+        result.image_id: daemon.find_image(result.image_id).removeprefix("sha256:"),
+        result.filename: result.sha256,
+    }
+    assert definition["externalParameters"]["request"]["step_id"] == "made"
+    assert definition["internalParameters"]["identity"] == result.identity
+    materials = {one["name"]: one["digest"] for one in definition["resolvedDependencies"]}
+    assert materials["step"]["gitCommit"] == git(site.registry, "rev-parse", "HEAD")
+    assert len(materials["base image"]["sha256"]) == 64
+    byproducts = {one["name"]: one for one in predicate["runDetails"]["byproducts"]}
+    for name in (sbom.FILE, "spack.lock"):
+        text = documents[name]
+        assert text is not None
+        assert byproducts[name]["digest"]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert byproducts["audit"]["annotations"] == result.audit
+    lines = heard.lines[: byproducts["log"]["annotations"]["lines"]]
+    digest = hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+    assert byproducts["log"]["digest"]["sha256"] == digest and len(lines) > 20
+
+    inside_sif = statement(object_of(result.sif_path, provenance.FILE))
+    assert inside_sif["predicate"]["buildDefinition"] == definition
+    assert "metadata" in predicate["runDetails"]
+    assert "metadata" not in inside_sif["predicate"]["runDetails"]
+    for one in inside_sif["subject"]:
+        content = object_of(result.sif_path, "" if one["name"] == "squashfs" else one["name"])
+        assert hashlib.sha256(content).hexdigest() == one["digest"]["sha256"], one["name"]
+    assert len(inside_sif["subject"]) == 5
+
+
+def test_the_same_image_becomes_the_same_sif(site: Site, tmp_path: Path) -> None:
+    """Bit for bit, from a container of its own and a moment of its own; so it is when stored."""
+    result = build(site, "same", files(), container_engine="singularity")
+    store = ImageStore(site.tmp_folder / "store")
+    assert result.sha256 is not None and store.remove(result.sha256)
+
+    again = build_again(site, "same", "singularity")
+    assert again.reused and again.sha256 == result.sha256
+    ran = subprocess.run(
+        ["apptainer", "exec", "--userns", str(again.sif_path), "needy"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.startswith("needy 1.0")
+
+
+def statement(text: str | bytes | None) -> dict[str, Any]:
+    assert text is not None
+    read: dict[str, Any] = json.loads(text)
+    return read
+
+
+def object_of(sif: Path | None, name: str) -> bytes:
+    """The content of a SIF's object, the partition for an empty name."""
+    assert sif is not None
+    found = [
+        one
+        for number, one in enumerate(format.read(sif).descriptors, 1)
+        if name in (one.name, f"object {number}") and (name or one.is_primary_partition)
+    ]
+    return sif.read_bytes()[found[0].offset :][: found[0].size_bytes]
+
+
 def test_a_site_may_do_without(site: Site) -> None:
-    plain = site.with_environ(CIC_PROOF_SBOM="false")
+    plain = site.with_environ(CIC_PROOF_SBOM="false", CIC_PROOF_PROVENANCE="false")
     result = build(plain, "plain", described("heat"))
     store = ImageStore(site.tmp_folder / "store")
-    assert sbom.FILE not in store.documents(result.identity)
+    assert not {sbom.FILE, provenance.FILE} & set(store.documents(result.identity))
 
     again = build_again(site, "plain")
     assert again.reused and bill_of(site, again).of("Spack")
 
 
-def build_again(site: Site, step: str) -> BuildResult:
+def build_again(site: Site, step: str, engine: str = "docker") -> BuildResult:
     """Ask for an image of a step that is in the registry already."""
-    machine = {"platform": "linux/amd64", "architecture": TARGET, "container_engine": "docker"}
+    machine = {"platform": "linux/amd64", "architecture": TARGET, "container_engine": engine}
     return build_image(
         parse_request({"machine": machine, "workflow": "spack", "step_id": step, "push": False}),
         settings=site.settings.library,

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from image_builder.build import publish
 from image_builder.build.context import BuildContext, Built
+from image_builder.build.log import DigestingObserver
 from image_builder.build.publish import PushFailed
 from image_builder.docker import daemon
 from image_builder.docker import registry as docker_registry
@@ -113,7 +114,7 @@ def test_a_name_that_another_run_takes_before_the_push_is_pushed_again(
             inputs=cast("Any", PushedInputs(image_id)),
             settings=cast("Any", None),
             workspace=cast("Any", None),
-            observer=SilentObserver(),
+            observer=DigestingObserver(SilentObserver()),
             cancel=CancelToken(),
             runner=racing,
             log=cast("Any", None),

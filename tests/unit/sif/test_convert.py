@@ -66,6 +66,7 @@ def test_the_build_is_one_list_of_arguments(installed: Path) -> None:
         scratch=Path("/work/b"),
         platform="linux/arm64",
         settings=site(),
+        time_s=7,
     )
     assert command.argv == (
         program,
@@ -83,6 +84,7 @@ def test_the_build_is_one_list_of_arguments(installed: Path) -> None:
         "APPTAINER_CACHEDIR": "/work/b",
         "SINGULARITY_TMPDIR": "/work/b",
         "SINGULARITY_CACHEDIR": "/work/b",
+        "SOURCE_DATE_EPOCH": "7",
     }
     assert command.timeout_s == site().convert_timeout_s
 
@@ -96,6 +98,7 @@ def test_an_old_singularity_is_not_told_how_to_compress(installed: Path) -> None
         scratch=Path("/w"),
         platform="linux/amd64",
         settings=site(),
+        time_s=7,
     )
     assert command.argv[1:] == (
         "build",
@@ -213,8 +216,9 @@ def test_both_ways_compress_alike(
 ) -> None:
     assert convert.mksquashfs_arguments(site(**keys)) == mksquashfs
     command = streaming.squashfs_command(
-        Path("/s/x.squashfs"), convert.level(site(**keys)), site(**keys)
+        Path("/s/x.squashfs"), convert.level(site(**keys)), site(**keys), time_s=7
     )
+    assert command.env == {"SOURCE_DATE_EPOCH": "7"}
     assert command.argv == (
         "tar2sqfs",
         "--quiet",
@@ -335,7 +339,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
 
 
 def test_the_origin_in_a_sif_is_the_image_and_not_the_empty_archive() -> None:
-    renamed = streaming.OriginRewriter("empty.tar", "demo:1")
+    renamed = streaming.OriginRewriter("empty.tar", "demo:1", 1_700_000_000)
     assert renamed.in_file(
         ".singularity.d/Singularity", b"bootstrap: docker-archive\nfrom: empty.tar\n\n"
     ) == (b"bootstrap: docker-daemon\nfrom: demo:1\n\n")
@@ -344,6 +348,7 @@ def test_the_origin_in_a_sif_is_the_image_and_not_the_empty_archive() -> None:
         '{"a": "ü & <b>", "org.label-schema.usage.singularity.deffile.from": "x"}'.encode(),
     )
     assert '"a": "ü & <b>"'.encode() in labels and b'deffile.from": "demo:1"' in labels
+    assert b'build-date": "Tuesday_14_November_2023_22:13:20_UTC"' in labels
     assert renamed.in_file("etc/hosts", b"docker-archive") == b"docker-archive"
 
 

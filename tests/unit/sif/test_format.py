@@ -39,7 +39,14 @@ def squashfs(
 
 def written(folder: Path, architecture: str = "amd64", small: tuple[Object, ...] = SMALL) -> Path:
     path = folder / "made.sif"
-    format.write(path, architecture=architecture, small=small, squashfs=squashfs(folder), group=7)
+    format.write(
+        path,
+        architecture=architecture,
+        small=small,
+        squashfs=squashfs(folder),
+        group=7,
+        time_s=1_700_000_000,
+    )
     return path
 
 
@@ -67,6 +74,7 @@ def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
         small=SMALL,
         squashfs=squashfs(tmp_path, size=5_000_001),
         group=1,
+        time_s=0,
     )
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -76,7 +84,12 @@ def test_writing_takes_little_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         format.write(
-            tmp_path / "made.sif", architecture="amd64", small=SMALL, squashfs=source, group=1
+            tmp_path / "made.sif",
+            architecture="amd64",
+            small=SMALL,
+            squashfs=source,
+            group=1,
+            time_s=0,
         )
         assert tracemalloc.get_traced_memory()[1] < 16 * 1024**2
     finally:
@@ -144,3 +157,80 @@ def test_a_squashfs_that_says_it_is_longer_is_told(tmp_path: Path) -> None:
         format.squashfs_inodes(squashfs(tmp_path, used=200_001))
     with pytest.raises(BadSif, match="begin as squashfs"):
         format.squashfs_inodes(squashfs(tmp_path, magic=1))
+
+
+class Says:
+    """Evidence of this test: a statement that repeats all digests, and may change its length."""
+
+    def __init__(self, unsteady: bool = False) -> None:
+        self.unsteady = unsteady
+
+    def first(self) -> list[Object]:
+        return [Object(data_type=DataType.SBOM, content=b"{}", name="sbom", extra=format.SPDX_JSON)]
+
+    def last(self, digests: format.Digests) -> list[Object]:
+        text = f"{digests.head} {digests.squashfs} {sorted(digests.objects.items())}"
+        if self.unsteady and digests.head != format.UNKNOWN_DIGEST:
+            text += "!"
+        return [Object(data_type=DataType.GENERIC_JSON, content=text.encode(), name="says")]
+
+
+def with_evidence(folder: Path, *, evidence: format.Evidence, time_s: int = 7) -> Path:
+    path = folder / "made.sif"
+    path.unlink(missing_ok=True)
+    format.write(
+        path,
+        architecture="amd64",
+        small=SMALL,
+        squashfs=squashfs(folder),
+        group=7,
+        time_s=time_s,
+        evidence=evidence,
+    )
+    return path
+
+
+def test_what_a_sif_says_about_itself_is_true_of_its_bytes(tmp_path: Path) -> None:
+    path = with_evidence(tmp_path, evidence=Says())
+    content, sif = path.read_bytes(), format.verify(path)
+    says = next(item for item in sif.descriptors if item.name == "says")
+    head, partition, rest = content[says.offset :][: says.size_bytes].decode().split(" ", 2)
+    parts = {
+        item.name: hashlib.sha256(content[item.offset :][: item.size_bytes]).hexdigest()
+        for item in sif.descriptors
+    }
+    assert partition == parts[""] and f"('sbom', '{parts['sbom']}')" in rest
+    assert head == hashlib.sha256(content[: sif.descriptors[0].offset]).hexdigest()
+    assert {item.group for item in sif.descriptors} == {7}
+    sbom = next(item for item in sif.descriptors if item.data_type == DataType.SBOM)
+    assert sbom.extra[:4] == struct.pack("<i", 4)
+
+
+def test_equal_parts_make_equal_files_and_others_other_ones(tmp_path: Path) -> None:
+    made = [
+        with_evidence(tmp_path, evidence=evidence, time_s=time_s).read_bytes()
+        for evidence, time_s in ((Says(), 7), (Says(), 7), (format.NoEvidence(), 7), (Says(), 8))
+    ]
+    assert made[0] == made[1]
+    assert len(set(made)) == 3
+
+
+def test_evidence_that_changes_its_length_makes_no_sif(tmp_path: Path) -> None:
+    with pytest.raises(BadSif, match="changed its length"):
+        with_evidence(tmp_path, evidence=Says(unsteady=True))
+    assert not (tmp_path / "made.sif").exists()
+
+
+def test_a_sif_is_written_anew_with_what_it_had(tmp_path: Path) -> None:
+    original = written(tmp_path)
+    target = tmp_path / "anew.sif"
+    digest = format.rewrite(original, target, time_s=7, evidence=Says())
+    assert digest == hashlib.sha256(target.read_bytes()).hexdigest()
+    names = [item.name for item in format.verify(target).descriptors]
+    assert names == ["", "oci-config.json", "sbom", "says", ""]
+    before, after = format.read(original).primary, format.read(target).primary
+    partitions = [
+        path.read_bytes()[item.offset :][: item.size_bytes]
+        for path, item in ((original, before), (target, after))
+    ]
+    assert partitions[0] == partitions[1]

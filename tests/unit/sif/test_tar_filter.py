@@ -370,6 +370,26 @@ def test_a_folder_of_docker_with_something_in_it_is_the_images_own() -> None:
     assert (report.entries, report.left_out) == (3, ["dev/pts"])
 
 
+def test_folders_that_docker_prepares_get_the_time_that_is_given(tmp_path: Path) -> None:
+    """Docker makes or writes into them for each container, so that they would differ each time."""
+    folders = [Entry(name, tarfile.DIRTYPE) for name in ("dev", "etc", "etc/apt", "home")]
+    xattr = (("SCHILY.xattr.user.x", "y"),)
+    stream = tar([*folders, Entry("sys", tarfile.DIRTYPE, pax=xattr), Entry("etc/x", content=b"x")])
+    additions, report = tmp_path / "additions.tar", tmp_path / "report.json"
+    additions.write_bytes(tar([]))
+    done = subprocess.run(
+        [*program(additions, report), "--time", "1700000000"], input=stream, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert read(done.stdout) == read(stream)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as members:
+        times = {member.name: member.mtime for member in members}
+    assert times == {
+        **dict.fromkeys(("dev", "etc", "sys"), 1_700_000_000),
+        **dict.fromkeys(("etc/apt", "home", "etc/x"), 0),
+    }
+
+
 def test_additions_come_last_and_only_where_nothing_is_yet() -> None:
     additions = [
         folder("./", 0o711),
