@@ -101,3 +101,27 @@ def test_an_image_of_docker_has_scripts_on_its_page(
         connection.execute(tables.BUILDS.update().values(pushed_digest="sha256:" + "2" * 64))
     page = visitor.get(f"/images/docker/{image_id}?machine=lumi-c&kind=slurm").text
     assert f"docker://{image_id}" in html.unescape(page)
+
+
+def test_a_check_takes_facts_of_the_machine_and_says_what_is_not_known(
+    ada: Api, builder: FakeBuilder
+) -> None:
+    known = {"cic.facts": "1", "cic.kernel.min": "3.2.0", "cic.mpi.pmi": "pmi2"}
+    builder.labels = MPICH | known
+    name = ada.wait(ada.submit())["filename"]
+    there = {"platform": "linux/amd64", "mpi": "mpich@4", "pmi": "pmi2", "libfabric": "cxi"}
+    answer = ada("GET", f"/image/{name}/check", query_string={**there, "kernel": "3.1"}).json
+    assert (answer["ok"], answer["answer"]) == (False, "does_not_run")
+    assert [one["rule"] for one in answer["findings"]] == [
+        "kernel-too-old",
+        "network-not-known-to-image",
+    ]
+    assert "glibc" in answer["unknown"][0] and "kernel" not in answer["unknown"][0]
+    refused = ada("GET", f"/image/{name}/check", query_string={**there, "kernel": "3.1; reboot"})
+    assert refused.status_code == 400 and refused.json["errors"][0]["field"] == "kernel"
+
+
+def test_an_image_of_before_keeps_its_answer_and_says_so(ada: Api, filename: str) -> None:
+    query = {"platform": "linux/amd64", "mpi": "mpich@4", "pmi": "pmi2", "kernel": "3.1"}
+    answer = ada("GET", f"/image/{filename}/check", query_string=query).json
+    assert answer["answer"] == "runs" and "before its files were looked at" in answer["unknown"][0]
