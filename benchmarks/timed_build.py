@@ -26,7 +26,7 @@ from tests.support.site import make_site
 from tests.support.spack_site import REAL_SPACK, SPACK_BASE, anew, environment
 
 COMPILING = re.compile(
-    r"==> \S+: Executing phase: |\[ \] [a-z0-9]{7} \S+@\S+ (?:autoreconf|configure|cmake|build|install)\b"
+    r"==> \S+: Executing phase: |\[ \] [a-z0-9]{7} \S+@\S+ (?:autoreconf|configure|cmake|edit|build|install)\b"
 )
 INSTALLED = re.compile(r"\[\+\] ")
 
