@@ -36,6 +36,7 @@ NAMES = (
     "specialised",
     "throughput",
     "answers",
+    "proof",
 )
 MEASURED = Path(__file__).with_name("measured.json")
 COLORS = {"met": "#2a7f3f", "missed": "#b3361e"}

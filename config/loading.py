@@ -23,6 +23,7 @@ from pydantic.fields import FieldInfo
 
 from config.settings import ServiceSettings, Settings
 from image_builder.errors import Misconfigured
+from image_builder.proof import keys
 from image_builder.settings import (
     BuildSettings,
     LibrarySettings,
@@ -89,6 +90,7 @@ def _library(source: _Source) -> LibrarySettings | None:
     }
     if any(section is None for section in sections.values()):
         return None
+    source.read_keys(sections["proof_cfg"])  # type: ignore[arg-type]
     return LibrarySettings(
         registry=sections["registry_cfg"],  # type: ignore[arg-type]
         repositories=sections["repositories_cfg"],  # type: ignore[arg-type]
@@ -181,6 +183,13 @@ class _Source:
                 key,
                 f", and {close[0]} is one" if close else "",
             )
+
+    def read_keys(self, settings: ProofSettings) -> None:
+        """Note a problem if a key cannot be used: it stops the start, not the first build."""
+        try:
+            keys.published(settings)
+        except Misconfigured as error:
+            self.problems.append(f"proof_cfg: {error.message} {error.hint}")
 
     def hold_together(self, library: LibrarySettings, service: ServiceSettings) -> None:
         """Note a problem if several hosts would not find the same images."""

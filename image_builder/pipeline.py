@@ -26,6 +26,7 @@ from image_builder.observer import Observer
 from image_builder.plan import resolve
 from image_builder.plan.inputs import Inputs
 from image_builder.plan.render import render_request
+from image_builder.proof.keys import read_signer
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
@@ -181,6 +182,7 @@ def _context(
             runner=runner,
             log=BuildLog(digesting, settings.build.log_max_bytes),
             submitted_at=submitted_at,
+            signer=None if settings.proof.key is None else read_signer(settings.proof.key),
         )
 
 

@@ -486,6 +486,10 @@ class ProofSettings(Section):
     """Whether images have a statement of how they came about, also in their SIFs."""
     builder_id: str = Field(default="urn:cic:builder", pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:[!-~]+$")
     """The URI by which statements name this service as who built."""
+    key: Path | None = None
+    """The private key that signs images, in PEM: Ed25519 or ECDSA on P-256; None signs nothing."""
+    old_public_keys: Path | None = None
+    """Public keys that were used before, in PEM, which are published beside the present one."""
 
 
 class LibrarySettings(Section):

@@ -14,6 +14,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Runner
 from image_builder.host.workspace import Workspace
 from image_builder.plan.inputs import Inputs
+from image_builder.proof.keys import Signer
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
 
@@ -36,6 +37,8 @@ class BuildContext:
     submitted_at: Callable[[], float]
     """Returns when the image was last requested, in seconds since 1970; raises when nobody waits
     for it any more."""
+    signer: Signer | None = None
+    """Signs what comes of the build, where the service has a key."""
     began_at: float = dataclasses.field(default_factory=time.time)
     """In seconds since 1970."""
 

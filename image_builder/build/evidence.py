@@ -24,9 +24,20 @@ from image_builder.store.record import PUSHED_AS, ImageRecord
 TOOL = "container-image-service"
 
 
-def documents(built: Built) -> dict[str, str]:
+def documents(context: BuildContext, built: Built) -> dict[str, str]:
     """Return the documents about an image by their names, as far as it has them."""
-    return {} if built.sbom is None else {sbom.FILE: built.sbom}
+    if built.sbom is None:
+        return {}
+    return {
+        sbom.FILE: built.sbom,
+        **_signed(context, sbom.SIGNED_FILE, sbom.MEDIA_TYPE, built.sbom),
+    }
+
+
+def _signed(context: BuildContext, name: str, media_type: str, text: str) -> dict[str, str]:
+    """Return a document in an envelope with a signature, where the service has a key."""
+    signer = context.signer
+    return {} if signer is None else {name: signer.envelope(media_type, text.encode()).decode()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,30 +72,57 @@ class SifEvidence:
                 for name, digest in sorted(digests.objects.items())
             ),
         ]
-        text = provenance.statement(origin(self.context, self.built, self.lock), subjects)
+        signer, name = self.context.signer, provenance.FILE
+        if signer is not None:  # what is signed covers the whole file, this object aside
+            name = provenance.SIGNED_FILE
+            subjects.insert(0, Resource(name="head", digest={"sha256": digests.head}))
+        origin_of_it = origin(self.context, self.built, self.lock)
+        content = provenance.statement(origin_of_it, subjects).encode()
+        if signer is not None:
+            content = signer.envelope(provenance.MEDIA_TYPE, content)
         return [
             format.Object(
                 data_type=format.DataType.GENERIC_JSON,
-                content=text.encode(),
-                name=provenance.FILE,
+                content=content,
+                name=name,
             )
         ]
 
+    def seal(self, metadata: bytes) -> bytes | None:
+        """Return the signature that `apptainer verify` reads, where the service has a key."""
+        signer = self.context.signer
+        return None if signer is None else signer.envelope(format.METADATA_TYPE, metadata)
 
-def statement(
+
+def statements(
     context: BuildContext,
     built: Built,
     record: ImageRecord,
     *,
     lock: str | None,
     earlier: str | None,
-) -> str | None:
-    """Return how an image came about, when it is finished; None where that is not to be said.
+) -> dict[str, str]:
+    """Return the documents about how an image came about, when it is finished.
 
-    Of an image that is used again, the `earlier` statement is about what was made now, too.
+    Of an image that is used again, the `earlier` statement is about what was made now, too; if there
+    is nothing new, there are no documents.
     """
     if not context.settings.proof.provenance:
-        return None
+        return {}
+    said = _statement(context, built, record, lock, earlier)
+    if said == earlier:
+        return {}
+    signed = _signed(context, provenance.SIGNED_FILE, provenance.MEDIA_TYPE, said)
+    return {provenance.FILE: said, **signed}
+
+
+def _statement(
+    context: BuildContext,
+    built: Built,
+    record: ImageRecord,
+    lock: str | None,
+    earlier: str | None,
+) -> str:
     subjects = [provenance.of_digest(context.inputs.image_id, built.image)]
     pushed_as = record.details.get(PUSHED_AS)
     if pushed_as:

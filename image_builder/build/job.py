@@ -68,7 +68,7 @@ def build(context: BuildContext, store: Images) -> Built:
     documents = rendered.documents(json.dumps(lock) if lock else None)
     if built.facts:
         documents[FACTS_DOCUMENT] = built.facts
-    store.keep_documents(context.identity, documents | evidence.documents(built))
+    store.keep_documents(context.identity, documents | evidence.documents(context, built))
     return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
 
 

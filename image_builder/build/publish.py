@@ -262,9 +262,9 @@ def _keep_statement(
 ) -> None:
     """Keep how a finished image came about as a document of it."""
     before = store.document(context.identity, provenance.FILE)
-    said = evidence.statement(context, built, record, lock=lock, earlier=before)
-    if said is not None and said != before:
-        store.keep_documents(context.identity, {provenance.FILE: said})
+    said = evidence.statements(context, built, record, lock=lock, earlier=before)
+    if said:
+        store.keep_documents(context.identity, said)
 
 
 def _record(context: BuildContext, built: Built, pushed_as: str | None) -> ImageRecord:

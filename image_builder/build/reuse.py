@@ -96,8 +96,9 @@ def _sbom_of(context: BuildContext, store: Images, built: Built) -> str | None:
         return kept
     lock = json.loads(store.document(context.identity, "spack.lock") or "{}")
     made = evidence.bill_of_materials(context, built.image, lock, is_slim=built.is_slim)
-    if made is not None:
-        store.keep_documents(context.identity, {sbom.FILE: made})
+    documents = evidence.documents(context, dataclasses.replace(built, sbom=made))
+    if documents:
+        store.keep_documents(context.identity, documents)
     return made
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 FILE = "provenance.intoto.json"
 """The name of the statement, in the store and in a SIF."""
+SIGNED_FILE = "provenance.dsse.json"
+"""The name of the statement in an envelope with a signature."""
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 MEDIA_TYPE = "application/vnd.in-toto+json"

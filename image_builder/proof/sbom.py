@@ -25,6 +25,9 @@ from image_builder.spack.lockfile import Graph, Node
 
 FILE = "sbom.spdx.json"
 """The name of the document, in the store and in a SIF."""
+SIGNED_FILE = "sbom.dsse.json"
+"""The name of the document in an envelope with a signature, in the store."""
+MEDIA_TYPE = "application/spdx+json"
 NOASSERTION = "NOASSERTION"
 DOCUMENT, IMAGE, BASE, STEP = (
     "SPDXRef-DOCUMENT",

@@ -44,6 +44,13 @@ _SQUASHFS_SUPERBLOCK = struct.Struct("<5I6H8Q")
 _SQUASHFS_MAGIC = 0x73717368
 _MAX_DESCRIPTORS = 4096
 
+_MAGIC_END, _ID_OFFSET, _ID_BYTES = 45, 48, 16
+"""Where the version in a header ends, and its identifier: what a signature covers of it."""
+METADATA_TYPE = "application/vnd.sylabs.sif-metadata+json"
+"""The type of what a signature of a SIF is of."""
+NO_GROUP = 0xF0000000
+_SHA256_SIGNATURE = struct.pack("<i", 1)
+"""What a descriptor says of a signature: that its digests are SHA-256."""
 _TABLE_OFFSET = 4096
 _TABLE_SLOTS = 48
 _PARTITION_ALIGNMENT = 4096
@@ -211,6 +218,9 @@ class Evidence(Protocol):
     def last(self, digests: Digests) -> Sequence[Object]:
         """Return objects about the SIF's other parts."""
 
+    def seal(self, metadata: bytes) -> bytes | None:
+        """Return the signed form of what `apptainer verify` compares; None for no signature."""
+
 
 class NoEvidence:
     """Leaves a SIF as Singularity's own `build` makes it."""
@@ -220,6 +230,9 @@ class NoEvidence:
 
     def last(self, digests: Digests) -> Sequence[Object]:
         return ()
+
+    def seal(self, metadata: bytes) -> bytes | None:
+        return None
 
 
 def rewrite(source: Path, target: Path, *, time_s: int, evidence: Evidence) -> str:
@@ -264,13 +277,74 @@ class _Writer:
         small = [*small, *self._grouped(self.evidence.first())]
         digests = self._digests(small)
         # What comes last is as long as it will be; so head and offsets are final.
-        layout = self._layout([*small, *self._grouped(self.evidence.last(digests))], digests)
+        layout = self._layout(self._with_last(small, digests), digests)
         digests = dataclasses.replace(digests, head=hashlib.sha256(layout.head).hexdigest())
-        final = [*small, *self._grouped(self.evidence.last(digests))]
+        final = self._with_last(small, digests)
         front = layout.head + b"".join(item.content for item in final)
         if len(front) > layout.partition_offset or self._layout(final, digests) != layout:
             raise BadSif("what it says about itself changed its length")
         return _write_file(path, front.ljust(layout.partition_offset, b"\0"), self.squashfs)
+
+    def _with_last(self, small: Sequence[Object], digests: Digests) -> list[Object]:
+        """Return the small objects with those about the others: a statement, then a signature."""
+        every = [*small, *self._grouped(self.evidence.last(digests))]
+        sealed = self.evidence.seal(self._metadata(every, digests))
+        if sealed is not None:
+            every.append(
+                Object(
+                    data_type=DataType.SIGNATURE,
+                    content=sealed,
+                    group=NO_GROUP,
+                    link=self.group,
+                    extra=_SHA256_SIGNATURE,
+                )
+            )
+        return every
+
+    def _metadata(self, items: Sequence[Object], digests: Digests) -> bytes:
+        """Return what a signature of the group is of: digests of all that may not change.
+
+        Offsets, times of change and unused fields may, as far as SIF's signatures go.
+        """
+        header = self._header(digests, 0, 0, 0)
+        kept = header[:_MAGIC_END] + header[_ID_OFFSET : _ID_OFFSET + _ID_BYTES]
+        rows = [
+            (number, item, len(item.content), hashlib.sha256(item.content).hexdigest())
+            for number, item in enumerate(items, 1)
+        ]
+        # The partition comes behind the signature, which is in no group.
+        rows.append((len(items) + 2, self._partition(), self.squashfs.size_bytes, digests.squashfs))
+        first = min(number for number, item, _, _ in rows if item.group == self.group)
+        objects = [
+            {
+                "relativeId": number - first,
+                "descriptorDigest": f"sha256:{self._described(item, number - first, size)}",
+                "objectDigest": f"sha256:{digest}",
+            }
+            for number, item, size, digest in rows
+            if item.group == self.group
+        ]
+        content = {
+            "version": 1,
+            "header": {"digest": f"sha256:{hashlib.sha256(kept).hexdigest()}"},
+            "objects": objects,
+        }
+        return json.dumps(content, separators=(",", ":")).encode()
+
+    def _described(self, item: Object, relative_id: int, size: int) -> str:
+        """Return the digest of what a descriptor says that may not change."""
+        fields = (item.data_type, True, relative_id, item.link, size, self.time_s, 0, 0)
+        kept = struct.pack("<i?2I4q128s384s", *fields, item.name.encode(), item.extra)
+        return hashlib.sha256(kept).hexdigest()
+
+    def _partition(self) -> Object:
+        code = ARCHITECTURES[self.architecture]
+        return Object(
+            data_type=DataType.PARTITION,
+            content=b"",
+            group=self.group,
+            extra=_PARTITION.pack(SQUASHFS, PRIMARY_SYSTEM, code),
+        )
 
     def _grouped(self, items: Sequence[Object]) -> list[Object]:
         """Return the objects as members of the partition's group, which is verified as a whole."""
@@ -288,45 +362,42 @@ class _Writer:
 
     def _layout(self, small: Sequence[Object], digests: Digests) -> _Layout:
         """Return the head for these objects, of which only length and description matter."""
-        code = ARCHITECTURES[self.architecture]
         begin = offset = _TABLE_OFFSET + _TABLE_SLOTS * _DESCRIPTOR.size
         table = []
         for number, item in enumerate(small, 1):
             table.append(self._descriptor(item, number, offset, len(item.content)))
             offset += len(item.content)
         partition_offset = -(-offset // _PARTITION_ALIGNMENT) * _PARTITION_ALIGNMENT
-        partition = Object(
-            data_type=DataType.PARTITION,
-            content=b"",
-            group=self.group,
-            extra=_PARTITION.pack(SQUASHFS, PRIMARY_SYSTEM, code),
-        )
+        size_bytes = self.squashfs.size_bytes
         table.append(
             self._descriptor(
-                partition, len(small) + 1, partition_offset, self.squashfs.size_bytes, after=offset
+                self._partition(), len(small) + 1, partition_offset, size_bytes, after=offset
             )
         )
         if len(table) > _TABLE_SLOTS:
             raise BadSif(f"it would have more than {_TABLE_SLOTS} objects")
-        header = _HEADER.pack(
-            _LAUNCH,
-            MAGIC,
-            VERSION,
-            code,
-            self._id(digests),
-            self.time_s,
-            self.time_s,
-            _TABLE_SLOTS - len(table),
-            _TABLE_SLOTS,
-            _TABLE_OFFSET,
-            _TABLE_SLOTS * _DESCRIPTOR.size,
-            begin,
-            partition_offset + self.squashfs.size_bytes - begin,
-        )
+        header = self._header(digests, len(table), begin, partition_offset + size_bytes - begin)
         head = header.ljust(_TABLE_OFFSET, b"\0") + b"".join(table).ljust(
             _TABLE_SLOTS * _DESCRIPTOR.size, b"\0"
         )
         return _Layout(head=head, partition_offset=partition_offset)
+
+    def _header(self, digests: Digests, used: int, begin: int, data_bytes: int) -> bytes:
+        return _HEADER.pack(
+            _LAUNCH,
+            MAGIC,
+            VERSION,
+            ARCHITECTURES[self.architecture],
+            self._id(digests),
+            self.time_s,
+            self.time_s,
+            _TABLE_SLOTS - used,
+            _TABLE_SLOTS,
+            _TABLE_OFFSET,
+            _TABLE_SLOTS * _DESCRIPTOR.size,
+            begin,
+            data_bytes,
+        )
 
     def _descriptor(
         self, item: Object, number: int, offset: int, size: int, after: int | None = None

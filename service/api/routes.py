@@ -14,6 +14,7 @@ from flask import Blueprint, Response, current_app, g, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.errors import CicError, FieldProblem, InvalidRequest
+from image_builder.proof import keys
 from image_builder.request import cpu_targets
 from image_builder.request.collected_facts import CollectedFacts, parse_facts
 from image_builder.request.machines import machine_facts
@@ -400,6 +401,30 @@ def live() -> Response:
 @describes("Ask whether the service can build", answer=responses.Ready, is_public=True)
 def ready() -> Response:
     return service().readiness.answer()
+
+
+@api.get("/key/")
+@describes(
+    "The public keys of what this service signs",
+    is_public=True,
+    problems=(404,),
+    answers={
+        200: Answer(
+            description="Keys in PEM: the present one, then old ones.", content={"text/plain": TEXT}
+        )
+    },
+)
+def public_keys() -> Response:
+    """Return the keys with which `cic_cli verify` and `apptainer verify` check images.
+
+    Apptainer takes the first one of a file.
+    """
+    published = keys.published(service().settings.library.proof)
+    if not published:
+        raise Missing(
+            "This service signs no images.", hint="Its operator may set a key (proof_cfg)."
+        )
+    return Response("".join(published), mimetype="text/plain")
 
 
 @api.get("/metrics")

@@ -18,12 +18,14 @@ from image_builder.docker import daemon
 from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import BuildResult, build_image
 from image_builder.proof import provenance, sbom
+from image_builder.proof.keys import opened, read_signer
 from image_builder.request.parsing import parse_request
 from image_builder.sif import format
 from image_builder.store.folder import ImageStore
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
-from tests.support.site import RUNTIME_BASE_IMAGE, Site, git, make_site
+from tests.support.signing import make_key
+from tests.support.site import PROJECT, RUNTIME_BASE_IMAGE, Site, git, make_site
 from tests.system.test_spack_standin import TARGET, build, described, inside, standin_base
 
 pytestmark = pytest.mark.system
@@ -196,6 +198,51 @@ def test_the_same_image_becomes_the_same_sif(site: Site, tmp_path: Path) -> None
         text=True,
     )
     assert ran.stdout.startswith("needy 1.0")
+
+
+def test_a_signed_image_is_verified_by_apptainer_and_by_the_client(
+    site: Site, tmp_path: Path
+) -> None:
+    """And its documents are signed; the key is in no log, no process's arguments and no image."""
+    key = make_key(tmp_path / "key.pem", "ed25519")
+    signer, heard = read_signer(key), Heard()
+    (tmp_path / "keys.pem").write_text(signer.public_pem)
+    signing = site.with_environ(CIC_PROOF_KEY=str(key))
+    result = build(signing, "signed", files(), heard=heard, container_engine="singularity")
+    assert result.sif_path is not None
+
+    judged = subprocess.run(
+        ["apptainer", "verify", "--key", "keys.pem", str(result.sif_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert judged.returncode == 0, judged.stderr
+    client = subprocess.run(
+        [str(PROJECT / "cic_cli"), "verify", str(result.sif_path), str(tmp_path / "keys.pem")],
+        capture_output=True,
+        text=True,
+    )
+    assert client.returncode == 0, client.stderr
+    assert (
+        f"identity: {result.identity}" in client.stdout and '"step_id": "signed"' in client.stdout
+    )
+
+    store = ImageStore(site.tmp_folder / "store")
+    for name, signed_name, media_type in (
+        (sbom.FILE, sbom.SIGNED_FILE, sbom.MEDIA_TYPE),
+        (provenance.FILE, provenance.SIGNED_FILE, provenance.MEDIA_TYPE),
+    ):
+        text, envelope = (store.document(result.identity, one) for one in (name, signed_name))
+        assert text is not None and envelope is not None
+        assert opened(envelope.encode(), media_type, signer.public_pem) == text.encode()
+
+    secret = key.read_text().splitlines()[1]
+    assert secret not in "\n".join(heard.lines)
+    assert secret.encode() not in result.sif_path.read_bytes()
+
+    assert result.sha256 is not None and store.remove(result.sha256)
+    assert build_again(signing, "signed", "singularity").sha256 == result.sha256
 
 
 def statement(text: str | bytes | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from config import ConfigError, ServiceSettings, load_library_settings, load_set
 from config.loading import SECTIONS
 from image_builder.errors import Misconfigured
 from tests.conftest import DATA, PROJECT
+from tests.support.signing import make_key
 
 SEED = DATA / "seed" / "configuration.py"
 """As the project's first documentation shows it, placeholders and all."""
@@ -282,6 +283,16 @@ class TestWhatIsWrong:
     )
     def test_a_wrong_value_is_named(self, environ: dict[str, str], key: str) -> None:
         assert f"\n  {key}" in complaint(None, {**ENOUGH, **environ})
+
+    def test_a_key_that_cannot_be_used_stops_the_start(self, tmp_path: Path) -> None:
+        key = make_key(tmp_path / "key.pem", "ed25519")
+        given = {**ENOUGH, "CIC_PROOF_KEY": str(key)}
+        assert load_settings(environ=given).library.proof.key == key
+        key.chmod(0o644)
+        for load in (load_settings, load_library_settings):
+            assert f"Run chmod 600 {key}" in complaint(None, given, load)
+        given["CIC_PROOF_KEY"] = str(tmp_path / "nothing.pem")
+        assert "nothing.pem cannot be read" in complaint(None, given)
 
     def test_all_of_them_at_once(self) -> None:
         message = complaint(

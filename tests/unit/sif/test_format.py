@@ -174,6 +174,9 @@ class Says:
             text += "!"
         return [Object(data_type=DataType.GENERIC_JSON, content=text.encode(), name="says")]
 
+    def seal(self, metadata: bytes) -> bytes | None:
+        return None
+
 
 def with_evidence(folder: Path, *, evidence: format.Evidence, time_s: int = 7) -> Path:
     path = folder / "made.sif"

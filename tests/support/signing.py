@@ -1,0 +1,103 @@
+"""Make keys and signed SIFs for tests: the keys as operators make them, the SIFs without an image."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from image_builder.proof import provenance, sbom
+from image_builder.proof.keys import Signer
+from image_builder.proof.provenance import Origin, Resource
+from image_builder.sif import format
+from image_builder.sif.format import DataType, Digests, Object
+
+ALGORITHMS = {
+    "ed25519": ("-algorithm", "ed25519"),
+    "p256": ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"),
+}
+GROUP = format.NO_GROUP | 1
+SMALL = (
+    Object(data_type=DataType.DEFINITION, content=b"bootstrap: x\n", group=GROUP),
+    Object(data_type=DataType.GENERIC_JSON, content=b"{}", name="oci-config.json", group=GROUP),
+)
+ORIGIN = Origin(
+    request={"workflow": "demo", "step_id": "hello"},
+    identity=f"sha256:{'1' * 64}",
+    recipe="1",
+    is_slim=False,
+    materials=[Resource(name="step", digest={"gitTree": "2" * 40})],
+    builder_id="urn:cic:builder",
+    byproducts=[],
+)
+
+
+def make_key(path: Path, kind: str) -> Path:
+    """Make a private key with openssl, which nobody else may read."""
+    subprocess.run(
+        ["openssl", "genpkey", *ALGORITHMS[kind], "-out", str(path)],
+        check=True,
+        capture_output=True,
+    )
+    path.chmod(0o600)
+    return path
+
+
+class SignedEvidence:
+    """What a SIF says about itself, of a fixed origin."""
+
+    def __init__(self, signer: Signer) -> None:
+        self.signer = signer
+
+    def first(self) -> Sequence[Object]:
+        return [
+            Object(
+                data_type=DataType.SBOM,
+                content=b'{"spdxVersion": "SPDX-2.3"}\n',
+                name=sbom.FILE,
+                extra=format.SPDX_JSON,
+            )
+        ]
+
+    def last(self, digests: Digests) -> Sequence[Object]:
+        parts = {"head": digests.head, "squashfs": digests.squashfs, **digests.objects}
+        subjects = [
+            Resource(name=name, digest={"sha256": digest}) for name, digest in parts.items()
+        ]
+        text = provenance.statement(ORIGIN, subjects).encode()
+        return [
+            Object(
+                data_type=DataType.GENERIC_JSON,
+                content=self.signer.envelope(provenance.MEDIA_TYPE, text),
+                name=provenance.SIGNED_FILE,
+            )
+        ]
+
+    def seal(self, metadata: bytes) -> bytes | None:
+        return self.signer.envelope(format.METADATA_TYPE, metadata)
+
+
+def signed_sif(path: Path, signer: Signer, *, squashfs_bytes: int = 5000) -> Path:
+    """Write a SIF that `signer` signed, whose squashfs is noise behind its superblock."""
+    superblock = struct.pack(
+        "<5I6H8Q", 0x73717368, 42, 0, 131072, 0, 1, 17, 0, 1, 4, 0, 0, squashfs_bytes, *(0,) * 6
+    )
+    squashfs = path.with_suffix(".squashfs")
+    with squashfs.open("wb") as file:
+        file.write(superblock)
+        left = squashfs_bytes - len(superblock)
+        while left > 0:
+            left -= file.write(os.urandom(min(left, 1024**2)))
+    format.write(
+        path,
+        architecture="amd64",
+        small=SMALL,
+        squashfs=squashfs,
+        group=GROUP,
+        time_s=1_700_000_000,
+        evidence=SignedEvidence(signer),
+    )
+    squashfs.unlink()
+    return path
