@@ -24,7 +24,9 @@ from benchmarks.rows import Row, show
 
 NAMES = (
     "status",
+    "slow_clients",
     "submitting",
+    "cancelling",
     "own_time",
     "download",
     "conversion",

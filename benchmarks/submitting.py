@@ -8,7 +8,6 @@ already. Needs Docker and the base image of the tests.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from service.db import accounts
 from service.db import builds as db_builds
 from service.db.database import make_engine
 from tests.support.daemon_images import remove_images
+from tests.support.memory import memory_bytes
 from tests.support.site import MACHINE, USER, Service, make_site, running_service
 
 QUEUED = 1000
@@ -151,19 +151,6 @@ def fill(service: Service, builds: int = QUEUED) -> None:
             LIMITS,
         )
     engine.dispose()
-
-
-def memory_bytes(service: Service) -> dict[int, int]:
-    """Return the resident bytes of each process of the service."""
-    mark = f"CIC_DATABASE={service.site.environ['CIC_DATABASE']}".encode()
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            is_python = b"python" in (folder / "cmdline").read_bytes()
-            if is_python and mark in (folder / "environ").read_bytes().split(b"\0"):
-                pages = int((folder / "statm").read_text().split()[1])
-                found[int(folder.name)] = pages * os.sysconf("SC_PAGE_SIZE")
-    return found
 
 
 def finished_again(service: Service) -> float:

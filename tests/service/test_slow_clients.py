@@ -30,6 +30,7 @@ from service.db.database import make_engine
 from service.serving.handshake import HANDSHAKE_S
 from service.web import captchas
 from tests.support.certificate import make_certificate
+from tests.support.memory import steady_memory
 from tests.support.site import (
     PASSWORD,
     PROJECT,
@@ -75,6 +76,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, sif: bytes) -> Iterator[Se
         )
         store.publish(temporary, record)
     with running_service(site) as running:
+        others_are_answered(running, 2)
         yield running
 
 
@@ -125,7 +127,7 @@ def get(path: str, *headers: bytes) -> bytes:
 
 
 def test_half_sent_requests(service: Service) -> None:
-    with connections(service, 500, "127.0.0.2") as sockets:
+    with steady_memory(service), connections(service, 500, "127.0.0.2") as sockets:
         for number, one in enumerate(sockets):
             with contextlib.suppress(OSError):  # those that wait longest make room for the others
                 one.sendall(HALF_SENT[number % len(HALF_SENT)])
@@ -159,7 +161,7 @@ def test_an_address_that_has_all_its_connections_still_gets_one(service: Service
 
 
 def test_slow_readers_of_a_download(service: Service) -> None:
-    with connections(service, 200, "127.0.0.3") as sockets:
+    with steady_memory(service), connections(service, 200, "127.0.0.3") as sockets:
         for one in sockets:
             one.sendall(get("/images/download/a.sif"))
         others_are_answered(service)
@@ -171,7 +173,7 @@ def test_slow_readers_of_a_download(service: Service) -> None:
 def test_slow_readers_of_a_log(service: Service) -> None:
     build_id, log = going_on(service)
     log.write_bytes(b"0123456789abcdef\n" * 200_000)
-    with connections(service, 100, "127.0.0.3") as sockets:
+    with steady_memory(service), connections(service, 100, "127.0.0.3") as sockets:
         for one in sockets:
             one.sendall(get(f"/build/{build_id}/log", b"Accept: text/event-stream"))
         others_are_answered(service)

@@ -13,10 +13,10 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import build_image
 from image_builder.request.parsing import parse_request
 from tests.support.daemon_images import remove_images
+from tests.support.processes import sleepers
 from tests.support.recording import Heard
+from tests.support.silent_registry import silent_registry
 from tests.support.site import MACHINE, Site, make_site
-from tests.system.test_cancel import sleepers
-from tests.system.test_push import silent_registry
 
 pytestmark = pytest.mark.system
 SLEEP_S = f"600.{secrets.randbelow(10**9):09}"

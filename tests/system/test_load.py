@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from benchmarks import followers, submitting
+from tests.support.memory import memory_bytes
 from tests.support.site import PASSWORD, USER, Service
 
 pytestmark = pytest.mark.system
@@ -74,7 +75,7 @@ def under_load(
                         if (
                             turn == submits // 3
                         ):  # by now the threads have what they need to work with
-                            before = submitting.memory_bytes(service)
+                            before = memory_bytes(service)
                         written.append(f"line {turn}")
                         file.write(f"line {turn}\n")
                         taken.append(submitting.submit(service, f"turn-{turn}"))
@@ -84,7 +85,7 @@ def under_load(
                     future.result(timeout=120)
             finally:
                 stop.set()
-        after = submitting.memory_bytes(service)
+        after = memory_bytes(service)
         assert all(lines == [*written, "last"] for lines in got)
         total = service.call("GET", "/build/?status=PENDING").json()["total"]
         assert total == queued + submits + 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, Completed, run
 from image_builder.observer import SilentObserver
 from image_builder.settings import RegistrySettings
+from tests.support.silent_registry import silent_registry
 from tests.support.site import BASE_IMAGE, RUNTIME_BASE_IMAGE, ImageRegistry, free_port
 
 pytestmark = pytest.mark.system
@@ -143,32 +143,6 @@ def test_a_registry_that_is_not_there_may_be_there_later(tmp_path: Path) -> None
         with pytest.raises(Unavailable, match="cannot be reached") as caught:
             push(image_id, RegistrySettings(url=host), tmp_path)
         assert caught.value.code is ErrorCode.IMAGE_REGISTRY_UNAVAILABLE
-
-
-@contextlib.contextmanager
-def silent_registry() -> Iterator[tuple[str, threading.Event]]:
-    """A registry's host that takes connections and says nothing, and an event for the first of
-    them.
-    """
-    reached = threading.Event()
-    kept: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def take() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    kept.append(server.accept()[0])
-                    reached.set()
-
-        thread = threading.Thread(target=take, daemon=True)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.getsockname()[1]}", reached
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in kept:
-                connection.close()
 
 
 def test_a_push_to_a_registry_that_says_nothing_can_be_cancelled(tmp_path: Path) -> None:
