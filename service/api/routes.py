@@ -43,9 +43,11 @@ from service.context import service
 from service.db import accounts, audit_trail, builds
 from service.errors import Forbidden, Missing
 from service.launch import Placed
-from service.logs import follow
+from service.logs import follow, protocol
 from service.metrics import exposition
 
+LOG_ANSWER_BYTES = 1024**2
+"""How much of a log one answer holds."""
 _ITS_ID = {"build_id": "$response.body#/id"}
 _FIRST_BUILD = {"build_id": "$response.body#/builds/0/id"}
 _FIRST_IMAGE = {"filename": "$response.body#/images/0/filename"}
@@ -191,15 +193,15 @@ def log(build_id: str) -> Response:
         return log_events(build_id, kept)
     offset = parse_query(LogQuery, request.args).offset
     end = follow.own_part(row)
-    chunk = kept.read(offset, end)
-    next_offset = offset + len(chunk)
-    is_complete = end is not None and next_offset >= min(end, kept.size_bytes())
+    size_bytes = kept.size_bytes() if end is None else min(end, kept.size_bytes())
+    next_offset = max(offset, min(offset + LOG_ANSWER_BYTES, size_bytes))
     return Response(
-        chunk,
+        protocol.blocks(kept, offset, next_offset),
         content_type="text/plain; charset=utf-8",
         headers={
             "X-Log-Offset": str(next_offset),
-            "X-Log-Complete": str(is_complete).lower(),
+            "X-Log-Complete": str(end is not None and next_offset >= size_bytes).lower(),
+            "Content-Length": str(next_offset - offset),
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
         },

@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Protocol
 
-CHUNK_BYTES = 1024**2
+CHUNK_BYTES = 64 * 1024
+"""How much of a log is read at once, and held for each reader that takes it in slowly."""
 
 
 class Appender(Protocol):
@@ -66,3 +67,11 @@ class Logs(Protocol):
 def piece_bytes(offset: int, end: int | None) -> int:
     """Return how much is read at once from `offset` on."""
     return CHUNK_BYTES if end is None else max(0, min(CHUNK_BYTES, end - offset))
+
+
+def blocks(log: Log, begin: int, end: int) -> Iterator[bytes]:
+    """Yield a part of a log piece by piece, so that a slow reader holds one piece."""
+    offset = begin
+    while offset < end and (block := log.read(offset, end)):
+        offset += len(block)
+        yield block

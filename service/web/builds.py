@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, flash, jsonify, redirect, render_template, request, url_for
@@ -101,7 +101,9 @@ def build_log(build_id: str) -> Response:
         return log_events(build_id, kept)
     end, size_bytes = follow.own_part(row), kept.size_bytes()
     own_bytes = size_bytes if end is None else min(end, size_bytes)
-    response = Response(_blocks(kept, own_bytes), content_type="text/plain; charset=utf-8")
+    response = Response(
+        protocol.blocks(kept, 0, own_bytes), content_type="text/plain; charset=utf-8"
+    )
     response.headers["Content-Disposition"] = f'attachment; filename="{build_id}.log"'
     return response
 
@@ -216,10 +218,3 @@ def _parsed(row: Any) -> Any:
         return parse_any_request(row.request)
     except InvalidRequest:
         return None
-
-
-def _blocks(log: protocol.Log, size_bytes: int) -> Iterator[bytes]:
-    offset = 0
-    while offset < size_bytes and (block := log.read(offset, size_bytes)):
-        offset += len(block)
-        yield block
