@@ -75,7 +75,6 @@ class Command:
 class Completed:
     """Describes a process that ended with exit code 0; `stdout` is empty unless it was captured."""
 
-    duration_s: float
     tail: tuple[str, ...]
     stdout: bytes = b""
 
@@ -137,7 +136,7 @@ def run(
         raise Interrupted(command.name)
     if exit_code != 0:
         raise ProcessFailed(command, exit_code, watch.tail)
-    return Completed(duration_s=watch.elapsed_s, tail=tuple(watch.tail), stdout=captured)
+    return Completed(tail=tuple(watch.tail), stdout=captured)
 
 
 @contextlib.contextmanager
@@ -214,10 +213,6 @@ class _Watch:
         self._after_return = False
         self._begin = self._last_output = time.monotonic()
         self._exit_seen: float | None = None
-
-    @property
-    def elapsed_s(self) -> float:
-        return time.monotonic() - self._begin
 
     def follow(self, process: subprocess.Popen[bytes], capture_stdout: bool) -> bytes:
         """Read until every stream has ended; returns what was captured of standard output."""

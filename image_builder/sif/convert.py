@@ -54,7 +54,6 @@ class Conversion:
     sha256: str
     size_bytes: int
     method: str
-    duration_s: float
 
 
 def convert(
@@ -77,7 +76,6 @@ def convert(
     carries, in seconds since 1970; without it, it is now. `evidence` is put into the SIF. Raises `ToolMissing`,
     `ServiceError`, `LimitReached` or `Cancelled`; then there is no file at `destination`.
     """
-    begin = time.monotonic()
     job = _Conversion(
         image=image,
         platform=platform,
@@ -99,9 +97,7 @@ def convert(
         verify(sif, platform=platform)
         size_bytes = sif.stat().st_size
         sif.replace(destination)
-    return Conversion(
-        sha256=sha256, size_bytes=size_bytes, method=method, duration_s=time.monotonic() - begin
-    )
+    return Conversion(sha256=sha256, size_bytes=size_bytes, method=method)
 
 
 def verify(path: Path, *, platform: str) -> None:

@@ -17,7 +17,6 @@ DESCRIPTIONS = ("eflows4hpc.yaml", "eflows4hpc.yml")
 REQUIREMENTS = "requirements.txt"
 POST_INSTALL = "post_inst.sh"
 MAX_TEXT_BYTES = 256 * 1024
-MAX_SHEBANG_BYTES = 200
 MAX_LISTED = 12
 _T = TypeVar("_T")
 
@@ -61,7 +60,6 @@ class StepFiles:
     description: str
     requirements: str | None = None
     has_post_install: bool = False
-    shebang: str | None = None
     warnings: tuple[str, ...] = ()
     folder: StepFolder | None = dataclasses.field(default=None, compare=False)
 
@@ -113,7 +111,9 @@ def step_files(
             file=DESCRIPTIONS[0],
             hint="Add one with apt, pip or spack, for example:\nspack:\n  specs:\n  - openmpi",
         )
-    script = content(POST_INSTALL) if POST_INSTALL in present else None
+    has_post_install = POST_INSTALL in present
+    if has_post_install:
+        content(POST_INSTALL)  # refuses what is no file, and what is too large
     return StepFiles(
         description_file=names[0],
         description=_text(content(names[0]), names[0]),
@@ -121,8 +121,7 @@ def step_files(
         if REQUIREMENTS in present
         else None,
         folder=folder,
-        has_post_install=script is not None,
-        shebang=None if script is None else _shebang(script),
+        has_post_install=has_post_install,
         warnings=(f"The step has {names[0]} and {names[1]}; {names[0]} is used.",)
         if len(names) > 1
         else (),
@@ -147,14 +146,6 @@ def _text(raw: bytes, file: str) -> str:
             line=raw.count(b"\n", 0, error.start) + 1,
             hint="Save it as UTF-8.",
         ) from None
-
-
-def _shebang(script: bytes) -> str | None:
-    """Return the interpreter line of a script without its `#!`, if it has one."""
-    first = script.split(b"\n", 1)[0].rstrip()
-    if not first.startswith(b"#!") or len(first) > MAX_SHEBANG_BYTES:
-        return None
-    return first[2:].decode("utf-8", "replace").strip() or None
 
 
 def near_hint(name: str, known: Sequence[str], lead: str) -> str:

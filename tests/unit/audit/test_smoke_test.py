@@ -76,7 +76,7 @@ class FakeRunner:
             raise self.end
         if self.end:
             raise ProcessFailed(command, self.end, ["line 49"])
-        return Completed(duration_s=0.1, tail=())
+        return Completed(tail=())
 
 
 def run(end: CicError | int) -> list[str]:

@@ -111,7 +111,7 @@ def test_the_builder_asks_the_registry(library_settings: LibrarySettings) -> Non
 
     def fake_buildx(command: Command, **_: object) -> Completed:
         heard.append(command)
-        return Completed(duration_s=0.0, tail=(), stdout=inspected().encode())
+        return Completed(tail=(), stdout=inspected().encode())
 
     attested = Attested(
         library_settings.build.model_copy(update={"buildx_builder": "far"}),

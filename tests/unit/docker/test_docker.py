@@ -223,7 +223,7 @@ def test_each_node_is_its_first_platform_and_emulates_the_others(
         assert asked.argv == ("docker", "buildx", "inspect", "--bootstrap", "--", "far")
         for line in lines:
             on_line(line)
-        return Completed(duration_s=0.0, tail=())
+        return Completed(tail=())
 
     assert buildx.builder_platforms(build, fake_runner) == (native, emulated)  # type: ignore[arg-type]
 
@@ -249,7 +249,7 @@ def test_which_builders_see_the_daemons_images(
     def fake_inspect(command: Command, **_: object) -> Completed:
         asked.append(command.argv)
         return Completed(
-            duration_s=0.0, tail=(), stdout=f"Name: far\nDriver: {driver}\nNodes:\n".encode()
+            tail=(), stdout=f"Name: far\nDriver: {driver}\nNodes:\n".encode()
         )
 
     far = library_settings.build.model_copy(update={"buildx_builder": "--help"})

@@ -266,7 +266,7 @@ class FakeSingularity:
             raise ProcessFailed(command, 255, self.output)
         if "build" in command.argv:
             Path(command.argv[-2]).write_bytes(self.content)
-        return Completed(duration_s=0.0, tail=self.output)
+        return Completed(tail=self.output)
 
 
 def test_without_the_tools_it_says_so_and_builds(installed: Path, tmp_path: Path) -> None:

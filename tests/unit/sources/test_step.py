@@ -306,10 +306,7 @@ def test_the_files_of_a_step(upstream: GitRepository, read_step: Callable[[], St
         description="apt: [é]\n",
         requirements="numpy\n",
         has_post_install=True,
-        shebang="/bin/bash -e",
     )
-    upstream.write("flow/step/post_inst.sh", "echo\n")
-    assert (read_step().has_post_install, read_step().shebang) == (True, None)
 
 
 def test_of_two_descriptions_the_yaml_is_used(
