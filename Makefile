@@ -4,6 +4,9 @@
 SHELL := /bin/bash
 PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 export PATH
+# Compiled modules are kept also where the environment says otherwise: the tests start a thousand processes, each of which
+# takes a fifth longer without them.
+export PYTHONDONTWRITEBYTECODE :=
 
 PYTEST = .venv/bin/python -m pytest $(PYTEST_ARGS)
 
