@@ -83,24 +83,37 @@ OWN_IMAGES = frozenset(
         "test_nothing_lost.py",
         "test_oras.py",
         "test_package_registry.py",
-        "test_spack_standin.py",
     }
 )
 """Modules of tests/system whose steps and images no other module has."""
+STANDIN = "test_spack_standin.py"
+"""Has its own, too, and takes as long as all of those."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on real parts share the machine's Docker: two processes run them, each its group in the
-    order of its files.
+    """Tests on real parts share the machine's Docker: three processes run them, each its group in
+    the order of its files.
 
     A group's modules must not run at the same time: many build the same step, and one would find
-    the image of another, or test_conversion would sweep what test_deploy converts elsewhere.
+    the image of another, or test_conversion would sweep what test_deploy converts elsewhere. The
+    groups begin at once, for they take longest; all else fills what is left of each process.
     """
+    of_system: list[pytest.Item] = []
+    others: list[pytest.Item] = []
     for item in items:
         if item.path.is_relative_to(PROJECT / "tests" / "system"):
-            group = "own-images" if item.path.name in OWN_IMAGES else "shared-steps"
-            item.add_marker(pytest.mark.xdist_group(group))
+            item.add_marker(pytest.mark.xdist_group(_group(item.path.name)))
+            of_system.append(item)
+        else:
+            others.append(item)
+    items[:] = of_system + others
+
+
+def _group(name: str) -> str:
+    if name == STANDIN:
+        return "stand-in"
+    return "own-images" if name in OWN_IMAGES else "shared-steps"
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -24,7 +24,7 @@ import service
 from image_builder.build.failures import buildx_log, spack_concretize
 from image_builder.data import facts_of
 from image_builder.recipe import slim_facts, system_conflicts
-from image_builder.request import build_request
+from image_builder.request import build_request, machines
 from image_builder.sources.git import urls
 from image_builder.spack import prefixes
 
@@ -44,7 +44,30 @@ looks at the length first.
 """
 
 
+def _of_files() -> list[str]:
+    """The patterns for names and contents of an image's files."""
+    facts = facts_of("elf_facts")
+    mpi, pmi = facts["mpi"], facts["pmi"]
+    return [
+        *facts["files"].values(),
+        mpi["own"],
+        *(kind[key] for kind in mpi["kinds"] for key in ("text", "version")),
+        facts["glibc"],
+        *pmi["texts"],
+        *pmi["plugins"],
+        *(pmi[key] for key in ("own_client", "embedded", "release")),
+        *(network["plugins"] for network in facts["networks"].values()),
+        *facts["programs"].values(),
+        *facts["cuda"].values(),
+    ]
+
+
 MADE_AT_RUN_TIME: dict[str, tuple[str, list[str]]] = {
+    "image_builder.audit.image_facts.naming": ("search", _of_files()),
+    "image_builder.request.machines": (
+        "match",
+        [rf"(?:{pattern})\Z" for pattern, _ in machines._LISTS.values()],
+    ),
     "image_builder.hints": ("search", [row["says"] for row in facts_of("hints")["signs"]]),
     "image_builder.request.gpu_arch": (
         "match",
