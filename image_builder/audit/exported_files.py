@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from image_builder.audit import elf
 from image_builder.audit.binaries import SAMPLES_FOLDER, inventory_program
@@ -25,7 +25,7 @@ from image_builder.errors import ErrorCode, LimitReached, ServiceError
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import ProcessFailed, Runner
 from image_builder.sif import docker_export, tar_filter
-from image_builder.sif.tar_filter import CorruptArchive, UnsupportedArchive, Window
+from image_builder.sif.tar_filter import CorruptArchive, Member, UnsupportedArchive, Window
 
 MAX_FILES = 20_000
 MAX_SAMPLES = 40
@@ -59,6 +59,16 @@ class Listing:
     """Path in the image by name in the sample's folder, which is a digest of that path."""
 
 
+class Visitor(Protocol):
+    """Looks at an image's files while they are read for others; it raises nothing of its own."""
+
+    def see(self, member: Member, window: Window) -> None:
+        """Look at the member at the window's position, which stays there."""
+
+    def end(self) -> None:
+        """Take note that all files were seen."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
     """Holds what `binaries.audit_files` judges, as JSON, and the facts of the image."""
@@ -68,7 +78,12 @@ class Found:
 
 
 def look(
-    image: str, trees: Sequence[str], platform: str, sampling: Sampling, cancel: CancelToken
+    image: str,
+    trees: Sequence[str],
+    platform: str,
+    sampling: Sampling,
+    cancel: CancelToken,
+    visitors: Sequence[Visitor] = (),
 ) -> Found:
     """Return what is in an image; the inventory is of the files below some folders, the `trees`.
 
@@ -80,7 +95,7 @@ def look(
     try:
         with docker_export.exported_files(image, timeout_s=TIMEOUT_S) as source:
             reader = _Reader(source, tuple(f"{tree}/" for tree in trees), listing, sampling.folder)
-            reader.read(collector, cancel)
+            reader.read(collector, cancel, visitors)
         instructions = _instructions(listing, platform, sampling, cancel)
     except (CorruptArchive, UnsupportedArchive, OSError) as error:
         raise ServiceError(f"The image's files cannot be read: {error}.") from error
@@ -113,7 +128,9 @@ class _Reader:
         self._listing, self._samples = listing, samples
         self._deadline = time.monotonic() + TIMEOUT_S
 
-    def read(self, collector: Collector, cancel: CancelToken) -> None:
+    def read(
+        self, collector: Collector, cancel: CancelToken, visitors: Sequence[Visitor] = ()
+    ) -> None:
         window = self._window
         while (member := tar_filter.next_member(window)) is not None:
             cancel.check()
@@ -124,11 +141,15 @@ class _Reader:
                 )
             path = "/" + member.name.decode("utf-8", "surrogateescape")[:MAX_PATH]
             collector.note(path)
+            for visitor in visitors:
+                visitor.see(member, window)
             window.drop(member.extent)
             body = _Body(window, member.body_bytes)
             if member.kind in _PLAIN_FILES and member.body_bytes:
                 self._look_at(path, body, collector)
             body.drop()
+        for visitor in visitors:
+            visitor.end()
 
     def _look_at(self, path: str, body: _Body, collector: Collector) -> None:
         is_listed = path.startswith(self._trees) and len(self._listing.files) < MAX_FILES

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from image_builder.audit import exported_files, smoke_test
 from image_builder.audit.binaries import UnreadableInventory, audit_files
-from image_builder.audit.exported_files import Sampling
+from image_builder.audit.exported_files import Sampling, Visitor
 from image_builder.audit.image_facts import ImageFacts
 from image_builder.audit.lock_audit import Verdict, audit, clashing_in_view
 from image_builder.build.context import BuildContext
@@ -58,17 +59,21 @@ def _require_one_view(environment: Environment, lock: dict[str, Any]) -> None:
 
 
 def examine(
-    context: BuildContext, image: str, verdict: Verdict | None, target: str
+    context: BuildContext,
+    image: str,
+    verdict: Verdict | None,
+    target: str,
+    visitors: Sequence[Visitor] = (),
 ) -> tuple[Verdict | None, ImageFacts | None]:
     """Audit the programs and libraries of an image, and gather its facts, in one pass.
 
     An image that does not pass is removed. What cannot be examined is a warning. Without a verdict
-    on a lockfile there is nothing to audit.
+    on a lockfile there is nothing to audit. `visitors` look at the files as they are read.
     """
     trees = INSTALL_TREES if verdict is not None else ()
     try:
         found = exported_files.look(
-            image, trees, context.platform, _sampling(context), context.cancel
+            image, trees, context.platform, _sampling(context), context.cancel, visitors
         )
         if found.facts.incomplete:
             context.warn(f"not all of the image's facts are known: {found.facts.incomplete}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from image_builder.build.context import BuildContext, Built
@@ -18,6 +18,7 @@ from image_builder.proof import contents, provenance, sbom
 from image_builder.proof.provenance import Resource
 from image_builder.recipe.labels import canonical_request, public_address
 from image_builder.sif import format
+from image_builder.sif.tar_filter import Member, Window
 from image_builder.spack.lockfile import Graph, UnreadableLock
 from image_builder.store.record import PUSHED_AS, ImageRecord
 
@@ -203,17 +204,65 @@ def _public(address: str | None) -> str | None:
     return public_address(address.partition("#")[0]) if address else None
 
 
+@dataclasses.dataclass
+class PackagesSeen:
+    """Learns what is installed in an image while its files are read for the audit."""
+
+    reader: contents.ContentsReader
+    error: CicError | None = None
+    is_whole: bool = False
+
+    def see(self, member: Member, window: Window) -> None:
+        if self.error is None:
+            try:
+                self.reader.see(member, window)
+            except CicError as error:
+                self.error = error
+
+    def end(self) -> None:
+        self.is_whole = True
+
+    def contents(self) -> contents.Contents:
+        """Return what is installed. Raises `CicError`."""
+        if self.error is not None:
+            raise self.error
+        return self.reader.contents()
+
+
+def packages_seen(context: BuildContext, lock: Mapping[str, Any]) -> list[PackagesSeen]:
+    """Return what looks at an image's files for its bill of materials, if it is to have one."""
+    if not context.settings.proof.sbom:
+        return []
+    try:
+        return [PackagesSeen(contents.ContentsReader(_hashes(lock)))]
+    except UnreadableLock:
+        return []  # of which the bill of materials warns
+
+
+def _hashes(lock: Mapping[str, Any]) -> list[str]:
+    return [node.hash for node in Graph(lock)] if lock else []
+
+
 def bill_of_materials(
-    context: BuildContext, image: str, lock: Mapping[str, Any], *, is_slim: bool
+    context: BuildContext,
+    image: str,
+    lock: Mapping[str, Any],
+    *,
+    is_slim: bool,
+    seen: Sequence[PackagesSeen] = (),
 ) -> str | None:
-    """Return the bill of materials of an image in the daemon; None where there is to be none."""
+    """Return the bill of materials of an image in the daemon; None where there is to be none.
+
+    What was `seen` of its files already is used; else they are read now.
+    """
     if not context.settings.proof.sbom:
         return None
     context.cancel.check()
     try:
         graph = Graph(lock) if lock else None
-        hashes = [node.hash for node in graph] if graph else []
-        installed = contents.read_contents(image, hashes, context.cancel)
+        installed = next((one.contents() for one in seen if one.is_whole), None)
+        if installed is None:
+            installed = contents.read_contents(image, _hashes(lock), context.cancel)
         return sbom.sbom(_facts(context, is_slim=is_slim), graph, installed)
     except (CicError, UnreadableLock) as error:
         context.cancel.check()

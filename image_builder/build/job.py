@@ -185,8 +185,9 @@ class _Install:
 
     def _checked(self, image: str, stage: str, labels: dict[str, str]) -> Built:
         """Return the image of a stage, with its facts as labels, after it passed its checks."""
+        seen = evidence.packages_seen(self._context, self._lock)
         verdict, facts = checks.examine(
-            self._context, image, self._verdict, self._environment.target
+            self._context, image, self._verdict, self._environment.target, seen
         )
         if facts is not None:
             image, labels = self._labelled(image, stage, labels, facts.labels(labels))
@@ -199,7 +200,7 @@ class _Install:
             audit=verdict.as_dict() if verdict else None,
             facts=facts.document() if facts is not None else "",
             sbom=evidence.bill_of_materials(
-                self._context, image, self._lock, is_slim=SLIM in labels
+                self._context, image, self._lock, is_slim=SLIM in labels, seen=seen
             ),
             warnings=warnings,
         )

@@ -74,17 +74,18 @@ def read_contents(image: str, hashes: Collection[str], cancel: CancelToken) -> C
     """
     try:
         with docker_export.exported_files(image, timeout_s=TIMEOUT_S) as descriptor:
-            reader = _Reader(hashes)
+            reader = ContentsReader(hashes)
             reader.read(descriptor, cancel)
             return reader.contents()
     except (tar_filter.UnsupportedArchive, tar_filter.CorruptArchive, OSError) as error:
         raise UnreadableContents(f"The image's files cannot be read: {error}.") from error
-    except TooManyPackages as error:
-        raise UnreadableContents(f"The image's packages cannot be told: {error}.") from error
 
 
-class _Reader:
-    """Keeps the few files of a stream that tell what is installed."""
+class ContentsReader:
+    """Keeps the few files of a stream that tell what is installed.
+
+    It can look at a stream that somebody else reads, member by member.
+    """
 
     def __init__(self, hashes: Collection[str]) -> None:
         self._hashes: dict[bytes, list[str]] = {}
@@ -108,20 +109,27 @@ class _Reader:
                     f"The image's files took longer than {TIMEOUT_S:.0f} s to read.",
                     code=ErrorCode.BUILD_TIMEOUT,
                 )
-            if member.kind == ord("5"):
-                self._see_folder(member.name)
-            elif member.kind in b"0\0" and self._is_wanted(member.name):
-                if member.size > (MAX_STATUS_BYTES if member.name == STATUS else MAX_FILE_BYTES):
-                    raise UnreadableContents(
-                        f"{tar_filter.printable(member.name)} is larger than any that is known."
-                    )
-                if not window.need(member.extent + member.body_bytes):
-                    raise tar_filter.CorruptArchive("the stream ends in the middle of a file")
-                self._take(member.name, window.peek(member.size, member.extent))
+            self.see(member, window)
             window.drop(member.extent + member.body_bytes)
 
+    def see(self, member: tar_filter.Member, window: tar_filter.Window) -> None:
+        """Look at the member at the window's position, which stays there.
+
+        Raises `UnreadableContents`, and `CorruptArchive` for a stream that ends too early.
+        """
+        if member.kind == ord("5"):
+            self._see_folder(member.name)
+        elif member.kind in b"0\0" and self._is_wanted(member.name):
+            if member.size > (MAX_STATUS_BYTES if member.name == STATUS else MAX_FILE_BYTES):
+                raise UnreadableContents(
+                    f"{tar_filter.printable(member.name)} is larger than any that is known."
+                )
+            if not window.need(member.extent + member.body_bytes):
+                raise tar_filter.CorruptArchive("the stream ends in the middle of a file")
+            self._take(member.name, window.peek(member.size, member.extent))
+
     def contents(self) -> Contents:
-        """Return what was read."""
+        """Return what was read. Raises `UnreadableContents`."""
         wheels = (
             wheel(
                 f"/{folder.decode('utf-8', 'replace')}",
@@ -133,9 +141,13 @@ class _Reader:
             if b"METADATA" in files
         )
         status = b"\n\n".join(self._status).decode("utf-8", "replace")
+        try:
+            packages = tuple(installed_packages(status))
+        except TooManyPackages as error:
+            raise UnreadableContents(f"The image's packages cannot be told: {error}.") from error
         return Contents(
             system=self._system,
-            packages=tuple(installed_packages(status)),
+            packages=packages,
             wheels=tuple(sorted(wheels, key=lambda one: one.folder)),
             prefixes=self._prefixes,
             wheel_owners=self._owners,
