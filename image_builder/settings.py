@@ -133,6 +133,11 @@ class RegistrySettings(Section):
     user: str | None = None
     token: SecretStr | None = None
     images_prefix: str = ""
+    private: bool = False
+    """Whether nobody but the service reads the image registry, and an `oras` storage.
+
+    Private images are pushed and stored only there.
+    """
     logins: Mapping[str, Login] = {}
     """The logins of other registries, from which base images are pulled, by host."""
 

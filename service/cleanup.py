@@ -29,11 +29,12 @@ from image_builder.errors import CicError, ServiceError
 from image_builder.host.files import bytes_of
 from image_builder.host.process import run
 from image_builder.host.workspace import abandoned, remove_abandoned
+from image_builder.plan.image_name import is_private_name
 from image_builder.sif import docker_export
 from image_builder.store.image_store import Images
 from image_builder.store.record import ImageRecord
 from service import downloads
-from service.db import audit_trail, builds, runs
+from service.db import audit_trail, builds, runs, shares
 from service.logs.storage import logs_of
 
 GRACE_S = 3600.0
@@ -217,9 +218,15 @@ class Cleanup:
         return sif is not None and downloads.is_linked(sif, self._folder / "images")
 
     def _referenced(self) -> set[str]:
-        """The SIFs that a name means, or a build that its user still sees."""
+        """The SIFs that a name means, or a build that its user still sees.
+
+        The name of a private image means nothing without such a build.
+        """
+        held = shares.held_private_filenames(self._engine)
         named = {
-            record.sha256 for record in self._images.names().values() if record.sha256 is not None
+            record.sha256
+            for name, record in self._images.names().items()
+            if record.sha256 is not None and (name in held or not is_private_name(name))
         }
         return named | builds.held_sifs(self._engine)
 

@@ -17,6 +17,7 @@ from typing import BinaryIO
 from flask import Response, request
 
 from image_builder.host import files
+from image_builder.plan.image_name import is_private_name
 from image_builder.store.image_store import Images
 from service.problems import problem
 
@@ -152,14 +153,15 @@ def make_link(sif: Path, filename: str, folder: Path, secret: str) -> str:
 
 
 def offer_all_publicly(images: Images, folder: Path, *, is_wanted: bool) -> None:
-    """Link every SIF that has a name under it in `folder`, and remove all other links.
+    """Link every SIF with a name that everybody may see under it in `folder`, and remove all other links.
 
     Without `is_wanted` the folder ends empty. Others link at the same time: the folder is listed
     before the names are, so that a link made meanwhile is not removed, and names on their way stay
     for `ON_ITS_WAY_S`.
     """
     there = list(os.scandir(folder)) if folder.is_dir() else []
-    names = images.names() if is_wanted else {}
+    kept = images.names() if is_wanted else {}
+    names = {name: record for name, record in kept.items() if not is_private_name(name)}
     for entry in there:
         with contextlib.suppress(FileNotFoundError):
             if entry.is_file(follow_symlinks=False) and not _stays(entry, names):

@@ -11,17 +11,19 @@ from sqlalchemy.engine import Engine
 from config.settings import Settings
 from image_builder import pipeline
 from image_builder.docker import daemon, label_names
-from image_builder.errors import CicError
+from image_builder.errors import CicError, FieldProblem, InvalidRequest
 from image_builder.plan import resolve
 from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
+from image_builder.settings import ORAS
 from image_builder.store.image_store import Images
 from image_builder.store.record import SUBMITTED_AT, ImageRecord
 from service import quota
 from service.bottleneck import Bottleneck
-from service.db import builds
+from service.db import accounts, builds
 from service.db.builds import NewBuild, Outcome
+from service.db.models import PRIVATE, SITE
 from service.errors import Forbidden
 from service.logs.protocol import Logs
 from service.workers.executors import Executor
@@ -47,6 +49,7 @@ class Submission:
         Raises `InvalidRequest`, `NotFound`, `Forbidden`, `LimitReached` (a quota) or `Unavailable`.
         """
         require_right(request, is_admin)
+        owner = self._owner(request, user_id)
         limits = quota.limits_of(self.engine, self.settings, self.images, user_id)
         builds.require_room(self.engine, user_id, limits)
         with self.resolving.passed(user_id):
@@ -54,6 +57,7 @@ class Submission:
                 request,
                 self.settings.library,
                 is_built_here=self.settings.service.executor == "pool",
+                owner=owner,
             )
         new = new_build(request, inputs, user_id)
         if not request.force and not inputs.push and inputs.identity is not None:
@@ -77,8 +81,24 @@ class Submission:
     def plan(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> pipeline.Plan:
         """Return what would be built; nothing is built or written."""
         require_right(request, is_admin)
+        owner = self._owner(request, user_id)
         with self.resolving.passed(user_id):
-            return pipeline.plan(request, self.settings.library)
+            inputs = resolve.resolve(request, self.settings.library, owner=owner)
+            return pipeline.plan(request, self.settings.library, inputs=inputs)
+
+    def _owner(self, request: BuildRequest, user_id: int) -> str | None:
+        """Return whose name a private image has, or None for one that everybody may see.
+
+        Raises `InvalidRequest` for a private image with a SIF where those are stored for all.
+        """
+        if not request.is_private:
+            return None
+        library = self.settings.library
+        is_stored = request.machine.container_engine == "singularity"
+        if is_stored and library.build.storage.startswith(ORAS) and not library.registry.private:
+            problem = "this site stores SIFs in a registry that others read"
+            raise InvalidRequest([FieldProblem("visibility", problem, "write site")])
+        return accounts.name_of(self.engine, user_id)
 
     def withdraw(self, build_id: str) -> None:
         """End a build for its user; its run stops when no other build wants it."""
@@ -156,6 +176,7 @@ def new_build(request: BuildRequest, inputs: Inputs, user_id: int) -> NewBuild:
         engine=request.machine.container_engine,
         push=inputs.push,
         warnings=inputs.warnings,
+        visibility=PRIVATE if request.is_private else SITE,
     )
 
 

@@ -9,6 +9,7 @@ is appended.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 
 from image_builder.plan.digest import json_digest
@@ -16,13 +17,14 @@ from image_builder.request import cpu_targets
 from image_builder.request.build_request import BuildRequest
 from image_builder.sources.own_description import own_text
 
-_NEWER = ("description", "packages", "name")
-"""Fields that earlier requests did not have: without them, a request's digest is what it was."""
 MAX_PART = 32
 MAX_TAG = 64
-"""Limits with which five parts, a digest and a tag fit a file name of 255 bytes."""
+MAX_OWNER, MAX_PRIVATE_TAG = 20, 24
+"""Limits with which an owner, five parts, digests and a tag fit a file name of 255 bytes."""
 
 _SEPARATOR_RUN = re.compile(r"[._-]{2,}")
+_OWNER_END = "---"
+"""What ends the owner in a private name; `_part` leaves no such run in any other name."""
 _LIKE_A_DIGEST = re.compile(r"-[0-9a-f]{8}\Z")
 _SIMPLE_SPEC = re.compile(
     r"(?P<name>[a-z][a-z0-9]*(?:-[a-z][a-z0-9]*)*)(?:@(?P<version>[0-9][0-9.]*[0-9]|[0-9]))?\Z"
@@ -37,8 +39,11 @@ class ImageName:
     filename: str
 
 
-def image_name(request: BuildRequest, *, prefix: str = "") -> ImageName:
-    """Return the names of the image that `request` asks for, below the registry's `prefix`."""
+def image_name(request: BuildRequest, *, prefix: str = "", owner: str | None = None) -> ImageName:
+    """Return the names of the image that `request` asks for, below the registry's `prefix`.
+
+    The names of a private image begin with its `owner`, and are no other user's nor the site's.
+    """
     machine = request.machine
     parts = [
         _part(request.workflow_name),
@@ -48,27 +53,37 @@ def image_name(request: BuildRequest, *, prefix: str = "") -> ImageName:
         _spec_part(machine.gpu, "nogpu"),
     ]
     name = "_".join(text for text, _ in parts)
-    tag, tag_is_exact = _tag(request.version)
+    tag, tag_is_exact = _tag(request.version, MAX_TAG if owner is None else MAX_PRIVATE_TAG)
     exact = (
         all(is_exact for _, is_exact in parts) and tag_is_exact and not _says_too_little(request)
     )
     if not exact or _LIKE_A_DIGEST.search(name):
         name += f"-{request_digest(request)[:8]}"
+    if owner is not None:
+        name = f"{_owner_part(owner)}{_OWNER_END}{name}"
     return ImageName(image_id=f"{prefix.lower()}{name}:{tag}", filename=f"{name}_v_{tag}.sif")
+
+
+def is_private_name(filename: str) -> bool:
+    """Return whether a SIF's name is that of a private image."""
+    return _OWNER_END in filename
 
 
 def request_digest(request: BuildRequest) -> str:
     """Return the SHA-256 over everything that makes two requests different images.
 
-    How it is built (`force`, `push`) is not part of it, nor the form in which the image is handed
-    out, nor in which of two forms a description is written.
+    How it is built (`force`, `push`) is not part of it, nor who may see the image, nor the form in
+    which it is handed out, nor in which of two forms a description is written.
     """
     fields = request.model_dump(
-        mode="json", exclude={"force": True, "push": True, "machine": {"container_engine"}}
+        mode="json",
+        exclude={
+            "force": True,
+            "push": True,
+            "visibility": True,
+            "machine": {"container_engine"},
+        },
     )
-    for key in _NEWER:
-        if fields[key] is None:
-            del fields[key]
     if request.is_own:
         fields.pop("packages", None)
         fields["description"] = own_text(request)
@@ -117,7 +132,16 @@ def _spec_part(spec: str | None, absent: str) -> tuple[str, bool]:
     return _part(spec)[0].replace("_", "-"), False
 
 
-def _tag(version: str) -> tuple[str, bool]:
-    tag = re.sub(r"[^a-z0-9._-]", "-", version.lower()).lstrip(".-")[:MAX_TAG] or "x"
+def _owner_part(owner: str) -> str:
+    """Return a part of a name that is this user's alone; users' names differ in more than case."""
+    part, is_exact = _part(owner.lower())
+    if is_exact and len(part) <= MAX_OWNER and not _LIKE_A_DIGEST.search(part):
+        return part
+    digest = hashlib.sha256(owner.lower().encode()).hexdigest()[:8]
+    return f"{part[:MAX_OWNER].strip('._-')}-{digest}"
+
+
+def _tag(version: str, max_length: int) -> tuple[str, bool]:
+    tag = re.sub(r"[^a-z0-9._-]", "-", version.lower()).lstrip(".-")[:max_length] or "x"
     is_exact = tag == version and "_v_" not in f"_{tag}"  # _v_ parts name and tag in a file name
     return tag, is_exact

@@ -65,15 +65,19 @@ def resolve(
     *,
     cancel: CancelToken | None = None,
     is_built_here: bool = True,
+    owner: str | None = None,
 ) -> Inputs:
     """Pin everything that `request` names, and return it with warnings.
+
+    A private image gets the name of its `owner`, where there are users.
 
     Unless it `is_built_here`, this host's CPU is not considered. Raises `NotFound` for a workflow,
     step or version that does not exist, `Unavailable` for a registry that does not answer,
     `InvalidRequest` for an explicit push without an image registry. A base image that cannot be
     reached is a warning here, and ends the build when it begins.
     """
-    push, push_warnings = _push_wanted(request, settings.registry)
+    is_private = request.is_private and owner is not None
+    push, push_warnings = _push_wanted(request, settings.registry, is_private=is_private)
     base, base_warnings = _pin_base(request, settings)
     branches: dict[str, str] = {}
     more_warnings: list[str] = []
@@ -111,7 +115,11 @@ def resolve(
         if base.digest is not None and full_because != NOT_HERE_YET
         else None
     )
-    name = image_name(request, prefix=settings.registry.images_prefix)
+    name = image_name(
+        request,
+        prefix=settings.registry.images_prefix,
+        owner=owner if is_private else None,
+    )
     return Inputs(
         step=step,
         catalogue=catalogue,
@@ -310,7 +318,17 @@ def _recipe_version(request: BuildRequest) -> str:
     return BASE_RECIPE if request.is_base else LATEST_RECIPE
 
 
-def _push_wanted(request: BuildRequest, registry: RegistrySettings) -> tuple[bool, list[str]]:
+def _push_wanted(
+    request: BuildRequest, registry: RegistrySettings, *, is_private: bool
+) -> tuple[bool, list[str]]:
+    if registry.url and is_private and not registry.private:
+        if request.push:
+            hint = 'write false, or "visibility": "site"'
+            problem = "private images are not pushed to this site's image registry"
+            raise InvalidRequest([FieldProblem("push", problem, hint)])
+        return False, [] if request.push is False else [
+            "The image is private, and the image registry is not: the image is not pushed."
+        ]
     if registry.url:
         return request.push is not False, []
     if request.push:

@@ -247,7 +247,9 @@ def _files(
 
 def _request_text(request: BuildRequest) -> str:
     """Return what the image is for: the request without what only says how to build it."""
-    fields = request.model_dump(mode="json", exclude={"path", "force", "push"}, exclude_none=True)
+    fields = request.model_dump(
+        mode="json", exclude={"path", "force", "push", "visibility"}, exclude_none=True
+    )
     return json.dumps(fields, indent=2, sort_keys=True) + "\n"
 
 

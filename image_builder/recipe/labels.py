@@ -66,7 +66,7 @@ def canonical_request(request: BuildRequest) -> str:
     """
     fields = request.model_dump(
         mode="json",
-        exclude={"force", "push", "path", "description", "packages"},
+        exclude={"force", "push", "path", "visibility", "description", "packages"},
         exclude_none=True,
     )
     if request.is_own:

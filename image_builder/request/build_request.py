@@ -15,9 +15,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -28,6 +30,8 @@ MAX_TEXT = 200
 MAX_PATH = 4096
 LATEST = "latest"
 BASE = "BASE"
+NEWER = frozenset({"description", "packages", "name", "visibility"})
+"""Fields that earlier requests did not have: where they are not given, a request is as it was."""
 OWN_WORKFLOW, OWN_STEP = "own", "image"
 """The names of what a request describes itself and gives no name."""
 Engine = Literal["docker", "singularity"]
@@ -162,6 +166,12 @@ def _lenient_bool(value: Any) -> Any:
     raise _problem(f"{short(value)} is neither true nor false", "write true or false")
 
 
+def _visibility(value: Any) -> Any:
+    if value not in ("private", "site"):
+        raise _problem(f"{short(value)} is not known", "write private or site")
+    return value
+
+
 def _text_like(shape: re.Pattern[str]) -> WithJsonSchema:
     """Return how the API's description states the shape of a text."""
     pattern = "^" + shape.pattern.replace(r"\Z", "$")
@@ -190,6 +200,10 @@ OwnPackages = Annotated[
 SpecText = Annotated[str, AfterValidator(_spec), _text_like(_SPEC)]
 OptionalSpec = Annotated[
     SpecText | None, BeforeValidator(_absent_or_text, json_schema_input_type=str | None)
+]
+Visibility = Annotated[
+    Literal["private", "site"],
+    BeforeValidator(_visibility, json_schema_input_type=Literal["private", "site"]),
 ]
 Flag = Annotated[
     bool,
@@ -324,6 +338,11 @@ class BuildRequest(Strict):
     path: str | None = Field(
         default=None, description="library mode only: a local folder with the description"
     )
+    visibility: Visibility | None = Field(
+        default=None,
+        description="who may see the image: private, or site for everybody; without it, private "
+        "for what the request describes itself",
+    )
     force: Flag = False
     push: Flag | None = None
     slim: Flag | None = None
@@ -354,10 +373,23 @@ class BuildRequest(Strict):
             raise _problem("names no step", "name workflow and step_id")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the fields as earlier versions knew them, and those of `NEWER` that are given."""
+        fields: dict[str, Any] = handler(self)
+        return {
+            name: value for name, value in fields.items() if value is not None or name not in NEWER
+        }
+
     @property
     def is_own(self) -> bool:
         """Return whether the request describes what is built, in place of a registry's step."""
         return self.description is not None or self.packages is not None
+
+    @property
+    def is_private(self) -> bool:
+        """Return whether the image is for its user alone, where users are known."""
+        return self.visibility == "private" or (self.visibility is None and self.is_own)
 
     @property
     def workflow_name(self) -> str:

@@ -16,7 +16,7 @@ from pydantic import (
 
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets
-from image_builder.request.build_request import LATEST, MAX_TEXT, BuildRequest, short
+from image_builder.request.build_request import BASE, LATEST, MAX_TEXT, BuildRequest, short
 
 MAX_EQUAL_KEYS = 20
 STEP_FIELDS, OWN_FIELDS = ("workflow", "step_id"), ("description", "packages")
@@ -123,6 +123,11 @@ def _what_problems(fields: Mapping[str, Any], check_own: CheckOwn | None) -> lis
     given = {key for key, value in fields.items() if value is not None}
     own = [key for key in OWN_FIELDS if key in given]
     steps = [key for key in STEP_FIELDS if key in given]
+    if fields.get("visibility") == "private" and [fields.get(key) for key in STEP_FIELDS] == [
+        BASE,
+        BASE,
+    ]:
+        return [FieldProblem("visibility", "base images are for all", "leave it out")]
     if not own:
         stray = [FieldProblem("name", "is for an own description", "leave it out")]
         return [

@@ -12,7 +12,9 @@ from image_builder.launch.commands import PROCESSES
 from image_builder.launch.script import KINDS
 from image_builder.launch.start import MAX_PROCESSES
 from image_builder.request.build_request import BuildRequest, Engine, Machine
+from image_builder.request.parsing import field_problems, load_json
 from image_builder.state import BuildState
+from service.db.shares import MAX_USERS
 
 MAX_PER_PAGE = 100
 MAX_OFFSET_BYTES = 2**62
@@ -150,7 +152,27 @@ class PostedRequest(BuildRequest):
     path: None = Field(default=None, description="library mode only")
 
 
+class SharedWith(BaseModel):
+    """The users with whom a private image is shared, besides its owner."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    users: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        max_length=MAX_USERS, examples=[["bob"]]
+    )
+
+
 Asked = TypeVar("Asked", bound=Query)
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def parse_body(model: type[Body], raw: bytes) -> Body:
+    """Return the checked JSON object of a body. Raises `InvalidRequest` with every problem."""
+    fields = load_json(raw)
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidRequest(field_problems(error, model)) from None
 
 
 def parse_query(model: type[Asked], given: Mapping[str, str]) -> Asked:

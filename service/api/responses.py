@@ -13,6 +13,7 @@ from pydantic import Field, GetPydanticSchema
 from typing_extensions import NotRequired, TypedDict
 
 from image_builder.errors import ErrorCode
+from image_builder.plan.image_name import is_private_name
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.machines import MachineEntry
 from image_builder.state import BuildState
@@ -109,6 +110,7 @@ class BuildAnswer(TypedDict):
         AuditAnswer | None, Field(description="null until the image is made, and without Spack")
     ]
     push: bool
+    visibility: Annotated[Literal["private", "site"], Field(description="who sees the image")]
     warnings: list[str]
     request: StoredRequest
 
@@ -149,6 +151,9 @@ class ImageSummary(TypedDict):
     sha256: Sha256 | None
     size_bytes: int | None
     created_at: Time
+    visibility: Annotated[
+        Literal["private", "site"], Field(description="site: everybody who logs in sees it")
+    ]
 
 
 class ImageAnswer(ImageSummary, total=False):
@@ -173,6 +178,9 @@ class OneImageAnswer(ImageAnswer):
 
     documents: list[str]
     pinned: Annotated[bool, Field(description="whether clean-up keeps it whatever its limits say")]
+    shared_with: Annotated[
+        list[str] | None, Field(description="who else sees your private image; null for others")
+    ]
 
 
 class ImageList(TypedDict):
@@ -301,6 +309,7 @@ def build_answer(row: Any) -> BuildAnswer:
         "pushed_digest": row.pushed_digest,
         "audit": row.audit,
         "push": row.push,
+        "visibility": row.visibility,
         "warnings": row.warnings,
         "request": row.request,
     }
@@ -331,6 +340,7 @@ def image_summary(filename: str, record: ImageRecord) -> ImageSummary:
         "sha256": record.sha256,
         "size_bytes": record.size_bytes,
         "created_at": _utc(record.created),
+        "visibility": "private" if is_private_name(filename) else "site",
     }
 
 

@@ -21,7 +21,7 @@ from image_builder.request.machines import machine_facts
 from image_builder.request.recognise import recognise
 from image_builder.sources.own_description import parse_any_request
 from image_builder.store.record import ImageRecord
-from service import downloads
+from service import downloads, sharing
 from service.api import responses
 from service.api.downloads import SENT, sif_answer
 from service.api.log_stream import log_events
@@ -34,6 +34,8 @@ from service.api.queries import (
     Page,
     PostedRequest,
     ScriptQuery,
+    SharedWith,
+    parse_body,
     parse_query,
 )
 from service.api.responses import build_answer, image_answer, image_summary
@@ -45,6 +47,7 @@ from service.errors import Forbidden, Missing
 from service.launch import Placed
 from service.logs import follow, protocol
 from service.metrics import exposition
+from service.sight import Sight
 
 LOG_ANSWER_BYTES = 1024**2
 """How much of a log one answer holds."""
@@ -215,11 +218,12 @@ def log(build_id: str) -> Response:
     links={"image": _FIRST_IMAGE, "check": _FIRST_IMAGE, "download": _FIRST_IMAGE},
 )
 def list_images() -> Response:
-    """Return the finished images, which every user may see and fetch.
+    """Return the finished images that the caller may see and fetch.
 
-    They come from workflows that everybody may read.
+    Images of the site's workflows are everybody's; private ones are their owners', and of those
+    with whom they are shared.
     """
-    names = service().images.names()
+    names = _sight().names()
     newest_first = sorted(names.items(), key=lambda item: (item[1].created, item[0]), reverse=True)
     return jsonify({"images": [image_summary(name, record) for name, record in newest_first]})
 
@@ -243,8 +247,22 @@ def image(filename: str) -> Response:
             **image_answer(filename, record),
             "documents": list(images.documents(record.identity)),
             "pinned": images.is_pinned(record.sha256 or record.identity),
+            "shared_with": sharing.shared_with(_sight(), filename),
         }
     )
+
+
+@api.post("/image/<filename>/share")
+@describes(
+    "Say with whom a private image is shared",
+    body=SharedWith,
+    answers={204: Answer(description="It is shared with these users, and nobody else.")},
+)
+def share(filename: str) -> Response:
+    asked = parse_body(SharedWith, request.get_data(cache=False))
+    sharing.share(_sight(), filename, asked.users)
+    _note("share", filename)
+    return Response(status=204)
 
 
 @api.post("/image/<filename>/pin")
@@ -347,7 +365,7 @@ def script_of(filename: str) -> Response:
 )
 def download(filename: str) -> AnyResponse:
     """Send the SIF of this name; `?sha256=` chooses an earlier one."""
-    answer, sha256 = sif_answer(filename)
+    answer, sha256 = sif_answer(filename, _sight())
     if request.method == "GET" and answer.status_code in SENT:
         _note("download", f"{filename} {sha256}")
     return answer
@@ -463,8 +481,13 @@ def _own_build(build_id: str) -> Any:
     return row
 
 
+def _sight() -> Sight:
+    """Return the images as the caller sees them."""
+    return Sight(engine=service().engine, images=service().images, user_id=principal().id)
+
+
 def _image(filename: str) -> ImageRecord:
-    record = service().images.by_name(filename)
+    record = _sight().by_name(filename)
     if record is None:
         raise Missing(
             f"There is no image {filename[:300]}.", hint="GET /image/ lists the finished images."

@@ -107,6 +107,15 @@ def add_user(
         ) from None
 
 
+def name_of(engine: Engine, user_id: int) -> str:
+    """Return a user's name. Raises `NoResultFound` for a user who was removed."""
+    with reading(engine) as connection:
+        name: str = connection.execute(
+            sa.select(USERS.c.name).where(USERS.c.id == user_id)
+        ).scalar_one()
+        return name
+
+
 def insert_user(
     connection: Connection,
     name: str,

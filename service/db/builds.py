@@ -20,6 +20,7 @@ from image_builder.errors import ErrorCode, LimitReached
 from image_builder.state import ACTIVE, BuildState
 from service.db.database import now, reading, writing
 from service.db.image_names import require_own_name
+from service.db.models import SITE
 from service.db.tables import BUILDS, RUNS, USERS, lock_run, locked, wanted, wanting
 
 STATUS = sa.func.coalesce(BUILDS.c.state, RUNS.c.state)
@@ -32,6 +33,7 @@ SHOWN_COLUMNS = (
     BUILDS.c.image_id,
     BUILDS.c.filename,
     BUILDS.c.push,
+    BUILDS.c.visibility,
     BUILDS.c.warnings,
     BUILDS.c.state.label("own_state"),
     BUILDS.c.message,
@@ -76,6 +78,7 @@ class NewBuild:
     engine: str
     push: bool
     warnings: Sequence[str]
+    visibility: str = SITE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,8 +202,8 @@ def is_pushed(engine: Engine, image_id: str, identity: str) -> bool:
         return connection.execute(pushed).first() is not None
 
 
-def tagged_images(engine: Engine) -> list[Any]:
-    """Return every user's images that Docker can use, newest first.
+def tagged_images(engine: Engine, visible: sa.ColumnElement[bool]) -> list[Any]:
+    """Return the images that Docker can use, newest first, of the site or of `visible` builds.
 
     These are the ones that were pushed, and those without a SIF. Of a name, it is the one that the
     image registry holds, else the newest.
@@ -229,6 +232,7 @@ def tagged_images(engine: Engine) -> list[Any]:
         .where(
             BUILDS.c.state == BuildState.FINISHED,
             sa.or_(BUILDS.c.pushed_digest.is_not(None), BUILDS.c.filename.is_(None)),
+            sa.or_(BUILDS.c.visibility == SITE, visible),
         )
         .subquery()
     )
@@ -506,6 +510,7 @@ def _insert_build(connection: Connection, new: NewBuild, run_id: str, **more: An
             filename=new.filename,
             engine=new.engine,
             push=new.push,
+            visibility=new.visibility,
             warnings=list(new.warnings),
             created_at=now(),
             **more,

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from image_builder.state import ACTIVE, BuildState
 from service.db.database import UtcTime, db, now
 
+PRIVATE, SITE = "private", "site"
 Time = UtcTime()
 State = sa.Enum(BuildState, native_enum=False, length=16, create_constraint=False)
 IS_ACTIVE = "state IN ({})".format(
@@ -102,10 +103,18 @@ class Run(db.Model):  # type: ignore[name-defined,misc]
 
 
 class Build(db.Model):  # type: ignore[name-defined,misc]
-    """A user's request, the names that it gives, and the file that was made."""
+    """A user's request, the names that it gives, and the file that was made.
+
+    `visibility` says who may see the image: everybody (`SITE`), or the user and those with whom it
+    is shared (`PRIVATE`).
+    """
 
     __tablename__ = "builds"
-    __table_args__ = (sa.Index("builds_by_user", "user_id", "created_at"),)
+    __table_args__ = (
+        sa.Index("builds_by_user", "user_id", "created_at"),
+        sa.Index("builds_by_image", "image_id"),
+        sa.Index("builds_by_filename", "filename"),
+    )
 
     id: Mapped[str] = mapped_column(sa.String(36), primary_key=True)
     user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
@@ -116,6 +125,7 @@ class Build(db.Model):  # type: ignore[name-defined,misc]
     filename: Mapped[str | None] = mapped_column(sa.String(255))
     engine: Mapped[str] = mapped_column(sa.String(20))
     push: Mapped[bool] = mapped_column(default=False)
+    visibility: Mapped[str] = mapped_column(sa.String(16), default=SITE, server_default=SITE)
     warnings: Mapped[list[str]] = mapped_column(sa.JSON)
     state: Mapped[BuildState | None] = mapped_column(State)
     message: Mapped[str | None] = mapped_column(sa.Text)
@@ -131,6 +141,21 @@ class Build(db.Model):  # type: ignore[name-defined,misc]
     """How much of its run's log is this build's: what comes after it was made for others. None: all
     of it.
     """
+
+
+class Share(db.Model):  # type: ignore[name-defined,misc]
+    """A user with whom the owner of a private image shares it."""
+
+    __tablename__ = "shares"
+
+    image_id: Mapped[str] = mapped_column(sa.String(500), primary_key=True)
+    owner_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
 
 
 class FailedLogin(db.Model):  # type: ignore[name-defined,misc]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flask import Blueprint, Response, render_template, request, url_for
+from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.docker import label_names
@@ -19,12 +20,14 @@ from image_builder.launch.script import KINDS, Script
 from image_builder.request.machines import machine_facts
 from image_builder.spack import lockfile
 from image_builder.store.record import ImageRecord
+from service import sharing
 from service.api.downloads import SENT, sif_answer
-from service.db import builds
+from service.db import builds, shares
 from service.errors import Missing
 from service.launch import Placed
+from service.sight import Sight
 from service.web.forms import page_number, record_audit_event
-from service.web.session import service
+from service.web.session import service, user
 
 PER_PAGE = 20
 LOCK = "spack.lock"
@@ -103,6 +106,7 @@ class Shown:
 def add_pages(web: Blueprint) -> None:
     web.add_url_rule("/images", "images", images)
     web.add_url_rule("/images/<filename>", "image", image)
+    web.add_url_rule("/images/<filename>/share", "share", share, methods=["POST"])
     web.add_url_rule("/images/docker/<path:image_id>", "image_of_docker", image_of_docker)
     web.add_url_rule("/images/<filename>/download", "download", download)
     web.add_url_rule("/images/documents/<identity>/<name>", "document", document)
@@ -129,13 +133,13 @@ def images() -> str:
 def image(filename: str) -> str:
     """Show the page of a SIF, whose image may have been pushed, too."""
     record = _record(filename)
-    tagged = {row.image_id: row for row in builds.tagged_images(service().engine)}
+    tagged = {row.image_id: row for row in _tagged_rows()}
     return _page(_sif(filename, record, tagged.get(record.image_id)))
 
 
 def image_of_docker(image_id: str) -> str:
     """Show the page of an image without a SIF."""
-    for row in builds.tagged_images(service().engine):
+    for row in _tagged_rows():
         if row.image_id == image_id:
             return _page(_whole(_tagged(row)))
     raise Missing("There is no such image.", hint="It may have been removed: build it again.")
@@ -159,11 +163,25 @@ def _page(one: Shown) -> str:
         kind=kind,
         kinds=KINDS,
         machines=service().machines,
+        shared_with=sharing.shared_with(sight(), one.filename) if one.filename else None,
     )
 
 
+def share(filename: str) -> AnyResponse:
+    """Share an image with the users whose names were typed."""
+    names = re.split(r"[\s,]+", request.form.get("users", "")[:8000].strip())
+    try:
+        sharing.share(sight(), filename, [name for name in names if name][: shares.MAX_USERS])
+    except InvalidRequest as error:
+        flash("; ".join(problem.problem for problem in error.problems[:5]), "danger")
+    else:
+        record_audit_event("share", filename)
+        flash("The image is shared with these users, and nobody else.", "success")
+    return redirect(url_for("web.image", filename=filename))
+
+
 def download(filename: str) -> AnyResponse:
-    answer, sha256 = sif_answer(filename)
+    answer, sha256 = sif_answer(filename, sight())
     if request.method == "GET" and answer.status_code in SENT:
         record_audit_event("download", f"{filename} {sha256}")
     return answer
@@ -171,25 +189,34 @@ def download(filename: str) -> AnyResponse:
 
 def document(identity: str, name: str) -> Response:
     """Send a text that an image was made from."""
-    text = service().images.document(identity, name)
+    text = sight().document(identity, name)
     if text is None:
         raise Missing("The image has no such document.")
     return Response(text, mimetype="text/plain")
 
 
 def _record(filename: str) -> ImageRecord:
-    record = service().images.by_name(filename)
+    record = sight().by_name(filename)
     if record is None:
         raise Missing("There is no such image.", hint="It may have been removed: build it again.")
     return record
 
 
+def sight() -> Sight:
+    """Return the images as the present user sees them."""
+    return Sight(engine=service().engine, images=service().images, user_id=user().id)
+
+
+def _tagged_rows() -> list[Any]:
+    """Return the images that Docker can use and the present user may see."""
+    return builds.tagged_images(service().engine, shares.granted(user().id))
+
+
 def _all() -> list[Shown]:
-    """Every image; one that was pushed and has a SIF is one."""
-    tagged = {row.image_id: row for row in builds.tagged_images(service().engine)}
+    """Every image that the user may see; one that was pushed and has a SIF is one."""
+    tagged = {row.image_id: row for row in _tagged_rows()}
     sifs = [
-        _sif(name, record, tagged.get(record.image_id))
-        for name, record in service().images.names().items()
+        _sif(name, record, tagged.get(record.image_id)) for name, record in sight().names().items()
     ]
     joined = {one.reference for one in sifs}
     return sifs + [_tagged(row) for row in tagged.values() if row.image_id not in joined]

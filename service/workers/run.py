@@ -16,6 +16,7 @@ from image_builder import pipeline
 from image_builder.errors import Cancelled, CicError, ErrorCode, NoSpace, ServiceError
 from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
+from image_builder.plan.image_name import is_private_name
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.state import BuildState
@@ -142,6 +143,11 @@ class Worker:
     ) -> Outcome:
         """Build, or reuse, and name one image. Whatever goes wrong comes out as a `CicError`."""
         request = BuildRequest.model_validate(delivery.request)
+        inputs = pinned_inputs(delivery.inputs)
+        if inputs is None and request.is_private:  # its name would be made without its owner
+            raise ServiceError(
+                "Another version of the service accepted this request.", hint="Send it again."
+            )
         if reuse:
             request = request.model_copy(update={"force": False})
         observer = _RunObserver(self, run_id, log)
@@ -152,7 +158,7 @@ class Worker:
             result = self.build_image(
                 request,
                 settings=self.settings.library,
-                inputs=pinned_inputs(delivery.inputs),
+                inputs=inputs,
                 observer=observer,
                 workspace=self.settings.library.build.builds_folder / run_id,
                 cancel=cancel,
@@ -190,6 +196,7 @@ class Worker:
             self.settings.service.public_downloads
             and result.sif_path is not None
             and result.filename is not None
+            and not is_private_name(result.filename)
         ):
             library = self.settings.library
             owner = open_images(library.build, library.registry).by_name(result.filename)

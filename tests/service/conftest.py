@@ -51,7 +51,8 @@ class FakeBuilder:
     real store.
 
     `hold` keeps builds going on until it is set; `error` is raised once they are let go.
-    `labels` are the image's.
+    `labels` are the image's. With `by_tree`, steps whose files differ have other identities also
+    where no base image is reached.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,7 @@ class FakeBuilder:
         self.error: Exception | None = None
         self.lines = ["building", "built"]
         self.labels: dict[str, str] = {}
+        self.by_tree = False
 
     def __call__(
         self,
@@ -86,7 +88,8 @@ class FakeBuilder:
             raise self.error
         if requested_at() is None:
             raise NotWanted
-        identity = pinned.identity or "sha256:" + "0" * 64
+        tree = pinned.step.tree if self.by_tree else ""
+        identity = pinned.identity or "sha256:" + tree.ljust(64, "0")
         record = ImageRecord(
             identity=identity,
             image_id=pinned.image_id,

@@ -43,7 +43,7 @@ OWNED = {"build_id", "token_id"}
 """What a path may name that belongs to one user."""
 OF_ADMINISTRATORS = {"user_id", "action"}
 SHARED = {"filename", "name", "image_id", "identity", "captcha_id"}
-"""Images come from workflows that everybody may read."""
+"""Images; `test_visibility` asks each of these routes for those that not everybody may see."""
 
 
 @dataclasses.dataclass(frozen=True)

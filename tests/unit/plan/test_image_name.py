@@ -11,11 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from image_builder.errors import InvalidRequest
-from image_builder.plan.image_name import image_name, request_digest
+from image_builder.plan.image_name import image_name, is_private_name, request_digest
 from image_builder.request import cpu_targets
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.parsing import parse_request
+from image_builder.sources.own_description import parse_any_request
 from image_builder.store.record import is_filename
+from tests.support.site import MACHINE
 
 REFERENCE = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 """One component of a repository's name, and a tag, by the grammar of image references."""
@@ -251,3 +253,45 @@ def test_file_names_do_not_meet_where_name_and_version_are_joined() -> None:
 @pytest.mark.slow
 def test_different_requests_have_different_names(asked: list[dict[str, Any]]) -> None:
     must_differ([request(**fields) for fields in asked])
+
+
+NAMES_OF_USERS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", fullmatch=True)
+
+
+@given(NAMES_OF_USERS, NAMES_OF_USERS)
+def test_private_images_of_two_users_never_meet(one: str, other: str) -> None:
+    request = private_request()
+    names = [image_name(request, owner=owner) for owner in (one, other)]
+    assert (names[0] == names[1]) == (one.lower() == other.lower())
+    for name in names:
+        assert is_private_name(name.filename) and is_filename(name.filename)
+        assert REFERENCE.match(name.image_id)
+
+
+@pytest.mark.parametrize("part", ["ada---x", "a--b", "x---", "---", "ada__b"])
+def test_no_name_of_the_registry_is_a_private_one(part: str) -> None:
+    request = private_request(packages=None, workflow=f"w{part}y", step_id=f"s{part}z")
+    assert not is_private_name(image_name(request).filename)
+
+
+def test_the_longest_private_name_is_a_file_name() -> None:
+    request = private_request(
+        packages=None, workflow="w" * 200, step_id="s" * 200, version="v" * 200
+    )
+    name = image_name(request, owner="o" * 64)
+    assert is_filename(name.filename)
+
+
+def test_who_may_see_an_image_is_no_part_of_the_request_that_names_it() -> None:
+    hidden, shown = private_request(), private_request(visibility="site")
+    assert request_digest(hidden) == request_digest(shown)
+    assert (hidden.is_private, shown.is_private) == (True, False)
+    assert parse_any_request({**STEP, "visibility": "private"}).is_private
+    assert not parse_any_request(STEP).is_private
+
+
+STEP = {"machine": MACHINE, "workflow": "demo", "step_id": "hello"}
+
+
+def private_request(**fields: Any) -> BuildRequest:
+    return parse_any_request({"machine": MACHINE, "packages": ["fftw"], **fields})
