@@ -94,6 +94,12 @@ class ServiceSettings(Section):
     """
     max_queued_builds_per_user: int = Field(default=1000, ge=1)
     max_stored_bytes_per_user: int | None = Field(default=None, ge=1)
+    max_upload_bytes: int = Field(default=64 * 1024**2, ge=1024)
+    """How large a request with a folder may be; 8 of them are taken at a time."""
+    max_uploads_bytes_per_user: int = Field(default=1024**3, ge=0)
+    """How much disk the folders may use that one user sends: the least recently used go first."""
+    keep_uploads_s: float = Field(default=30 * 86400.0, ge=0)
+    """How long a folder that a user has sent is kept after its last use."""
     stop_timeout_s: float = Field(default=30.0, ge=0)
     """How long a stopping service waits for running builds before it queues them again."""
     max_attempts: int = Field(default=3, ge=1)

@@ -301,6 +301,11 @@ class BuildSettings(Section):
     require_isolation: bool = False
     """Build nothing while build steps could reach this host's services, or have no limits."""
 
+    uploads_folder: Path | None = None
+    """Where folders that users send are kept, which several hosts may share.
+
+    With None, it is a folder below `tmp_folder`.
+    """
     machines: Path | None = None
     """YAML file with the site's own machines, added to the catalogue that is shipped."""
 
@@ -332,6 +337,11 @@ class BuildSettings(Section):
     def mirrors_folder(self) -> Path:
         """Return the folder for mirrors of git repositories and copies of folders."""
         return self.tmp_folder / "mirrors"
+
+    @property
+    def uploads(self) -> Path:
+        """Return the folder for folders that users send, each by its tree."""
+        return self.uploads_folder or self.tmp_folder / "uploads"
 
     @property
     def builds_folder(self) -> Path:

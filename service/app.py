@@ -31,6 +31,7 @@ from service.db.database import db, init_database, migrate
 from service.logs.storage import logs_of
 from service.memory import share_arenas
 from service.submission import Submission
+from service.uploads import Uploads
 from service.workers.executors import Executor, PoolProcess
 from service.workers.pool import BuildPool
 
@@ -74,6 +75,7 @@ def create_app(
             images=images,
             logs=kept_logs,
             executor=executor,
+            uploads=Uploads(engine=engine, settings=settings),
             resolving=resolving(settings.service.web_threads),
         ),
         authenticator=Authenticator(engine),

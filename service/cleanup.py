@@ -35,7 +35,9 @@ from image_builder.store.image_store import Images
 from image_builder.store.record import ImageRecord
 from service import downloads
 from service.db import audit_trail, builds, runs, shares
+from service.db import uploads as db_uploads
 from service.logs.storage import logs_of
+from service.uploads import Uploads
 
 GRACE_S = 3600.0
 """What was used within this time stays, whatever the limits say."""
@@ -65,6 +67,7 @@ class Cleanup:
         self._limits, self._build = settings.service, settings.library.build
         self._folder = settings.library.build.tmp_folder
         self._kept_logs = logs_of(settings, engine)
+        self._uploads = Uploads(engine=engine, settings=settings)
 
     def run(self, *, dry_run: bool = False) -> Iterator[Item]:
         """Remove what may go, and yield each thing removed; with `dry_run`, each that would be.
@@ -79,6 +82,7 @@ class Cleanup:
                 for items in (
                     self._folders,
                     self._half_written,
+                    self._sent_folders,
                     self._logs,
                     self._sifs,
                     self._docker_images,
@@ -108,6 +112,26 @@ class Cleanup:
                 size_bytes=bytes_of(folder),
                 reason="its build was killed",
                 remove=functools.partial(remove_abandoned, folder),
+            )
+
+    def _sent_folders(self) -> Iterator[Item]:
+        """Folders that users sent: who sent the expired ones is forgotten, and then what is nobody's."""
+        keep_s = self._limits.keep_uploads_s
+        if count := db_uploads.count_expired(self._engine, keep_s):
+            yield Item(
+                kind="sent folders",
+                name=str(count),
+                size_bytes=0,
+                reason="not used for keep_uploads_s",
+                remove=lambda: db_uploads.expire(self._engine, keep_s) > 0,
+            )
+        for folder in self._uploads.unneeded(self._grace_s):
+            yield Item(
+                kind="sent folder",
+                name=folder.name,
+                size_bytes=bytes_of(folder),
+                reason="nobody who sent it and no build needs it",
+                remove=functools.partial(self._uploads.remove, folder),
             )
 
     def _audit(self) -> Iterator[Item]:

@@ -53,6 +53,7 @@ def bridged(app: Flask, settings: Settings) -> Bridge:
         app,
         threads=service.web_threads,
         max_body_bytes=int(app.config["MAX_CONTENT_LENGTH"] or MAX_BODY_BYTES),
+        max_upload_bytes=service.max_upload_bytes,
         connections=Connections(
             limit=min(MAX_CONNECTIONS, most_files() // 2),
             limit_of_network=None if service.behind_proxy else service.max_connections_per_address,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any
+from typing import IO, Any
 
 from sqlalchemy.engine import Engine
 
@@ -17,6 +17,7 @@ from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import ORAS
+from image_builder.sources.uploads import Upload
 from image_builder.store.image_store import Images
 from image_builder.store.record import SUBMITTED_AT, ImageRecord
 from service import quota
@@ -26,6 +27,7 @@ from service.db.builds import NewBuild, Outcome
 from service.db.models import PRIVATE, SITE
 from service.errors import Forbidden
 from service.logs.protocol import Logs
+from service.uploads import Uploads
 from service.workers.executors import Executor
 
 _log = logging.getLogger(__name__)
@@ -40,16 +42,16 @@ class Submission:
     images: Images
     logs: Logs
     executor: Executor
+    uploads: Uploads
     resolving: Bottleneck
-    """What asks git and Docker, which may take their time."""
+    """What asks git and Docker, or unpacks folders, which may take their time."""
 
     def submit(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> str:
         """Accept a request and return its build's id; from then on it survives a restart.
 
         Raises `InvalidRequest`, `NotFound`, `Forbidden`, `LimitReached` (a quota) or `Unavailable`.
         """
-        require_right(request, is_admin)
-        owner = self._owner(request, user_id)
+        owner = self._admitted(request, user_id, is_admin)
         limits = quota.limits_of(self.engine, self.settings, self.images, user_id)
         builds.require_room(self.engine, user_id, limits)
         with self.resolving.passed(user_id):
@@ -78,13 +80,24 @@ class Submission:
         self.executor.submit(run_id)
         return build_id
 
+    def take_folder(self, archive: IO[bytes], *, user_id: int) -> Upload:
+        """Keep a folder that a user sends; see `Uploads.take`."""
+        with self.resolving.passed(user_id):
+            return self.uploads.take(archive, user_id)
+
     def plan(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> pipeline.Plan:
         """Return what would be built; nothing is built or written."""
-        require_right(request, is_admin)
-        owner = self._owner(request, user_id)
+        owner = self._admitted(request, user_id, is_admin)
         with self.resolving.passed(user_id):
             inputs = resolve.resolve(request, self.settings.library, owner=owner)
             return pipeline.plan(request, self.settings.library, inputs=inputs)
+
+    def _admitted(self, request: BuildRequest, user_id: int, is_admin: bool) -> str | None:
+        """Return `_owner`. Raises the error of a request that this user may not make."""
+        require_right(request, is_admin)
+        if request.folder is not None:
+            self.uploads.require(request.folder, user_id)
+        return self._owner(request, user_id)
 
     def _owner(self, request: BuildRequest, user_id: int) -> str | None:
         """Return whose name a private image has, or None for one that everybody may see.

@@ -14,6 +14,7 @@ from typing import Any
 from image_builder.build.context import BuildContext, Built
 from image_builder.errors import CicError
 from image_builder.plan import resolve
+from image_builder.plan.image_name import without_owner
 from image_builder.proof import contents, provenance, sbom
 from image_builder.proof.provenance import Resource
 from image_builder.recipe.labels import canonical_request, public_address
@@ -274,7 +275,7 @@ def _facts(context: BuildContext, *, is_slim: bool) -> sbom.ImageFacts:
     inputs, request = context.inputs, context.request
     base = inputs.runtime if is_slim and inputs.runtime is not None else inputs.base
     return sbom.ImageFacts(
-        image_id=inputs.image_id,
+        image_id=without_owner(inputs.image_id),
         identity=context.identity,
         platform=context.platform,
         target=request.machine.target.name,

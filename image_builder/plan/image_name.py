@@ -69,6 +69,12 @@ def is_private_name(filename: str) -> bool:
     return _OWNER_END in filename
 
 
+def without_owner(image_id: str) -> str:
+    """Return an image's name as documents carry it that several owners of one image share."""
+    folder, slash, name = image_id.rpartition("/")
+    return f"{folder}{slash}{name.rpartition(_OWNER_END)[2]}"
+
+
 def request_digest(request: BuildRequest) -> str:
     """Return the SHA-256 over everything that makes two requests different images.
 
@@ -84,7 +90,7 @@ def request_digest(request: BuildRequest) -> str:
             "machine": {"container_engine"},
         },
     )
-    if request.is_own:
+    if request.is_described:
         fields.pop("packages", None)
         fields["description"] = own_text(request)
     return json_digest(fields)

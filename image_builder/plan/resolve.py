@@ -51,6 +51,7 @@ from image_builder.sources.software_catalogue import Catalogue, PinnedCatalogue
 from image_builder.sources.source_tree import PinnedTree
 from image_builder.sources.spack_checkout import PinnedSpack, SpackSource
 from image_builder.sources.step import StepFiles, StepRef, limits_of
+from image_builder.sources.uploads import uploaded_step
 from image_builder.sources.workflow_registry import WorkflowRegistry
 
 LATEST_S = 2**32 - 1
@@ -169,8 +170,10 @@ def locate_step(
     request: BuildRequest, settings: LibrarySettings, cancel: CancelToken | None = None
 ) -> StepRef:
     """Return which folder of which commit, or of this machine, the request means, or makes."""
-    if request.is_own:
+    if request.is_described:
         return own_step(request)
+    if request.folder is not None:
+        return uploaded_step(request, settings.build.uploads, limits_of(settings.repositories))
     if request.path is not None:
         return local_step(
             request.path,

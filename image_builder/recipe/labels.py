@@ -69,7 +69,7 @@ def canonical_request(request: BuildRequest) -> str:
         exclude={"force", "push", "path", "visibility", "description", "packages"},
         exclude_none=True,
     )
-    if request.is_own:
+    if request.is_described:
         fields["description"] = f"sha256:{hashlib.sha256(own_text(request).encode()).hexdigest()}"
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 

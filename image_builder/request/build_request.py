@@ -30,7 +30,7 @@ MAX_TEXT = 200
 MAX_PATH = 4096
 LATEST = "latest"
 BASE = "BASE"
-NEWER = frozenset({"description", "packages", "name", "visibility"})
+NEWER = frozenset({"description", "packages", "folder", "name", "visibility"})
 """Fields that earlier requests did not have: where they are not given, a request is as it was."""
 OWN_WORKFLOW, OWN_STEP = "own", "image"
 """The names of what a request describes itself and gives no name."""
@@ -65,6 +65,7 @@ _TAKEN_FOLDERS = frozenset(
 )
 """Folders at the top of an image, where the step's folder is put, too."""
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/@-]*\Z")
+_TREE = re.compile(r"[0-9a-f]{40}\Z")
 _SPEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[@ +~%][A-Za-z0-9_@.:=,+~% /-]*)?\Z")
 _GPU_ARCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:+-]*\Z")
 """Also what tools print: `NVIDIA A100-SXM4-40GB`, `gfx90a:xnack-`."""
@@ -137,6 +138,14 @@ def _own_name(value: str) -> str:
     return value
 
 
+def _folder_digest(value: str) -> str:
+    if not _TREE.match(value):
+        raise _problem(
+            f"{short(value)} is no folder's hash", "send the folder itself as a tar archive"
+        )
+    return value
+
+
 def _version_name(value: str) -> str:
     _checked(value, _VERSION, "write a branch, a tag or a commit")
     if "@{" in value or "//" in value or value.endswith(("/", ".", ".lock")):
@@ -196,6 +205,11 @@ OwnDescription = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
 """What `eflows4hpc.yaml` would hold; `sources.own_description` checks it entry by entry."""
 OwnPackages = Annotated[
     list[Any], WithJsonSchema({"type": "array", "items": {"type": "string"}, "minItems": 1})
+]
+FolderDigest = Annotated[
+    str,
+    AfterValidator(_folder_digest),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{40}$"}),
 ]
 SpecText = Annotated[str, AfterValidator(_spec), _text_like(_SPEC)]
 OptionalSpec = Annotated[
@@ -309,9 +323,9 @@ class Machine(Strict):
 class BuildRequest(Strict):
     """Describes one build: a machine, what is to be built, and how to build.
 
-    That is a step of the workflow registry (`workflow` and `step_id`), or what the request itself
-    describes (`description`, or `packages` for short). Without `push`, the image is pushed if an
-    image registry is configured.
+    That is a step of the workflow registry (`workflow` and `step_id`), what the request itself
+    describes (`description`, or `packages` for short), or a folder that its user has sent. Without
+    `push`, the image is pushed if an image registry is configured.
     """
 
     machine: Machine
@@ -327,10 +341,16 @@ class BuildRequest(Strict):
         examples=[["hdf5+mpi", "fftw"]],
         description="short for a description with these Spack specs",
     )
+    folder: FolderDigest | None = Field(
+        default=None,
+        description="a folder that you have sent, by the hash that git gives it; workflow and "
+        "step_id, or name, are what it is called",
+    )
     name: OwnName | None = Field(
         default=None,
         examples=["solver"],
-        description="what a description is called: a step, or a workflow and a step (flows/solver)",
+        description="what an own description or folder is called: a step, or a workflow and a step "
+        "(flows/solver)",
     )
     version: Version = Field(
         default=LATEST, description="branch, tag or commit; latest is the default branch"
@@ -367,9 +387,10 @@ class BuildRequest(Strict):
     @model_validator(mode="after")
     def _something_to_build(self) -> BuildRequest:
         """Refuse what `parsing` reports field by field; requests from elsewhere come here alone."""
-        if self.is_own == (self.workflow is not None or self.step_id is not None):
+        named = (self.workflow is not None) + (self.step_id is not None)
+        if self.is_described and (named or self.folder is not None):
             raise _problem("names not one thing to build", "name a step, or describe an image")
-        if not self.is_own and (self.workflow is None or self.step_id is None):
+        if named == 1 or (not self.is_own and not named):
             raise _problem("names no step", "name workflow and step_id")
         return self
 
@@ -383,7 +404,12 @@ class BuildRequest(Strict):
 
     @property
     def is_own(self) -> bool:
-        """Return whether the request describes what is built, in place of a registry's step."""
+        """Return whether the user brings what is built, in place of a registry's step."""
+        return self.is_described or self.folder is not None
+
+    @property
+    def is_described(self) -> bool:
+        """Return whether the request itself describes what is built."""
         return self.description is not None or self.packages is not None
 
     @property
@@ -404,4 +430,4 @@ class BuildRequest(Strict):
     @property
     def is_base(self) -> bool:
         """Return whether this asks for the base image itself."""
-        return self.workflow == BASE and self.step_id == BASE
+        return self.workflow == BASE and self.step_id == BASE and not self.is_own

@@ -20,7 +20,10 @@ from image_builder.request.build_request import BASE, LATEST, MAX_TEXT, BuildReq
 
 MAX_EQUAL_KEYS = 20
 STEP_FIELDS, OWN_FIELDS = ("workflow", "step_id"), ("description", "packages")
-"""The fields that name a step of the registry, and those that describe an image in its place."""
+"""The fields that name a step of the registry, and those that describe an image in its place.
+
+With a `folder`, the former are what it is called.
+"""
 CheckOwn = Callable[[Mapping[str, Any]], list[FieldProblem]]
 """Returns what is wrong with the description in the fields of a request."""
 
@@ -128,17 +131,27 @@ def _what_problems(fields: Mapping[str, Any], check_own: CheckOwn | None) -> lis
         BASE,
     ]:
         return [FieldProblem("visibility", "base images are for all", "leave it out")]
-    if not own:
-        stray = [FieldProblem("name", "is for an own description", "leave it out")]
-        return [
-            FieldProblem(key, "is missing", _example_hint(BuildRequest, [key]))
-            for key in STEP_FIELDS
-            if key not in given
-        ] + (stray if "name" in given else [])
-    problems = _not_together(own, steps)
+    missing = [
+        FieldProblem(key, "is missing", _example_hint(BuildRequest, [key]))
+        for key in STEP_FIELDS
+        if key not in given
+    ]
+    if not own and "folder" not in given:
+        stray = [FieldProblem("name", "is for an own description or folder", "leave it out")]
+        return missing + (stray if "name" in given else [])
+    first = own[0] if own else "folder"
+    problems = _not_together(own, steps) if own else []
+    if not own and steps:
+        problems += missing
     for key, plain in (("version", LATEST), ("path", None)):
         if fields.get(key) not in (None, "", plain):
-            problems.append(FieldProblem(key, f"goes with no {own[0]}", "leave it out"))
+            problems.append(FieldProblem(key, f"goes with no {first}", "leave it out"))
+    if own and "folder" in given:
+        problems.append(FieldProblem("folder", f"stands beside {first}", f"leave {first} out"))
+    if "name" in given and steps and not own:
+        problems.append(FieldProblem("name", "stands beside workflow and step_id", "leave it out"))
+    if not own:
+        return problems
     if check_own is None:
         problems.append(FieldProblem(own[0], "is not taken here", "name workflow and step_id"))
         return problems

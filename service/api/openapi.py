@@ -19,7 +19,7 @@ from service.problems import PROBLEM_TYPE, Problem
 from service.version import VERSION
 
 BLUEPRINT = "api."
-JSON = "application/json"
+JSON, FORM = "application/json", "multipart/form-data"
 
 TEXT: Mapping[str, Any] = {"type": "string"}
 BINARY: Mapping[str, Any] = {}
@@ -85,6 +85,7 @@ class Call:
     summary: str
     answers: Mapping[int, Answer]
     body: type[BaseModel] | None
+    form: type[BaseModel] | None
     query: type[BaseModel] | None
     problems: tuple[int, ...]
     is_public: bool
@@ -106,6 +107,7 @@ def describes(
     answers: Mapping[int, Answer] | None = None,
     links: Mapping[str, Mapping[str, str]] | None = None,
     body: type[BaseModel] | None = None,
+    form: type[BaseModel] | None = None,
     query: type[BaseModel] | None = None,
     problems: tuple[int, ...] = (),
     is_public: bool = False,
@@ -125,6 +127,7 @@ def describes(
             summary=summary,
             answers=declared_answers,
             body=body,
+            form=form,
             query=query,
             problems=problems,
             is_public=is_public,
@@ -213,7 +216,8 @@ def _operation(
     if call.body is not None:
         description["requestBody"] = {
             "required": True,
-            "content": {JSON: {"schema": references[call.body]}},
+            "content": {JSON: {"schema": references[call.body]}}
+            | ({FORM: {"schema": references[call.form]}} if call.form is not None else {}),
         }
     return description | ({"security": []} if call.is_public else {})
 
@@ -279,7 +283,7 @@ def _not_null(schema: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, 
 
 
 def _models(call: Call) -> list[Any]:
-    bodies = [call.body] if call.body is not None else []
+    bodies = [body for body in (call.body, call.form) if body is not None]
     return bodies + [answer.model for answer in call.answers.values() if answer.model is not None]
 
 

@@ -152,6 +152,15 @@ class PostedRequest(BuildRequest):
     path: None = Field(default=None, description="library mode only")
 
 
+class PostedFolder(BaseModel):
+    """A build request with the folder that is to be built."""
+
+    request: PostedRequest
+    folder: Annotated[
+        bytes, Field(description="a tar archive of the step's folder, plain or with gzip")
+    ]
+
+
 class SharedWith(BaseModel):
     """The users with whom a private image is shared, besides its owner."""
 

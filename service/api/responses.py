@@ -44,6 +44,9 @@ class Accepted(TypedDict):
     """A request that was taken."""
 
     id: str
+    folder: NotRequired[
+        Annotated[str, Field(description="the hash of the folder that was sent, to ask for again")]
+    ]
 
 
 class Progress(TypedDict):

@@ -22,16 +22,17 @@ from image_builder.request.recognise import recognise
 from image_builder.sources.own_description import parse_any_request
 from image_builder.store.record import ImageRecord
 from service import downloads, sharing
-from service.api import responses
+from service.api import folders, responses
 from service.api.downloads import SENT, sif_answer
 from service.api.log_stream import log_events
-from service.api.openapi import BINARY, TEXT, Answer, describes, document, is_public
+from service.api.openapi import BINARY, FORM, TEXT, Answer, describes, document, is_public
 from service.api.queries import (
     ArchitectureQuery,
     DownloadQuery,
     LogQuery,
     MachineChoice,
     Page,
+    PostedFolder,
     PostedRequest,
     ScriptQuery,
     SharedWith,
@@ -86,16 +87,21 @@ def _require_login() -> Any:
 @describes(
     "Ask for an image",
     body=PostedRequest,
+    form=PostedFolder,
     answer=responses.Accepted,
     problems=(404,),
     links={"status": _ITS_ID, "log": _ITS_ID, "cancel": _ITS_ID},
 )
 def submit() -> Response:
-    asked = parse_any_request(request.get_data(cache=False), machines=service().machines)
+    """Take a request: a JSON object, or one with a folder, as `multipart/form-data`."""
     who = principal()
+    if request.mimetype == FORM:
+        asked = folders.request_with_folder(request, who.id)
+    else:
+        asked = parse_any_request(request.get_data(cache=False), machines=service().machines)
     build_id = service().submission.submit(asked, user_id=who.id, is_admin=who.is_admin)
     _note("build", build_id)
-    return jsonify({"id": build_id})
+    return jsonify({"id": build_id} | ({"folder": asked.folder} if asked.folder else {}))
 
 
 @api.post("/build/plan")

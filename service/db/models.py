@@ -158,6 +158,20 @@ class Share(db.Model):  # type: ignore[name-defined,misc]
     created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
 
 
+class UploadRow(db.Model):  # type: ignore[name-defined,misc]
+    """A folder that a user has sent, by its git tree."""
+
+    __tablename__ = "uploads"
+
+    user_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    tree: Mapped[str] = mapped_column(sa.String(40), primary_key=True, index=True)
+    size_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+    used_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
 class FailedLogin(db.Model):  # type: ignore[name-defined,misc]
     """The number of recent failed logins for a `key`: a user's name, or an address."""
 

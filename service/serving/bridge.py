@@ -10,14 +10,16 @@ the application that it need not wait itself.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import IO, Any
 
+from service.addresses import network_of
 from service.serving.answer import Answer
 from service.serving.connections import Connections
 from service.serving.environ import Scope, environ_of
@@ -40,6 +42,9 @@ MAX_PIECE_BYTES = 64 * 1024**2
 SMALL_BYTES = 16 * 1024
 """Pieces up to this size wait for no client: the buffers of its connection take them."""
 WAIT_S = 0.5
+UPLOADS, UPLOADS_OF_NETWORK = 8, 2
+"""How many large bodies may come at a time, in all and from one network."""
+UPLOAD_BYTES_PER_S = 64 * 1024
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +58,13 @@ class Bridge:
         *,
         threads: int,
         max_body_bytes: int,
+        max_upload_bytes: int = 0,
         connections: Connections,
     ) -> None:
+        """Bodies have `max_body_bytes`, those of `is_upload` as many as `max_upload_bytes`."""
         self.connections = connections
+        self._max_upload_bytes = max(max_upload_bytes, max_body_bytes)
+        self._uploads: collections.Counter[str] = collections.Counter()
         self._application = application
         self._max_body_bytes = max_body_bytes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="request")
@@ -65,7 +74,11 @@ class Bridge:
             await send({"type": "websocket.close"})
             return
         with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as body:
-            size_bytes = await self._received(scope, receive, body)
+            with self._room_for(scope) as max_bytes:
+                if max_bytes is None:
+                    await _refuse(send, HTTPStatus.SERVICE_UNAVAILABLE)
+                    return
+                size_bytes = await self._received(scope, receive, body, max_bytes)
             if size_bytes is None:
                 await _refuse(send, HTTPStatus.REQUEST_TIMEOUT)
                 return
@@ -80,26 +93,49 @@ class Bridge:
                 if not answer.is_closed:
                     self._threads.submit(answer.close)
 
-    async def _received(self, scope: Scope, receive: Receive, body: IO[bytes]) -> int | None:
+    @contextlib.contextmanager
+    def _room_for(self, scope: Scope) -> Iterator[int | None]:
+        """Yield how large a body may be; None while as many large ones come as may come."""
+        if not is_upload(scope):
+            yield self._max_body_bytes
+            return
+        network = network_of(str((scope.get("client") or ("",))[0]))
+        if self._uploads.total() >= UPLOADS or self._uploads[network] >= UPLOADS_OF_NETWORK:
+            yield None
+            return
+        self._uploads[network] += 1
+        try:
+            yield self._max_upload_bytes
+        finally:
+            self._uploads[network] -= 1
+            self._uploads += collections.Counter()  # forgets who has none
+
+    async def _received(
+        self, scope: Scope, receive: Receive, body: IO[bytes], max_bytes: int
+    ) -> int | None:
         """Read the request's body; return its size, or None where it does not come in time."""
         headers = dict(scope["headers"])
         declared = int(headers.get(b"content-length", b"0"))
         if not declared and b"transfer-encoding" not in headers:
             return 0
-        patience_s = BODY_S + min(declared, DRAIN_BYTES) / BODY_BYTES_PER_S
+        is_large = max_bytes > self._max_body_bytes
+        rate, most = (
+            (UPLOAD_BYTES_PER_S, max_bytes) if is_large else (BODY_BYTES_PER_S, DRAIN_BYTES)
+        )
+        patience_s = BODY_S + min(declared, most) / rate
         with contextlib.suppress(asyncio.TimeoutError):
-            return await asyncio.wait_for(self._read(receive, body), patience_s)
+            return await asyncio.wait_for(self._read(receive, body, max_bytes), patience_s)
         return None
 
-    async def _read(self, receive: Receive, body: IO[bytes]) -> int | None:
+    async def _read(self, receive: Receive, body: IO[bytes], max_bytes: int) -> int | None:
         size_bytes, more = 0, True
-        while more and size_bytes <= DRAIN_BYTES:
+        while more and size_bytes <= max(DRAIN_BYTES, max_bytes):
             message = await receive()
             if message["type"] != "http.request":
                 return None
             piece = message.get("body", b"")
             size_bytes += len(piece)
-            if size_bytes <= self._max_body_bytes:
+            if size_bytes <= max_bytes:
                 body.write(piece)
             more = message.get("more_body", False)
         return size_bytes
@@ -122,6 +158,17 @@ class Bridge:
             if not answer.piece:
                 await asyncio.sleep(WAIT_S)
             more = await loop.run_in_executor(self._threads, answer.go_on)
+
+
+def is_upload(scope: Scope) -> bool:
+    """Return whether a request may have a large body: `POST /build/` with a folder, and a log-in."""
+    headers = dict(scope["headers"])
+    return (
+        scope["method"] == "POST"
+        and str(scope["path"]).rstrip("/").endswith("/build")
+        and headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data")
+        and b"authorization" in headers
+    )
 
 
 async def _send_file(answer: Answer, transport: asyncio.Transport) -> None:

@@ -168,7 +168,7 @@ def _summary(row: Any) -> dict[str, Any]:
 
 def title_of(asked: Mapping[str, Any]) -> str:
     """Return what pages call a stored request: its step, or the name of its own description."""
-    if asked.get("workflow"):
+    if asked.get("workflow"):  # a step of the registry, or a folder that is called as one
         return f"{asked['workflow']} / {asked['step_id']}"
     return " / ".join((asked.get("name") or OWN_STEP).split("/"))
 

@@ -110,6 +110,14 @@ def blob_digest(content: bytes) -> str:
     return _git_hash("blob", len(content), content).hexdigest()
 
 
+def file_digest(size: int, chunks: Iterable[bytes]) -> str:
+    """Return the hash of git's blob object for a file of this size, read in pieces."""
+    digest = _git_hash("blob", size)
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 def walk(
     folder: Path, *, limits: Limits, wanted: Callable[[str], bool] = lambda _: True
 ) -> list[Found]:

@@ -1,0 +1,115 @@
+"""Take folders that users send: unpack, check, count and remove them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy.engine import Engine
+
+from config.settings import Settings
+from image_builder.errors import FieldProblem, InvalidRequest, NotFound
+from image_builder.sources.description import parse_description
+from image_builder.sources.git.trees import BadTree
+from image_builder.sources.local_step import read_folder
+from image_builder.sources.step import limits_of
+from image_builder.sources.uploads import Upload, keep_upload
+from service.db import uploads as db
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Uploads:
+    """The folders that the users of one service have sent."""
+
+    engine: Engine
+    settings: Settings
+
+    def take(self, archive: IO[bytes], user_id: int) -> Upload:
+        """Keep the folder in a tar archive for a user.
+
+        Raises `InvalidRequest` for what is none or not within the limits of steps, `BadDescription`
+        for a folder that cannot be built, and `LimitReached` when the user has sent too much.
+        """
+        self._require_place()
+        upload = self._kept(archive)
+        try:
+            files = read_folder(self._root / upload.tree)
+            parse_description(files.description, files.description_file)
+            gone = db.record(
+                self.engine,
+                user_id,
+                upload.tree,
+                upload.size_bytes,
+                max_bytes=self.settings.service.max_uploads_bytes_per_user,
+            )
+        except BaseException:
+            self.forget(upload.tree)
+            raise
+        for tree in gone:
+            self.forget(tree)
+        if not (self._root / upload.tree).is_dir():  # removed before it was written down
+            archive.seek(0)
+            return self._kept(archive)
+        return upload
+
+    def require(self, tree: str, user_id: int) -> None:
+        """Raise `NotFound` for a folder that this user has not sent, or that is removed."""
+        if not db.use(self.engine, user_id, tree) or not (self._root / tree).is_dir():
+            raise NotFound(
+                "You have sent no such folder, or it was removed.",
+                field="folder",
+                hint="Send it with the request, as a tar archive.",
+            )
+
+    def forget(self, tree: str) -> bool:
+        """Remove a folder that nobody has sent and no build waits for; return whether it did."""
+        if tree in db.known_trees(self.engine):
+            return False
+        aside = self._root / f"aside-{uuid.uuid4().hex}"
+        with contextlib.suppress(FileNotFoundError):
+            (self._root / tree).rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+            return True
+        return False
+
+    def unneeded(self, grace_s: float) -> Iterator[Path]:
+        """Yield the folders that nobody needs, and what killed writers left."""
+        if not self._root.is_dir():
+            return
+        known, horizon = db.known_trees(self.engine), time.time() - grace_s
+        for folder in sorted(self._root.iterdir()):
+            with contextlib.suppress(FileNotFoundError):
+                # The time of a change: all kept folders have one time of writing (`trees.MTIME_S`).
+                if folder.name not in known and folder.stat().st_ctime < horizon:
+                    yield folder
+
+    def remove(self, folder: Path) -> bool:
+        """Remove one of `unneeded`, unless it is needed by now; return whether it did."""
+        if folder.name.startswith("aside-"):
+            shutil.rmtree(folder, ignore_errors=True)
+            return True
+        return self.forget(folder.name)
+
+    @property
+    def _root(self) -> Path:
+        return self.settings.library.build.uploads
+
+    def _require_place(self) -> None:
+        service, build = self.settings.service, self.settings.library.build
+        if service.executor == "celery" and build.uploads_folder is None:
+            problem = "this site's workers share no folder for what users send"
+            raise InvalidRequest(
+                [FieldProblem("folder", problem, "describe the image, or put it into the registry")]
+            )
+
+    def _kept(self, archive: IO[bytes]) -> Upload:
+        try:
+            return keep_upload(archive, self._root, limits_of(self.settings.library.repositories))
+        except BadTree as error:
+            raise InvalidRequest([FieldProblem("folder", str(error), error.hint)]) from None
