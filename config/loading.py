@@ -253,7 +253,7 @@ def _parsed(text: str, field: FieldInfo) -> Any:
     """
     if text == "" and type(None) in get_args(field.annotation):
         return None
-    if get_origin(field.annotation) is tuple:
+    if tuple in {get_origin(kind) for kind in (field.annotation, *get_args(field.annotation))}:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if text.lstrip().startswith("{"):
         try:

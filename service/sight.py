@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from image_builder.plan.image_name import is_private_name
 from image_builder.store import spellings
 from image_builder.store.image_store import Images
-from image_builder.store.record import ImageRecord
+from image_builder.store.record import ImageRecord, identity_digest
 from service.db import shares
 
 
@@ -57,6 +57,7 @@ class Sight:
 
     def document(self, identity: str, name: str) -> str | None:
         """Return a text about an identity's image, or None if there is none for this user."""
+        identity = f"sha256:{identity_digest(identity)}"
         record = self.images.by_identity(identity)
         is_public = (
             record is not None

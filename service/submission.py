@@ -17,6 +17,7 @@ from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import ORAS
+from image_builder.sources.step import StepRef
 from image_builder.sources.uploads import Upload
 from image_builder.store.image_store import Images
 from image_builder.store.record import SUBMITTED_AT, ImageRecord
@@ -60,6 +61,7 @@ class Submission:
                 self.settings.library,
                 is_built_here=self.settings.service.executor == "pool",
                 owner=owner,
+                step=self._fetched(request, user_id),
             )
         new = new_build(request, inputs, user_id)
         if not request.force and not inputs.push and inputs.identity is not None:
@@ -89,8 +91,13 @@ class Submission:
         """Return what would be built; nothing is built or written."""
         owner = self._admitted(request, user_id, is_admin)
         with self.resolving.passed(user_id):
-            inputs = resolve.resolve(request, self.settings.library, owner=owner)
+            step = self._fetched(request, user_id)
+            inputs = resolve.resolve(request, self.settings.library, owner=owner, step=step)
             return pipeline.plan(request, self.settings.library, inputs=inputs)
+
+    def _fetched(self, request: BuildRequest, user_id: int) -> StepRef | None:
+        """Return the step in a user's repository; None for a request that names none."""
+        return None if request.repository is None else self.uploads.fetch(request, user_id)
 
     def _admitted(self, request: BuildRequest, user_id: int, is_admin: bool) -> str | None:
         """Return `_owner`. Raises the error of a request that this user may not make."""

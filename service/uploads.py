@@ -15,11 +15,17 @@ from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder.errors import FieldProblem, InvalidRequest, NotFound
+from image_builder.host.secrets import Secret
+from image_builder.request.build_request import BuildRequest
 from image_builder.sources.description import parse_description
+from image_builder.sources.git.remote import Network
 from image_builder.sources.git.trees import BadTree
 from image_builder.sources.local_step import read_folder
-from image_builder.sources.step import limits_of
+from image_builder.sources.step import StepRef, limits_of
 from image_builder.sources.uploads import Upload, keep_upload
+from image_builder.sources.user_repositories import Credential, fetch_step, host_of
+from service import sealing
+from service.db import git_credentials
 from service.db import uploads as db
 
 
@@ -36,27 +42,30 @@ class Uploads:
         Raises `InvalidRequest` for what is none or not within the limits of steps, `BadDescription`
         for a folder that cannot be built, and `LimitReached` when the user has sent too much.
         """
-        self._require_place()
+        self._require_place("folder")
         upload = self._kept(archive)
-        try:
-            files = read_folder(self._root / upload.tree)
-            parse_description(files.description, files.description_file)
-            gone = db.record(
-                self.engine,
-                user_id,
-                upload.tree,
-                upload.size_bytes,
-                max_bytes=self.settings.service.max_uploads_bytes_per_user,
-            )
-        except BaseException:
-            self.forget(upload.tree)
-            raise
-        for tree in gone:
-            self.forget(tree)
+        self._record(upload, user_id)
         if not (self._root / upload.tree).is_dir():  # removed before it was written down
             archive.seek(0)
             return self._kept(archive)
         return upload
+
+    def fetch(self, request: BuildRequest, user_id: int) -> StepRef:
+        """Return the step in a user's repository, whose folder is kept from now on.
+
+        Raises what `fetch_step` does, `BadDescription` for a folder that cannot be built, and
+        `LimitReached` when the user has sent too much.
+        """
+        self._require_place("repository")
+        library = self.settings.library
+        network = Network.of(library.repositories, library.build)
+        limits = limits_of(library.repositories)
+        credential = self._credential(request.repository or "", user_id)
+        fetched = fetch_step(request, self._root, limits, network, credential=credential)
+        self._record(
+            Upload(tree=fetched.step.tree, files=0, size_bytes=fetched.size_bytes), user_id
+        )
+        return fetched.step
 
     def require(self, tree: str, user_id: int) -> None:
         """Raise `NotFound` for a folder that this user has not sent, or that is removed."""
@@ -100,12 +109,39 @@ class Uploads:
     def _root(self) -> Path:
         return self.settings.library.build.uploads
 
-    def _require_place(self) -> None:
+    def _credential(self, repository: str, user_id: int) -> Credential | None:
+        """Return with what a user logs in to a repository's host; over TLS alone."""
+        kept = git_credentials.for_host(self.engine, user_id, host_of(repository))
+        if kept is None or not repository.startswith("https://"):
+            return None
+        login, sealed = kept
+        secret = sealing.unseal(sealed, self.settings.service).get_secret_value()
+        return Credential(user=login, secret=Secret(secret))
+
+    def _record(self, upload: Upload, user_id: int) -> None:
+        """Check the description of a kept folder, and note whose it is."""
+        try:
+            files = read_folder(self._root / upload.tree)
+            parse_description(files.description, files.description_file)
+            gone = db.record(
+                self.engine,
+                user_id,
+                upload.tree,
+                upload.size_bytes,
+                max_bytes=self.settings.service.max_uploads_bytes_per_user,
+            )
+        except BaseException:
+            self.forget(upload.tree)
+            raise
+        for tree in gone:
+            self.forget(tree)
+
+    def _require_place(self, field: str) -> None:
         service, build = self.settings.service, self.settings.library.build
         if service.executor == "celery" and build.uploads_folder is None:
             problem = "this site's workers share no folder for what users send"
             raise InvalidRequest(
-                [FieldProblem("folder", problem, "describe the image, or put it into the registry")]
+                [FieldProblem(field, problem, "describe the image, or put it into the registry")]
             )
 
     def _kept(self, archive: IO[bytes]) -> Upload:

@@ -19,6 +19,15 @@
     } catch { return []; }
   };
 
+  // Without scripts all fields are there, and those of the chosen way count.
+  const showWay = () => {
+    for (const part of form.querySelectorAll("[data-way]")) {
+      part.hidden = !part.dataset.way.split(" ").includes(field("what").value);
+    }
+  };
+  field("what").addEventListener("change", showWay);
+  showWay();
+
   const version = () => field("version").value.trim() || "latest";
   const offerWorkflows = async () => offer("workflow", await ask({version: version()}));
   const offerSteps = async () => {

@@ -125,12 +125,14 @@ def _statement(
     lock: str | None,
     earlier: str | None,
 ) -> str:
-    subjects = [provenance.of_digest(context.inputs.image_id, built.image)]
+    image_id = without_owner(context.inputs.image_id)  # several owners may share the image
+    subjects = [provenance.of_digest(image_id, built.image)]
     pushed_as = record.details.get(PUSHED_AS)
     if pushed_as:
-        subjects.append(provenance.of_digest(*str(pushed_as).split("@", 1)))
+        name, digest = str(pushed_as).split("@", 1)
+        subjects.append(provenance.of_digest(without_owner(name), digest))
     if record.sha256 is not None:
-        name = record.filename or context.inputs.image_id
+        name = without_owner(record.filename) if record.filename else image_id
         subjects.append(Resource(name=name, digest={"sha256": record.sha256}))
     if built.reused and earlier is not None:
         return provenance.with_subjects(earlier, subjects)

@@ -52,6 +52,7 @@ from image_builder.sources.source_tree import PinnedTree
 from image_builder.sources.spack_checkout import PinnedSpack, SpackSource
 from image_builder.sources.step import StepFiles, StepRef, limits_of
 from image_builder.sources.uploads import uploaded_step
+from image_builder.sources.user_repositories import fetch_step
 from image_builder.sources.workflow_registry import WorkflowRegistry
 
 LATEST_S = 2**32 - 1
@@ -67,10 +68,12 @@ def resolve(
     cancel: CancelToken | None = None,
     is_built_here: bool = True,
     owner: str | None = None,
+    step: StepRef | None = None,
 ) -> Inputs:
     """Pin everything that `request` names, and return it with warnings.
 
-    A private image gets the name of its `owner`, where there are users.
+    A private image gets the name of its `owner`, where there are users. `step` is what the request
+    names, if that was looked up before.
 
     Unless it `is_built_here`, this host's CPU is not considered. Raises `NotFound` for a workflow,
     step or version that does not exist, `Unavailable` for a registry that does not answer,
@@ -89,7 +92,7 @@ def resolve(
             ["slim is not used: a base image is there to build in."] if request.slim else []
         )
     else:
-        step = locate_step(request, settings, cancel)
+        step = step or locate_step(request, settings, cancel)
         catalogue = open_catalogue(settings).pin(cancel=cancel)
         files, description = _read_description(step, settings)
         site = SpackSite.of(base, open_catalogue(settings), catalogue, settings)
@@ -174,6 +177,14 @@ def locate_step(
         return own_step(request)
     if request.folder is not None:
         return uploaded_step(request, settings.build.uploads, limits_of(settings.repositories))
+    if request.repository is not None:
+        return fetch_step(
+            request,
+            settings.build.uploads,
+            limits_of(settings.repositories),
+            Network.of(settings.repositories, settings.build),
+            cancel=cancel,
+        ).step
     if request.path is not None:
         return local_step(
             request.path,

@@ -15,7 +15,7 @@ from typing import Any
 from image_builder.docker import label_names
 from image_builder.recipe.environment import Environment
 from image_builder.request import gpu_drivers
-from image_builder.request.build_request import BuildRequest
+from image_builder.request.build_request import HOW_AND_WHENCE, BuildRequest
 from image_builder.request.facts import gpu_facts, mpi_facts
 from image_builder.sources.own_description import own_text
 from image_builder.spack import spec as spack_spec
@@ -61,12 +61,12 @@ def image_labels(
 def canonical_request(request: BuildRequest) -> str:
     """Return what was asked for as one line of JSON.
 
-    How to build it (`force`, `push`) and local paths are left out. Of a description there is the
-    digest: the label is an argument of a process, which may not be long.
+    How to build it and where from are left out: users who bring the same share the image. Of a
+    description there is the digest: the label is an argument of a process, which may not be long.
     """
     fields = request.model_dump(
         mode="json",
-        exclude={"force", "push", "path", "visibility", "description", "packages"},
+        exclude=set(HOW_AND_WHENCE) | {"description", "packages"},
         exclude_none=True,
     )
     if request.is_described:

@@ -28,10 +28,13 @@ from image_builder.request import cpu_targets, gpu_arch, machine_spec
 
 MAX_TEXT = 200
 MAX_PATH = 4096
+MAX_URL = 500
 LATEST = "latest"
 BASE = "BASE"
-NEWER = frozenset({"description", "packages", "folder", "name", "visibility"})
+NEWER = frozenset({"description", "packages", "folder", "repository", "name", "visibility"})
 """Fields that earlier requests did not have: where they are not given, a request is as it was."""
+HOW_AND_WHENCE = frozenset({"force", "push", "visibility", "path", "folder", "repository"})
+"""Fields that are in no image: how it is built, who sees it, and where a step's folder came from."""
 OWN_WORKFLOW, OWN_STEP = "own", "image"
 """The names of what a request describes itself and gives no name."""
 Engine = Literal["docker", "singularity"]
@@ -66,6 +69,9 @@ _TAKEN_FOLDERS = frozenset(
 """Folders at the top of an image, where the step's folder is put, too."""
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/@-]*\Z")
 _TREE = re.compile(r"[0-9a-f]{40}\Z")
+_REPOSITORY = re.compile(
+    r"https?://[A-Za-z0-9](?:[A-Za-z0-9-]|\.(?=[A-Za-z0-9]))*(?::[0-9]{1,5})?(?:/[A-Za-z0-9_~.+-]+)+\Z"
+)
 _SPEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[@ +~%][A-Za-z0-9_@.:=,+~% /-]*)?\Z")
 _GPU_ARCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:+-]*\Z")
 """Also what tools print: `NVIDIA A100-SXM4-40GB`, `gfx90a:xnack-`."""
@@ -146,6 +152,17 @@ def _folder_digest(value: str) -> str:
     return value
 
 
+def _repository(value: str) -> str:
+    if re.match(r"[a-z+]+://[^/]*@", value):
+        raise _problem("holds a user or password", "keep a credential in your account")
+    if len(value) > MAX_URL or not _REPOSITORY.match(value) or ".." in value:
+        raise _problem(
+            f"{short(value)} is no repository's address",
+            "write https://host/path/to/repository.git",
+        )
+    return value
+
+
 def _version_name(value: str) -> str:
     _checked(value, _VERSION, "write a branch, a tag or a commit")
     if "@{" in value or "//" in value or value.endswith(("/", ".", ".lock")):
@@ -210,6 +227,11 @@ FolderDigest = Annotated[
     str,
     AfterValidator(_folder_digest),
     WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{40}$"}),
+]
+RepositoryUrl = Annotated[
+    str,
+    AfterValidator(_repository),
+    WithJsonSchema({"type": "string", "format": "uri", "maxLength": MAX_URL}),
 ]
 SpecText = Annotated[str, AfterValidator(_spec), _text_like(_SPEC)]
 OptionalSpec = Annotated[
@@ -324,8 +346,8 @@ class BuildRequest(Strict):
     """Describes one build: a machine, what is to be built, and how to build.
 
     That is a step of the workflow registry (`workflow` and `step_id`), what the request itself
-    describes (`description`, or `packages` for short), or a folder that its user has sent. Without
-    `push`, the image is pushed if an image registry is configured.
+    describes (`description`, or `packages` for short), a folder that its user has sent, or one of a
+    git repository. Without `push`, the image is pushed if an image registry is configured.
     """
 
     machine: Machine
@@ -346,6 +368,11 @@ class BuildRequest(Strict):
         description="a folder that you have sent, by the hash that git gives it; workflow and "
         "step_id, or name, are what it is called",
     )
+    repository: RepositoryUrl | None = Field(
+        default=None,
+        examples=["https://git.example.org/me/flows.git"],
+        description="a git repository on a host that the site allows, with path and version",
+    )
     name: OwnName | None = Field(
         default=None,
         examples=["solver"],
@@ -356,7 +383,8 @@ class BuildRequest(Strict):
         default=LATEST, description="branch, tag or commit; latest is the default branch"
     )
     path: str | None = Field(
-        default=None, description="library mode only: a local folder with the description"
+        default=None,
+        description="with repository, a folder in it; else, for the library only, a local folder",
     )
     visibility: Visibility | None = Field(
         default=None,
@@ -388,7 +416,8 @@ class BuildRequest(Strict):
     def _something_to_build(self) -> BuildRequest:
         """Refuse what `parsing` reports field by field; requests from elsewhere come here alone."""
         named = (self.workflow is not None) + (self.step_id is not None)
-        if self.is_described and (named or self.folder is not None):
+        sources = (self.is_described, self.folder is not None, self.repository is not None)
+        if sum(sources) > 1 or (self.is_described and named):
             raise _problem("names not one thing to build", "name a step, or describe an image")
         if named == 1 or (not self.is_own and not named):
             raise _problem("names no step", "name workflow and step_id")
@@ -405,7 +434,7 @@ class BuildRequest(Strict):
     @property
     def is_own(self) -> bool:
         """Return whether the user brings what is built, in place of a registry's step."""
-        return self.is_described or self.folder is not None
+        return self.is_described or self.folder is not None or self.repository is not None
 
     @property
     def is_described(self) -> bool:

@@ -95,7 +95,8 @@ def parse_request(
         except InvalidRequest as error:
             problems += error.problems
             unknown_machine = True
-    if not allow_path and fields.get("path") is not None:
+    has_repository = fields.get("repository") is not None
+    if not allow_path and not has_repository and fields.get("path") is not None:
         problems.append(
             FieldProblem(
                 "path",
@@ -136,18 +137,31 @@ def _what_problems(fields: Mapping[str, Any], check_own: CheckOwn | None) -> lis
         for key in STEP_FIELDS
         if key not in given
     ]
-    if not own and "folder" not in given:
-        stray = [FieldProblem("name", "is for an own description or folder", "leave it out")]
+    brought = [key for key in (*own, "folder", "repository") if key in given]
+    if not brought:
+        stray = [FieldProblem("name", "is for what you bring yourself", "leave it out")]
         return missing + (stray if "name" in given else [])
-    first = own[0] if own else "folder"
+    first = brought[0]
     problems = _not_together(own, steps) if own else []
     if not own and steps:
-        problems += missing
-    for key, plain in (("version", LATEST), ("path", None)):
-        if fields.get(key) not in (None, "", plain):
-            problems.append(FieldProblem(key, f"goes with no {first}", "leave it out"))
-    if own and "folder" in given:
-        problems.append(FieldProblem("folder", f"stands beside {first}", f"leave {first} out"))
+        problems += missing + [
+            FieldProblem(key, f"{BASE} names base images", "choose another name")
+            for key in steps
+            if fields[key] == BASE
+        ]
+    if first == "repository":
+        problems += _inner_path_problems(fields.get("path"))
+    else:
+        problems += [
+            FieldProblem(key, f"goes with no {first}", "leave it out")
+            for key, plain in (("version", LATEST), ("path", None))
+            if fields.get(key) not in (None, "", plain)
+        ]
+    problems += [
+        FieldProblem(key, f"stands beside {first}", f"leave {first} or {key} out")
+        for key in brought[1:]
+        if key not in OWN_FIELDS
+    ]
     if "name" in given and steps and not own:
         problems.append(FieldProblem("name", "stands beside workflow and step_id", "leave it out"))
     if not own:
@@ -182,6 +196,16 @@ def _not_together(own: list[str], steps: list[str]) -> list[FieldProblem]:
             FieldProblem(own[0], f"stands beside {' and '.join(steps)}", "leave one of the two out")
         )
     return problems
+
+
+def _inner_path_problems(path: Any) -> list[FieldProblem]:
+    """Return what is wrong with the path of a folder in a repository."""
+    if not isinstance(path, str) or not path:
+        return []
+    if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path:
+        hint = "write the folders from the repository's root on, such as flows/solver"
+        return [FieldProblem("path", f"{short(path)} is no folder in a repository", hint)]
+    return []
 
 
 def _field_place(problem: FieldProblem) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from image_builder.sources.git.trees import BadTree, Budget, Limits, printable
@@ -44,14 +44,18 @@ class _Names:
     target: bytes | None = None
 
 
-def members(archive: IO[bytes], limits: Limits) -> Iterator[Member]:
+def members(
+    archive: IO[bytes], limits: Limits, counts: Callable[[str], bool] = lambda _: True
+) -> Iterator[Member]:
     """Yield what an archive, a file that can seek, has; its contents are skipped.
 
+    The limits are those of the members whose path `counts`; of others there are not many more.
     Raises `BadTree` for what is no archive, ends early, passes the limits, or has a member that no
     step may have: hard links, devices, sparse files.
     """
     size_bytes = archive.seek(0, os.SEEK_END)
-    budget, extensions = Budget(limits), 3 * limits.max_files
+    budget, others = Budget(limits), Budget(Limits(max_files=10 * limits.max_files))
+    extensions = 3 * limits.max_files
     position, names = 0, _Names()
     while True:
         archive.seek(position)
@@ -71,7 +75,7 @@ def members(archive: IO[bytes], limits: Limits) -> Iterator[Member]:
             _read_extension(archive, kind, size, names, is_too_much=extensions < 0)
             continue
         member = _member(header, kind, size, offset, names)
-        budget.take(member.path, size)
+        (budget if counts(member.path) else others).take(member.path, size)
         names = _Names()
         yield member
 

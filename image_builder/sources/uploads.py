@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -51,15 +51,23 @@ def keep_upload(stream: IO[bytes], root: Path, limits: Limits) -> Upload:
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryFile(dir=root) as plain:
         _inflate(stream, plain, limits.max_bytes + HEADERS_BYTES * limits.max_files)
-        found = _below_top(_by_path(members(plain, limits)))
+        found = _below_top(_by_path(members(plain, limits, _counts)))
         entries = [_entry(plain, path, member) for path, member in sorted(found.items())]
         trees.check(entries, limits)
-        tree = trees.tree_digest(entries)
-        if not (root / tree).is_dir():
-            aside = root / f"aside-{uuid.uuid4().hex}"
-            trees.write(entries, aside, lambda entry: _content(plain, found[entry.path]))
-            _rename(aside, root / tree)
+        tree = keep_entries(entries, root, lambda entry: _content(plain, found[entry.path]))
     return Upload(tree=tree, files=len(entries), size_bytes=sum(entry.size for entry in entries))
+
+
+def keep_entries(
+    entries: Sequence[Entry], root: Path, read: Callable[[Entry], Iterable[bytes]]
+) -> str:
+    """Write a checked folder to below `root` unless it is kept already, and return its tree."""
+    tree = trees.tree_digest(entries)
+    if not (root / tree).is_dir():
+        aside = root / f"aside-{uuid.uuid4().hex}"
+        trees.write(entries, aside, read)
+        _rename(aside, root / tree)
+    return tree
 
 
 def uploaded_step(request: BuildRequest, root: Path, limits: Limits) -> StepRef:
@@ -108,7 +116,7 @@ def _by_path(found: Iterable[Member]) -> dict[str, Member]:
     by_path: dict[str, Member] = {}
     for member in found:
         path = _plain_path(member.path)
-        if not path or ".git" in path.split("/"):  # git's own files do not count
+        if not path or not _counts(path):
             continue
         trees.check_name(path)
         if member.is_folder:
@@ -117,6 +125,11 @@ def _by_path(found: Iterable[Member]) -> dict[str, Member]:
             raise BadTree(trees.printable(path), "is there twice", PACK)
         by_path[path] = member
     return by_path
+
+
+def _counts(path: str) -> bool:
+    """Return whether a file is the step's; git's own files are not."""
+    return ".git" not in path.split("/")
 
 
 def _plain_path(path: str) -> str:

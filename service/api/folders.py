@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import IO
+from collections.abc import Mapping
+from typing import IO, Any
 
 from flask import Request
 
@@ -25,12 +26,16 @@ def request_with_folder(request: Request, user_id: int) -> BuildRequest:
     """
     request.max_content_length = service().settings.service.max_upload_bytes
     text, archive = _parts(request)
-    fields = load_json(text)
+    return with_folder(load_json(text), archive, user_id)
+
+
+def with_folder(fields: Mapping[str, Any], archive: IO[bytes], user_id: int) -> BuildRequest:
+    """Return the request of these fields, for the folder in a tar archive, which is kept."""
     if fields.get(FOLDER) is not None:
         raise InvalidRequest(
             [FieldProblem(FOLDER, "stands in the request and beside it", "send one of the two")]
         )
-    asked = parse_any_request(fields | {FOLDER: _NOT_YET}, machines=service().machines)
+    asked = parse_any_request({**fields, FOLDER: _NOT_YET}, machines=service().machines)
     upload = service().submission.take_folder(archive, user_id=user_id)
     return asked.model_copy(update={FOLDER: upload.tree})
 
@@ -39,7 +44,8 @@ def _parts(request: Request) -> tuple[bytes, IO[bytes]]:
     """Return the request's text and the open archive."""
     problems = [
         FieldProblem(name[:60], "is not a known part", f"known are {REQUEST} and {FOLDER}")
-        for name in sorted({*request.form, *request.files} - {REQUEST, FOLDER})
+        # A part without a name has None for one.
+        for name in sorted(map(str, {*request.form, *request.files} - {REQUEST, FOLDER}))
     ]
     texts, as_files = request.form.getlist(REQUEST), request.files.getlist(REQUEST)
     archives = request.files.getlist(FOLDER)

@@ -172,6 +172,20 @@ class UploadRow(db.Model):  # type: ignore[name-defined,misc]
     used_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
 
 
+class GitCredential(db.Model):  # type: ignore[name-defined,misc]
+    """With what a user logs in to a git host; `sealed` is encrypted (`service.sealing`)."""
+
+    __tablename__ = "git_credentials"
+    __table_args__ = (sa.UniqueConstraint("user_id", "host", name="one_credential_of_a_host"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
+    host: Mapped[str] = mapped_column(sa.String(255))
+    login: Mapped[str] = mapped_column(sa.String(100))
+    sealed: Mapped[str] = mapped_column(sa.Text)
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
 class FailedLogin(db.Model):  # type: ignore[name-defined,misc]
     """The number of recent failed logins for a `key`: a user's name, or an address."""
 

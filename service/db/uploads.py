@@ -112,5 +112,5 @@ def _expired(keep_s: float) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _waited_for() -> sa.Select[tuple[str]]:
     """Select the trees of builds that have not ended."""
-    tree = BUILDS.c.request["folder"].as_string()
+    tree = BUILDS.c.inputs[("step", "tree")].as_string()
     return sa.select(tree).where(BUILDS.c.state.is_(None), tree.is_not(None))

@@ -144,7 +144,8 @@ class Worker:
         """Build, or reuse, and name one image. Whatever goes wrong comes out as a `CicError`."""
         request = BuildRequest.model_validate(delivery.request)
         inputs = pinned_inputs(delivery.inputs)
-        if inputs is None and request.is_private:  # its name would be made without its owner
+        if inputs is None and (request.is_private or request.is_own):
+            # Neither its owner nor the folder that was pinned would be known.
             raise ServiceError(
                 "Another version of the service accepted this request.", hint="Send it again."
             )

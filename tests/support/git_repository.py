@@ -125,9 +125,14 @@ class GitHttpServer(http.server.ThreadingHTTPServer):
     def __init__(self, base: Path, user: str, password: str) -> None:
         super().__init__(("127.0.0.1", 0), _GitHttpHandler)
         self.base = base
-        self.expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.expected: str | None = self.expected_of(user, password)
         self.seen: list[str | None] = []
         self.paths: list[str] = []
+
+    @staticmethod
+    def expected_of(user: str, password: str) -> str:
+        """Return the header that logs in; `expected` None asks for none."""
+        return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
     def use_tls(self, folder: Path) -> Path:
         """Speak TLS from now on; returns the file of the certificate, which clients must trust."""

@@ -223,10 +223,12 @@ class TestEnvironment:
                 **ENOUGH,
                 "CIC_OLD_SECRET_KEYS": "one, two",
                 "CIC_REPOSITORIES_ALLOWED_GIT_SCHEMES": "https, ssh",
+                "CIC_REPOSITORIES_ALLOWED_GIT_HOSTS": "git.example.org, 10.0.0.1",
             }
         )
         assert settings.service.old_secret_keys == (SecretStr("one"), SecretStr("two"))
         assert settings.library.repositories.allowed_git_schemes == ("https", "ssh")
+        assert settings.library.repositories.allowed_git_hosts == ("git.example.org", "10.0.0.1")
 
     def test_empty_is_none_where_none_is_allowed(self) -> None:
         settings = load_settings(environ={**ENOUGH, "CIC_BUILD_SPACK_CFG": "", "CIC_TLS_KEY": ""})
