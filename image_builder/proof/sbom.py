@@ -135,9 +135,7 @@ def _comment(facts: ImageFacts, graph: Graph | None, nodes: list[Node], contents
     ]
     if graph is not None:
         total = sum(1 for _ in graph)
-        words.append(
-            f"Nodes of spack.lock: {len(nodes)} of {total}; the others are not in the image."
-        )
+        words.append(f"Nodes of spack.lock: {len(nodes)} of {total} are in the image.")
     return " ".join(words)
 
 
