@@ -124,7 +124,12 @@ def main() -> int:
     labels = {one.name: userlands.labels(folder / "images" / one.name) for one in IMAGES}
     pairs = [pair for host in HOSTS for pair in _on(folder, host, labels, options.only)]
     right = sum(pair.is_right for pair in pairs)
-    summary = f"{right} of {len(pairs)} predictions were right."
+    to_run = [pair for pair in pairs if pair.report.answer != "does_not_run"]
+    met = sum(bool(pair.seen) for pair in to_run)
+    summary = (
+        f"{right} of {len(pairs)} predictions were right. "
+        f"Of {len(to_run)} pairs that were said to run, {met} did, by the service's script."
+    )
     print(summary)
     if options.write:
         replace_table(DOCS / "pairs.md", f"{summary}\n\n{_table(pairs)}")
