@@ -63,6 +63,8 @@ MAX_POOL_LOG_BYTES = 16 * 1024**2
 """How long the pool's own log may be when the next pool begins; the one before it is kept."""
 IDLE_S = 5.0
 """How long the pool goes on without any web process."""
+ALONE_WITHOUT_DATABASE_S = 60.0
+"""The same while the database does not say whether anything waits; it may be gone for good."""
 
 _log = logging.getLogger(__name__)
 
@@ -415,14 +417,17 @@ class PoolMain:
                 alone_since = None
             elif alone_since is None:
                 alone_since = time.monotonic()
-            elif time.monotonic() - alone_since > IDLE_S and self._nothing_queued(pool):
+            elif self._may_end(pool, alone_s=time.monotonic() - alone_since):
                 return
 
-    def _nothing_queued(self, pool: BuildPool) -> bool:
+    def _may_end(self, pool: BuildPool, *, alone_s: float) -> bool:
+        """Return whether nothing is left to do; whoever asks for a build starts another pool."""
+        if alone_s <= IDLE_S:
+            return False
         try:
             return runs.is_idle(pool._engine)
         except CicError:
-            return False
+            return alone_s > ALONE_WITHOUT_DATABASE_S
 
     def _stop(self, pool: BuildPool) -> None:
         stopping = threading.Thread(

@@ -19,7 +19,7 @@ from image_builder.host.cancellation import CancelToken
 from service.db import runs, tables
 from service.db.database import DatabaseSilent, make_engine, writing
 from service.workers.executors import RunFolder
-from service.workers.pool import BuildPool
+from service.workers.pool import ALONE_WITHOUT_DATABASE_S, BuildPool, PoolMain
 from tests.service.conftest import REQUEST, Api, FakeBuilder, running_app
 
 
@@ -240,3 +240,13 @@ def test_messages_reach_the_pool_and_locks_tell_who_is_there(tmp_path: Path) -> 
     assert folder.has_web_process()
     os.close(held)
     assert not folder.has_web_process()
+
+
+def test_a_pool_alone_with_a_database_that_is_gone_ends_in_the_end(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Seen after tests with Apache: their pools went on beside a database without tables."""
+    gone = changed(settings, database=f"sqlite:///{tmp_path / 'gone.sqlite'}")
+    pool = BuildPool(make_engine(gone.service.database), gone)
+    assert not PoolMain(gone)._may_end(pool, alone_s=ALONE_WITHOUT_DATABASE_S)
+    assert PoolMain(gone)._may_end(pool, alone_s=ALONE_WITHOUT_DATABASE_S + 1)
