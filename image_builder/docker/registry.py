@@ -33,6 +33,12 @@ def repository_of(reference: str) -> str:
     return str(parse_repository_tag(reference.split("@")[0])[0])
 
 
+def registry_address(reference: str) -> str:
+    """Return the host and the path at which a registry's own interface has an image's repository."""
+    host, name = docker.auth.resolve_repository_name(repository_of(reference))
+    return f"{'registry-1.docker.io' if host == 'docker.io' else host}/{name}"
+
+
 def identity_name(image_id: str, identity: str) -> str:
     """Return the name, in the same repository, that only images of this identity have."""
     return f"{repository_of(image_id)}:identity-{identity.removeprefix('sha256:')}"

@@ -46,11 +46,12 @@ class Signer:
         It ends in as many line ends as make its length depend on the payload's alone. It names no
         key: whoever verifies it tries those that are trusted.
         """
-        signature = self._sign(pre_authentication_encoding(payload_type, payload))
+        signature = self.sign(pre_authentication_encoding(payload_type, payload))
         longest = len(_envelope(payload_type, payload, bytes(LONGEST_SIGNATURE_BYTES)))
         return _envelope(payload_type, payload, signature).ljust(longest, b"\n")
 
-    def _sign(self, message: bytes) -> bytes:
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature of a message; for ECDSA that of its SHA-256, in DER."""
         if isinstance(self._key, ed25519.Ed25519PrivateKey):
             return self._key.sign(message)
         return self._key.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -22,10 +23,18 @@ from image_builder.proof.keys import opened, read_signer
 from image_builder.request.parsing import parse_request
 from image_builder.sif import format
 from image_builder.store.folder import ImageStore
-from tests.support.daemon_images import remove_images
+from tests.support.daemon_images import remove_images, remove_tags
 from tests.support.recording import Heard
 from tests.support.signing import make_key
-from tests.support.site import PROJECT, RUNTIME_BASE_IMAGE, Site, git, make_site
+from tests.support.site import (
+    PROJECT,
+    RUN,
+    RUNTIME_BASE_IMAGE,
+    ImageRegistry,
+    Site,
+    git,
+    make_site,
+)
 from tests.system.test_spack_standin import TARGET, build, described, inside, standin_base
 
 pytestmark = pytest.mark.system
@@ -245,6 +254,49 @@ def test_a_signed_image_is_verified_by_apptainer_and_by_the_client(
     assert build_again(signing, "signed", "singularity").sha256 == result.sha256
 
 
+def test_a_pushed_image_is_signed_as_cosign_reads_it(
+    site: Site, image_registry: ImageRegistry, tmp_path: Path
+) -> None:
+    """Read by the registry's own interface and judged by openssl, which know nothing of ours."""
+    key = make_key(tmp_path / "key.pem", "p256")
+    (tmp_path / "keys.pem").write_text(read_signer(key).public_pem)
+    pushing = site.with_environ(
+        CIC_PROOF_KEY=str(key),
+        CIC_REGISTRY_URL=image_registry.host,
+        CIC_REGISTRY_USER=image_registry.user,
+        CIC_REGISTRY_TOKEN=image_registry.password,
+        CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+    )
+    site.add_step("spack", "pushed", {"run-of-tests.txt": RUN, **described("heat")})
+    result = build_again(pushing, "pushed", push=True)
+    again = build_again(pushing, "pushed", push=True)
+    assert again.reused and again.pushed_digest == result.pushed_digest is not None
+    remove_tags(f"{image_registry.host}/")
+
+    name = result.image_id.split("/", 1)[1].rpartition(":")[0]
+    tag = f"{result.pushed_digest.replace(':', '-')}.sig"
+    manifest = image_registry.get(name, f"manifests/{tag}")
+    (layer,) = manifest["layers"]
+    assert layer["mediaType"] == "application/vnd.dev.cosign.simplesigning.v1+json"
+    payload = image_registry.get(name, f"blobs/{layer['digest']}")
+    assert payload["critical"]["image"]["docker-manifest-digest"] == result.pushed_digest
+    assert payload["critical"]["identity"]["docker-reference"] == f"{image_registry.host}/{name}"
+    config = image_registry.get(name, f"blobs/{manifest['config']['digest']}")
+    assert config["rootfs"]["diff_ids"] == [layer["digest"]]
+
+    content = json.dumps(payload, separators=(",", ":")).encode()
+    assert f"sha256:{hashlib.sha256(content).hexdigest()}" == layer["digest"]
+    signature = layer["annotations"]["dev.cosignproject.cosign/signature"]
+    (tmp_path / "signature").write_bytes(base64.b64decode(signature))
+    judged = subprocess.run(
+        ["openssl", "dgst", "-sha256", "-verify", "keys.pem", "-signature", "signature"],
+        cwd=tmp_path,
+        input=content,
+        capture_output=True,
+    )
+    assert judged.returncode == 0, judged.stdout
+
+
 def statement(text: str | bytes | None) -> dict[str, Any]:
     assert text is not None
     read: dict[str, Any] = json.loads(text)
@@ -272,11 +324,13 @@ def test_a_site_may_do_without(site: Site) -> None:
     assert again.reused and bill_of(site, again).of("Spack")
 
 
-def build_again(site: Site, step: str, engine: str = "docker") -> BuildResult:
+def build_again(
+    site: Site, step: str, engine: str = "docker", *, push: bool = False
+) -> BuildResult:
     """Ask for an image of a step that is in the registry already."""
     machine = {"platform": "linux/amd64", "architecture": TARGET, "container_engine": engine}
     return build_image(
-        parse_request({"machine": machine, "workflow": "spack", "step_id": step, "push": False}),
+        parse_request({"machine": machine, "workflow": "spack", "step_id": step, "push": push}),
         settings=site.settings.library,
         workspace=site.root / "workspace",
         observer=Heard(),

@@ -248,9 +248,7 @@ def test_which_builders_see_the_daemons_images(
 
     def fake_inspect(command: Command, **_: object) -> Completed:
         asked.append(command.argv)
-        return Completed(
-            tail=(), stdout=f"Name: far\nDriver: {driver}\nNodes:\n".encode()
-        )
+        return Completed(tail=(), stdout=f"Name: far\nDriver: {driver}\nNodes:\n".encode())
 
     far = library_settings.build.model_copy(update={"buildx_builder": "--help"})
     assert buildx.sees_local_images(far, fake_inspect) is sees
