@@ -15,11 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from image_builder.docker import daemon
 from image_builder.docker.isolation import cgroup, check
 from image_builder.errors import Cancelled
 from image_builder.host.cancellation import CancelToken
-from tests.support.daemon_images import remove_images
+from tests.support.daemon_images import remove_images, remove_tags
 from tests.support.site import BASE_IMAGE, MACHINE, PROJECT, Site, make_site
 from tests.system.own_docker import (
     GATEWAY,
@@ -288,4 +287,4 @@ def test_a_probe_that_never_ends_is_cancelled(tmp_path: Path) -> None:
     finally:
         cancel.cancel()
         waiter.join()
-        daemon.remove_image(reference)
+        remove_tags(reference)
