@@ -29,7 +29,13 @@ def is_dead(tag: str) -> bool:
         return False
     if f"{boot}-{space}" == _here():
         return _owner(int(pid)) != owner
-    return time.time() - int(made_at) > ABANDONED_S
+    return is_old(tag)
+
+
+def is_old(tag: str) -> bool:
+    """Return whether a tag is older than any work that a process does with what it names."""
+    made_at = tag.rpartition("-")[0].rpartition("-")[2]
+    return made_at.isdigit() and time.time() - int(made_at) > ABANDONED_S
 
 
 def _owner(pid: int) -> str:

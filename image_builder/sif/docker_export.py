@@ -183,8 +183,9 @@ def sweep() -> int:
             for reference in image.get("RepoTags") or ():
                 repository, _, tag = reference.partition(":")
                 if repository == REPOSITORY and leftovers.is_dead(tag):
-                    _untag(client, image["Id"], reference)
-                    removed += 1
+                    removed += _untag(
+                        client, image["Id"], reference, also_last=leftovers.is_old(tag)
+                    )
     return removed
 
 
@@ -193,11 +194,18 @@ def _platform(attributes: Mapping[str, Any]) -> str:
     return f"{attributes['Os']}/{attributes['Architecture']}" + (f"/{variant}" if variant else "")
 
 
-def _untag(client: docker.DockerClient, image_id: str, reference: str) -> None:
-    """Remove our name, unless it is the only one left: then the image would be removed, too."""
+def _untag(
+    client: docker.DockerClient, image_id: str, reference: str, *, also_last: bool = False
+) -> bool:
+    """Remove our name, and return whether it is gone.
+
+    With the only name that is left, the image goes, too: that is for `also_last` alone.
+    """
     with contextlib.suppress(docker.errors.APIError):
-        if len(client.images.get(image_id).tags) > 1:
+        if also_last or len(client.images.get(image_id).tags) > 1:
             client.images.remove(reference, noprune=True)
+            return True
+    return False
 
 
 def _remove_container(client: docker.DockerClient, container: str) -> None:

@@ -926,6 +926,24 @@ def test_a_conversion_in_another_container_is_left_alone_until_it_must_be_dead(
     assert left_behind(odd_image) == ([], [])
 
 
+def test_an_image_without_another_name_is_swept_once_it_is_old(
+    odd_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = leftovers.owner_tag().replace(f"-{os.getpid()}-", "-999999999-")
+    name = f"{docker_export.REPOSITORY}:{tag}"
+    subprocess.run(
+        ["docker", "build", "--quiet", f"--tag={name}", "-"],
+        input=f"FROM {odd_image}\nLABEL of.nobody={tag}\n".encode(),
+        check=True,
+        capture_output=True,
+    )
+    docker_export.sweep()
+    assert subprocess.run(["docker", "image", "inspect", name], capture_output=True).returncode == 0
+    monkeypatch.setattr(leftovers, "ABANDONED_S", -1)
+    docker_export.sweep()
+    assert subprocess.run(["docker", "image", "inspect", name], capture_output=True).returncode == 1
+
+
 def test_room_and_memory_are_bounded(runnable_image: str, tmp_path: Path) -> None:
     """Beside the SIF itself, no more room than it takes; no process with more than 512 MB."""
     peak_bytes = peak_memory_bytes = 0
