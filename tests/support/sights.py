@@ -66,6 +66,9 @@ NOT_PAGES = frozenset(
         "delete",
         "logout",
         "revoke_token",
+        "add_credential",
+        "remove_credential",
+        "share",
         "change_user",
     }
 )
