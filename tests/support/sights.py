@@ -66,13 +66,16 @@ NOT_PAGES = frozenset(
         "delete",
         "logout",
         "revoke_token",
-        "add_credential",
         "remove_credential",
         "share",
         "change_user",
     }
 )
 """Routes that redirect, or answer with data."""
+
+
+SETTINGS = {"CIC_REPOSITORIES_ALLOWED_GIT_HOSTS": "git.example.org"}
+"""What a site needs so that its pages show all that they have."""
 
 
 def prepare(service: Service) -> Facts:
@@ -181,6 +184,12 @@ def sights(facts: Facts) -> list[Sight]:
             endpoint="change_password",
             path="/account",
             act=_change_password_wrongly,
+        ),
+        Sight(
+            name="account-credential-wrong",
+            endpoint="add_credential",
+            path="/account",
+            act=lambda page: _send(page, "form[action$='/account/credentials'] button"),
         ),
         Sight(name="admin", endpoint="admin", path="/admin"),
         Sight(name="nowhere", endpoint="404", path="/nowhere"),

@@ -67,7 +67,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     }
     for step, files in steps.items():
         site.add_step("demo", step, files)
-    with running_service(site.with_environ(CIC_LOG_STREAM_S="2")) as running:  # streams end often
+    environ = {**sights.SETTINGS, "CIC_LOG_STREAM_S": "2"}  # streams end often
+    with running_service(site.with_environ(**environ)) as running:
         yield running
     remove_images(site)
 
