@@ -1,0 +1,227 @@
+"""Define the service's answers. Fields that a newer service adds are kept as they come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+FINISHED, FAILED = "FINISHED", "FAILED"
+
+
+class Answer(BaseModel):
+    """A JSON object of the service."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the object as the service sent it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class WrongField(Answer):
+    """A wrong field of a request, and what to write instead."""
+
+    field: str = ""
+    problem: str = ""
+    hint: str = ""
+
+
+class Problem(Answer):
+    """Why the service refuses a call (RFC 9457)."""
+
+    title: str = ""
+    detail: str = ""
+    code: str = ""
+    hint: str = ""
+    errors: list[WrongField] = []
+
+
+class Accepted(Answer):
+    """A request that was taken. `folder` is the hash of the folder that was sent."""
+
+    id: str
+    folder: str | None = None
+
+
+class Progress(Answer):
+    """How many packages are installed."""
+
+    done: int
+    total: int
+    what: str | None = None
+
+
+class Build(Answer):
+    """A build. Times are in UTC, in the form of RFC 3339."""
+
+    status: str
+    message: str | None = None
+    image_id: str
+    filename: str | None = None
+    id: str
+    created_at: str
+    started_at: str | None = None
+    building_at: str | None = None
+    converting_at: str | None = None
+    ended_at: str | None = None
+    stage: str | None = None
+    progress: Progress | None = None
+    error_code: str | None = None
+    hint: str | None = None
+    identity: str | None = None
+    sha256: str | None = None
+    size_bytes: int | None = None
+    pushed_digest: str | None = None
+    audit: dict[str, Any] | None = None
+    push: bool = False
+    visibility: str = ""
+    warnings: list[str] = []
+    request: dict[str, Any] = {}
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the status is one of the last two."""
+        return self.status in (FINISHED, FAILED)
+
+
+class BuildList(Answer):
+    """A page of the caller's builds, newest first."""
+
+    builds: list[Build]
+    page: int
+    per_page: int
+    total: int
+    pages: int
+
+
+class Plan(Answer):
+    """What would be built."""
+
+    image_id: str
+    filename: str | None = None
+    identity: str | None = None
+    spack_yaml: str | None = None
+    dockerfile: str
+    warnings: list[str] = []
+    description_yaml: str | None = None
+
+
+class ImageSummary(Answer):
+    """A finished image, as lists show it."""
+
+    filename: str
+    image_id: str
+    identity: str
+    platform: str
+    sha256: str | None = None
+    size_bytes: int | None = None
+    created_at: str
+    visibility: str = ""
+
+
+class Image(ImageSummary):
+    """A finished image, and what is known of how it was made."""
+
+    request: dict[str, Any] = {}
+    recipe: str = ""
+    commit: str | None = None
+    audit: dict[str, Any] | None = None
+    image_bytes: int | None = None
+    slim: bool = False
+    full_because: str = ""
+    labels: dict[str, str] = {}
+    documents: list[str] = []
+    pinned: bool = False
+    shared_with: list[str] | None = None
+
+
+class ImageList(Answer):
+    """The finished images, newest first."""
+
+    images: list[ImageSummary]
+
+
+class Finding(Answer):
+    """Something to know before an image is used on a machine."""
+
+    level: str
+    subject: str
+    message: str
+    hint: str = ""
+    rule: str = ""
+    source: list[str] = []
+
+
+class Check(Answer):
+    """Whether an image works on a machine, and the line that runs it there."""
+
+    image: str
+    machine: str
+    ok: bool
+    answer: str
+    findings: list[Finding] = []
+    unknown: list[str] = []
+    run_command: str = ""
+
+
+class Recognised(Answer):
+    """A machine, recognised from facts that were collected there."""
+
+    machine: dict[str, str]
+    facts: dict[str, str]
+    nearest: list[dict[str, Any]] = []
+    notes: list[str] = []
+
+
+class Architecture(Answer):
+    """A CPU target that a request may name."""
+
+    name: str
+    family: str
+    platform: str
+    vendor: str = ""
+    aliases: list[str] = []
+    parents: list[str] = []
+
+
+class ArchitectureList(Answer):
+    """The known CPU targets and platforms."""
+
+    architectures: list[Architecture]
+    platforms: list[str]
+
+
+class Machine(Answer):
+    """A machine of the catalogue. What is not known is None."""
+
+    name: str
+    title: str = ""
+    platform: str
+    architecture: str | None = None
+    container_engine: str = ""
+    mpi: str | None = None
+    gpu: str | None = None
+
+
+class MachineList(Answer):
+    """The machine catalogue."""
+
+    machines: list[Machine]
+
+
+class Health(Answer):
+    """Whether the service is alive or ready."""
+
+    status: str
+    checks: dict[str, str] = {}
+
+
+class LogPart(BaseModel):
+    """A part of a build's log. `next_offset` is the byte where the next part begins."""
+
+    model_config = ConfigDict(frozen=True)
+
+    content: bytes
+    next_offset: int
+    is_complete: bool

@@ -1,0 +1,294 @@
+"""The command `cic`, run as a process against the application, and once against the service itself."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import datetime
+import io
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from cic_client import models
+from cic_client.cli import parser
+from cic_client.live import view
+from cic_client.show import Screen
+from cic_client.text import json_text, printable
+from flask import Flask
+from rich.console import Console
+
+from image_builder.errors import BuildFailed, ErrorCode
+from tests.client.conftest import Cic, token_of
+from tests.conftest import PROJECT
+from tests.service.conftest import REQUEST, FakeBuilder
+from tests.support.site import PASSWORD, USER, make_site, running_service
+
+REFUSED, WRONG_USAGE, UNREACHABLE, BUILD_FAILED = 1, 2, 3, 4
+MACHINE = "lumi-c"
+NASTY = "a\x1b[2Jb\x9bc\x07d\x7fe\u202ef"
+
+
+@pytest.fixture
+def request_file(tmp_path: Path) -> str:
+    """A request as the first documentation writes it, with Python's False."""
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(REQUEST).replace("false", "False"))
+    return str(path)
+
+
+# ---- The log-in
+
+
+def test_a_login_is_kept_for_its_user_alone(cic: Cic, app: Flask, address: str) -> None:
+    token = token_of(app, "ada")
+    done = cic("login", address, stdin=token + "\n")
+    assert done.returncode == 0, done.stderr
+    (kept,) = cic.home.glob(".config/cic/*")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert token not in done.stdout + done.stderr
+    assert cic("builds", "--json").returncode == 0
+    kept.chmod(0o644)
+    refused = cic("builds")
+    assert refused.returncode == WRONG_USAGE and "chmod 600" in refused.stderr
+    assert cic("logout").returncode == 0
+    assert not kept.exists()
+    refused = cic("builds")
+    assert refused.returncode == WRONG_USAGE and "cic login" in refused.stderr
+
+
+def test_a_wrong_token_is_not_kept(cic: Cic, address: str) -> None:
+    refused = cic("login", address, stdin="canary\n")
+    assert refused.returncode == REFUSED and "401" in refused.stderr
+    assert "canary" not in refused.stderr
+    assert list(cic.home.rglob("*.json")) == []
+
+
+def test_user_and_password_of_the_environment_log_in(cic: Cic, app: Flask, address: str) -> None:
+    login = {"CIC_URL": address, "CIC_USER": "ada"}
+    assert cic("builds", **login, CIC_PASSWORD="correct horse battery").returncode == 0
+    assert cic("builds", **login, CIC_PASSWORD="another").returncode == REFUSED
+
+
+def test_a_service_that_is_not_there_has_its_own_status(cic: Cic) -> None:
+    done = cic("status", "x", CIC_URL="https://127.0.0.1:9", CIC_TOKEN="t")
+    assert done.returncode == UNREACHABLE and "127.0.0.1:9" in done.stderr
+
+
+# ---- Builds
+
+
+def test_a_build_ends_with_its_file(ada: Cic, request_file: str) -> None:
+    done = ada("build", request_file, "--wait", "--pull", "--to", ".", "--json")
+    assert done.returncode == 0, done.stderr
+    build = json.loads(done.stdout)
+    assert build["status"] == "FINISHED"
+    assert (ada.home / build["filename"]).stat().st_size == build["size_bytes"]
+    assert "FINISHED" in done.stderr and build["filename"] in done.stderr
+    images = ada("images")
+    assert build["filename"] in images.stdout
+    assert "built" in ada("log", "-f", build["id"]).stdout
+    assert "built" in ada("log", build["id"]).stdout
+    assert build["sha256"] in ada("status", build["id"]).stdout
+    assert "FINISHED" in ada("watch", build["id"]).stdout
+    assert build["id"] in ada("builds", "--status", "finished").stdout
+    again = ada("pull", build["filename"])
+    assert again.returncode == 0 and "is here" in again.stderr
+
+
+def test_packages_and_a_machine_make_a_request(
+    ada: Cic, builder: FakeBuilder, tmp_path: Path
+) -> None:
+    done = ada("build", "-p", "zlib", "-p", "fftw~mpi", "-m", MACHINE, "--name", "mine")
+    assert done.returncode == 0, done.stderr
+    status = json.loads(ada("status", done.stdout.strip(), "--json").stdout)
+    assert status["request"]["name"] == "mine"
+    assert "fftw~mpi" in json.dumps(status["request"])
+    step = tmp_path / "step"
+    step.mkdir()
+    (step / "eflows4hpc.yaml").write_text("apt:\n  - bc\n")
+    sent = json.loads(ada("build", "--path", str(step), "-m", MACHINE, "--json").stdout)
+    status = json.loads(ada("status", sent["id"], "--json").stdout)
+    assert (status["request"]["name"], status["request"]["folder"]) == ("step", sent["folder"])
+
+
+def test_a_build_that_fails_has_its_own_status(
+    ada: Cic, builder: FakeBuilder, request_file: str
+) -> None:
+    builder.error = BuildFailed(f"no such package {NASTY}", hint="write another")
+    done = ada("build", request_file, "--wait")
+    assert done.returncode == BUILD_FAILED
+    assert "no such package abcdef" in done.stdout and "write another" in done.stdout
+    assert ErrorCode.BUILD_STEP_FAILED.value in done.stderr
+
+
+def test_a_build_is_cancelled(ada: Cic, builder: FakeBuilder, request_file: str) -> None:
+    builder.hold.clear()
+    build_id = ada("build", request_file).stdout.strip()
+    done = ada("cancel", build_id, "--json")
+    assert (done.returncode, json.loads(done.stdout)["error_code"]) == (0, "CANCELLED")
+    unknown = ada("cancel", "f1f4699b-9048-4ecc-aff3-1c689b855adc")
+    assert unknown.returncode == REFUSED and "404" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("build",),
+        ("build", "-p", "zlib"),
+        ("build", "-m", MACHINE),
+        ("build", "-p", "zlib", "-m", MACHINE, "--path", "."),
+        ("build", "nowhere.json"),
+        ("build", "-", "-m", MACHINE),
+        ("status", "../x"),
+        ("check", "a.sif", "lumi-c", "lumi-g"),
+        ("check", "a.sif", "filename=x"),
+        ("plan", "-p", "zlib", "-m", MACHINE, "--against", "nowhere.json"),
+        ("nothing",),
+        (),
+    ],
+)
+def test_wrong_usage_is_said_and_nothing_sent(ada: Cic, arguments: tuple[str, ...]) -> None:
+    done = ada(*arguments, CIC_URL="https://127.0.0.1:9")
+    assert done.returncode == WRONG_USAGE
+    assert done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_the_service_refuses_names_every_field(ada: Cic) -> None:
+    done = ada("plan", "-", stdin=json.dumps(REQUEST | {"colour": "red", "forse": True}))
+    assert done.returncode == REFUSED
+    assert "colour" in done.stderr and "forse" in done.stderr and "force" in done.stderr
+
+
+# ---- Images and machines
+
+
+def test_a_plan_shows_its_difference_to_an_earlier_one(ada: Cic) -> None:
+    earlier = ada("plan", "-p", "zlib", "-m", MACHINE, "--json")
+    assert earlier.returncode == 0, earlier.stderr
+    (ada.home / "earlier.json").write_text(earlier.stdout)
+    same = ada("plan", "-p", "zlib", "-m", MACHINE, "--against", "earlier.json")
+    assert "+" not in same.stdout
+    done = ada("plan", "-p", "fftw", "-m", MACHINE, "--against", "earlier.json")
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("-") and "zlib" in line for line in lines), done.stdout
+    assert any(line.startswith("+") and "fftw" in line for line in lines)
+    assert "fftw" in ada("plan", "-p", "fftw", "-m", MACHINE).stdout
+
+
+def test_machines_are_found_by_a_word(ada: Cic) -> None:
+    assert MACHINE in ada("machines").stdout
+    found = json.loads(ada("machines", "LUMI", "--json").stdout)["machines"]
+    assert MACHINE in {machine["name"] for machine in found}
+    assert all("lumi" in json.dumps(machine).lower() for machine in found)
+
+
+def test_a_check_tells_by_its_status_whether_an_image_works(
+    ada: Cic, builder: FakeBuilder, request_file: str
+) -> None:
+    builder.labels = {"cic.platform": "linux/amd64", "cic.target": "x86_64"}
+    build = json.loads(ada("build", request_file, "--wait", "--json").stdout)
+    works = ada("check", build["filename"], "platform=linux/amd64", "architecture=zen2", "--json")
+    assert json.loads(works.stdout)["ok"] and works.returncode == 0
+    not_there = ada("check", build["filename"], "platform=linux/arm64", "architecture=neoverse_v2")
+    assert not_there.returncode == REFUSED and "does_not_run" in not_there.stdout
+
+
+# ---- Text for people
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (NASTY, "abcdef"),
+        ("\x1b]0;title\x07x", "x"),
+        ("\x1b]8;;http://x\x1b\\y", "y"),
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("a\tb\nc\r\nd\re", "a\tb\nc\nde"),
+        ("\x1b\x1b[2J[2J", "[2J"),
+        ("é漢", "é漢"),
+    ],
+)
+def test_nothing_of_a_server_steers_a_terminal(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert not set(json_text({text: text})) & set(map(chr, [*range(10), *range(11, 32), 127]))
+
+
+def build_of(**changes: object) -> models.Build:
+    fields = {
+        "id": "x", "status": "BUILDING", "image_id": "image:latest", "created_at": "2026-01-01T10:00:00.000Z",
+        "started_at": "2026-01-01T10:00:10.000Z", "building_at": "2026-01-01T10:01:00.000Z",
+    }  # fmt: skip
+    return models.Build.model_validate(fields | changes)
+
+
+def picture(build: models.Build) -> str:
+    console = Console(file=io.StringIO(), width=100, markup=False, force_terminal=True)
+    now = datetime.datetime(2026, 1, 1, 11, 2, 3, tzinfo=datetime.timezone.utc)
+    console.print(view(build, now))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_live_view_has_stages_times_and_packages_side_by_side() -> None:
+    progress = {"done": 3, "total": 9, "what": "fftw@3.3.10 build 95 s, lz4@1.9.4 configure"}
+    shown = picture(build_of(stage="install", progress=progress))
+    for text in ("queued", "0:00:10", "0:00:50", "1:01:03", "3 of 9"):
+        assert text in shown
+    lines = shown.splitlines()
+    assert any("fftw@3.3.10" in line and "lz4" not in line for line in lines)
+    ended = picture(build_of(status="FAILED", ended_at="2026-01-01T10:02:00.000Z", message="[b]no"))
+    assert "0:01:00" in ended and "1:01:03" not in ended and "[b]no" in ended
+
+
+def test_pictures_and_tables_print_nothing_raw() -> None:
+    build = build_of(
+        status=NASTY, image_id=NASTY, stage=NASTY, message=NASTY, hint=NASTY, filename=NASTY,
+        warnings=[NASTY], progress={"done": 1, "total": 2, "what": NASTY},
+    )  # fmt: skip
+    out = io.StringIO()
+    console = Console(file=out, markup=False, width=200)
+    screen = Screen(console, console, as_json=False)
+    screen.build(build)
+    screen.builds(models.BuildList(builds=[build], page=1, per_page=1, total=2, pages=2))
+    screen.note(NASTY)
+    shown = out.getvalue() + picture(build)
+    assert "abcdef" in shown
+    for char in ("\x1b[2J", "\x9b", "\x07", "\x7f", "\u202e"):
+        assert char not in shown
+
+
+# ---- The whole of it
+
+
+def test_every_verb_is_documented() -> None:
+    (verbs,) = (action.choices for action in parser()._actions if action.dest == "==SUPPRESS==")
+    text = (PROJECT / "docs" / "client.md").read_text("utf-8")
+    assert verbs
+    for verb in verbs:
+        assert f"\ncic {verb}" in text, verb
+
+
+def test_the_package_needs_no_more_than_it_lists() -> None:
+    imported = set()
+    for path in (PROJECT / "client" / "cic_client").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
+    listed = (PROJECT / "client" / "pyproject.toml").read_text("utf-8")
+    outside = imported & {"image_builder", "service", "config", "flask", "yaml", "jinja2", "docker"}
+    assert not outside
+    assert all(f'"{name}>=' in listed for name in ("pydantic", "requests", "rich"))
+
+
+def test_the_service_itself_is_asked(cic: Cic, tmp_path: Path) -> None:
+    with running_service(make_site(tmp_path / "site")) as service:
+        login = {"CIC_URL": service.url, "CIC_USER": USER, "CIC_PASSWORD": PASSWORD}
+        known = dataclasses.replace(cic, environ=cic.environ | login)
+        assert MACHINE in known("machines").stdout
+        assert known("images", "--json").returncode == 0
+        wrong = known("plan", "-p", "zlib@@", "-m", MACHINE)
+        assert wrong.returncode == REFUSED and "zlib@@" in wrong.stderr
