@@ -11,6 +11,7 @@ import codecs
 import contextlib
 import dataclasses
 import getpass
+import io
 import json
 import os
 import sys
@@ -44,6 +45,9 @@ class Call:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb, and return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may not know every letter of a log
     asked = parser().parse_args(arguments)
     screen = Screen.of_terminal(as_json=getattr(asked, "json", False))
     try:

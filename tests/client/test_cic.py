@@ -11,9 +11,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from cic_client import models
+from cic_client import Client, models
 from cic_client.cli import parser
-from cic_client.live import view
+from cic_client.live import download_bar, view, watched
 from cic_client.show import Screen
 from cic_client.text import json_text, printable
 from flask import Flask
@@ -121,6 +121,16 @@ def test_a_build_that_fails_has_its_own_status(
     assert done.returncode == BUILD_FAILED
     assert "no such package abcdef" in done.stdout and "write another" in done.stdout
     assert ErrorCode.BUILD_STEP_FAILED.value in done.stderr
+
+
+def test_a_terminal_that_knows_few_letters_gets_the_log_as_well(
+    ada: Cic, builder: FakeBuilder, request_file: str
+) -> None:
+    builder.lines = ["\u6f22 \x1b[2J built"]
+    build_id = json.loads(ada("build", request_file, "--wait", "--json").stdout)["id"]
+    done = ada("log", build_id, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "?  built" in done.stdout
 
 
 def test_a_build_is_cancelled(ada: Cic, builder: FakeBuilder, request_file: str) -> None:
@@ -257,6 +267,24 @@ def test_pictures_and_tables_print_nothing_raw() -> None:
     assert "abcdef" in shown
     for char in ("\x1b[2J", "\x9b", "\x07", "\x7f", "\u202e"):
         assert char not in shown
+
+
+def test_a_terminal_shows_a_build_and_a_download_as_they_go_on(
+    client: Client, builder: FakeBuilder, tmp_path: Path
+) -> None:
+    builder.hold.clear()
+    build_id = client.submit(REQUEST).id
+    console = Console(file=io.StringIO(), width=100, markup=False, force_terminal=True)
+    screen = Screen(console, console, as_json=False)
+    build = watched(client, build_id, screen)
+    filename = str(build.filename)
+    with download_bar(filename, screen) as progress:
+        client.download(filename, tmp_path, progress=progress)
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert build.status == "FINISHED"
+    assert shown.index("queued") < shown.rindex("FINISHED") < shown.rindex(filename)
+    assert f"{build.size_bytes / 1000:.1f}/{build.size_bytes / 1000:.1f} kB" in shown
 
 
 # ---- The whole of it
