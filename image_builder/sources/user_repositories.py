@@ -98,8 +98,10 @@ def fetch_step(
     url = _url(request.repository, credential)
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix="aside-git-", dir=root) as name, _explained(url):
-        remote = _Remote(url, hurried, Path(name), _SizeGuard(Path(name), limits.max_bytes, cancel))
+        guard = _SizeGuard(Path(name), limits.max_bytes, cancel)
+        remote = _Remote(url, hurried, Path(name), guard)
         remote.fetch(remote.wanted(request.version))
+        guard.measure()  # a quick fetch ends between two looks
         return remote.kept(request, root, limits)
 
 
@@ -117,6 +119,10 @@ class _SizeGuard(CancelToken):
         super().check()
         if time.monotonic() - self._measured_at < MEASURED_EVERY_S:
             return
+        self.measure()
+
+    def measure(self) -> None:
+        """Raise `InvalidRequest` if the folder is too large now."""
         self._measured_at = time.monotonic()
         with contextlib.suppress(OSError):  # git renames what is measured
             if bytes_of(self._folder) <= self._max_bytes:
