@@ -44,6 +44,9 @@ looks at the length first.
 """
 
 
+pytestmark = pytest.mark.slow
+
+
 def _of_files() -> list[str]:
     """The patterns for names and contents of an image's files."""
     facts = facts_of("elf_facts")

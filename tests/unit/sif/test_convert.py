@@ -144,6 +144,7 @@ def test_what_root_runs_ends_as_it_ends(fake_sudo: Path, tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"programs"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["cancel", "timeout"])
 def test_what_root_runs_ends_when_we_want_it_to(fake_sudo: Path, tmp_path: Path, why: str) -> None:
     note = tmp_path / "note"

@@ -171,6 +171,7 @@ def hostile_steps(repository: GitRepository) -> dict[str, tuple[str, str]]:
     }
 
 
+@pytest.mark.slow
 def test_hostile_steps_are_refused_and_leave_nothing(
     upstream: GitRepository, tmp_path: Path, open_registry: Callable[..., WorkflowRegistry]
 ) -> None:
