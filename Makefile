@@ -33,12 +33,12 @@ setup:
 setup-test:
 	@scripts/setup --tests
 
-# Three processes on two cores: of the tests on real parts, which two of them run, much is waiting.
+# Three processes on two cores: much is waiting.
 test: setup-test
 	@$(PYTEST) -n 3 --dist loadgroup -m "not endurance and not cluster"
 
 test-unit: setup-test
-	@$(PYTEST) -n 2 -m "not endurance and not slow" tests/unit
+	@$(PYTEST) -n 3 -m "not endurance and not slow" tests/unit
 
 check: lint test
 
