@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.rows import Row, attempted, not_measured, show
@@ -65,14 +66,24 @@ def rows() -> list[Row]:
 
     A figure that fails is not measured, and its row gives the reason.
     """
+    return with_two_bases(UNKNOWN, wide)
+
+
+def with_two_bases(
+    wanted: Sequence[Row], measure: Callable[[str, str, Path], list[Row]]
+) -> list[Row]:
+    """Return what is measured with the older base image, the newer one and a mirror of sources.
+
+    Without these, they are the `wanted` rows with what is missing.
+    """
     bases = os.environ.get("CIC_BENCHMARK_BASES", "").split()
     if len(bases) != 2 or "CIC_SPACK_SOURCES" not in os.environ:
-        return not_measured([*UNKNOWN], MISSING)
+        return not_measured(wanted, MISSING)
+    older, newer = bases
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         mirror = Path(folder) / "mirror"
         subprocess.run([str(REAL_SPACK / "source_mirror"), str(mirror)], check=True)
-        older, newer = bases
-        return attempted(UNKNOWN, lambda: wide(older, newer, mirror))
+        return attempted(wanted, lambda: measure(older, newer, mirror))
 
 
 def wide(older: str, newer: str, mirror: Path) -> list[Row]:

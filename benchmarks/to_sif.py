@@ -6,15 +6,13 @@ Spack, which finds externals and installs one package after the other, and `appt
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.installs import MISSING, built
-from benchmarks.rows import Row, attempted, not_measured, show
+from benchmarks.installs import built, with_two_bases
+from benchmarks.rows import Row, show
 from tests.support.spack_site import MEASURED, REAL_SPACK
 
 SIF = "request to SIF, cold, fftw, lz4, bzip2, with 1.2 against 0.23 by hand"
@@ -46,21 +44,14 @@ def main() -> None:
 
 def rows() -> list[Row]:
     """Return the figure of one run, or the reason why there is none."""
-    bases = os.environ.get("CIC_BENCHMARK_BASES", "").split()
-    if len(bases) != 2 or "CIC_SPACK_SOURCES" not in os.environ:
-        return not_measured([*UNKNOWN], MISSING)
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        mirror = Path(folder) / "mirror"
-        subprocess.run([str(REAL_SPACK / "source_mirror"), str(mirror)], check=True)
-        older, newer = bases
-        return attempted(UNKNOWN, lambda: [to_sif(older, newer, mirror, Path(folder))])
+    return with_two_bases(UNKNOWN, to_sif)
 
 
-def to_sif(older: str, newer: str, mirror: Path, folder: Path) -> Row:
+def to_sif(older: str, newer: str, mirror: Path) -> list[Row]:
     """Compare a request for a SIF with what a plain Dockerfile and Apptainer take."""
     ours = built(newer, mirror, "singularity", MEASURED).seconds
-    plain = by_hand(older, mirror, folder)
-    return Row(SIF, ours / plain, 0.6, note=f"{ours:.0f} s of {plain:.0f} s")
+    plain = by_hand(older, mirror, mirror.parent)
+    return [Row(SIF, ours / plain, 0.6, note=f"{ours:.0f} s of {plain:.0f} s")]
 
 
 def by_hand(base: str, mirror: Path, folder: Path) -> float:
