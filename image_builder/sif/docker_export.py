@@ -96,27 +96,12 @@ class ExportedImage:
 def exported(image: str) -> Iterator[ExportedImage]:
     """Yield an image with a container and a name of its own; both are removed at the end."""
     with daemon() as client, contextlib.ExitStack() as stack:
-        try:
+        with _explained(image):
             original = client.images.get(image)
             tag = leftovers.owner_tag()
             original.tag(REPOSITORY, tag=tag)
             stack.callback(_untag, client, original.id, f"{REPOSITORY}:{tag}")
-            container = client.api.create_container(
-                original.id,
-                command=["/never-started"],
-                labels={REPOSITORY: tag},
-                platform=_platform(original.attrs),
-                network_disabled=True,
-            )["Id"]
-            stack.callback(_remove_container, client, container)
-        except docker.errors.ImageNotFound:
-            raise ServiceError(
-                f"The image {image} is not in the Docker daemon.", code=ErrorCode.CONVERSION_FAILED
-            ) from None
-        except docker.errors.APIError as error:
-            raise NotStreamable(
-                f"docker does not export the image: {error.explanation or error}"
-            ) from error
+            container = _never_started(client, stack, original, tag)
         attributes = original.attrs
         config = {
             key: attributes["Config"][key] for key in _CONFIG_KEYS if attributes["Config"].get(key)
@@ -139,20 +124,9 @@ def exported_files(image: str, *, timeout_s: float) -> Iterator[int]:
     Raises `ServiceError` for an image that is not there, and `NotStreamable`.
     """
     with daemon() as client, contextlib.ExitStack() as stack:
-        try:
-            container = client.api.create_container(
-                image,
-                command=["/never-started"],
-                labels={REPOSITORY: leftovers.owner_tag()},
-                network_disabled=True,
-            )["Id"]
-        except docker.errors.ImageNotFound:
-            raise ServiceError(f"The image {image} is not in the Docker daemon.") from None
-        except docker.errors.APIError as error:
-            raise NotStreamable(
-                f"docker does not export the image: {error.explanation or error}"
-            ) from error
-        stack.callback(_remove_container, client, container)
+        with _explained(image):
+            original = client.images.get(image)
+            container = _never_started(client, stack, original, leftovers.owner_tag())
         connection = export_socket(container)
         if connection is not None:
             stack.enter_context(connection)
@@ -164,6 +138,41 @@ def exported_files(image: str, *, timeout_s: float) -> Iterator[int]:
         process = stack.enter_context(started(command, stdout=subprocess.PIPE))
         assert process.stdout is not None
         yield process.stdout.fileno()
+
+
+@contextlib.contextmanager
+def _explained(image: str) -> Iterator[None]:
+    """Raise what the daemon says of an image in the block as errors of ours."""
+    try:
+        yield
+    except docker.errors.ImageNotFound:
+        raise ServiceError(
+            f"The image {image} is not in the Docker daemon.", code=ErrorCode.CONVERSION_FAILED
+        ) from None
+    except docker.errors.APIError as error:
+        raise NotStreamable(
+            f"docker does not export the image: {error.explanation or error}"
+        ) from error
+
+
+def _never_started(
+    client: docker.DockerClient,
+    stack: contextlib.ExitStack,
+    image: docker.models.images.Image,
+    tag: str,
+) -> str:
+    """Return a container of an image, whose files the daemon hands out, until the stack ends."""
+    container = str(
+        client.api.create_container(
+            image.id,
+            command=["/never-started"],
+            labels={REPOSITORY: tag},
+            platform=_platform(image.attrs),
+            network_disabled=True,
+        )["Id"]
+    )
+    stack.callback(_remove_container, client, container)
+    return container
 
 
 def is_converted(names: Collection[str]) -> bool:
