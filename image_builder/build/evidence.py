@@ -20,6 +20,7 @@ from image_builder.proof.provenance import Resource
 from image_builder.recipe.labels import canonical_request, public_address
 from image_builder.sif import format
 from image_builder.sif.tar_filter import Member, Window
+from image_builder.spack import lockfile
 from image_builder.spack.lockfile import Graph, UnreadableLock
 from image_builder.store.record import PUSHED_AS, ImageRecord
 
@@ -152,7 +153,7 @@ def origin(context: BuildContext, built: Built, lock: str | None) -> provenance.
         verdict = json.dumps(built.audit, sort_keys=True)
         byproducts.append(provenance.of_text(provenance.AUDIT, verdict, **built.audit))
     if lock is not None:
-        byproducts.append(provenance.of_text("spack.lock", lock))
+        byproducts.append(provenance.of_text(lockfile.FILE, lock))
     if built.sbom is not None:
         byproducts.append(provenance.of_text(sbom.FILE, built.sbom))
     return provenance.Origin(

@@ -28,6 +28,7 @@ from image_builder.plan import resolve
 from image_builder.proof import cosign, provenance
 from image_builder.recipe.stages import FINAL_STAGE, SLIM_STAGE
 from image_builder.sif import convert
+from image_builder.spack import lockfile
 from image_builder.state import BuildState
 from image_builder.store.image_store import Images, open_repository
 from image_builder.store.record import (
@@ -40,7 +41,6 @@ from image_builder.store.record import (
 
 PUSH_TRIES = 3
 NAMING_POLL_S = 0.2
-LOCK = "spack.lock"
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64})\b")
 
 
@@ -267,7 +267,7 @@ def store_image(
     elif built.reused and earlier is not None:
         pushed_as = earlier.details.get(PUSHED_AS)
     record = _record(context, built, pushed_as)
-    lock = store.document(context.identity, LOCK)
+    lock = store.document(context.identity, lockfile.FILE)
     if record.filename is None:
         finished = store.record(record)
     elif built.reused and earlier is not None and earlier.sha256 is not None:

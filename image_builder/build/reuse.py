@@ -12,6 +12,7 @@ from image_builder.docker import daemon, registry
 from image_builder.docker.label_names import SLIM
 from image_builder.plan.render import render_request
 from image_builder.proof import provenance, sbom
+from image_builder.spack import lockfile
 from image_builder.store.image_store import Images
 from image_builder.store.record import PUSHED_AS, SUBMITTED_AT, ImageRecord
 
@@ -94,7 +95,7 @@ def _sbom_of(context: BuildContext, store: Images, built: Built) -> str | None:
     kept = store.document(context.identity, sbom.FILE)
     if kept is not None:
         return kept
-    lock = json.loads(store.document(context.identity, "spack.lock") or "{}")
+    lock = json.loads(store.document(context.identity, lockfile.FILE) or "{}")
     made = evidence.bill_of_materials(context, built.image, lock, is_slim=built.is_slim)
     documents = evidence.documents(context, dataclasses.replace(built, sbom=made))
     if documents:

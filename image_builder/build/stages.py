@@ -37,6 +37,7 @@ from image_builder.recipe.stages import (
     SOURCES_CONTEXT,
 )
 from image_builder.sources.spack_checkout import SpackSource
+from image_builder.spack import lockfile
 
 MAX_LOCK_BYTES = 32 * 1024**2
 LIMITED = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.TOO_MANY_PROCESSES})
@@ -89,10 +90,10 @@ def _require_size(context: BuildContext, image: str) -> None:
 
 def concretize(context: BuildContext) -> str:
     """Let Spack decide what to install and return its `spack.lock`; nothing is installed yet."""
-    exported = export(context, LOCK_STAGE, ("spack.lock",), MAX_LOCK_BYTES)
-    if "spack.lock" not in exported:
+    exported = export(context, LOCK_STAGE, (lockfile.FILE,), MAX_LOCK_BYTES)
+    if lockfile.FILE not in exported:
         raise ServiceError("Spack wrote no spack.lock.")
-    return exported["spack.lock"].decode("utf-8")
+    return exported[lockfile.FILE].decode("utf-8")
 
 
 def export(

@@ -14,7 +14,7 @@ from image_builder.recipe.environment import Environment, compose
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import BuildSettings, LibrarySettings
 from image_builder.sources.description import parse_description
-from image_builder.spack import releases
+from image_builder.spack import lockfile, releases
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Rendered:
         if self.environment.spack_yaml is not None:
             files["spack.yaml"] = self.environment.spack_yaml
         if lock:
-            files["spack.lock"] = lock
+            files[lockfile.FILE] = lock
         return files
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+FILE = "spack.lock"
+
 
 class UnreadableLock(ValueError):
     """The lockfile is incomplete, or not one that Spack 0.19 to 1.2 writes."""

@@ -30,7 +30,6 @@ from service.web.forms import page_number, record_audit_event
 from service.web.session import service, user
 
 PER_PAGE = 20
-LOCK = "spack.lock"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,7 @@ def _page(one: Shown) -> str:
     placed = _placed(one, checked)
     kept = service().images
     documents = kept.documents(one.record.identity)
-    lock = kept.document(one.record.identity, LOCK) if LOCK in documents else None
+    lock = kept.document(one.record.identity, lockfile.FILE) if lockfile.FILE in documents else None
     return render_template(
         "image.html",
         one=one,
