@@ -116,9 +116,7 @@ def _submitted(service: Service, step: str, *, push: bool) -> str:
         "push": push,
         "force": True,
     }
-    answer = service.call("POST", "/build/", json=asked)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
+    return service.submit(asked)
 
 
 def _status(service: Service, build_id: str) -> str:

@@ -32,22 +32,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from tests.support.site import SEED_REQUEST
+
 CLI = Path(__file__).resolve().parents[2] / "cic_cli"
 USER, PASSWORD = "ada", "correct-horse-battery"
 ROOT = "/image_creation"
 BUILD_ID = "f1f4699b-9048-4ecc-aff3-1c689b855adc"
-SEED_REQUEST = b"""{
-  "machine": {
-    "platform": "linux/amd64",
-    "architecture": "rome",
-    "container_engine": "singularity",
-    "mpi": "openmpi@4",
-    "gpu": "cuda@10"},
-  "workflow":"minimal_workflow",
-  "step_id" :"wordcount",
-  "force": False
-}
-"""
 
 
 # ---- The stand-in
@@ -296,7 +286,7 @@ def shown(result: subprocess.CompletedProcess[bytes]) -> Any:
 
 def test_build_sends_the_file_as_it_stands(service: FakeService, cic: Client) -> None:
     service.at("/build/", json_answer({"id": BUILD_ID}))
-    (cic.folder / "test_request.json").write_bytes(SEED_REQUEST)
+    (cic.folder / "test_request.json").write_bytes(SEED_REQUEST.encode())
 
     result = cic("build", "test_request.json")
 
@@ -304,15 +294,15 @@ def test_build_sends_the_file_as_it_stands(service: FakeService, cic: Client) ->
     assert result.stdout == b'Response:\n{"id": "%s"}\n' % BUILD_ID.encode()
     (asked,) = service.asked
     assert (asked.method, asked.target) == ("POST", f"{ROOT}/build/")
-    assert asked.body == SEED_REQUEST
+    assert asked.body == SEED_REQUEST.encode()
     assert asked.headers["Content-Type"] == "application/json"
     assert asked.headers["Authorization"] == basic(USER, PASSWORD)
 
 
 def test_build_reads_standard_input(service: FakeService, cic: Client) -> None:
     service.at("/build/", json_answer({"id": BUILD_ID}))
-    assert cic("build", "-", input=SEED_REQUEST).returncode == 0
-    assert service.asked[0].body == SEED_REQUEST
+    assert cic("build", "-", input=SEED_REQUEST.encode()).returncode == 0
+    assert service.asked[0].body == SEED_REQUEST.encode()
 
 
 def test_status_prints_what_the_server_sent(service: FakeService, cic: Client) -> None:
@@ -337,7 +327,7 @@ def test_other_calls(
     service: FakeService, cic: Client, arguments: list[str], method: str, target: str
 ) -> None:
     service.at(urlsplit(target).path, json_answer({"some": ["thing"]}))
-    (cic.folder / "request.json").write_bytes(SEED_REQUEST)
+    (cic.folder / "request.json").write_bytes(SEED_REQUEST.encode())
     result = cic(*arguments)
     assert (result.returncode, result.stderr, shown(result)) == (0, b"", {"some": ["thing"]})
     assert [(asked.method, asked.target) for asked in service.asked] == [(method, ROOT + target)]

@@ -12,8 +12,6 @@ import http.client
 import os
 import select
 import socket
-import subprocess
-import sys
 import threading
 import time
 from base64 import b64encode
@@ -33,12 +31,13 @@ from tests.support.certificate import make_certificate
 from tests.support.memory import steady_memory
 from tests.support.site import (
     PASSWORD,
-    PROJECT,
     USER,
     Service,
     free_port,
+    listens,
     make_site,
     running_service,
+    start_service,
 )
 
 SIF_BYTES = 24 * 1024**2
@@ -209,11 +208,6 @@ def test_more_follow_a_log_than_there_are_threads(service: Service) -> None:
     assert len(heard) == 40
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 HALF_SHAKEN = (b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
 """The beginnings of a ClientHello."""
 
@@ -231,15 +225,7 @@ def serving_over_tls(folder: Path) -> Iterator[tuple[Service, Path]]:
         CIC_PORT=str(port),
     )
     log = folder / "service.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "builder_service.py"],
-            cwd=PROJECT,
-            env=dict(site.environ),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
+    process = start_service(site, log)
     service = Service(site, f"https://127.0.0.1:{port}", log, process)
     try:
         end = time.monotonic() + 60

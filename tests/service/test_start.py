@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from service.db.database import database_url, make_engine, writing
 from service.server import server_options
 from service.workers.executors import WAKE, PoolProcess, RunFolder
 from tests.support.certificate import make_certificate
-from tests.support.site import Site, add_user, free_port
+from tests.support.site import Site, add_user, free_port, listens, start_service
 
 
 def python(
@@ -240,15 +239,7 @@ def test_it_serves_over_tls_and_stops_when_told(
     )
     add_user(served, "ada", "correct horse")
     log = tmp_path / "service.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "builder_service.py"],
-            cwd=PROJECT,
-            env=dict(served.environ),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
+    process = start_service(served, log)
     try:
         url = f"https://127.0.0.1:{port}/image_creation"
         wait_until(lambda: listens(port))
@@ -271,11 +262,6 @@ def wait_until(what: Callable[[], bool]) -> None:
     while not what():
         assert time.monotonic() < end
         time.sleep(0.1)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_proxys_word_counts_only_when_it_is_trusted(site: Site) -> None:

@@ -39,6 +39,19 @@ HELLO = {
     "run-of-tests.txt": RUN,
 }
 """A step that needs a Debian package and a Python one, and prints `hello 42`."""
+SEED_REQUEST = """{
+  "machine": {
+    "platform": "linux/amd64",
+    "architecture": "rome",
+    "container_engine": "singularity",
+    "mpi": "openmpi@4",
+    "gpu": "cuda@10"},
+  "workflow":"minimal_workflow",
+  "step_id" :"wordcount",
+  "force": False
+}
+"""
+"""The first documentation's example, with Python's `False`."""
 
 
 def free_port() -> int:
@@ -154,11 +167,15 @@ class Service:
         log = self.log.read_text("utf-8", "replace")[-3000:]
         raise AssertionError(f"build {build_id} did not end: {status}\n{log}")
 
-    def build(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Submit a request and wait for its end."""
+    def submit(self, request: Mapping[str, Any]) -> str:
+        """Submit a request, and return the build's id."""
         answer = self.call("POST", "/build/", json=request)
         assert answer.status_code == 200, answer.text
-        return self.wait_for(answer.json()["id"])
+        return str(answer.json()["id"])
+
+    def build(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Submit a request and wait for its end."""
+        return self.wait_for(self.submit(request))
 
 
 @contextlib.contextmanager
@@ -167,19 +184,10 @@ def running_service(
 ) -> Iterator[Service]:
     """Run the service, started as the README shows, with one user."""
     port = port or free_port()
-    environ = {**site.environ, "CIC_PORT": str(port)}
     if with_user:
         add_user(site, USER, PASSWORD)
     log = site.root / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "builder_service.py"],
-            cwd=PROJECT,
-            env=environ,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
+    process = start_service(site.with_environ(CIC_PORT=str(port)), log)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_alive(f"{url}/image_creation/health/live", process, log)
@@ -191,6 +199,25 @@ def running_service(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def start_service(site: Site, log: Path) -> subprocess.Popen[bytes]:
+    """Start the service of a site, which writes into `log`; whoever starts it ends it."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "builder_service.py"],
+            cwd=PROJECT,
+            env=dict(site.environ),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def listens(port: int) -> bool:
+    """Return whether something takes connections at a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def add_user(site: Site, name: str, password: str, *options: str) -> None:

@@ -234,9 +234,7 @@ def submitted(service: Service, step: str, *, force: bool = False) -> str:
         "push": False,
         "force": force,
     }
-    answer = service.call("POST", "/build/", json=asked)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
+    return service.submit(asked)
 
 
 def test_a_shell_that_never_ends_gives_its_slot_back_when_cancelled(site: Site) -> None:

@@ -70,17 +70,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def built(service: Service, step: str) -> dict[str, Any]:
-    asked = {
-        "machine": MACHINE | {"container_engine": "docker"},
-        "workflow": "demo",
-        "step_id": step,
-        "push": False,
-        "slim": True,
-    }
-    answer = service.call("POST", "/build/", json=asked)
-    assert answer.status_code == 200, answer.text
-    status: dict[str, Any] = service.wait_for(answer.json()["id"])
-    return status
+    return service.build(
+        {
+            "machine": MACHINE | {"container_engine": "docker"},
+            "workflow": "demo",
+            "step_id": step,
+            "push": False,
+            "slim": True,
+        }
+    )
 
 
 def test_no_forged_fact_makes_a_slim_image(site: Site) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon_images import remove_images
-from tests.support.site import PROJECT, make_site, running_service
+from tests.support.site import PROJECT, SEED_REQUEST, make_site, running_service
 from tests.support.spack_site import REAL_SPACK, SPACK_BASE, SPACK_ROOT
 from tests.system.test_main_job import cic_cli, response, run_sif
 
@@ -26,17 +26,6 @@ pytestmark = [
     ),
 ]
 
-REQUEST = """{
-  "machine": {
-    "platform": "linux/amd64",
-    "architecture": "rome",
-    "container_engine": "singularity",
-    "mpi": "openmpi@4",
-    "gpu": "cuda@10"},
-  "workflow":"minimal_workflow",
-  "step_id" :"wordcount",
-  "force": False
-}"""
 OPEN_MPI = """\
 packages:
   openmpi:
@@ -61,7 +50,7 @@ def test_the_seeds_example_becomes_a_sif_that_runs(tmp_path: Path) -> None:
     )
     description = "spack:\n  specs: [gpu-program]\n"
     site.add_step("minimal_workflow", "wordcount", {"eflows4hpc.yaml": description})
-    (tmp_path / "request.json").write_text(REQUEST, "utf-8")
+    (tmp_path / "request.json").write_text(SEED_REQUEST, "utf-8")
     try:
         with running_service(site) as service:
             build_id = response(cic_cli(service, "build", "request.json", folder=tmp_path))["id"]
