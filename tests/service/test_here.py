@@ -139,10 +139,12 @@ def test_mpis_are_known_by_what_they_say(
     assert facts.mpi == (mpi,)
 
 
-def test_a_gpu_of_amd(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", ["", "; /usr/bin/seq 100000"], ids=["short", "long"])
+def test_a_gpu_of_amd(tmp_path: Path, more: str) -> None:
+    """A tool that says more than is read is one like others."""
     (tmp_path / ".info").mkdir()
     (tmp_path / ".info" / "version").write_text("6.3.4-76\n")
-    tools = {"rocminfo": "echo '  Name:                    gfx90a'"}
+    tools = {"rocminfo": f"echo '  Name:                    gfx90a'{more}"}
     host = Host(tmp_path, "x86_64", (CPUINFO / "linux-rhel7-zen").read_text("utf-8"), tools)
     facts = parse_facts(host.here(ROCM_PATH=str(tmp_path)))
     assert facts.gpu is not None
