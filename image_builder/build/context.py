@@ -14,6 +14,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Runner
 from image_builder.host.workspace import Workspace
 from image_builder.plan.inputs import Inputs
+from image_builder.proof.contents import Contents
 from image_builder.proof.keys import Signer
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
@@ -71,6 +72,8 @@ class Built:
     facts: str = ""
     is_slim: bool = False
     full_because: str = ""
+    contents: Contents | None = None
+    """What is installed in an image that was built now, as far as that is known."""
     sbom: str | None = None
     """The bill of materials, where images have one."""
     warnings: tuple[str, ...] = ()

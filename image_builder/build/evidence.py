@@ -173,7 +173,7 @@ def _materials(context: BuildContext) -> list[Resource]:
     catalogue = inputs.catalogue
     packages = _public(repositories.software_repository)
     resources = [
-        _tree("step", inputs.step.tree, inputs.step.commit, _source(context)),
+        _tree("step", inputs.step.tree, inputs.step.commit, source_of(context)),
         provenance.of_digest("base image", inputs.base.digest, inputs.base.reference),
         _tree("catalogue", catalogue.packages_tree, catalogue.packages_commit, packages),
         _tree("Spack configuration", catalogue.config_tree, catalogue.config_commit, None),
@@ -196,7 +196,7 @@ def _tree(name: str, tree: str | None, commit: str | None, source: str | None) -
     )
 
 
-def _source(context: BuildContext) -> str | None:
+def source_of(context: BuildContext) -> str | None:
     """Return the public address that a step comes from, if it has one."""
     request = context.request
     if request.is_own or request.is_base or request.path is not None:
@@ -247,15 +247,14 @@ def _hashes(lock: Mapping[str, Any]) -> list[str]:
     return [node.hash for node in Graph(lock)] if lock else []
 
 
-def bill_of_materials(
+def installed_in(
     context: BuildContext,
     image: str,
     lock: Mapping[str, Any],
     *,
-    is_slim: bool,
     seen: Sequence[PackagesSeen] = (),
-) -> str | None:
-    """Return the bill of materials of an image in the daemon; None where there is to be none.
+) -> contents.Contents | None:
+    """Return what is installed in an image in the daemon; None where nothing is to tell it.
 
     What was `seen` of its files already is used; else they are read now.
     """
@@ -263,10 +262,26 @@ def bill_of_materials(
         return None
     context.cancel.check()
     try:
+        known = next((one.contents() for one in seen if one.is_whole), None)
+        return known or contents.read_contents(image, _hashes(lock), context.cancel)
+    except (CicError, UnreadableLock) as error:
+        context.cancel.check()
+        context.warn(f"the image gets no bill of materials: {error}")
+        return None
+
+
+def bill_of_materials(
+    context: BuildContext,
+    installed: contents.Contents | None,
+    lock: Mapping[str, Any],
+    *,
+    is_slim: bool,
+) -> str | None:
+    """Return the bill of materials of an image; None where it is not known what is installed."""
+    if installed is None:
+        return None
+    try:
         graph = Graph(lock) if lock else None
-        installed = next((one.contents() for one in seen if one.is_whole), None)
-        if installed is None:
-            installed = contents.read_contents(image, _hashes(lock), context.cancel)
         return sbom.sbom(_facts(context, is_slim=is_slim), graph, installed)
     except (CicError, UnreadableLock) as error:
         context.cancel.check()
@@ -288,7 +303,7 @@ def _facts(context: BuildContext, *, is_slim: bool) -> sbom.ImageFacts:
         step_id=request.step_name,
         tree=inputs.step.tree,
         commit=inputs.step.commit,
-        source=_source(context),
+        source=source_of(context),
         base=base.reference,
         base_digest=base.digest,
         created_s=resolve.step_time_s(request, inputs.step, context.settings, context.cancel),

@@ -12,7 +12,7 @@ from typing import Any
 
 from image_builder.audit.image_facts.facts import DOCUMENT as FACTS_DOCUMENT
 from image_builder.audit.lock_audit import Verdict
-from image_builder.build import checks, evidence, stages
+from image_builder.build import checks, evidence, stages, used
 from image_builder.build.buildcache.access import open_build_cache
 from image_builder.build.concretization_cache import ConcretizationCache
 from image_builder.build.context import BuildContext, Built
@@ -68,7 +68,8 @@ def build(context: BuildContext, store: Images) -> Built:
     documents = rendered.documents(json.dumps(lock) if lock else None)
     if built.facts:
         documents[FACTS_DOCUMENT] = built.facts
-    store.keep_documents(context.identity, documents | evidence.documents(context, built))
+    documents |= evidence.documents(context, built) | used.documents(context, built, lock)
+    store.keep_documents(context.identity, documents)
     return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
 
 
@@ -108,8 +109,10 @@ def _concretized_lock(
     else:
         text = stages.concretize(context)
         locks.keep(key, text)
-    context.workspace.write_context({LOCK_FILE: text})
-    return json.loads(text), known is None
+    lock = json.loads(text)
+    # As the documents have it: whoever builds from that text gets the same file in the image.
+    context.workspace.write_context({LOCK_FILE: json.dumps(lock)})
+    return lock, known is None
 
 
 def _key(context: BuildContext, environment: Environment) -> str:
@@ -192,6 +195,7 @@ class _Install:
         if facts is not None:
             image, labels = self._labelled(image, stage, labels, facts.labels(labels))
         warnings = checks.run_smoke(self._context, image, self._environment)
+        installed = evidence.installed_in(self._context, image, self._lock, seen=seen)
         return Built(
             image=image,
             reused=False,
@@ -199,8 +203,9 @@ class _Install:
             is_slim=SLIM in labels,
             audit=verdict.as_dict() if verdict else None,
             facts=facts.document() if facts is not None else "",
+            contents=installed,
             sbom=evidence.bill_of_materials(
-                self._context, image, self._lock, is_slim=SLIM in labels, seen=seen
+                self._context, installed, self._lock, is_slim=SLIM in labels
             ),
             warnings=warnings,
         )

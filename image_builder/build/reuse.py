@@ -96,7 +96,8 @@ def _sbom_of(context: BuildContext, store: Images, built: Built) -> str | None:
     if kept is not None:
         return kept
     lock = json.loads(store.document(context.identity, lockfile.FILE) or "{}")
-    made = evidence.bill_of_materials(context, built.image, lock, is_slim=built.is_slim)
+    installed = evidence.installed_in(context, built.image, lock)
+    made = evidence.bill_of_materials(context, installed, lock, is_slim=built.is_slim)
     documents = evidence.documents(context, dataclasses.replace(built, sbom=made))
     if documents:
         store.keep_documents(context.identity, documents)

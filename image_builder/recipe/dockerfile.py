@@ -234,7 +234,7 @@ def _files(
         scripts.add("apt.sh")
         files["cic/packages.apt"] = "".join(f"{package}\n" for package in environment.apt)
     if environment.requirements is not None:
-        scripts.add("pip.sh")
+        scripts |= {"pip.sh", "used.py"}
         files["cic/requirements.txt"] = environment.requirements
     if environment.spack_yaml is not None:
         files["cic/spack.yaml"] = environment.spack_yaml

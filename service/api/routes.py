@@ -298,7 +298,7 @@ def document_of(filename: str, name: str) -> Response:
     """Return a text that the image was made from, by its name.
 
     The names are `spack.lock`, `spack.yaml`, `description.yaml`, `Dockerfile`, `sbom.spdx.json`,
-    `provenance.intoto.json` and `facts.json`.
+    `provenance.intoto.json`, `materials.json` and `facts.json`.
     """
     record = _image(filename)
     text = service().images.document(record.identity, name)

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,9 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 from image_builder.docker import daemon
 from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import BuildResult, build_image
-from image_builder.proof import provenance, sbom
+from image_builder.proof import materials, provenance, sbom
 from image_builder.proof.keys import opened, read_signer
+from image_builder.proof.materials import read_materials
 from image_builder.request.parsing import parse_request
 from image_builder.sif import format
 from image_builder.store.folder import ImageStore
@@ -135,6 +137,34 @@ def test_it_names_everything_that_is_there_and_no_more(
     assert {one["name"] for one in bill.of("Wheel")} >= {"six", "hand-made"}
     assert validate_full_spdx_document(parse_file(str(file))) == []
     assert bill.content["comment"].startswith("Slim" if is_slim else "Full")
+
+
+@pytest.mark.parametrize("is_slim", [False, True], ids=["full", "slim"])
+def test_what_the_build_used_is_kept_file_by_file(site: Site, is_slim: bool) -> None:
+    """The image's own programs, and those of its base, say the same."""
+    step = "slim-used" if is_slim else "used"
+    result = build(site, step, files(f"slim: {str(is_slim).lower()}\n"))
+    kept = ImageStore(site.tmp_folder / "store")
+    used = read_materials(kept.document(result.identity, materials.FILE) or "")
+
+    assert used.is_slim is is_slim and used.identity == result.identity
+    assert used.step.commit == git(site.registry, "rev-parse", "HEAD")
+    assert json.dumps(used.spack_lock) == kept.document(result.identity, "spack.lock")
+    assert {one.name for one in used.sources} <= {"needy", "buildtool", "openmpi"}
+    added = {one.name: one for one in used.debian.added}
+    shown = inside(result.image_id, "-c", "dpkg-query -W bc", entrypoint="/bin/sh").split()
+    assert added["bc"].version == shown[1] and used.debian.later == ()
+    assert {f"{one.name} {one.version}" for one in used.debian.base} == of_base(used.base.reference)
+    for one in (added["bc"], *(one for one in used.python if one.sha256)):
+        assert re.fullmatch(r"[0-9a-f]{64}", one.sha256 or "") and one.file
+    assert [(one.project, one.url) for one in used.python] == [("six", None)]
+
+
+def of_base(image: str) -> set[str]:
+    listed = inside(
+        image, "-c", "dpkg-query -W -f '${Package} ${Version}\\n'", entrypoint="/bin/sh"
+    )
+    return set(listed.splitlines())
 
 
 def test_it_is_an_object_of_the_sif_which_is_the_same_when_it_is_made_again(

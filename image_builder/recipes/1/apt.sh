@@ -29,10 +29,13 @@ nothing=$(mktemp -d)
 mkdir "$nothing/partial"
 install_in "$nothing" "$@" -qq -o Acquire::ForceHash=SHA256 --print-uris >"$nothing/uris"
 rm -rf /run/cic/archives/partial
-sed -n "s/^'[^']*' \([^ ]*\) [0-9]* \(.*\)\$/\2 \1/p" "$nothing/uris" | while read -r sum file; do
+sed -n "s/^'[^']*' \([^ ]*\) [0-9]* \(.*\)\$/\2 \1/p" "$nothing/uris" | LC_ALL=C sort -k 2 >"$nothing/sums"
+while read -r sum file; do
     kept=/run/cic/archives/$file
     if [ -e "$kept" ] && ! echo "${sum#SHA256:}  $kept" | sha256sum --check --status -; then rm -f "$kept"; fi
-done
-rm -r "$nothing"
+done <"$nothing/sums"
 install_in /run/cic/archives "$@"
+mkdir -p /opt/cic
+cp "$nothing/sums" /opt/cic/debs # which files of the archive, for whoever builds the same again
+rm -r "$nothing"
 drop_apt_caches

@@ -13,12 +13,21 @@ if ! python3 -m pip --version 2>/dev/null && ! python3 -m ensurepip 2>/dev/null;
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-pip
     drop_apt_caches
 fi
+# What was taken is written down, from pip 22.2 on.
+kept=$(mktemp -d)
+report=
+if python3 -c 'import pip, sys; sys.exit(tuple(map(int, pip.__version__.split(".")[:2])) < (22, 2))'; then
+    report=$kept/report.json
+fi
 if [ -n "${1:-}" ]; then
     cd "$1"
     # As python3 -m pip, but a random.py of the step is no module of pip's own Python.
     python3 -c 'import runpy, sys
 sys.path[:] = [path for path in sys.path if path]
-runpy.run_module("pip", run_name="__main__", alter_sys=True)' install -r requirements.txt
+runpy.run_module("pip", run_name="__main__", alter_sys=True)' install ${report:+--report "$report"} -r requirements.txt
 else
-    python3 -m pip install -r /run/cic/requirements.txt
+    python3 -m pip install ${report:+--report "$report"} -r /run/cic/requirements.txt
 fi
+mkdir -p /opt/cic
+[ -z "$report" ] || python3 /run/cic/used.py /opt/cic/pip <"$report"
+rm -r "$kept"
