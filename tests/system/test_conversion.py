@@ -33,7 +33,7 @@ from image_builder.sif import convert as sif_convert
 from image_builder.sif import docker_export, format
 from image_builder.store import folder as store_folder
 from image_builder.store import record
-from tests.support.site import BASE_IMAGE, BASE_IMAGE_ARM64, PROJECT
+from tests.support.site import BASE_IMAGE, PROJECT
 
 pytestmark = pytest.mark.system
 
@@ -361,9 +361,9 @@ def test_other_compressors_hold_the_same_files(
     assert differences(tmp_path / "other.sif", tmp_path / "default.sif") == {}
 
 
-def test_an_image_for_another_platform_says_so_and_runs(tmp_path: Path) -> None:
+def test_an_image_for_another_platform_says_so_and_runs(arm64_base: str, tmp_path: Path) -> None:
     path = tmp_path / "arm64.sif"
-    convert(BASE_IMAGE_ARM64, path, "linux/arm64")
+    convert(arm64_base, path, "linux/arm64")
     assert format.read(path).architecture == "arm64"
     assert apptainer("exec", "--userns", str(path), "uname", "-m") == "aarch64\n"
     assert "build-arch: arm64" in apptainer("inspect", str(path))

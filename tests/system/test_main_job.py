@@ -383,6 +383,7 @@ def test_the_library_tells_a_bad_request_from_a_failed_build(site: Site, tmp_pat
     assert exit_code({**REQUEST, "step_id": "broken"}) == 3
 
 
+@pytest.mark.usefixtures("arm64_base")
 def test_an_arm64_image_is_built_through_emulation_and_runs(site: Site) -> None:
     arm = {
         "platform": "linux/arm64",

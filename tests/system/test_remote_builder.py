@@ -154,6 +154,7 @@ def test_what_a_builder_elsewhere_pushes_is_attested(
     assert "manifests" not in replaced
 
 
+@pytest.mark.usefixtures("arm64_base")
 def test_each_platform_is_built_on_its_own_node(
     site: Site, image_registry: ImageRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
