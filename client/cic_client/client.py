@@ -35,7 +35,8 @@ def _nothing(_present: int, _size: int) -> None:
 class Client:
     """A service, as one user sees it. Use it in a `with` statement, or call `close`.
 
-    `token` logs in, or `user` and `password`. `root` is where the service lives under the address.
+    `token` logs in, or `user` and `password`. `root` is where the service lives under the address,
+    and `tries` how often a call is made that may be repeated.
     Every call raises `Refused`, `Unreachable`, `UnexpectedAnswer` or `BadInput`.
     """
 
@@ -48,6 +49,7 @@ class Client:
         password: str = "",
         root: str = DEFAULT_ROOT,
         verify_tls: bool = True,
+        tries: int = TRIES,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._pause = pause
@@ -55,6 +57,7 @@ class Client:
             base_url(url, root),
             Login(token=token, user=user, password=password),
             verify_tls=verify_tls,
+            tries=tries,
             pause=pause,
         )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from cic_client.models import Problem
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cic_client.models import Problem
 
 
 class ClientError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -22,7 +23,8 @@ from rich.text import Text
 
 from cic_client.client import Client
 from cic_client.models import Build
-from cic_client.show import Screen, words
+from cic_client.screen import Screen
+from cic_client.tables import words
 from cic_client.text import duration_text, time_of
 
 MAX_PACKAGES = 16
@@ -97,6 +99,16 @@ def download_bar(filename: str, screen: Screen) -> Iterator[Callable[[int, int],
     with bar:
         task = bar.add_task("", total=None, name=words(filename).plain)
         yield lambda present, size: bar.update(task, completed=present, total=size)
+
+
+def pulled(
+    client: Client, screen: Screen, filename: str, folder: Path, sha256: str | None = None
+) -> Path:
+    """Fetch an image file into a folder with a bar, and return its path."""
+    with download_bar(filename, screen) as progress:
+        path = client.download(filename, folder, sha256=sha256, progress=progress)
+    screen.note(f"{path} is here, and is what the service names.")
+    return path
 
 
 def _in_lines(client: Client, build_id: str, screen: Screen) -> Build:

@@ -12,7 +12,8 @@ FINISHED, FAILED = "FINISHED", "FAILED"
 class Answer(BaseModel):
     """A JSON object of the service."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    # What checks an answer is made when the first one comes: all of it takes longer than a call.
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     def as_json(self) -> dict[str, Any]:
         """Return the object as the service sent it."""

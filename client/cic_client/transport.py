@@ -121,9 +121,11 @@ class Transport:
         login: Login,
         *,
         verify_tls: bool = True,
+        tries: int = TRIES,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._base = base
+        self._tries = tries
         self._login = login
         self._verify = verify_tls
         self._pause = pause
@@ -188,8 +190,8 @@ class Transport:
         A call that may have been taken is not sent twice: after a broken connection, only what
         changes nothing when it is repeated.
         """
-        for number in range(TRIES):
-            is_last = number == TRIES - 1
+        for number in range(self._tries):
+            is_last = number == self._tries - 1
             try:
                 answer = self._session.request(
                     method,

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from cic_client import Client
+from cic_client.screen import Screen
 from flask import Flask
+from rich.console import Console
 from werkzeug.serving import make_server
 
 from service.db import accounts
@@ -101,7 +103,12 @@ def cic(tmp_path: Path) -> Cic:
     home = tmp_path / "home"
     home.mkdir()
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("CIC_")}
-    own = {"HOME": str(home), "PYTHONPATH": str(PROJECT / "client"), "COLUMNS": "200"}
+    own = {
+        "HOME": str(home),
+        "PYTHONPATH": str(PROJECT / "client"),
+        "COLUMNS": "200",
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",  # not whose who runs the tests
+    }
     inherited.pop("XDG_CONFIG_HOME", None)
     return Cic(home, inherited | own)
 
@@ -111,3 +118,10 @@ def ada(cic: Cic, app: Flask, address: str) -> Cic:
     """The command with Ada's log-in in the environment."""
     login = {"CIC_URL": address, "CIC_TOKEN": token_of(app, "ada")}
     return dataclasses.replace(cic, environ=cic.environ | login)
+
+
+def screen_of(console: Console) -> Screen:
+    """A screen that prints to this console alone."""
+    screen = Screen()
+    vars(screen).update(out=console, notes=console)
+    return screen

@@ -8,19 +8,22 @@ import datetime
 import io
 import json
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 from cic_client import Client, models
-from cic_client.cli import parser
+from cic_client.arguments import parser
+from cic_client.cli import verb_named
 from cic_client.live import download_bar, view, watched
-from cic_client.show import Screen
+from cic_client.login import in_the_clear
+from cic_client.tables import show_build, show_builds
 from cic_client.text import json_text, printable
 from flask import Flask
 from rich.console import Console
 
 from image_builder.errors import BuildFailed, ErrorCode
-from tests.client.conftest import Cic, token_of
+from tests.client.conftest import Cic, screen_of, token_of
 from tests.conftest import PROJECT
 from tests.service.conftest import REQUEST, FakeBuilder
 from tests.support.site import PASSWORD, USER, make_site, running_service
@@ -45,7 +48,8 @@ def test_a_login_is_kept_for_its_user_alone(cic: Cic, app: Flask, address: str) 
     token = token_of(app, "ada")
     done = cic("login", address, stdin=token + "\n")
     assert done.returncode == 0, done.stderr
-    (kept,) = cic.home.glob(".config/cic/*")
+    kept = cic.home / ".config" / "cic" / "login.json"
+    assert str(kept) in done.stderr
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert token not in done.stdout + done.stderr
     assert cic("builds", "--json").returncode == 0
@@ -56,6 +60,72 @@ def test_a_login_is_kept_for_its_user_alone(cic: Cic, app: Flask, address: str) 
     assert not kept.exists()
     refused = cic("builds")
     assert refused.returncode == WRONG_USAGE and "cic login" in refused.stderr
+
+
+PLAINTEXT = "keyrings.alt.file.PlaintextKeyring"
+"""A keyring that needs no desktop; it keeps what it has below $XDG_DATA_HOME."""
+
+
+def test_a_keyring_keeps_the_token_where_there_is_one(
+    cic: Cic, app: Flask, address: str, tmp_path: Path
+) -> None:
+    token = token_of(app, "ada")
+    ring = {"PYTHON_KEYRING_BACKEND": PLAINTEXT, "XDG_DATA_HOME": str(tmp_path / "data")}
+    done = cic("login", address, stdin=token + "\n", **ring)
+    assert done.returncode == 0, done.stderr
+    kept = cic.home / ".config" / "cic" / "login.json"
+    assert "your keyring (file PlaintextKeyring)" in done.stderr and str(kept) in done.stderr
+    assert json.loads(kept.read_text()) == {"url": address}
+    assert cic("builds", "--json", **ring).returncode == 0
+    locked = cic("builds", PYTHON_KEYRING_BACKEND="keyring.backends.fail.Keyring")
+    assert locked.returncode == WRONG_USAGE and "unlock it" in locked.stderr
+    (entries,) = (tmp_path / "data").rglob("*.cfg")
+    assert "=" in entries.read_text()
+    assert cic("logout", **ring).returncode == 0
+    assert "=" not in entries.read_text() and not kept.exists()
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "keyring.backends.fail.Keyring",  # nothing of a desktop is there
+        "keyring.backends.null.Keyring",  # keeps nothing, and says so to nobody
+        "no.such.Keyring",
+    ],
+)
+def test_a_keyring_that_keeps_nothing_is_none(
+    cic: Cic, app: Flask, address: str, backend: str
+) -> None:
+    token = token_of(app, "ada")
+    done = cic("login", address, stdin=token + "\n", PYTHON_KEYRING_BACKEND=backend)
+    assert done.returncode == 0 and "which you alone can read" in done.stderr, done.stderr
+    assert cic("builds", "--json", PYTHON_KEYRING_BACKEND=backend).returncode == 0
+
+
+def test_no_keyring_is_used_by_who_wants_none(
+    cic: Cic, app: Flask, address: str, tmp_path: Path
+) -> None:
+    ring = {"PYTHON_KEYRING_BACKEND": PLAINTEXT, "XDG_DATA_HOME": str(tmp_path / "data")}
+    done = cic("login", "--no-keyring", address, stdin=token_of(app, "ada") + "\n", **ring)
+    assert done.returncode == 0 and "which you alone can read" in done.stderr
+    assert not (tmp_path / "data").exists()
+    assert cic("builds").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "is_said"),
+    [
+        ("http://cic.example.org", True),
+        ("http://10.0.0.1:80/x", True),
+        ("https://cic.example.org", False),
+        ("http://localhost:5000", False),
+        ("http://127.0.0.2", False),
+        ("http://[::1]:80", False),
+        ("http://[", False),
+    ],
+)
+def test_a_login_that_others_can_read_is_said(url: str, is_said: bool) -> None:
+    assert bool(in_the_clear(url)) is is_said
 
 
 def test_a_wrong_token_is_not_kept(cic: Cic, address: str) -> None:
@@ -174,19 +244,6 @@ def test_what_the_service_refuses_names_every_field(ada: Cic) -> None:
 # ---- Images and machines
 
 
-def test_a_plan_shows_its_difference_to_an_earlier_one(ada: Cic) -> None:
-    earlier = ada("plan", "-p", "zlib", "-m", MACHINE, "--json")
-    assert earlier.returncode == 0, earlier.stderr
-    (ada.home / "earlier.json").write_text(earlier.stdout)
-    same = ada("plan", "-p", "zlib", "-m", MACHINE, "--against", "earlier.json")
-    assert "+" not in same.stdout
-    done = ada("plan", "-p", "fftw", "-m", MACHINE, "--against", "earlier.json")
-    lines = done.stdout.splitlines()
-    assert any(line.startswith("-") and "zlib" in line for line in lines), done.stdout
-    assert any(line.startswith("+") and "fftw" in line for line in lines)
-    assert "fftw" in ada("plan", "-p", "fftw", "-m", MACHINE).stdout
-
-
 def test_machines_are_found_by_a_word(ada: Cic) -> None:
     assert MACHINE in ada("machines").stdout
     found = json.loads(ada("machines", "LUMI", "--json").stdout)["machines"]
@@ -259,9 +316,9 @@ def test_pictures_and_tables_print_nothing_raw() -> None:
     )  # fmt: skip
     out = io.StringIO()
     console = Console(file=out, markup=False, width=200)
-    screen = Screen(console, console, as_json=False)
-    screen.build(build)
-    screen.builds(models.BuildList(builds=[build], page=1, per_page=1, total=2, pages=2))
+    screen = screen_of(console)
+    show_build(screen, build)
+    show_builds(screen, models.BuildList(builds=[build], page=1, per_page=1, total=2, pages=2))
     screen.note(NASTY)
     shown = out.getvalue() + picture(build)
     assert "abcdef" in shown
@@ -275,7 +332,7 @@ def test_a_terminal_shows_a_build_and_a_download_as_they_go_on(
     builder.hold.clear()
     build_id = client.submit(REQUEST).id
     console = Console(file=io.StringIO(), width=100, markup=False, force_terminal=True)
-    screen = Screen(console, console, as_json=False)
+    screen = screen_of(console)
     build = watched(client, build_id, screen)
     filename = str(build.filename)
     with download_bar(filename, screen) as progress:
@@ -290,26 +347,31 @@ def test_a_terminal_shows_a_build_and_a_download_as_they_go_on(
 # ---- The whole of it
 
 
-def test_every_verb_is_documented() -> None:
+def test_every_verb_is_documented_and_there() -> None:
     (verbs,) = (action.choices for action in parser()._actions if action.dest == "==SUPPRESS==")
     text = (PROJECT / "docs" / "client.md").read_text("utf-8")
     assert verbs
-    for verb in verbs:
-        assert f"\ncic {verb}" in text, verb
+    for name, verb in verbs.items():
+        assert f"\ncic {name}" in text, name
+        assert callable(verb_named(verb.get_default("verb")))
 
 
 def test_the_package_needs_no_more_than_it_lists() -> None:
     imported = set()
-    for path in (PROJECT / "client" / "cic_client").glob("*.py"):
+    for path in (PROJECT / "client" / "cic_client").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).split(".")[0])
     listed = (PROJECT / "client" / "pyproject.toml").read_text("utf-8")
-    outside = imported & {"image_builder", "service", "config", "flask", "yaml", "jinja2", "docker"}
-    assert not outside
-    assert all(f'"{name}>=' in listed for name in ("pydantic", "requests", "rich"))
+    assert imported - set(sys.stdlib_module_names) - {"__future__"} == {
+        "cic_client", "argcomplete", "keyring", "pydantic", "requests", "rich",
+    }  # fmt: skip
+    assert all(
+        f'"{name}>=' in listed
+        for name in ("argcomplete", "keyring", "pydantic", "requests", "rich")
+    )
 
 
 def test_the_service_itself_is_asked(cic: Cic, tmp_path: Path) -> None:

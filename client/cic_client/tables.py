@@ -1,0 +1,142 @@
+"""Show the service's answers to people, as tables and lines. Nothing of a server is printed raw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from cic_client import models
+from cic_client.screen import Screen
+from cic_client.text import local_time_text, printable, size_text
+
+STYLES = {
+    "FINISHED": "green", "FAILED": "red", "BUILDING": "cyan", "CONVERTING": "cyan", "STARTED": "cyan",
+    "runs": "green", "runs_but": "yellow", "does_not_run": "red", "error": "red", "warning": "yellow",
+}  # fmt: skip
+
+
+def words(text: str, style: str = "") -> Text:
+    """Return a server's text for a terminal, with the style of its own if none is given."""
+    clean = printable(text)
+    return Text(clean, style=style or STYLES.get(clean, ""))
+
+
+def show_builds(screen: Screen, answer: models.BuildList) -> None:
+    if screen.answer(answer):
+        return
+    _show_table(
+        screen,
+        ("id", "status", "created", "image"),
+        (
+            (one.id, one.status, local_time_text(one.created_at), one.image_id)
+            for one in answer.builds
+        ),
+    )
+    if answer.pages > 1:
+        screen.note(f"page {answer.page} of {answer.pages}, {answer.total} builds")
+
+
+def show_images(screen: Screen, answer: models.ImageList) -> None:
+    if screen.answer(answer):
+        return
+    _show_table(
+        screen,
+        ("image", "platform", "size", "created", "seen by"),
+        (
+            (
+                one.filename,
+                one.platform,
+                size_text(one.size_bytes),
+                local_time_text(one.created_at),
+                one.visibility,
+            )
+            for one in answer.images
+        ),
+    )
+
+
+def show_machines(screen: Screen, answer: models.MachineList) -> None:
+    if screen.answer(answer):
+        return
+    _show_table(
+        screen,
+        ("machine", "title", "architecture", "MPI", "GPU"),
+        (
+            (
+                one.name,
+                one.title,
+                one.architecture or one.platform,
+                one.mpi or "",
+                one.gpu or "",
+            )
+            for one in answer.machines
+        ),
+    )
+
+
+def show_build(screen: Screen, build: models.Build) -> None:
+    if screen.answer(build):
+        return
+    progress = build.progress
+    show_facts(
+        screen,
+        ("build", build.id),
+        ("status", build.status),
+        ("stage", build.stage if not build.has_ended else None),
+        (
+            "progress",
+            f"{progress.done} of {progress.total} {progress.what or ''}" if progress else None,
+        ),
+        ("image", build.image_id),
+        ("file", build.filename),
+        ("size", size_text(build.size_bytes)),
+        ("sha256", build.sha256),
+        ("identity", build.identity),
+        ("created", local_time_text(build.created_at)),
+        ("ended", local_time_text(build.ended_at)),
+        ("error", build.error_code),
+        ("message", build.message),
+        ("hint", build.hint),
+    )
+    show_warnings(screen, build.warnings)
+
+
+def show_check(screen: Screen, check: models.Check) -> None:
+    if screen.answer(check):
+        return
+    show_facts(screen, ("image", check.image), ("machine", check.machine), ("answer", check.answer))
+    for finding in check.findings:
+        screen.out.print(
+            words(finding.level),
+            words(f"{finding.subject}: {finding.message} {finding.hint}".rstrip()),
+        )
+    if check.unknown:
+        screen.out.print(words(f"not known: {', '.join(check.unknown)}"))
+    if check.run_command:
+        screen.out.print(words(check.run_command))
+
+
+def show_facts(screen: Screen, *facts: tuple[str, str | None]) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        if value:
+            table.add_row(name, words(value))
+    screen.out.print(table)
+
+
+def show_warnings(screen: Screen, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        screen.out.print(words("warning"), words(warning))
+
+
+def _show_table(screen: Screen, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*names, box=None, pad_edge=False, header_style="bold")
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*map(words, row))
+    screen.out.print(table)

@@ -1,0 +1,50 @@
+"""Find finished images, fetch them, and find the machines that they are for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from cic_client import live, names, tables
+from cic_client.call import Call
+from cic_client.errors import BadInput
+
+DOES_NOT_WORK = 1
+
+
+def images(call: Call) -> int:
+    """List the finished images."""
+    answer = call.client.list_images()
+    call.remember(names.IMAGES, [one.filename for one in answer.images])
+    tables.show_images(call.screen, answer)
+    return 0
+
+
+def pull(call: Call) -> int:
+    """Fetch an image file, or complete one."""
+    live.pulled(call.client, call.screen, call.asked.image, call.asked.to)
+    return 0
+
+
+def machines(call: Call) -> int:
+    """List the machines that a request may name."""
+    answer = call.client.machines()
+    call.remember(names.MACHINES, [one.name for one in answer.machines])
+    wanted = (call.asked.search or "").lower()
+    chosen = [one for one in answer.machines if wanted in json.dumps(one.as_json()).lower()]
+    tables.show_machines(call.screen, answer.model_copy(update={"machines": chosen}))
+    return 0
+
+
+def check(call: Call) -> int:
+    """Show whether an image works on a machine."""
+    names = [one for one in call.asked.machine if "=" not in one]
+    if len(names) > 1:
+        raise BadInput("Name one machine; what is known besides is written as fact=value.")
+    facts = dict(one.split("=", 1) for one in call.asked.machine if "=" in one)
+    query: dict[str, Any] = {**facts, **({"machine": names[0]} if names else {})}
+    if not all(name.isidentifier() for name in query) or "filename" in query:
+        raise BadInput("A fact is written as in gpu=cuda@12.2.")
+    answer = call.client.check(call.asked.image, **query)
+    tables.show_check(call.screen, answer)
+    return 0 if answer.ok else DOES_NOT_WORK
