@@ -68,6 +68,13 @@ def _add_account(verbs: Verbs) -> None:
         help="keep the token in a file that you alone can read",
     )
     verbs.add("logout", "account.logout", "forget the token", has_json=False)
+    completion = verbs.add(
+        "completion",
+        "shells.completion",
+        "print what lets a shell complete verbs, options and names",
+        has_json=False,
+    )
+    completion.add_argument("shell", choices=completing.SHELLS)
 
 
 def _add_builds(verbs: Verbs) -> None:

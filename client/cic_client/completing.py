@@ -69,10 +69,7 @@ def _names(kind: str) -> list[str]:
         return known
     # First of all, so that a service which is away is not asked again at every key.
     names.remember(path, kind, known, age_s=FRESH_S[kind] - AGAIN_S)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(PATIENCE_S)  # the end of this process, also while it looks up an address
     found = _asked(kind)
-    signal.alarm(0)
     if found is None:
         return known
     names.remember(path, kind, found)
@@ -81,16 +78,19 @@ def _names(kind: str) -> list[str]:
 
 def _asked(kind: str) -> list[str] | None:
     """Return the names that the service has, or None if it does not say."""
-    from cic_client import (
-        login,
-    )  # with the libraries of HTTP, which what is remembered does not need
+    # With the libraries of HTTP, which what is remembered does not need.
+    from cic_client import login
 
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(PATIENCE_S)  # the end of this process, also while it looks up an address
     try:
         known = login.login_from(os.environ)
         with login.client(known, os.environ, tries=1) as client:
             return _ASK[kind](client)
     except (ClientError, OSError):
         return None
+    finally:
+        signal.alarm(0)
 
 
 _ASK: dict[str, Callable[[Client], list[str]]] = {

@@ -106,6 +106,7 @@ def cic(tmp_path: Path) -> Cic:
     own = {
         "HOME": str(home),
         "PYTHONPATH": str(PROJECT / "client"),
+        "XDG_CACHE_HOME": str(home / ".cache"),
         "COLUMNS": "200",
         "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",  # not whose who runs the tests
     }

@@ -352,7 +352,7 @@ def test_every_verb_is_documented_and_there() -> None:
     text = (PROJECT / "docs" / "client.md").read_text("utf-8")
     assert verbs
     for name, verb in verbs.items():
-        assert f"\ncic {name}" in text, name
+        assert f"\ncic {name}" in text or f"$(cic {name}" in text, name
         assert callable(verb_named(verb.get_default("verb")))
 
 
