@@ -39,6 +39,7 @@ from image_builder.request.machines import load_machines
 from image_builder.settings import BuildSettings, LibrarySettings
 from image_builder.sources.own_description import parse_any_request
 from image_builder.state import BuildState
+from image_builder.timeline.spans import Span
 
 EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
 
@@ -68,6 +69,9 @@ class ConsoleObserver:
 
     def line(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def span(self, span: Span) -> None:
+        """Show nothing: the lines say it, and times are kept by the service alone."""
 
     def _show(self, text: str) -> None:
         if self._status is not None:

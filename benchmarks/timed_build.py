@@ -59,6 +59,9 @@ class Clock:
         if INSTALLED.search(text):
             self.last = processor_seconds()
 
+    def span(self, span: object) -> None:
+        pass
+
     @property
     def busy(self) -> float | None:
         """Return the share of the processors' time that was used, from first to last compile."""

@@ -1,10 +1,11 @@
-"""Defines what a build reports while it runs, in three calls."""
+"""Defines what a build reports while it runs, in four calls."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from image_builder.state import BuildState
+from image_builder.timeline.spans import Span
 
 
 class Observer(Protocol):
@@ -22,6 +23,9 @@ class Observer(Protocol):
     def line(self, text: str) -> None:
         """Take one line of output, which is already free of secrets and has no line end."""
 
+    def span(self, span: Span) -> None:
+        """Note that a part of the build began, or that one which was reported has ended."""
+
 
 class SilentObserver:
     """Ignores everything that a build reports."""
@@ -33,4 +37,7 @@ class SilentObserver:
         pass
 
     def line(self, text: str) -> None:
+        pass
+
+    def span(self, span: Span) -> None:
         pass

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from image_builder.build import job, publish, reuse
-from image_builder.build.context import BuildContext, Built
+from image_builder.build.context import BuildContext, Built, step
 from image_builder.build.log import BuildLog, DigestingObserver
 from image_builder.errors import (
     CicError,
@@ -132,9 +132,10 @@ def _build_image(
     requested_at: Callable[[], float | None] | None,
 ) -> BuildResult:
     observer.entered(BuildState.STARTED)
-    pinned = resolve.with_base_image(
-        request, inputs or resolve.resolve(request, settings, cancel=cancel), settings, cancel
-    )
+    with step(observer, "look up what is named"):
+        pinned = resolve.with_base_image(
+            request, inputs or resolve.resolve(request, settings, cancel=cancel), settings, cancel
+        )
     for warning in pinned.warnings:
         observer.line(f"Warning: {warning}")
     store = open_images(settings.build, settings.registry)

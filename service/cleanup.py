@@ -34,7 +34,7 @@ from image_builder.sif import docker_export
 from image_builder.store.image_store import Images
 from image_builder.store.record import ImageRecord
 from service import downloads
-from service.db import audit_trail, builds, runs, shares
+from service.db import audit_trail, builds, runs, shares, timelines
 from service.db import uploads as db_uploads
 from service.logs.storage import logs_of
 from service.uploads import Uploads
@@ -84,6 +84,7 @@ class Cleanup:
                     self._half_written,
                     self._sent_folders,
                     self._logs,
+                    self._timelines,
                     self._sifs,
                     self._docker_images,
                     self._texts,
@@ -170,6 +171,21 @@ class Cleanup:
                     reason=reason,
                     remove=self._kept_logs.of(log.run_id).remove,
                 )
+
+    def _timelines(self) -> Iterator[Item]:
+        """Timelines of builds; one that goes on is written again and again, and so is never old."""
+        keep_s = self._limits.keep_logs_s
+        if keep_s is None:
+            return
+        age_s = max(keep_s, self._grace_s)
+        if count := timelines.count_older(self._engine, age_s):
+            yield Item(
+                kind="timelines",
+                name=str(count),
+                size_bytes=0,
+                reason="older than keep_logs_s",
+                remove=lambda: timelines.forget(self._engine, age_s) > 0,
+            )
 
     def _ended_logs(self) -> Iterator[_Log]:
         ends = runs.run_ends(self._engine)

@@ -109,6 +109,10 @@ class Client:
         """Delete a build that has ended."""
         self._transport.call("DELETE", f"/build/{_segment(build_id)}")
 
+    def timeline(self, build_id: str) -> models.Timeline:
+        """Return what ran in a build, and when; also while it goes on."""
+        return self._get(f"/build/{_segment(build_id)}/timeline").parsed(models.Timeline)
+
     def log(self, build_id: str, *, offset: int = 0) -> models.LogPart:
         """Return a part of a build's log, from a byte on."""
         path = f"/build/{_segment(build_id)}/log"

@@ -86,6 +86,28 @@ class Build(Answer):
         return self.status in (FINISHED, FAILED)
 
 
+class Span(Answer):
+    """A part of a build: a `step`, a `layer` or a `package`. Times are as a build's."""
+
+    kind: str
+    name: str
+    version: str | None = None
+    hash: str | None = None
+    began_at: str
+    ended_at: str | None = None
+    seconds: float | None = None
+    outcome: str | None = None
+
+
+class Timeline(Answer):
+    """What ran in a build, and when, in the order in which it began."""
+
+    began_at: str
+    ended_at: str | None = None
+    spans: list[Span] = []
+    left_out: int = 0
+
+
 class BuildList(Answer):
     """A page of the caller's builds, newest first."""
 

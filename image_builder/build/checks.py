@@ -123,18 +123,19 @@ def run_smoke(context: BuildContext, image: str, environment: Environment) -> tu
         return (warning,)
     context.observer.line(f"Smoke command: {shlex.join(environment.smoke)}")
     try:
-        smoke_test.run_smoke(
-            image,
-            environment.smoke,
-            machine=context.request.machine,
-            step_id=context.request.step_name,
-            timeout_s=build.smoke_timeout_s,
-            cpus=build.jobs_per_build(),
-            cgroup=cgroup_for(build),
-            runner=context.runner,
-            on_line=context.log.line,
-            cancel=context.cancel,
-        )
+        with context.step("run the smoke command"):
+            smoke_test.run_smoke(
+                image,
+                environment.smoke,
+                machine=context.request.machine,
+                step_id=context.request.step_name,
+                timeout_s=build.smoke_timeout_s,
+                cpus=build.jobs_per_build(),
+                cgroup=cgroup_for(build),
+                runner=context.runner,
+                on_line=context.log.line,
+                cancel=context.cancel,
+            )
     except CicError:
         daemon.remove_image(image)
         raise

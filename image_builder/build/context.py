@@ -6,18 +6,21 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from image_builder.build.log import BuildLog, DigestingObserver
-from image_builder.errors import ErrorCode, LimitReached
+from image_builder.errors import Cancelled, ErrorCode, LimitReached
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Runner
 from image_builder.host.workspace import Workspace
+from image_builder.observer import Observer
 from image_builder.plan.inputs import Inputs
 from image_builder.proof.contents import Contents
 from image_builder.proof.keys import Signer
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
+from image_builder.timeline.spans import DONE, FAILED, STEP, STOPPED, Span
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,10 @@ class BuildContext:
     def warn(self, text: str) -> None:
         self.observer.line(f"Warning: {text}")
 
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Report the block as a step of the build, with its beginning and its end."""
+        return step(self.observer, name)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Built:
@@ -88,3 +95,19 @@ def time_limit(code: ErrorCode) -> Iterator[None]:
         if error.code is not ErrorCode.TIMEOUT:
             raise
         raise LimitReached(error.message, hint=error.hint, code=code) from error
+
+
+@contextlib.contextmanager
+def step(observer: Observer, name: str) -> Iterator[None]:
+    """Report the block as a step of a build, with its beginning and its end."""
+    span = Span(kind=STEP, name=name, began_s=time.time())
+    observer.span(span)
+    outcome = FAILED
+    try:
+        yield
+        outcome = DONE
+    except Cancelled:
+        outcome = STOPPED
+        raise
+    finally:
+        observer.span(span.ended(time.time(), outcome))

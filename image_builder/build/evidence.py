@@ -262,8 +262,9 @@ def installed_in(
         return None
     context.cancel.check()
     try:
-        known = next((one.contents() for one in seen if one.is_whole), None)
-        return known or contents.read_contents(image, _hashes(lock), context.cancel)
+        with context.step("list what is installed"):
+            known = next((one.contents() for one in seen if one.is_whole), None)
+            return known or contents.read_contents(image, _hashes(lock), context.cancel)
     except (CicError, UnreadableLock) as error:
         context.cancel.check()
         context.warn(f"the image gets no bill of materials: {error}")

@@ -39,6 +39,7 @@ from image_builder.recipe.stages import (
 from image_builder.spack.install_progress import packages_to_install
 from image_builder.state import BuildState
 from image_builder.store.image_store import Images
+from image_builder.timeline import origins
 
 
 def build_debug_image(context: BuildContext) -> str:
@@ -52,13 +53,14 @@ def build_debug_image(context: BuildContext) -> str:
 
 def build(context: BuildContext, store: Images) -> Built:
     """Concretize, compare the result with the request, then install; the image has no name yet."""
-    check.require(
-        context.settings.build, base_image=context.inputs.base.reference, cancel=context.cancel
-    )
-    rendered = render_request(context.request, context.inputs, context.settings)
-    for warning in rendered.environment.warnings:
-        context.warn(warning)
-    stages.fill_context(context, rendered)
+    with context.step("prepare"):
+        check.require(
+            context.settings.build, base_image=context.inputs.base.reference, cancel=context.cancel
+        )
+        rendered = render_request(context.request, context.inputs, context.settings)
+        for warning in rendered.environment.warnings:
+            context.warn(warning)
+        stages.fill_context(context, rendered)
     context.cancel.check()
     context.observer.entered(BuildState.BUILDING)
     if rendered.recipe.has_spack:
@@ -68,6 +70,8 @@ def build(context: BuildContext, store: Images) -> Built:
     documents = rendered.documents(json.dumps(lock) if lock else None)
     if built.facts:
         documents[FACTS_DOCUMENT] = built.facts
+    if lock and (said := origins.document(lock, context.log.packages.values())) is not None:
+        documents[origins.FILE] = said
     documents |= evidence.documents(context, built) | used.documents(context, built, lock)
     store.keep_documents(context.identity, documents)
     return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
@@ -85,7 +89,8 @@ def _with_spack(
     context.workspace.write_context({"Dockerfile": rendered.recipe.dockerfile})
     build_cache = open_build_cache(context, environment, lock)
     if build_cache is not None:
-        build_cache.pull(again=not is_new)
+        with context.step("pull from the build cache"):
+            build_cache.pull(again=not is_new)
     try:
         built = _Install(context, rendered.environment, lock, verdict).build()
     except BuildFailed:  # an earlier concretization may name what is not there any more
@@ -93,7 +98,8 @@ def _with_spack(
         raise
     finally:
         if build_cache is not None and not context.cancel.is_set:
-            build_cache.push()
+            with context.step("push to the build cache"):
+                build_cache.push()
     return built, lock, rendered
 
 
@@ -107,7 +113,8 @@ def _concretized_lock(
         context.observer.line("The same was concretized before: its spack.lock is used.")
         text = known
     else:
-        text = stages.concretize(context)
+        with context.step("concretize"):
+            text = stages.concretize(context)
         locks.keep(key, text)
     lock = json.loads(text)
     # As the documents have it: whoever builds from that text gets the same file in the image.
@@ -151,7 +158,8 @@ class _Install:
         if context.inputs.runtime is None:
             return dataclasses.replace(self._full(), full_because=context.inputs.full_because)
         # What fails here fails in either image.
-        stages.run_stage(context, FINAL_STAGE, "type=cacheonly")
+        with context.step("install"):
+            stages.run_stage(context, FINAL_STAGE, "type=cacheonly")
         self._end_install()
         try:
             return self._slim()
@@ -164,7 +172,8 @@ class _Install:
             )
 
     def _full(self) -> Built:
-        image = stages.build_stage(self._context, FINAL_STAGE, self._labels)
+        with self._context.step("install"):
+            image = stages.build_stage(self._context, FINAL_STAGE, self._labels)
         self._end_install()
         return self._checked(image, FINAL_STAGE, self._labels)
 
@@ -174,26 +183,29 @@ class _Install:
         Raises `SlimFailed` or `BuildFailed` when it is not as good as the full one.
         """
         context = self._context
-        facts = stages.export(context, FACTS_STAGE, slim_facts.NAMES, slim_facts.MAX_BYTES)
-        checked = slim_facts.checked(facts, apt=self._environment.apt)
-        context.workspace.write_context(
-            {f"{FACTS_FOLDER}/{name}": text for name, text in checked.items()}
-        )
-        exported = stages.export(context, REPORT_STAGE, (REPORT_FILE,), slim.MAX_REPORT_BYTES)
-        report = slim.read_report(exported.get(REPORT_FILE, b""))
-        report.require_nothing_missing()
-        labels = {**self._labels, SLIM: "true"}
-        image = stages.build_stage(context, SLIM_STAGE, labels)
+        with context.step("make it slim"):
+            facts = stages.export(context, FACTS_STAGE, slim_facts.NAMES, slim_facts.MAX_BYTES)
+            checked = slim_facts.checked(facts, apt=self._environment.apt)
+            context.workspace.write_context(
+                {f"{FACTS_FOLDER}/{name}": text for name, text in checked.items()}
+            )
+            exported = stages.export(context, REPORT_STAGE, (REPORT_FILE,), slim.MAX_REPORT_BYTES)
+            report = slim.read_report(exported.get(REPORT_FILE, b""))
+            report.require_nothing_missing()
+            labels = {**self._labels, SLIM: "true"}
+            image = stages.build_stage(context, SLIM_STAGE, labels)
         return self._checked(image, SLIM_STAGE, labels)
 
     def _checked(self, image: str, stage: str, labels: dict[str, str]) -> Built:
         """Return the image of a stage, with its facts as labels, after it passed its checks."""
         seen = evidence.packages_seen(self._context, self._lock)
-        verdict, facts = checks.examine(
-            self._context, image, self._verdict, self._environment.target, seen
-        )
+        with self._context.step("check the files"):
+            verdict, facts = checks.examine(
+                self._context, image, self._verdict, self._environment.target, seen
+            )
         if facts is not None:
-            image, labels = self._labelled(image, stage, labels, facts.labels(labels))
+            with self._context.step("label"):
+                image, labels = self._labelled(image, stage, labels, facts.labels(labels))
         warnings = checks.run_smoke(self._context, image, self._environment)
         installed = evidence.installed_in(self._context, image, self._lock, seen=seen)
         return Built(

@@ -97,10 +97,12 @@ def name_image(context: BuildContext, store: Images, built: Built) -> str | None
     It is pushed under a name of its identity, which no other image takes. The requested name moves
     forward only: an image that was requested before the one that has the name does not take it.
     """
-    pushed = _push(context, store, built) if context.inputs.push else None
-    image_id = context.inputs.image_id
-    if pushed is not None and pushed.digest is not None:
-        _sign_pushed(context, pushed.digest)
+    pushed, image_id = None, context.inputs.image_id
+    if context.inputs.push:
+        with context.step("push"):
+            pushed = _push(context, store, built)
+            if pushed.digest is not None:
+                _sign_pushed(context, pushed.digest)
     with _naming(context, store):
         if store.take_name(_owner(context)):
             daemon.tag_image(built.image, image_id)
@@ -275,7 +277,8 @@ def store_image(
         kept = {"sha256": earlier.sha256, "size_bytes": earlier.size_bytes, "details": details}
         finished = store.point(record.model_copy(update=kept))
     else:
-        finished = _convert(context, store, built, record, lock)
+        with context.step("convert to a SIF"):
+            finished = _convert(context, store, built, record, lock)
     _keep_statement(context, store, built, finished, lock)
     return finished
 

@@ -158,6 +158,8 @@ def run_stage(
             context.runner(command, on_line=context.log.line, cancel=_disk_guard(context))
     except ProcessFailed as error:
         raise _failure(context, command, stage, error) from error
+    finally:
+        context.log.end()
 
 
 def _disk_guard(context: BuildContext) -> DiskGuard:

@@ -18,6 +18,9 @@ from image_builder.request.build_request import BuildRequest
 from image_builder.request.machines import MachineEntry
 from image_builder.state import BuildState
 from image_builder.store.record import ImageRecord
+from image_builder.timeline import spans
+from image_builder.timeline.spans import Span
+from service.timeline import BuildTimeline
 
 _PENDING_STAGE = "queue"
 
@@ -126,6 +129,39 @@ class BuildList(TypedDict):
     per_page: int
     total: int
     pages: int
+
+
+class SpanAnswer(TypedDict):
+    """A part of a build."""
+
+    kind: Annotated[
+        Literal["step", "layer", "package"],
+        Field(description="a step of the service, a layer of the image, or a package of Spack"),
+    ]
+    name: str
+    version: Annotated[str | None, Field(description="of a package")]
+    hash: Annotated[str | None, Field(description="of a package, in full or its first digits")]
+    began_at: Time
+    ended_at: Annotated[Time | None, Field(description="null while it goes on")]
+    seconds: Annotated[float | None, Field(description="how long it took; null while it goes on")]
+    outcome: Annotated[
+        Literal["done", "built", "cached", "present", "failed", "stopped"] | None,
+        Field(
+            description="; ".join(f"{name}: {text}" for name, text in spans.OUTCOMES.items())
+            + "; null while it goes on"
+        ),
+    ]
+
+
+class TimelineAnswer(TypedDict):
+    """What ran in a build, and when, in the order in which it began."""
+
+    began_at: Time
+    ended_at: Annotated[Time | None, Field(description="null while the build goes on")]
+    spans: Annotated[
+        list[SpanAnswer], Field(description="none for a build whose image was there already")
+    ]
+    left_out: Annotated[int, Field(description="how many spans were too many to keep")]
 
 
 class PlanAnswer(TypedDict):
@@ -318,6 +354,30 @@ def build_answer(row: Any) -> BuildAnswer:
     }
 
 
+def timeline_answer(shown: BuildTimeline) -> TimelineAnswer:
+    """Return what ran in a build, and when."""
+    return {
+        "began_at": _moment(shown.began_s),
+        "ended_at": None if shown.ended_s is None else _moment(shown.ended_s),
+        "spans": [_span(span) for span in shown.spans],
+        "left_out": shown.left_out,
+    }
+
+
+def _span(span: Span) -> SpanAnswer:
+    seconds = None if span.ended_s is None else round(span.ended_s - span.began_s, 3)
+    return {
+        "kind": cast("Any", span.kind),
+        "name": span.name,
+        "version": span.version or None,
+        "hash": span.hash or None,
+        "began_at": _moment(span.began_s),
+        "ended_at": None if span.ended_s is None else _moment(span.ended_s),
+        "seconds": seconds,
+        "outcome": cast("Any", span.outcome),
+    }
+
+
 def _may_have_file(state: BuildState, row: Any) -> bool:
     """Return whether a file of the build's name may exist.
 
@@ -359,6 +419,10 @@ def machine_list(machines: Any) -> MachineList:
 
 def _utc(value: datetime.datetime) -> str:
     return value.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def _moment(seconds: float) -> str:
+    return _utc(datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc))
 
 
 def _time(value: datetime.datetime | None) -> str | None:

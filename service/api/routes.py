@@ -39,16 +39,22 @@ from service.api.queries import (
     parse_body,
     parse_query,
 )
-from service.api.responses import build_answer, image_answer, image_summary
+from service.api.responses import (
+    build_answer,
+    image_answer,
+    image_summary,
+    timeline_answer,
+)
 from service.auth import Principal, auth
 from service.browsers import refuse_other_sites
 from service.context import service
-from service.db import accounts, audit_trail, builds
+from service.db import accounts, audit_trail, builds, timelines
 from service.errors import Forbidden, Missing
 from service.launch import Placed
 from service.logs import follow, protocol
 from service.metrics import exposition
 from service.sight import Sight
+from service.timeline import timeline_of
 
 LOG_ANSWER_BYTES = 1024**2
 """How much of a log one answer holds."""
@@ -217,6 +223,16 @@ def log(build_id: str) -> Response:
     )
 
 
+@api.get("/build/<build_id>/timeline")
+@describes("See what ran in a build, and when", answer=responses.TimelineAnswer)
+def timeline(build_id: str) -> Response:
+    """Return the steps, layers and packages of a build, with their times, also while it goes on."""
+    row = _own_build(build_id)
+    return jsonify(
+        timeline_answer(timeline_of(row, timelines.document(service().engine, row.run_id)))
+    )
+
+
 @api.get("/image/")
 @describes(
     "List the finished images",
@@ -298,7 +314,7 @@ def document_of(filename: str, name: str) -> Response:
     """Return a text that the image was made from, by its name.
 
     The names are `spack.lock`, `spack.yaml`, `description.yaml`, `Dockerfile`, `sbom.spdx.json`,
-    `provenance.intoto.json`, `materials.json` and `facts.json`.
+    `provenance.intoto.json`, `materials.json`, `facts.json` and `origins.json`.
     """
     record = _image(filename)
     text = service().images.document(record.identity, name)

@@ -55,6 +55,7 @@ SHOWN_COLUMNS = (
     RUNS.c.started_at,
     RUNS.c.building_at,
     RUNS.c.converting_at,
+    RUNS.c.ended_at.label("run_ended_at"),
     RUNS.c.audit,
 )
 SHOWN = sa.select(*SHOWN_COLUMNS).join_from(BUILDS, RUNS, BUILDS.c.run_id == RUNS.c.id)

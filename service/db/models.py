@@ -143,6 +143,19 @@ class Build(db.Model):  # type: ignore[name-defined,misc]
     """
 
 
+class TimelineRow(db.Model):  # type: ignore[name-defined,misc]
+    """What ran in a run, and when, as `image_builder.timeline` writes it."""
+
+    __tablename__ = "timelines"
+    __table_args__ = (sa.Index("timelines_by_time", "written_at"),)
+
+    run_id: Mapped[str] = mapped_column(
+        sa.String(36), sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    document: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    written_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
 class Share(db.Model):  # type: ignore[name-defined,misc]
     """A user with whom the owner of a private image shares it."""
 

@@ -29,6 +29,7 @@ def install(app: Flask) -> None:
         age=age,
         size=size,
         span=span,
+        brief=brief,
         state_colour=state_colour,
         with_hint=with_hint,
     )
@@ -74,6 +75,11 @@ def span(value: datetime.timedelta | float | None) -> str:
         )
     days = seconds // 86400
     return f"{days} day" + ("s" if days > 1 else "")
+
+
+def brief(seconds: float) -> str:
+    """Return a span of time as `span` does, and of a short one a tenth of its seconds, too."""
+    return f"{max(0.0, seconds):.1f} s" if seconds < 10 else span(seconds)
 
 
 def size(value: int | None) -> str:

@@ -17,7 +17,18 @@ from image_builder.errors import CicError, ServiceError
 from service import errors, problems
 from service.api.routes import api
 from service.db import sessions
-from service.web import account, admin, builds, docs, filters, images, machines, new_build, sign_in
+from service.web import (
+    account,
+    admin,
+    builds,
+    docs,
+    filters,
+    images,
+    machines,
+    new_build,
+    sign_in,
+    timelines,
+)
 from service.web.forms import captcha_hosts
 from service.web.session import login_manager, require_login
 
@@ -68,7 +79,17 @@ def install(app: Flask) -> None:
     web = Blueprint("web", __name__)
     web.before_request(require_login)
     web.after_request(_with_headers)
-    for part in (sign_in, builds, new_build, images, machines, docs, account, admin):
+    for part in (
+        sign_in,
+        builds,
+        timelines,
+        new_build,
+        images,
+        machines,
+        docs,
+        account,
+        admin,
+    ):
         part.add_pages(web)
     web.register_error_handler(CicError, _from_error)
     web.register_error_handler(HTTPException, _from_http)

@@ -22,15 +22,17 @@ from image_builder.request.build_request import BuildRequest
 from image_builder.state import BuildState
 from image_builder.store import spellings
 from image_builder.store.image_store import open_images
+from image_builder.timeline.spans import Span
 from service import quota
 from service.console import about_run
-from service.db import runs
+from service.db import runs, timelines
 from service.db.builds import Outcome
 from service.db.database import DatabaseSilent, now
 from service.db.runs import ClaimLost, Delivery
 from service.logs.run_log import RunLog
 from service.logs.storage import logs_of
 from service.workers.progress_writer import ProgressWriter
+from service.workers.timeline_writer import TimelineWriter
 
 HAND_BACK = "The service stops; the build goes back to the queue."
 """The reason of a cancellation by the service itself: the run is queued again."""
@@ -100,6 +102,10 @@ class Worker:
     def _deliver_all(self, run_id: str, cancel: CancelToken, log: RunLog) -> None:
         """Give every build of the run what it wants; those who join meanwhile, too."""
         shared_part_done = False
+        timeline = TimelineWriter(
+            lambda document: timelines.write(self.engine, run_id, self.name, document),
+            secrets=self.settings.library.secrets,
+        )
         while True:
             delivery = runs.next_delivery(self.engine, run_id, self.name)
             if delivery is None:
@@ -110,7 +116,9 @@ class Worker:
                 cancel.check()
                 if not shared_part_done:
                     self._require_room(run_id)
-                outcome = self._make(run_id, delivery, cancel, log, reuse=shared_part_done)
+                outcome = self._make(
+                    run_id, delivery, cancel, log, timeline, reuse=shared_part_done
+                )
             except Cancelled as error:
                 self._end_cancelled(run_id, error, log)
                 return
@@ -139,7 +147,14 @@ class Worker:
         quota.require_room_for_run(self.engine, self.settings, images, run_id)
 
     def _make(
-        self, run_id: str, delivery: Delivery, cancel: CancelToken, log: RunLog, *, reuse: bool
+        self,
+        run_id: str,
+        delivery: Delivery,
+        cancel: CancelToken,
+        log: RunLog,
+        timeline: TimelineWriter,
+        *,
+        reuse: bool,
     ) -> Outcome:
         """Build, or reuse, and name one image. Whatever goes wrong comes out as a `CicError`."""
         request = BuildRequest.model_validate(delivery.request)
@@ -151,7 +166,7 @@ class Worker:
             )
         if reuse:
             request = request.model_copy(update={"force": False})
-        observer = _RunObserver(self, run_id, log)
+        observer = _RunObserver(self, run_id, log, timeline)
         log.line(
             f"--- {now():%Y-%m-%d %H:%M:%S} UTC, {self.name.split(':')[0]}: {request.workflow_name}/{request.step_name}"
         )
@@ -243,10 +258,13 @@ class Worker:
 
 
 class _RunObserver:
-    """Writes down what the library tells: states and progress to the database, lines to the log."""
+    """Writes down what the library tells: states, progress and times to the database, lines to the
+    log.
+    """
 
-    def __init__(self, worker: Worker, run_id: str, log: RunLog) -> None:
+    def __init__(self, worker: Worker, run_id: str, log: RunLog, timeline: TimelineWriter) -> None:
         self._worker, self._run_id, self._log = worker, run_id, log
+        self._timeline = timeline
         self._progress = ProgressWriter(self._write_progress, PROGRESS_EVERY_S)
 
     def entered(self, state: BuildState) -> None:
@@ -261,14 +279,18 @@ class _RunObserver:
         self._progress.give(done, total, what)
 
     def stop(self) -> None:
-        """Write no more progress: the build has ended."""
+        """Write no more progress, and the times as they are: the build has ended."""
         self._progress.stop()
+        self._timeline.flush()
 
     def _write_progress(self, done: int, total: int, what: str) -> None:
         runs.progress(self._worker.engine, self._run_id, self._worker.name, done, total, what)
 
     def line(self, text: str) -> None:
         self._log.line(text)
+
+    def span(self, span: Span) -> None:
+        self._timeline.add(span)
 
 
 def pinned_inputs(stored: Mapping[str, Any]) -> Inputs | None:

@@ -60,6 +60,7 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
             "status": lambda: client.status(build.id),
             "cancel": lambda: client.cancel(build.id),
             "log": lambda: client.log(build.id),
+            "timeline": lambda: client.timeline(build.id),
             "list_images": client.list_images,
             "image": lambda: client.image(filename),
             "share": lambda: client.share(filename, ["bob"]),
@@ -99,6 +100,8 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
     [
         (models.Build, "BuildAnswer"),
         (models.BuildList, "BuildList"),
+        (models.Timeline, "TimelineAnswer"),
+        (models.Span, "SpanAnswer"),
         (models.Plan, "PlanAnswer"),
         (models.Accepted, "Accepted"),
         (models.Progress, "Progress"),

@@ -7,6 +7,7 @@ PostgreSQL server.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 import time
@@ -32,6 +33,7 @@ from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
+from image_builder.timeline.spans import Span
 from service.db import accounts
 from service.db.database import make_engine
 from service.workers.pool import BuildPool
@@ -51,8 +53,8 @@ class FakeBuilder:
     real store.
 
     `hold` keeps builds going on until it is set; `error` is raised once they are let go.
-    `labels` are the image's. With `by_tree`, steps whose files differ have other identities also
-    where no base image is reached.
+    `labels` are the image's, and `spans` what is reported of times, counted from that moment. With
+    `by_tree`, steps whose files differ have other identities also where no base image is reached.
     """
 
     def __init__(self) -> None:
@@ -62,6 +64,7 @@ class FakeBuilder:
         self.error: Exception | None = None
         self.lines = ["building", "built"]
         self.labels: dict[str, str] = {}
+        self.spans: list[Span] = []
         self.by_tree = False
 
     def __call__(
@@ -82,6 +85,8 @@ class FakeBuilder:
         for count, line in enumerate(self.lines, 1):
             observer.line(line)
             observer.progress(count, len(self.lines), f"package-{count}@1.0")
+        for span in self.spans:
+            observer.span(at_present(span))
         while not self.hold.wait(0.02):
             cancel.check()
         if self.error is not None:
@@ -117,6 +122,13 @@ class FakeBuilder:
             audit=None,
             warnings=pinned.warnings,
         )
+
+
+def at_present(span: Span) -> Span:
+    """Return a span whose times count from now on."""
+    moment = time.time()
+    ended_s = None if span.ended_s is None else moment + span.ended_s
+    return dataclasses.replace(span, began_s=moment + span.began_s, ended_s=ended_s)
 
 
 class Api:

@@ -157,10 +157,12 @@ def test_what_is_somebody_elses_is_not_there(app: Flask, ada: Api, engine: Engin
         "api.cancel",
         "api.delete",
         "api.log",
+        "api.timeline",
         "web.build",
         "web.cancel",
         "web.delete",
         "web.build_log",
+        "web.timeline",
         "web.revoke_token",
     } <= tried
     assert ada.status(build_id)["status"] == "FINISHED"

@@ -39,7 +39,13 @@ NEW_BUILD = {
     "push": "no",
     "action": "build",
 }
-OTHERS_PAGES = ("/builds/{}", "/builds/{}/state", "/builds/{}/log", "/builds/new?from={}")
+OTHERS_PAGES = (
+    "/builds/{}",
+    "/builds/{}/state",
+    "/builds/{}/log",
+    "/builds/{}/timeline",
+    "/builds/new?from={}",
+)
 PRIVATE_PAGES = ("/", "/builds", "/builds/new", "/images", "/machines", "/account", "/admin")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from image_builder.state import BuildState
+from image_builder.timeline.spans import Span
 
 
 @dataclasses.dataclass
@@ -14,6 +15,7 @@ class Heard:
     lines: list[str] = dataclasses.field(default_factory=list)
     states: list[BuildState] = dataclasses.field(default_factory=list)
     done: list[tuple[int, int, str]] = dataclasses.field(default_factory=list)
+    spans: list[Span] = dataclasses.field(default_factory=list)
 
     def entered(self, state: BuildState) -> None:
         self.states.append(state)
@@ -24,3 +26,6 @@ class Heard:
     def line(self, text: str) -> None:
         self.lines.append(text)
         print(text)
+
+    def span(self, span: Span) -> None:
+        self.spans.append(span)

@@ -150,6 +150,13 @@ def sights(facts: Facts) -> list[Sight]:
             path=f"/builds/{facts.finished}",
             act=_ask_to_delete,
         ),
+        Sight(name="timeline", endpoint="timeline", path=f"/builds/{facts.finished}/timeline"),
+        Sight(name="timeline-failed", endpoint="timeline", path=f"/builds/{facts.failed}/timeline"),
+        Sight(
+            name="timeline-going-on",
+            endpoint="timeline",
+            path=f"/builds/{facts.going_on}/timeline",
+        ),
         Sight(name="images", endpoint="images", path="/images"),
         Sight(name="images-none", endpoint="images", path="/images?search=nothing+of+that"),
         Sight(name="image", endpoint="image", path=f"/images/{facts.filename}?machine=lumi-g"),

@@ -90,8 +90,8 @@ OS_CALLS = {
 FLOORS = (
     {"data"},
     {"errors", "settings", "spack", "state"},
-    {"hints", "host", "observer", "request"},
-    {"docker", "sources"},
+    {"hints", "host", "request", "timeline"},
+    {"docker", "observer", "sources"},
     {"recipe", "sif", "store"},
     {"launch"},
     {"audit", "plan", "proof"},
