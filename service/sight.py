@@ -57,12 +57,20 @@ class Sight:
 
     def document(self, identity: str, name: str) -> str | None:
         """Return a text about an identity's image, or None if there is none for this user."""
-        identity = f"sha256:{identity_digest(identity)}"
+        may = self.may_see_identity(identity)
+        return self.images.document(_whole(identity), name) if may else None
+
+    def may_see_identity(self, identity: str) -> bool:
+        """Return whether the user may see an image of this identity."""
+        identity = _whole(identity)
         record = self.images.by_identity(identity)
         is_public = (
             record is not None
             and record.filename is not None
             and not is_private_name(record.filename)
         )
-        may = shares.may_see_identity(self.engine, self.user_id, identity, unknown=is_public)
-        return self.images.document(identity, name) if may else None
+        return shares.may_see_identity(self.engine, self.user_id, identity, unknown=is_public)
+
+
+def _whole(identity: str) -> str:
+    return f"sha256:{identity_digest(identity)}"

@@ -191,6 +191,20 @@ class Client:
         """Return a text that an image was made from, such as `spack.lock`."""
         return self._text(f"/image/{_segment(filename)}/document/{_segment(name)}")
 
+    def packages_of(
+        self,
+        filename: str,
+        *,
+        search: str = "",
+        kind: str | None = None,
+        page: int = 1,
+        per_page: int = 100,
+    ) -> models.PackageList:
+        """Return a page of what is installed in an image; `kind` is spack, debian or python."""
+        query = {"page": str(page), "per_page": str(per_page)}
+        query |= {key: value for key, value in (("search", search), ("kind", kind)) if value}
+        return self._get(f"/image/{_segment(filename)}/packages", query).parsed(models.PackageList)
+
     def check(self, filename: str, machine: str | None = None, **facts: str) -> models.Check:
         """Return whether an image works on a machine of the catalogue, or one of these facts."""
         query = facts | ({"machine": machine} if machine else {})

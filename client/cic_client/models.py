@@ -165,6 +165,28 @@ class ImageList(Answer):
     images: list[ImageSummary]
 
 
+class Package(Answer):
+    """A package that is installed in an image. What is not known is None."""
+
+    name: str
+    version: str
+    kind: str
+    licence: str | None = None
+    hash: str | None = None
+    origin: str | None = None
+
+
+class PackageList(Answer):
+    """A page of what is installed in an image, by name. Without a `source`, nothing is known."""
+
+    packages: list[Package]
+    source: str | None = None
+    page: int
+    per_page: int
+    total: int
+    pages: int
+
+
 class Finding(Answer):
     """Something to know before an image is used on a machine."""
 

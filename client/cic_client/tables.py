@@ -57,6 +57,23 @@ def show_images(screen: Screen, answer: models.ImageList) -> None:
     )
 
 
+def show_packages(screen: Screen, answer: models.PackageList) -> None:
+    if screen.answer(answer):
+        return
+    if answer.source is None:
+        screen.note("Nothing is known of what is in this image.")
+    _show_table(
+        screen,
+        ("package", "version", "licence", "kind", "origin"),
+        (
+            (one.name, one.version, one.licence or "", one.kind, one.origin or "")
+            for one in answer.packages
+        ),
+    )
+    if answer.pages > 1:
+        screen.note(f"page {answer.page} of {answer.pages}, {answer.total} packages")
+
+
 def show_machines(screen: Screen, answer: models.MachineList) -> None:
     if screen.answer(answer):
         return

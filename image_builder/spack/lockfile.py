@@ -50,8 +50,8 @@ class Graph:
     """
 
     def __init__(self, lock: Mapping[str, Any]) -> None:
-        self.release = _release(lock)
         try:
+            self.release = _release(lock)
             self.user_roots = tuple((root["hash"], root["spec"]) for root in lock["roots"])
             raw: Mapping[str, Any] = lock["concrete_specs"]
             self._nodes = {

@@ -11,12 +11,15 @@ from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.launch.commands import PROCESSES
 from image_builder.launch.script import KINDS
 from image_builder.launch.start import MAX_PROCESSES
+from image_builder.proof.installed import KINDS as KINDS_OF_PACKAGES
 from image_builder.request.build_request import BuildRequest, Engine, Machine
 from image_builder.request.parsing import field_problems, load_json
 from image_builder.state import BuildState
 from service.db.shares import MAX_USERS
 
 MAX_PER_PAGE = 100
+MAX_PACKAGES = 1000
+MAX_SEARCH = 200
 MAX_OFFSET_BYTES = 2**62
 STATUSES = ", ".join(BuildState.__members__)
 
@@ -55,6 +58,35 @@ class LogQuery(Query):
         lt=MAX_OFFSET_BYTES,
         description="a number of bytes: 0, or the X-Log-Offset of the last answer",
     )
+
+
+class PackagesQuery(Query):
+    """Which packages of an image are wanted."""
+
+    search: str = Field(
+        default="",
+        max_length=MAX_SEARCH,
+        description=f"words of a name, version, licence or hash, of at most {MAX_SEARCH} characters",
+    )
+    kind: str | None = Field(
+        default=None,
+        description=f"one of {', '.join(KINDS_OF_PACKAGES)}; without it, all",
+        json_schema_extra={"enum": list(KINDS_OF_PACKAGES)},
+    )
+    page: int = Field(default=1, ge=1, le=10**9, description="a number from 1 on")
+    per_page: int = Field(
+        default=100,
+        ge=1,
+        le=MAX_PACKAGES,
+        description=f"a number from 1 to {MAX_PACKAGES}",
+    )
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None and value not in KINDS_OF_PACKAGES:
+            raise ValueError("there is no such kind")
+        return value
 
 
 class DownloadQuery(Query):

@@ -19,7 +19,9 @@ from image_builder.request.machines import MachineEntry
 from image_builder.state import BuildState
 from image_builder.store.record import ImageRecord
 from image_builder.timeline import spans
+from image_builder.timeline.origins import ORIGINS
 from image_builder.timeline.spans import Span
+from service.packages import Chosen, Installed
 from service.timeline import BuildTimeline
 
 _PENDING_STAGE = "queue"
@@ -228,6 +230,40 @@ class ImageList(TypedDict):
     images: list[ImageSummary]
 
 
+class PackageAnswer(TypedDict):
+    """A package that is installed in an image."""
+
+    name: str
+    version: str
+    kind: Literal["spack", "debian", "python"]
+    licence: Annotated[
+        str | None,
+        Field(description="an SPDX expression, or the package's own words; null: it states none"),
+    ]
+    hash: Annotated[str | None, Field(description="Spack's hash")]
+    origin: Annotated[
+        Literal["built", "cached", "present", "layer", "external"] | None,
+        Field(
+            description="; ".join(f"{name}: {text}" for name, text in ORIGINS.items())
+            + "; null where that is not known"
+        ),
+    ]
+
+
+class PackageList(TypedDict):
+    """A page of what is installed in an image, by name."""
+
+    packages: list[PackageAnswer]
+    source: Annotated[
+        str | None,
+        Field(description="the document that tells it; null: there is none, and nothing is known"),
+    ]
+    page: int
+    per_page: int
+    total: int
+    pages: int
+
+
 class FindingAnswer(TypedDict):
     """Something to know before the image is used."""
 
@@ -404,6 +440,28 @@ def image_summary(filename: str, record: ImageRecord) -> ImageSummary:
         "size_bytes": record.size_bytes,
         "created_at": _utc(record.created),
         "visibility": "private" if is_private_name(filename) else "site",
+    }
+
+
+def package_list(found: Installed, chosen: Chosen, per_page: int) -> PackageList:
+    """Return a page of what is installed in an image."""
+    return {
+        "packages": [
+            {
+                "name": one.name,
+                "version": one.version,
+                "kind": cast("Any", one.kind),
+                "licence": one.licence,
+                "hash": one.hash,
+                "origin": cast("Any", found.origin(one)),
+            }
+            for one in chosen.packages
+        ],
+        "source": found.source,
+        "page": chosen.page,
+        "per_page": per_page,
+        "total": chosen.total,
+        "pages": chosen.pages,
     }
 
 

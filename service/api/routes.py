@@ -6,6 +6,7 @@ one, so that a call cannot forget it.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,7 @@ from service.api.queries import (
     DownloadQuery,
     LogQuery,
     MachineChoice,
+    PackagesQuery,
     Page,
     PostedFolder,
     PostedRequest,
@@ -43,6 +45,7 @@ from service.api.responses import (
     build_answer,
     image_answer,
     image_summary,
+    package_list,
     timeline_answer,
 )
 from service.auth import Principal, auth
@@ -53,6 +56,7 @@ from service.errors import Forbidden, Missing
 from service.launch import Placed
 from service.logs import follow, protocol
 from service.metrics import exposition
+from service.packages import choose, installed_in
 from service.sight import Sight
 from service.timeline import timeline_of
 
@@ -325,6 +329,19 @@ def document_of(filename: str, name: str) -> Response:
             hint=f"It has {known}." if known else "It has none.",
         )
     return Response(text, mimetype="text/plain")
+
+
+@api.get("/image/<filename>/packages")
+@describes("List what is installed in an image", query=PackagesQuery, answer=responses.PackageList)
+def packages_of(filename: str) -> Response:
+    """Return the packages of Spack, Debian and Python in an image, with versions and licences."""
+    asked = parse_query(PackagesQuery, request.args)
+    record = _image(filename)
+    found = installed_in(functools.partial(service().images.document, record.identity))
+    chosen = choose(
+        found, search=asked.search, kind=asked.kind, page=asked.page, per_page=asked.per_page
+    )
+    return jsonify(package_list(found, chosen, asked.per_page))
 
 
 @api.get("/image/<filename>/check")

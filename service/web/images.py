@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import shlex
@@ -149,12 +148,11 @@ def _page(one: Shown) -> str:
     placed = _placed(one, checked)
     kept = service().images
     documents = kept.documents(one.record.identity)
-    lock = kept.document(one.record.identity, lockfile.FILE) if lockfile.FILE in documents else None
     return render_template(
         "image.html",
         one=one,
         documents=documents,
-        packages=_packages(lock),
+        has_graph=lockfile.FILE in documents,
         commands=_commands(one),
         checked=checked,
         report=placed.report() if placed else None,
@@ -255,15 +253,6 @@ def _versioned(said: Mapping[str, str], name: str, version: str) -> str | None:
     if not said.get(name):
         return None
     return f"{said[name]}@{said[version]}" if said.get(version) else said[name]
-
-
-def _packages(lock: str | None) -> list[lockfile.Node]:
-    if lock is None:
-        return []
-    try:
-        return sorted(lockfile.Graph(json.loads(lock)), key=lambda node: node.name)
-    except ValueError:  # not JSON, or no lock
-        return []
 
 
 def _commands(one: Shown) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -6,11 +6,17 @@ Tests and `scripts/screenshots` look at all of them.
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tests.conftest import PROJECT
+from image_builder.spack import lockfile
+from image_builder.spack.lockfile import Graph
+from image_builder.store.image_store import open_images
+from image_builder.timeline import origins
+from image_builder.timeline.spans import BUILT, CACHED, PACKAGE, Span
+from tests.conftest import DATA, PROJECT
 from tests.support.browser import Browser
 from tests.support.site import MACHINE, PASSWORD, Service, add_user
 
@@ -33,6 +39,7 @@ class Facts:
     failed: str
     going_on: str
     filename: str
+    identity: str
     image_id: str
 
 
@@ -98,16 +105,34 @@ def prepare(service: Service) -> Facts:
         return str(answer.json()["id"])
 
     finished, failed, docker = submit("hello"), submit("broken"), submit("hello", "docker")
-    filename = service.wait_for(finished, user=ADMIN)["filename"]
+    ended = service.wait_for(finished, user=ADMIN)
+    keep_lockfile(service, ended["identity"])
     image_id = service.wait_for(docker, user=ADMIN)["image_id"]
     service.wait_for(failed, user=ADMIN)
     return Facts(
         finished=finished,
         failed=failed,
         going_on=submit("slow"),
-        filename=filename,
+        filename=ended["filename"],
+        identity=ended["identity"],
         image_id=image_id,
     )
+
+
+def keep_lockfile(service: Service, identity: str) -> None:
+    """Put a real lockfile beside an image that has none: pages draw it as they draw its own."""
+    lock = (DATA / "locks" / "spack-1.1-cuda-zen2.json").read_text("utf-8")
+    nodes = Graph(json.loads(lock)).built()
+    told = [
+        Span(kind=PACKAGE, name=node.name, hash=node.hash, began_s=0.0).ended(
+            60.0, BUILT if number % 2 else CACHED
+        )
+        for number, node in enumerate(nodes)
+        if number % 5
+    ]
+    documents = {lockfile.FILE: lock, origins.FILE: origins.document(json.loads(lock), told) or ""}
+    library = service.site.settings.library
+    open_images(library.build, library.registry).keep_documents(identity, documents)
 
 
 def clear(service: Service, facts: Facts) -> None:
@@ -163,6 +188,13 @@ def sights(facts: Facts) -> list[Sight]:
         Sight(
             name="image-docker", endpoint="image_of_docker", path=f"/images/docker/{facts.image_id}"
         ),
+        Sight(name="packages", endpoint="packages", path=f"/images/packages/{facts.identity}"),
+        Sight(
+            name="packages-none",
+            endpoint="packages",
+            path=f"/images/packages/{facts.identity}?search=nothing+of+that",
+        ),
+        Sight(name="graph", endpoint="graph", path=f"/images/graph/{facts.identity}"),
         Sight(name="machines", endpoint="machines", path="/machines"),
         Sight(
             name="machines-wrong",

@@ -10,6 +10,7 @@ from cic_client.call import Call
 from cic_client.errors import BadInput
 
 DOES_NOT_WORK = 1
+PACKAGES_PER_PAGE = 1000
 
 
 def images(call: Call) -> int:
@@ -23,6 +24,16 @@ def images(call: Call) -> int:
 def pull(call: Call) -> int:
     """Fetch an image file, or complete one."""
     live.pulled(call.client, call.screen, call.asked.image, call.asked.to)
+    return 0
+
+
+def packages(call: Call) -> int:
+    """List what is installed in an image."""
+    asked = call.asked
+    answer = call.client.packages_of(
+        asked.image, search=asked.search or "", page=asked.page, per_page=PACKAGES_PER_PAGE
+    )
+    tables.show_packages(call.screen, answer)
     return 0
 
 
