@@ -103,6 +103,16 @@ class ArchitectureQuery(Query):
     platform: str | None = Field(default=None, description="a platform such as linux/amd64")
 
 
+class MachineSearch(Query):
+    """Which machines of the catalogue are wanted."""
+
+    search: str = Field(
+        default="",
+        max_length=MAX_SEARCH,
+        description=f"words of a name, a site, a CPU or a GPU, of at most {MAX_SEARCH} characters",
+    )
+
+
 class MachineChoice(Query):
     """A machine of the catalogue, or what is known of one; `machines.machine_facts` reads it."""
 

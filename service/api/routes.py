@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.errors import CicError, FieldProblem, InvalidRequest
 from image_builder.proof import keys
-from image_builder.request import cpu_targets
+from image_builder.request import cpu_targets, machine_search
 from image_builder.request.collected_facts import CollectedFacts, parse_facts
 from image_builder.request.machines import machine_facts
 from image_builder.request.recognise import recognise
@@ -32,6 +32,7 @@ from service.api.queries import (
     DownloadQuery,
     LogQuery,
     MachineChoice,
+    MachineSearch,
     PackagesQuery,
     Page,
     PostedFolder,
@@ -432,10 +433,14 @@ def architectures() -> Response:
 
 
 @api.get("/machine/")
-@describes("List the machine catalogue", answer=responses.MachineList)
+@describes("List the machine catalogue", query=MachineSearch, answer=responses.MachineList)
 def machines() -> Response:
-    """Return the machine catalogue: what a request may name as its `machine`."""
-    return jsonify(responses.machine_list(service().machines))
+    """Return the machine catalogue: what a request may name as its `machine`.
+
+    `?search=` chooses the machines that have all of its words.
+    """
+    search = parse_query(MachineSearch, request.args).search
+    return jsonify(responses.machine_list(machine_search.found(service().machines, search)))
 
 
 @api.post("/machine/recognise")

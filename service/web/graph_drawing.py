@@ -162,7 +162,7 @@ def _places(layers: Iterable[Sequence[str]]) -> tuple[dict[str, tuple[int, int]]
         y += LAYER_GAP - ROW_GAP
     widest = max((len(row) for row, _ in rows), default=0)
     width = widest * (NODE_WIDTH + GAP) - GAP + 2 * MARGIN if widest else 2 * MARGIN
-    places = {}
+    places: dict[str, tuple[int, int]] = {}
     for row, top in rows:
         left = (width - len(row) * (NODE_WIDTH + GAP) + GAP) // 2
         places |= {one: (left + n * (NODE_WIDTH + GAP), top) for n, one in enumerate(row)}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
-from flask import Blueprint, render_template
+from flask import Blueprint, render_template, request
 from flask_wtf import FlaskForm
 from wtforms import TextAreaField
 
 from image_builder.errors import InvalidRequest
+from image_builder.request import machine_search
 from image_builder.request.collected_facts import parse_facts
 from image_builder.request.recognise import Recognised, recognise
+from service.api.queries import MAX_SEARCH
 from service.web.session import service
 
 
@@ -47,12 +49,15 @@ def recognise_machine() -> str:
 
 
 def _page(form: FactsForm, found: Recognised | None = None) -> str:
-    entries = sorted(
-        service().machines.items(), key=lambda item: (item[1].title or item[0]).lower()
-    )
+    search = request.args.get("search", "")[:MAX_SEARCH]
+    known = service().machines
+    entries = sorted(known.items(), key=lambda item: (item[1].title or item[0]).lower())
     return render_template(
         "machines.html",
         machines=entries,
+        words_of=machine_search.words_of,
+        found_names=set(machine_search.found(known, search)),
+        search=search,
         form=form,
         found=found,
         description=json.dumps({"machine": dict(found.machine)}, indent=2) if found else "",

@@ -1265,9 +1265,16 @@ def test_what_a_server_sends_steers_no_terminal(
 def test_what_a_log_says_steers_no_terminal(service: FakeService, cic: Client) -> None:
     said = b"a\tb \x1b[1;31mred\x1b[0m \x1b]0;x\x07 \xc2\x9b2J \x08\x00 caf\xc3\xa9\n\nlast"
     GrowingLog(service, [said])
+    code, heard = on_terminal(service, cic, "log", BUILD_ID)
+    assert code == 0
+    assert heard == b"a\tb red ]0;x 2J  caf\xc3\xa9\n\nlast"
+
+
+def on_terminal(service: FakeService, cic: Client, *arguments: str) -> tuple[int, bytes]:
+    """Run a verb whose standard output is a terminal; return its exit status and what it wrote."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [CLI, USER, PASSWORD, service.url, "log", BUILD_ID],
+        [CLI, USER, PASSWORD, service.url, *arguments],
         cwd=cic.folder,
         env=cic.environment,
         stdin=subprocess.DEVNULL,
@@ -1279,8 +1286,126 @@ def test_what_a_log_says_steers_no_terminal(service: FakeService, cic: Client) -
         with contextlib.suppress(OSError):  # the other end is closed
             while piece := terminal.read(4096):
                 heard += piece
-    assert process.wait() == 0
-    assert heard.replace(b"\r\n", b"\n") == b"a\tb red ]0;x 2J  caf\xc3\xa9\n\nlast"
+    return process.wait(), heard.replace(b"\r\n", b"\n")
+
+
+IMAGE = {
+    "filename": "flows_caf\u00e9.sif",
+    "platform": "linux/amd64",
+    "size_bytes": 1_234_567_890,
+    "created_at": "2026-11-29T21:04:05.000Z",
+    "visibility": "site",
+}
+MACHINE = {"name": "lumi-g", "title": 'LUMI "G"\n(CSC)', "architecture": "zen3", "gpu": "rocm@6"}
+PLAN = {
+    "image_id": "flows:latest",
+    "filename": None,
+    "identity": "sha256:1",
+    "warnings": ["No GPU.", "No MPI."],
+    "spack_yaml": "spack:\n  specs: []\n",
+    "dockerfile": "FROM x\n",
+}
+BUILD = {
+    "id": BUILD_ID,
+    "status": "FINISHED",
+    "created_at": "2026-11-29T21:04:05.000Z",
+    "image_id": "flows:latest",
+    "request": {"machine": {"platform": "linux/amd64"}},
+}
+TABLES = {
+    "images": (
+        ("images",),
+        "/image/",
+        {"images": [IMAGE, IMAGE | {"filename": "b.sif", "size_bytes": 1}]},
+        """\
+image           platform     size    created (UTC)     seen by
+flows_café.sif  linux/amd64  1.2 GB  2026-11-29 21:04  site
+b.sif           linux/amd64  1 MB    2026-11-29 21:04  site
+""",
+    ),
+    "machines": (
+        ("machines", "CSC", "zen"),
+        "/machine/?search=CSC%20zen",
+        {"machines": [MACHINE]},
+        """\
+machine  title           architecture  MPI  GPU
+lumi-g   LUMI "G" (CSC)  zen3               rocm@6
+""",
+    ),
+    "list": (
+        ("list", "FINISHED"),
+        "/build/?status=FINISHED",
+        {"builds": [BUILD], "page": 1, "pages": 1, "total": 1},
+        f"""\
+{"id":36}  status    created (UTC)     image
+{BUILD_ID}  FINISHED  2026-11-29 21:04  flows:latest
+""",
+    ),
+    "plan": (
+        ("plan", "request.json"),
+        "/build/plan",
+        PLAN,
+        """\
+image     flows:latest
+file      \n\
+identity  sha256:1
+warning   No GPU.
+warning   No MPI.
+
+spack:
+  specs: []
+""",
+    ),
+    "none": (
+        ("images",),
+        "/image/",
+        {"images": []},
+        "image  platform  size  created (UTC)  seen by\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_terminal_gets_a_table_and_everything_else_json(
+    service: FakeService, cic: Client, name: str
+) -> None:
+    arguments, path, value, table = TABLES[name]
+    (cic.folder / "request.json").write_text("{}")
+    service.at(urlsplit(path).path, json_answer(value))
+    assert on_terminal(service, cic, *arguments) == (0, table.encode())
+    assert service.targets() == [ROOT + path]
+    assert shown(cic(*arguments)) == value
+    verb, *others = arguments
+    code, heard = on_terminal(service, cic, verb, "--json", *others)
+    assert code == 0 and json.loads(heard.partition(b"\n")[2]) == value
+
+
+def test_a_table_shows_no_escapes(service: FakeService, cic: Client) -> None:
+    title = "\x1b[31mred\x1b[0m \u009b2J"
+    body = json.dumps({"machines": [MACHINE | {"title": title}]})
+    service.at(
+        "/machine/",
+        Answer(200, body.encode()),
+        Answer(200, body.replace("\\u001b", "\x1b").encode()),
+    )
+    for _ in range(2):
+        code, heard = on_terminal(service, cic, "machines")
+        assert code == 0 and not STEERING.search(heard)
+
+
+def test_an_answer_that_is_too_large_for_a_table_is_shown_as_it_came(
+    service: FakeService, cic: Client
+) -> None:
+    many = {"images": [IMAGE] * 3000}
+    service.at("/image/", json_answer(many))
+    code, heard = on_terminal(service, cic, "images")
+    assert code == 0 and json.loads(heard.partition(b"\n")[2]) == many
+
+
+def test_a_refusal_is_told_where_a_table_was_to_be(service: FakeService, cic: Client) -> None:
+    service.at("/image/", problem(403, "Forbidden"))
+    code, heard = on_terminal(service, cic, "images")
+    assert code == 1 and heard == b""
 
 
 def test_a_redirect_to_escapes_is_told_without_them(service: FakeService, cic: Client) -> None:

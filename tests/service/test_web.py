@@ -639,6 +639,27 @@ def test_images(app: Flask, ada: Api) -> None:
         assert visitor.get(path).status_code == 404
 
 
+def test_machines_are_found_by_words(app: Flask, ada: Api) -> None:
+    """All are sent, so that a script can show them; those that are not meant are hidden."""
+    visitor = Visitor(app, "ada")
+
+    def rows(search: str) -> dict[str, bool]:
+        page = visitor.get(f"/machines?search={search}").text
+        found = re.findall(
+            r'<tr data-words="[^"]*"( hidden)?>.*?<code[^>]*>([^<]+)</code>', page, re.S
+        )
+        return {name: not hidden for hidden, name in found}
+
+    assert all(rows("").values()) and rows("")["lumi-g"]
+    shown = {name for name, is_shown in rows("lumi+amd").items() if is_shown}
+    assert "lumi-g" in shown and len(shown) < len(rows(""))
+    listed = ada("GET", "/machine/?search=lumi%20amd").get_json()["machines"]
+    assert {one["name"] for one in listed} == shown
+    assert not any(rows("nothing+of+that").values())
+    assert "&lt;b&gt;" in visitor.get("/machines?search=<b>").text
+    assert ada("GET", "/machine/?search=" + "x" * 201).status_code == 400
+
+
 def test_images_that_docker_uses(app: Flask, ada: Api) -> None:
     """What was not pushed has no command that fetches it; what was is pulled by name, or by what it
     is.

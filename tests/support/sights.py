@@ -196,6 +196,7 @@ def sights(facts: Facts) -> list[Sight]:
         ),
         Sight(name="graph", endpoint="graph", path=f"/images/graph/{facts.identity}"),
         Sight(name="machines", endpoint="machines", path="/machines"),
+        Sight(name="machines-search", endpoint="machines", path="/machines?search=csc+amd"),
         Sight(
             name="machines-wrong",
             endpoint="recognise_machine",
