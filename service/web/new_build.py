@@ -17,7 +17,9 @@ from image_builder.errors import (
     FieldProblem,
     InvalidRequest,
     NotFound,
+    with_hint,
 )
+from image_builder.pipeline import Plan
 from image_builder.plan import resolve
 from image_builder.request import cpu_targets
 from image_builder.request.build_request import LATEST, BuildRequest
@@ -146,26 +148,20 @@ class BuildForm(FlaskForm):  # type: ignore[misc]
 
 def add_pages(web: Blueprint) -> None:
     web.add_url_rule("/builds/new", "new_build", new_build, methods=["GET", "POST"])
+    web.add_url_rule("/builds/new/preview", "preview", preview, methods=["POST"])
     web.add_url_rule("/builds/new/choices", "choices", choices)
     web.add_url_rule("/builds/new/workflows", "workflows", workflows)
 
 
 def new_build() -> Any:
-    form = BuildForm(data=_initial()) if request.method == "GET" else BuildForm()
-    titles = {name: entry.title or name for name, entry in service().machines.items()}
-    by_title = dict(sorted(titles.items(), key=lambda item: item[1].lower()))
-    form.machine.choices = options({"": "Described below"} | by_title)
-    form.what.choices = options(
-        {way: title for way, title in WAYS.items() if way != REPOSITORY or git_hosts()}
-    )
-    form.platform.choices = list(cpu_targets.platforms())
-    plan, others, status = None, [], 200
+    form = _with_choices(BuildForm(data=_initial()) if request.method == "GET" else BuildForm())
+    plan, target, others, status = None, "", [], 200
     if form.is_submitted():
         form.validate()
         try:
             asked = _asked(form)
             if request.form.get("action") == "plan":
-                plan = service().submission.plan(asked, user_id=user().id, is_admin=user().is_admin)
+                plan, target = _planned(asked), asked.machine.target.name
             else:
                 build_id = service().submission.submit(
                     asked, user_id=user().id, is_admin=user().is_admin
@@ -178,12 +174,53 @@ def new_build() -> Any:
         "new_build.html",
         form=form,
         plan=plan,
+        target=target,
         others=others,
         architectures=cpu_targets.known_targets(),
         mpis=_suggestions(MPI_SUGGESTIONS, mpi_facts()["implementations"]),
         gpus=GPU_SUGGESTIONS,
         gpu_arches=sorted(gpu_facts()["products"]),
     ), status
+
+
+def preview() -> Response:
+    """Return what would be built from what is typed so far, or what is wrong at which field.
+
+    A folder is not looked at: it would be sent and kept with every letter.
+    """
+    form = _with_choices(BuildForm())
+    html, others = "", []
+    if not form.validate():
+        others = [FieldProblem("", "This form is out of date.", "Load the page again.")]
+    elif form.what.data != FOLDER:
+        try:
+            asked = _asked(form)
+            plan = _planned(asked)
+            html = render_template("plan.html", plan=plan, target=asked.machine.target.name)
+        except CicError as error:
+            others = _show(error, form)
+    wrong = {field.name: " ".join(field.errors) for field in form if field.errors}
+    said = [
+        f"{problem.field}: {with_hint(problem.problem, problem.hint)}".removeprefix(": ")
+        for problem in others
+    ]
+    return jsonify({"html": html, "wrong": wrong, "others": said})
+
+
+def _with_choices(form: BuildForm) -> BuildForm:
+    """Return the form with what its lists offer."""
+    titles = {name: entry.title or name for name, entry in service().machines.items()}
+    by_title = dict(sorted(titles.items(), key=lambda item: item[1].lower()))
+    form.machine.choices = options({"": "Described below"} | by_title)
+    form.what.choices = options(
+        {way: title for way, title in WAYS.items() if way != REPOSITORY or git_hosts()}
+    )
+    form.platform.choices = list(cpu_targets.platforms())
+    return form
+
+
+def _planned(asked: BuildRequest) -> Plan:
+    return service().submission.plan(asked, user_id=user().id, is_admin=user().is_admin)
 
 
 def _asked(form: BuildForm) -> BuildRequest:

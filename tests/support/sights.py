@@ -63,6 +63,7 @@ NOT_PAGES = frozenset(
         "build_state",
         "build_log",
         "choices",
+        "preview",
         "workflows",
         "download",
         "document",

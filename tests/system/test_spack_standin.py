@@ -24,7 +24,9 @@ from image_builder.errors import BuildFailed, ErrorCode, UserError
 from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import BuildResult, build_image
 from image_builder.request.parsing import parse_request
+from image_builder.spack import lockfile
 from image_builder.store.folder import ImageStore
+from image_builder.timeline import origins, spans
 from tests.support.daemon_images import remove_images, remove_tags
 from tests.support.recording import Heard
 from tests.support.site import (
@@ -189,6 +191,35 @@ def test_a_changed_source_runs_nothing_again(site: Site) -> None:
         and "Setting up" not in log
         and "Installing collected packages" not in log
     )
+
+
+def test_what_ran_is_told_and_where_packages_came_from(site: Site) -> None:
+    """The first build installs them, the second finds the layer that they are in."""
+    store, told = ImageStore(site.tmp_folder / "store"), []
+    for text in ("one\n", "two\n"):
+        heard = Heard()
+        result = build(site, "timed", {**described("heat"), "run.txt": text}, heard=heard)
+        ended = [span for span in heard.spans if span.ended_s is not None]
+        assert {span.name for span in ended if span.kind == spans.STEP} >= {
+            "look up what is named",
+            "prepare",
+            "install",
+            "check the files",
+        }
+        assert all(
+            span.ended_s is not None and span.began_s <= span.ended_s < span.began_s + 600
+            for span in ended
+        )
+        assert {span.outcome for span in ended if span.kind != spans.PACKAGE} == {spans.DONE}
+        lock = json.loads(store.document(result.identity, lockfile.FILE) or "")
+        known = origins.read(store.document(result.identity, origins.FILE))
+        assert set(known) == set(lock["concrete_specs"])
+        told.append((known, {span.name for span in ended if span.kind == spans.PACKAGE}, ended))
+    (first, packages, ended), (second, none, _) = told
+    assert set(first.values()) == {spans.BUILT} and "heat" in packages
+    assert set(second.values()) == {origins.LAYER} and none == set()
+    layers = [span.name for span in ended if span.kind == spans.LAYER]
+    assert any(name.startswith("[") for name in layers), layers
 
 
 def test_a_post_install_script_finds_stages_and_comes_before_pip(site: Site) -> None:
