@@ -251,6 +251,24 @@ def test_machines_are_found_by_a_word(ada: Cic) -> None:
     assert all("lumi" in json.dumps(machine).lower() for machine in found)
 
 
+def test_what_is_installed_is_listed(
+    ada: Cic, app: Flask, builder: FakeBuilder, request_file: str
+) -> None:
+    build = json.loads(ada("build", request_file, "--wait", "--json").stdout)
+    nothing = ada("packages", build["filename"])
+    assert nothing.returncode == 0 and "Nothing is known" in nothing.stderr
+    lock = {
+        "roots": [{"hash": "a" * 32, "spec": "zlib"}],
+        "concrete_specs": {
+            "a" * 32: {"name": "zlib", "version": "1.3.1", "arch": {"target": "zen2"}}
+        },
+    }
+    images = app.extensions["cic"].images
+    images.keep_documents(build["identity"], {"spack.lock": json.dumps(lock)})
+    assert "1.3.1" in ada("packages", build["filename"], "zlib").stdout
+    assert json.loads(ada("packages", build["filename"], "fftw", "--json").stdout)["total"] == 0
+
+
 def test_a_check_tells_by_its_status_whether_an_image_works(
     ada: Cic, builder: FakeBuilder, request_file: str
 ) -> None:
