@@ -27,20 +27,25 @@ from image_builder.store.record import PUSHED_AS, ImageRecord
 TOOL = "container-image-service"
 
 
-def documents(context: BuildContext, built: Built) -> dict[str, str]:
-    """Return the documents about an image by their names, as far as it has them."""
-    if built.sbom is None:
-        return {}
+def documents(context: BuildContext, built: Built) -> dict[str, str | None]:
+    """Return the documents about an image by their names, None for those that it does not have.
+
+    An earlier image of the same identity may have had them.
+    """
     return {
         sbom.FILE: built.sbom,
         **_signed(context, sbom.SIGNED_FILE, sbom.MEDIA_TYPE, built.sbom),
     }
 
 
-def _signed(context: BuildContext, name: str, media_type: str, text: str) -> dict[str, str]:
+def _signed(
+    context: BuildContext, name: str, media_type: str, text: str | None
+) -> dict[str, str | None]:
     """Return a document in an envelope with a signature, where the service has a key."""
     signer = context.signer
-    return {} if signer is None else {name: signer.envelope(media_type, text.encode()).decode()}
+    if signer is None or text is None:
+        return {name: None}
+    return {name: signer.envelope(media_type, text.encode()).decode()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +109,14 @@ def statements(
     *,
     lock: str | None,
     earlier: str | None,
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """Return the documents about how an image came about, when it is finished.
 
     Of an image that is used again, the `earlier` statement is about what was made now, too; if there
     is nothing new, there are no documents.
     """
     if not context.settings.proof.provenance:
-        return {}
+        return {} if built.reused else {provenance.FILE: None, provenance.SIGNED_FILE: None}
     said = _statement(context, built, record, lock, earlier)
     if said == earlier:
         return {}

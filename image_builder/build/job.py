@@ -22,6 +22,7 @@ from image_builder.docker.label_names import SLIM
 from image_builder.errors import BuildFailed, UserError
 from image_builder.plan.identity import concretization_key
 from image_builder.plan.render import Rendered, render_request
+from image_builder.proof import materials
 from image_builder.recipe import slim, slim_facts
 from image_builder.recipe.environment import Environment
 from image_builder.recipe.labels import image_labels
@@ -67,12 +68,14 @@ def build(context: BuildContext, store: Images) -> Built:
         built, lock, rendered = _with_spack(context, rendered)
     else:
         built, lock = _Install(context, rendered.environment, {}, None).build(), {}
-    documents = rendered.documents(json.dumps(lock) if lock else None)
-    if built.facts:
-        documents[FACTS_DOCUMENT] = built.facts
-    if lock and (said := origins.document(lock, context.log.packages.values())) is not None:
-        documents[origins.FILE] = said
-    documents |= evidence.documents(context, built) | used.documents(context, built, lock)
+    documents = {
+        **rendered.documents(json.dumps(lock) if lock else None),
+        FACTS_DOCUMENT: built.facts or None,
+        materials.FILE: None,
+        origins.FILE: origins.document(lock, context.log.packages.values()) if lock else None,
+        **evidence.documents(context, built),
+        **used.documents(context, built, lock),
+    }
     store.keep_documents(context.identity, documents)
     return dataclasses.replace(built, warnings=(*rendered.environment.warnings, *built.warnings))
 

@@ -99,8 +99,7 @@ def _sbom_of(context: BuildContext, store: Images, built: Built) -> str | None:
     installed = evidence.installed_in(context, built.image, lock)
     made = evidence.bill_of_materials(context, installed, lock, is_slim=built.is_slim)
     documents = evidence.documents(context, dataclasses.replace(built, sbom=made))
-    if documents:
-        store.keep_documents(context.identity, documents)
+    store.keep_documents(context.identity, documents)
     return made
 
 

@@ -166,12 +166,15 @@ class ImageStore:
             _write(self._records / f"{identity_digest(record.identity)}.json", record)
         return record
 
-    def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
+    def keep_documents(self, identity: str, documents: Mapping[str, str | None]) -> None:
         """Store texts about an identity's image, in place of those of an earlier image of it."""
         folder = self._documents / identity_digest(identity)
         folder.mkdir(mode=0o700, exist_ok=True)
         for name, text in documents.items():
-            files.write_whole(folder / name, text)
+            if text is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                files.write_whole(folder / name, text)
 
     def documents(self, identity: str) -> tuple[str, ...]:
         """Return the names of the texts that are stored about an identity's image."""

@@ -54,8 +54,8 @@ class Images(Protocol):
     def record(self, record: ImageRecord) -> ImageRecord:
         """Store the record of an image without a SIF; the identity keeps a SIF that it has."""
 
-    def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
-        """Store texts about an identity's image."""
+    def keep_documents(self, identity: str, documents: Mapping[str, str | None]) -> None:
+        """Store texts about an identity's image; None removes the text of an earlier image."""
 
     def documents(self, identity: str) -> tuple[str, ...]:
         """Return the names of the texts about an identity's image."""

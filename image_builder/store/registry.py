@@ -145,7 +145,7 @@ class RegistryImages:
         self._put_record(f"identity.{identity_digest(record.identity)}", record)
         return record
 
-    def keep_documents(self, identity: str, documents: Mapping[str, str]) -> None:
+    def keep_documents(self, identity: str, documents: Mapping[str, str | None]) -> None:
         tag = f"documents.{identity_digest(identity)}"
         together = {**self._texts(identity), **documents}
         layers = [
@@ -155,6 +155,7 @@ class RegistryImages:
                 **self.repository.put_blob(text.encode()),
             }
             for name, text in sorted(together.items())
+            if text is not None
         ]
         self._put(tag, OTHER_CONFIG, layers, {})
 

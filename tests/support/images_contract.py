@@ -164,6 +164,9 @@ def test_texts_are_kept_with_an_identity(images: Images) -> None:
     images.keep_documents(IDENTITY, {"spack.yaml": "spack: ä\n", "Dockerfile": "FROM x\n"})
     images.keep_documents(IDENTITY, {"Dockerfile": "FROM y\n"})
     assert images.documents(IDENTITY) == ("Dockerfile", "spack.yaml")
+    images.keep_documents(IDENTITY, {"facts.json": "{}", "spack.lock": None})
+    images.keep_documents(IDENTITY, {"facts.json": None})
+    assert images.documents(IDENTITY) == ("Dockerfile", "spack.yaml")
     assert images.document(IDENTITY, "Dockerfile") == "FROM y\n"
     assert images.document(IDENTITY, "spack.yaml") == "spack: ä\n"
     assert images.document(IDENTITY, "../names") is None
