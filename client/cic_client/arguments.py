@@ -16,7 +16,8 @@ from cic_client.version import VERSION
 
 EXIT_STATUSES = (
     "Exit status: 0 success, 1 refused by the service, or the image does not work there, 2 wrong usage, "
-    "3 service not reached, 4 the build failed, 5 the downloaded file has the wrong checksum, 130 interrupted."
+    "3 service not reached, 4 the build failed, 5 the downloaded file has the wrong checksum, "
+    "6 a file is not what was signed, 130 interrupted."
 )
 
 
@@ -126,6 +127,13 @@ def _add_images(verbs: Verbs) -> None:
             "machine", nargs="+", help="a name of the catalogue, and facts such as gpu=cuda@12.2"
         ),
         completing.machines,
+    )
+    verify = verbs.add(
+        "verify", "proof.verified", "check that an image file is what the service signed, offline"
+    )
+    verify.add_argument("image", type=Path, help="the file")
+    verify.add_argument(
+        "keys", nargs="?", help="a file with the service's public keys; without it, it is asked"
     )
 
 

@@ -384,11 +384,11 @@ def test_the_package_needs_no_more_than_it_lists() -> None:
                 imported.add(str(node.module).split(".")[0])
     listed = (PROJECT / "client" / "pyproject.toml").read_text("utf-8")
     assert imported - set(sys.stdlib_module_names) - {"__future__"} == {
-        "cic_client", "argcomplete", "keyring", "pydantic", "requests", "rich",
+        "cic_client", "argcomplete", "cryptography", "keyring", "pydantic", "requests", "rich",
     }  # fmt: skip
     assert all(
         f'"{name}>=' in listed
-        for name in ("argcomplete", "keyring", "pydantic", "requests", "rich")
+        for name in ("argcomplete", "cryptography", "keyring", "pydantic", "requests", "rich")
     )
 
 

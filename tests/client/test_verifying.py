@@ -1,0 +1,182 @@
+"""`cic verify`: no byte of an image file may be another than what was signed; as `cic_cli verify` says."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from cic_client import keys
+from cic_client.errors import BadInput, ClientError
+from cic_client.verifying import NotProven, verify
+from werkzeug.serving import make_server
+
+from image_builder.proof.keys import read_signer
+from image_builder.sif import format
+from tests.client.conftest import Cic
+from tests.conftest import PROJECT
+from tests.service.conftest import FakeBuilder, running_app
+from tests.support.signing import make_key, signed_sif
+from tests.support.site import Site
+
+NOT_PROVEN, WRONG_USAGE = 6, 2
+
+
+@pytest.fixture(scope="module", params=["ed25519", "p256"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a signed image and the public key for it."""
+    folder = tmp_path_factory.mktemp("signed")
+    signer = read_signer(make_key(folder / "key.pem", request.param))
+    (folder / "keys.pem").write_text(signer.public_pem)
+    signed_sif(folder / "image.sif", signer)
+    return folder
+
+
+def flipped(content: bytes, place: int, bit: int = 0) -> bytes:
+    return content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :]
+
+
+def accepted(folder: Path, tampered: Iterable[tuple[object, bytes]]) -> list[object]:
+    """Which of these contents are accepted."""
+    path, trusted = folder / "changed.sif", (folder / "keys.pem").read_text()
+    labels = []
+    for label, content in tampered:
+        path.write_bytes(content)
+        try:
+            verify(path, trusted)
+        except NotProven:
+            continue
+        labels.append(label)
+    return labels
+
+
+def test_what_was_signed_is_accepted_and_said(folder: Path) -> None:
+    proof = verify(folder / "image.sif", (folder / "keys.pem").read_text())
+    assert (proof.key, proof.keys, proof.objects) == (1, 1, 6)
+    assert proof.identity == f"sha256:{'1' * 64}"
+    assert proof.request["step_id"] == "hello"
+    assert proof.bill == {"spdxVersion": "SPDX-2.3"}
+
+
+def test_a_flipped_bit_at_a_thousand_random_places_is_found(folder: Path) -> None:
+    content, chance = (folder / "image.sif").read_bytes(), random.Random(21)
+    places = [(chance.randrange(len(content)), chance.randrange(8)) for _ in range(1000)]
+    assert accepted(folder, ((place, flipped(content, *place)) for place in places)) == []
+
+
+def test_a_flipped_bit_in_any_object_and_any_byte_of_the_table_is_found(folder: Path) -> None:
+    content = (folder / "image.sif").read_bytes()
+    objects = format.read(folder / "image.sif").descriptors
+    places = [
+        *(
+            one.offset + at
+            for one in objects
+            for at in (0, one.size_bytes // 2, one.size_bytes - 1)
+        ),
+        *range(128),
+        *range(4096, 4096 + (len(objects) + 1) * 585),
+        format.read(folder / "image.sif").primary.offset - 1,
+    ]
+    tampered = [(place, flipped(content, place)) for place in places]
+    assert accepted(folder, [*tampered, ("longer", content + b"\0"), ("cut", content[:-1])]) == []
+
+
+def test_parts_of_two_images_of_one_key_do_not_make_one(folder: Path, tmp_path: Path) -> None:
+    signer = read_signer(folder / "key.pem")
+    other = signed_sif(tmp_path / "other.sif", signer).read_bytes()
+    content = (folder / "image.sif").read_bytes()
+    tampered = []
+    for one in format.read(folder / "image.sif").descriptors:
+        end = one.offset + one.size_bytes
+        if content[one.offset : end] != other[one.offset : end]:
+            mixed = content[: one.offset] + other[one.offset : end] + content[end:]
+            tampered.append((one.id, mixed))
+    assert len(tampered) == 3  # the statement, the signature and the squashfs
+    assert accepted(folder, tampered) == []
+
+
+def test_any_of_several_keys_will_do(folder: Path, tmp_path: Path) -> None:
+    image, own = folder / "image.sif", (folder / "keys.pem").read_text()
+    other = read_signer(make_key(tmp_path / "other.pem", "ed25519")).public_pem
+    large = tmp_path / "rsa.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "RSA", "-out", large], check=True)
+    of_another_kind = subprocess.run(
+        ["openssl", "pkey", "-in", large, "-pubout"], check=True, capture_output=True, text=True
+    ).stdout
+    proof = verify(image, other.replace("\n", "\r\n") + of_another_kind + own.rstrip())
+    assert (proof.key, proof.keys) == (3, 3)
+    with pytest.raises(NotProven, match="none of the keys"):
+        verify(image, other + of_another_kind)
+
+
+def test_what_nobody_signed_and_what_is_no_image_is_refused(folder: Path, tmp_path: Path) -> None:
+    trusted = (folder / "keys.pem").read_text()
+    plain = tmp_path / "plain.sif"
+    format.rewrite(folder / "image.sif", plain, time_s=0, evidence=format.NoEvidence())
+    with pytest.raises(NotProven):
+        verify(plain, trusted)
+    for content, why in ((bytes(range(256)) * 200, "no SIF"), (b"", "no SIF")):
+        (tmp_path / "noise.sif").write_bytes(content)
+        with pytest.raises(NotProven, match=why):
+            verify(tmp_path / "noise.sif", trusted)
+    with pytest.raises(BadInput, match="cannot be read"):
+        verify(tmp_path / "nothing.sif", trusted)
+    with pytest.raises(BadInput, match="/key/"):
+        verify(folder / "image.sif", (folder / "key.pem").read_text())
+
+
+def test_without_cryptography_it_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "HAS_CRYPTOGRAPHY", False)
+    with pytest.raises(ClientError, match="pip install cryptography"):
+        verify(folder / "image.sif", (folder / "keys.pem").read_text())
+
+
+def test_the_client_is_imported_without_cryptography() -> None:
+    code = "import sys; sys.modules['cryptography'] = None; import cic_client.cli"
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT / "client", check=True)
+
+
+def test_the_command_says_the_same_as_cic_cli(folder: Path, cic: Cic, tmp_path: Path) -> None:
+    def said(image: Path, trusted: Path) -> list[tuple[int, str, str]]:
+        command = [str(PROJECT / "cic_cli"), "verify", str(image), str(trusted)]
+        by_bash = subprocess.run(command, capture_output=True, text=True)
+        by_python = cic("verify", str(image), str(trusted))
+        return [
+            (one.returncode, one.stdout.partition("provenance:")[0], one.stderr.partition(" ")[2])
+            for one in (by_bash, by_python)
+        ]
+
+    by_bash, by_python = said(folder / "image.sif", folder / "keys.pem")
+    assert by_bash == by_python and by_python[0] == 0 and "bill of materials" in by_python[1]
+    content = (folder / "image.sif").read_bytes()
+    changed = tmp_path / "changed.sif"
+    for place in (45, 4101, len(content) // 2, len(content) - 1):
+        changed.write_bytes(flipped(content, place))
+        by_bash, by_python = said(changed, folder / "keys.pem")
+        assert by_bash == by_python and by_python[0] == NOT_PROVEN, place
+    by_bash, by_python = said(tmp_path / "nothing.sif", folder / "keys.pem")
+    assert by_bash[0] == by_python[0] == WRONG_USAGE
+
+    answer = cic("verify", "--json", str(folder / "image.sif"), str(folder / "keys.pem"))
+    assert json.loads(answer.stdout)["statement"]["predicateType"].startswith("https://slsa.dev/")
+
+
+def test_without_a_file_of_keys_those_of_the_service_are_taken(
+    folder: Path, site: Site, builder: FakeBuilder, cic: Cic
+) -> None:
+    signing = site.with_environ(CIC_PROOF_KEY=str(folder / "key.pem"))
+    with running_app(signing.settings, builder) as app:
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        login = {"CIC_URL": f"http://127.0.0.1:{server.server_port}", "CIC_TOKEN": "none"}
+        answer = cic("verify", str(folder / "image.sif"), **login)
+        server.shutdown()
+        server.server_close()
+    assert answer.returncode == 0 and "signed with key 1 of 1" in answer.stdout, answer.stderr
