@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
-from image_builder.settings import LibrarySettings, Section
+from image_builder.settings import LibrarySettings, Network, Section
 
 
 def _split(value: Any) -> Any:
@@ -22,6 +23,20 @@ def _split(value: Any) -> Any:
 
 SecretList = Annotated[tuple[SecretStr, ...], BeforeValidator(_split)]
 TextList = Annotated[tuple[str, ...], BeforeValidator(_split)]
+NetworkList = Annotated[tuple[Network, ...], BeforeValidator(_split)]
+
+
+MAX_ADDRESS = 254
+_MAIL_ADDRESS = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+    r"@[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)+"
+)
+
+
+def is_mail_address(text: str) -> bool:
+    """Return whether a text is one mail address, of ASCII alone and without any quotes."""
+    name = text.partition("@")[0]
+    return len(text) <= MAX_ADDRESS and len(name) <= 64 and bool(_MAIL_ADDRESS.fullmatch(text))
 
 
 class ServiceSettings(Section):
@@ -83,6 +98,31 @@ class ServiceSettings(Section):
     public_downloads: bool = False
     """Whether finished SIFs are also in `<tmp_folder>/images/`, for everybody to download."""
 
+    public_url: str | None = None
+    """The address of the pages as users reach them, such as https://cic.example.org/image_creation.
+
+    Links in mails and webhooks begin with it.
+    """
+    allowed_webhook_schemes: TextList = ("https",)
+    """How addresses of webhooks may begin: https and http. With none, there are no webhooks."""
+    allowed_webhook_networks: NetworkList = ()
+    """Networks that webhooks may reach although they are private, or this machine's own."""
+    webhook_proxy: str | None = None
+    """The proxy that webhooks go through, which then has to keep them from what is inside."""
+    smtp_host: str | None = None
+    """The server that mail is handed to; with None, no mail is sent."""
+    smtp_port: int | None = Field(default=None, ge=1, le=65535)
+    """None is 587 with starttls, 465 with tls, and 25 with none."""
+    smtp_security: Literal["starttls", "tls", "none"] = "starttls"
+    smtp_user: str | None = None
+    smtp_password: SecretStr | None = None
+    mail_sender: str | None = None
+    """Whom mails come from: an address, such as cic@example.org."""
+    needs_attention_after_s: float | None = Field(default=6 * 3600.0, gt=0)
+    """How long a build may wait for its turn until its user is told; None is for ever."""
+    keep_notices_s: float = Field(default=30 * 86400.0, ge=0)
+    """How long users see which webhooks and mails were sent."""
+
     signup_open: bool = True
     confirm_users: bool = False
     """Whether a user who signed up waits until an administrator confirms."""
@@ -140,11 +180,44 @@ class ServiceSettings(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _mail_has_what_it_needs(self) -> ServiceSettings:
+        if self.smtp_host is None:
+            return self
+        if self.mail_sender is None or not is_mail_address(self.mail_sender):
+            raise ValueError("mail needs mail_sender: write an address such as cic@example.org")
+        if self.public_url is None:
+            raise ValueError(
+                "mail needs public_url, since it has links: "
+                "write for example https://cic.example.org/image_creation"
+            )
+        if (self.smtp_user is None) != (self.smtp_password is None):
+            raise ValueError("smtp_user and smtp_password go together: write both, or neither")
+        if self.smtp_user is not None and self.smtp_security == "none":
+            raise ValueError(
+                "a password needs an encrypted connection: write starttls or tls for smtp_security"
+            )
+        return self
+
     @property
     def keeps_logs_in_database(self) -> bool:
         return (
             self.log_storage or ("database" if self.executor == "celery" else "folder")
         ) == "database"
+
+    @field_validator("public_url", "webhook_proxy", mode="after")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[!-~]+", value):
+            raise ValueError("must be an address that begins with https:// or http://")
+        return value if value is None else value.rstrip("/")
+
+    @field_validator("allowed_webhook_schemes", mode="after")
+    @classmethod
+    def _known_schemes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if set(value) - {"https", "http"}:
+            raise ValueError("may hold https and http")
+        return value
 
     @field_validator("application_root", "download_links", mode="after")
     @classmethod

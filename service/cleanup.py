@@ -34,7 +34,7 @@ from image_builder.sif import docker_export
 from image_builder.store.image_store import Images
 from image_builder.store.record import ImageRecord
 from service import downloads
-from service.db import audit_trail, builds, runs, shares, timelines
+from service.db import audit_trail, builds, notices, runs, shares, timelines
 from service.db import uploads as db_uploads
 from service.logs.storage import logs_of
 from service.uploads import Uploads
@@ -90,6 +90,7 @@ class Cleanup:
                     self._texts,
                     self._build_cache,
                     self._audit,
+                    self._notices,
                 ):
                     yield from self._tried(items, dry_run)
         except filelock.Timeout:
@@ -144,6 +145,17 @@ class Cleanup:
                 size_bytes=0,
                 reason="older than keep_audit_s",
                 remove=lambda: audit_trail.forget(self._engine, keep_s) > 0,
+            )
+
+    def _notices(self) -> Iterator[Item]:
+        keep_s = self._limits.keep_notices_s
+        if count := notices.count_older(self._engine, keep_s):
+            yield Item(
+                kind="notices",
+                name=str(count),
+                size_bytes=0,
+                reason="older than keep_notices_s",
+                remove=lambda: notices.forget(self._engine, keep_s) > 0,
             )
 
     def _half_written(self) -> Iterator[Item]:

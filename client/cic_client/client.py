@@ -270,6 +270,59 @@ class Client:
         """Return which machine the facts are of that `cic_cli here` prints."""
         return self._post("/machine/recognise", facts).parsed(models.Recognised)
 
+    # ---- Notices
+
+    def list_webhooks(self) -> models.WebhookList:
+        """Return your webhooks."""
+        return self._get("/webhook/").parsed(models.WebhookList)
+
+    def add_webhook(self, url: str, events: Sequence[str] | None = None) -> models.NewWebhook:
+        """Have an address told of your builds; the answer alone has the secret that signs."""
+        asked = {"url": url} | ({} if events is None else {"events": list(events)})
+        return self._post("/webhook/", asked).parsed(models.NewWebhook)
+
+    def change_webhook(
+        self,
+        webhook_id: int,
+        *,
+        url: str | None = None,
+        events: Sequence[str] | None = None,
+        on: bool | None = None,
+    ) -> models.Webhook:
+        """Change what is given of a webhook."""
+        given = {"url": url, "events": None if events is None else list(events), "on": on}
+        asked = {key: value for key, value in given.items() if value is not None}
+        return self._post(f"/webhook/{webhook_id:d}", asked).parsed(models.Webhook)
+
+    def remove_webhook(self, webhook_id: int) -> None:
+        """Have a webhook called no more."""
+        self._transport.call("DELETE", f"/webhook/{webhook_id:d}")
+
+    def test_webhook(self, webhook_id: int) -> models.UnderWay:
+        """Have a webhook called, to try it; `list_notices` says what came of it."""
+        path = f"/webhook/{webhook_id:d}/test"
+        return self._transport.call("POST", path).parsed(models.UnderWay)
+
+    def mail(self) -> models.Mail:
+        """Return where you get mail."""
+        return self._get("/mail/").parsed(models.Mail)
+
+    def set_mail(
+        self, address: str, *, events: Sequence[str] | None = None, on: bool = True
+    ) -> models.Mail:
+        """Say where you get mail; a new address gets a link that confirms it."""
+        asked: dict[str, Any] = {"address": address, "on": on}
+        asked |= {} if events is None else {"events": list(events)}
+        return self._post("/mail/", asked).parsed(models.Mail)
+
+    def remove_mail(self) -> None:
+        """Get no more mail."""
+        self._transport.call("DELETE", "/mail/")
+
+    def list_notices(self) -> models.NoticeList:
+        """Return what was sent to your webhooks and by mail, newest first."""
+        return self._get("/notice/").parsed(models.NoticeList)
+
     # ---- The service itself
 
     def live(self) -> models.Health:

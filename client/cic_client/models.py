@@ -255,6 +255,65 @@ class MachineList(Answer):
     machines: list[Machine]
 
 
+class Webhook(Answer):
+    """An address that is told of your builds."""
+
+    id: int
+    url: str
+    events: list[str]
+    on: bool
+    why_off: str | None = None
+    created_at: str = ""
+
+
+class NewWebhook(Webhook):
+    """A new webhook with the secret that signs its notices."""
+
+    secret: str
+
+
+class WebhookList(Answer):
+    """Your webhooks."""
+
+    webhooks: list[Webhook]
+
+
+class UnderWay(Answer):
+    """A notice that is being sent."""
+
+    notice: str
+
+
+class Mail(Answer):
+    """Where you get mail, and of what."""
+
+    address: str
+    events: list[str]
+    on: bool
+    confirmed: bool
+
+
+class Notice(Answer):
+    """What was, or is to be, sent of a build; `outcome` is None until that is over."""
+
+    id: str
+    event: str
+    build: str | None = None
+    webhook: int | None = None
+    created_at: str
+    outcome: str | None = None
+    tries: int
+    tried: list[dict[str, Any]] = []
+    next_try_at: str | None = None
+    ended_at: str | None = None
+
+
+class NoticeList(Answer):
+    """The latest notices, newest first."""
+
+    notices: list[Notice]
+
+
 class Health(Answer):
     """Whether the service is alive or ready."""
 

@@ -57,6 +57,10 @@ PATH_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "description": "the file name of an image",
         "schema": {"type": "string", "minLength": 1},
     },
+    "webhook_id": {
+        "description": "the number of a webhook",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,9}$"},
+    },
     "name": {"description": "the name of a document", "schema": {"type": "string", "minLength": 1}},
 }
 

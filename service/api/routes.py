@@ -7,14 +7,13 @@ one, so that a call cannot forget it.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from image_builder.errors import CicError, FieldProblem, InvalidRequest
+from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.proof import keys
 from image_builder.request import cpu_targets, machine_search
 from image_builder.request.collected_facts import CollectedFacts, parse_facts
@@ -23,7 +22,8 @@ from image_builder.request.recognise import recognise
 from image_builder.sources.own_description import parse_any_request
 from image_builder.store.record import ImageRecord
 from service import downloads, sharing
-from service.api import folders, responses
+from service.api import folders, notices, responses
+from service.api.caller import note, principal
 from service.api.downloads import SENT, sif_answer
 from service.api.log_stream import log_events
 from service.api.openapi import BINARY, FORM, TEXT, Answer, describes, document, is_public
@@ -49,10 +49,10 @@ from service.api.responses import (
     package_list,
     timeline_answer,
 )
-from service.auth import Principal, auth
+from service.auth import auth
 from service.browsers import refuse_other_sites
 from service.context import service
-from service.db import accounts, audit_trail, builds, timelines
+from service.db import accounts, builds, timelines
 from service.errors import Forbidden, Missing
 from service.launch import Placed
 from service.logs import follow, protocol
@@ -67,13 +67,6 @@ _ITS_ID = {"build_id": "$response.body#/id"}
 _FIRST_BUILD = {"build_id": "$response.body#/builds/0/id"}
 _FIRST_IMAGE = {"filename": "$response.body#/images/0/filename"}
 api = Blueprint("api", __name__)
-_log = logging.getLogger(__name__)
-
-
-def principal() -> Principal:
-    """Return who makes the present request."""
-    caller: Principal = auth.current_user()
-    return caller
 
 
 @api.before_request
@@ -111,7 +104,7 @@ def submit() -> Response:
     else:
         asked = parse_any_request(request.get_data(cache=False), machines=service().machines)
     build_id = service().submission.submit(asked, user_id=who.id, is_admin=who.is_admin)
-    _note("build", build_id)
+    note("build", build_id)
     return jsonify({"id": build_id} | ({"folder": asked.folder} if asked.folder else {}))
 
 
@@ -170,7 +163,7 @@ def status(build_id: str) -> Response:
 def cancel(build_id: str) -> Response:
     _own_build(build_id)
     service().submission.withdraw(build_id)
-    _note("cancel", build_id)
+    note("cancel", build_id)
     return jsonify(build_answer(_own_build(build_id)))
 
 
@@ -184,7 +177,7 @@ def delete(build_id: str) -> Response:
     _own_build(build_id)
     if not builds.delete_build(service().engine, build_id):
         raise InvalidRequest([FieldProblem("id", "the build has not ended", "cancel it first")])
-    _note("delete", build_id)
+    note("delete", build_id)
     return Response(status=204)
 
 
@@ -288,7 +281,7 @@ def image(filename: str) -> Response:
 def share(filename: str) -> Response:
     asked = parse_body(SharedWith, request.get_data(cache=False))
     sharing.share(_sight(), filename, asked.users)
-    _note("share", filename)
+    note("share", filename)
     return Response(status=204)
 
 
@@ -296,7 +289,7 @@ def share(filename: str) -> Response:
 @describes("Let clean-up keep an image", answers={204: Answer(description="It stays.")})
 def pin(filename: str) -> Response:
     service().images.pin(_image_to_pin(filename))
-    _note("pin", filename)
+    note("pin", filename)
     return Response(status=204)
 
 
@@ -306,7 +299,7 @@ def pin(filename: str) -> Response:
 )
 def unpin(filename: str) -> Response:
     service().images.unpin(_image_to_pin(filename))
-    _note("unpin", filename)
+    note("unpin", filename)
     return Response(status=204)
 
 
@@ -407,7 +400,7 @@ def download(filename: str) -> AnyResponse:
     """Send the SIF of this name; `?sha256=` chooses an earlier one."""
     answer, sha256 = sif_answer(filename, _sight())
     if request.method == "GET" and answer.status_code in SENT:
-        _note("download", f"{filename} {sha256}")
+        note("download", f"{filename} {sha256}")
     return answer
 
 
@@ -556,15 +549,4 @@ def _image_to_pin(filename: str) -> str:
     return record.sha256 or record.identity
 
 
-def _note(action: str, subject: str) -> None:
-    """Who did what. What is done already does not fail because it cannot be noted."""
-    try:
-        audit_trail.record_audit_event(
-            service().engine,
-            user=principal().name,
-            action=action,
-            subject=subject,
-            address=request.remote_addr,
-        )
-    except CicError as error:
-        _log.error("%s of %s by %s is not noted: %s", action, subject, principal().name, error)
+notices.add_calls(api)

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 from image_builder import hints
 from image_builder.errors import ErrorCode, LimitReached
 from image_builder.state import ACTIVE, BuildState
+from service.db import notices
 from service.db.database import now, reading, writing
 from service.db.image_names import require_own_name
 from service.db.models import SITE
@@ -142,7 +143,7 @@ def create_finished(engine: Engine, new: NewBuild, limits: Limits, outcome: Outc
                 ended_at=now(),
                 audit=outcome.audit,
             )
-        return _insert_build(
+        build_id = _insert_build(
             connection,
             new,
             run_id,
@@ -152,6 +153,8 @@ def create_finished(engine: Engine, new: NewBuild, limits: Limits, outcome: Outc
             size_bytes=outcome.size_bytes,
             pushed_digest=outcome.pushed_digest,
         )
+        notices.tell_of_ended(connection, [build_id], with_mail=False)
+        return build_id
 
 
 def build(engine: Engine, build_id: str) -> Any | None:
@@ -275,6 +278,7 @@ def withdraw(
         )
         if run_id is None or not ended.rowcount:
             return None
+        notices.tell_of_ended(connection, [build_id], with_mail=False)
         if wanted(connection, run_id):
             connection.execute(
                 BUILDS.update().where(BUILDS.c.id == build_id).values(log_bytes=log_bytes)

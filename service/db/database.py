@@ -30,7 +30,7 @@ from image_builder.errors import Misconfigured, NotFound, Unavailable
 from image_builder.host import files
 
 MIGRATIONS = PROJECT / "migrations"
-HEAD = "0014"
+HEAD = "0010"
 """The newest migration; a test holds it against the folder."""
 
 BUSY_TIMEOUT_S = 30.0

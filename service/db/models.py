@@ -199,6 +199,69 @@ class GitCredential(db.Model):  # type: ignore[name-defined,misc]
     created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
 
 
+class WebhookRow(db.Model):  # type: ignore[name-defined,misc]
+    """An address that is told of a user's builds; `sealed` is its secret, encrypted."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    url: Mapped[str] = mapped_column(sa.String(500))
+    events: Mapped[list[str]] = mapped_column(sa.JSON)
+    sealed: Mapped[str] = mapped_column(sa.Text)
+    is_on: Mapped[bool] = mapped_column(default=True)
+    why_off: Mapped[str | None] = mapped_column(sa.String(200))
+    """Why the service turned it off by itself."""
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
+class MailAddress(db.Model):  # type: ignore[name-defined,misc]
+    """Where a user gets mail, once the user has shown to read it there."""
+
+    __tablename__ = "mail_addresses"
+
+    user_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    address: Mapped[str] = mapped_column(sa.String(254))
+    events: Mapped[list[str]] = mapped_column(sa.JSON)
+    is_on: Mapped[bool] = mapped_column(default=True)
+    confirmed_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    changed_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
+class Notice(db.Model):  # type: ignore[name-defined,misc]
+    """What a user is told of a build, by one webhook or by mail: sent, or still to be sent.
+
+    It is written in the transaction that moves the build. `outcome` is None until it was sent or
+    given up; `claimed_until` keeps other senders from it.
+    """
+
+    __tablename__ = "notices"
+    __table_args__ = (
+        sa.UniqueConstraint("build_id", "event", "channel", name="one_notice_of_an_event"),
+        sa.Index("notices_by_time", "outcome", "next_try_at"),
+        sa.Index("notices_by_user", "user_id", "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(sa.String(40), primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"))
+    build_id: Mapped[str | None] = mapped_column(sa.ForeignKey("builds.id", ondelete="CASCADE"))
+    webhook_id: Mapped[int | None] = mapped_column(
+        sa.ForeignKey("webhooks.id", ondelete="CASCADE"), index=True
+    )
+    channel: Mapped[str] = mapped_column(sa.String(40))
+    event: Mapped[str] = mapped_column(sa.String(40))
+    facts: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+    next_try_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+    claimed_until: Mapped[datetime.datetime | None] = mapped_column(Time)
+    tries: Mapped[int] = mapped_column(default=0)
+    tried: Mapped[list[dict[str, Any]]] = mapped_column(sa.JSON)
+    outcome: Mapped[str | None] = mapped_column(sa.String(16))
+    ended_at: Mapped[datetime.datetime | None] = mapped_column(Time)
+
+
 class FailedLogin(db.Model):  # type: ignore[name-defined,misc]
     """The number of recent failed logins for a `key`: a user's name, or an address."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from image_builder.errors import Cancelled, CicError, ErrorCode, ServiceError
 from image_builder.state import ACTIVE, TERMINAL, BuildState, may_move
+from service.db import notices
 from service.db.builds import Outcome
 from service.db.database import AdvisoryLock, clock, now, reading, take_lock, writing
 from service.db.tables import (
@@ -139,19 +140,16 @@ def deliver(
                 audit=dict(outcome.audit) if outcome.audit is not None else None,
             )
         )
-        connection.execute(
-            BUILDS.update()
-            .where(*_waiting_for(run_id, delivery))
-            .values(
-                state=BuildState.FINISHED,
-                filename=outcome.filename,
-                sha256=outcome.sha256,
-                size_bytes=outcome.size_bytes,
-                pushed_digest=outcome.pushed_digest,
-                warnings=list(outcome.warnings),
-                log_bytes=log_bytes,
-                ended_at=now(),
-            )
+        _end_builds(
+            connection,
+            _waiting_for(run_id, delivery),
+            state=BuildState.FINISHED,
+            filename=outcome.filename,
+            sha256=outcome.sha256,
+            size_bytes=outcome.size_bytes,
+            pushed_digest=outcome.pushed_digest,
+            warnings=list(outcome.warnings),
+            log_bytes=log_bytes,
         )
 
 
@@ -170,11 +168,8 @@ def fail_delivery(
     """
     with writing(engine) as connection:
         _check_claim(connection, run_id, worker)
-        connection.execute(
-            BUILDS.update()
-            .where(*_waiting_for(run_id, delivery))
-            .values(**failure(error), log_bytes=log_bytes, ended_at=now())
-        )
+        waiting = _waiting_for(run_id, delivery)
+        _end_builds(connection, waiting, **failure(error), log_bytes=log_bytes)
 
 
 def finish(engine: Engine, run_id: str, worker: str) -> bool:
@@ -234,6 +229,7 @@ def retry_later(
             not_before=later,
             message=f"{error} It is tried again.",
         )
+        notices.tell_of_delay(connection, run_id, error.code.value)
         return True
 
 
@@ -496,6 +492,7 @@ def _requeue_or_fail(connection: Connection, run_id: str, attempts: int, max_att
         _close(connection, run_id, *RUNNING)
     elif attempts < max_attempts:
         _queue_again(connection, run_id)
+        notices.tell_of_delay(connection, run_id, ErrorCode.LOST_WORKER.value)
     else:
         _fail(
             connection,
@@ -528,10 +525,20 @@ def _queue_again(connection: Connection, run_id: str, **values: Any) -> None:
 
 
 def _fail(connection: Connection, run_id: str, error: CicError) -> None:
-    values = failure(error) | {"ended_at": now()}
+    values = failure(error)
+    _end_builds(connection, (BUILDS.c.run_id == run_id, BUILDS.c.state.is_(None)), **values)
     connection.execute(
-        BUILDS.update().where(BUILDS.c.run_id == run_id, BUILDS.c.state.is_(None)).values(**values)
+        RUNS.update()
+        .where(RUNS.c.id == run_id, RUNS.c.state.in_(ACTIVE))
+        .values(**values, ended_at=now())
     )
-    connection.execute(
-        RUNS.update().where(RUNS.c.id == run_id, RUNS.c.state.in_(ACTIVE)).values(**values)
+
+
+def _end_builds(
+    connection: Connection, chosen: Sequence[sa.ColumnElement[bool]], **values: Any
+) -> None:
+    """End builds, and write down whom that is to be told."""
+    ended = connection.scalars(
+        BUILDS.update().where(*chosen).values(**values, ended_at=now()).returning(BUILDS.c.id)
     )
+    notices.tell_of_ended(connection, ended.all())

@@ -27,6 +27,7 @@ from service.web import (
     images,
     machines,
     new_build,
+    notices,
     sign_in,
     timelines,
 )
@@ -34,7 +35,18 @@ from service.web.forms import captcha_hosts
 from service.web.session import login_manager, require_login
 
 PROGRAMS = frozenset(
-    {"build", "image", "architecture", "machine", "health", "metrics", "openapi.json"}
+    {
+        "build",
+        "image",
+        "architecture",
+        "machine",
+        "webhook",
+        "mail",
+        "notice",
+        "health",
+        "metrics",
+        "openapi.json",
+    }
 )
 """Where the API's calls begin."""
 
@@ -90,6 +102,7 @@ def install(app: Flask) -> None:
         machines,
         docs,
         account,
+        notices,
         admin,
     ):
         part.add_pages(web)

@@ -46,6 +46,7 @@ from service.db import runs
 from service.db.database import make_engine
 from service.db.tables import Kind
 from service.memory import share_arenas
+from service.notices.sender import Sender
 from service.version import VERSION
 from service.workers import registry
 from service.workers.executors import STOP, RunFolder
@@ -98,6 +99,7 @@ class BuildPool:
         self.name = f"{self.host}:{os.getpid()}-{secrets.token_hex(4)}"
         more = {} if build_image is None else {"build_image": build_image}
         self._worker = Worker(name=self.name, engine=engine, settings=settings, **more)
+        self._sender = Sender(engine, settings)
         self._running: dict[str, CancelToken] = {}
         self._lock = threading.Lock()
         self._wakened = threading.Event()
@@ -113,6 +115,7 @@ class BuildPool:
         """Begin to work; what earlier workers of this machine left is taken up first."""
         self._loop.start()
         self._cleaner.start()
+        self._sender.start()
 
     def wake(self) -> None:
         """Look for new work."""
@@ -138,6 +141,7 @@ class BuildPool:
         self._accepting = False
         self._wait_idle(timeout_s)
         self._end_all()
+        self._sender.stop()
         self._ended.set()
         self.wake()
         self._loop.join(HAND_BACK_S)
@@ -275,6 +279,7 @@ class BuildPool:
                 del self._running[run_id]
             _log.info("run %s is done with", run_id)
             self.wake()
+            self._sender.wake()
 
     def _hear_cancels(self) -> None:
         if self._running:

@@ -52,6 +52,7 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
 ) -> None:
     build = client.wait(client.submit(REQUEST).id)
     filename = str(build.filename)
+    webhook = client.add_webhook("https://ci.example.org/hook", ["build.failed"])
     with Client(address, token=token_of(app, "root")) as root:
         arguments: dict[str, Callable[[], Any]] = {
             "submit": lambda: client.submit(REQUEST),
@@ -74,6 +75,15 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
             "architectures": lambda: client.architectures(platform="linux/amd64"),
             "machines": client.machines,
             "recognise_machine": lambda: client.recognise_machine(FACTS),
+            "list_webhooks": client.list_webhooks,
+            "add_webhook": lambda: client.add_webhook("https://ci.example.org/"),
+            "change_webhook": lambda: client.change_webhook(webhook.id, on=False),
+            "test_webhook": lambda: client.test_webhook(webhook.id),
+            "remove_webhook": lambda: client.remove_webhook(webhook.id),
+            "mail": client.mail,
+            "set_mail": lambda: client.set_mail("ada@example.org"),
+            "remove_mail": client.remove_mail,
+            "list_notices": client.list_notices,
             "live": client.live,
             "ready": client.ready,
             "public_keys": client.public_keys,
@@ -92,8 +102,16 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
                     assert refusal.status in (400, 404, 503), operation
                     refused.add(operation)
             assert operation in operations
-    # A site's image cannot be shared; this one has no documents; nothing here builds or signs.
-    assert refused <= {"share", "document_of", "public_keys", "ready", "recognise_machine"}
+    # A site's image cannot be shared; this one has no documents; nothing here builds, signs or sends mail.
+    assert refused <= {
+        "share",
+        "document_of",
+        "public_keys",
+        "ready",
+        "recognise_machine",
+        "mail",
+        "set_mail",
+    }
 
 
 @pytest.mark.parametrize(
@@ -114,6 +132,10 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
         (models.Check, "CheckAnswer"),
         (models.Finding, "FindingAnswer"),
         (models.Recognised, "RecognisedAnswer"),
+        (models.Webhook, "WebhookAnswer"),
+        (models.NewWebhook, "NewWebhookAnswer"),
+        (models.Mail, "MailAnswer"),
+        (models.Notice, "NoticeAnswer"),
         (models.Architecture, "ArchitectureAnswer"),
         (models.ArchitectureList, "ArchitectureList"),
         (models.MachineList, "MachineList"),

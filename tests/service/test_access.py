@@ -40,7 +40,7 @@ PUBLIC = {
 }
 """Whoever adds to what strangers may reach writes it here, too."""
 
-OWNED = {"build_id", "token_id", "credential_id"}
+OWNED = {"build_id", "token_id", "credential_id", "webhook_id", "token"}
 """What a path may name that belongs to one user."""
 OF_ADMINISTRATORS = {"user_id", "action"}
 SHARED = {"filename", "name", "image_id", "identity", "captcha_id"}
@@ -67,6 +67,8 @@ class Route:
             "identity": "a" * 64,
             "token_id": 1,
             "credential_id": 1,
+            "webhook_id": 1,
+            "token": "x",
             "user_id": 1,
         } | named
         return ROOT + re.sub(r"<(?:\w+:)?(\w+)>", lambda match: str(values[match[1]]), self.rule)
