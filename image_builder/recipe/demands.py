@@ -9,7 +9,7 @@ from typing import Any
 from image_builder.sources.safe_yaml import Path
 from image_builder.sources.spec_lists import Root
 from image_builder.spack import spec
-from image_builder.spack.spec import Node
+from image_builder.spack.spec import Node, Setting
 
 Nodes = tuple[Node, ...]
 ALL = "all"
@@ -78,6 +78,12 @@ def _of_package(name: str, fields: Mapping[str, Any], release: tuple[int, ...]) 
             here = (*path, key) if isinstance(rules, str) else (*path, key, at)
             if texts := _alternatives(rule):
                 yield _demand(here, name, texts, release, is_preference=key == "prefer")
+    conflicts = fields.get("conflict") or ()
+    for at, rule in enumerate(conflicts):
+        for text in _alternatives(rule):
+            if refused := _negated(text, release):
+                here = (*path, "conflict", at)
+                yield Demand(path=here, package=name, alternatives=(refused,))
     variants = fields.get("variants") or ()
     for text in [variants] if isinstance(variants, str) else variants:
         yield _demand((*path, "variants"), name, [text], release, is_preference=True)
@@ -87,6 +93,19 @@ def _of_package(name: str, fields: Mapping[str, Any], release: tuple[int, ...]) 
     if providers := (fields.get("providers") or {}).get("mpi"):
         here = (*path, "providers", "mpi", 0)
         yield _demand(here, name, providers, release, is_preference=True)
+
+
+def _negated(text: str, release: tuple[int, ...]) -> Nodes:
+    """Return the demand that a conflict with one switch is: `~cuda` of `+cuda`; else nothing."""
+    root, *others = spec.nodes(text, release)
+    if others or root.version or len(root.settings) != 1 or not root.settings[0].is_switch:
+        return ()
+    (setting,) = root.settings
+    value = "false" if setting.value == "true" else "true"
+    word = ("+" if value == "true" else "~") + setting.key
+    return (
+        dataclasses.replace(root, settings=(Setting(key=setting.key, value=value, text=word),)),
+    )
 
 
 def _alternatives(rule: Any) -> list[str]:

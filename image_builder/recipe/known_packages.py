@@ -14,7 +14,8 @@ from image_builder.spack.knowledge import KnownPackage, SpackKnowledge, newest_o
 from image_builder.spack.spec import NOT_VARIANTS, Node
 from image_builder.spack.spec_syntax import COMPILERS_ARE_PACKAGES
 
-_COMMIT = re.compile(r"(?:git\.|[0-9a-f]{40})")
+_COMMIT = re.compile(r"[0-9a-fA-F]{40}")
+_NO_NAMED_VERSION = re.compile(r"git\.|[0-9a-f]{40}")
 
 
 def package_rule(knows: SpackKnowledge | None, release: tuple[int, ...]) -> Rule:
@@ -30,7 +31,7 @@ def package_rule(knows: SpackKnowledge | None, release: tuple[int, ...]) -> Rule
         if known is None:
             return None
         return _unknown_version(demand, package, node, known, knows) or _unknown_variant(
-            demand, package, node, known
+            demand, package, node, known, release
         )
 
     return judge
@@ -50,7 +51,7 @@ def _unknown_version(
     demand: Demand, package: str, node: Node, known: KnownPackage, knows: SpackKnowledge
 ) -> Conflict | None:
     version = node.version
-    if not version or "=" in version or _COMMIT.match(version) or not known.versions:
+    if not version or "=" in version or _NO_NAMED_VERSION.match(version) or not known.versions:
         return None
     if known.matching(version):
         return None
@@ -64,12 +65,21 @@ def _unknown_version(
 
 
 def _unknown_variant(
-    demand: Demand, package: str, node: Node, known: KnownPackage
+    demand: Demand, package: str, node: Node, known: KnownPackage, release: tuple[int, ...]
 ) -> Conflict | None:
     for setting in node.settings:
         name = setting.key
         if setting.propagates or name in NOT_VARIANTS or name in known.variants:
             continue
+        if name == "commit" and release >= COMPILERS_ARE_PACKAGES:
+            if _COMMIT.fullmatch(setting.value):
+                continue
+            return Conflict(
+                path=demand.path,
+                problem=f"sets commit to {setting.value[:60]!r}, which is no commit's hash",
+                hint="Write all 40 digits of it.",
+                has_two_sides=False,
+            )
         close = nearest(name, known.variants)
         return Conflict(
             path=demand.path,

@@ -20,6 +20,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.sources.git.remote import RemoteCommits
 from image_builder.sources.spec_lists import roots_in
 from image_builder.spack import spec
+from image_builder.spack.knowledge import Branches
 
 HEAD = "HEAD"
 MAX_LOOKUPS_AT_ONCE = 8
@@ -30,6 +31,7 @@ _NAMED = re.compile(
     r"(?:^|[\s^%])(?:[A-Za-z0-9_-]+\.)*(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)"
     r"(?:@=?(?P<version>[A-Za-z0-9_.:,=/-]+))?"
 )
+_COMMIT = re.compile(r"[0-9a-fA-F]{40}")
 _LIKE_BRANCHES = frozenset({"main", "master", "develop", "trunk", "head", "stable", "dev", "devel"})
 _READINGS = ((0, 23), (1, 2))
 _RULES = ("require", "prefer", "variants", "providers")
@@ -72,15 +74,13 @@ class PackageVersions:
     depends_on: tuple[str, ...] = ()
 
 
-Branches = Mapping[str, tuple[str, str]]
-"""The git URL and the name of the branch there, for each version that is a branch."""
 KnownBranches = Callable[[str], Branches | None]
 """Returns the branch versions of a package that Spack itself has; None if they are not known."""
 
 
 def no_branches(_package: str) -> Branches:
-    """Return an empty mapping: no version of a package is a branch."""
-    return {}
+    """Return that no version of a package is a branch."""
+    return Branches()
 
 
 def unknown_branches(_package: str) -> None:
@@ -244,26 +244,26 @@ def _chosen(name: str, version: str | None, versions: PackageVersions) -> list[B
 def _git_ref(name: str, version: str, url: str | None) -> list[BranchRef]:
     """Return the branch of `git.main=1.2`, which is `main`; a commit is no branch."""
     branch = version.removeprefix("git.").partition("=")[0]
-    if re.fullmatch(r"[0-9a-fA-F]{40}", branch):
+    if _COMMIT.fullmatch(branch):
         return []
     return [BranchRef(package=name, version=version, branch=branch, url=url)]
 
 
 def _spacks_own(name: str, version: str | None, known: KnownBranches) -> list[BranchRef]:
-    """Return the branch that a version of a package outside the catalogue may mean."""
-    if version is None:
-        return []
+    """Return the branches that a version of a package outside the catalogue may mean."""
     branches = known(name)
-    if version.startswith("git."):
-        urls = {url for url, _ in (branches or {}).values()}
+    if version is not None and version.startswith("git."):
+        urls = {url for url, _ in branches.by_version.values()} if branches else set()
         return _git_ref(name, version, urls.pop() if len(urls) == 1 else None)
-    asked = version.removeprefix("=")
-    if branches is None and asked in _LIKE_BRANCHES:
-        return [BranchRef(package=name, version=asked, branch=asked, url=None)]
-    if branches is None or asked not in branches:
-        return []
-    url, branch = branches[asked]
-    return [BranchRef(package=name, version=asked, branch=branch, url=url)]
+    asked = (version or "").removeprefix("=")
+    if branches is None:
+        guessed = [asked] if asked in _LIKE_BRANCHES else []
+        return [BranchRef(package=name, version=one, branch=one, url=None) for one in guessed]
+    return [
+        BranchRef(package=name, version=one, branch=branch, url=url)
+        for one, (url, branch) in branches.by_version.items()
+        if one == asked or not (asked or branches.has_others)
+    ]
 
 
 def _texts_in(value: object) -> Iterator[str]:
@@ -294,7 +294,10 @@ def _named(text: str) -> list[tuple[str, str | None]]:
 
 
 def _text_of(node: spec.Node) -> str:
-    return f"{node.name}@{node.version}" if node.version else node.name
+    """Return a node's package and version; a commit of its own (`commit=`) is the version."""
+    commit = node.variants.get("commit", "")
+    version = f"git.{commit}" if _COMMIT.fullmatch(commit) else node.version
+    return f"{node.name}@{version}" if version else node.name
 
 
 def _is_true(call: ast.Call, name: str) -> bool:

@@ -28,6 +28,14 @@ Ranges = str
 """Versions as a spec has them after its `@`: `:11.8`, `4.1:4.3,5`."""
 
 
+class Branches(NamedTuple):
+    """Holds a package's versions that are branches -> the git URL and the branch's name there."""
+
+    by_version: Mapping[Version, tuple[str, str]] = {}
+    has_others: bool = True
+    """Whether there are versions that are no branches: Spack takes these first."""
+
+
 class KnownPackage(NamedTuple):
     """Describes one package, as this Spack's recipe has it."""
 
@@ -109,10 +117,13 @@ class SpackKnowledge(BaseModel):
         """Return what is known of a package, or None where that is nothing."""
         return self.packages.get(name)
 
-    def branches_of(self, name: Name) -> Mapping[Version, tuple[str, str]] | None:
+    def branches_of(self, name: Name) -> Branches | None:
         """Return a package's versions that are branches, or None where it is not known."""
         package = self.package(name)
-        return None if package is None else package.branches
+        if package is None:
+            return None
+        has_others = not set(package.versions) <= package.branches.keys()
+        return Branches(package.branches, has_others)
 
     def without(self, names: Iterable[Name]) -> SpackKnowledge:
         """Return the same without what is known of some packages: a catalogue has its own ones."""

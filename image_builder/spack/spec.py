@@ -200,7 +200,7 @@ def _is_ancestor_or_self(older: str, newer: str) -> bool:
     return cpu is not None and older in {ancestor.name for ancestor in cpu.ancestors}
 
 
-NOT_VARIANTS = FLAGS | {"arch", "target", "os", "platform", "operating_system"}
+NOT_VARIANTS = FLAGS | {"arch", "target", "os", "platform", "operating_system", "namespace"}
 _INFINITE = ("stable", "trunk", "head", "master", "main", "develop")
 _BEFORE = ("alpha", "beta", "rc")
 _Key = tuple[tuple[int, int, str], ...]

@@ -494,6 +494,7 @@ WITHOUT_CUDA = {
     "variant list": "specs: [hwloc]\n  packages: {hwloc: {variants: [+gl, ~cuda]}}",
     "prefer": "specs: [hwloc]\n  packages: {hwloc: {prefer: [~cuda]}}",
     "require": "specs: [hwloc]\n  packages: {hwloc: {require: ~cuda}}",
+    "conflict": "specs: [hwloc]\n  packages: {hwloc: {conflict: [+cuda]}}",
     "named require": "specs: [hwloc]\n  packages: {hwloc: {require: [{spec: hwloc@2 ~cuda}]}}",
     "groups": "specs: [hwloc]\n  packages: {hwloc: {require: [{one_of: ['@1 ~cuda', '@2 ~cuda']}]}}",
 }

@@ -91,6 +91,7 @@ def test_a_preferred_compiler_is_no_demand() -> None:
         ("hdf5@99", ["hdf5@99", "2.1.0 is the newest"]),
         ("hdf5+mpii", ["variant mpii, which hdf5 does not have", "Write mpi"]),
         ("hdf5 ^cmake@99", ["cmake@99"]),
+        ("hdf5@develop commit=develop", ["'develop', which is no commit's hash", "all 40 digits"]),
     ],
 )
 def test_what_this_spack_does_not_have(spec: str, words: list[str]) -> None:
@@ -111,10 +112,17 @@ def test_what_this_spack_does_not_have(spec: str, words: list[str]) -> None:
         "exaca@master",
         "hdf5 build_type==Release",
         "builtin.hdf5",
+        "hdf5 namespace=builtin",
+        f"hdf5@develop commit={'0123456789' * 4}",
     ],
 )
 def test_what_it_has_or_may_have(spec: str) -> None:
     assert composed(specs(spec), spack=NEW, knows=knowledge("1.2.0")).spack is not None
+
+
+def test_a_commit_in_a_spec_is_of_newer_releases() -> None:
+    spec = f"hdf5@develop commit={'0123456789' * 4}"
+    assert "the variant commit" in str(conflict(specs(spec), spack=OLD, knows=knowledge("0.23.1")))
 
 
 def test_a_package_of_the_catalogue_is_its_own() -> None:

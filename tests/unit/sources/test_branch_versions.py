@@ -12,6 +12,7 @@ from image_builder.sources.branch_versions import (
     parse_package,
     specs_of,
 )
+from image_builder.spack.knowledge import Branches
 from tests.support.planning import knowledge
 
 CATALOGUE = {
@@ -221,8 +222,10 @@ def test_definitions_that_are_not_used_pin_nothing() -> None:
 
 
 def test_branches_of_spacks_own_packages() -> None:
-    def known(package: str) -> dict[str, tuple[str, str]] | None:
-        return {"exaca": {"master": ("https://example.org/exaca", "main")}, "zlib": {}}.get(package)
+    exaca = {"master": ("https://example.org/exaca", "main")}
+
+    def known(package: str) -> Branches | None:
+        return {"exaca": Branches(exaca), "zlib": Branches()}.get(package)
 
     specs = ["exaca@master", "zlib@main", "other@develop", "third@1.2", "exaca@git.fix=1"]
     refs = branch_refs(specs, {}.get, known)
@@ -232,6 +235,20 @@ def test_branches_of_spacks_own_packages() -> None:
         ("other@develop", "develop", None),
     ]
     assert not branch_refs(specs[:4], {}.get)
+
+
+def test_without_a_version_the_branches_of_a_package_that_has_nothing_else() -> None:
+    branches = {"main": ("https://example.org/young", "trunk")}
+    of = {"young": Branches(branches, has_others=False), "old": Branches(branches)}
+    refs = branch_refs(["young+mpi", "old", "unknown", "old ^young"], {}.get, of.get)
+    assert [(str(ref), ref.branch) for ref in refs] == [("young@main", "trunk")]
+
+
+def test_a_spec_with_a_commit_of_its_own_is_pinned() -> None:
+    commit = "0123456789abcdef" * 2 + "01234567"
+    body = {"specs": [f"foo@main commit={commit}"], "packages": {"foo": {}}}
+    assert branch_refs(specs_of(body), {"foo": RANGES}.get) == ()
+    assert branch_refs(specs_of({"specs": ["foo@main commit=main"]}), {"foo": RANGES}.get)
 
 
 def test_branches_that_the_base_images_spack_tells() -> None:
