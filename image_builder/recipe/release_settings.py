@@ -27,6 +27,14 @@ def fitting_concretizer(
     return kept, [key for key in settings if key not in kept]
 
 
+def fitting_view(
+    fields: Mapping[str, Any], release: tuple[int, ...]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return a view's settings that `release` reads, and the names of the others."""
+    kept = {key: value for key, value in fields.items() if _is_read("view", key, release)}
+    return kept, [key for key in fields if key not in kept]
+
+
 def fitting_package(
     name: str, fields: Mapping[str, Any], release: tuple[int, ...]
 ) -> tuple[dict[str, Any], list[str]]:

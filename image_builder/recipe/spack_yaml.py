@@ -10,17 +10,25 @@ import yaml
 
 from image_builder.errors import Misconfigured
 from image_builder.recipe.demands import Demand, without_variant
-from image_builder.recipe.release_settings import fitting_concretizer, fitting_package
+from image_builder.recipe.release_settings import fitting_concretizer, fitting_package, fitting_view
 from image_builder.recipe.view import view_of
 from image_builder.request.build_request import Machine
 from image_builder.request.mpi_gpu import Gpu, Mpi
 from image_builder.sources.description import Description
 from image_builder.spack import spec as spack_spec
 from image_builder.spack.compiler_names import package_of
-from image_builder.spack.releases import FIRST_WITH_GROUPS, FIRST_WITH_SETTING
+from image_builder.spack.releases import FIRST_WITH_GROUPS
 
 STAGES = "/tmp/root/spack-stage"
 """Where existing post-install scripts look for the stages of packages."""
+_UNUSED_SETTINGS = {
+    "targets": "the machine decides",
+    "force": "everything is concretized anew",
+    "splice": "nothing that was built before is reused",
+    "os_compatible": "nothing that was built before is reused",
+    "concretization_cache": "the site decides",
+}
+"""Settings of `concretizer` that a description may have, and that mean nothing here."""
 
 
 def dump(value: Any) -> str:
@@ -279,16 +287,9 @@ class Merge:
                 f"{self.file}: concretizer: reuse is not used: an image does not depend on what was "
                 "built before."
             )
-        for key, first in FIRST_WITH_SETTING.items():
-            if self.release < first and settings.pop(key, None) is not None:
-                self.warnings.append(
-                    f"{self.file}: concretizer: {key} is not used: the base image's Spack does not "
-                    "know it."
-                )
-        if settings.pop("targets", None):
-            self.warnings.append(
-                f"{self.file}: concretizer: targets is not used: the machine decides."
-            )
+        for key, why in _UNUSED_SETTINGS.items():
+            if settings.pop(key, None):
+                self.warnings.append(f"{self.file}: concretizer: {key} is not used: {why}.")
         settings, dropped = fitting_concretizer(settings, self.release)
         self._warn_unread([("concretizer", key) for key in dropped])
         return {
@@ -301,7 +302,13 @@ class Merge:
     def _view(self) -> Any:
         view, warnings = view_of(self.description)
         self.warnings += warnings
-        return view
+        if not isinstance(view, dict):
+            return view
+        fitting: dict[str, Any] = {}
+        for name, fields in view.items():
+            fitting[name], dropped = fitting_view(fields, self.release)
+            self._warn_unread([("view", name, key) for key in dropped])
+        return fitting
 
 
 def _texts(rules: Any) -> list[str]:

@@ -13,7 +13,7 @@ from image_builder.sources.spec_lists import Root
 from image_builder.spack import spec
 
 VIEW = "/opt/view"
-_HIDING = ("projections", "select", "exclude")
+_HIDING = ("projections", "select", "exclude", "group")
 """Settings of a view that leave programs out of its `bin`."""
 
 
@@ -33,6 +33,9 @@ def view_of(description: Description) -> tuple[Any, list[str]]:
             f"every program is in {VIEW}/bin."
             for key in dropped
         ]
+        if (view.get("default") or {}).get("root", VIEW) != VIEW:
+            line = _line(description, "view", "default", "root")
+            warnings.append(f"{line}: the view is at {VIEW}, whatever root says.")
         return {**others, "default": default}, warnings
     if view is False and not is_unified(body):
         warning = (

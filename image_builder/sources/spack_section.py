@@ -27,9 +27,25 @@ CONCRETIZER_KEYS = (
     "error_on_timeout",
     "static_analysis",
     "compiler_mixing",
+    "externals",
+    "force",
+    "splice",
+    "os_compatible",
+    "concretization_cache",
 )
+UNNAMED_GROUP = "default"
+"""The group of the specs that are in none, as Spack 1.2 names it."""
 GROUP_KEYS = ("group", "needs", "explicit", "specs", "matrix", "exclude")
-VIEW_KEYS = ("root", "link", "link_type", "select", "exclude", "projections")
+VIEW_KEYS = (
+    "root",
+    "link",
+    "link_type",
+    "link_dirs",
+    "group",
+    "select",
+    "exclude",
+    "projections",
+)
 WHY_REFUSED = {
     "repos": "Packages come from the site's catalogue: ask its operator to add a recipe.",
     "mirrors": "Where sources come from is the site's choice: leave it out.",
@@ -94,7 +110,7 @@ def checked(check: Check, value: Any) -> Mapping[str, Any] | None:
         _check_references(check, fields)
     package_settings.check_packages(check, fields.get("packages"))
     _check_concretizer(check, fields.get("concretizer"))
-    _check_view(check, fields.get("view"))
+    _check_view(check, fields.get("view"), _groups_in(fields.get("specs")))
     return fields
 
 
@@ -165,9 +181,8 @@ def _check_group(check: Check, path: Path, entry: Mapping[str, Any]) -> None:
 
 def _check_needs(check: Check, value: Any) -> None:
     """Check that the groups that a group needs exist."""
-    entries = value if isinstance(value, list) else []
-    names = [entry["group"] for entry in entries if isinstance(entry, dict) and "group" in entry]
-    for at, entry in enumerate(entries):
+    names = _groups_in(value)
+    for at, entry in enumerate(value if isinstance(value, list) else ()):
         missing = next((name for name in _needed(entry) if name not in names), None)
         if missing is not None:
             check.wrong(
@@ -175,6 +190,12 @@ def _check_needs(check: Check, value: Any) -> None:
                 f"names {str(missing)[:60]!r}, which is no group here",
                 "Write the name of another group of this list.",
             )
+
+
+def _groups_in(value: Any) -> list[Any]:
+    """Return the names of the groups in `specs`."""
+    entries = value if isinstance(value, list) else ()
+    return [entry["group"] for entry in entries if isinstance(entry, dict) and "group" in entry]
 
 
 def _needed(entry: Any) -> list[Any]:
@@ -244,6 +265,11 @@ def _check_concretizer(check: Check, value: Any) -> None:
         check.wrong(
             (*path, "timeout"), "is not a number of seconds", "Write a number, such as 600."
         )
+    externals = check.mapping((*path, "externals"), fields.get("externals"))
+    check.known((*path, "externals"), externals, ("completion",), {})
+    if "completion" in externals:
+        completions = ("architecture_only", "default_variants")
+        check.choice((*path, "externals", "completion"), externals["completion"], completions)
     duplicates = check.mapping((*path, "duplicates"), fields.get("duplicates"))
     check.known((*path, "duplicates"), duplicates, ("strategy", "max_dupes"), {})
     if "strategy" in duplicates:
@@ -252,7 +278,7 @@ def _check_concretizer(check: Check, value: Any) -> None:
         )
 
 
-def _check_view(check: Check, value: Any) -> None:
+def _check_view(check: Check, value: Any, groups: list[Any]) -> None:
     path: Path = ("spack", "view")
     if value is None or isinstance(value, bool | str):
         return
@@ -265,13 +291,24 @@ def _check_view(check: Check, value: Any) -> None:
         if not _VIEW_NAME.match(name):
             check.wrong(here, "is not a view's name", "Write letters, digits, '-' and '_'.")
         fields = check.mapping(here, fields)
-        _check_view_fields(check, here, fields)
+        _check_view_fields(check, here, fields, groups)
         if name != "default":
             _check_view_root(check, here, fields.get("root"), roots)
 
 
-def _check_view_fields(check: Check, path: Path, fields: Mapping[str, Any]) -> None:
+def _check_view_fields(
+    check: Check, path: Path, fields: Mapping[str, Any], groups: list[Any]
+) -> None:
     check.known(path, fields, VIEW_KEYS, {})
+    check.flag((*path, "link_dirs"), fields.get("link_dirs"))
+    wanted = fields.get("group", [])
+    for name in wanted if isinstance(wanted, list) else [wanted]:
+        if name not in (*groups, UNNAMED_GROUP):
+            check.wrong(
+                (*path, "group"),
+                f"names {str(name)[:60]!r}, which is no group here",
+                "Write the name of a group below specs.",
+            )
     if "link" in fields:
         check.choice((*path, "link"), fields["link"], ("all", "run", "roots"))
     if "link_type" in fields:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 Release = tuple[int, ...]
 
 NEWEST_TESTED: Release = (1, 2)
@@ -18,14 +16,6 @@ FIRST_WITH_SOLUTIONS: Release = (1, 2)
 """The first release whose cache of solutions is used."""
 FIRST_WITH_GROUPS: Release = (1, 2)
 """The first release whose environments may have groups of specs."""
-FIRST_WITH_SETTING: Mapping[str, Release] = {
-    "duplicates": (0, 21),
-    "timeout": (1, 0),
-    "error_on_timeout": (1, 0),
-    "static_analysis": (1, 0),
-    "compiler_mixing": (1, 1),
-}
-"""The first release that reads each setting of `concretizer` that a workflow may use."""
 
 
 def pushes_by_itself(release: Release | None) -> bool:

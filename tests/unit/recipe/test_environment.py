@@ -782,10 +782,50 @@ def test_a_spack_without_groups_gets_their_specs_and_only_settings_that_it_knows
     assert environment.spack["specs"] == ["lz4", "cmake", {"matrix": [["hdf5"], ["+hl"]]}]
     assert not {"duplicates", "static_analysis"} & set(environment.spack["concretizer"])
     assert any("has no groups" in warning for warning in environment.warnings)
-    assert sum("does not know it" in warning for warning in environment.warnings) == 2
+    assert sum("does not read it there" in warning for warning in environment.warnings) == 2
 
 
 def test_a_groups_specs_are_compared_with_the_machine() -> None:
     with pytest.raises(BadDescription) as caught:
         composed("spack:\n  specs: [{group: a, specs: [hdf5 ^mpich]}]", mpi="openmpi@4")
     assert caught.value.code is ErrorCode.CONFLICT
+
+
+NEW_FORMS = """\
+spack:
+  specs:
+    - zlib
+    - {group: tools, specs: [cmake]}
+  view:
+    more: {root: /opt/more, group: [tools, default], link_dirs: false}
+    default: {root: /somewhere, group: tools}
+  concretizer:
+    force: true
+    splice: {automatic: true}
+    os_compatible: {debian12: [debian11]}
+    concretization_cache: {enable: true}
+    externals: {completion: architecture_only}
+"""
+
+
+@pytest.mark.parametrize(
+    ("release", "view", "settings"),
+    [
+        ((1, 2, 0), {"root": "/opt/more", "group": ["tools", "default"], "link_dirs": False}, True),
+        ((1, 1, 0), {"root": "/opt/more"}, True),
+        ((0, 23, 1), {"root": "/opt/more"}, False),
+    ],
+)
+def test_what_newer_schemas_have_is_kept_where_it_is_read(
+    release: tuple[int, ...], view: dict[str, Any], settings: bool
+) -> None:
+    environment = composed(NEW_FORMS, spack=release)
+    body = environment.spack
+    assert body is not None
+    assert body["view"] == {"more": view, "default": {"root": "/opt/view"}}
+    assert ("externals" in body["concretizer"]) is settings
+    told = " ".join(environment.warnings)
+    for unused in ("force", "splice", "os_compatible", "concretization_cache"):
+        assert unused not in body["concretizer"]
+        assert f"concretizer: {unused} is not used" in told
+    assert "whatever root says" in told and "group of the default view" in told

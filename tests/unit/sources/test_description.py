@@ -515,6 +515,20 @@ def test_groups_of_specs_are_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("view: {a: {root: /opt/a, group: b}}", "names 'b', which is no group here"),
+        ("view: {a: {root: /opt/a, group: [default, [b]]}}", "which is no group here"),
+        ("view: {a: {root: /opt/a, link_dirs: 3}}", "must be true or false"),
+        ("concretizer: {externals: {completion: all}}", "Write architecture_only or default_"),
+        ("concretizer: {externals: {other: 1}}", "externals.other is not allowed here"),
+    ],
+)
+def test_what_views_and_externals_cannot_say(line: str, says: str) -> None:
+    assert says in str(refusal(f"spack:\n  specs: [zlib]\n  {line}\n"))
+
+
+@pytest.mark.parametrize(
     ("entry", "says"),
     [
         ("{group: a, needs: [b], specs: [lz4]}", "names 'b', which is no group here"),
