@@ -62,7 +62,7 @@ def by_hand(base: str, mirror: Path, folder: Path) -> float:
     subprocess.run(["cp", "-R", str(REAL_SPACK / "catalogue"), str(context)], check=True)
     (context / "spack.yaml").write_text(ENVIRONMENT.format(specs=", ".join(MEASURED)), "utf-8")
     (context / "Dockerfile").write_text(BY_HAND.format(base=base), "utf-8")
-    build = ["docker", "buildx", "build", "--no-cache", "--load", "--progress=plain", "--quiet"]
+    build = ["docker", "buildx", "build", "--no-cache", "--load", "--quiet"]
     begun = time.perf_counter()
     try:
         subprocess.run(
