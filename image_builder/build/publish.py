@@ -7,7 +7,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 
-from image_builder.build import evidence
+from image_builder.build import evidence, signing
 from image_builder.build.context import BuildContext, Built, time_limit
 from image_builder.build.failures import classify
 from image_builder.build.stages import client_environment, run_stage
@@ -25,12 +25,12 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
 from image_builder.host.workspace import require_free_space
 from image_builder.plan import resolve
-from image_builder.proof import cosign, provenance
+from image_builder.proof import provenance
 from image_builder.recipe.stages import FINAL_STAGE, SLIM_STAGE
 from image_builder.sif import convert
 from image_builder.spack import lockfile
 from image_builder.state import BuildState
-from image_builder.store.image_store import Images, open_repository
+from image_builder.store.image_store import Images
 from image_builder.store.record import (
     COMPRESSOR,
     IMAGE_BYTES,
@@ -102,7 +102,8 @@ def name_image(context: BuildContext, store: Images, built: Built) -> str | None
         with context.step("push"):
             pushed = _push(context, store, built)
             if pushed.digest is not None:
-                _sign_pushed(context, pushed.digest)
+                lock = store.document(context.identity, lockfile.FILE)
+                signing.sign_pushed(context, built, pushed.digest, lock=lock)
     with _naming(context, store):
         if store.take_name(_owner(context)):
             daemon.tag_image(built.image, image_id)
@@ -115,27 +116,6 @@ def name_image(context: BuildContext, store: Images, built: Built) -> str | None
                 f"{image_id} stays with an image that was requested later; this one is {own_name}."
             )
     return pushed.digest if pushed is not None else None
-
-
-def _sign_pushed(context: BuildContext, digest: str) -> None:
-    """Put a signature beside a pushed image, where the service has a key.
-
-    It comes before the image gets its name. Raises `Unavailable` when the registry does not take it.
-    """
-    if context.signer is None:
-        return
-    name, address = (
-        of(context.inputs.image_id) for of in (registry.repository_of, registry.registry_address)
-    )
-    repository = open_repository(address, context.settings.build, context.settings.registry)
-    signature = cosign.signature_of(name, digest, context.signer)
-    tag = cosign.tag_of(digest)
-    earlier = repository.manifest(tag)
-    layer = signature.layer(repository.put_blob(signature.payload))
-    layers = cosign.with_layer(earlier.content if earlier else None, layer)
-    config = repository.put_blob(cosign.config(layers))
-    repository.put_manifest(tag, cosign.manifest(layers, config))
-    context.observer.line(f"Signed {name}@{digest}")
 
 
 def _owner(context: BuildContext) -> ImageRecord:

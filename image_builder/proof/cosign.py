@@ -1,7 +1,9 @@
-"""Makes the signature of a pushed image in the form that `cosign verify --key` reads. Pure.
+"""Makes what cosign reads beside a pushed image: its signature, and signed statements about it. Pure.
 
-It is an artifact in the image's own repository, whose tag follows from the image's digest. Each of
-its layers is a small text about the image, and an annotation of the layer is a signature of it.
+Each kind is an artifact in the image's own repository, whose tag follows from the image's digest:
+`cosign verify --key` reads the one, `cosign verify-attestation --key` the other. A layer of a
+signature is a small text about the image, and an annotation of the layer is a signature of it; a layer
+of the others is a statement in an envelope with its signature.
 """
 
 from __future__ import annotations
@@ -15,25 +17,30 @@ from typing import Any
 from image_builder.proof.keys import Signer
 
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
-LAYER_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
+SIGNATURE_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
+ENVELOPE_TYPE = "application/vnd.dsse.envelope.v1+json"
 SIGNATURE = "dev.cosignproject.cosign/signature"
+PREDICATE_TYPE = "predicateType"
+SIGNATURES, STATEMENTS = "sig", "att"
+"""The kinds of artifacts, as tags end."""
 MOST_LAYERS = 100
-"""How many signatures of others are kept beside ours."""
+"""How many layers of others are kept beside ours."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CosignSignature:
-    """Holds one signature: the text that is signed, and its layer, but for the size and digest."""
+class Layer:
+    """Holds a layer of an artifact, and what its descriptor says, but for size and digest."""
 
-    payload: bytes
-    signature: str
+    content: bytes
+    media_type: str
+    annotations: Mapping[str, str]
 
-    def layer(self, blob: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the layer's descriptor; `blob` is what the registry says of the payload."""
-        return {"mediaType": LAYER_TYPE, **blob, "annotations": {SIGNATURE: self.signature}}
+    def descriptor(self, blob: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the layer's descriptor; `blob` is what the registry says of the content."""
+        return {"mediaType": self.media_type, **blob, "annotations": dict(self.annotations)}
 
 
-def signature_of(repository: str, digest: str, signer: Signer) -> CosignSignature:
+def signature_of(repository: str, digest: str, signer: Signer) -> Layer:
     """Return the signature of the image that has this digest in a repository."""
     content = {
         "critical": {
@@ -44,20 +51,32 @@ def signature_of(repository: str, digest: str, signer: Signer) -> CosignSignatur
         "optional": None,
     }
     payload = json.dumps(content, separators=(",", ":")).encode()
-    return CosignSignature(
-        payload=payload, signature=base64.b64encode(signer.sign(payload)).decode()
+    return Layer(
+        content=payload,
+        media_type=SIGNATURE_TYPE,
+        annotations={SIGNATURE: base64.b64encode(signer.sign(payload)).decode()},
     )
 
 
-def tag_of(digest: str) -> str:
-    """Return the tag under which the signatures of an image are."""
-    return f"{digest.replace(':', '-')}.sig"
+def attestation_of(envelope: bytes, predicate_type: str) -> Layer:
+    """Return a statement about an image, in its envelope, as what stands beside the image."""
+    return Layer(
+        content=envelope,
+        media_type=ENVELOPE_TYPE,
+        annotations={SIGNATURE: "", PREDICATE_TYPE: predicate_type},
+    )
 
 
-def with_layer(earlier: Mapping[str, Any] | None, layer: Mapping[str, Any]) -> list[Any]:
-    """Return the layers of an artifact with one more, unless it is there; others' stay."""
+def tag_of(digest: str, kind: str) -> str:
+    """Return the tag under which an image's artifact of a kind is."""
+    return f"{digest.replace(':', '-')}.{kind}"
+
+
+def with_layers(earlier: Mapping[str, Any] | None, layers: list[dict[str, Any]]) -> list[Any]:
+    """Return the layers of an artifact with more, but for those that are there; others' stay."""
     known = list(earlier.get("layers") or []) if earlier is not None else []
-    return known if layer in known else [*known[-MOST_LAYERS:], layer]
+    fresh = [layer for layer in layers if layer not in known]
+    return [*known[-MOST_LAYERS:], *fresh] if fresh else known
 
 
 def config(layers: list[Any]) -> bytes:

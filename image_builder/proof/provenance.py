@@ -76,23 +76,29 @@ def statement(origin: Origin, subjects: Sequence[Resource], run: Run | None = No
         details["metadata"] = {"startedOn": _time(run.began_s), "finishedOn": _time(run.ended_s)}
         byproducts.append(run.log)
     details["byproducts"] = [one.as_dict() for one in byproducts]
+    predicate = {
+        "buildDefinition": {
+            "buildType": BUILD_TYPE,
+            "externalParameters": {"request": origin.request},
+            "internalParameters": {
+                "identity": origin.identity,
+                "recipe": origin.recipe,
+                "slim": origin.is_slim,
+            },
+            "resolvedDependencies": [one.as_dict() for one in origin.materials],
+        },
+        "runDetails": details,
+    }
+    return stated(PREDICATE_TYPE, predicate, subjects)
+
+
+def stated(predicate_type: str, predicate: Any, subjects: Sequence[Resource]) -> str:
+    """Return a statement of any type about `subjects`."""
     content = {
         "_type": STATEMENT_TYPE,
         "subject": [one.as_dict() for one in subjects],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "buildDefinition": {
-                "buildType": BUILD_TYPE,
-                "externalParameters": {"request": origin.request},
-                "internalParameters": {
-                    "identity": origin.identity,
-                    "recipe": origin.recipe,
-                    "slim": origin.is_slim,
-                },
-                "resolvedDependencies": [one.as_dict() for one in origin.materials],
-            },
-            "runDetails": details,
-        },
+        "predicateType": predicate_type,
+        "predicate": predicate,
     }
     return json.dumps(content, sort_keys=True, indent=1) + "\n"
 

@@ -28,6 +28,8 @@ FILE = "sbom.spdx.json"
 SIGNED_FILE = "sbom.dsse.json"
 """The name of the document in an envelope with a signature, in the store."""
 MEDIA_TYPE = "application/spdx+json"
+PREDICATE_TYPE = "https://spdx.dev/Document"
+"""What a statement is that repeats the document."""
 NOASSERTION = "NOASSERTION"
 DOCUMENT, IMAGE, BASE, STEP = (
     "SPDXRef-DOCUMENT",

@@ -1,12 +1,24 @@
-"""Make keys and signed SIFs for tests: the keys as operators make them, the SIFs without an image."""
+"""Make keys and signed SIFs for tests: the keys as operators make them, the SIFs without an image.
+
+What is signed is read here with the code of others.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from google.protobuf import json_format
+from in_toto_attestation.v1 import statement_pb2
+from in_toto_attestation.v1.statement import Statement
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import SSlibKey
 
 from image_builder.proof import provenance, sbom
 from image_builder.proof.keys import Signer
@@ -101,3 +113,19 @@ def signed_sif(path: Path, signer: Signer, *, squashfs_bytes: int = 5000) -> Pat
     )
     squashfs.unlink()
     return path
+
+
+def read_statement(envelope: bytes, public_pem: str) -> dict[str, Any]:
+    """Return the statement in a DSSE envelope: securesystemslib verifies it, and in-toto reads it.
+
+    Raises `VerificationError`.
+    """
+    opened = Envelope.from_dict(json.loads(envelope))
+    known = SSlibKey.from_crypto(serialization.load_pem_public_key(public_pem.encode()))
+    unnamed = SSlibKey("", known.keytype, known.scheme, known.keyval)
+    opened.verify([unnamed], 1)
+    assert opened.payload_type == "application/vnd.in-toto+json"
+    parsed = json_format.Parse(opened.payload, statement_pb2.Statement())
+    Statement.copy_from_pb(parsed).validate()
+    read: dict[str, Any] = json.loads(opened.payload)
+    return read
