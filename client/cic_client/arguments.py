@@ -113,6 +113,9 @@ def _add_images(verbs: Verbs) -> None:
     verbs.add("images", "images.images", "list the finished images")
     pull = verbs.add("pull", "images.pull", "fetch an image file, or complete one", has_json=False)
     _add_image(pull)
+    pull.add_argument(
+        "-o", "--output", metavar="FILE", help="what the file is called; - is standard output"
+    )
     _add_folder(pull)
     packages = verbs.add("packages", "images.packages", "list what is installed in an image")
     _add_image(packages)

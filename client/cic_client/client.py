@@ -7,14 +7,14 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
 import requests
 
-from cic_client import download, models
+from cic_client import lazy
+from cic_client.accepted import Accepted
 from cic_client.errors import BadInput, Refused, UnexpectedAnswer, Unreachable
-from cic_client.folder import packed
 from cic_client.transport import AWAY, TRIES, Body, Login, Transport, Whole, base_url
 
 TEXT = "text/plain"
@@ -22,6 +22,15 @@ DEFAULT_ROOT = "image_creation"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
 PATIENCE = 30
 """How many failures in a row a call that polls bears, once the service has answered it."""
+
+if TYPE_CHECKING:
+    from cic_client import download, models
+    from cic_client import folder as packing
+    from cic_client.download import Open, Progress
+else:  # a request, which is to be answered at once, needs none of them
+    download, packing, models = (
+        lazy.module(f"cic_client.{name}") for name in ("download", "folder", "models")
+    )
 
 Polled = TypeVar("Polled")
 Request = Mapping[str, Any] | str | bytes
@@ -73,13 +82,13 @@ class Client:
 
     # ---- Builds
 
-    def submit(self, request: Request, *, folder: Path | None = None) -> models.Accepted:
+    def submit(self, request: Request, *, folder: Path | None = None) -> Accepted:
         """Ask for an image; with `folder`, of the step in that folder of this machine."""
         if folder is None:
-            return self._post("/build/", request).parsed(models.Accepted)
-        body = packed(_request_bytes(request), folder)
+            return self._post("/build/", request).parsed(Accepted)
+        body = packing.packed(_request_bytes(request), folder)
         with cast("IO[bytes]", body.content):
-            return self._transport.call("POST", "/build/", body=body).parsed(models.Accepted)
+            return self._transport.call("POST", "/build/", body=body).parsed(Accepted)
 
     def plan(self, request: Request) -> models.Plan:
         """Return what would be built; nothing is."""
@@ -220,40 +229,55 @@ class Client:
         filename: str,
         folder: Path,
         *,
+        name: str | None = None,
         sha256: str | None = None,
-        progress: download.Progress = _nothing,
+        progress: Progress = _nothing,
     ) -> Path:
         """Fetch an image into a folder, and return its path; what is there already is completed.
 
-        With `sha256`, nothing but that file is taken. Raises `WrongChecksum` too.
+        The file is called `name`, or else as the image. With `sha256`, nothing but that file is
+        taken. Raises `WrongChecksum` too.
         """
+        image = self._image_to_fetch(filename, sha256)
+        target = folder / (name or filename)
+        return download.until_whole(
+            lambda noted: download.fetch(image, target, self._opening(image), noted),
+            progress,
+            self._pause,
+        )
+
+    def copy_to(
+        self,
+        filename: str,
+        write: Callable[[bytes], object],
+        *,
+        progress: Progress = _nothing,
+    ) -> None:
+        """Write an image to where nothing is kept, block by block.
+
+        What is written is good once this returns: `WrongChecksum` comes at the end.
+        """
+        image = self._image_to_fetch(filename, None)
+        copy = download.Copy(image, write)
+        download.until_whole(
+            lambda noted: copy.go_on(self._opening(image), noted), progress, self._pause
+        )
+
+    def _image_to_fetch(self, filename: str, sha256: str | None) -> models.Image:
         image = self.image(filename)
         if image.filename != filename or sha256 not in (None, image.sha256):
             raise UnexpectedAnswer(f"{filename} is another image by now.")
+        return image
 
+    def _opening(self, image: models.Image) -> Open:
         def open_from(offset: int) -> requests.Response:
             headers = {"Accept-Encoding": "identity"}
             if offset:
                 headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{image.sha256}"'}
-            path = f"/images/download/{_segment(filename)}"
+            path = f"/images/download/{_segment(image.filename)}"
             return self._transport.open("GET", path, headers=headers)
 
-        here, failures = 0, 0
-        while True:
-            last, here = here, 0
-
-            def noted(present: int, size: int) -> None:
-                nonlocal here
-                here = present
-                progress(present, size)
-
-            try:
-                return download.fetch(image, folder, open_from, noted)
-            except Unreachable:
-                failures = 1 if here > last else failures + 1
-                if failures >= TRIES:
-                    raise
-            self._pause(LONGEST_PAUSE_S)
+        return open_from
 
     # ---- Machines
 

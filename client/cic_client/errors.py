@@ -35,6 +35,13 @@ class WrongChecksum(ClientError):
 class UnexpectedAnswer(ClientError):
     """The answer is none that a service of this kind gives."""
 
+    @classmethod
+    def because(cls, why: str) -> UnexpectedAnswer:
+        """Return the error for an answer that cannot be read."""
+        return cls(
+            f"The answer is not what a service of images sends ({why}). Is the address right?"
+        )
+
 
 class Refused(ClientError):
     """The service refuses the call; `problem` says why."""

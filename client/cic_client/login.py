@@ -17,21 +17,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from cic_client import keyrings, places
 from cic_client.client import DEFAULT_ROOT, Client
 from cic_client.errors import BadInput
 from cic_client.transport import TRIES
 
 
-class KeptLogin(BaseModel):
+@dataclasses.dataclass(frozen=True)
+class KeptLogin:
     """What the file holds: where a service is, and the token unless the keyring has it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     url: str
-    token: str | None = None
+    token: str | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +117,7 @@ def _write(login: KeptLogin, path: Path) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # of mode 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(login.model_dump(exclude_none=True), file)
+            json.dump({key: value for key, value in vars(login).items() if value}, file)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -135,8 +132,11 @@ def _read(path: Path) -> KeptLogin | None:
                 raise BadInput(
                     f"Others can read {path}: run chmod 600 on it, and change the token."
                 )
-            return KeptLogin.model_validate_json(file.read(places.MAX_LOGIN_BYTES))
+            fields = json.loads(file.read(places.MAX_LOGIN_BYTES))
+            if not all(isinstance(value, str) for value in fields.values()):
+                raise TypeError
+            return KeptLogin(**fields)
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         raise BadInput(f"{path} cannot be read: run `cic login` again.") from None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cic_client.errors import UnexpectedAnswer
 
 FINISHED, FAILED = "FINISHED", "FAILED"
+Read = TypeVar("Read", bound="Answer")
 
 
 class Answer(BaseModel):
@@ -14,6 +17,16 @@ class Answer(BaseModel):
 
     # What checks an answer is made when the first one comes: all of it takes longer than a call.
     model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
+
+    @classmethod
+    def of(cls: type[Read], content: bytes) -> Read:
+        """Return the JSON object that a service answers. Raises `UnexpectedAnswer`."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "JSON"
+            raise UnexpectedAnswer.because(f"{where}: {first['msg']}") from None
 
     def as_json(self) -> dict[str, Any]:
         """Return the object as the service sent it."""
@@ -36,13 +49,6 @@ class Problem(Answer):
     code: str = ""
     hint: str = ""
     errors: list[WrongField] = []
-
-
-class Accepted(Answer):
-    """A request that was taken. `folder` is the hash of the folder that was sent."""
-
-    id: str
-    folder: str | None = None
 
 
 class Progress(Answer):

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Mapping
-from typing import IO, TypeVar
+from email.utils import parsedate_to_datetime
+from typing import IO, TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from pydantic import ValidationError
 from requests.auth import AuthBase
 
+from cic_client import lazy
 from cic_client.errors import BadInput, Refused, UnexpectedAnswer, Unreachable
-from cic_client.models import Answer, Problem
+
+if TYPE_CHECKING:
+    from cic_client import models
+else:
+    models = lazy.module("cic_client.models")
 
 MAX_ANSWER_BYTES = 64 * 1024**2
 MAX_ANSWER_S = 600.0
@@ -27,7 +33,16 @@ AWAY = (429, 502, 503, 504)
 """What a service answers, or the gateway before it, that may do so no more in a while."""
 _REPEATABLE = ("GET", "HEAD", "DELETE")
 
-Model = TypeVar("Model", bound=Answer)
+
+class Readable(Protocol):
+    """What an answer can be read as."""
+
+    @classmethod
+    def of(cls: type[Model], content: bytes) -> Model:
+        """Return what was answered. Raises `UnexpectedAnswer`."""
+
+
+Model = TypeVar("Model", bound=Readable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +94,7 @@ class Whole:
 
     def parsed(self, model: type[Model]) -> Model:
         """Return the JSON object of the answer. Raises `UnexpectedAnswer`."""
-        try:
-            return model.model_validate_json(self.content)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UnexpectedAnswer(
-                f"The answer is not what a service of images sends ({where or 'JSON'}: {first['msg']}). "
-                "Is the address right?"
-            ) from None
+        return model.of(self.content)
 
     @property
     def text(self) -> str:
@@ -206,7 +213,7 @@ class Transport:
                     timeout=(CONNECT_S, READ_S),
                     allow_redirects=False,
                     stream=True,
-                    verify=None if self._verify else False,
+                    verify=_authorities() if self._verify else False,
                 )
             except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as error:
                 raise Unreachable(f"No connection to {self._base}: {error}") from None
@@ -233,8 +240,24 @@ def _was_not_sent(error: requests.RequestException) -> bool:
 
 
 def _pause_s(answer: requests.Response, default_s: float) -> float:
-    asked = answer.headers.get("Retry-After", "")
-    return float(asked) if asked.isascii() and asked.isdigit() and len(asked) < 8 else default_s
+    """Return how long a service wants to be left alone: it names seconds, or a time."""
+    asked = answer.headers.get("Retry-After", "")[:100]
+    if asked.isascii() and asked.isdigit() and len(asked) < 8:
+        return float(asked)
+    try:
+        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return default_s
+
+
+def _authorities() -> str | None:
+    """Return the file of certificate authorities that the environment names for all programs.
+
+    requests itself looks at REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE first.
+    """
+    if any(os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
+        return None
+    return os.environ.get("SSL_CERT_FILE") or None
 
 
 def _read(answer: requests.Response) -> bytes:
@@ -258,7 +281,7 @@ def _refusal(answer: requests.Response) -> Exception:
             f"The service is at another address: {answer.headers.get('Location', 'none is given')}"
         )
     try:
-        problem = Whole(_read(answer), answer.headers).parsed(Problem)
+        problem = Whole(_read(answer), answer.headers).parsed(models.Problem)
     except UnexpectedAnswer:
-        problem = Problem(title="The service answers")
+        problem = models.Problem(title="The service answers")
     return Refused(answer.status_code, problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -18,6 +19,7 @@ from rich.console import Console
 from werkzeug.serving import make_server
 
 from service.db import accounts
+from tests.client.scripted import Scripted, serving_script
 from tests.conftest import PROJECT
 from tests.service.conftest import (
     FakeBuilder,
@@ -62,6 +64,13 @@ def token_of(app: Flask, name: str) -> str:
     """Return a new token of a user."""
     engine = app.extensions["cic"].engine
     return accounts.add_token(engine, accounts.by_name(engine, name).id, "client")
+
+
+@pytest.fixture
+def scripted() -> Iterator[Scripted]:
+    """Makes fake services of scripts."""
+    with contextlib.ExitStack() as stack:
+        yield lambda script: stack.enter_context(serving_script(script))
 
 
 @pytest.fixture
@@ -124,5 +133,5 @@ def ada(cic: Cic, app: Flask, address: str) -> Cic:
 def screen_of(console: Console) -> Screen:
     """A screen that prints to this console alone."""
     screen = Screen()
-    vars(screen).update(out=console, notes=console)
+    vars(screen).update(out=console, notes=console, live=console)
     return screen

@@ -7,7 +7,9 @@ import dataclasses
 import datetime
 import io
 import json
+import signal
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -308,8 +310,8 @@ def build_of(**changes: object) -> models.Build:
     return models.Build.model_validate(fields | changes)
 
 
-def picture(build: models.Build) -> str:
-    console = Console(file=io.StringIO(), width=100, markup=False, force_terminal=True)
+def picture(build: models.Build, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, markup=False, force_terminal=True)
     now = datetime.datetime(2026, 1, 1, 11, 2, 3, tzinfo=datetime.timezone.utc)
     console.print(view(build, now))
     assert isinstance(console.file, io.StringIO)
@@ -325,6 +327,47 @@ def test_the_live_view_has_stages_times_and_packages_side_by_side() -> None:
     assert any("fftw@3.3.10" in line and "lz4" not in line for line in lines)
     ended = picture(build_of(status="FAILED", ended_at="2026-01-01T10:02:00.000Z", message="[b]no"))
     assert "0:01:00" in ended and "1:01:03" not in ended and "[b]no" in ended
+
+
+@pytest.mark.parametrize("width", [10, 25, 40, 80])
+def test_the_live_view_fits_a_narrow_terminal(width: int) -> None:
+    """A line that the terminal wraps would be left behind when the view is written over."""
+    what = ", ".join(f"package-with-a-long-name-{one}@1.2.3 autoreconf {one} s" for one in range(6))
+    progress = {"done": 3, "total": 9, "what": what}
+    shown = picture(build_of(image_id="x" * 300, stage="y" * 300, progress=progress), width)
+    assert max(map(len, printable(shown).splitlines())) <= width
+    assert len(shown.splitlines()) < 20
+    assert "building" in shown or width < 40
+
+
+@pytest.mark.parametrize(
+    "what", ["", "fftw", "fftw@3 build", "3 more", " s", "1 s", "a b c 99999999999 s", "a\nb, \t"]
+)
+def test_packages_at_work_are_shown_however_a_service_writes_them(what: str) -> None:
+    shown = picture(build_of(progress={"done": 1, "total": 2, "what": what}))
+    assert set("".join(what.split())) - {","} <= set(shown)
+
+
+def test_an_interruption_leaves_the_build_running(
+    ada: Cic, client: Client, builder: FakeBuilder, request_file: str
+) -> None:
+    builder.hold.clear()
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "cic_client", "build", request_file, "--wait"],
+        cwd=ada.home, env=ada.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert watching.stderr is not None
+    build_id = watching.stderr.readline().split()[1]
+    while "BUILDING" not in watching.stderr.readline():
+        pass
+    watching.send_signal(signal.SIGINT)
+    _, notes = watching.communicate(timeout=60)
+    assert watching.returncode == 130
+    assert f"cic watch {build_id}" in notes and f"cic cancel {build_id}" in notes
+    assert "Traceback" not in notes
+    assert not client.status(build_id).has_ended
+    builder.hold.set()
+    assert client.wait(build_id).status == models.FINISHED
 
 
 def test_pictures_and_tables_print_nothing_raw() -> None:

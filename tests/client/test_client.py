@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import email.utils
 import hashlib
 import json
 import os
-import threading
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +23,18 @@ from cic_client import (
     Refused,
     UnexpectedAnswer,
     Unreachable,
-    WrongChecksum,
     models,
     transport,
 )
+from cic_client.accepted import Accepted
 from flask import Flask, Response, request, request_finished
 
 from service.api.openapi import calls, document
 from tests.client.conftest import Pauses, token_of
+from tests.client.scripted import Scripted, send, serving_script
+from tests.conftest import PROJECT
 from tests.service.conftest import REQUEST, FakeBuilder
+from tests.support.certificate import make_certificate
 
 FACTS = {"facts": 1, "machine": "x86_64", "cpu": {}, "kernel": "5.14.0", "engines": []}
 
@@ -122,7 +129,6 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
         (models.Timeline, "TimelineAnswer"),
         (models.Span, "SpanAnswer"),
         (models.Plan, "PlanAnswer"),
-        (models.Accepted, "Accepted"),
         (models.Progress, "Progress"),
         (models.ImageSummary, "ImageSummary"),
         (models.Image, "OneImageAnswer"),
@@ -148,6 +154,35 @@ def test_the_models_have_the_fields_of_the_services_description(
     assert set(model.model_fields) == set(schema["properties"])
     needed = {name for name, field in model.model_fields.items() if field.is_required()}
     assert needed <= set(schema["required"])
+
+
+def test_what_is_read_without_models_has_the_fields_of_the_description(app: Flask) -> None:
+    schema = document(app, "")["components"]["schemas"]["Accepted"]
+    assert {field.name for field in dataclasses.fields(Accepted)} - {"sent"} == set(
+        schema["properties"]
+    )
+    assert Accepted.of(b'{"id": "x", "more": 1}').as_json() == {"id": "x", "more": 1}
+    assert Accepted.of(b'{"id": "x", "folder": 7}').folder is None
+    for content in (b"", b"[]", b"[" * 100_000, b'{"id": 7}', b'{"id": "\xff"}', b"{}"):
+        with pytest.raises(UnexpectedAnswer, match="not what a service"):
+            Accepted.of(content)
+
+
+def test_a_request_is_sent_without_what_only_answers_need() -> None:
+    """They take longer to import than a warm service takes to answer."""
+    code = (
+        "import sys; import cic_client.cli, cic_client.verbs.builds; from cic_client import Client; "
+        "print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "client")},
+    ).stdout.split()
+    assert "cic_client.transport" in loaded and "requests" in loaded
+    assert not {"pydantic", "rich", "keyring", "argcomplete", "tarfile"} & set(loaded)
 
 
 def test_an_image_comes_from_a_request_with_its_log_and_its_file(
@@ -216,58 +251,6 @@ def test_a_login_is_in_no_text_of_its_object() -> None:
 
 
 # ---- What misbehaves
-
-Script = Callable[[BaseHTTPRequestHandler, int], None]
-
-
-class FakeService:
-    """A fake: a server that answers by a script, which gets the number of the request."""
-
-    def __init__(self, script: Script) -> None:
-        requests = self.requests = []  # type: list[tuple[str, str, dict[str, str]]]
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                requests.append((self.command, self.path, dict(self.headers)))
-                self.rfile.read(int(self.headers.get("Content-Length", "0")))
-                self.close_connection = True
-                script(self, len(requests))
-
-            do_GET = do_POST = answer
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@pytest.fixture
-def scripted() -> Iterator[Callable[[Script], FakeService]]:
-    made: list[FakeService] = []
-
-    def make(script: Script) -> FakeService:
-        made.append(FakeService(script))
-        threading.Thread(target=made[-1].server.serve_forever, args=(0.05,), daemon=True).start()
-        return made[-1]
-
-    yield make
-    for service in made:
-        service.server.shutdown()
-        service.server.server_close()
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, body: bytes = b"{}", **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in headers.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    with contextlib.suppress(OSError):  # the client may have gone
-        handler.wfile.write(body)
-
-
-Scripted = Callable[[Script], FakeService]
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -388,93 +371,72 @@ def test_a_service_that_is_away_from_the_beginning_is_not_waited_for(
     assert len(service.requests) == transport.TRIES
 
 
-# ---- Downloads
-
-CONTENT = bytes(range(256)) * 1000
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
+# ---- The way to a service
 
 
-def image_of(**changes: Any) -> bytes:
-    image = {
-        "filename": "a.sif", "image_id": "a", "identity": "i", "platform": "linux/amd64", "created_at": "",
-        "sha256": SHA256, "size_bytes": len(CONTENT),
-    }  # fmt: skip
-    return json.dumps(image | changes).encode()
+def live(handler: BaseHTTPRequestHandler, _: int) -> None:
+    send(handler, 200, b'{"status": "alive"}')
 
 
-def serving(content: bytes, *, cut_after: int | None = None, **changes: Any) -> Script:
-    """A script of a service that has one image, and may cut the first download."""
-    downloads: list[int] = []
+def test_a_pause_may_be_named_as_a_time(scripted: Scripted, pauses: Pauses) -> None:
+    later = email.utils.formatdate(time.time() + 20, usegmt=True)
 
-    def script(handler: BaseHTTPRequestHandler, _: int) -> None:
-        if "/images/download/" not in handler.path:
-            send(handler, 200, image_of(**changes))
-            return
-        downloads.append(1)
-        asked = handler.headers.get("Range", "bytes=0-")
-        begin = int(asked.removeprefix("bytes=").removesuffix("-"))
-        body = content[begin:]
-        handler.send_response(206 if begin else 200)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        with contextlib.suppress(OSError):
-            handler.wfile.write(body[: cut_after if len(downloads) == 1 else None])
+    def script(handler: BaseHTTPRequestHandler, number: int) -> None:
+        send(handler, 503 if number == 1 else 200, b'{"id": "x"}', Retry_After=later)
 
-    return script
+    with Client(scripted(script).address, token="t", pause=pauses) as client:
+        client.submit({})
+    assert 0 < pauses.seconds[0] <= 20
 
 
-def test_a_download_that_breaks_goes_on(scripted: Scripted, pauses: Pauses, tmp_path: Path) -> None:
-    service = scripted(serving(CONTENT, cut_after=200_000))
-    with Client(service.address, token="t", pause=pauses) as client:
-        path = client.download("a.sif", tmp_path)
-    assert path.read_bytes() == CONTENT and list(tmp_path.iterdir()) == [path]
-    (_, _, first), (_, _, second) = service.requests[1:]
-    assert "Range" not in first
-    assert (second["Range"], second["If-Range"]) == ("bytes=196608-", f'"{SHA256}"')
+@pytest.mark.parametrize("asked", ["soon", "-1", "9" * 50, "Mon, 99 Foo 2026 99:99:99 GMT", "²"])
+def test_a_pause_that_is_none_is_not_heard(scripted: Scripted, pauses: Pauses, asked: str) -> None:
+    def script(handler: BaseHTTPRequestHandler, number: int) -> None:
+        handler.headers["x"] = ""
+        send(
+            handler,
+            503 if number == 1 else 200,
+            b'{"id": "x"}',
+            Retry_After=asked.encode("latin-1").decode("latin-1"),
+        )
+
+    with Client(scripted(script).address, token="t", pause=pauses) as client:
+        client.submit({})
+    assert pauses.seconds == [1.0]
 
 
-def test_what_a_download_left_is_completed_by_the_next(
-    scripted: Scripted, pauses: Pauses, tmp_path: Path
+def test_a_proxy_of_the_environment_is_asked(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = scripted(serving(CONTENT[:100_000]))
-    with (
-        Client(broken.address, token="t", pause=pauses) as client,
-        pytest.raises(Unreachable, match="resumes it"),
-    ):
-        client.download("a.sif", tmp_path)
-    (part,) = tmp_path.iterdir()
-    assert (part.name, part.stat().st_size) == (f"a.sif.{SHA256[:8]}.part", 100_000)
-    service = scripted(serving(CONTENT))
+    proxy = scripted(live)
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy.address)
+    with Client("http://cic.example.org", token="t") as client:
+        assert client.live().status == "alive"
+    assert proxy.requests[0][1] == "http://cic.example.org/image_creation/health/live"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    service = scripted(live)
     with Client(service.address, token="t") as client:
-        assert client.download("a.sif", tmp_path).read_bytes() == CONTENT
-    assert service.requests[-1][2]["Range"] == "bytes=100000-"
+        client.live()
+    assert len(proxy.requests) == 1 and len(service.requests) == 1
 
 
-def test_what_is_here_already_is_not_fetched(scripted: Scripted, tmp_path: Path) -> None:
-    (tmp_path / "a.sif").write_bytes(CONTENT)
-    service = scripted(serving(CONTENT))
-    with Client(service.address, token="t") as client:
-        assert client.download("a.sif", tmp_path).read_bytes() == CONTENT
-    assert [path for _, path, _ in service.requests] == ["/image_creation/image/a.sif"]
-
-
-def test_another_file_than_the_one_that_was_named_does_not_stay(
-    scripted: Scripted, tmp_path: Path
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_an_authority_of_the_environment_is_trusted_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pauses: Pauses, name: str
 ) -> None:
-    service = scripted(serving(CONTENT[::-1] + b"and more"))
-    with Client(service.address, token="t") as client:
-        with pytest.raises(WrongChecksum, match="removed"):
-            client.download("a.sif", tmp_path)
-        with pytest.raises(UnexpectedAnswer, match="another image"):
-            client.download("a.sif", tmp_path, sha256="0" * 64)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("filename", [".bashrc", "-x", "a b", "a\n", "x" * 300, "a\x1b[2J"])
-def test_a_server_does_not_choose_a_strange_file(
-    scripted: Scripted, tmp_path: Path, filename: str
-) -> None:
-    service = scripted(serving(CONTENT, filename=filename))
-    with Client(service.address, token="t") as client, pytest.raises(UnexpectedAnswer):
-        client.download(filename, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    for other in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    certificate, key = make_certificate(tmp_path)
+    with serving_script(live, (certificate, key)) as service:
+        with (
+            Client(service.address, token="t", pause=pauses) as client,
+            pytest.raises(Unreachable, match="certificate"),
+        ):
+            client.live()
+        assert service.requests == [] and pauses.seconds == []
+        monkeypatch.setenv(name, str(certificate))
+        with Client(service.address, token="t") as client:
+            assert client.live().status == "alive"

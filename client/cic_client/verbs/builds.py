@@ -89,5 +89,5 @@ def _to_its_end(call: Call, build_id: str) -> int:
     if call.asked.pull:
         if ended.filename is None:
             raise ClientError("This build has no image file: its engine is docker.")
-        live.pulled(call.client, call.screen, ended.filename, call.asked.to, ended.sha256)
+        live.pulled(call.client, call.screen, ended.filename, call.asked.to, sha256=ended.sha256)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from cic_client import live, names, tables
@@ -23,7 +24,17 @@ def images(call: Call) -> int:
 
 def pull(call: Call) -> int:
     """Fetch an image file, or complete one."""
-    live.pulled(call.client, call.screen, call.asked.image, call.asked.to)
+    asked, screen = call.asked, call.screen
+    if asked.output != "-":
+        live.pulled(call.client, screen, asked.image, asked.to, name=asked.output)
+        return 0
+    if sys.stdout.isatty():
+        raise BadInput(
+            "An image is nothing for a terminal: let standard output be a file or a pipe."
+        )
+    with live.download_bar(asked.image, screen) as progress:
+        call.client.copy_to(asked.image, sys.stdout.buffer.write, progress=progress)
+    sys.stdout.flush()
     return 0
 
 
