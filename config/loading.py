@@ -21,7 +21,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from config.settings import ServiceSettings, Settings
+from config.settings import OidcSettings, ServiceSettings, Settings
 from image_builder.errors import Misconfigured
 from image_builder.proof import keys
 from image_builder.settings import (
@@ -43,6 +43,8 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "proof_cfg": ("PROOF", ProofSettings),
 }
 """The sections by their names in the file: the name in the environment, and the model."""
+SERVICE_SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {"oidc_cfg": ("OIDC", OidcSettings)}
+"""The same of the service alone, which the library does not read."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,11 +65,15 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
     source = _Source(path, environ)
     library = _library(source)
     service = source.model(ServiceSettings, source.values, "", "")
+    own = {
+        name: source.model(model, source.section(name), name, prefix)
+        for name, (prefix, model) in SERVICE_SECTIONS.items()
+    }
     if library is not None and service is not None:
         source.hold_together(library, service)  # type: ignore[arg-type]
     source.fail_if_wrong()
     source.warn_of_unknown_keys()
-    return Settings(library=library, service=service)  # type: ignore[arg-type]
+    return Settings(library=library, service=service, oidc=own["oidc_cfg"])  # type: ignore[arg-type]
 
 
 def load_library_settings(
@@ -167,7 +173,7 @@ class _Source:
 
         A file of the first version of this service may have such keys, and still works.
         """
-        known = (*SECTIONS, *ServiceSettings.model_fields)
+        known = (*SECTIONS, *SERVICE_SECTIONS, *ServiceSettings.model_fields)
         for key, value in self.values.items():
             if (
                 key in known
@@ -242,8 +248,9 @@ def _unknown_key(label: str, path: tuple[int | str, ...], model: type[BaseModel]
 
 
 def _unused(section: str, values: Mapping[str, Any]) -> bool:
-    """Return whether a section is not used: credentials of an image registry without one."""
-    return section == "registry_cfg" and not values.get("url")
+    """Return whether a section is not used: credentials for a server that is not named."""
+    needed = {"registry_cfg": "url", "oidc_cfg": "issuer"}
+    return section in needed and not values.get(needed[section])
 
 
 def _parsed(text: str, field: FieldInfo) -> Any:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
@@ -225,8 +226,86 @@ class ServiceSettings(Section):
         return value if value is None else value.strip("/")
 
 
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def is_safe_url(url: str) -> bool:
+    """Return whether a URL is one over TLS, or one of this machine itself."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    is_plain = parts.username is None and parts.password is None and not parts.fragment
+    is_printable = url.isascii() and url.isprintable() and " " not in url
+    is_known = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+    return bool(parts.hostname) and is_plain and is_printable and is_known
+
+
+class OidcSettings(Section):
+    """Says which OpenID provider logs users in, and what its claims mean here."""
+
+    issuer: str | None = None
+    """The provider's issuer identifier, written exactly as the provider writes it."""
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    device_client_id: str | None = None
+    """A public client for the device flow of `cic login`; None offers none."""
+    name: str = Field(default="your institute", min_length=1, max_length=60)
+    scopes: TextList = ("openid", "profile")
+    user_name_claim: str = "preferred_username"
+    groups_claim: str | None = None
+    administrator_groups: TextList = ()
+    """Groups of the provider whose members are administrators; with none, operators name them."""
+    groups_valid_s: float = Field(default=7 * 86400.0, ge=60)
+    """How long groups and administrators' rights hold after the log-in that brought them."""
+    token_valid_s: float = Field(default=30 * 86400.0, ge=60)
+    """How long a token is good for that the device flow gives."""
+    clock_leeway_s: float = Field(default=60.0, ge=0, le=300)
+    """How far the provider's clock may be off."""
+    redirect_uri: str | None = None
+    """Where the provider sends browsers back; None derives it from the request."""
+    local_accounts: bool = True
+    """Whether passwords that this service keeps log in; tokens always do."""
+
+    @property
+    def is_on(self) -> bool:
+        """Return whether pages offer the log-in."""
+        return self.issuer is not None
+
+    @property
+    def has_device_flow(self) -> bool:
+        return self.is_on and self.device_client_id is not None
+
+    @field_validator("issuer", "redirect_uri", mode="after")
+    @classmethod
+    def _is_safe(cls, value: str | None) -> str | None:
+        if value is not None and not is_safe_url(value):
+            raise ValueError(
+                "must be a URL that begins with https:// (http:// on this machine alone)"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> OidcSettings:
+        if self.issuer is None:
+            if not self.local_accounts:
+                raise ValueError("without local_accounts nobody could log in: write an issuer, too")
+            if self.client_id or self.device_client_id:
+                raise ValueError("a client needs the provider's issuer: write issuer, too")
+            return self
+        if self.client_id is None:
+            raise ValueError("issuer needs client_id: write what the provider calls this service")
+        if "openid" not in self.scopes:
+            raise ValueError("scopes must have openid among them")
+        if self.administrator_groups and self.groups_claim is None:
+            raise ValueError("administrator_groups needs groups_claim")
+        return self
+
+
 class Settings(Section):
     """Holds all settings that the service runs with."""
 
     library: LibrarySettings
     service: ServiceSettings
+    oidc: OidcSettings = OidcSettings()

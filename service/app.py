@@ -30,6 +30,7 @@ from service.db import earlier_users
 from service.db.database import db, init_database, migrate
 from service.logs.storage import logs_of
 from service.memory import share_arenas
+from service.oidc.provider import Provider
 from service.submission import Submission
 from service.uploads import Uploads
 from service.workers.executors import Executor, PoolProcess
@@ -78,7 +79,8 @@ def create_app(
             uploads=Uploads(engine=engine, settings=settings),
             resolving=resolving(settings.service.web_threads),
         ),
-        authenticator=Authenticator(engine),
+        authenticator=Authenticator(engine, takes_passwords=settings.oidc.local_accounts),
+        provider=_provider(settings),
         readiness=health.Readiness(health.checks_of(settings, engine)),
         machines=load_machines(settings.library.build.machines),
         streams=threading.BoundedSemaphore(max(1, settings.service.web_threads // 2)),
@@ -137,6 +139,12 @@ def _require_links(settings: Settings) -> None:
                 "and public_downloads need hard links between them.",
                 hint="Put both on one, or leave these two out: the service sends them itself then.",
             )
+
+
+def _provider(settings: Settings) -> Provider | None:
+    if not settings.oidc.is_on:
+        return None
+    return Provider(settings.oidc, ca_bundle=settings.library.build.ca_bundle)
 
 
 def _default_executor(settings: Settings, engine: Any, runner: Runner | None) -> Executor:

@@ -59,8 +59,10 @@ class Principal:
 class Authenticator:
     """Finds the user of credentials. One for each application; safe among threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, takes_passwords: bool = True) -> None:
         self._engine = engine
+        self.takes_passwords = takes_passwords
+        """Without, tokens alone log in; users come through an OpenID provider."""
         self._key = secrets.token_bytes(32)
         self._remembered: dict[bytes, float] = {}
         self._hashing = Bottleneck(
@@ -77,6 +79,8 @@ class Authenticator:
         """
         if name.startswith(accounts.TOKEN_PREFIX):
             return self.by_token(name, address)
+        if not self.takes_passwords:
+            return None
         return self._let_in(accounts.by_name(self._engine, name[:200]), name, password, address)
 
     def with_build(
@@ -85,6 +89,8 @@ class Authenticator:
         """Return the user as `by_credentials` does, and the user's build of this id."""
         if name.startswith(accounts.TOKEN_PREFIX):
             return self.by_token(name, address), None
+        if not self.takes_passwords:
+            return None, None
         row, build = accounts.by_name_with_build(self._engine, name[:200], build_id)
         principal = self._let_in(row, name, password, address)
         return principal, build if principal is not None else None
@@ -122,7 +128,7 @@ class Authenticator:
             self._check_failures(user_there, 1 if is_tried_everywhere else MAX_FAILURES)
             self._check_failures(network, MAX_FAILURES_OF_ADDRESS)
             is_right = accounts.is_password(
-                row.password_hash if row is not None else self._decoy_hash,
+                (row and row.password_hash) or self._decoy_hash,
                 password[: accounts.MAX_PASSWORD + 1],
             )
         if row is not None and is_right:
@@ -172,11 +178,16 @@ def _verify_token(token: str) -> Principal | None:
 
 
 def _refuse(_status: int) -> Response:
+    takes_passwords = authenticator().takes_passwords
     answer = problem(
         401,
         "UNAUTHORIZED",
-        "User and password, or a token, are needed, and these are not right.",
-        hint="Send them with HTTP Basic, or the token with Bearer.",
+        "User and password, or a token, are needed, and these are not right."
+        if takes_passwords
+        else "A token is needed, and this is none, or one that has ended.",
+        hint="Send them with HTTP Basic, or the token with Bearer."
+        if takes_passwords
+        else "Send it with Bearer. `cic login` gets one, and so does your account's page.",
     )
     for scheme in ("Basic", "Bearer"):
         answer.headers.add("WWW-Authenticate", f'{scheme} realm="{REALM}"')

@@ -1,11 +1,12 @@
 """Define the operators' commands, as in `flask --app builder_service users add`.
 
-The groups are `users` and `tokens` and `images`; `cleanup`, `audit` and `backup` stand alone.
+The groups are `users`, `tokens`, `groups` and `images`; `cleanup`, `audit` and `backup` stand alone.
 """
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import pwd
@@ -22,7 +23,7 @@ from image_builder.errors import CicError
 from service import earlier_images
 from service.cleanup import Cleanup
 from service.context import Service
-from service.db import accounts, audit_trail, earlier_users
+from service.db import accounts, audit_trail, earlier_users, groups, subjects
 from service.db import audit_trail as db_audit_trail
 from service.db.database import copy_sqlite, now
 
@@ -31,6 +32,7 @@ COMMAND_LINE = "command line"
 
 users = AppGroup("users", help="Who may use the service.")
 tokens = AppGroup("tokens", help="What programs log in with instead of a password.")
+user_groups = AppGroup("groups", help="With whom images are shared together.")
 images = AppGroup("images", help="Finished images; pinned ones are kept by clean-up.")
 
 
@@ -38,6 +40,7 @@ def install(app: Flask) -> None:
     """Add the commands to an application."""
     app.cli.add_command(users)
     app.cli.add_command(tokens)
+    app.cli.add_command(user_groups)
     app.cli.add_command(images)
     app.cli.add_command(cleanup)
     app.cli.add_command(audit)
@@ -128,6 +131,28 @@ def block(name: str) -> None:
     _change(name, "may not log in any more.", is_active=False)
 
 
+@users.command("link")
+@click.argument("name")
+@click.argument("subject")
+def link(name: str, subject: str) -> None:
+    """Let whom the OpenID provider calls SUBJECT log in as the user NAME."""
+    issuer = _service().settings.oidc.issuer
+    if issuer is None:
+        raise click.ClickException("There is no OpenID provider: set oidc_cfg['issuer'] first.")
+    _do(lambda: subjects.link(_service().engine, name=name, issuer=issuer, subject=subject))
+    _note("link user", f"{name} {subject[:200]}")
+    click.echo(f"{subject} logs in as {name}.")
+
+
+@users.command("unlink")
+@click.argument("name")
+def unlink(name: str) -> None:
+    """Let nobody log in as NAME through an OpenID provider any more; a password still works."""
+    _do(lambda: subjects.unlink(_service().engine, name))
+    _note("unlink user", name)
+    click.echo(f"Nobody logs in as {name} through an OpenID provider any more.")
+
+
 @tokens.command("add")
 @click.argument("user")
 @click.argument("name")
@@ -185,6 +210,54 @@ def revoke_token(user: str, number: int) -> None:
         raise click.ClickException(f"{user} has no token of the number {number}.")
     _note("revoke token", f"{number} of {user}")
     click.echo(f"Revoked token {number} of {user}.")
+
+
+@user_groups.command("add")
+@click.argument("name")
+def add_group(name: str) -> None:
+    """Make a group, whose members `join` and `leave` name."""
+    _do(lambda: groups.add(_service().engine, name))
+    _note("add group", name)
+    click.echo(f"Made the group {name}.")
+
+
+@user_groups.command("list")
+def list_groups() -> None:
+    """List the groups: name, whose they are, and the members."""
+    for name, rows in itertools.groupby(groups.everyone(_service().engine), lambda row: row.name):
+        of_group = list(rows)
+        whose = "operator" if of_group[0].is_local else "provider"
+        members = ",".join(row.user for row in of_group if row.user is not None)
+        click.echo("\t".join([name, whose, members]).rstrip())
+
+
+@user_groups.command("remove")
+@click.argument("name")
+def remove_group(name: str) -> None:
+    """Remove a group; what is shared with it is its members' no more."""
+    _do(lambda: groups.remove(_service().engine, name))
+    _note("remove group", name)
+    click.echo(f"Removed the group {name}.")
+
+
+@user_groups.command("join")
+@click.argument("name")
+@click.argument("user")
+def join(name: str, user: str) -> None:
+    """Make USER a member of the group NAME."""
+    _do(lambda: groups.join(_service().engine, name, user))
+    _note("join group", f"{user} {name}")
+    click.echo(f"{user} is in {name}.")
+
+
+@user_groups.command("leave")
+@click.argument("name")
+@click.argument("user")
+def leave(name: str, user: str) -> None:
+    """Take USER out of the group NAME."""
+    _do(lambda: groups.leave(_service().engine, name, user))
+    _note("leave group", f"{user} {name}")
+    click.echo(f"{user} is not in {name}.")
 
 
 @images.command("list")

@@ -20,6 +20,7 @@ from service.workers.executors import Executor
 
 if TYPE_CHECKING:
     from service.auth import Authenticator
+    from service.oidc.provider import Provider
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class Service:
     executor: Executor
     submission: Submission
     authenticator: Authenticator
+    provider: Provider | None
+    """The OpenID provider that logs users in, where there is one."""
     readiness: Readiness
     machines: Mapping[str, MachineEntry]
     """The machine catalogue, by name."""

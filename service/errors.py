@@ -41,6 +41,17 @@ class Busy(TooManyRequests):
         super().__init__(message, hint="Try again in a moment.")
 
 
+class NameTaken(Forbidden):
+    """Somebody logs in for the first time whose name is another account's here."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"Your log-in works, but {name} is another account's name here.",
+            hint="If it is yours, ask the operator to link it.",
+        )
+
+
 _STATUSES: tuple[tuple[type[CicError], int], ...] = (
     (NotFound, 404),
     (Forbidden, 403),

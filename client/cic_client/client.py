@@ -184,9 +184,10 @@ class Client:
         """Return what is known of an image."""
         return self._get(f"/image/{_segment(filename)}").parsed(models.Image)
 
-    def share(self, filename: str, users: Sequence[str]) -> None:
-        """Share your private image with these users, and nobody else."""
-        self._post(f"/image/{_segment(filename)}/share", {"users": list(users)})
+    def share(self, filename: str, users: Sequence[str], groups: Sequence[str] = ()) -> None:
+        """Share your private image with these users and groups of yours, and nobody else."""
+        audience = {"users": list(users), **({"groups": list(groups)} if groups else {})}
+        self._post(f"/image/{_segment(filename)}/share", audience)
 
     def pin(self, filename: str) -> None:
         """Let clean-up keep an image. For administrators."""
@@ -346,6 +347,23 @@ class Client:
     def list_notices(self) -> models.NoticeList:
         """Return what was sent to your webhooks and by mail, newest first."""
         return self._get("/notice/").parsed(models.NoticeList)
+
+    # ---- Who you are
+
+    def list_groups(self) -> models.GroupList:
+        """Return the groups that you are in, with which you may share images."""
+        return self._get("/group/").parsed(models.GroupList)
+
+    def device_log_in(self) -> models.DeviceLogIn:
+        """Return where a program logs its user in; `device.log_in` does so."""
+        return self._get("/auth/oidc").parsed(models.DeviceLogIn)
+
+    def log_in_with_device(
+        self, id_token: str, *, access_token: str | None = None, name: str = "cic login"
+    ) -> models.LoggedIn:
+        """Return a token of the service for what the device flow gave; it takes it once."""
+        given = {"id_token": id_token, "access_token": access_token, "name": name}
+        return self._post("/auth/oidc", given).parsed(models.LoggedIn)
 
     # ---- The service itself
 

@@ -62,5 +62,5 @@ def _lines(status: int, problem: Problem) -> list[str]:
         for wrong in problem.errors
     ]
     if status == 401:
-        lines.append("Is the login right? `cic login` keeps another.")
+        lines.append("Log in again with `cic login`: what is kept is not right, or has ended.")
     return lines

@@ -163,6 +163,7 @@ class Image(ImageSummary):
     documents: list[str] = []
     pinned: bool = False
     shared_with: list[str] | None = None
+    shared_with_groups: list[str] | None = None
 
 
 class ImageList(Answer):
@@ -335,3 +336,28 @@ class LogPart(BaseModel):
     content: bytes
     next_offset: int
     is_complete: bool
+
+
+class GroupList(Answer):
+    """The groups that you are in."""
+
+    groups: list[str]
+
+
+class DeviceLogIn(Answer):
+    """Where a program logs its user in with the device flow (RFC 8628)."""
+
+    issuer: str
+    client_id: str
+    device_authorization_endpoint: str
+    token_endpoint: str
+    scopes: list[str] = ["openid"]
+    name: str = "your institute"
+
+
+class LoggedIn(Answer):
+    """A token of the service, and until when it is good."""
+
+    token: str
+    user: str = ""
+    expires_at: str = ""

@@ -15,7 +15,9 @@ from image_builder.proof.installed import KINDS as KINDS_OF_PACKAGES
 from image_builder.request.build_request import BuildRequest, Engine, Machine
 from image_builder.request.parsing import field_problems, load_json
 from image_builder.state import BuildState
-from service.db.shares import MAX_USERS
+from service.db.groups import MAX_NAME
+from service.db.shares import MAX_GROUPS, MAX_USERS
+from service.oidc.tokens import MAX_TOKEN_CHARACTERS
 
 MAX_PER_PAGE = 100
 MAX_PACKAGES = 1000
@@ -204,12 +206,36 @@ class PostedFolder(BaseModel):
 
 
 class SharedWith(BaseModel):
-    """The users with whom a private image is shared, besides its owner."""
+    """The users and groups with whom a private image is shared, besides its owner."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     users: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
         max_length=MAX_USERS, examples=[["bob"]]
+    )
+    groups: list[Annotated[str, Field(min_length=1, max_length=MAX_NAME)]] = Field(
+        default=[],
+        max_length=MAX_GROUPS,
+        description="groups of yours; left out, it is shared with none",
+    )
+
+
+class DeviceTokens(BaseModel):
+    """What the OpenID provider gave a program at the end of the device flow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id_token: str = Field(min_length=1, max_length=MAX_TOKEN_CHARACTERS)
+    access_token: str | None = Field(
+        default=None,
+        max_length=MAX_TOKEN_CHARACTERS,
+        description="for claims that the ID token does not have; it is used once and not kept",
+    )
+    name: str = Field(
+        default="cic login",
+        min_length=1,
+        max_length=100,
+        description="what the token is called; an earlier one of this name ends",
     )
 
 

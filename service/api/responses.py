@@ -21,6 +21,7 @@ from image_builder.store.record import ImageRecord
 from image_builder.timeline import spans
 from image_builder.timeline.origins import ORIGINS
 from image_builder.timeline.spans import Span
+from service.db.shares import Audience
 from service.packages import Chosen, Installed
 from service.timeline import BuildTimeline
 
@@ -222,6 +223,10 @@ class OneImageAnswer(ImageAnswer):
     shared_with: Annotated[
         list[str] | None, Field(description="who else sees your private image; null for others")
     ]
+    shared_with_groups: Annotated[
+        list[str] | None,
+        Field(description="groups whose members see your private image; null for others"),
+    ]
 
 
 class ImageList(TypedDict):
@@ -344,6 +349,31 @@ class MachineList(TypedDict):
     machines: list[Annotated[dict[str, Any], _shaped_by(MachineAnswer)]]
 
 
+class GroupList(TypedDict):
+    """The groups that you are in, with which you may share images."""
+
+    groups: list[str]
+
+
+class DeviceLogIn(TypedDict):
+    """Where a program logs a user in with the device flow (RFC 8628)."""
+
+    issuer: str
+    client_id: str
+    device_authorization_endpoint: str
+    token_endpoint: str
+    scopes: list[str]
+    name: Annotated[str, Field(description="what people call the provider")]
+
+
+class LoggedIn(TypedDict):
+    """A token of this service, which is shown this once."""
+
+    token: str
+    user: str
+    expires_at: Time
+
+
 class Alive(TypedDict):
     """The server answers."""
 
@@ -367,7 +397,7 @@ def build_answer(row: Any) -> BuildAnswer:
         "image_id": row.image_id,
         "filename": row.filename if _may_have_file(state, row) else None,
         "id": row.id,
-        "created_at": _utc(row.created_at),
+        "created_at": shown_time(row.created_at),
         "started_at": _time(row.started_at),
         "building_at": _time(row.building_at),
         "converting_at": _time(row.converting_at),
@@ -438,7 +468,7 @@ def image_summary(filename: str, record: ImageRecord) -> ImageSummary:
         "platform": record.platform,
         "sha256": record.sha256,
         "size_bytes": record.size_bytes,
-        "created_at": _utc(record.created),
+        "created_at": shown_time(record.created),
         "visibility": "private" if is_private_name(filename) else "site",
     }
 
@@ -475,13 +505,21 @@ def machine_list(machines: Any) -> MachineList:
     }
 
 
-def _utc(value: datetime.datetime) -> str:
+def shown_time(value: datetime.datetime) -> str:
     return value.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _moment(seconds: float) -> str:
-    return _utc(datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc))
+    return shown_time(datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc))
 
 
 def _time(value: datetime.datetime | None) -> str | None:
-    return None if value is None else _utc(value)
+    return None if value is None else shown_time(value)
+
+
+def audience_answer(audience: Audience | None) -> dict[str, list[str] | None]:
+    """Return with whom an image is shared, as the answer has it; None is for no owner."""
+    return {
+        "shared_with": None if audience is None else list(audience.users),
+        "shared_with_groups": None if audience is None else list(audience.groups),
+    }

@@ -22,13 +22,14 @@ from image_builder.request.recognise import recognise
 from image_builder.sources.own_description import parse_any_request
 from image_builder.store.record import ImageRecord
 from service import downloads, sharing
-from service.api import folders, notices, responses
+from service.api import devices, folders, notices, responses
 from service.api.caller import note, principal
 from service.api.downloads import SENT, sif_answer
 from service.api.log_stream import log_events
 from service.api.openapi import BINARY, FORM, TEXT, Answer, describes, document, is_public
 from service.api.queries import (
     ArchitectureQuery,
+    DeviceTokens,
     DownloadQuery,
     LogQuery,
     MachineChoice,
@@ -43,6 +44,7 @@ from service.api.queries import (
     parse_query,
 )
 from service.api.responses import (
+    audience_answer,
     build_answer,
     image_answer,
     image_summary,
@@ -52,7 +54,8 @@ from service.api.responses import (
 from service.auth import auth
 from service.browsers import refuse_other_sites
 from service.context import service
-from service.db import accounts, builds, timelines
+from service.db import accounts, builds, groups, timelines
+from service.db.shares import Audience
 from service.errors import Forbidden, Missing
 from service.launch import Placed
 from service.logs import follow, protocol
@@ -267,7 +270,7 @@ def image(filename: str) -> Response:
             **image_answer(filename, record),
             "documents": list(images.documents(record.identity)),
             "pinned": images.is_pinned(record.sha256 or record.identity),
-            "shared_with": sharing.shared_with(_sight(), filename),
+            **audience_answer(sharing.shared_with(_sight(), filename)),
         }
     )
 
@@ -276,11 +279,11 @@ def image(filename: str) -> Response:
 @describes(
     "Say with whom a private image is shared",
     body=SharedWith,
-    answers={204: Answer(description="It is shared with these users, and nobody else.")},
+    answers={204: Answer(description="It is shared with these, and nobody else.")},
 )
 def share(filename: str) -> Response:
     asked = parse_body(SharedWith, request.get_data(cache=False))
-    sharing.share(_sight(), filename, asked.users)
+    sharing.share(_sight(), filename, Audience(users=asked.users, groups=asked.groups))
     note("share", filename)
     return Response(status=204)
 
@@ -446,6 +449,39 @@ def recognise_machine() -> Response:
     """Return which machine the facts of `cic_cli here` belong to; the facts are not kept."""
     facts = parse_facts(request.get_data(cache=False))
     return jsonify(recognise(facts, service().machines).as_dict())
+
+
+@api.get("/group/")
+@describes("List the groups that you are in", answer=responses.GroupList)
+def list_groups() -> Response:
+    return jsonify({"groups": groups.of_user(service().engine, principal().id)})
+
+
+@api.get("/auth/oidc")
+@describes(
+    "Where a program logs its user in",
+    answer=responses.DeviceLogIn,
+    is_public=True,
+    problems=(404, 429),
+)
+def device_log_in() -> Response:
+    """Return the provider's endpoints for the device flow; all of it is public."""
+    return jsonify(devices.where(service().provider))
+
+
+@api.post("/auth/oidc")
+@describes(
+    "Log in with what the device flow gave",
+    body=DeviceTokens,
+    answer=responses.LoggedIn,
+    is_public=True,
+    problems=(403, 404, 429),
+)
+def log_in_with_device() -> Response:
+    """Return a token of this service for a fresh ID token, which is good for this once."""
+    refuse_other_sites(request)
+    asked = parse_body(DeviceTokens, request.get_data(cache=False))
+    return jsonify(devices.exchange(service(), asked, request.remote_addr or ""))
 
 
 @api.get("/health/live")

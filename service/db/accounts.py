@@ -16,7 +16,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.state import ACTIVE
 from service.db import builds, tables
-from service.db.database import now, reading, writing
+from service.db.database import UtcTime, now, reading, writing
 from service.db.models import FailedLogin, Token, User
 
 USERS: sa.Table = User.__table__
@@ -28,6 +28,8 @@ READ, WRITE, ADMIN = "read", "build", "admin"
 SCOPES = (READ, WRITE, ADMIN)
 """The scopes of a token. A token of a user who is no administrator never gives ADMIN."""
 MIN_PASSWORD, MAX_PASSWORD = 8, 256
+MAX_TOKENS = 50
+"""Of one user, made on the account's page or by the device flow."""
 HASH_METHOD = "scrypt"
 
 
@@ -44,18 +46,26 @@ class Who(NamedTuple):
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_WHO = (
+IS_ADMIN = sa.and_(
+    USERS.c.is_admin,
+    sa.or_(
+        USERS.c.admin_until.is_(None),
+        USERS.c.admin_until > sa.bindparam("present", callable_=now, type_=UtcTime()),
+    ),
+).label("is_admin")
+"""Whether a user is an administrator by now: what an OpenID provider says of that ends."""
+WHO = (
     USERS.c.id,
     USERS.c.name,
     USERS.c.password_hash,
-    USERS.c.is_admin,
+    IS_ADMIN,
     USERS.c.is_active,
     USERS.c.is_confirmed,
     USERS.c.credential_version,
 )
-_BY_NAME = sa.select(*_WHO).where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
+_BY_NAME = sa.select(*WHO).where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
 _BY_NAME_WITH_BUILD = (
-    sa.select(*(column.label(f"who_{column.name}") for column in _WHO), *builds.SHOWN_COLUMNS)
+    sa.select(*(column.label(f"who_{column.name}") for column in WHO), *builds.SHOWN_COLUMNS)
     .select_from(
         USERS.outerjoin(
             tables.BUILDS,
@@ -68,10 +78,10 @@ _BY_NAME_WITH_BUILD = (
     )
     .where(sa.func.lower(USERS.c.name) == sa.bindparam("name"))
 )
-_BY_ID = sa.select(*_WHO).where(USERS.c.id == sa.bindparam("id"))
+_BY_ID = sa.select(*WHO).where(USERS.c.id == sa.bindparam("id"))
 _BY_TOKEN = (
     sa.select(
-        *_WHO,
+        *WHO,
         TOKENS.c.id.label("token_id"),
         TOKENS.c.scopes,
         TOKENS.c.expires_at,
@@ -123,9 +133,12 @@ def insert_user(
     *,
     is_admin: bool = False,
     is_confirmed: bool = True,
-) -> None:
-    """Make a user of a valid name and password hash, within a transaction."""
-    connection.execute(
+) -> int:
+    """Make a user of a valid name and password hash, within a transaction, and return the id.
+
+    No password fits an empty hash.
+    """
+    made = connection.execute(
         USERS.insert().values(
             name=name,
             password_hash=password_hash,
@@ -136,6 +149,8 @@ def insert_user(
             created_at=now(),
         )
     )
+    (user_id,) = made.inserted_primary_key or (0,)
+    return int(user_id)
 
 
 def set_password(engine: Engine, name: str, password: str) -> None:
@@ -147,11 +162,12 @@ def set_password(engine: Engine, name: str, password: str) -> None:
 
 def change_user(engine: Engine, name: str, **values: Any) -> None:
     """Change a user's columns; every server process sees it with its next query."""
+    own_word = {"admin_until": None} if "is_admin" in values else {}
     with writing(engine) as connection:
         changed = connection.execute(
             USERS.update()
             .where(sa.func.lower(USERS.c.name) == name.lower())
-            .values(**values, credential_version=USERS.c.credential_version + 1)
+            .values(**own_word, **values, credential_version=USERS.c.credential_version + 1)
         )
     if not changed.rowcount:
         raise _unknown(name)
@@ -183,7 +199,7 @@ def users(engine: Engine) -> Sequence[Any]:
     """Return every user, by name."""
     with reading(engine) as connection:
         return connection.execute(
-            sa.select(*_WHO, USERS.c.created_at).order_by(sa.func.lower(USERS.c.name))
+            sa.select(*WHO, USERS.c.created_at).order_by(sa.func.lower(USERS.c.name))
         ).all()
 
 
@@ -204,7 +220,7 @@ def by_name_with_build(engine: Engine, name: str, build_id: str) -> tuple[Who | 
         ).first()
     if row is None:
         return None, None
-    return Who(*row[: len(_WHO)]), row if row.id is not None else None
+    return Who(*row[: len(WHO)]), row if row.id is not None else None
 
 
 def by_id(engine: Engine, user_id: int) -> Any | None:
@@ -229,6 +245,40 @@ def add_token(
     expires_at: datetime.datetime | None = None,
 ) -> str:
     """Make a token and return it: only its digest is kept, so it is seen this once."""
+    _check_token(name, scopes)
+    with writing(engine) as connection:
+        return _insert_token(connection, user_id, name, scopes, expires_at)
+
+
+def replace_token(
+    engine: Engine,
+    user_id: int,
+    name: str,
+    *,
+    scopes: Sequence[str],
+    expires_at: datetime.datetime,
+) -> str:
+    """Make a token in place of those of its name, and of those that have expired.
+
+    Raises `InvalidRequest` for a user with many others.
+    """
+    _check_token(name, scopes)
+    mine = TOKENS.c.user_id == user_id
+    with writing(engine) as connection:
+        connection.execute(
+            TOKENS.delete().where(
+                mine, sa.or_(TOKENS.c.name == name.strip(), TOKENS.c.expires_at <= now())
+            )
+        )
+        count = connection.scalar(sa.select(sa.func.count()).select_from(TOKENS).where(mine)) or 0
+        if count >= MAX_TOKENS:
+            raise InvalidRequest(
+                [FieldProblem("name", "you have many tokens already", "revoke some first")]
+            )
+        return _insert_token(connection, user_id, name, scopes, expires_at)
+
+
+def _check_token(name: str, scopes: Sequence[str]) -> None:
     if not 1 <= len(name.strip()) <= 100 or not name.isprintable():
         raise InvalidRequest(
             [FieldProblem("name", "is not a name for a token", "write 1 to 100 characters")]
@@ -237,18 +287,26 @@ def add_token(
         raise InvalidRequest(
             [FieldProblem("scopes", "are not known", f"choose from {', '.join(SCOPES)}")]
         )
+
+
+def _insert_token(
+    connection: Connection,
+    user_id: int,
+    name: str,
+    scopes: Sequence[str],
+    expires_at: datetime.datetime | None,
+) -> str:
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    with writing(engine) as connection:
-        connection.execute(
-            TOKENS.insert().values(
-                user_id=user_id,
-                name=name.strip(),
-                digest=token_digest(token),
-                scopes=list(scopes),
-                created_at=now(),
-                expires_at=expires_at,
-            )
+    connection.execute(
+        TOKENS.insert().values(
+            user_id=user_id,
+            name=name.strip(),
+            digest=token_digest(token),
+            scopes=list(scopes),
+            created_at=now(),
+            expires_at=expires_at,
         )
+    )
     return token
 
 

@@ -50,6 +50,7 @@ class AdvisoryLock(enum.Enum):
 
     CLAIM = 0x636963_01
     MIGRATE = 0x636963_02
+    LOG_IN = 0x636963_03
 
 
 class UtcTime(sa.types.TypeDecorator[datetime.datetime]):

@@ -33,6 +33,8 @@ class User(db.Model):  # type: ignore[name-defined,misc]
     name: Mapped[str] = mapped_column(sa.String(64), unique=True)
     password_hash: Mapped[str] = mapped_column(sa.String(256))
     is_admin: Mapped[bool] = mapped_column(default=False)
+    admin_until: Mapped[datetime.datetime | None] = mapped_column(Time)
+    """When `is_admin` ends, if an OpenID provider said it; None: an operator did."""
     is_active: Mapped[bool] = mapped_column(default=True)
     is_confirmed: Mapped[bool] = mapped_column(default=True)
     credential_version: Mapped[int] = mapped_column(default=1)
@@ -167,6 +169,66 @@ class Share(db.Model):  # type: ignore[name-defined,misc]
     )
     user_id: Mapped[int] = mapped_column(
         sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
+class Subject(db.Model):  # type: ignore[name-defined,misc]
+    """Whom an OpenID provider knows by `subject`, and who that is here."""
+
+    __tablename__ = "subjects"
+
+    issuer: Mapped[str] = mapped_column(sa.String(255), primary_key=True)
+    subject: Mapped[str] = mapped_column(sa.String(255), primary_key=True)
+    user_id: Mapped[int] = mapped_column(sa.ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
+class UsedOnce(db.Model):  # type: ignore[name-defined,misc]
+    """The digest of something that logs in once, kept until it would be refused anyway."""
+
+    __tablename__ = "used_once"
+
+    digest: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    until: Mapped[datetime.datetime] = mapped_column(Time, index=True)
+
+
+class Group(db.Model):  # type: ignore[name-defined,misc]
+    """Users with whom images are shared together: an operator's (`is_local`), or a provider's."""
+
+    __tablename__ = "groups"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(200), unique=True)
+    is_local: Mapped[bool]
+    created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
+
+
+class Membership(db.Model):  # type: ignore[name-defined,misc]
+    """A user in a group; `until` ends what a provider said."""
+
+    __tablename__ = "memberships"
+
+    group_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("groups.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    until: Mapped[datetime.datetime | None] = mapped_column(Time)
+
+
+class GroupShare(db.Model):  # type: ignore[name-defined,misc]
+    """A group with which the owner of a private image shares it."""
+
+    __tablename__ = "group_shares"
+
+    image_id: Mapped[str] = mapped_column(sa.String(500), primary_key=True)
+    owner_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    group_id: Mapped[int] = mapped_column(
+        sa.ForeignKey("groups.id", ondelete="CASCADE"), primary_key=True, index=True
     )
     created_at: Mapped[datetime.datetime] = mapped_column(Time, default=now)
 

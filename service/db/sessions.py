@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from service.db.accounts import USERS, token_digest
+from service.db.accounts import USERS, WHO, token_digest
 from service.db.database import now, reading, writing
 from service.db.models import Session
 
@@ -48,7 +48,7 @@ def user_of(engine: Engine, secret: str) -> Any | None:
     """
     with reading(engine) as connection:
         return connection.execute(
-            sa.select(USERS)
+            sa.select(*WHO)
             .join_from(SESSIONS, USERS)
             .where(
                 SESSIONS.c.digest == token_digest(secret),

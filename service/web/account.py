@@ -15,7 +15,7 @@ from wtforms.validators import EqualTo, InputRequired
 
 from image_builder.errors import FieldProblem, InvalidRequest
 from service import sealing
-from service.db import accounts, git_credentials
+from service.db import accounts, git_credentials, groups, subjects
 from service.db.database import now
 from service.errors import Missing
 from service.web.forms import add_problems, options, record_audit_event
@@ -24,7 +24,6 @@ from service.web.session import begin_session, service, user
 LIVES = {"7": "A week", "30": "30 days", "90": "90 days", "365": "A year", "": "For ever"}
 SCOPES = {"read build": "See and build", "read": "See only"}
 ADMIN_SCOPES = SCOPES | {"read build admin": "See, build and administer"}
-MAX_TOKENS = 50
 
 
 class PasswordForm(FlaskForm):  # type: ignore[misc]
@@ -143,6 +142,8 @@ def _check_credential(host: str, login: str, secret: str) -> None:
 
 def change_password() -> Any:
     """Change the password: all sessions end, and this browser begins another."""
+    if not may_change_password():
+        raise Missing("There is no such page.")
     form = PasswordForm()
     if not form.validate():
         return _page(password_form=form), 400
@@ -163,6 +164,11 @@ def change_password() -> Any:
     return redirect(url_for("web.account"))
 
 
+def may_change_password() -> bool:
+    """Return whether the user has a password, and may log in with it."""
+    return user().has_password and service().authenticator.takes_passwords
+
+
 def add_token() -> Any:
     """Make a token and show it, this once: no session and no address holds it."""
     form = TokenForm()
@@ -170,7 +176,7 @@ def add_token() -> Any:
         return _page(token_form=form), 400
     days = int(form.life.data) if form.life.data else None
     try:
-        if len(accounts.tokens_of(service().engine, user().id)) >= MAX_TOKENS:
+        if len(accounts.tokens_of(service().engine, user().id)) >= accounts.MAX_TOKENS:
             raise InvalidRequest(
                 [FieldProblem("name", "you have many tokens already", "revoke some first")]
             )
@@ -205,7 +211,11 @@ def _page(
 ) -> str:
     return render_template(
         "account.html",
-        password_form=password_form or PasswordForm(formdata=None),
+        password_form=(password_form or PasswordForm(formdata=None))
+        if may_change_password()
+        else None,
+        subjects=subjects.of_user(service().engine, user().id),
+        groups=groups.of_user(service().engine, user().id),
         token=token,
         credential_form=credential_form or CredentialForm(formdata=None),
         credentials=git_credentials.of_user(service().engine, user().id),

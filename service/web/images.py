@@ -21,7 +21,8 @@ from image_builder.spack import lockfile
 from image_builder.store.record import ImageRecord
 from service import sharing
 from service.api.downloads import SENT, sif_answer
-from service.db import builds, shares
+from service.db import builds, groups, shares
+from service.db.shares import Audience
 from service.errors import Missing
 from service.launch import Placed
 from service.sight import Sight
@@ -160,20 +161,26 @@ def _page(one: Shown) -> str:
         kind=kind,
         kinds=KINDS,
         machines=service().machines,
+        own_groups=groups.of_user(service().engine, user().id),
         shared_with=sharing.shared_with(sight(), one.filename) if one.filename else None,
     )
 
 
 def share(filename: str) -> AnyResponse:
-    """Share an image with the users whose names were typed."""
-    names = re.split(r"[\s,]+", request.form.get("users", "")[:8000].strip())
+    """Share an image with the users and groups whose names were typed."""
+    users = re.split(r"[\s,]+", request.form.get("users", "")[:8000].strip())
+    typed = [name.strip() for name in request.form.get("groups", "")[:20_000].split(",")]
+    audience = Audience(
+        users=[name for name in users if name][: shares.MAX_USERS],
+        groups=[name for name in typed if name][: shares.MAX_GROUPS],
+    )
     try:
-        sharing.share(sight(), filename, [name for name in names if name][: shares.MAX_USERS])
+        sharing.share(sight(), filename, audience)
     except InvalidRequest as error:
         flash("; ".join(problem.problem for problem in error.problems[:5]), "danger")
     else:
         record_audit_event("share", filename)
-        flash("The image is shared with these users, and nobody else.", "success")
+        flash("The image is shared with these, and nobody else.", "success")
     return redirect(url_for("web.image", filename=filename))
 
 

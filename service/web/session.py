@@ -15,6 +15,8 @@ from service.db import sessions
 PUBLIC = frozenset(
     {
         "web.login",
+        "web.openid",
+        "web.openid_back",
         "web.signup",
         "web.captcha_picture",
         "web.captcha_sound",
@@ -33,6 +35,7 @@ class User(UserMixin):  # type: ignore[misc]
         self.id: int = row.id
         self.name: str = row.name
         self.is_admin: bool = row.is_admin
+        self.has_password: bool = bool(row.password_hash)
         self.may_log_in: bool = row.is_active and row.is_confirmed
         self.secret = secret
 

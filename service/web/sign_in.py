@@ -81,15 +81,19 @@ def login() -> Any:
     if current_user.is_authenticated:
         return redirect(target)
     form, status = LoginForm(), 200
-    if form.validate_on_submit():
+    if service().authenticator.takes_passwords and form.validate_on_submit():
         if _log_in(form):
             return redirect(target)
         form.password.errors = [
             "The name or the password is not right, or the account is not confirmed yet."
         ]
         status = 401
+    settings = service().settings
     return render_template(
-        "login.html", form=form, signup_open=service().settings.service.signup_open
+        "login.html",
+        form=form if settings.oidc.local_accounts else None,
+        signup_open=settings.service.signup_open and settings.oidc.local_accounts,
+        openid=settings.oidc.name if settings.oidc.is_on else None,
     ), status
 
 
@@ -119,7 +123,7 @@ def signup() -> Any:
     settings = service().settings.service
     if current_user.is_authenticated:
         return redirect(url_for("web.home"))
-    if not settings.signup_open:
+    if not (settings.signup_open and service().authenticator.takes_passwords):
         return render_template("signup_closed.html"), 403
     form, status = SignupForm(), 200
     if request.method == "POST":

@@ -25,6 +25,7 @@ from service.web import (
     docs,
     filters,
     images,
+    institute,
     machines,
     new_build,
     notices,
@@ -38,6 +39,8 @@ PROGRAMS = frozenset(
     {
         "build",
         "image",
+        "group",
+        "auth",
         "architecture",
         "machine",
         "webhook",
@@ -94,6 +97,7 @@ def install(app: Flask) -> None:
     web.after_request(_with_headers)
     for part in (
         sign_in,
+        institute,
         builds,
         timelines,
         new_build,

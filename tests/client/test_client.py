@@ -91,6 +91,9 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
             "set_mail": lambda: client.set_mail("ada@example.org"),
             "remove_mail": client.remove_mail,
             "list_notices": client.list_notices,
+            "list_groups": client.list_groups,
+            "device_log_in": client.device_log_in,
+            "log_in_with_device": lambda: client.log_in_with_device("a.b.c"),
             "live": client.live,
             "ready": client.ready,
             "public_keys": client.public_keys,
@@ -109,7 +112,8 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
                     assert refusal.status in (400, 404, 503), operation
                     refused.add(operation)
             assert operation in operations
-    # A site's image cannot be shared; this one has no documents; nothing here builds, signs or sends mail.
+    # A site's image cannot be shared; this one has no documents; nothing here builds, signs or sends
+    # mail, and there is no OpenID provider.
     assert refused <= {
         "share",
         "document_of",
@@ -118,6 +122,8 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
         "recognise_machine",
         "mail",
         "set_mail",
+        "device_log_in",
+        "log_in_with_device",
     }
 
 
@@ -145,6 +151,9 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
         (models.Architecture, "ArchitectureAnswer"),
         (models.ArchitectureList, "ArchitectureList"),
         (models.MachineList, "MachineList"),
+        (models.GroupList, "GroupList"),
+        (models.DeviceLogIn, "DeviceLogIn"),
+        (models.LoggedIn, "LoggedIn"),
     ],
 )
 def test_the_models_have_the_fields_of_the_services_description(

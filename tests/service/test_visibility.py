@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from image_builder.request.build_request import BuildRequest
 from image_builder.sources.own_description import parse_any_request
 from service import downloads
 from service.cleanup import Cleanup
-from service.db import accounts, shares
+from service.db import accounts, groups, shares
+from service.db.database import now, writing
+from service.db.shares import Audience
 from tests.service.conftest import PASSWORD, ROOT, Api, FakeBuilder, running_app
 from tests.service.test_access import PUBLIC, routes
 from tests.service.test_web import Visitor, csrf_token
@@ -25,10 +28,14 @@ OF_IMAGES = {"filename", "identity", "image_id"}
 MAY_SEE = {
     "ada": {"private", "shared", "site"},
     "bob": {"shared", "site"},
+    "dan": {"shared", "site"},
     "carol": {"site"},
     "root": {"site"},
 }
-"""Ada owns all three images, and shares one with Bob; Root is an administrator."""
+"""Ada owns all three images, and shares one with Bob and with a group, in which Dan is; Root is an
+administrator, and Carol was in the group.
+"""
+GROUP = "urn:example:group:climate"
 BODIES = {"api.share": {"users": ["bob"]}}
 
 
@@ -59,16 +66,22 @@ def engine(app: Flask) -> Engine:
 def stored(app: Flask, ada: Api, engine: Engine, builder: FakeBuilder) -> dict[str, Stored]:
     """Ada's private image, the one that she shares with Bob, and one of the site."""
     builder.by_tree = True
-    accounts.add_user(engine, "carol", PASSWORD)
+    groups.add(engine, GROUP)
+    for name in ("carol", "dan"):
+        accounts.add_user(engine, name, PASSWORD)
+    for name in ("ada", "carol", "dan"):
+        groups.join(engine, GROUP, name)
+    groups.leave(engine, GROUP, "carol")
     images = {
         "private": made(ada, {"packages": ["fftw"]}),
         "shared": made(ada, {"packages": ["hdf5"]}),
         "site": made(ada, {"workflow": "demo", "step_id": "hello"}),
     }
-    answer = ada("POST", f"/image/{images['shared'].filename}/share", json={"users": ["Bob"]})
+    audience = {"users": ["Bob"], "groups": [GROUP]}
+    answer = ada("POST", f"/image/{images['shared'].filename}/share", json=audience)
     assert answer.status_code == 204, answer.text
     owner = accounts.by_name(engine, "ada").id
-    shares.share(engine, owner, images["shared"].image_id, ["bob"])
+    shares.share(engine, owner, images["shared"].image_id, Audience(users=["bob"], groups=[GROUP]))
     return images
 
 
@@ -209,6 +222,96 @@ def test_only_the_owner_shares(app: Flask, ada: Api, bob: Api, stored: dict[str,
     assert bob("GET", f"/image/{private}").status_code == 404
 
 
+def test_whoever_leaves_a_group_loses_its_images(
+    app: Flask, stored: dict[str, Stored], engine: Engine
+) -> None:
+    dan, shared = Api(app, "dan"), stored["shared"]
+    by_digest = f"/images/download/any.sif?sha256={shared.sha256}"
+    assert dan("GET", by_digest).status_code == 200
+    assert dan("GET", "/group/").get_json() == {"groups": [GROUP]}
+    groups.leave(engine, GROUP, "dan")
+    for path in (
+        f"/image/{shared.filename}",
+        f"/image/{shared.filename}/document/spack.yaml",
+        f"/images/download/{shared.filename}",
+        by_digest,
+    ):
+        assert dan("GET", path).status_code == 404, path
+    assert [one["visibility"] for one in dan("GET", "/image/").get_json()["images"]] == ["site"]
+    assert dan("GET", "/group/").get_json() == {"groups": []}
+
+
+def test_what_a_provider_says_of_a_group_ends_by_itself(
+    app: Flask, stored: dict[str, Stored], engine: Engine
+) -> None:
+    dan, path = Api(app, "dan"), f"/image/{stored['shared'].filename}"
+    groups.leave(engine, GROUP, "dan")
+    user_id = accounts.by_name(engine, "dan").id
+    owner = accounts.by_name(engine, "ada").id
+    for ends_in_s, status in ((60, 200), (-1, 404)):
+        until = now() + datetime.timedelta(seconds=ends_in_s)
+        with writing(engine) as connection:
+            for one in (user_id, owner):
+                assert groups.replace_claimed(connection, one, ["grid"], until) == []
+        if status == 200:
+            audience = Audience(groups=["grid"])
+            shares.share(engine, owner, stored["shared"].image_id, audience)
+        assert dan("GET", path).status_code == status
+
+
+def test_a_provider_does_not_fill_a_group_of_the_operator(
+    app: Flask, stored: dict[str, Stored], engine: Engine
+) -> None:
+    user_id, until = accounts.by_name(engine, "carol").id, now() + datetime.timedelta(days=1)
+    with writing(engine) as connection:
+        left_out = groups.replace_claimed(connection, user_id, [GROUP, "grid"], until)
+    assert left_out == [GROUP]
+    carol = Api(app, "carol")
+    assert carol("GET", "/group/").get_json() == {"groups": ["grid"]}
+    assert carol("GET", f"/image/{stored['shared'].filename}").status_code == 404
+
+
+def test_a_build_and_its_log_are_its_owners_whoever_sees_the_image(
+    app: Flask, ada: Api, stored: dict[str, Stored]
+) -> None:
+    of_image = {
+        one["id"]
+        for one in ada("GET", "/build/").get_json()["builds"]
+        if one["filename"] == stored["shared"].filename
+    }
+    assert of_image
+    for user in MAY_SEE.keys() - {"ada"}:
+        other = Api(app, user)
+        for build_id in of_image:
+            for path in (f"/build/{build_id}", f"/build/{build_id}/log"):
+                for kind in ("application/json", "text/plain", "text/event-stream"):
+                    assert other("GET", path, headers={"Accept": kind}).status_code == 404
+
+
+def test_an_image_is_shared_with_groups_of_ones_own(
+    app: Flask, ada: Api, stored: dict[str, Stored], engine: Engine
+) -> None:
+    groups.add(engine, "secret")
+    private, shared = stored["private"].filename, stored["shared"].filename
+    share = {"users": [], "groups": [GROUP, "secret", "none"]}
+    wrong = ada("POST", f"/image/{private}/share", json=share)
+    assert [error["field"] for error in wrong.get_json()["errors"]] == ["groups[1]", "groups[2]"]
+    assert len({error["problem"] for error in wrong.get_json()["errors"]}) == 1
+    answer = ada("GET", f"/image/{shared}").get_json()
+    assert (answer["shared_with"], answer["shared_with_groups"]) == (["bob"], [GROUP])
+    assert Api(app, "dan")("GET", f"/image/{shared}").get_json()["shared_with_groups"] is None
+    groups.leave(engine, GROUP, "ada")  # what is shared stays so, until she says otherwise
+    assert Api(app, "dan")("GET", f"/image/{shared}").status_code == 200
+    assert (
+        ada("POST", f"/image/{shared}/share", json={"users": [], "groups": [GROUP]}).status_code
+        == 204
+    )
+    visitor = Visitor(app, "ada")
+    assert GROUP in visitor.get(f"/images/{shared}").text
+    assert visitor.post(f"/images/{shared}/share", {"users": "", "groups": ""}).status_code == 302
+    assert Api(app, "dan")("GET", f"/image/{shared}").status_code == 404
+
+
 def test_sharing_ends_when_the_owner_says_so_or_deletes_the_build(
     app: Flask, ada: Api, bob: Api, stored: dict[str, Stored]
 ) -> None:
@@ -238,6 +341,9 @@ def test_sharing_ends_when_the_owner_says_so_or_deletes_the_build(
         b"\xff",
         b'{"users": [' + b'"a",' * 200 + b'"a"]}',
         b'{"user": ["bob"]}',
+        b'{"groups": ["grid"]}',
+        b'{"users": [], "groups": "grid"}',
+        b'{"users": [], "groups": [""]}',
     ],
 )
 def test_wrong_bodies_of_a_share_are_refused(

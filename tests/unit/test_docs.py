@@ -18,7 +18,7 @@ from flask.cli import AppGroup
 from pydantic import BaseModel
 
 from config import ServiceSettings, load_settings
-from config.loading import SECTIONS
+from config.loading import SECTIONS, SERVICE_SECTIONS
 from image_builder.errors import ErrorCode
 from image_builder.request.build_request import BuildRequest, Machine
 from image_builder.request.parsing import load_json, parse_request
@@ -26,7 +26,7 @@ from image_builder.sources import spack_section
 from image_builder.sources.description import KEYS, parse_description
 from image_builder.state import BuildState
 from service.api.routes import api
-from service.commands import images, tokens, users
+from service.commands import images, tokens, user_groups, users
 from tests.conftest import PROJECT
 
 PAGES = sorted(
@@ -157,7 +157,10 @@ def test_files_that_are_named_exist(name: Path) -> None:
 
 class TestConfiguration:
     TABLES = (
-        *((f"`{name}`", prefix, model) for name, (prefix, model) in SECTIONS.items()),
+        *(
+            (f"`{name}`", prefix, model)
+            for name, (prefix, model) in {**SECTIONS, **SERVICE_SECTIONS}.items()
+        ),
         ("The service's own keys", "", ServiceSettings),
     )
 
@@ -253,7 +256,8 @@ class TestApi:
 
 
 @pytest.mark.parametrize(
-    ("group", "heading"), [(users, "Users"), (tokens, "Users"), (images, "Clean-up")]
+    ("group", "heading"),
+    [(users, "Users"), (tokens, "Users"), (user_groups, "Users"), (images, "Clean-up")],
 )
 def test_every_command_is_shown(group: AppGroup, heading: str) -> None:
     shown = set(
