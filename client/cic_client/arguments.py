@@ -57,11 +57,16 @@ class Verbs:
 def _add_account(verbs: Verbs) -> None:
     login = verbs.add(
         "login",
-        "account.login_with_token",
-        "keep a token, which is asked for or read from standard input",
+        "account.log_in",
+        "log in with your institute in a browser, or keep a token",
         has_json=False,
     )
     login.add_argument("url")
+    login.add_argument(
+        "--token",
+        action="store_true",
+        help="ask for a token; without a terminal, it is read from standard input anyway",
+    )
     login.add_argument(
         "--no-keyring",
         dest="keyring",

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import getpass
+import platform
 import sys
 
 from cic_client import login, places
 from cic_client.call import Call
+from cic_client.errors import Refused
 
 MAX_TOKEN_CHARACTERS = 10_000
+MAX_NAME = 100
+NOT_THERE = 404
 
 
-def login_with_token(call: Call) -> int:
-    """Keep a token, once the service has taken it."""
+def log_in(call: Call) -> int:
+    """Keep a token: one that logging in at the institute gives, or one that is typed."""
     asked, screen = call.asked, call.screen
     if warning := login.in_the_clear(asked.url):
         screen.note(warning, "yellow")
-    token = (_typed() if sys.stdin.isatty() else _line_of_standard_input()).strip()
+    token = None
+    if sys.stdin.isatty() and not asked.token:
+        token = _from_provider(call)
+    if token is None:
+        token = (_typed() if sys.stdin.isatty() else _line_of_standard_input()).strip()
     with login.client(login.Login(asked.url, {"token": token}), call.environ) as client:
         client.list_builds(per_page=1)  # refused, if the token is not good
     path = places.login_file(call.environ)
@@ -35,6 +43,34 @@ def logout(call: Call) -> int:
         "No log-in is kept any more. The token is good until your account page revokes it."
     )
     return 0
+
+
+def _from_provider(call: Call) -> str | None:
+    """Return a token for a log-in at the service's OpenID provider; None where there is none."""
+    from cic_client import device  # which one verb needs
+
+    with login.client(login.Login(call.asked.url, {}), call.environ) as client:
+        try:
+            where = client.device_log_in()
+        except Refused as error:
+            if error.status != NOT_THERE:
+                raise
+            return None
+
+        def tell(prompt: device.Prompt) -> None:
+            call.screen.note(f"To log in with {where.name}, open in a browser of any machine:")
+            call.screen.note(f"  {prompt.whole_address or prompt.address}", "bold")
+            call.screen.note(f"The code is {prompt.code}. Waiting …")
+
+        verify_tls = call.environ.get("CIC_INSECURE") != "1"
+        given = device.log_in(where, tell, verify_tls=verify_tls)
+        entered = client.log_in_with_device(
+            given.id_token,
+            access_token=given.access_token,
+            name=f"cic on {platform.node()}"[:MAX_NAME],
+        )
+    call.screen.note(f"You are {entered.user}. The log-in is good until {entered.expires_at}.")
+    return entered.token
 
 
 def _typed() -> str:
