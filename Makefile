@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTEST = .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: demo setup setup-test test test-unit test-cluster test-endurance lint check clean help
+.PHONY: demo setup setup-test test test-unit test-cluster test-oidc test-endurance lint check clean help
 
 help:
 	@echo "make demo            install, start the service, build an example image and run it"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-unit       the library's and the settings' tests alone, without the slow ones"
 	@echo "make check           what CI runs: the lint, then the tests"
 	@echo "make test-cluster    several hosts in network namespaces; the service on PostgreSQL, and all kinds of storage"
+	@echo "make test-oidc       the log-in with a real OpenID provider, which it installs from npm"
 	@echo "make test-endurance  the long ones: endurance and kill tests"
 	@echo "make setup           only install what the service needs; setup-test: what tests need too"
 	@echo "make lint            ruff, its formatter, mypy and shellcheck"
@@ -35,7 +36,7 @@ setup-test:
 
 # Three processes on two cores: much is waiting.
 test: setup-test
-	@$(PYTEST) -n 3 --dist loadgroup -m "not endurance and not cluster"
+	@$(PYTEST) -n 3 --dist loadgroup -m "not endurance and not cluster and not oidc"
 
 test-unit: setup-test
 	@$(PYTEST) -n 3 -m "not endurance and not slow" tests/unit
@@ -45,6 +46,10 @@ check: lint test
 test-cluster: setup-test
 	@$(PYTEST) -m cluster tests/cluster
 	@CIC_TEST_DATABASE=postgresql $(PYTEST) tests/service tests/unit/store tests/system/test_oras.py
+
+test-oidc: setup-test
+	@scripts/openid_provider
+	@$(PYTEST) -m oidc tests/oidc
 
 test-endurance: setup-test
 	@$(PYTEST) -m endurance
@@ -57,4 +62,4 @@ lint: setup-test
 
 clean:
 	@scripts/demo --stop
-	rm -rf .demo .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .demo .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/support/openid/node_modules

@@ -73,6 +73,8 @@ NOT_PAGES = frozenset(
         "retry",
         "delete",
         "logout",
+        "openid",
+        "openid_back",
         "revoke_token",
         "remove_credential",
         "share",

@@ -233,13 +233,18 @@ def add_user(site: Site, name: str, password: str, *options: str) -> None:
 
 
 def wait_until_alive(
-    url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 30
+    url: str,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    timeout_s: float = 30,
+    *,
+    verify: bool | str = True,
 ) -> None:
     """Wait until `url` answers with 200, or fail with what the process wrote."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(requests.RequestException):
-            if requests.get(url, timeout=5).status_code == 200:
+            if requests.get(url, timeout=5, verify=verify).status_code == 200:
                 return
         time.sleep(0.1)
     raise AssertionError(f"{url} does not answer:\n{log.read_text('utf-8', 'replace')[-3000:]}")
