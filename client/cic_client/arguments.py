@@ -126,6 +126,14 @@ def _add_images(verbs: Verbs) -> None:
     _add_image(packages)
     packages.add_argument("search", nargs="?", help="only what has these words")
     packages.add_argument("--page", type=int, default=1)
+    share = verbs.add("share", "images.share", "say who else sees your private image, or show it")
+    _add_image(share)
+    for kind in ("user", "group"):
+        share.add_argument(
+            f"--{kind}", action="append", default=[], metavar="NAME", help="may be repeated"
+        )
+    share.add_argument("--nobody", action="store_true", help="share it with nobody any more")
+    verbs.add("groups", "images.groups", "list the groups that you are in")
     machines = verbs.add("machines", "images.machines", "list the machines that a request may name")
     machines.add_argument("search", nargs="?", help="only machines that this word is found in")
     check = verbs.add("check", "images.check", "show whether an image works on a machine")

@@ -25,6 +25,7 @@ from flask import Flask
 from rich.console import Console
 
 from image_builder.errors import BuildFailed, ErrorCode
+from service.db import groups
 from tests.client.conftest import Cic, screen_of, token_of
 from tests.conftest import PROJECT
 from tests.service.conftest import REQUEST, FakeBuilder
@@ -406,6 +407,24 @@ def test_a_terminal_shows_a_build_and_a_download_as_they_go_on(
 
 
 # ---- The whole of it
+
+
+def test_a_private_image_is_shared_with_users_and_groups(ada: Cic, app: Flask) -> None:
+    engine = app.extensions["cic"].engine
+    groups.add(engine, "climate")
+    groups.join(engine, "climate", "ada")
+    assert ada("groups").stdout == "climate\n"
+    built = ada("build", "-p", "zlib", "-m", MACHINE, "--wait", "--json")
+    filename = json.loads(built.stdout)["filename"]
+    assert ada("share", filename).stdout == "users: none\ngroups: none\n"
+    shared = ada("share", filename, "--user", "bob", "--group", "climate")
+    assert shared.stdout == "users: bob\ngroups: climate\n", shared.stderr
+    wrong = ada("share", filename, "--group", "secret")
+    assert wrong.returncode == REFUSED and "no group of yours" in wrong.stderr
+    assert ada("share", filename, "--nobody", "--user", "bob").returncode == WRONG_USAGE
+    kept = json.loads(ada("share", filename, "--json").stdout)
+    assert (kept["shared_with"], kept["shared_with_groups"]) == (["bob"], ["climate"])
+    assert ada("share", filename, "--nobody").stdout == "users: none\ngroups: none\n"
 
 
 def test_every_verb_is_documented_and_there() -> None:

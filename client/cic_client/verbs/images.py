@@ -48,6 +48,33 @@ def packages(call: Call) -> int:
     return 0
 
 
+def share(call: Call) -> int:
+    """Say who else sees a private image, or show it."""
+    asked = call.asked
+    if asked.user or asked.group or asked.nobody:
+        if asked.nobody and (asked.user or asked.group):
+            raise BadInput("--nobody goes alone: what is named takes the place of what there is.")
+        call.client.share(asked.image, asked.user, asked.group)
+    answer = call.client.image(asked.image)
+    if call.screen.answer(answer):
+        return 0
+    if answer.shared_with is None:
+        raise BadInput("Only its owner shares an image, and only a private one.")
+    shown = {"users": answer.shared_with, "groups": answer.shared_with_groups or []}
+    for kind, known in shown.items():
+        call.screen.line(f"{kind}: {', '.join(known) or 'none'}")
+    return 0
+
+
+def groups(call: Call) -> int:
+    """List the groups that you are in."""
+    answer = call.client.list_groups()
+    if not call.screen.answer(answer):
+        for name in answer.groups:
+            call.screen.line(name)
+    return 0
+
+
 def machines(call: Call) -> int:
     """List the machines that a request may name."""
     answer = call.client.machines()
