@@ -40,6 +40,7 @@ STAGES = (
     ("converting", "converting_at"),
     ("ended", "ended_at"),
 )
+_MORE = re.compile(r"[0-9]{1,9} more")
 
 
 def watched(client: Client, build_id: str, screen: Screen) -> Build:
@@ -95,14 +96,17 @@ def _packages(progress: models.Progress) -> list[RenderableType]:
     bar = Table.grid(padding=(0, 1))
     bar.add_row(ProgressBar(total, done, width=BAR_WIDTH), f"{progress.done} of {total}")
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_column(no_wrap=True, overflow="ellipsis")
-    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)  # where room is short, the others give way
     for one in (progress.what or "").split(", ")[:MAX_PACKAGES]:
+        if _MORE.fullmatch(one):
+            table.add_row(_line(words(f"  and {one}")))
+            continue
         match = _AT_WORK.fullmatch(printable(one).strip())
         assert match is not None, "the pattern takes every text"
         took = duration_text(int(match["seconds"])) if match["seconds"] else ""
-        table.add_row(words(f"  {match['package']}"), words(match["phase"]), took)
+        table.add_row(_line(words(f"  {match['package']}")), _line(words(match["phase"])), took)
     return [bar, table]
 
 

@@ -96,7 +96,7 @@ def show_machines(screen: Screen, answer: models.MachineList) -> None:
 def show_build(screen: Screen, build: models.Build) -> None:
     if screen.answer(build):
         return
-    progress = build.progress
+    progress = build.progress if not build.has_ended else None
     show_facts(
         screen,
         ("build", build.id),

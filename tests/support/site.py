@@ -228,7 +228,7 @@ def add_user(site: Site, name: str, password: str, *options: str) -> None:
         env=dict(site.environ),
         input=password.encode() + b"\n",
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -236,7 +236,7 @@ def wait_until_alive(
     url: str,
     process: subprocess.Popen[bytes],
     log: Path,
-    timeout_s: float = 30,
+    timeout_s: float = 180,
     *,
     verify: bool | str = True,
 ) -> None:
