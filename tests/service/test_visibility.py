@@ -148,9 +148,12 @@ def test_every_route_obeys_who_may_see_an_image(app: Flask, stored: dict[str, St
         "api.download",
         "api.pin",
         "api.share",
+        "api.packages_of",
         "web.image",
         "web.image_of_docker",
         "web.document",
+        "web.packages",
+        "web.graph",
         "web.download",
         "web.share",
     } <= tried

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium.webdriver.common.keys import Keys
 
 from tests.support import sights
 from tests.support.browser import Browser, browser
@@ -213,6 +214,60 @@ def test_the_form_offers_what_the_registry_and_the_catalogue_hold(
     page.fill(machine="lumi-c")
     assert page.find("[name=architecture]").get_attribute("value") == "milan"
     assert page.find("[name=platform]").get_attribute("value") == "linux/amd64"
+
+
+def test_what_would_be_built_is_shown_while_one_types(
+    open_browser: Callable[..., Browser],
+) -> None:
+    """Errors come to the fields that were touched, and a plan that was open stays open."""
+    page = open_browser(USER)
+    page.open("/builds/new")
+    machine = {key: MACHINE[key] for key in ("platform", "architecture")}
+    page.fill(workflow="demo", step_id="hello", push="no", **machine)
+    page.wait(lambda: page.all("#preview #plan"))
+    assert "demo_hello_x86_64" in page.text("#plan")
+    assert not page.all("[aria-invalid=true]")
+    page.click("#plan details:last-of-type summary")
+    assert "FROM" in page.text("#plan")
+
+    page.fill(architecture="romee")
+    page.wait(lambda: page.all("[name=architecture][aria-invalid=true]"))
+    assert "rome" in page.text("#architecture-error")
+    assert not page.all("#plan")
+    page.fill(architecture="rome")
+    page.wait(lambda: page.all("#plan"))
+    assert not page.all("[aria-invalid=true]")
+    assert "zen2" in page.text("#plan")
+
+    page.fill(what="own", packages="zlib@@")
+    page.wait(lambda: page.all("[name=packages][aria-invalid=true]"))
+    page.open("/builds")
+    assert "You have no builds yet" in page.text() or page.all("table")
+
+
+def test_machines_are_found_while_one_types(open_browser: Callable[..., Browser]) -> None:
+    page = open_browser(USER)
+    page.open("/machines")
+    count = len([row for row in page.all("#machines tbody tr") if row.is_displayed()])
+    page.fill(search="lumi amd")
+    page.wait(lambda: page.text("#search-said"))
+    shown = [row.text for row in page.all("#machines tbody tr") if row.is_displayed()]
+    assert 0 < len(shown) < count and any("lumi-g" in text for text in shown)
+    page.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    page.open("/machines?search=lumi+amd")
+    assert [row.text for row in page.all("#machines tbody tr") if row.is_displayed()] == shown
+
+
+def test_the_graph_leads_to_the_list_by_keyboard(
+    facts: sights.Facts, open_browser: Callable[..., Browser]
+) -> None:
+    page = open_browser(sights.ADMIN)
+    page.open(f"/images/graph/{facts.identity}")
+    box = page.find("svg.graph a")
+    package = str(box.get_attribute("aria-label")).split()[0]
+    box.send_keys(Keys.ENTER)
+    page.wait(lambda: page.path.startswith("/images/packages/"))
+    assert package in page.text("table tbody")
 
 
 def test_a_log_survives_a_reload(service: Service, open_browser: Callable[..., Browser]) -> None:
