@@ -69,6 +69,14 @@
     try {
       const answer = await fetch(form.dataset.preview, {method: "POST", body: data, signal: mine.signal, headers: {Accept: "application/json"}});
       if (answer.status === 401) { say("You are not logged in any more."); return; }
+      if (answer.status === 429 || answer.status === 503) {
+        const waitS = Math.min(Number(answer.headers.get("Retry-After")) || 10, 120);
+        say(`Too much is asked at once; again in ${waitS} s.`);
+        clearTimeout(timer);
+        timer = setTimeout(ask, waitS * 1000);
+        askedAt = performance.now() + waitS * 1000 - APART_MS; // nor earlier when one types on
+        return;
+      }
       if (!answer.ok) { say("What would be built cannot be told at the moment."); return; }
       show(await answer.json());
       last = asked;

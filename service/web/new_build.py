@@ -28,6 +28,7 @@ from image_builder.request.parsing import OWN_FIELDS
 from image_builder.sources import safe_yaml
 from image_builder.sources.own_description import canonical_text, parse_any_request
 from service.api.folders import with_folder
+from service.errors import TooManyRequests
 from service.web.account import git_hosts
 from service.web.builds import own_build
 from service.web.forms import add_problems, options, record_audit_event
@@ -197,6 +198,8 @@ def preview() -> Response:
             asked = _asked(form)
             plan = _planned(asked)
             html = render_template("plan.html", plan=plan, target=asked.machine.target.name)
+        except TooManyRequests:
+            raise  # the script asks again later
         except CicError as error:
             others = _show(error, form)
     wrong = {field.name: " ".join(field.errors) for field in form if field.errors}

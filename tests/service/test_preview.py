@@ -64,8 +64,10 @@ def test_too_many_at_once_are_told_to_wait(app: Flask, monkeypatch: pytest.Monke
         raise Busy("Many requests are being looked up at the moment.")
 
     monkeypatch.setattr(type(app.extensions["cic"].submission), "plan", busy)
-    answer = preview(Visitor(app, "ada"))
-    assert answer["html"] == "" and "Many requests" in answer["others"][0]
+    visitor = Visitor(app, "ada")
+    data = {**NEW_BUILD, "csrf_token": csrf_token(visitor.get("/builds/new"))}
+    answer = visitor.client.post(ROOT + PREVIEW, data=data)
+    assert answer.status_code == 429 and "Many requests" in answer.text
 
 
 def test_it_needs_a_login_and_the_forms_token(app: Flask) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from image_builder.errors import BuildFailed, Cancelled
 from image_builder.host.cancellation import CancelToken
+from image_builder.timeline import spans
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
 from tests.support.site import ImageRegistry, Site
@@ -93,6 +94,13 @@ def test_another_environment_takes_what_the_first_built(site: Site) -> None:
     told = Told.of(heard.lines)
     assert told.compiled == ("tiny",)
     assert "lz4" in told.taken
+    outcomes = {
+        span.name: span.outcome
+        for span in heard.spans
+        if span.kind == spans.PACKAGE and span.ended_s is not None
+    }
+    assert (outcomes["tiny"], outcomes["lz4"]) == (spans.BUILT, spans.CACHED)
+    assert set(outcomes.values()) <= {spans.BUILT, spans.CACHED, spans.PRESENT}
     shown = subprocess.run(
         [
             "docker",
