@@ -106,6 +106,7 @@ def _add_builds(verbs: Verbs) -> None:
     log = verbs.add("log", "builds.log", "print a build's log", has_json=False)
     _add_build(log)
     log.add_argument("-f", "--follow", action="store_true", help="go on until the build has ended")
+    _add_build(verbs.add("timeline", "builds.timeline", "show what ran in a build, and when"))
     _add_build(verbs.add("cancel", "builds.cancel", "give a build up"))
     builds = verbs.add("builds", "builds.builds", "list your builds, newest first")
     _completed(

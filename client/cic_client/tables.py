@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cic_client import models
 from cic_client.screen import Screen
-from cic_client.text import local_time_text, printable, size_text
+from cic_client.text import duration_text, local_time_text, printable, size_text, time_of
 
 STYLES = {
     "FINISHED": "green", "FAILED": "red", "BUILDING": "cyan", "CONVERTING": "cyan", "STARTED": "cyan",
@@ -36,6 +36,34 @@ def show_builds(screen: Screen, answer: models.BuildList) -> None:
     )
     if answer.pages > 1:
         screen.note(f"page {answer.page} of {answer.pages}, {answer.total} builds")
+
+
+def show_timeline(screen: Screen, answer: models.Timeline) -> None:
+    """Show the spans of a build in their order, those within a step farther in."""
+    if screen.answer(answer):
+        return
+    if not answer.spans:
+        screen.note("The image was there already: nothing ran for this build.")
+    begins = [time_of(span.began_at) for span in answer.spans]
+    first = min((begin for begin in begins if begin is not None), default=None)
+    _show_table(
+        screen,
+        ("what", "began after", "took", "outcome"),
+        (
+            (
+                ("" if span.kind == "step" else "  ")
+                + (f"{span.name}@{span.version}" if span.version else span.name),
+                ""
+                if begin is None or first is None
+                else duration_text((begin - first).total_seconds()),
+                "" if span.seconds is None else f"{span.seconds:.1f} s",
+                span.outcome or "goes on",
+            )
+            for span, begin in zip(answer.spans, begins, strict=True)
+        ),
+    )
+    if answer.left_out:
+        screen.note(f"{answer.left_out} more were too many to keep")
 
 
 def show_images(screen: Screen, answer: models.ImageList) -> None:

@@ -25,6 +25,7 @@ from flask import Flask
 from rich.console import Console
 
 from image_builder.errors import BuildFailed, ErrorCode
+from image_builder.timeline.spans import BUILT, PACKAGE, Span
 from service.db import groups
 from tests.client.conftest import Cic, screen_of, token_of
 from tests.conftest import PROJECT
@@ -252,6 +253,20 @@ def test_machines_are_found_by_a_word(ada: Cic) -> None:
     found = json.loads(ada("machines", "LUMI", "--json").stdout)["machines"]
     assert MACHINE in {machine["name"] for machine in found}
     assert all("lumi" in json.dumps(machine).lower() for machine in found)
+
+
+def test_what_ran_when_is_shown(ada: Cic, builder: FakeBuilder, request_file: str) -> None:
+    builder.spans = [
+        Span(kind=PACKAGE, name="fftw", version="3.3.10", hash="abcdefg", began_s=0.0).ended(
+            1.5, BUILT
+        )
+    ]
+    build = json.loads(ada("build", request_file, "--wait", "--json").stdout)
+    shown = ada("timeline", build["id"])
+    assert shown.returncode == 0 and "wait in the queue" in shown.stdout
+    assert "  fftw@3.3.10" in shown.stdout and "built" in shown.stdout
+    spans = json.loads(ada("timeline", build["id"], "--json").stdout)["spans"]
+    assert [span["name"] for span in spans] == ["wait in the queue", "fftw"]
 
 
 def test_what_is_installed_is_listed(

@@ -60,6 +60,14 @@ def builds(call: Call) -> int:
     return 0
 
 
+def timeline(call: Call) -> int:
+    """Show what ran in a build, and when."""
+    from cic_client import tables
+
+    tables.show_timeline(call.screen, call.client.timeline(call.asked.build))
+    return 0
+
+
 def log(call: Call) -> int:
     """Print a build's log."""
     build_id, decoder = call.asked.build, codecs.getincrementaldecoder("utf-8")("replace")
