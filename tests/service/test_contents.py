@@ -118,7 +118,7 @@ def test_the_graph_has_a_link_for_every_package(
     for node in graph:
         assert f"search={node.hash}#p-{node.hash}" in page
         assert f'id="n-{node.hash}"' in page
-    assert f'aria-label="{built.name} {built.version}, taken from the build cache' in page
+    assert f"<title>{built.name} {built.version}, taken from the build cache" in page
     runs = visitor.get(f"/images/graph/{image['identity']}?show=run").text
     assert runs.count('<tr id="n-') < page.count('<tr id="n-')
 

@@ -264,7 +264,7 @@ def test_the_graph_leads_to_the_list_by_keyboard(
     page = open_browser(sights.ADMIN)
     page.open(f"/images/graph/{facts.identity}")
     box = page.find("svg.graph a")
-    package = str(box.get_attribute("aria-label")).split()[0]
+    package = page.text("svg.graph a title").split()[0]
     box.send_keys(Keys.ENTER)
     page.wait(lambda: page.path.startswith("/images/packages/"))
     assert package in page.text("table tbody")
