@@ -31,7 +31,7 @@ from benchmarks.archive import write_archive
 from benchmarks.rows import Row, show
 from image_builder.docker import daemon
 from image_builder.settings import BuildSettings
-from image_builder.sif import convert, streaming
+from image_builder.sif import convert, flow
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
 
@@ -242,7 +242,7 @@ def _bare(image: str, target: Path, settings: BuildSettings) -> None:
     container = subprocess.run(
         ["docker", "create", image, "none"], check=True, capture_output=True, text=True
     ).stdout.strip()
-    command = streaming.squashfs_command(target, convert.level(settings), settings, time_s=0)
+    command = flow.squashfs_command(target, convert.level(settings), settings, time_s=0)
     try:
         with subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export:
             subprocess.run(command.argv, check=True, stdin=export.stdout, stdout=subprocess.DEVNULL)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.archive import write_archive
 from benchmarks.conversion import settings_for
-from image_builder.sif import convert, streaming
+from image_builder.sif import convert, flow
 
 LEVELS = {"zstd": (1, 2, 3, 6, 9, 15), "gzip": (1, 3, 6, 9)}
 
@@ -62,7 +62,7 @@ def _compress(archive: Path, made: Path, compressor: str, level: int) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with archive.open("rb") as file:
         subprocess.run(
-            streaming.squashfs_command(made, level, settings, time_s=0).argv,
+            flow.squashfs_command(made, level, settings, time_s=0).argv,
             check=True,
             stdin=file,
             stdout=subprocess.DEVNULL,

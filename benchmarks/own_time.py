@@ -1,18 +1,21 @@
 """Measure what the service itself takes of a build: `python3 -m benchmarks.own_time`.
 
-The time from the request until FINISHED, less what buildx and the conversion took. Git is counted
-as ours here, so the figure is an upper bound. Needs Docker, Apptainer and the base image of the
+The time from the request until FINISHED, less what buildx and the conversion took. The conversion takes
+the image's files while the service reads them for its own checks, which counts as conversion until
+all are read. Git is counted as ours, so the figure is an upper bound. Needs Docker, Apptainer and the base image of the
 tests.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from image_builder.host import process
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, Completed, LineSink
 from image_builder.sif import convert as sif_convert
+from image_builder.sif.begun import BegunSif
 from service.app import create_app
 from tests.support.daemon_images import remove_images
 from tests.support.site import MACHINE, PASSWORD, USER, add_user, make_site
@@ -47,17 +51,49 @@ def rows() -> list[Row]:
 
 
 class Others:
-    """Adds up what is not ours, for as long as nothing else runs."""
+    """Adds up the time in which something works that is not ours."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self._working = 0
+        self._since = 0.0
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._working:
+                self._since = time.monotonic()
+            self._working += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._working -= 1
+            if not self._working:
+                self.seconds += time.monotonic() - self._since
 
     def timed(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        begun = time.monotonic()
+        self.begin()
         try:
             return work(*arguments, **named)
         finally:
-            self.seconds += time.monotonic() - begun
+            self.end()
+
+    @contextlib.contextmanager
+    def until_all_is_taken(self, begin: AbstractContextManager[BegunSif | None]) -> Iterator[Any]:
+        """Count what is begun as working until it has all files of the image."""
+        with begin as begun:
+            if begun is None:
+                yield None
+                return
+            taken = begun.end
+
+            def end() -> None:
+                taken()
+                self.end()
+
+            begun.end = end  # type: ignore[method-assign]
+            self.begin()
+            yield begun
 
 
 def measure() -> tuple[list[float], list[float]]:
@@ -76,8 +112,11 @@ def measure() -> tuple[list[float], list[float]]:
         )
         return made
 
-    convert = sif_convert.convert
+    convert, begin = sif_convert.convert, sif_convert.begin
     sif_convert.convert = lambda *arguments, **named: others.timed(convert, *arguments, **named)
+    sif_convert.begin = lambda *arguments, **named: others.until_all_is_taken(
+        begin(*arguments, **named)
+    )
     own, whole = [], []
     with tempfile.TemporaryDirectory() as root:
         site = make_site(Path(root))
@@ -97,7 +136,7 @@ def measure() -> tuple[list[float], list[float]]:
                 own.append(seconds - others.seconds)
         finally:
             app.extensions["cic"].executor.shutdown()
-            sif_convert.convert = convert
+            sif_convert.convert, sif_convert.begin = convert, begin
             remove_images(site)
     return own, whole
 

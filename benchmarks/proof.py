@@ -1,7 +1,8 @@
 """Measure what an image's proof costs: the time of a build for it, and of checking it offline.
 
-The build is of the base image that tests use; what is added is measured part by part, since two whole
-builds differ by more than that.
+The image is the base image that tests use; what is added is measured part by part, since two whole
+builds differ by more than that. A build reads the image's files once in any case, for its audit and the
+image's facts: what the bill of materials adds is how much longer that takes with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.rows import Row, attempted
+from image_builder.audit import exported_files
+from image_builder.audit.exported_files import Sampling, Visitor
+from image_builder.build.evidence import PackagesSeen
 from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import run
 from image_builder.proof import contents, sbom
 from image_builder.proof.keys import read_signer
 from image_builder.sif import format
@@ -54,7 +59,8 @@ def rows() -> list[Row]:
 
 def _added() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        bill_s = _median_s(_bill)
+        plain_s, with_bill_s = _median_s(_read), _median_s(_read_with_bill)
+        bill_s = max(0.0, with_bill_s - plain_s)
         evidence = SignedEvidence(read_signer(make_key(Path(folder) / "key.pem", "ed25519")))
         squashfs = Path(folder) / "image.squashfs"
         squashfs.write_bytes(os.urandom(100 * 1024**2))
@@ -63,12 +69,28 @@ def _added() -> list[Row]:
             for with_it in (None, evidence)
         ]
     added_s = bill_s + max(0.0, made_s[1] - made_s[0])
-    note = f"{bill_s:.2f} s for reading the {BASE_IMAGE} that tests use"
+    note = f"reading {BASE_IMAGE} took {with_bill_s:.2f} s with a bill of materials, {plain_s:.2f} s without"
     return [Row(ADDED.what, added_s, ADDED.goal, ADDED.unit, note=note)]
 
 
-def _bill() -> None:
-    sbom.sbom(FACTS, None, contents.read_contents(BASE_IMAGE, (), CancelToken()))
+def _read_with_bill() -> None:
+    seen = PackagesSeen(contents.ContentsReader(()))
+    _read(seen)
+    sbom.sbom(FACTS, None, seen.contents())
+
+
+def _read(*visitors: Visitor) -> None:
+    """Read an image's files as a build does before anything else is known of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        sampling = Sampling(
+            image=BASE_IMAGE,
+            recipe_version="1",
+            folder=Path(folder) / "samples",
+            cpus=1,
+            cgroup=None,
+            runner=run,
+        )
+        exported_files.look(BASE_IMAGE, (), "linux/amd64", sampling, CancelToken(), visitors)
 
 
 def _write(squashfs: Path, evidence: format.Evidence | None) -> None:

@@ -172,7 +172,10 @@ def _context(
     submitted_at: Callable[[], float],
 ) -> Iterator[BuildContext]:
     digesting = DigestingObserver(observer)
-    with made_workspace(folder, min_free_bytes=settings.build.min_free_bytes) as workspace:
+    with (
+        made_workspace(folder, min_free_bytes=settings.build.min_free_bytes) as workspace,
+        contextlib.ExitStack() as until_its_end,
+    ):
         yield BuildContext(
             request=request,
             inputs=inputs,
@@ -183,6 +186,7 @@ def _context(
             runner=runner,
             log=BuildLog(digesting, settings.build.log_max_bytes),
             submitted_at=submitted_at,
+            until_its_end=until_its_end,
             signer=None if settings.proof.key is None else read_signer(settings.proof.key),
         )
 

@@ -25,6 +25,7 @@ from image_builder.errors import ErrorCode, LimitReached, ServiceError
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import ProcessFailed, Runner
 from image_builder.sif import docker_export, tar_filter
+from image_builder.sif.begun import BegunSif, CopyingWindow
 from image_builder.sif.tar_filter import CorruptArchive, Member, UnsupportedArchive, Window
 
 MAX_FILES = 20_000
@@ -84,8 +85,11 @@ def look(
     sampling: Sampling,
     cancel: CancelToken,
     visitors: Sequence[Visitor] = (),
+    begun: BegunSif | None = None,
 ) -> Found:
     """Return what is in an image; the inventory is of the files below some folders, the `trees`.
+
+    The files are passed on to a SIF that was begun of them.
 
     Raises `Unavailable` for a daemon that does not answer, `LimitReached` for an image that takes
     too long to read, `ServiceError` for one that cannot be read, `Cancelled`.
@@ -94,8 +98,10 @@ def look(
     sampling.folder.mkdir()
     try:
         with docker_export.exported_files(image, timeout_s=TIMEOUT_S) as source:
-            reader = _Reader(source, tuple(f"{tree}/" for tree in trees), listing, sampling.folder)
-            reader.read(collector, cancel, visitors)
+            window = Window(source, None) if begun is None else CopyingWindow(source, begun)
+            watching = visitors if begun is None else (*visitors, begun)
+            reader = _Reader(window, tuple(f"{tree}/" for tree in trees), listing, sampling.folder)
+            reader.read(collector, cancel, watching)
         instructions = _instructions(listing, platform, sampling, cancel)
     except (CorruptArchive, UnsupportedArchive, OSError) as error:
         raise ServiceError(f"The image's files cannot be read: {error}.") from error
@@ -114,7 +120,7 @@ def facts_of_tar(source: int, cancel: CancelToken) -> ImageFacts:
     Raises as `look` does, and `CorruptArchive` or `UnsupportedArchive`.
     """
     collector = Collector()
-    _Reader(source, (), Listing(), None).read(collector, cancel)
+    _Reader(Window(source, None), (), Listing(), None).read(collector, cancel)
     return collector.facts()
 
 
@@ -122,9 +128,9 @@ class _Reader:
     """Reads the archive of an image's files once, for the inventory and for the facts."""
 
     def __init__(
-        self, source: int, trees: tuple[str, ...], listing: Listing, samples: Path | None
+        self, window: Window, trees: tuple[str, ...], listing: Listing, samples: Path | None
     ) -> None:
-        self._window, self._trees = Window(source, None), trees
+        self._window, self._trees = window, trees
         self._listing, self._samples = listing, samples
         self._deadline = time.monotonic() + TIMEOUT_S
 
@@ -148,6 +154,7 @@ class _Reader:
             if member.kind in _PLAIN_FILES and member.body_bytes:
                 self._look_at(path, body, collector)
             body.drop()
+        window.drain()
         for visitor in visitors:
             visitor.end()
 

@@ -17,6 +17,7 @@ from image_builder.docker.container import cgroup_for
 from image_builder.errors import BuildFailed, CicError, ErrorCode, ServiceError
 from image_builder.recipe.environment import Environment
 from image_builder.recipe.stages import INSTALL_TREES
+from image_builder.sif.begun import BegunSif
 from image_builder.spack.lockfile import UnreadableLock
 
 
@@ -64,16 +65,18 @@ def examine(
     verdict: Verdict | None,
     target: str,
     visitors: Sequence[Visitor] = (),
+    begun: BegunSif | None = None,
 ) -> tuple[Verdict | None, ImageFacts | None]:
     """Audit the programs and libraries of an image, and gather its facts, in one pass.
 
     An image that does not pass is removed. What cannot be examined is a warning. Without a verdict
-    on a lockfile there is nothing to audit. `visitors` look at the files as they are read.
+    on a lockfile there is nothing to audit. `visitors` look at the files as they are read, and a
+    SIF that was `begun` takes them.
     """
     trees = INSTALL_TREES if verdict is not None else ()
     try:
         found = exported_files.look(
-            image, trees, context.platform, _sampling(context), context.cancel, visitors
+            image, trees, context.platform, _sampling(context), context.cancel, visitors, begun
         )
         if found.facts.incomplete:
             context.warn(f"not all of the image's facts are known: {found.facts.incomplete}")

@@ -20,6 +20,7 @@ from image_builder.proof.contents import Contents
 from image_builder.proof.keys import Signer
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
+from image_builder.sif.begun import BegunSif
 from image_builder.timeline.spans import DONE, FAILED, STEP, STOPPED, Span
 
 
@@ -43,6 +44,8 @@ class BuildContext:
     for it any more."""
     signer: Signer | None = None
     """Signs what comes of the build, where the service has a key."""
+    until_its_end: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
+    """What ends with the build."""
     began_at: float = dataclasses.field(default_factory=time.time)
     """In seconds since 1970."""
 
@@ -83,6 +86,8 @@ class Built:
     """What is installed in an image that was built now, as far as that is known."""
     sbom: str | None = None
     """The bill of materials, where images have one."""
+    begun_sif: BegunSif | None = None
+    """What was begun of the image's SIF while its files were looked at."""
     warnings: tuple[str, ...] = ()
 
 

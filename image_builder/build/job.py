@@ -6,8 +6,10 @@ stores the image; `pipeline` says what happens before and after.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from image_builder.audit.image_facts.facts import DOCUMENT as FACTS_DOCUMENT
@@ -20,6 +22,8 @@ from image_builder.docker import daemon
 from image_builder.docker.isolation import check
 from image_builder.docker.label_names import SLIM
 from image_builder.errors import BuildFailed, UserError
+from image_builder.host.workspace import require_free_space
+from image_builder.plan import resolve
 from image_builder.plan.identity import concretization_key
 from image_builder.plan.render import Rendered, render_request
 from image_builder.proof import materials
@@ -37,6 +41,8 @@ from image_builder.recipe.stages import (
     REPORT_STAGE,
     SLIM_STAGE,
 )
+from image_builder.sif import convert
+from image_builder.sif.begun import BegunSif
 from image_builder.spack.install_progress import packages_to_install
 from image_builder.state import BuildState
 from image_builder.store.image_store import Images
@@ -201,10 +207,34 @@ class _Install:
 
     def _checked(self, image: str, stage: str, labels: dict[str, str]) -> Built:
         """Return the image of a stage, with its facts as labels, after it passed its checks."""
+        with contextlib.ExitStack() as unless_it_passes:
+            begun_sif = unless_it_passes.enter_context(self._begun_sif())
+            built = self._looked_at(image, stage, labels, begun_sif)
+            self._context.until_its_end.push(unless_it_passes.pop_all())
+        return built
+
+    @contextlib.contextmanager
+    def _begun_sif(self) -> Iterator[BegunSif | None]:
+        """Begin the SIF, where one is wanted and there is room, while the image is looked at."""
+        context = self._context
+        build, folder = context.settings.build, context.workspace.scratch / "begun"
+        if context.inputs.filename is None or folder.exists():
+            yield None
+            return
+        time_s = resolve.step_time_s(
+            context.request, context.inputs.step, context.settings, context.cancel
+        )
+        require_free_space(context.workspace.root, build.min_free_bytes)
+        with convert.begin(folder, settings=build, time_s=time_s, cancel=context.cancel) as begun:
+            yield begun
+
+    def _looked_at(
+        self, image: str, stage: str, labels: dict[str, str], begun_sif: BegunSif | None
+    ) -> Built:
         seen = evidence.packages_seen(self._context, self._lock)
         with self._context.step("check the files"):
             verdict, facts = checks.examine(
-                self._context, image, self._verdict, self._environment.target, seen
+                self._context, image, self._verdict, self._environment.target, seen, begun_sif
             )
         if facts is not None:
             with self._context.step("label"):
@@ -222,6 +252,7 @@ class _Install:
             sbom=evidence.bill_of_materials(
                 self._context, installed, self._lock, is_slim=SLIM in labels
             ),
+            begun_sif=begun_sif,
             warnings=warnings,
         )
 

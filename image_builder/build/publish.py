@@ -315,6 +315,7 @@ def _convert(
                 context.request, context.inputs.step, context.settings, context.cancel
             ),
             evidence=evidence.SifEvidence(context, built, lock),
+            begun_sif=built.begun_sif,
         )
         # A conversion takes minutes, in which the image may be requested again.
         details = {**record.details, SUBMITTED_AT: context.submitted_at()}

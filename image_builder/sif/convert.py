@@ -27,6 +27,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
 from image_builder.settings import BuildSettings
 from image_builder.sif import format, oci_layout, streaming
+from image_builder.sif.begun import BegunSif, begun
 from image_builder.sif.docker_export import NotStreamable
 
 PROGRAMS = ("apptainer", "singularity")
@@ -68,13 +69,15 @@ def convert(
     on_line: LineSink | None = None,
     time_s: int | None = None,
     evidence: format.Evidence | None = None,
+    begun_sif: BegunSif | None = None,
 ) -> Conversion:
     """Make a SIF for `platform` at `destination`, of an image in the daemon.
 
     `image` is its id, or a reference. `scratch` is a folder for temporary files; without it they
-    are in the destination's folder. `time_s` is the time that the SIF
-    carries, in seconds since 1970; without it, it is now. `evidence` is put into the SIF. Raises `ToolMissing`,
-    `ServiceError`, `LimitReached` or `Cancelled`; then there is no file at `destination`.
+    are in the destination's folder. `time_s` is the time that the SIF carries, in seconds since
+    1970; without it, it is now. `evidence` is put into the SIF. A `begun_sif` of the same files is
+    completed. Raises `ToolMissing`, `ServiceError`, `LimitReached` or `Cancelled`; then there is no
+    file at `destination`.
     """
     job = _Conversion(
         image=image,
@@ -85,6 +88,7 @@ def convert(
         on_line=on_line or _ignore,
         time_s=int(time.time()) if time_s is None else time_s,
         evidence=evidence or format.NoEvidence(),
+        begun=begun_sif,
     )
     with _folder(destination.parent) as temporary, _folder(scratch or destination.parent) as work:
         sif = temporary / "made.sif"
@@ -98,6 +102,29 @@ def convert(
         size_bytes = sif.stat().st_size
         sif.replace(destination)
     return Conversion(sha256=sha256, size_bytes=size_bytes, method=method)
+
+
+@contextlib.contextmanager
+def begin(
+    folder: Path, *, settings: BuildSettings, time_s: int, cancel: CancelToken
+) -> Iterator[BegunSif | None]:
+    """Begin a SIF of an image whose files somebody reads now; its files are in `folder` meanwhile.
+
+    Yields None where SIFs are not streamed.
+    """
+    if settings.sif_compressor not in STREAMED_COMPRESSORS:
+        yield None
+        return
+    flow = streaming.flow_of(
+        folder / "image.squashfs",
+        folder,
+        level=level(settings),
+        settings=settings,
+        time_s=time_s,
+        cancel=cancel,
+    )
+    with begun(flow) as sif:
+        yield sif
 
 
 def verify(path: Path, *, platform: str) -> None:
@@ -134,6 +161,7 @@ class _Conversion:
     on_line: LineSink
     time_s: int
     evidence: format.Evidence
+    begun: BegunSif | None
 
     def stream_or_build(self, made: Path, scratch: Path) -> tuple[str, str]:
         """Make the SIF, quickly if possible; return the method and the SIF's sha256."""
@@ -148,7 +176,10 @@ class _Conversion:
     def stream(self, made: Path, scratch: Path) -> str:
         if self.settings.sif_compressor not in STREAMED_COMPRESSORS:
             raise NotStreamable(f"streaming cannot make {self.settings.sif_compressor}")
-        self.on_line(f"Streaming the image into squashfs ({self.settings.sif_compressor})")
+        if self.begun is not None and self.begun.is_usable:
+            self.on_line("Completing the squashfs that was begun while the image was looked at")
+        else:
+            self.on_line(f"Streaming the image into squashfs ({self.settings.sif_compressor})")
         return streaming.stream(
             self.image,
             made,
@@ -161,6 +192,7 @@ class _Conversion:
             on_line=self.on_line,
             time_s=self.time_s,
             evidence=self.evidence,
+            begun=self.begun,
             runner=self.runner,
             cancel=self.cancel,
         )

@@ -19,53 +19,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import io
 import json
 import shutil
-import socket
-import subprocess
-import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from image_builder.errors import ErrorCode, Interrupted, LimitReached, NoSpace, ServiceError
 from image_builder.host.cancellation import CancelToken
-from image_builder.host.process import (
-    KILLED_BY_SIGNAL,
-    Command,
-    LineSink,
-    ProcessFailed,
-    Runner,
-    run,
-    started,
-)
+from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
 from image_builder.settings import BuildSettings
 from image_builder.sif import docker_export, format, tar_filter
-from image_builder.sif.docker_export import ExportedImage, NotStreamable, UnsuitableImage
+from image_builder.sif.begun import BegunSif
+from image_builder.sif.docker_export import ExportedImage, NotStreamable
+from image_builder.sif.flow import ADDITIONS, Flow, StreamFailed, squashfs_command
 
 PROGRAMS = ("docker", "tar2sqfs", "sqfs2tar", "unsquashfs")
-REPORT = "report.json"
-PIPE_BYTES = 1024**2
-TICK_S = 0.02
-SILENCE = "it wrote nothing"
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
 )
-FULL_BYTES = 64 * 1024**2
-"""The free room below which a write that fails is taken to fail for lack of room."""
-
-
-class StreamFailed(ServiceError):
-    """A part of the conversion failed, and no SIF was made."""
-
-    code = ErrorCode.CONVERSION_FAILED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,10 +69,13 @@ def stream(
     on_line: LineSink,
     time_s: int,
     evidence: format.Evidence | None = None,
+    begun: BegunSif | None = None,
     runner: Runner = run,
     cancel: CancelToken | None = None,
 ) -> str:
     """Make a SIF of an image in the daemon at `made`, and return its sha256.
+
+    What was `begun` of the same files is completed.
 
     `source` is what the SIF names as its origin. `build_empty(archive, sif)` lets Singularity
     convert an archive. `time_s` is the time in the SIF, in seconds since 1970, and `evidence` is put
@@ -105,26 +84,40 @@ def stream(
     """
     require_programs()
     architecture = platform.split("/")[1]
-    squashfs = made.with_suffix(".squashfs")
-    with docker_export.exported(image) as exported:
+    with contextlib.ExitStack() as stack:
+        exported = stack.enter_context(docker_export.exported(image))
         if exported.architecture != architecture:
             raise StreamFailed(
                 f"The image is for {exported.architecture}, and a SIF for {platform} was asked for."
             )
+        if begun is not None and begun.is_usable:
+            running = begun.running
+        else:
+            new = flow_of(
+                made.with_suffix(".squashfs"),
+                scratch,
+                level=level,
+                settings=settings,
+                time_s=time_s,
+                cancel=cancel,
+            )
+            running = stack.enter_context(new.of_image(exported))
         prepare = _Preparation(
-            exported, source, build_empty, scratch, platform, time_s, settings, runner, cancel
+            exported,
+            source,
+            build_empty,
+            scratch,
+            running.flow.folder / ADDITIONS,
+            platform,
+            time_s,
+            settings,
+            runner,
+            cancel,
         )
         with ThreadPoolExecutor(1, thread_name_prefix="convert") as executor:
             stencil = executor.submit(prepare)
-            report = _Pipeline(
-                exported,
-                squashfs,
-                filter_command(scratch / REPORT, prepare.additions, time_s=time_s),
-                squashfs_command(squashfs, level, settings, time_s=time_s),
-                scratch,
-                settings,
-                cancel,
-            ).run(stencil)
+            report = running.wait(stencil)
+    squashfs = running.flow.target
     warn_of_set_aside(report, on_line)
     _check_counts(squashfs, report, settings, runner, cancel)
     made_of = stencil.result()
@@ -143,6 +136,27 @@ def stream(
     return sha256
 
 
+def flow_of(
+    squashfs: Path,
+    folder: Path,
+    *,
+    level: int | None,
+    settings: BuildSettings,
+    time_s: int,
+    cancel: CancelToken | None,
+) -> Flow:
+    """Return what makes the squashfs of a SIF; `folder` is for what is written on the way."""
+    return Flow(
+        target=squashfs,
+        sink=squashfs_command(squashfs, level, settings, time_s=time_s),
+        folder=folder,
+        has_additions=True,
+        time_s=time_s,
+        settings=settings,
+        cancel=cancel,
+    )
+
+
 def write_layer(
     image: ExportedImage,
     layer: Path,
@@ -157,15 +171,17 @@ def write_layer(
 
     Raises `UnsuitableImage` for an image that would lead it to files outside.
     """
-    report = _Pipeline(
-        image,
-        layer,
-        filter_command(scratch / REPORT, None, time_s=time_s),
-        None,
-        scratch,
-        settings,
-        cancel,
-    ).run(None)
+    flow = Flow(
+        target=layer,
+        sink=None,
+        folder=scratch,
+        has_additions=False,
+        time_s=time_s,
+        settings=settings,
+        cancel=cancel,
+    )
+    with flow.of_image(image) as running:
+        report = running.wait(None)
     warn_of_set_aside(report, on_line)
 
 
@@ -188,36 +204,6 @@ def require_programs() -> None:
         )
 
 
-def squashfs_command(
-    target: Path, level: int | None, settings: BuildSettings, *, time_s: int
-) -> Command:
-    """Return the command that makes a squashfs file of a tar on standard input.
-
-    It fails on an entry of an unknown kind.
-    """
-    argv = ["tar2sqfs", "--quiet", "--force", "--no-skip", "--compressor", settings.sif_compressor]
-    if level is not None:
-        argv += ["--comp-extra", f"level={level}"]
-    return Command(
-        name="tar2sqfs",
-        argv=(*argv, str(target)),
-        env={"SOURCE_DATE_EPOCH": str(time_s)},
-        timeout_s=settings.convert_timeout_s,
-    )
-
-
-def filter_command(report: Path, additions: Path | None, *, time_s: int) -> Command:
-    """Return the check of the image's files; without additions, for Singularity to unpack."""
-    options = ["--time", str(time_s)]
-    if additions is not None:
-        options += ["--additions", str(additions)]
-    program = str(Path(tar_filter.__file__))
-    return Command(
-        name="the check of the image's files",
-        argv=(sys.executable, "-I", "-S", program, *options, "--report", str(report)),
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class _Preparation:
     """Prepares additions and the SIF's small objects while the image already streams."""
@@ -226,15 +212,12 @@ class _Preparation:
     source: str
     build_empty: Callable[[Path, Path], None]
     scratch: Path
+    additions: Path
     platform: str
     time_s: int
     settings: BuildSettings
     runner: Runner
     cancel: CancelToken | None
-
-    @property
-    def additions(self) -> Path:
-        return self.scratch / "additions.tar"
 
     def __call__(self) -> SingularityMetadata:
         with ThreadPoolExecutor(1, thread_name_prefix="originals") as executor:
@@ -356,127 +339,6 @@ def _json_as_go_writes_it(value: Any) -> bytes:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Pipeline:
-    """Runs the processes that the image's files pass; without a `sink`, into `target` itself."""
-
-    image: ExportedImage
-    target: Path
-    filter: Command
-    sink: Command | None
-    scratch: Path
-    settings: BuildSettings
-    cancel: CancelToken | None
-
-    def run(self, metadata: Future[SingularityMetadata] | None) -> tar_filter.Report:
-        """Run the processes to their ends unless one fails; return what went through."""
-        commands = [self.filter, *([self.sink] if self.sink is not None else [])]
-        with contextlib.ExitStack() as stack:
-            processes: list[subprocess.Popen[bytes]] = []
-            source: IO[bytes] | socket.socket | None = docker_export.export_socket(
-                self.image.container
-            )
-            if source is None:
-                commands.insert(
-                    0,
-                    docker_export.export_command(
-                        self.image.container, timeout_s=self.settings.convert_timeout_s
-                    ),
-                )
-            else:
-                stack.callback(source.close)
-            for index, command in enumerate(commands):
-                errors = stack.enter_context(self._log(index).open("wb"))
-                output: IO[bytes] | int = subprocess.PIPE
-                if index == len(commands) - 1:
-                    output = errors if self.sink else stack.enter_context(self.target.open("wb"))
-                process = stack.enter_context(
-                    started(
-                        command,
-                        stdin=None if source is None else source.fileno(),
-                        stderr=errors,
-                        stdout=output,
-                    )
-                )
-                if source is not None:
-                    # only the reader has it open now, so the writer notices when the reader ends
-                    source.close()
-                source = process.stdout
-                if source is not None:
-                    fcntl.fcntl(source, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-                processes.append(process)
-            self._wait(commands, processes, metadata)
-        return tar_filter.Report(**json.loads((self.scratch / REPORT).read_text("utf-8")))
-
-    def _wait(
-        self,
-        commands: Sequence[Command],
-        processes: Sequence[subprocess.Popen[bytes]],
-        metadata: Future[SingularityMetadata] | None,
-    ) -> None:
-        deadline = time.monotonic() + self.settings.convert_timeout_s
-        least_free_bytes = shutil.disk_usage(self.target.parent).free
-        while True:
-            least_free_bytes = min(least_free_bytes, shutil.disk_usage(self.target.parent).free)
-            states = [process.poll() for process in processes]
-            is_prepared = metadata is None or metadata.done()
-            if metadata is not None and is_prepared:
-                metadata.result()
-            if any(states):
-                self._raise(commands, processes, least_free_bytes)
-            if all(state == 0 for state in states) and is_prepared:
-                return
-            if time.monotonic() > deadline:
-                raise LimitReached(
-                    f"The conversion took longer than {self.settings.convert_timeout_s:.0f} s."
-                )
-            if self.cancel is None:
-                time.sleep(TICK_S)
-            elif self.cancel.wait(TICK_S):
-                self.cancel.check()
-
-    def _raise(
-        self,
-        commands: Sequence[Command],
-        processes: Sequence[subprocess.Popen[bytes]],
-        least_free_bytes: int,
-    ) -> None:
-        """Raise the first cause of a failure.
-
-        A writer that lost its reader is a consequence: the reader has the cause.
-        """
-        time.sleep(TICK_S)
-        failed = {index for index, process in enumerate(processes) if process.poll()}
-        for command, process in zip(commands, processes, strict=True):
-            if process.returncode in KILLED_BY_SIGNAL:
-                raise Interrupted(command.name)
-        filtering = commands.index(self.filter)
-        if processes[filtering].returncode == tar_filter.EXIT_UNFIT:
-            raise UnsuitableImage(_tail(self._log(filtering)))
-        index = max(failed)
-        text = _tail(self._log(index))
-        # On a full disk, the log of a program may be empty, too.
-        if least_free_bytes < FULL_BYTES and (
-            any(said in text for said in ("I/O error", "No space left")) or text == SILENCE
-        ):
-            raise NoSpace(
-                "The disk is full: the SIF could not be written.",
-                hint="Free some room in tmp_folder.",
-            )
-        raise StreamFailed(
-            f"The image could not be converted: {commands[index].name} ended with exit code "
-            f"{processes[index].returncode}: {text}"
-        )
-
-    def _log(self, index: int) -> Path:
-        return self.scratch / f"stream-{index}.log"
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_bytes()[-2000:].decode("utf-8", "replace").strip().splitlines()
-    return "; ".join(lines[-3:]) or SILENCE
 
 
 def _check_counts(

@@ -137,13 +137,22 @@ class Window:
     def need(self, count: int) -> bool:
         """Read until `count` bytes from `position` on are there; return False at an earlier end."""
         while len(self._data) - self.position < count:
-            chunk = os.read(self._source, WINDOW_BYTES)
+            chunk = self.read(WINDOW_BYTES)
             if not chunk:
                 return False
             self.flush()
             self._data = self._data[self.position :] + chunk
             self._kept_from = self.position = 0
         return True
+
+    def read(self, count: int) -> bytes:
+        """Return the next bytes of the input, none at its end."""
+        return os.read(self._source, count)
+
+    def drain(self) -> None:
+        """Read to the input's end."""
+        while self.read(WINDOW_BYTES):
+            pass
 
     def peek(self, count: int, offset: int = 0) -> bytes:
         begin = self.position + offset
@@ -177,7 +186,7 @@ class Window:
         """Return whether nothing but zero bytes is left."""
         rest = self._data[self.position :]
         while not any(rest):
-            rest = os.read(self._source, WINDOW_BYTES)
+            rest = self.read(WINDOW_BYTES)
             if not rest:
                 return True
         return False
@@ -191,7 +200,7 @@ class Window:
                 if moved:
                     count -= moved
                     continue
-            chunk = os.read(self._source, min(count, WINDOW_BYTES))
+            chunk = self.read(min(count, WINDOW_BYTES))
             if not chunk:
                 raise CorruptArchive("the stream ends in the middle of a file")
             if target is not None:

@@ -19,7 +19,7 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 from image_builder.docker import daemon
 from image_builder.host.cancellation import CancelToken
 from image_builder.pipeline import BuildResult, build_image
-from image_builder.proof import materials, provenance, sbom
+from image_builder.proof import contents, materials, provenance, sbom
 from image_builder.proof.keys import opened, read_signer
 from image_builder.proof.materials import read_materials
 from image_builder.request.parsing import parse_request
@@ -27,7 +27,7 @@ from image_builder.sif import format
 from image_builder.store.folder import ImageStore
 from tests.support.daemon_images import remove_images, remove_tags
 from tests.support.recording import Heard
-from tests.support.signing import make_key
+from tests.support.signing import make_key, read_statement
 from tests.support.site import (
     PROJECT,
     RUN,
@@ -223,13 +223,21 @@ def test_it_says_how_the_image_came_about(site: Site) -> None:
 
 
 def test_the_same_image_becomes_the_same_sif(site: Site, tmp_path: Path) -> None:
-    """Bit for bit, from a container of its own and a moment of its own; so it is when stored."""
-    result = build(site, "same", files(), container_engine="singularity")
+    """Bit for bit, from a container of its own and a moment of its own; so it is when stored.
+
+    The first is made while the image is looked at, the second by itself.
+    """
+    heard = Heard()
+    result = build(site, "same", files(), heard=heard, container_engine="singularity")
+    assert any(line.startswith("Completing the squashfs") for line in heard.lines)
     store = ImageStore(site.tmp_folder / "store")
     assert result.sha256 is not None and store.remove(result.sha256)
 
-    again = build_again(site, "same", "singularity")
+    heard = Heard()
+    again = build_again(site, "same", "singularity", heard=heard)
     assert again.reused and again.sha256 == result.sha256
+    assert any(line.startswith("Streaming the image") for line in heard.lines)
+    assert not list((site.root / "workspace").glob("**/begun"))
     ran = subprocess.run(
         ["apptainer", "exec", "--userns", str(again.sif_path), "needy"],
         check=True,
@@ -326,6 +334,33 @@ def test_a_pushed_image_is_signed_as_cosign_reads_it(
     )
     assert judged.returncode == 0, judged.stdout
 
+    manifest = image_registry.get(name, f"manifests/{result.pushed_digest.replace(':', '-')}.att")
+    stated = {
+        layer["annotations"]["predicateType"]: layer_statement(image_registry, name, layer, key)
+        for layer in manifest["layers"]
+    }
+    assert len(manifest["layers"]) == len(stated) == 2  # and no more after the second push
+    documents = ImageStore(site.tmp_folder / "store")
+    bill = documents.document(result.identity, sbom.FILE)
+    assert bill is not None and stated["https://spdx.dev/Document"]["predicate"] == json.loads(bill)
+    made = stated["https://slsa.dev/provenance/v1"]["predicate"]
+    kept = statement(documents.document(result.identity, provenance.FILE))["predicate"]
+    assert made["buildDefinition"] == kept["buildDefinition"]
+    for each in stated.values():
+        (subject,) = each["subject"]
+        assert f"sha256:{subject['digest']['sha256']}" == result.pushed_digest
+
+
+def layer_statement(
+    image_registry: ImageRegistry, name: str, layer: dict[str, Any], key: Path
+) -> dict[str, Any]:
+    """The statement in a layer of what cosign calls attestations, judged by in-toto's own code."""
+    assert layer["mediaType"] == "application/vnd.dsse.envelope.v1+json"
+    envelope = image_registry.get(name, f"blobs/{layer['digest']}")
+    read = read_statement(json.dumps(envelope).encode(), read_signer(key).public_pem)
+    assert read["predicateType"] == layer["annotations"]["predicateType"]
+    return read
+
 
 def statement(text: str | bytes | None) -> dict[str, Any]:
     assert text is not None
@@ -344,6 +379,24 @@ def object_of(sif: Path | None, name: str) -> bytes:
     return sif.read_bytes()[found[0].offset :][: found[0].size_bytes]
 
 
+def test_a_rebuild_whose_bill_cannot_be_made_keeps_no_earlier_one(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor its envelope: the image that they were about is gone."""
+    signing = site.with_environ(CIC_PROOF_KEY=str(make_key(tmp_path / "key.pem", "ed25519")))
+    result = build(signing, "forced", described("heat"))
+    store = ImageStore(site.tmp_folder / "store")
+    assert {sbom.FILE, sbom.SIGNED_FILE} <= set(store.documents(result.identity))
+
+    monkeypatch.setattr(contents, "MAX_KEPT_BYTES", 10)  # the image's lists are larger
+    heard = Heard()
+    again = build_again(signing, "forced", force=True, heard=heard)
+    assert again.identity == result.identity and not again.reused
+    assert any("gets no bill of materials" in line for line in heard.lines)
+    assert not {sbom.FILE, sbom.SIGNED_FILE} & set(store.documents(result.identity))
+    assert provenance.SIGNED_FILE in store.documents(result.identity)
+
+
 def test_a_site_may_do_without(site: Site) -> None:
     plain = site.with_environ(CIC_PROOF_SBOM="false", CIC_PROOF_PROVENANCE="false")
     result = build(plain, "plain", described("heat"))
@@ -355,15 +408,22 @@ def test_a_site_may_do_without(site: Site) -> None:
 
 
 def build_again(
-    site: Site, step: str, engine: str = "docker", *, push: bool = False
+    site: Site,
+    step: str,
+    engine: str = "docker",
+    *,
+    push: bool = False,
+    force: bool = False,
+    heard: Heard | None = None,
 ) -> BuildResult:
     """Ask for an image of a step that is in the registry already."""
     machine = {"platform": "linux/amd64", "architecture": TARGET, "container_engine": engine}
+    asked = {"workflow": "spack", "step_id": step, "push": push, "force": force}
     return build_image(
-        parse_request({"machine": machine, "workflow": "spack", "step_id": step, "push": push}),
+        parse_request({"machine": machine, **asked}),
         settings=site.settings.library,
         workspace=site.root / "workspace",
-        observer=Heard(),
+        observer=heard or Heard(),
         cancel=CancelToken(),
     )
 

@@ -23,7 +23,7 @@ from image_builder.host import sudo
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, Completed, LineSink, ProcessFailed
 from image_builder.settings import BuildSettings
-from image_builder.sif import convert, oci_layout, streaming
+from image_builder.sif import convert, flow, oci_layout, streaming
 from image_builder.sif.convert import ConversionFailed
 from image_builder.sif.docker_export import NotStreamable
 
@@ -216,7 +216,7 @@ def test_both_ways_compress_alike(
     keys: dict[str, Any], mksquashfs: str, tar2sqfs: tuple[str, ...]
 ) -> None:
     assert convert.mksquashfs_arguments(site(**keys)) == mksquashfs
-    command = streaming.squashfs_command(
+    command = flow.squashfs_command(
         Path("/s/x.squashfs"), convert.level(site(**keys)), site(**keys), time_s=7
     )
     assert command.env == {"SOURCE_DATE_EPOCH": "7"}
