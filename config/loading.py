@@ -31,6 +31,7 @@ from image_builder.settings import (
     ProofSettings,
     RegistrySettings,
     RepositorySettings,
+    ScanSettings,
 )
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,7 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "repositories_cfg": ("REPOSITORIES", RepositorySettings),
     "build_cfg": ("BUILD", BuildSettings),
     "proof_cfg": ("PROOF", ProofSettings),
+    "scan_cfg": ("SCAN", ScanSettings),
 }
 """The sections by their names in the file: the name in the environment, and the model."""
 SERVICE_SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {"oidc_cfg": ("OIDC", OidcSettings)}
@@ -102,6 +104,7 @@ def _library(source: _Source) -> LibrarySettings | None:
         repositories=sections["repositories_cfg"],  # type: ignore[arg-type]
         build=sections["build_cfg"],  # type: ignore[arg-type]
         proof=sections["proof_cfg"],  # type: ignore[arg-type]
+        scan=sections["scan_cfg"],  # type: ignore[arg-type]
     )
 
 

@@ -73,6 +73,9 @@ SPACK_REPOSITORY = "https://github.com/spack/spack.git#v1.2.0"
 SPACK_PACKAGES_REPOSITORY = "https://github.com/spack/spack-packages.git#v2026.06.0"
 """The newest release that is tested here, and the packages that were released with it."""
 
+SCAN_SBOM, SCAN_ARCHIVE = "{sbom}", "{archive}"
+"""What in a scanner's arguments stands for the bill of materials, and for the image as an archive."""
+
 _USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#@\s]+)@")
 
 
@@ -507,6 +510,34 @@ class ProofSettings(Section):
     """Public keys that were used before, in PEM, which are published beside the present one."""
 
 
+class ScanSettings(Section):
+    """Says which program looks for known vulnerabilities in images, and what it may find."""
+
+    command: tuple[str, ...] = ()
+    """A program with its arguments, which prints SARIF; empty scans nothing."""
+    timeout_s: float = Field(default=600.0, gt=0)
+    fail_on: Literal["low", "medium", "high", "critical"] | None = None
+    """The severity from which on a build fails; None lets every build pass."""
+
+    @field_validator("command")
+    @classmethod
+    def _has_something_to_scan(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        known = (SCAN_SBOM, SCAN_ARCHIVE)
+        if command and not any(name in word for word in command[1:] for name in known):
+            raise ValueError(f"write {' or '.join(known)} where the scanner takes what it scans")
+        return command
+
+    @model_validator(mode="after")
+    def _fails_by_a_scanner(self) -> ScanSettings:
+        if self.fail_on is not None and not self.command:
+            raise ValueError("fail_on needs a command that scans")
+        return self
+
+    def wants(self, placeholder: str) -> bool:
+        """Return whether the scanner is given a file."""
+        return any(placeholder in word for word in self.command)
+
+
 class LibrarySettings(Section):
     """Holds everything that `image_builder` needs; `cic_builder.py` loads no more than this."""
 
@@ -514,6 +545,7 @@ class LibrarySettings(Section):
     repositories: RepositorySettings
     build: BuildSettings
     proof: ProofSettings = ProofSettings()
+    scan: ScanSettings = ScanSettings()
 
     @property
     def secrets(self) -> tuple[SecretStr, ...]:

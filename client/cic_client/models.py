@@ -156,6 +156,7 @@ class Image(ImageSummary):
     recipe: str = ""
     commit: str | None = None
     audit: dict[str, Any] | None = None
+    scan: dict[str, Any] | None = None
     image_bytes: int | None = None
     slim: bool = False
     full_because: str = ""

@@ -86,6 +86,9 @@ class Built:
     """What is installed in an image that was built now, as far as that is known."""
     sbom: str | None = None
     """The bill of materials, where images have one."""
+    scan: dict[str, Any] | None = None
+    """What the operator's scanner found, in short, and `scan_document` in whole."""
+    scan_document: str | None = None
     begun_sif: BegunSif | None = None
     """What was begun of the image's SIF while its files were looked at."""
     warnings: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 
 from image_builder.audit.image_facts.facts import DOCUMENT as FACTS_DOCUMENT
 from image_builder.audit.lock_audit import Verdict
-from image_builder.build import checks, evidence, stages, used
+from image_builder.build import checks, evidence, scan, stages, used
 from image_builder.build.buildcache.access import open_build_cache
 from image_builder.build.concretization_cache import ConcretizationCache
 from image_builder.build.context import BuildContext, Built
@@ -26,7 +26,7 @@ from image_builder.host.workspace import require_free_space
 from image_builder.plan import resolve
 from image_builder.plan.identity import concretization_key
 from image_builder.plan.render import Rendered, render_request
-from image_builder.proof import materials
+from image_builder.proof import materials, sarif
 from image_builder.recipe import slim, slim_facts
 from image_builder.recipe.environment import Environment
 from image_builder.recipe.labels import image_labels
@@ -74,9 +74,11 @@ def build(context: BuildContext, store: Images) -> Built:
         built, lock, rendered = _with_spack(context, rendered)
     else:
         built, lock = _Install(context, rendered.environment, {}, None).build(), {}
+    built = scan.scanned(context, built)
     documents = {
         **rendered.documents(json.dumps(lock) if lock else None),
         FACTS_DOCUMENT: built.facts or None,
+        sarif.FILE: built.scan_document,
         materials.FILE: None,
         origins.FILE: origins.document(lock, context.log.packages.values()) if lock else None,
         **evidence.documents(context, built),

@@ -284,6 +284,7 @@ def _record(context: BuildContext, built: Built, pushed_as: str | None) -> Image
             "recipe": context.inputs.recipe_version,
             "commit": context.inputs.step.commit,
             "audit": built.audit,
+            "scan": built.scan,
             "labels": built.labels,
             IMAGE_BYTES: daemon.image_bytes(built.image),
             "slim": built.is_slim,

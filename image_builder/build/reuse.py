@@ -78,6 +78,7 @@ def existing_image(context: BuildContext, store: Images) -> Built | None:
         audit=details.get("audit") or _verdict_of(context, store),
         is_slim=SLIM in labels,
         full_because=details.get("full_because", ""),
+        scan=details.get("scan"),
     )
     return dataclasses.replace(built, sbom=_sbom_of(context, store, built))
 

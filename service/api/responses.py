@@ -198,6 +198,17 @@ class ImageSummary(TypedDict):
     ]
 
 
+class ScanAnswer(TypedDict):
+    """What a scanner found in an image; its document `scan.json` has each finding."""
+
+    scanner: str
+    fail_on: Annotated[
+        Literal["low", "medium", "high", "critical"] | None,
+        Field(description="the severity from which on a build failed then"),
+    ]
+    counts: Annotated[dict[str, int], Field(description="how many findings of each severity")]
+
+
 class ImageAnswer(ImageSummary, total=False):
     """A finished image, and what is known of how it was made."""
 
@@ -205,6 +216,9 @@ class ImageAnswer(ImageSummary, total=False):
     recipe: Annotated[str, Field(description="the version of the recipe")]
     commit: Annotated[str | None, Field(description="the workflow registry's commit")]
     audit: AuditAnswer | None
+    scan: Annotated[
+        ScanAnswer | None, Field(description="what the operator's scanner found; null without one")
+    ]
     image_bytes: Annotated[int | None, Field(description="the image's size in Docker, unpacked")]
     slim: Annotated[bool, Field(description="whether what only building needs was left out")]
     full_because: Annotated[str, Field(description="why it was not, though asked for; else empty")]

@@ -66,6 +66,12 @@ class Shown:
         return audit
 
     @property
+    def scan(self) -> Mapping[str, Any] | None:
+        """Return what a scanner found, in short."""
+        scan: Mapping[str, Any] | None = self.record.details.get("scan")
+        return scan
+
+    @property
     def size_bytes(self) -> int | None:
         """Return the SIF's size, else the image's in Docker."""
         return self.record.size_bytes if self.filename else self.record.details.get("image_bytes")

@@ -53,8 +53,9 @@ class FakeBuilder:
     real store.
 
     `hold` keeps builds going on until it is set; `error` is raised once they are let go.
-    `labels` are the image's, and `spans` what is reported of times, counted from that moment. With
-    `by_tree`, steps whose files differ have other identities also where no base image is reached.
+    `labels` are the image's, `details` more of its record, and `spans` what is reported of times,
+    counted from that moment. With `by_tree`, steps whose files differ have other identities also
+    where no base image is reached.
     """
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class FakeBuilder:
         self.lines = ["building", "built"]
         self.labels: dict[str, str] = {}
         self.spans: list[Span] = []
+        self.details: dict[str, Any] = {}
         self.by_tree = False
 
     def __call__(
@@ -100,7 +102,7 @@ class FakeBuilder:
             image_id=pinned.image_id,
             platform=request.machine.platform,
             filename=pinned.filename,
-            details={"labels": self.labels, "image_bytes": 7000},
+            details={"labels": self.labels, "image_bytes": 7000, **self.details},
         )
         store = ImageStore(settings.build.tmp_folder / "store")
         if pinned.filename is None:

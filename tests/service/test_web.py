@@ -614,6 +614,22 @@ def test_a_log_is_followed_from_where_one_was(app: Flask, ada: Api, builder: Fak
     assert saved.headers["Content-Disposition"].startswith("attachment")
 
 
+def test_what_a_scanner_found_is_shown(app: Flask, ada: Api, builder: FakeBuilder) -> None:
+    """On the image's page and by REST, in short; the record of an image without a scan has none."""
+    visitor = Visitor(app, "ada")
+    unscanned = ada.wait(ada.submit())["filename"]
+    assert "Known vulnerabilities" not in visitor.get(f"/images/{unscanned}").text
+
+    counts = {"critical": 0, "high": 2, "medium": 0, "low": 5, "none": 0}
+    builder.details = {"scan": {"scanner": "grype <1>", "fail_on": None, "counts": counts}}
+    filename = ada.wait(ada.submit(force=True, step_id="hello", version="latest"))["filename"]
+    page = visitor.get(f"/images/{filename}").text
+    assert "grype &lt;1&gt; found" in page and "2 high" in page and "5 low" in page
+    assert "critical" not in page
+    answer = ada("GET", f"/image/{filename}").get_json()
+    assert answer["scan"] == {"scanner": "grype <1>", "fail_on": None, "counts": counts}
+
+
 def test_images(app: Flask, ada: Api) -> None:
     visitor = Visitor(app, "ada")
     assert "There are no images yet" in visitor.get("/images").text

@@ -431,3 +431,17 @@ def test_a_service_of_several_hosts_is_told_what_it_needs() -> None:
             settings.service.broker_url
         )
     assert not load_settings(None, ENOUGH).service.keeps_logs_in_database
+
+
+def test_a_scanner_is_a_list_of_words_with_something_to_scan() -> None:
+    said = {**ENOUGH, "CIC_SCAN_COMMAND": "grype,sbom:{sbom},-o,sarif", "CIC_SCAN_FAIL_ON": "high"}
+    scan = load_library_settings(None, said).scan
+    assert scan.command == ("grype", "sbom:{sbom}", "-o", "sarif") and scan.fail_on == "high"
+    assert load_library_settings(None, ENOUGH).scan.command == ()
+    for wrong, why in (
+        ({"CIC_SCAN_COMMAND": "grype,-o,sarif"}, "write {sbom} or {archive}"),
+        ({"CIC_SCAN_COMMAND": "{sbom}"}, "write {sbom} or {archive}"),
+        ({"CIC_SCAN_FAIL_ON": "high"}, "fail_on needs a command"),
+        ({**said, "CIC_SCAN_FAIL_ON": "severe"}, "'low', 'medium', 'high' or 'critical'"),
+    ):
+        assert why in complaint(None, {**ENOUGH, **wrong}, load_library_settings), wrong
