@@ -73,6 +73,11 @@ SPACK_REPOSITORY = "https://github.com/spack/spack.git#v1.2.0"
 SPACK_PACKAGES_REPOSITORY = "https://github.com/spack/spack-packages.git#v2026.06.0"
 """The newest release that is tested here, and the packages that were released with it."""
 
+PKCS11 = "pkcs11:"
+PKCS11_FORM = (
+    f"{PKCS11}token=LABEL;object=LABEL?module-path=/path/to/module.so&pin-source=/path/to/pin"
+)
+
 SCAN_SBOM, SCAN_ARCHIVE = "{sbom}", "{archive}"
 """What in a scanner's arguments stands for the bill of materials, and for the image as an archive."""
 
@@ -495,6 +500,39 @@ def _for_platform(images: str | Mapping[str, str], platform: str) -> str | None:
     )
 
 
+class TokenKey(Section):
+    """Names a key on a PKCS#11 token, as a `pkcs11:` URI does (RFC 7512)."""
+
+    module: Path
+    token: str
+    object: str
+    pin_file: Path | None = None
+
+    def __str__(self) -> str:
+        return f"PKCS#11 token {self.token!r} (key {self.object!r})"
+
+    @classmethod
+    def of_uri(cls, uri: str) -> TokenKey:
+        """Return the key that a URI names. Raises `ValueError`."""
+        path, _, query = uri.removeprefix(PKCS11).partition("?")
+        pairs = [part.partition("=") for part in (*path.split(";"), *query.split("&")) if part]
+        given = {name: unquote(value) for name, _, value in pairs}
+        if "pin-value" in given:
+            raise ValueError("write the PIN into a file, and pin-source=/path/to/it in its place")
+        known = {"token", "object", "module-path", "pin-source"}
+        if unknown := sorted(given.keys() - known):
+            raise ValueError(f"{unknown[0]} is not known; write {PKCS11_FORM}")
+        if len(given) != len(pairs) or not all(map(given.get, ("token", "object", "module-path"))):
+            raise ValueError(f"write {PKCS11_FORM}")
+        pin = given.get("pin-source")
+        return cls(
+            module=Path(given["module-path"]),
+            token=given["token"],
+            object=given["object"],
+            pin_file=Path(pin.removeprefix("file:")) if pin else None,
+        )
+
+
 class ProofSettings(Section):
     """Says with what an image shows what it is made of, and by whom."""
 
@@ -504,10 +542,19 @@ class ProofSettings(Section):
     """Whether images have a statement of how they came about, also in their SIFs."""
     builder_id: str = Field(default="urn:cic:builder", pattern=r"^[A-Za-z][A-Za-z0-9+.-]*:[!-~]+$")
     """The URI by which statements name this service as who built."""
-    key: Path | None = None
-    """The private key that signs images, in PEM: Ed25519 or ECDSA on P-256; None signs nothing."""
+    key: Path | TokenKey | None = None
+    """The private key that signs images, in PEM: Ed25519 or ECDSA on P-256; None signs nothing.
+
+    A `pkcs11:` URI names one on a token.
+    """
     old_public_keys: Path | None = None
     """Public keys that were used before, in PEM, which are published beside the present one."""
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _on_a_token(cls, key: Any) -> Any:
+        is_uri = isinstance(key, str) and key.startswith(PKCS11)
+        return TokenKey.of_uri(key) if is_uri else key
 
 
 class ScanSettings(Section):

@@ -1,16 +1,19 @@
 """Reads the service's key, signs with it, and verifies: Ed25519, or ECDSA on P-256.
 
 Signatures are DSSE envelopes. Equal texts get equal envelopes of a length that depends on the text's
-alone: ECDSA takes its random number from the message (RFC 6979).
+alone: ECDSA takes its random number from the message (RFC 6979). A token's ECDSA takes one of its
+own.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -18,7 +21,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from image_builder.errors import Misconfigured
-from image_builder.settings import ProofSettings
+from image_builder.proof import tokens
+from image_builder.settings import ProofSettings, TokenKey
 
 MAX_KEY_BYTES = 64 * 1024
 LONGEST_SIGNATURE_BYTES = 72
@@ -29,16 +33,14 @@ PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Signer:
     """Signs with one private key, which is never shown."""
 
-    _key: PrivateKey = dataclasses.field(repr=False)
-
-    @property
-    def public_pem(self) -> str:
-        """Return the public key, as it is published."""
-        return _pem(self._key.public_key())
+    public_pem: str
+    """The public key, as it is published."""
+    sign: Callable[[bytes], bytes] = dataclasses.field(repr=False)
+    """Returns the signature of a message; for ECDSA that of its SHA-256, in DER."""
 
     def envelope(self, payload_type: str, payload: bytes) -> bytes:
         """Return a DSSE envelope with a payload and its signature.
@@ -49,12 +51,6 @@ class Signer:
         signature = self.sign(pre_authentication_encoding(payload_type, payload))
         longest = len(_envelope(payload_type, payload, bytes(LONGEST_SIGNATURE_BYTES)))
         return _envelope(payload_type, payload, signature).ljust(longest, b"\n")
-
-    def sign(self, message: bytes) -> bytes:
-        """Return the signature of a message; for ECDSA that of its SHA-256, in DER."""
-        if isinstance(self._key, ed25519.Ed25519PrivateKey):
-            return self._key.sign(message)
-        return self._key.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
 
 
 def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
@@ -93,8 +89,22 @@ def opened(envelope: bytes, payload_type: str, public_pem: str) -> bytes | None:
     return payload if written.ljust(longest, b"\n") == envelope else None
 
 
-def read_signer(path: Path) -> Signer:
-    """Read the private key of a file that nobody else may read. Raises `Misconfigured`."""
+def read_signer(key: Path | TokenKey) -> Signer:
+    """Read the private key of a file that nobody else may read, or find that of a token.
+
+    Raises `Misconfigured`.
+    """
+    if isinstance(key, Path):
+        return _signer_of_file(key)
+    pin = None
+    if key.pin_file is not None:
+        pin = _read(key.pin_file, is_private=True).decode("utf-8", "replace").rstrip("\r\n")
+    return Signer(
+        public_pem=_pem(tokens.public_key(key, pin)), sign=functools.partial(tokens.sign, key, pin)
+    )
+
+
+def _signer_of_file(path: Path) -> Signer:
     raw = _read(path, is_private=True)
     try:
         key = serialization.load_pem_private_key(raw, password=None)
@@ -111,7 +121,13 @@ def read_signer(path: Path) -> Signer:
         raise Misconfigured(
             f"The key {path} is neither Ed25519 nor ECDSA on P-256.", hint=HOW_TO_MAKE
         )
-    return Signer(key)
+    return Signer(public_pem=_pem(key.public_key()), sign=functools.partial(_sign, key))
+
+
+def _sign(key: PrivateKey, message: bytes) -> bytes:
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return key.sign(message)
+    return key.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
 
 
 def read_public_keys(path: Path) -> list[str]:
