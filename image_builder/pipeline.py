@@ -14,6 +14,7 @@ from typing import Any
 from image_builder.build import job, publish, reuse
 from image_builder.build.context import BuildContext, Built, step
 from image_builder.build.log import BuildLog, DigestingObserver
+from image_builder.build.signing import beside_sifs
 from image_builder.errors import (
     CicError,
     ErrorCode,
@@ -26,7 +27,7 @@ from image_builder.observer import Observer
 from image_builder.plan import resolve
 from image_builder.plan.inputs import Inputs
 from image_builder.plan.render import render_request
-from image_builder.proof.keys import read_signer
+from image_builder.proof.keys import Signer, read_signer
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
@@ -138,7 +139,8 @@ def _build_image(
         )
     for warning in pinned.warnings:
         observer.line(f"Warning: {warning}")
-    store = open_images(settings.build, settings.registry)
+    signer = None if settings.proof.key is None else read_signer(settings.proof.key)
+    store = open_images(settings.build, settings.registry, beside=beside_sifs(signer))
 
     def submitted_at() -> float:
         newest = pinned.submitted_at if requested_at is None else requested_at()
@@ -148,7 +150,7 @@ def _build_image(
 
     with (
         _context(
-            request, pinned, settings, workspace, observer, cancel, runner, submitted_at
+            request, pinned, settings, workspace, observer, cancel, runner, submitted_at, signer
         ) as context,
         store.using(context.identity),
     ):
@@ -170,6 +172,7 @@ def _context(
     cancel: CancelToken,
     runner: Runner,
     submitted_at: Callable[[], float],
+    signer: Signer | None = None,
 ) -> Iterator[BuildContext]:
     digesting = DigestingObserver(observer)
     with (
@@ -187,7 +190,7 @@ def _context(
             log=BuildLog(digesting, settings.build.log_max_bytes),
             submitted_at=submitted_at,
             until_its_end=until_its_end,
-            signer=None if settings.proof.key is None else read_signer(settings.proof.key),
+            signer=signer,
         )
 
 

@@ -35,6 +35,7 @@ from image_builder.store.record import (
     COMPRESSOR,
     IMAGE_BYTES,
     PUSHED_AS,
+    SIGNED,
     SUBMITTED_AT,
     ImageRecord,
 )
@@ -253,7 +254,8 @@ def store_image(
     if record.filename is None:
         finished = store.record(record)
     elif built.reused and earlier is not None and earlier.sha256 is not None:
-        details = {**record.details, COMPRESSOR: earlier.details.get(COMPRESSOR)}
+        of_its_sif = {key: earlier.details.get(key) for key in (COMPRESSOR, SIGNED)}
+        details = {**record.details, **of_its_sif}
         kept = {"sha256": earlier.sha256, "size_bytes": earlier.size_bytes, "details": details}
         finished = store.point(record.model_copy(update=kept))
     else:
@@ -285,6 +287,7 @@ def _record(context: BuildContext, built: Built, pushed_as: str | None) -> Image
             "commit": context.inputs.step.commit,
             "audit": built.audit,
             "scan": built.scan,
+            SIGNED: context.signer is not None,
             "labels": built.labels,
             IMAGE_BYTES: daemon.image_bytes(built.image),
             "slim": built.is_slim,

@@ -12,7 +12,21 @@ from image_builder.plan.image_name import without_owner
 from image_builder.proof import cosign, provenance, sbom
 from image_builder.proof.keys import Signer
 from image_builder.store.image_store import open_repository
-from image_builder.store.oci_client import OciRepository
+from image_builder.store.oci_client import OciRepository, beside_tag
+from image_builder.store.registry import PutBeside
+
+
+def beside_sifs(signer: Signer | None) -> PutBeside | None:
+    """Return what signs SIFs in a registry, where the service has a key."""
+    if signer is None:
+        return None
+
+    def sign(repository: OciRepository, digest: str) -> None:
+        name = f"{repository.host}/{repository.name}"
+        signature = cosign.signature_of(name, digest, signer)
+        _put_beside(repository, digest, cosign.SIGNATURES, [signature])
+
+    return sign
 
 
 def sign_pushed(context: BuildContext, built: Built, digest: str, *, lock: str | None) -> None:
@@ -63,7 +77,7 @@ def _put_beside(
     repository: OciRepository, digest: str, kind: str, layers: list[cosign.Layer]
 ) -> None:
     """Add layers to the artifact of an image, which the layers of others stay in."""
-    tag = cosign.tag_of(digest, kind)
+    tag = beside_tag(digest, kind)
     earlier = repository.manifest(tag)
     described = [layer.descriptor(repository.put_blob(layer.content)) for layer in layers]
     together = cosign.with_layers(earlier.content if earlier else None, described)

@@ -67,11 +67,6 @@ def attestation_of(envelope: bytes, predicate_type: str) -> Layer:
     )
 
 
-def tag_of(digest: str, kind: str) -> str:
-    """Return the tag under which an image's artifact of a kind is."""
-    return f"{digest.replace(':', '-')}.{kind}"
-
-
 def with_layers(earlier: Mapping[str, Any] | None, layers: list[dict[str, Any]]) -> list[Any]:
     """Return the layers of an artifact with more, but for those that are there; others' stay."""
     known = list(earlier.get("layers") or []) if earlier is not None else []

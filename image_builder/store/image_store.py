@@ -12,7 +12,7 @@ from image_builder.settings import ORAS, BuildSettings, RegistrySettings
 from image_builder.store.folder import ImageStore
 from image_builder.store.oci_client import OciRepository
 from image_builder.store.record import ImageRecord
-from image_builder.store.registry import RegistryImages
+from image_builder.store.registry import PutBeside, RegistryImages
 
 
 class Images(Protocol):
@@ -149,12 +149,14 @@ class Images(Protocol):
         """Remove what killed writers left behind, and return how many bytes that were."""
 
 
-def open_images(build: BuildSettings, registry: RegistrySettings) -> Images:
-    """Open the store of this site's finished images."""
+def open_images(
+    build: BuildSettings, registry: RegistrySettings, *, beside: PutBeside | None = None
+) -> Images:
+    """Open the store of this site's finished images; `beside` proves SIFs in a registry."""
     folder = build.tmp_folder / "store"
     if not build.storage.startswith(ORAS):
         return ImageStore(Path(build.storage) if build.storage.startswith("/") else folder)
-    return RegistryImages(open_repository(build.storage, build, registry), folder)
+    return RegistryImages(open_repository(build.storage, build, registry), folder, beside=beside)
 
 
 def open_repository(

@@ -111,7 +111,7 @@ class OciRepository:
 
     def put_manifest(self, tag: str, content: Mapping[str, Any]) -> str:
         """Let a tag mean a manifest whose blobs are uploaded, and return the manifest's digest."""
-        body = json.dumps(content, sort_keys=True).encode()
+        body = _written(content)
         with self._request(
             "PUT",
             f"{self._base}/manifests/{tag}",
@@ -120,6 +120,11 @@ class OciRepository:
             headers={"Content-Type": MANIFEST},
         ):
             return _digest(body)
+
+    @staticmethod
+    def digest_of(content: Mapping[str, Any]) -> str:
+        """Return the digest that a manifest will have."""
+        return _digest(_written(content))
 
     def delete_manifest(self, digest: str) -> bool:
         """Delete a manifest with all its tags; return False if the registry forbids deleting."""
@@ -279,6 +284,15 @@ class OciRepository:
                 f"The registry {self.host} gives no token: {type(error).__name__}.",
                 hint="Check registry_cfg's user and token.",
             ) from error
+
+
+def beside_tag(digest: str, kind: str) -> str:
+    """Return the tag of what is beside an artifact: of its signatures, for the kind `sig`."""
+    return f"{digest.replace(':', '-')}.{kind}"
+
+
+def _written(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True).encode()
 
 
 def _digest(content: bytes) -> str:

@@ -23,6 +23,9 @@ COMPRESSOR = "sif_compressor"
 """The detail that says how the SIF's files are compressed."""
 
 
+SIGNED = "signed"
+"""The detail that says whether the SIF was signed as it was made."""
+
 SUBMITTED_AT = "submitted_at"
 """The detail that says when the image was requested, in seconds since 1970."""
 

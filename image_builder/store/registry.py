@@ -7,6 +7,7 @@ an annotation:
     sha256.<sha256>           a SIF, with the record it was stored with
     identity.<identity>       the newest image of an identity, with its SIF if it has one
     documents.<identity>      what it was made from
+    sha256-<digest>.sig       the signature of the artifact that a name means, as cosign reads it
     pin.<digest>              clean-up leaves this SIF, or the images of this identity, alone
     image.<sha256>            which identity owns a name among Docker images, and since which request
     name.<sha256>             a name that cannot be a tag, or looks like one of those above
@@ -45,8 +46,10 @@ from image_builder.store.oci_client import (
     Manifest,
     OciRepository,
     RegistryUnavailable,
+    beside_tag,
 )
 from image_builder.store.record import (
+    SIGNED,
     ImageRecord,
     checked_filename,
     identity_digest,
@@ -74,15 +77,27 @@ A registry answers for one tag at a time. New tags, and a single image, are alwa
 READERS = 8
 MAX_RESUMES = 5
 
-_RESERVED = re.compile(r"(sha256|identity|documents|pin|name)\.|image\.[0-9a-f]{64}\Z")
+_RESERVED = re.compile(
+    r"(sha256|identity|documents|pin|name)\.|image\.[0-9a-f]{64}\Z|sha256-[0-9a-f]{64}\.(sig|att)\Z"
+)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
-class RegistryImages:
-    """Stores the finished images in one repository; `Images` says what each method does."""
+PutBeside = Callable[[OciRepository, str], None]
+"""Puts beside the artifact of this digest what proves it."""
 
-    def __init__(self, repository: OciRepository, local: Path) -> None:
+
+class RegistryImages:
+    """Stores the finished images in one repository; `Images` says what each method does.
+
+    With `beside`, signed SIFs have a proof beside them before a name means them.
+    """
+
+    def __init__(
+        self, repository: OciRepository, local: Path, *, beside: PutBeside | None = None
+    ) -> None:
         self.repository, self._local = repository, ImageStore(local)
+        self._beside = beside
         self._known: dict[str, tuple[float, Manifest | None]] = {}
 
     def using(self, identity: str) -> contextlib.AbstractContextManager[None]:
@@ -330,10 +345,17 @@ class RegistryImages:
             "size": record.size_bytes,
             "annotations": {TITLE: record.filename or f"{record.sha256}.sif"},
         }
-        self._put(tag, SIF_CONFIG, [layer], annotations)
+        is_proven = _is_name(tag) and bool(record.details.get(SIGNED))
+        self._put(tag, SIF_CONFIG, [layer], annotations, is_proven=is_proven)
 
     def _put(
-        self, tag: str, config_type: str, layers: list[dict[str, Any]], annotations: dict[str, str]
+        self,
+        tag: str,
+        config_type: str,
+        layers: list[dict[str, Any]],
+        annotations: dict[str, str],
+        *,
+        is_proven: bool = False,
     ) -> None:
         """Let a tag mean these layers and annotations.
 
@@ -342,19 +364,20 @@ class RegistryImages:
         """
         earlier = self.repository.manifest(tag)
         config = {"mediaType": config_type, **self.repository.put_blob(b"{}")}
-        digest = self.repository.put_manifest(
-            tag,
-            {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST,
-                "config": config,
-                "layers": layers,
-                "annotations": annotations | {TAG: tag, USED_AT: f"{time.time():.3f}"},
-            },
-        )
+        content = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config,
+            "layers": layers,
+            "annotations": annotations | {TAG: tag, USED_AT: f"{time.time():.3f}"},
+        }
+        if is_proven and self._beside is not None:
+            self._beside(self.repository, self.repository.digest_of(content))
+        digest = self.repository.put_manifest(tag, content)
         self._known.pop(tag, None)
         if earlier is not None and earlier.digest != digest:
             self.repository.delete_manifest(earlier.digest)
+            self._delete_beside(tag, earlier)
 
     def _delete(self, tag: str) -> None:
         self._delete_manifest(tag, self.repository.manifest(tag))
@@ -367,6 +390,15 @@ class RegistryImages:
                 hint="Allow it (docker-registry: storage.delete.enabled), or clean up there.",
             )
         self._known.pop(tag, None)
+        self._delete_beside(tag, found)
+
+    def _delete_beside(self, tag: str, gone: Manifest | None) -> None:
+        """Delete the signature of an artifact that a name meant."""
+        if gone is None or not _is_name(tag):
+            return
+        signatures = self.repository.manifest(beside_tag(gone.digest, "sig"))
+        if signatures is not None:
+            self.repository.delete_manifest(signatures.digest)
 
     def _record(self, tag: str, *, filename: str | None = None) -> ImageRecord | None:
         """Return what a tag means, or None if that is a SIF that another machine has removed."""

@@ -5,6 +5,7 @@ What is signed is read here with the code of others.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import struct
@@ -113,6 +114,17 @@ def signed_sif(path: Path, signer: Signer, *, squashfs_bytes: int = 5000) -> Pat
     )
     squashfs.unlink()
     return path
+
+
+def openssl_verifies(folder: Path, content: bytes, signature: str, public_pem: str) -> bool:
+    """Return whether OpenSSL finds that an ECDSA key signed a content; the signature is in base64."""
+    (folder / "judged.pem").write_text(public_pem)
+    (folder / "judged.signature").write_bytes(base64.b64decode(signature))
+    command = ["openssl", "dgst", "-sha256", "-verify", "judged.pem"]
+    judged = subprocess.run(
+        [*command, "-signature", "judged.signature"], cwd=folder, input=content, capture_output=True
+    )
+    return judged.returncode == 0
 
 
 def read_statement(envelope: bytes, public_pem: str) -> dict[str, Any]:

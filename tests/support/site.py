@@ -255,6 +255,13 @@ def own_tag(status: Mapping[str, Any]) -> str:
     return f"identity-{status['identity'].removeprefix('sha256:')}"
 
 
+MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+    "application/vnd.docker.distribution.manifest.v2+json"
+)
+"""The kinds of manifests that a registry has."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageRegistry:
     """A running image registry that asks for a password."""
@@ -266,14 +273,14 @@ class ImageRegistry:
     def tags(self, repository: str) -> list[str]:
         url = f"http://{self.host}/v2/{repository}/tags/list"
         answer = requests.get(url, auth=(self.user, self.password), timeout=10)
-        return sorted(answer.json()["tags"]) if answer.status_code == 200 else []
+        return sorted(answer.json()["tags"] or []) if answer.status_code == 200 else []
 
     def digest(self, repository: str, tag: str) -> str:
         """Return the digest of what a tag means."""
         answer = requests.head(
             f"http://{self.host}/v2/{repository}/manifests/{tag}",
             auth=(self.user, self.password),
-            headers={"Accept": "application/vnd.docker.distribution.manifest.v2+json"},
+            headers={"Accept": MANIFESTS},
             timeout=10,
         )
         answer.raise_for_status()
@@ -281,14 +288,10 @@ class ImageRegistry:
 
     def get(self, repository: str, what: str) -> Any:
         """Return the JSON of a repository: `manifests/…` or `blobs/sha256:…`."""
-        accepted = (
-            "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-            "application/vnd.docker.distribution.manifest.v2+json"
-        )
         answer = requests.get(
             f"http://{self.host}/v2/{repository}/{what}",
             auth=(self.user, self.password),
-            headers={"Accept": accepted},
+            headers={"Accept": MANIFESTS},
             timeout=10,
         )
         answer.raise_for_status()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import subprocess
 import threading
@@ -16,17 +17,21 @@ from pathlib import Path
 import pytest
 import requests
 
+from image_builder.build.signing import beside_sifs
 from image_builder.errors import ErrorCode
 from image_builder.host.process import Command, run
+from image_builder.proof.keys import Signer, read_signer
 from image_builder.settings import BuildSettings, RegistrySettings
 from image_builder.store.image_store import open_images
 from image_builder.store.oci_client import OciRepository, RegistryUnavailable
+from image_builder.store.record import SIGNED
 from image_builder.store.registry import RegistryImages
 from service.cleanup import Cleanup
 from service.db.database import make_engine
 from tests.conftest import PROJECT
 from tests.support.images_contract import *  # noqa: F403  the tests of the contract
 from tests.support.images_contract import IDENTITY, NAME, OTHER_IDENTITY, publish, record, sha256
+from tests.support.signing import make_key, openssl_verifies
 from tests.support.site import ImageRegistry, Site, running_image_registry, running_service
 
 pytestmark = pytest.mark.system
@@ -39,7 +44,9 @@ def shared_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageR
         yield registry
 
 
-def opened_in(registry: ImageRegistry, folder: Path, repository: str) -> RegistryImages:
+def opened_in(
+    registry: ImageRegistry, folder: Path, repository: str, signer: Signer | None = None
+) -> RegistryImages:
     build = BuildSettings(
         tmp_folder=folder,
         builder_home=PROJECT,
@@ -47,7 +54,9 @@ def opened_in(registry: ImageRegistry, folder: Path, repository: str) -> Registr
         storage=f"oras://{registry.host}/{repository}",
     )
     found = open_images(
-        build, RegistrySettings(url=registry.host, user=registry.user, token=registry.password)
+        build,
+        RegistrySettings(url=registry.host, user=registry.user, token=registry.password),
+        beside=beside_sifs(signer),
     )
     assert isinstance(found, RegistryImages)
     return found
@@ -162,6 +171,52 @@ def test_a_list_of_many_tags_has_all_of_them(
         publish(images, f"{number}".encode(), record(f"{number:064x}", name))
     assert set(images.names()) == names
     assert len(images.images()) == 5
+
+
+def signature_of(registry: ImageRegistry, repository: str, tag: str) -> tuple[bytes, str]:
+    """What is signed of the artifact that a tag means, and the signature, as cosign finds them."""
+    digest = registry.digest(repository, tag)
+    (layer,) = registry.get(repository, f"manifests/{digest.replace(':', '-')}.sig")["layers"]
+    payload = registry.get(repository, f"blobs/{layer['digest']}")
+    assert payload["critical"]["image"]["docker-manifest-digest"] == digest
+    assert payload["critical"]["identity"]["docker-reference"] == f"{registry.host}/{repository}"
+    signed = json.dumps(payload, separators=(",", ":")).encode()
+    assert layer["digest"] == f"sha256:{sha256(signed)}"
+    return signed, layer["annotations"]["dev.cosignproject.cosign/signature"]
+
+
+def test_a_signed_sif_is_signed_as_cosign_reads_it(
+    shared_registry: ImageRegistry, repository: str, tmp_path: Path
+) -> None:
+    """Under its name, which gets another artifact each time that it is given; none stays behind."""
+    signer = read_signer(make_key(tmp_path / "key.pem", "p256"))
+    images = opened_in(shared_registry, tmp_path / "here", repository, signer)
+    published = publish(images, b"one", record(**{SIGNED: True}))
+    tag = NAME.removesuffix(".sif")
+
+    first = signature_of(shared_registry, repository, tag)
+    images.point(published)
+    second = signature_of(shared_registry, repository, tag)
+    assert first[0] != second[0]
+    for content, signature in (first, second):
+        assert openssl_verifies(tmp_path, content, signature, signer.public_pem)
+    signatures = [one for one in shared_registry.tags(repository) if one.endswith(".sig")]
+    assert len(signatures) == 1 and set(images.names()) == {NAME}
+
+    assert images.remove(published.sha256 or "")
+    assert not [one for one in shared_registry.tags(repository) if one.endswith(".sig")]
+
+
+def test_what_was_made_without_a_key_is_not_signed_later(
+    shared_registry: ImageRegistry, repository: str, tmp_path: Path
+) -> None:
+    signer = read_signer(make_key(tmp_path / "key.pem", "p256"))
+    images = opened_in(shared_registry, tmp_path / "here", repository, signer)
+    publish(images, b"one")
+    name = f"sha256-{'1' * 64}.sig.sif"
+    publish(images, b"two", record(OTHER_IDENTITY, name))
+    assert not [one for one in shared_registry.tags(repository) if one.endswith(".sig")]
+    assert set(images.names()) == {NAME, name}
 
 
 def test_singularity_pulls_the_very_file(

@@ -13,6 +13,7 @@ from securesystemslib.exceptions import VerificationError
 from image_builder.docker.registry import registry_address
 from image_builder.proof import cosign, provenance
 from image_builder.proof.keys import read_signer
+from image_builder.store.oci_client import beside_tag
 from tests.support.signing import make_key, read_statement
 
 DIGEST = f"sha256:{'1' * 64}"
@@ -72,7 +73,7 @@ def test_layers_of_others_stay_and_ours_are_there_once() -> None:
 
 
 def test_the_tag_follows_from_the_digest_and_the_address_from_the_name() -> None:
-    assert cosign.tag_of(DIGEST, cosign.SIGNATURES) == f"sha256-{'1' * 64}.sig"
-    assert cosign.tag_of(DIGEST, cosign.STATEMENTS) == f"sha256-{'1' * 64}.att"
+    assert beside_tag(DIGEST, cosign.SIGNATURES) == f"sha256-{'1' * 64}.sig"
+    assert beside_tag(DIGEST, cosign.STATEMENTS) == f"sha256-{'1' * 64}.att"
     assert registry_address("127.0.0.1:5000/group/image:tag") == "127.0.0.1:5000/group/image"
     assert registry_address("somebody/image:tag") == "registry-1.docker.io/somebody/image"
