@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cic_client import keys
+from cic_client import contents, keys
 from cic_client.errors import BadInput, ClientError
 from cic_client.keys import PublicKey
 
@@ -63,6 +63,8 @@ class Proof:
     """The in-toto statement, with SLSA's provenance."""
     bill: Mapping[str, Any] | None
     """The bill of materials in SPDX, if the file has one."""
+    squashfs_at: int
+    """Where in the file the image's files begin, in bytes."""
 
     @property
     def identity(self) -> str:
@@ -95,6 +97,20 @@ def verify(path: Path, public_keys: str) -> Proof:
             return _File(path, file, trusted).proof()
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+
+
+def compared(path: Path, proof: Proof) -> int | None:
+    """Return how many packages of its bill of materials are in a file that was verified.
+
+    None says that this machine has no `unsquashfs`, which shows them. Raises `NotProven` if
+    the file has other packages.
+    """
+    claims = contents.claims_of(proof.bill or {})
+    if claims.count and not contents.is_comparable():
+        return None
+    if claims.count and (why := contents.difference(path, proof.squashfs_at, claims)):
+        raise NotProven(f"{path} is not what was signed: {why}")
+    return claims.count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +148,7 @@ class _File:
             objects=len(self._parts),
             statement=statement,
             bill=self._bill(),
+            squashfs_at=self._part(SQUASHFS).offset,
         )
         self._require_meaning(proof)
         return proof

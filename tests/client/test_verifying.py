@@ -21,7 +21,7 @@ from image_builder.sif import format
 from tests.client.conftest import Cic
 from tests.conftest import PROJECT
 from tests.service.conftest import FakeBuilder, running_app
-from tests.support.signing import make_key, signed_sif
+from tests.support.signing import make_key, sif_of, signed_sif
 from tests.support.site import Site
 
 NOT_PROVEN, WRONG_USAGE = 6, 2
@@ -166,6 +166,103 @@ def test_the_command_says_the_same_as_cic_cli(folder: Path, cic: Cic, tmp_path: 
 
     answer = cic("verify", "--json", str(folder / "image.sif"), str(folder / "keys.pem"))
     assert json.loads(answer.stdout)["statement"]["predicateType"].startswith("https://slsa.dev/")
+
+
+STATUS = """Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.36-9+deb12u10
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1.0
+
+Package: libstdc++6
+Status: install ok installed
+Architecture: amd64
+Version: 1:12.2~rc.0-14
+"""
+BILL_OF_IMAGE = {
+    "packages": [
+        {"name": "hello", "comment": "platform linux/amd64"},
+        *(
+            {"externalRefs": [{"referenceLocator": f"pkg:deb/debian/{purl}?arch=amd64"}]}
+            for purl in ("libc6@2.36-9%2Bdeb12u10", "libstdc%2B%2B6@1%3A12.2~rc.0-14")
+        ),
+        {
+            "comment": f"installed as /opt/view/a b-1.dist-info; its RECORD has the SHA-256 {'0' * 64}"
+        },
+        {"comment": "hash abcdefg; target zen2; prefix /opt/spack/zlib-1; variants +pic"},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("gone", "status", "reason"),
+    [
+        ("", STATUS, ""),
+        ("opt/view/a b-1.dist-info", STATUS, "names /opt/view/a b-1.dist-info, which is not in it"),
+        ("opt/spack/zlib-1", STATUS, "names /opt/spack/zlib-1, which is not in it"),
+        (
+            "",
+            STATUS.replace("9+deb", "8+deb"),
+            "names libc6 2.36-9+deb12u10 amd64, which is not installed",
+        ),
+        (
+            "",
+            STATUS.replace("deinstall ok config-files", "install ok installed"),
+            "gone 1.0 amd64 is installed in it, which its bill",
+        ),
+        ("", "", ""),
+    ],
+    ids=["equal", "no wheel", "no prefix", "other version", "more", "no dpkg"],
+)
+def test_the_bill_of_materials_is_compared_with_the_files(
+    folder: Path, cic: Cic, tmp_path: Path, gone: str, status: str, reason: str
+) -> None:
+    """By both clients alike; all of it is signed, so that only its maker could have made it wrong."""
+    root, signer = tmp_path / "root", read_signer(folder / "key.pem")
+    for name in ("var/lib/dpkg", "opt/view/a b-1.dist-info", "opt/spack/zlib-1"):
+        if name != gone:
+            (root / name).mkdir(parents=True)
+    if status:
+        (root / "var/lib/dpkg/status").write_text(status)
+    squashfs, image = tmp_path / "image.squashfs", tmp_path / "image.sif"
+    subprocess.run(["mksquashfs", root, squashfs, "-quiet", "-no-progress"], check=True)
+    bill = json.dumps(BILL_OF_IMAGE, sort_keys=True, indent=1) + "\n"
+    sif_of(image, squashfs, signer, bill.encode())
+    arguments = ("verify", str(image), str(folder / "keys.pem"))
+    by_bash = subprocess.run([str(PROJECT / "cic_cli"), *arguments], capture_output=True, text=True)
+    by_python = cic(*arguments)
+    for ended in (by_bash, by_python):
+        if reason:
+            assert ended.returncode == NOT_PROVEN and reason in ended.stderr, ended
+        else:
+            assert ended.returncode == 0, ended.stderr
+            assert "bill of materials: its 4 packages are in the image" in ended.stdout
+
+
+def test_without_unsquashfs_it_says_what_was_not_compared(
+    folder: Path, cic: Cic, tmp_path: Path
+) -> None:
+    bill = json.dumps(BILL_OF_IMAGE, sort_keys=True, indent=1).encode()
+    (tmp_path / "some.squashfs").write_bytes((folder / "image.sif").read_bytes())
+    signer = read_signer(folder / "key.pem")
+    image = sif_of(tmp_path / "image.sif", tmp_path / "some.squashfs", signer, bill)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for path in map(Path, ("/usr/bin", "/bin")):
+        for program in path.iterdir():
+            if program.name != "unsquashfs" and not (programs / program.name).exists():
+                (programs / program.name).symlink_to(program)
+    environ = {**cic.environ, "PATH": str(programs)}
+    command = [str(PROJECT / "cic_cli"), "verify", str(image), str(folder / "keys.pem")]
+    by_bash = subprocess.run(command, capture_output=True, text=True, env=environ)
+    by_python = cic(*command[1:], PATH=str(programs))
+    for ended in (by_bash, by_python):
+        assert ended.returncode == 0, ended.stderr
+        assert "not compared with the files, which takes unsquashfs" in ended.stdout
 
 
 def test_without_a_file_of_keys_those_of_the_service_are_taken(

@@ -36,6 +36,7 @@ SMALL = (
     Object(data_type=DataType.DEFINITION, content=b"bootstrap: x\n", group=GROUP),
     Object(data_type=DataType.GENERIC_JSON, content=b"{}", name="oci-config.json", group=GROUP),
 )
+BILL = b'{"spdxVersion": "SPDX-2.3"}\n'
 ORIGIN = Origin(
     request={"workflow": "demo", "step_id": "hello"},
     identity=f"sha256:{'1' * 64}",
@@ -61,14 +62,14 @@ def make_key(path: Path, kind: str) -> Path:
 class SignedEvidence:
     """What a SIF says about itself, of a fixed origin."""
 
-    def __init__(self, signer: Signer) -> None:
-        self.signer = signer
+    def __init__(self, signer: Signer, bill: bytes = BILL) -> None:
+        self.signer, self.bill = signer, bill
 
     def first(self) -> Sequence[Object]:
         return [
             Object(
                 data_type=DataType.SBOM,
-                content=b'{"spdxVersion": "SPDX-2.3"}\n',
+                content=self.bill,
                 name=sbom.FILE,
                 extra=format.SPDX_JSON,
             )
@@ -94,15 +95,14 @@ class SignedEvidence:
 
 def signed_sif(path: Path, signer: Signer, *, squashfs_bytes: int = 5000) -> Path:
     """Write a SIF that `signer` signed, whose squashfs is noise behind its superblock."""
-    superblock = struct.pack(
-        "<5I6H8Q", 0x73717368, 42, 0, 131072, 0, 1, 17, 0, 1, 4, 0, 0, squashfs_bytes, *(0,) * 6
-    )
-    squashfs = path.with_suffix(".squashfs")
-    with squashfs.open("wb") as file:
-        file.write(superblock)
-        left = squashfs_bytes - len(superblock)
-        while left > 0:
-            left -= file.write(os.urandom(min(left, 1024**2)))
+    squashfs = _noise(path.with_suffix(".squashfs"), squashfs_bytes)
+    sif_of(path, squashfs, signer)
+    squashfs.unlink()
+    return path
+
+
+def sif_of(path: Path, squashfs: Path, signer: Signer, bill: bytes = BILL) -> Path:
+    """Write a SIF of a squashfs, with a bill of materials, that `signer` signed."""
     format.write(
         path,
         architecture="amd64",
@@ -110,10 +110,21 @@ def signed_sif(path: Path, signer: Signer, *, squashfs_bytes: int = 5000) -> Pat
         squashfs=squashfs,
         group=GROUP,
         time_s=1_700_000_000,
-        evidence=SignedEvidence(signer),
+        evidence=SignedEvidence(signer, bill),
     )
-    squashfs.unlink()
     return path
+
+
+def _noise(squashfs: Path, squashfs_bytes: int) -> Path:
+    superblock = struct.pack(
+        "<5I6H8Q", 0x73717368, 42, 0, 131072, 0, 1, 17, 0, 1, 4, 0, 0, squashfs_bytes, *(0,) * 6
+    )
+    with squashfs.open("wb") as file:
+        file.write(superblock)
+        left = squashfs_bytes - len(superblock)
+        while left > 0:
+            left -= file.write(os.urandom(min(left, 1024**2)))
+    return squashfs
 
 
 def openssl_verifies(folder: Path, content: bytes, signature: str, public_pem: str) -> bool:
