@@ -127,6 +127,15 @@ class ContentsReader:
             if not window.need(member.extent + member.body_bytes):
                 raise tar_filter.CorruptArchive("the stream ends in the middle of a file")
             self._take(member.name, window.peek(member.size, member.extent))
+        elif member.kind == ord("1") and member.name.endswith(_WHEEL_FILES):
+            self._see_link(member)
+
+    def _see_link(self, member: tar_filter.Member) -> None:
+        """Look at a hard link to a wheel's file that came before: installers make them."""
+        folder, _, last = tar_filter.canonical(member.link).rpartition(b"/")
+        body = self._wheels.get(folder, {}).get(last)
+        if body is not None and self._is_wanted(member.name):
+            self._take(member.name, body)
 
     def contents(self) -> Contents:
         """Return what was read. Raises `UnreadableContents`."""
