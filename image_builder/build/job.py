@@ -93,8 +93,7 @@ def _with_spack(
 ) -> tuple[Built, dict[str, Any], Rendered]:
     """Return the image, its lockfile, and the recipe for what is then known to be installed."""
     environment = rendered.environment
-    locks = ConcretizationCache(context.settings.build.tmp_folder / "cache" / "locks")
-    lock, is_new = _concretized_lock(context, locks, environment)
+    lock, is_new = concretized_lock(context, environment)
     verdict = checks.audit_lock(context, environment, lock)
     rendered = render_request(context.request, context.inputs, context.settings, lock=lock)
     context.workspace.write_context({"Dockerfile": rendered.recipe.dockerfile})
@@ -105,7 +104,7 @@ def _with_spack(
     try:
         built = _Install(context, rendered.environment, lock, verdict).build()
     except BuildFailed:  # an earlier concretization may name what is not there any more
-        locks.forget(_key(context, environment))
+        _locks(context).forget(_key(context, environment))
         raise
     finally:
         if build_cache is not None and not context.cancel.is_set:
@@ -114,13 +113,19 @@ def _with_spack(
     return built, lock, rendered
 
 
-def _concretized_lock(
-    context: BuildContext, locks: ConcretizationCache, environment: Environment
+def concretized_lock(
+    context: BuildContext, environment: Environment
 ) -> tuple[dict[str, Any], bool]:
-    """Return the lockfile, kept from the same inputs or concretized now, and whether it is new."""
-    key = _key(context, environment)
+    """Return the lockfile, and whether it is new; it is in the build context afterwards.
+
+    It is that of the inputs, or kept from the same inputs, or concretized now.
+    """
+    locks, key = _locks(context), _key(context, environment)
     known = None if context.request.force else locks.get(key)
-    if known is not None:
+    if context.inputs.lock is not None:
+        context.observer.line("The bundle's spack.lock is used.")
+        known, text = None, context.inputs.lock
+    elif known is not None:
         context.observer.line("The same was concretized before: its spack.lock is used.")
         text = known
     else:
@@ -133,8 +138,21 @@ def _concretized_lock(
     return lock, known is None
 
 
+def _locks(context: BuildContext) -> ConcretizationCache:
+    return ConcretizationCache(context.settings.build.tmp_folder / "cache" / "locks")
+
+
 def _key(context: BuildContext, environment: Environment) -> str:
     return concretization_key(environment, context.inputs, context.platform)
+
+
+def learn_slim_facts(context: BuildContext, environment: Environment) -> None:
+    """Ask the full image what a slim one needs of it, and write that into the build context."""
+    facts = stages.export(context, FACTS_STAGE, slim_facts.NAMES, slim_facts.MAX_BYTES)
+    checked = slim_facts.checked(facts, apt=environment.apt)
+    context.workspace.write_context(
+        {f"{FACTS_FOLDER}/{name}": text for name, text in checked.items()}
+    )
 
 
 class _Install:
@@ -195,11 +213,7 @@ class _Install:
         """
         context = self._context
         with context.step("make it slim"):
-            facts = stages.export(context, FACTS_STAGE, slim_facts.NAMES, slim_facts.MAX_BYTES)
-            checked = slim_facts.checked(facts, apt=self._environment.apt)
-            context.workspace.write_context(
-                {f"{FACTS_FOLDER}/{name}": text for name, text in checked.items()}
-            )
+            learn_slim_facts(context, self._environment)
             exported = stages.export(context, REPORT_STAGE, (REPORT_FILE,), slim.MAX_REPORT_BYTES)
             report = slim.read_report(exported.get(REPORT_FILE, b""))
             report.require_nothing_missing()

@@ -32,6 +32,7 @@ from image_builder.plan.render import Rendered
 from image_builder.recipe import slim
 from image_builder.recipe.dockerfile import site_secrets, step_commands
 from image_builder.recipe.stages import (
+    BUNDLE_CONTEXT,
     CA_BUNDLE_SECRET,
     LOCK_STAGE,
     SOURCES_CONTEXT,
@@ -150,6 +151,7 @@ def run_stage(
         nonce=_nonce(context) if nonce is None else nonce,
         cgroup=_cgroup(context),
         attested=attested,
+        without_network=context.inputs.bundle is not None,
         cache_tag=buildx.cache_tag(request.workflow_name, request.step_name, context.platform),
     )
     context.log.begin(str(command))
@@ -224,9 +226,12 @@ def _nonce(context: BuildContext) -> str:
 
 
 def _sources(context: BuildContext) -> dict[str, Path]:
-    """Return the build contexts that the site adds: a Spack source mirror of this machine."""
-    folder = context.settings.build.spack_mirror_folder
-    return {} if folder is None else {SOURCES_CONTEXT: folder}
+    """Return the build contexts that the site or a bundle adds: a Spack source mirror among them."""
+    added = {
+        SOURCES_CONTEXT: context.settings.build.spack_mirror_folder,
+        BUNDLE_CONTEXT: context.inputs.bundle,
+    }
+    return {name: folder for name, folder in added.items() if folder is not None}
 
 
 def _secrets(context: BuildContext) -> dict[str, Path]:

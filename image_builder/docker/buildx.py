@@ -43,6 +43,7 @@ def build_command(
     metadata_file: Path | None = None,
     cache_tag: str | None = None,
     attested: Sequence[str] = (),
+    without_network: bool = False,
     hidden: Sequence[Secret] = (),
 ) -> Command:
     """Return the `docker buildx build` of one stage.
@@ -53,7 +54,7 @@ def build_command(
     build steps run in. `cache_tag` is where in the site's `build_cache` this build's layers are
     found and put. `attested` is what the image is attested with, in buildx's notation
     (`type=provenance,mode=min`). `metadata_file` is where buildx writes what it made. `hidden` is
-    what no line of its output may show.
+    what no line of its output may show. Steps `without_network` have a loopback interface alone.
     """
     attestations = [f"--attest={what}" for what in attested] or ["--provenance=false"]
     argv = [
@@ -68,6 +69,8 @@ def build_command(
     ]
     if settings.buildx_builder:
         argv.append(f"--builder={settings.buildx_builder}")
+    if without_network:
+        argv.append("--network=none")
     if cgroup is not None:
         argv.append(f"--cgroup-parent={cgroup}")
     if settings.build_cache and cache_tag is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict
 
 from image_builder.docker.base_image import BaseFacts
@@ -30,3 +32,8 @@ class Inputs(BaseModel):
     warnings: tuple[str, ...]
     submitted_at: float = 0.0
     """When this was pinned, in seconds since 1970; names follow this order."""
+    bundle: Path | None = None
+    """The folder of an unpacked bundle, which stands for every server; None: what is fetched comes
+    from the network."""
+    lock: str | None = None
+    """The `spack.lock` to install, as it was decided when the bundle was made."""

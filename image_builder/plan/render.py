@@ -46,10 +46,12 @@ def render_request(
     settings: LibrarySettings,
     *,
     lock: dict[str, Any] | None = None,
+    gathers: bool = False,
 ) -> Rendered:
     """Return the recipe for pinned inputs; with a lockfile, the recipe of the install.
 
-    The install may use a cache. Raises `BadDescription` when the description cannot be used for
+    The install may use a cache. A recipe that `gathers` has stages that fetch what a bundle holds.
+    Raises `BadDescription` when the description cannot be used for
     this machine.
     """
     if request.is_base:
@@ -96,10 +98,18 @@ def render_request(
             parallel=not releases.installs_in_parallel(inputs.base.spack_version),
             autopush=not releases.pushes_by_itself(inputs.base.spack_version),
             packages_folder=settings.build.has_package_place,
+            bundle=inputs.bundle is not None,
+            gathers=gathers,
+            python_is_installed=_has_python(lock),
         ),
         runtime=inputs.runtime,
     )
     return Rendered(environment=environment, recipe=recipe)
+
+
+def _has_python(lock: dict[str, Any] | None) -> bool:
+    nodes = (lock or {}).get("concrete_specs", {}).values()
+    return any(node.get("name") == "python" and not node.get("external") for node in nodes)
 
 
 def solver_cache_of(

@@ -225,6 +225,8 @@ def step_time_s(
     It is that of the step's commit, within what files may have. For what is no step of the registry,
     or no longer one, it is the time of all files that a build writes.
     """
+    if step.time_s is not None:
+        return step.time_s
     if step.commit is None or step.path is not None or request.is_base:
         return MTIME_S
     try:

@@ -24,6 +24,7 @@ from image_builder.recipe import slim
 from image_builder.recipe.environment import Environment
 from image_builder.recipe.externals import externals_list
 from image_builder.recipe.stages import (
+    BUNDLE_CONTEXT,
     LATEST_RECIPE,
     PACKAGES_CONTEXT,
     SITE_SECRET,
@@ -60,7 +61,7 @@ _SPACK_SCRIPTS = (
     "stages.py",
     "activation.py",
 )
-
+_GATHERING_SCRIPTS = ("apt.sh", "gather_debs.sh", "gather_wheels.sh", "gather_sources.sh")
 
 _STEP = re.compile(r'^ *(\["sh", "/run/cic/[^\n]*\])$', re.MULTILINE)
 
@@ -87,6 +88,12 @@ class RecipeOptions:
     """The base image's Spack does not push packages by itself as they are built."""
     packages_folder: bool = False
     """Packages go from and to a folder of the site."""
+    bundle: bool = False
+    """What the steps fetch comes as the build context `BUNDLE_CONTEXT`, and from nowhere else."""
+    gathers: bool = False
+    """There are stages that fetch what the steps do, for a bundle."""
+    python_is_installed: bool = False
+    """Spack installs the Python that pip runs on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +104,8 @@ class Recipe:
     dockerfile: str
     files: Mapping[str, str]
     has_spack: bool
+    gathered: tuple[str, ...] = ()
+    """The kinds of what its steps fetch, where it has stages that gather them."""
 
 
 def render(
@@ -119,6 +128,7 @@ def render(
     if runtime is not None:
         _check_reference(runtime, "runtime_base_image")
     has_spack = environment.spack_yaml is not None
+    gathered = _gathered(environment, has_runtime=runtime is not None) if options.gathers else ()
     template = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -145,6 +155,11 @@ def render(
         autopush=options.autopush,
         packages_folder=options.packages_folder,
         packages_context=PACKAGES_CONTEXT,
+        bundle=options.bundle,
+        bundle_context=BUNDLE_CONTEXT,
+        gathers=options.gathers,
+        gathered=gathered,
+        python_is_installed=options.python_is_installed,
         from_source=environment.from_source,
         has_post_install=options.has_post_install,
         requirements_in_step=environment.requirements_in_step,
@@ -158,8 +173,20 @@ def render(
         version=LATEST_RECIPE,
         dockerfile=dockerfile,
         has_spack=has_spack,
+        gathered=gathered,
         files=_files(environment, request, description, options, has_spack, runtime is not None),
     )
+
+
+def _gathered(environment: Environment, *, has_runtime: bool) -> tuple[str, ...]:
+    """Return the kinds of what a recipe's steps fetch; each has a stage that gathers it."""
+    kinds = {
+        "system": bool(environment.apt),
+        "runtime": has_runtime,
+        "wheels": environment.requirements is not None,
+        "sources": environment.spack_yaml is not None,
+    }
+    return tuple(kind for kind, is_there in kinds.items() if is_there)
 
 
 def packages_program() -> AbstractContextManager[Path]:
@@ -226,6 +253,8 @@ def _files(
     }
     if has_spack and is_slim:
         scripts |= {"kept.sh", "kept.py"}
+    if options.gathers:
+        scripts |= set(_GATHERING_SCRIPTS)
     files = {
         "cic/record/description.yaml": description.text,
         "cic/record/request.json": _request_text(request),

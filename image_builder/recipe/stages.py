@@ -44,5 +44,19 @@ FETCH_STAGE = "packages"
 WANTED_FILE = "cic/wanted"
 """Path in the build context of the hashes of the packages those three work on, a line each."""
 PACKAGES_CONTEXT = "spack-packages"
+BUNDLE_CONTEXT = "cic-bundle"
+"""Name of the additional build context with what a bundle holds, which stands for every server."""
+BUNDLE_SOURCES = "sources.list"
+"""The file of a bundle that names its Debian packages as apt reads it; only where it has some."""
+BUNDLE_DEBS, BUNDLE_SPACK_SOURCES, BUNDLE_BUILT = "debs", "sources", "packages"
+"""The folders of a bundle: repositories of Debian packages, a Spack source mirror, and built packages.
+
+Wheels are in `wheels`.
+"""
+GATHERED_STAGE = "gathered"
+"""Build target that exports what the steps of a recipe fetch, for a build without network.
+
+It exists only in recipes that gather.
+"""
 SOURCES_CONTEXT = "spack-sources"
 """Name of the additional build context (`--build-context`) for `RecipeOptions.sources_folder`."""

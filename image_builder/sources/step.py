@@ -26,7 +26,8 @@ class StepRef:
     """Names one step, pinned by the hash that git gives its folder, also for a local `path`.
 
     `tree` is that hash. `commit` is what the version meant when it was looked up; None for a local
-    path. `text` is the description of a step that a request describes itself, and that has no other
+    path. `time_s` is when that commit was made, where no registry is asked for it, in seconds since
+    1970. `text` is the description of a step that a request describes itself, and that has no other
     file.
     """
 
@@ -37,6 +38,7 @@ class StepRef:
     commit: str | None = None
     path: Path | None = None
     text: str | None = None
+    time_s: int | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -1,7 +1,7 @@
 # apt.sh [FILE PINS]: install the Debian packages that the description names, and leave no lists and archives behind.
 # Or those of FILE, in the versions that PINS, a file of apt's preferences, tells, be they older than what is there.
 # Downloads are kept in a cache mount. apt 2.6 takes a file that is there already by its name and size, so each that it
-# would take is compared with the sum in the signed lists before.
+# would take is compared with the sum in the signed lists before. With CIC_DEBS, they are put into that folder only.
 . /run/cic/lib.sh
 command -v apt-get >/dev/null || fail "the base image has no apt-get, and the description asks for Debian packages"
 export DEBIAN_FRONTEND=noninteractive
@@ -28,14 +28,22 @@ install_in() {
 nothing=$(mktemp -d)
 mkdir "$nothing/partial"
 install_in "$nothing" "$@" -qq -o Acquire::ForceHash=SHA256 --print-uris >"$nothing/uris"
-rm -rf /run/cic/archives/partial
+kept_in=/run/cic/archives
+[ -d "$kept_in" ] || kept_in=$(mktemp -d) # a step that shares none
+rm -rf "$kept_in/partial"
 sed -n "s/^'[^']*' \([^ ]*\) [0-9]* \(.*\)\$/\2 \1/p" "$nothing/uris" | LC_ALL=C sort -k 2 >"$nothing/sums"
 while read -r sum file; do
-    kept=/run/cic/archives/$file
+    kept=$kept_in/$file
     if [ -e "$kept" ] && ! echo "${sum#SHA256:}  $kept" | sha256sum --check --status -; then rm -f "$kept"; fi
 done <"$nothing/sums"
-install_in /run/cic/archives "$@"
-mkdir -p /opt/cic
-cp "$nothing/sums" /opt/cic/debs # which files of the archive, for whoever builds the same again
+if [ -n "${CIC_DEBS:-}" ]; then # for a bundle: the files alone, and nothing is installed
+    install_in "$kept_in" "$@" --download-only
+    cut -d " " -f 2- "$nothing/sums" | while read -r file; do cp "$kept_in/$file" "$CIC_DEBS"; done
+else
+    install_in "$kept_in" "$@"
+    mkdir -p /opt/cic
+    cp "$nothing/sums" /opt/cic/debs # which files of the archive, for whoever builds the same again
+fi
+[ "$kept_in" = /run/cic/archives ] || rm -r "$kept_in"
 rm -r "$nothing"
 drop_apt_caches

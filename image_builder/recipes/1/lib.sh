@@ -7,15 +7,26 @@ fail() {
     exit 1
 }
 
-ca=/run/cic/ca.pem
-if [ -s "$ca" ]; then
-    export SSL_CERT_FILE="$ca" REQUESTS_CA_BUNDLE="$ca" CURL_CA_BUNDLE="$ca" GIT_SSL_CAINFO="$ca" PIP_CERT="$ca" \
-        CARGO_HTTP_CAINFO="$ca" NODE_EXTRA_CA_CERTS="$ca"
+# configure_apt TEXT: apt's configuration for as long as the step lives.
+configure_apt() {
     APT_CONFIG=$(mktemp)
     export APT_CONFIG
     chmod 0644 "$APT_CONFIG"
     trap 'rm -f "$APT_CONFIG"' EXIT
-    echo "Acquire::https::CaInfo \"$ca\";" >"$APT_CONFIG"
+    echo "$1" >"$APT_CONFIG"
+}
+
+# What a bundle holds stands for every server. Its repositories were checked with it: their files have no signatures.
+bundle=/run/cic/bundle ca=/run/cic/ca.pem
+if [ -d "$bundle" ]; then
+    list=$bundle/sources.list
+    [ -e "$list" ] || list=/dev/null
+    configure_apt "Dir::Etc::SourceList \"$list\"; Dir::Etc::SourceParts \"/dev/null\"; Acquire::Languages \"none\";"
+    export PIP_NO_INDEX=1 PIP_FIND_LINKS="$bundle/wheels"
+elif [ -s "$ca" ]; then
+    export SSL_CERT_FILE="$ca" REQUESTS_CA_BUNDLE="$ca" CURL_CA_BUNDLE="$ca" GIT_SSL_CAINFO="$ca" PIP_CERT="$ca" \
+        CARGO_HTTP_CAINFO="$ca" NODE_EXTRA_CA_CERTS="$ca"
+    configure_apt "Acquire::https::CaInfo \"$ca\";"
 fi
 
 # site NAME: what the site lends to the step under that name, or nothing.
@@ -54,6 +65,24 @@ python() {
         fi
     done
     fail "the base image has no python3"
+}
+
+# The environment's own Python, with what it finds in the view; pip asks nothing, and leaves nothing of its own.
+prepare_pip() {
+    [ ! -r /opt/cic/activate.sh ] || . /opt/cic/activate.sh
+    export PIP_BREAK_SYSTEM_PACKAGES=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+        PIP_NO_INPUT=1
+    index=$(site pip_index_url)
+    [ -z "$index" ] || export PIP_INDEX_URL="$index"
+}
+
+has_pip() { python3 -m pip --version 2>/dev/null || python3 -m ensurepip 2>/dev/null; }
+
+# As python3 -m pip, but a random.py of the current folder is no module of pip's own Python.
+run_pip() {
+    python3 -c 'import runpy, sys
+sys.path[:] = [path for path in sys.path if path]
+runpy.run_module("pip", run_name="__main__", alter_sys=True)' "$@"
 }
 
 # take_environment FILE...: put files of the environment where Spack finds it. A COPY before the step would be as good,

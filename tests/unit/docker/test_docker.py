@@ -91,6 +91,10 @@ def test_everything_that_can_be_asked_for(library_settings: LibrarySettings) -> 
     assert made.env["https_proxy"] == made.env["HTTPS_PROXY"] == "http://proxy:3128"
 
 
+def test_steps_without_network(library_settings: LibrarySettings) -> None:
+    assert "--network=none" in command(library_settings.build, without_network=True).argv
+
+
 def test_an_attested_build(library_settings: LibrarySettings) -> None:
     made = command(
         library_settings.build,

@@ -94,6 +94,7 @@ NEWEST_SPACK = RecipeOptions(package_cache="cic-spack-0", solver_cache="cic-solv
         ("older-spack", "spack:\n  specs: [lz4]\n", OLDER_SPACK, {}),
         ("newest-spack", "spack:\n  specs: [lz4]\n", NEWEST_SPACK, {}),
         ("mpi-only", "", RecipeOptions(sources_folder=True), {"mpi": "openmpi@4"}),
+        ("from-a-bundle", FULL, RecipeOptions(sources_folder=True, bundle=True), {}),
     ],
 )
 def test_golden_dockerfiles(
@@ -118,6 +119,37 @@ def test_golden_dockerfile_of_a_slim_image() -> None:
         },
     )
     assert_golden("Dockerfile-slim", recipe.dockerfile)
+
+
+def test_golden_dockerfile_that_gathers() -> None:
+    recipe = rendered(FULL, runtime="registry.test/runtime:1", options=RecipeOptions(gathers=True))
+    without = rendered(FULL, runtime="registry.test/runtime:1")
+    assert recipe.dockerfile.startswith(without.dockerfile), "so it has the layers of the build"
+    assert_golden("Dockerfile-gathering", recipe.dockerfile[len(without.dockerfile) :])
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "stage"),
+    [
+        ("pip: [six]\nspack:\n  specs: [lz4]\n", {}, "system"),
+        ("pip: [six]\nspack:\n  specs: [lz4]\n", {"python_is_installed": True}, "installed"),
+        ("pip: [six]\nspack:\n  specs: [lz4]\n", {"has_post_install": True}, "installed"),
+        ("pip: [six]\n", {"has_post_install": True}, "system"),
+    ],
+)
+def test_wheels_are_fetched_for_the_python_that_installs_them(
+    text: str, options: dict[str, bool], stage: str
+) -> None:
+    """Spack builds for hours: a bundle waits for that only where its Python decides."""
+    recipe = rendered(text, options=RecipeOptions(gathers=True, **options))  # type: ignore[arg-type]
+    assert f"FROM {stage} AS gathered-wheels\n" in recipe.dockerfile
+
+
+def test_what_a_build_without_anything_to_fetch_gathers() -> None:
+    assert rendered("", options=RecipeOptions(gathers=True)).gathered == ()
+    assert rendered("apt: [jq]\n").gathered == ()
+    both = rendered("apt: [jq]\npip: [six]\n", options=RecipeOptions(gathers=True))
+    assert both.gathered == ("system", "wheels")
 
 
 def instructions(recipe: Recipe) -> list[str]:
