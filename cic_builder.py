@@ -1,5 +1,7 @@
 """Builds one container image without the service: `python3 cic_builder.py --request file.json`.
 
+`python3 cic_builder.py bundle` collects all that this needs, for a machine without network.
+
 It needs `requirements-library.txt` alone. It ends with 0 when the image is there, 2 for a bad
 request or configuration, 3 when the build failed, 4 when something that the build needs is not
 available, 130 when it was interrupted.
@@ -22,6 +24,8 @@ from rich.console import Console
 
 from config.loading import load_library_settings
 from image_builder import hints, pipeline
+from image_builder.bundle.make import make_bundle
+from image_builder.bundle.opening import Trust, open_bundle
 from image_builder.errors import (
     BuildFailed,
     Cancelled,
@@ -34,6 +38,8 @@ from image_builder.errors import (
 )
 from image_builder.host import file_leases, files
 from image_builder.host.cancellation import CancelToken
+from image_builder.plan.inputs import Inputs
+from image_builder.proof import keys
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.machines import load_machines
 from image_builder.settings import BuildSettings, LibrarySettings
@@ -79,14 +85,22 @@ class ConsoleObserver:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, build or plan, and return the exit code."""
-    options = _parser().parse_args(arguments)
+    """Parse the command line, do what it says, and return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    makes_bundle = words[:1] == ["bundle"]
+    parser = _bundle_parser() if makes_bundle else _parser()
+    options = parser.parse_args(words[1:] if makes_bundle else words)
     console = Console(stderr=True)
     try:
         settings = load_library_settings(options.config)
         request = parse_any_request(
             _read(options.request), allow_path=True, machines=load_machines(settings.build.machines)
         )
+        if makes_bundle:
+            return _make_bundle(request, settings, console, options.output, options.built)
+        if options.bundle is not None:
+            trust = _trust(settings, options.keys, allow_unsigned=options.allow_unsigned)
+            return _build_bundle(request, settings, console, options, trust)
         if options.plan:
             return _print_plan(request, settings)
         if options.shell:
@@ -96,10 +110,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _explain(error, console)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _bundle_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Build a container image for a workflow step and a target machine."
+        prog="cic_builder.py bundle",
+        description="Collect everything that building a request needs into one file, from which "
+        "cic_builder.py --bundle builds without network.",
     )
+    _add_common(parser)
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="the bundle, a tar archive"
+    )
+    parser.add_argument(
+        "--built",
+        action="store_true",
+        help="build Spack's packages here, and put them into the bundle beside their sources",
+    )
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-r",
         "--request",
@@ -109,6 +138,20 @@ def _parser() -> argparse.ArgumentParser:
         help="JSON file with the request; - reads standard input",
     )
     parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="configuration file instead of config/configuration.py",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Build a container image for a workflow step and a target machine. "
+        "cic_builder.py bundle --help tells how to build it without network."
+    )
+    _add_common(parser)
+    parser.add_argument(
         "--plan", action="store_true", help="print what would be built, and build nothing"
     )
     parser.add_argument(
@@ -117,18 +160,34 @@ def _parser() -> argparse.ArgumentParser:
         help="open a shell in the environment in which Spack would work on the request",
     )
     parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="configuration file instead of config/configuration.py",
-    )
-    parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
         help="copy the SIF there, under its own name; the folder is made if it is missing",
     )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="FILE",
+        help="build from what cic_builder.py bundle collected, without network",
+    )
+    parser.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FILE",
+        help="public keys of those whose bundles are used; otherwise those of proof_cfg",
+    )
+    parser.add_argument(
+        "--allow-unsigned",
+        action="store_true",
+        help="use a bundle that nobody signed, or that no key can be compared with",
+    )
     return parser
+
+
+def _trust(settings: LibrarySettings, named: Path | None, *, allow_unsigned: bool) -> Trust:
+    public = keys.published(settings.proof) if named is None else keys.read_public_keys(named)
+    return Trust(keys=tuple(public), allow_unsigned=allow_unsigned)
 
 
 def _read(path: Path) -> bytes:
@@ -138,8 +197,10 @@ def _read(path: Path) -> bytes:
         raise UserError(f"The request file {path} cannot be read: {error.strerror}.") from None
 
 
-def _print_plan(request: BuildRequest, settings: LibrarySettings) -> int:
-    made = pipeline.plan(request, settings)
+def _print_plan(
+    request: BuildRequest, settings: LibrarySettings, inputs: Inputs | None = None
+) -> int:
+    made = pipeline.plan(request, settings, inputs=inputs)
     print(f"image_id: {made.image_id}\nfilename: {made.filename}\nidentity: {made.identity}")
     for warning in made.warnings:
         print(f"warning: {warning}")
@@ -149,8 +210,62 @@ def _print_plan(request: BuildRequest, settings: LibrarySettings) -> int:
     return EXIT_OK
 
 
+def _make_bundle(
+    request: BuildRequest,
+    settings: LibrarySettings,
+    console: Console,
+    output: Path,
+    with_built: bool,
+) -> int:
+    with _folder(settings.build) as folder, ConsoleObserver(console) as observer:
+        made = make_bundle(
+            request,
+            settings=settings,
+            output=output,
+            workspace=folder / "bundle",
+            observer=observer,
+            cancel=_cancel_on_signals(),
+            with_built=with_built,
+        )
+    print(
+        f"bundle: {output}\nidentity: {made.identity}\nsigned: {'yes' if made.is_signed else 'no'}"
+    )
+    share = made.size_bytes / made.parts_bytes
+    print(f"size: {made.size_bytes} bytes, {share:.3f} of its {made.files} files")
+    return EXIT_OK
+
+
+def _build_bundle(
+    request: BuildRequest,
+    settings: LibrarySettings,
+    console: Console,
+    options: argparse.Namespace,
+    trust: Trust,
+) -> int:
+    if options.shell:
+        raise UserError("--shell does not go with --bundle.")
+    with _folder(settings.build) as folder:
+        with ConsoleObserver(console) as observer:
+            opened = open_bundle(
+                options.bundle,
+                request,
+                settings,
+                trust=trust,
+                folder=folder / "opened",
+                observer=observer,
+                cancel=_cancel_on_signals(),
+            )
+        if options.plan:
+            return _print_plan(request, opened.settings, opened.inputs)
+        return _build(request, opened.settings, console, options.output, opened.inputs)
+
+
 def _build(
-    request: BuildRequest, settings: LibrarySettings, console: Console, output: Path | None
+    request: BuildRequest,
+    settings: LibrarySettings,
+    console: Console,
+    output: Path | None,
+    inputs: Inputs | None = None,
 ) -> int:
     local = settings.model_copy(
         update={"build": settings.build.model_copy(update={"storage": "folder"})}
@@ -162,6 +277,7 @@ def _build(
             workspace=folder / "build",
             observer=observer,
             cancel=_cancel_on_signals(),
+            inputs=inputs,
         )
     print(f"image_id: {result.image_id}")
     if result.sif_path is not None and result.filename is not None:

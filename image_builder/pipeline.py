@@ -149,7 +149,7 @@ def _build_image(
         return newest
 
     with (
-        _context(
+        build_context(
             request, pinned, settings, workspace, observer, cancel, runner, submitted_at, signer
         ) as context,
         store.using(context.identity),
@@ -163,7 +163,7 @@ def _build_image(
 
 
 @contextlib.contextmanager
-def _context(
+def build_context(
     request: BuildRequest,
     inputs: Inputs,
     settings: LibrarySettings,
@@ -174,6 +174,7 @@ def _context(
     submitted_at: Callable[[], float],
     signer: Signer | None = None,
 ) -> Iterator[BuildContext]:
+    """Yield what the steps of one build share; the folder is removed at the end."""
     digesting = DigestingObserver(observer)
     with (
         made_workspace(folder, min_free_bytes=settings.build.min_free_bytes) as workspace,
@@ -209,7 +210,7 @@ def build_debug_image(
     pinned = resolve.with_base_image(
         request, resolve.resolve(request, settings, cancel=cancel), settings, cancel
     )
-    with _context(
+    with build_context(
         request, pinned, settings, workspace, observer, cancel, run, lambda: pinned.submitted_at
     ) as context:
         return job.build_debug_image(context)

@@ -61,7 +61,7 @@ class OwnDocker:
         return {**environ, "DOCKER_HOST": f"unix://{self.socket}"}
 
     def on_host(
-        self, *argv: str, environ: Mapping[str, str], **options: Any
+        self, *argv: str, environ: Mapping[str, str], timeout_s: float = 300, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a program as if on the daemon's host."""
         return subprocess.run(
@@ -69,7 +69,7 @@ class OwnDocker:
             env=self.environ(environ),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout_s,
             **options,
         )
 
@@ -90,12 +90,16 @@ class OwnDocker:
 
 @contextlib.contextmanager
 def own_docker(
-    *options: str, addresses: Sequence[str] = (), disk_bytes: int | None = None
+    *options: str,
+    addresses: Sequence[str] = (),
+    disk_bytes: int | None = None,
+    is_alone: bool = False,
 ) -> Iterator[OwnDocker]:
     """A daemon with the base image of the tests in it. It needs root.
 
     `options` are for the daemon, `addresses` are more of the world's, and with `disk_bytes` its
-    data have a disk of their own, of this size.
+    data have a disk of their own, of this size. One that `is_alone` has no image, and its host no
+    interface but loopback.
     """
     with contextlib.ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="cic-docker-"))  # a socket's path must be short
@@ -123,8 +127,14 @@ def own_docker(
                 log=root / "dockerd.log",
             )
         )
-        _connect(host, world, {METADATA, PRIVATE, *addresses})
+        if is_alone:
+            _ip(host, "link set lo up")
+        else:
+            _connect(host, world, {METADATA, PRIVATE, *addresses})
         _await(root, socket)
+        if is_alone:
+            yield OwnDocker(root, host, world)
+            return
         with subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE) as saved:
             subprocess.run(
                 ["docker", "-H", f"unix://{socket}", "load"],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cic_builder
+from image_builder.bundle.make import Made
 from image_builder.pipeline import BuildResult
 
 NAME = "w_s_x86_64_nompi_nogpu_v_latest.sif"
@@ -78,3 +80,46 @@ def test_an_output_that_is_no_folder_says_where_the_sif_is(
     told = capsys.readouterr().err
     assert f"cannot be written to {tmp_folder.parent / 'file' / NAME}" in told
     assert f"It is stored as {tmp_folder / 'images' / NAME}." in told
+
+
+def test_a_bundle_is_made_and_told_of(
+    tmp_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+    made = Made(identity="sha256:1", size_bytes=110, parts_bytes=100, files=7, is_signed=True)
+    monkeypatch.setattr(
+        "cic_builder.make_bundle", lambda request, **options: asked.update(options) or made
+    )
+    request = str(tmp_folder.parent / "request.json")
+    output = tmp_folder.parent / "bundle.tar"
+    code = cic_builder.main(["bundle", "-r", request, "--output", str(output), "--built"])
+    assert code == cic_builder.EXIT_OK
+    assert (asked["output"], asked["with_built"]) == (output, True)
+    assert capsys.readouterr().out == (
+        f"bundle: {output}\nidentity: sha256:1\nsigned: yes\nsize: 110 bytes, 1.100 of its 7 files\n"
+    )
+
+
+@pytest.mark.parametrize("more", [[], ["--plan"]])
+def test_a_bundle_that_is_none_ends_with_a_bad_request(
+    more: list[str], tmp_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_folder.parent / "bundle.tar").write_bytes(b"no bundle")
+    code = build(tmp_folder, "--bundle", str(tmp_folder.parent / "bundle.tar"), *more)
+    assert code == cic_builder.EXIT_BAD_REQUEST
+    assert "is no bundle. Make one with: cic_builder.py bundle" in capsys.readouterr().err
+
+
+def test_keys_of_a_bundle_that_are_none_end_with_a_bad_request(
+    tmp_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_folder.parent / "missing.pem")
+    code = build(tmp_folder, "--bundle", "bundle.tar", "--keys", missing)
+    assert code == cic_builder.EXIT_BAD_REQUEST
+    assert f"The key {missing} cannot be read" in capsys.readouterr().err
+
+
+def test_a_shell_needs_servers(tmp_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = build(tmp_folder, "--bundle", "bundle.tar", "--shell")
+    assert code == cic_builder.EXIT_BAD_REQUEST
+    assert "--shell does not go with --bundle" in capsys.readouterr().err

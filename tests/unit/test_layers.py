@@ -97,6 +97,7 @@ FLOORS = (
     {"audit", "plan", "proof"},
     {"build"},
     {"pipeline"},
+    {"bundle"},
 )
 """The packages and modules of the library, from the ground up; each imports from lower floors only."""
 
