@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cic_client.text import printable
 
 from service.db import accounts
 from service.db.database import make_engine
@@ -23,7 +24,7 @@ from tests.support.browser import Browser, browser
 from tests.support.openid_provider import OpenIdProvider, PersonAtProvider
 from tests.support.site import Service, make_site, running_service
 
-AFTER_S = 60
+AFTER_S = 300
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,10 @@ def test_a_person_logs_in_with_a_browser_and_out(
 
 
 class Terminal:
-    """A program in a terminal of its own; `text` is what it has shown."""
+    """A program in a terminal of its own; `text` is what it has shown, without its colours."""
 
     def __init__(self, *command: str, home: Path, **more: str) -> None:
-        self.text = ""
+        self._raw, self.text = b"", ""
         self._own, theirs = pty.openpty()
         self.process = subprocess.Popen(
             command,
@@ -108,7 +109,8 @@ class Terminal:
             return False
         with contextlib.suppress(OSError):  # how Linux says that the program has ended
             if block := os.read(self._own, 65536):
-                self.text += block.decode("utf-8", "replace")
+                self._raw += block
+                self.text = printable(self._raw.decode("utf-8", "replace"))
                 return True
         return False
 

@@ -149,7 +149,9 @@ class PersonAtProvider:
     def confirm_device(self, address: str, user: str, *, refuses: bool = False) -> str:
         """Do, or refuse, what a device asks for, and return what the last page says."""
         answer = self.session.get(address, timeout=20)
-        while "<form" in answer.text:
+        for _ in range(20):
+            if "<form" not in answer.text:
+                break
             is_asked = 'name="abort"' in answer.text
             more = {"abort": "yes"} if refuses and is_asked else {}
             answer = self._sent(answer, user, more, follow=True)
