@@ -27,7 +27,10 @@ from image_builder.host import file_leases
 
 WAKE, STOP = b"wake", b"stop"
 WATCH_EVERY_S = 1.0
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 120.0
+"""How long a pool may take to import what it needs. On a host that builds keep busy that is long, and
+one that is ended too soon is started again for ever.
+"""
 LISTEN_TIMEOUT_S = 3.0
 """How long a pool that was started may take to listen. One that was killed meanwhile is missed
 after that.
