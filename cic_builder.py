@@ -94,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_library_settings(options.config)
         request = parse_any_request(
-            _read(options.request), allow_path=True, machines=load_machines(settings.build.machines)
+            _read(options.request),
+            allow_path=True,
+            machines=load_machines(settings.build.machines),
+            kept=lambda name: pipeline.kept_request(name, settings),
         )
         if makes_bundle:
             return _make_bundle(request, settings, console, options.output, options.built)

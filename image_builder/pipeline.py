@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from image_builder.build import job, publish, reuse
+from image_builder.build import job, publish, relock, reuse
 from image_builder.build.context import BuildContext, Built, step
 from image_builder.build.log import BuildLog, DigestingObserver
 from image_builder.build.signing import beside_sifs
@@ -79,12 +79,21 @@ class BuildResult:
     warnings: tuple[str, ...]
 
 
+def kept_request(name: str, settings: LibrarySettings) -> dict[str, Any]:
+    """Return the request of a stored image, by its SIF's name or its identity, to build it again.
+
+    Raises `InvalidRequest`.
+    """
+    store = open_images(settings.build, settings.registry)
+    return relock.stored_materials(store, name).request
+
+
 def plan(request: BuildRequest, settings: LibrarySettings, *, inputs: Inputs | None = None) -> Plan:
     """Return what `request` would build, without building or storing anything.
 
     Raises what `resolve` and `render_request` do.
     """
-    pinned = inputs or resolve.resolve(request, settings)
+    pinned = inputs or _resolved(request, settings)
     rendered = render_request(request, pinned, settings)
     return Plan(
         image_id=pinned.image_id,
@@ -135,7 +144,7 @@ def _build_image(
     observer.entered(BuildState.STARTED)
     with step(observer, "look up what is named"):
         pinned = resolve.with_base_image(
-            request, inputs or resolve.resolve(request, settings, cancel=cancel), settings, cancel
+            request, inputs or _resolved(request, settings, cancel), settings, cancel
         )
     for warning in pinned.warnings:
         observer.line(f"Warning: {warning}")
@@ -160,6 +169,14 @@ def _build_image(
         pushed_digest = publish.name_image(context, store, built)
         record = publish.store_image(context, store, built, pushed_digest)
         return _result(context, store, record, built=built, pushed_digest=pushed_digest)
+
+
+def _resolved(
+    request: BuildRequest, settings: LibrarySettings, cancel: CancelToken | None = None
+) -> Inputs:
+    """Return what a request names, pinned; an image of this store may be named to be built again."""
+    kept = relock.of_library(request, open_images(settings.build, settings.registry))
+    return resolve.resolve(request, settings, cancel=cancel, relock=kept)
 
 
 @contextlib.contextmanager
@@ -208,7 +225,7 @@ def build_debug_image(
     Nothing is concretized yet. Raises `UserError` for a request that needs no Spack.
     """
     pinned = resolve.with_base_image(
-        request, resolve.resolve(request, settings, cancel=cancel), settings, cancel
+        request, _resolved(request, settings, cancel), settings, cancel
     )
     with build_context(
         request, pinned, settings, workspace, observer, cancel, run, lambda: pinned.submitted_at

@@ -10,15 +10,18 @@ from sqlalchemy.engine import Engine
 
 from config.settings import Settings
 from image_builder import pipeline
+from image_builder.build import relock
 from image_builder.docker import daemon, label_names
 from image_builder.errors import CicError, FieldProblem, InvalidRequest
 from image_builder.plan import resolve
 from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
+from image_builder.plan.relock import FIELD, Relock
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import ORAS
 from image_builder.sources.step import StepRef
 from image_builder.sources.uploads import Upload
+from image_builder.state import BuildState
 from image_builder.store.image_store import Images
 from image_builder.store.record import SUBMITTED_AT, ImageRecord
 from service import quota
@@ -32,6 +35,7 @@ from service.uploads import Uploads
 from service.workers.executors import Executor
 
 _log = logging.getLogger(__name__)
+ID_LENGTH = 36
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,13 +59,15 @@ class Submission:
         owner = self._admitted(request, user_id, is_admin)
         limits = quota.limits_of(self.engine, self.settings, self.images, user_id)
         builds.require_room(self.engine, user_id, limits)
+        kept = self._kept(request, user_id)
         with self.resolving.passed(user_id):
             inputs = resolve.resolve(
                 request,
                 self.settings.library,
                 is_built_here=self.settings.service.executor == "pool",
                 owner=owner,
-                step=self._fetched(request, user_id),
+                step=self._fetched(request, user_id, kept),
+                relock=kept,
             )
         new = new_build(request, inputs, user_id)
         if not request.force and not inputs.push and inputs.identity is not None:
@@ -90,14 +96,51 @@ class Submission:
     def plan(self, request: BuildRequest, *, user_id: int, is_admin: bool) -> pipeline.Plan:
         """Return what would be built; nothing is built or written."""
         owner = self._admitted(request, user_id, is_admin)
+        kept = self._kept(request, user_id)
         with self.resolving.passed(user_id):
-            step = self._fetched(request, user_id)
-            inputs = resolve.resolve(request, self.settings.library, owner=owner, step=step)
+            step = self._fetched(request, user_id, kept)
+            inputs = resolve.resolve(
+                request, self.settings.library, owner=owner, step=step, relock=kept
+            )
             return pipeline.plan(request, self.settings.library, inputs=inputs)
 
-    def _fetched(self, request: BuildRequest, user_id: int) -> StepRef | None:
-        """Return the step in a user's repository; None for a request that names none."""
-        return None if request.repository is None else self.uploads.fetch(request, user_id)
+    def _fetched(
+        self, request: BuildRequest, user_id: int, kept: Relock | None = None
+    ) -> StepRef | None:
+        """Return the step in a user's repository; None for a request that names none.
+
+        What is built again is fetched at the commit of before.
+        """
+        if request.repository is None:
+            return None
+        if kept is not None and kept.pins is not None and kept.pins.commit is not None:
+            request = request.model_copy(update={"version": kept.pins.commit})
+        return self.uploads.fetch(request, user_id)
+
+    def kept_request(self, build_id: str, user_id: int) -> dict[str, Any]:
+        """Return the request of a user's finished build, to build it again.
+
+        Raises `InvalidRequest` for any other build.
+        """
+        fields: dict[str, Any] = self._finished(build_id, user_id).request
+        return fields
+
+    def _kept(self, request: BuildRequest, user_id: int) -> Relock | None:
+        """Return what was kept of the build that a request names; None if it names none."""
+        if not isinstance(request.from_lock, str):
+            return None
+        row = self._finished(request.from_lock, user_id)
+        return relock.relock(relock.kept_materials(self.images, str(row.identity)))
+
+    def _finished(self, build_id: str, user_id: int) -> Any:
+        row = builds.build(self.engine, build_id) if len(build_id) == ID_LENGTH else None
+        if row is None or row.user_id != user_id:
+            problem, hint = "is no build of yours", "GET /build/ lists your builds"
+            raise InvalidRequest([FieldProblem(FIELD, problem, hint)])
+        if row.own_state != BuildState.FINISHED:
+            problem = "is a build that made no image"
+            raise InvalidRequest([FieldProblem(FIELD, problem, "name a finished build")])
+        return row
 
     def _admitted(self, request: BuildRequest, user_id: int, is_admin: bool) -> str | None:
         """Return `_owner`. Raises the error of a request that this user may not make."""
@@ -182,6 +225,8 @@ def require_right(request: BuildRequest, is_admin: bool) -> None:
 def new_build(request: BuildRequest, inputs: Inputs, user_id: int) -> NewBuild:
     """Return an accepted request as it is written to the database."""
     key = inputs.identity or _unresolved_key(request, inputs)
+    if inputs.relock is not None:  # it shares no run with what Spack decides now
+        key = "relock:" + json_digest([key, inputs.relock.digest])
     return NewBuild(
         user_id=user_id,
         request=request.model_dump(mode="json"),

@@ -15,6 +15,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Runner
 from image_builder.host.workspace import Workspace
 from image_builder.observer import Observer
+from image_builder.plan.image_name import without_owner
 from image_builder.plan.inputs import Inputs
 from image_builder.proof.contents import Contents
 from image_builder.proof.keys import Signer
@@ -58,6 +59,16 @@ class BuildContext:
     @property
     def platform(self) -> str:
         return self.request.machine.platform
+
+    @property
+    def documented_as(self) -> str:
+        """Return what documents call the image: what is built again keeps its first name.
+
+        Several owners may share it, and none of them is in it.
+        """
+        relock = self.inputs.relock
+        pins = relock.pins if relock is not None else None
+        return without_owner(self.inputs.image_id if pins is None else pins.image_id)
 
     def warn(self, text: str) -> None:
         self.observer.line(f"Warning: {text}")

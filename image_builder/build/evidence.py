@@ -299,7 +299,7 @@ def _facts(context: BuildContext, *, is_slim: bool) -> sbom.ImageFacts:
     inputs, request = context.inputs, context.request
     base = inputs.runtime if is_slim and inputs.runtime is not None else inputs.base
     return sbom.ImageFacts(
-        image_id=without_owner(inputs.image_id),
+        image_id=context.documented_as,
         identity=context.identity,
         platform=context.platform,
         target=request.machine.target.name,

@@ -104,6 +104,8 @@ def _with_spack(
     try:
         built = _Install(context, rendered.environment, lock, verdict).build()
     except BuildFailed:  # an earlier concretization may name what is not there any more
+        if context.inputs.relock is not None:
+            raise
         _locks(context).forget(_key(context, environment))
         raise
     finally:
@@ -118,8 +120,11 @@ def concretized_lock(
 ) -> tuple[dict[str, Any], bool]:
     """Return the lockfile, and whether it is new; it is in the build context afterwards.
 
-    It is that of the inputs, or kept from the same inputs, or concretized now.
+    It is what a request builds again, or that of the inputs, or kept from the same inputs, or
+    concretized now.
     """
+    if context.inputs.relock is not None:
+        return _relocked(context, context.inputs.relock.lock), True
     locks, key = _locks(context), _key(context, environment)
     known = None if context.request.force else locks.get(key)
     if context.inputs.lock is not None:
@@ -140,6 +145,14 @@ def concretized_lock(
 
 def _locks(context: BuildContext) -> ConcretizationCache:
     return ConcretizationCache(context.settings.build.tmp_folder / "cache" / "locks")
+
+
+def _relocked(context: BuildContext, text: str) -> dict[str, Any]:
+    """Return a lockfile that is installed as it is, once Spack agrees with its hashes."""
+    context.workspace.write_context({LOCK_FILE: text})
+    context.observer.line("Spack decides nothing: a spack.lock is given, and checked now.")
+    lock: dict[str, Any] = json.loads(stages.concretize(context))
+    return lock
 
 
 def _key(context: BuildContext, environment: Environment) -> str:

@@ -7,9 +7,11 @@ from typing import Any
 
 from image_builder.build import evidence, stages
 from image_builder.build.context import BuildContext, Built
+from image_builder.build.relock import require_same
+from image_builder.docker import daemon
 from image_builder.docker.base_image import BaseFacts
-from image_builder.errors import CicError
-from image_builder.plan.image_name import without_owner
+from image_builder.errors import BuildFailed, CicError
+from image_builder.plan.relock import digest_in
 from image_builder.proof import materials, used
 from image_builder.proof.materials import BaseImage, Catalogue, Materials, Step
 from image_builder.recipe.stages import USED_STAGE
@@ -18,14 +20,24 @@ from image_builder.spack.lockfile import UnreadableLock
 
 
 def documents(context: BuildContext, built: Built, lock: Mapping[str, Any]) -> dict[str, str]:
-    """Return the document by its name; nothing for a base image, or where it cannot be made."""
+    """Return the document by its name; nothing for a base image, or where it cannot be made.
+
+    Raises `BuildFailed` for what was to be built again and became something else.
+    """
     if context.request.is_base:
         return {}
     try:
         files = stages.export(context, USED_STAGE, used.NAMES, used.MAX_BYTES)
-        return {materials.FILE: _materials(context, built, lock, files).text()}
+        said = _materials(context, built, lock, files)
+        require_same(context, said)
+        return {materials.FILE: said.text()}
     except (CicError, used.UnreadableUse, UnreadableLock) as error:
         context.cancel.check()
+        if context.inputs.relock is not None and context.inputs.relock.pins is not None:
+            daemon.remove_image(built.image)
+            if isinstance(error, CicError):
+                raise
+            raise BuildFailed(f"What the build used is not known: {error}.") from error
         context.warn(f"what the build used is not kept: {error}")
         return {}
 
@@ -36,7 +48,7 @@ def _materials(
     inputs, request, installed = context.inputs, context.request, built.contents
     step, catalogue = inputs.step, inputs.catalogue
     return Materials(
-        image_id=without_owner(inputs.image_id),  # several owners may share the image
+        image_id=context.documented_as,
         identity=context.identity,
         recipe=inputs.recipe_version,
         platform=context.platform,
@@ -60,6 +72,8 @@ def _materials(
         base=_base_image(inputs.base),
         runtime=_base_image(inputs.runtime) if inputs.runtime is not None else None,
         branch_commits=dict(inputs.branch_commits),
+        lock_digest=digest_in(context.identity, inputs.relock),
+        is_lock_foreign=inputs.relock is not None and inputs.relock.is_foreign,
         spack_lock=dict(lock) or None,
         debian=used.debian_of(files),
         python=used.python_packages(files),

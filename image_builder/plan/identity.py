@@ -26,12 +26,14 @@ def identity_of(
     recipe_version: str,
     branch_commits: Mapping[str, str],
     runtime_digest: str | None = None,
+    lock_digest: str | None = None,
 ) -> str:
     """Return `sha256:<64 hex>` over everything that decides what is in the image.
 
     `step_tree`, `packages_tree` and `config_tree` are git tree digests, `branch_commits` the
     commits behind branch versions of specs; `runtime_digest` is that of a slim image's base, and
-    None for a full image. The step's name is part of it, since it is a folder in the image; the
+    None for a full image; `lock_digest` is that of a lockfile, and of packages, that a request
+    brings, and None where Spack decides. The step's name is part of it, since it is a folder in the image; the
     requested version is not, nor are the container engine, `force` and `push`, nor by which of its
     names (`rome`, `zen2`) the target is requested: they do not change what is built.
     """
@@ -52,6 +54,7 @@ def identity_of(
         "gpu": machine.gpu,
         "gpu_arch": machine.gpu_arch,
         "slim": runtime_digest,
+        **({} if lock_digest is None else {"lock": lock_digest}),
     }
     return "sha256:" + json_digest(parts)
 

@@ -101,7 +101,7 @@ def _says_too_little(request: BuildRequest) -> bool:
 
     `a_b`/`c` and `a`/`b_c` both give `a_b_c`: a step with `_` in it gets the digest. So does an
     architecture that ends in another one's name: the step `mic` for `knl` and some step for
-    `mic_knl`.
+    `mic_knl`. What is built again does not take the name of what was built since.
     """
     return bool(
         "_" in request.step_name
@@ -110,6 +110,7 @@ def _says_too_little(request: BuildRequest) -> bool:
         or request.slim is not None
         or request.path
         or request.is_own
+        or request.from_lock is not None
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from image_builder.docker.base_image import BaseFacts
+from image_builder.plan.relock import Relock
 from image_builder.sources.software_catalogue import PinnedCatalogue
 from image_builder.sources.step import StepRef
 
@@ -30,6 +31,8 @@ class Inputs(BaseModel):
     identity: str | None
     push: bool
     warnings: tuple[str, ...]
+    relock: Relock | None = None
+    """What is installed in place of what Spack, apt and pip would choose; None for most builds."""
     submitted_at: float = 0.0
     """When this was pinned, in seconds since 1970; names follow this order."""
     bundle: Path | None = None

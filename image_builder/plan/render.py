@@ -8,6 +8,7 @@ from typing import Any
 from image_builder.plan import buildcache_policy, identity, resolve
 from image_builder.plan.inputs import Inputs
 from image_builder.plan.knowledge import SpackSite, names_in
+from image_builder.plan.relock import Relock
 from image_builder.recipe.base_image import render_base
 from image_builder.recipe.dockerfile import Recipe, RecipeOptions, render
 from image_builder.recipe.environment import Environment, compose
@@ -101,6 +102,7 @@ def render_request(
             bundle=inputs.bundle is not None,
             gathers=gathers,
             python_is_installed=_has_python(lock),
+            **_relocked(inputs.relock),
         ),
         runtime=inputs.runtime,
     )
@@ -110,6 +112,20 @@ def render_request(
 def _has_python(lock: dict[str, Any] | None) -> bool:
     nodes = (lock or {}).get("concrete_specs", {}).values()
     return any(node.get("name") == "python" and not node.get("external") for node in nodes)
+
+
+def _relocked(relock: Relock | None) -> dict[str, Any]:
+    """Return what a recipe is told to install in place of what there is now."""
+    if relock is None:
+        return {}
+    if relock.pins is None:
+        return {"relocked": True}
+    return {
+        "relocked": bool(relock.lock),
+        "debs": relock.debs,
+        "later_debs": relock.later_debs,
+        "python": relock.python,
+    }
 
 
 def solver_cache_of(
@@ -140,6 +156,7 @@ def package_cache_of(
     """Return the cache of built packages that an install of `lock` may use, or None."""
     if (
         not lock
+        or (inputs.relock is not None and inputs.relock.is_foreign)
         or build.spack_cache == "none"
         or buildcache_policy.incompatibility(environment, lock, inputs.base.spack_version)
         is not None

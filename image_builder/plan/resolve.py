@@ -30,6 +30,7 @@ from image_builder.plan.identity import identity_of
 from image_builder.plan.image_name import image_name
 from image_builder.plan.inputs import Inputs
 from image_builder.plan.knowledge import SpackSite, names_in, require_buildable
+from image_builder.plan.relock import Pins, Relock, brought, require_fit
 from image_builder.recipe import slim
 from image_builder.recipe.base_image import BASE_RECIPE
 from image_builder.recipe.stages import LATEST_RECIPE
@@ -69,20 +70,26 @@ def resolve(
     is_built_here: bool = True,
     owner: str | None = None,
     step: StepRef | None = None,
+    relock: Relock | None = None,
 ) -> Inputs:
     """Pin everything that `request` names, and return it with warnings.
 
     A private image gets the name of its `owner`, where there are users. `step` is what the request
-    names, if that was looked up before.
+    names, if that was looked up before. `relock` is what was kept of the finished build that the
+    request names: all is pinned to that.
 
     Unless it `is_built_here`, this host's CPU is not considered. Raises `NotFound` for a workflow,
     step or version that does not exist, `Unavailable` for a registry that does not answer,
     `InvalidRequest` for an explicit push without an image registry. A base image that cannot be
     reached is a warning here, and ends the build when it begins.
     """
+    relock = relock or brought(request)
+    pins = relock.pins if relock is not None else None
     is_private = request.is_private and owner is not None
     push, push_warnings = _push_wanted(request, settings.registry, is_private=is_private)
-    base, base_warnings = _pin_base(request, settings)
+    base, base_warnings = _pin_base(request, settings, pins)
+    if relock is not None:
+        require_fit(relock, request, base.spack_version if base.is_here else None)
     branches: dict[str, str] = {}
     more_warnings: list[str] = []
     runtime, full_because = None, ""
@@ -92,20 +99,27 @@ def resolve(
             ["slim is not used: a base image is there to build in."] if request.slim else []
         )
     else:
-        step = step or locate_step(request, settings, cancel)
-        catalogue = open_catalogue(settings).pin(cancel=cancel)
+        if pins is None:
+            step = step or locate_step(request, settings, cancel)
+            catalogue = open_catalogue(settings).pin(cancel=cancel)
+        else:
+            step, catalogue = _kept_step(request, pins, settings, step), pins.catalogue
         files, description = _read_description(step, settings)
         site = SpackSite.of(base, open_catalogue(settings), catalogue, settings)
         require_buildable(request, description, site)
-        if slim.is_wanted(
+        if pins is not None:
+            runtime = _kept_image(pins.runtime, request, settings) if pins.runtime else None
+        elif slim.is_wanted(
             request,
             description,
             has_post_install=files is not None and files.has_post_install,
             default=settings.build.slim,
         ):
             runtime, full_because = _pin_runtime(request, base, settings)
-        branches, more_warnings = _pin_branches(
-            request, description, site, open_catalogue(settings)
+        branches, more_warnings = (
+            _pin_branches(request, description, site, open_catalogue(settings))
+            if pins is None
+            else (dict(pins.branch_commits), [])
         )
         more_warnings += (
             _host_warnings(request, description, settings.build) if is_built_here else []
@@ -115,7 +129,7 @@ def resolve(
         elif full_because:
             more_warnings.append(f"The full image is built, not a slim one: {full_because}")
     identity = (
-        _identity(request, step, catalogue, base, branches, runtime)
+        _identity(request, step, catalogue, base, branches, runtime, relock)
         if base.digest is not None and full_because != NOT_HERE_YET
         else None
     )
@@ -133,6 +147,7 @@ def resolve(
         branch_commits=branches,
         identity=identity,
         push=push,
+        relock=relock,
         submitted_at=time.time(),
         recipe_version=_recipe_version(request),
         image_id=_base_name(request, settings.build) if request.is_base else name.image_id,
@@ -254,8 +269,16 @@ def with_base_image(
         if inputs.full_because
         else (inputs.runtime, "")
     )
+    if inputs.relock is not None:
+        require_fit(inputs.relock, request, base.spack_version)
     identity = _identity(
-        request, inputs.step, inputs.catalogue, base, inputs.branch_commits, runtime
+        request,
+        inputs.step,
+        inputs.catalogue,
+        base,
+        inputs.branch_commits,
+        runtime,
+        inputs.relock,
     )
     return inputs.model_copy(
         update={
@@ -360,8 +383,40 @@ def _push_wanted(
     ]
 
 
-def _pin_base(request: BuildRequest, settings: LibrarySettings) -> tuple[BaseFacts, list[str]]:
+def _kept_step(
+    request: BuildRequest, pins: Pins, settings: LibrarySettings, step: StepRef | None
+) -> StepRef:
+    """Return the step that an earlier build had. Raises `UserError` if it is another one now."""
+    if not request.is_own and request.path is None:
+        return StepRef(
+            workflow=request.workflow_name,
+            step_id=request.step_name,
+            version=request.version,
+            tree=pins.tree,
+            commit=pins.commit,
+        )
+    step = step or locate_step(request, settings)
+    if step.tree != pins.tree:
+        raise UserError(
+            "The step's folder is not what it was when that image was built.",
+            hint="Leave from_lock out to build what it is now.",
+        )
+    return step
+
+
+def _kept_image(
+    image: tuple[str, str], request: BuildRequest, settings: LibrarySettings
+) -> BaseFacts:
+    """Return an image that an earlier build was made on; it may have to be pulled later."""
+    return _look_at(*image, request.machine.platform, settings, None)[0]
+
+
+def _pin_base(
+    request: BuildRequest, settings: LibrarySettings, pins: Pins | None = None
+) -> tuple[BaseFacts, list[str]]:
     platform = request.machine.platform
+    if pins is not None:
+        return _look_at(*pins.base, platform, settings, None)
     try:
         return _reach_base(request, settings)
     except CicError as error:
@@ -503,9 +558,16 @@ def _identity(
     base: BaseFacts,
     branch_commits: Mapping[str, str],
     runtime: BaseFacts | None = None,
+    relock: Relock | None = None,
 ) -> str:
+    """Return the identity of what is built.
+
+    What is built again has the earlier image's where all inputs are the same. Where they are not,
+    as the recipe is a newer one, it has its own, apart from what Spack would decide now.
+    """
     assert base.digest is not None
-    return identity_of(
+    identity = functools.partial(
+        identity_of,
         request,
         step_tree=step.tree,
         base_digest=base.digest,
@@ -515,3 +577,9 @@ def _identity(
         branch_commits=branch_commits,
         runtime_digest=runtime.digest if runtime is not None else None,
     )
+    if relock is None:
+        return identity()
+    pins = relock.pins
+    if pins is not None and (same := identity(lock_digest=pins.lock_digest)) == pins.identity:
+        return same
+    return identity(lock_digest=relock.digest)

@@ -84,6 +84,10 @@ class Materials(Part):
     base: BaseImage
     runtime: BaseImage | None = None
     branch_commits: dict[str, str] = Field(default_factory=dict)
+    lock_digest: str | None = None
+    """What the identity has of a lockfile and packages that a request brought."""
+    is_lock_foreign: bool = False
+    """The `spack.lock` came with a request; it is not what Spack decided here."""
     spack_lock: dict[str, Any] | None = None
     debian: Debian
     python: tuple[PythonPackage, ...] = ()

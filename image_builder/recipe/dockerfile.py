@@ -20,9 +20,10 @@ import jinja2
 
 from image_builder.docker.base_image import BaseFacts
 from image_builder.errors import Misconfigured
-from image_builder.recipe import slim
+from image_builder.recipe import pins, slim
 from image_builder.recipe.environment import Environment
 from image_builder.recipe.externals import externals_list
+from image_builder.recipe.pins import Deb, PythonPackage
 from image_builder.recipe.stages import (
     BUNDLE_CONTEXT,
     LATEST_RECIPE,
@@ -94,6 +95,14 @@ class RecipeOptions:
     """There are stages that fetch what the steps do, for a bundle."""
     python_is_installed: bool = False
     """Spack installs the Python that pip runs on."""
+    relocked: bool = False
+    """Spack installs a lockfile that the build context has, and decides nothing."""
+    debs: tuple[Deb, ...] | None = None
+    """The Debian packages to install in these versions; None for those that there are now."""
+    later_debs: tuple[Deb, ...] = ()
+    """Those that steps after apt's may install."""
+    python: tuple[PythonPackage, ...] | None = None
+    """The Python packages to install by their digests; None for those that there are now."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,6 +169,9 @@ def render(
         gathers=options.gathers,
         gathered=gathered,
         python_is_installed=options.python_is_installed,
+        relocked=options.relocked,
+        apt_pins=[pins.APT_PINS, pins.APT_VERSIONS] if options.debs is not None else [],
+        pip_pins=[pins.PIP_PINS, pins.APT_PINS] if options.python is not None else [],
         from_source=environment.from_source,
         has_post_install=options.has_post_install,
         requirements_in_step=environment.requirements_in_step,
@@ -271,7 +283,21 @@ def _files(
             files["cic/externals"] = externals
     if options.has_post_install:
         scripts.add("post_install.sh")
+    if options.relocked:
+        scripts |= {"relock.sh", "relock.py"}
+    files |= _pin_files(options)
     return {**{f"cic/{name}": _read(LATEST_RECIPE, name) for name in sorted(scripts)}, **files}
+
+
+def _pin_files(options: RecipeOptions) -> dict[str, str]:
+    """Return what tells apt and pip which versions to take."""
+    files = {}
+    if options.debs is not None:
+        files[pins.APT_PINS] = pins.apt_preferences(options.debs + options.later_debs)
+        files[pins.APT_VERSIONS] = pins.apt_versions(options.debs)
+    if options.python is not None:
+        files[pins.PIP_PINS] = pins.pip_files(options.python)
+    return {f"cic/{name}": text for name, text in files.items()}
 
 
 def _request_text(request: BuildRequest) -> str:

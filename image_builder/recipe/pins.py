@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -42,3 +43,36 @@ class PythonPackage(Part):
     def project(self) -> str:
         """Return the name as package indexes normalise it."""
         return re.sub(r"[-_.]+", "-", self.name).lower()
+
+
+APT_PINS, APT_VERSIONS, PIP_PINS = "pins.apt", "versions.apt", "pins.pip"
+"""Files of the recipe: apt's preferences, the packages that have to be there, and pip's files."""
+
+
+def apt_preferences(debs: Sequence[Deb]) -> str:
+    """Return preferences with which apt takes these versions, be they older than what is there."""
+    return "\n".join(
+        f"Package: {one.name}:{one.architecture}\nPin: version {one.version}\nPin-Priority: 1001\n"
+        if one.architecture != "all"
+        else f"Package: {one.name}\nPin: version {one.version}\nPin-Priority: 1001\n"
+        for one in debs
+    )
+
+
+def apt_versions(debs: Sequence[Deb]) -> str:
+    """Return the packages that the archive must still have, a name and a version each line."""
+    return "".join(f"{line}\n" for line in sorted({f"{one.name} {one.version}" for one in debs}))
+
+
+def pip_files(packages: Sequence[PythonPackage]) -> str:
+    """Return requirements for the files of these packages, each with its digest.
+
+    What came from a repository or the step's folder is no file.
+    """
+    return "".join(
+        f"{one.project} @ {one.url} --hash=sha256:{one.sha256}\n"
+        if one.url
+        else f"{one.project}=={one.version} --hash=sha256:{one.sha256}\n"
+        for one in packages
+        if one.sha256
+    )

@@ -6,6 +6,8 @@ Python's bare `True`, `False` and `None`, as in the project's first documentatio
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -31,12 +33,18 @@ MAX_PATH = 4096
 MAX_URL = 500
 LATEST = "latest"
 BASE = "BASE"
-NEWER = frozenset({"description", "packages", "folder", "repository", "name", "visibility"})
+NEWER = frozenset(
+    {"description", "packages", "folder", "repository", "name", "visibility", "from_lock"}
+)
 """Fields that earlier requests did not have: where they are not given, a request is as it was."""
-HOW_AND_WHENCE = frozenset({"force", "push", "visibility", "path", "folder", "repository"})
+HOW_AND_WHENCE = frozenset(
+    {"force", "push", "visibility", "path", "folder", "repository", "from_lock"}
+)
 """Fields that are in no image: how it is built, who sees it, and where a step's folder came from."""
 OWN_WORKFLOW, OWN_STEP = "own", "image"
 """The names of what a request describes itself and gives no name."""
+LOCK_DIGEST = "lock:"
+"""What the digest of a lockfile begins with that stood in a request."""
 Engine = Literal["docker", "singularity"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
 _TAKEN_FOLDERS = frozenset(
@@ -72,6 +80,7 @@ _TREE = re.compile(r"[0-9a-f]{40}\Z")
 _REPOSITORY = re.compile(
     r"https?://[A-Za-z0-9](?:[A-Za-z0-9-]|\.(?=[A-Za-z0-9]))*(?::[0-9]{1,5})?(?:/[A-Za-z0-9_~.+-]+)+\Z"
 )
+_LOCK = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._+-]{0,254}\Z")
 _SPEC = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[@ +~%][A-Za-z0-9_@.:=,+~% /-]*)?\Z")
 _GPU_ARCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:+-]*\Z")
 """Also what tools print: `NVIDIA A100-SXM4-40GB`, `gfx90a:xnack-`."""
@@ -85,6 +94,11 @@ _ENGINES_OF_REGISTRIES = frozenset(
 )
 _ABSENT = frozenset({"", "none", "null", "nompi", "nogpu"})
 _TRUE, _FALSE = frozenset({"true"}), frozenset({"false"})
+
+
+def lock_digest(lock: dict[str, Any]) -> str:
+    """Return what stands for a lockfile where a request is written down."""
+    return LOCK_DIGEST + hashlib.sha256(json.dumps(lock).encode()).hexdigest()
 
 
 def _problem(problem: str, hint: str) -> PydanticCustomError:
@@ -163,6 +177,12 @@ def _repository(value: str) -> str:
     return value
 
 
+def _lock_name(value: Any) -> Any:
+    if isinstance(value, dict | None) or (isinstance(value, str) and _LOCK.match(value)):
+        return value
+    raise _problem(f"{short(value)} names no build", "write a build's id, or a spack.lock")
+
+
 def _version_name(value: str) -> str:
     _checked(value, _VERSION, "write a branch, a tag or a commit")
     if "@{" in value or "//" in value or value.endswith(("/", ".", ".lock")):
@@ -233,6 +253,20 @@ RepositoryUrl = Annotated[
     AfterValidator(_repository),
     WithJsonSchema({"type": "string", "format": "uri", "maxLength": MAX_URL}),
 ]
+FromLock = Annotated[
+    Any,
+    AfterValidator(_lock_name),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "maxLength": 255, "pattern": "^[A-Za-z0-9][A-Za-z0-9:._+-]*$"},
+                {"type": "object"},
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+"""A name of a finished build, or a `spack.lock`, which `spack.lock_check` checks."""
 SpecText = Annotated[str, AfterValidator(_spec), _text_like(_SPEC)]
 OptionalSpec = Annotated[
     SpecText | None, BeforeValidator(_absent_or_text, json_schema_input_type=str | None)
@@ -391,6 +425,12 @@ class BuildRequest(Strict):
         description="who may see the image: private, or site for everybody; without it, private "
         "for what the request describes itself",
     )
+    from_lock: FromLock = Field(
+        default=None,
+        examples=["f1f4699b-9048-4ecc-aff3-1c689b855adc"],
+        description="build again what was kept: a build's id, whose request need not be repeated, "
+        "or a spack.lock to install in place of what Spack would decide now",
+    )
     force: Flag = False
     push: Flag | None = None
     slim: Flag | None = None
@@ -425,8 +465,13 @@ class BuildRequest(Strict):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the fields as earlier versions knew them, and those of `NEWER` that are given."""
+        """Return the fields as earlier versions knew them, and those of `NEWER` that are given.
+
+        Of a lockfile there is the digest: it may be large, and the inputs hold it.
+        """
         fields: dict[str, Any] = handler(self)
+        if isinstance(fields.get("from_lock"), dict):
+            fields["from_lock"] = lock_digest(fields["from_lock"])
         return {
             name: value for name, value in fields.items() if value is not None or name not in NEWER
         }

@@ -16,7 +16,13 @@ from pydantic import (
 
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets
-from image_builder.request.build_request import BASE, LATEST, MAX_TEXT, BuildRequest, short
+from image_builder.request.build_request import (
+    BASE,
+    LATEST,
+    MAX_TEXT,
+    BuildRequest,
+    short,
+)
 
 MAX_EQUAL_KEYS = 20
 STEP_FIELDS, OWN_FIELDS = ("workflow", "step_id"), ("description", "packages")

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from image_builder.errors import BadDescription, FieldProblem
+from image_builder.errors import BadDescription, FieldProblem, InvalidRequest
 from image_builder.host.cancellation import CancelToken
+from image_builder.request import again
+from image_builder.request.again import KeptFields
 from image_builder.request.build_request import BuildRequest
-from image_builder.request.parsing import NamedMachine, parse_request
+from image_builder.request.parsing import NamedMachine, load_json, parse_request
 from image_builder.sources import safe_yaml, spack_section
 from image_builder.sources.checking import Check, dotted
 from image_builder.sources.description import KEYS, check_description
@@ -24,6 +26,7 @@ from image_builder.sources.git import trees
 from image_builder.sources.git.trees import Entry
 from image_builder.sources.safe_yaml import Document
 from image_builder.sources.step import DESCRIPTIONS, StepFiles, StepRef, step_files
+from image_builder.spack import lock_check
 
 FILE = DESCRIPTIONS[0]
 MAX_PROBLEMS = 50
@@ -38,11 +41,29 @@ def parse_any_request(
     *,
     allow_path: bool = False,
     machines: Mapping[str, NamedMachine] | None = None,
+    kept: KeptFields | None = None,
 ) -> BuildRequest:
-    """Return a request from JSON, which may describe what is built. See `parse_request`."""
-    return parse_request(
-        raw, allow_path=allow_path, machines=machines, check_own=description_problems
-    )
+    """Return a request from JSON, which may describe what is built. See `parse_request`.
+
+    With `kept`, it may name a finished build in `from_lock`, and leave out what its request had.
+    """
+
+    def parse(fields: Mapping[str, Any], is_of_path: bool = False) -> BuildRequest:
+        return parse_request(
+            fields,
+            allow_path=allow_path or is_of_path,
+            machines=machines,
+            check_own=description_problems,
+        )
+
+    fields = raw if isinstance(raw, Mapping) else load_json(raw)
+    if again.names_build(fields):
+        return again.parse_again(fields, kept, parse)
+    lock = fields.get(again.FIELD)
+    if isinstance(lock, Mapping) and (wrong := lock_check.problems(lock)):
+        hint = "bring the spack.lock as Spack wrote it"
+        raise InvalidRequest([FieldProblem(again.FIELD, one, hint) for one in wrong])
+    return parse(fields)
 
 
 def description_problems(fields: Mapping[str, Any]) -> list[FieldProblem]:

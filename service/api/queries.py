@@ -189,8 +189,16 @@ class CatalogueMachine(Machine):
     )
 
 
+def _machine_or_lock(schema: dict[str, Any]) -> None:
+    """Say that a request which names a finished build may leave out the machine."""
+    schema.pop("required", None)
+    schema["anyOf"] = [{"required": ["machine"]}, {"required": ["from_lock"]}]
+
+
 class PostedRequest(BuildRequest):
     """A build request as programs send it: with a machine of the catalogue, without any path."""
+
+    model_config = ConfigDict(json_schema_extra=_machine_or_lock)
 
     machine: Machine | CatalogueMachine | MachineName  # type: ignore[assignment]
     path: None = Field(default=None, description="library mode only")

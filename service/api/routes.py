@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.proof import keys
 from image_builder.request import cpu_targets, machine_search
+from image_builder.request.build_request import BuildRequest
 from image_builder.request.collected_facts import CollectedFacts, parse_facts
 from image_builder.request.machines import machine_facts
 from image_builder.request.recognise import recognise
@@ -102,10 +103,8 @@ def _require_login() -> Any:
 def submit() -> Response:
     """Take a request: a JSON object, or one with a folder, as `multipart/form-data`."""
     who = principal()
-    if request.mimetype == FORM:
-        asked = folders.request_with_folder(request, who.id)
-    else:
-        asked = parse_any_request(request.get_data(cache=False), machines=service().machines)
+    has_folder = request.mimetype == FORM
+    asked = folders.request_with_folder(request, who.id) if has_folder else _asked(who.id)
     build_id = service().submission.submit(asked, user_id=who.id, is_admin=who.is_admin)
     note("build", build_id)
     return jsonify({"id": build_id} | ({"folder": asked.folder} if asked.folder else {}))
@@ -116,8 +115,8 @@ def submit() -> Response:
     "See what would be built", body=PostedRequest, answer=responses.PlanAnswer, problems=(404,)
 )
 def plan() -> Response:
-    asked = parse_any_request(request.get_data(cache=False), machines=service().machines)
     who = principal()
+    asked = _asked(who.id)
     planned = service().submission.plan(asked, user_id=who.id, is_admin=who.is_admin)
     would: responses.PlanAnswer = {
         "image_id": planned.image_id,
@@ -542,6 +541,16 @@ def metrics() -> Response:
 )
 def openapi() -> Response:
     return jsonify(document(current_app, request.root_path))
+
+
+def _asked(user_id: int) -> BuildRequest:
+    """Return the request in the body, which may name a finished build of the user."""
+    submission = service().submission
+    return parse_any_request(
+        request.get_data(cache=False),
+        machines=service().machines,
+        kept=lambda build_id: submission.kept_request(build_id, user_id),
+    )
 
 
 def _own_build(build_id: str) -> Any:

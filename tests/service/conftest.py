@@ -60,6 +60,7 @@ class FakeBuilder:
 
     def __init__(self) -> None:
         self.calls: list[BuildRequest] = []
+        self.inputs: list[Inputs] = []
         self.hold = threading.Event()
         self.hold.set()
         self.error: Exception | None = None
@@ -83,6 +84,7 @@ class FakeBuilder:
         self.calls.append(request)
         observer.entered(BuildState.STARTED)
         pinned = inputs or resolve(request, settings)
+        self.inputs.append(pinned)
         observer.entered(BuildState.BUILDING)
         for count, line in enumerate(self.lines, 1):
             observer.line(line)

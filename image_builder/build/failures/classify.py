@@ -254,11 +254,19 @@ _APT_ERROR = "(?:E|^): "
 between apt's `E` and the rest: that then begins with the colon.
 """
 _NOT_THERE = "cic: not in the image: "
+_EDITED = "nodes of spack.lock are not what"
+"""How the recipe's `relock.py` begins to say that a lockfile was edited."""
 
 
 def _concretization(failed: FailedStep) -> Finding:
     """Return why concretizing failed: the recipe's own checks come before what Spack says."""
     missing = [line.removeprefix(_NOT_THERE) for line in failed.lines if _NOT_THERE in line[:40]]
+    if (words := _own_words(failed)).startswith(_EDITED):
+        return found(
+            ErrorCode.BAD_DESCRIPTION,
+            f"{words[0].upper()}{words[1:]}.",
+            hint="Bring the spack.lock as Spack wrote it.",
+        )
     if not missing:
         return spack_concretize.concretization(failed)
     return found(

@@ -20,6 +20,14 @@ set -- ${mirror:+-o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$so
     ${pins:+-o "Dir::Etc::Preferences=$pins" -o APT::Get::allow-downgrades=true}
 apt-get update "$@" -o APT::Update::Error-Mode=any
 
+# A build that is made again gets the versions of before, or says which of them are gone.
+if [ -s /run/cic/versions.apt ]; then
+    cut -d " " -f 1 /run/cic/versions.apt | xargs apt-cache "$@" madison |
+        sed -n 's/^ *\([^ ]*\) *| *\([^ ]*\) *|.*/\1 \2/p' | LC_ALL=C sort -u >/run/cic/private/there
+    gone=$(LC_ALL=C sort -u /run/cic/versions.apt | LC_ALL=C comm -23 - /run/cic/private/there | tr "\n" ";")
+    [ -z "$gone" ] || fail "the archive does not have any more: $gone"
+fi
+
 install_in() {
     archives=$1 && shift
     xargs apt-get install "$@" -o Dir::Cache::Archives="$archives" -y --no-install-recommends -- <"$names"

@@ -14,10 +14,11 @@ def taken(entry):
     """What is kept of an entry of the report: the file with its digest, or the commit of a repository."""
     came, metadata = entry.get("download_info", {}), entry.get("metadata", {})
     url = urllib.parse.urlsplit(came.get("url", ""))
-    hashes = came.get("archive_info", {}).get("hashes", {})
+    archive = came.get("archive_info", {})
+    hashes = archive.get("hashes") or dict([archive["hash"].split("=", 1)] if archive.get("hash") else [])  # pip 22, 23
     kept = {"name": metadata.get("name"), "version": metadata.get("version"), "sha256": hashes.get("sha256"),
             "commit": came.get("vcs_info", {}).get("commit_id"), "subdirectory": came.get("subdirectory")}
-    if "archive_info" in came:
+    if archive:
         kept["file"] = urllib.parse.unquote(posixpath.basename(url.path))
     if entry.get("is_direct"):
         kept["url"] = urllib.parse.urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path, "", ""))

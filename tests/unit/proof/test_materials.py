@@ -92,6 +92,14 @@ def test_what_pip_took_is_named_by_its_files(tmp_path: Path) -> None:
             is_direct=True,
         ),
         report(
+            download_info={
+                "url": "file:///tmp/x/old-1.zip",
+                "archive_info": {"hash": f"sha256={SHA256}"},
+            },
+            metadata={"name": "old", "version": "1"},
+            is_direct=False,
+        ),
+        report(
             download_info={"url": "file:///solver/own", "dir_info": {}},
             metadata={"name": "own", "version": "3"},
             is_direct=True,
@@ -114,6 +122,7 @@ def test_what_pip_took_is_named_by_its_files(tmp_path: Path) -> None:
             commit=COMMIT,
             subdirectory="python",
         ),
+        PythonPackage(name="old", version="1", file="old-1.zip", sha256=SHA256),
         PythonPackage(name="own", version="3"),
         PythonPackage(name="six", version="1.16.0", file="six-1.16.0.whl", sha256=SHA256),
     )

@@ -23,6 +23,7 @@ from image_builder.recipe.dockerfile import (
     step_commands,
 )
 from image_builder.recipe.environment import compose
+from image_builder.recipe.pins import Deb, PythonPackage
 from image_builder.recipe.slim import FIRST_LINES_FILE
 from image_builder.recipe.stages import FACTS_FOLDER, LATEST_RECIPE, LOCK_FILE, WANTED_FILE
 from image_builder.request.parsing import parse_request
@@ -74,6 +75,23 @@ OLDER_SPACK = RecipeOptions(
 NEWEST_SPACK = RecipeOptions(package_cache="cic-spack-0", solver_cache="cic-solver-0")
 
 
+RELOCKED = RecipeOptions(
+    relocked=True,
+    debs=(
+        Deb(name="grace", architecture="amd64", version="1:5.1.25-13"),
+        Deb(name="graphviz", architecture="amd64", version="2.42"),
+        Deb(name="tzdata", architecture="all", version="2024a-0"),
+    ),
+    later_debs=(Deb(name="python3-pip", architecture="all", version="23.0"),),
+    python=(
+        PythonPackage(name="Pillow", version="10.0", file="x.whl", sha256="a" * 64),
+        PythonPackage(name="direct", version="1", url="https://host/d.zip", sha256="b" * 64),
+        PythonPackage(name="cloned", version="1", url="https://host/c", commit="c" * 40),
+        PythonPackage(name="own", version="1"),
+    ),
+)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "options", "machine"),
     [
@@ -95,12 +113,28 @@ NEWEST_SPACK = RecipeOptions(package_cache="cic-spack-0", solver_cache="cic-solv
         ("newest-spack", "spack:\n  specs: [lz4]\n", NEWEST_SPACK, {}),
         ("mpi-only", "", RecipeOptions(sources_folder=True), {"mpi": "openmpi@4"}),
         ("from-a-bundle", FULL, RecipeOptions(sources_folder=True, bundle=True), {}),
+        ("relocked", FULL, RELOCKED, {}),
     ],
 )
 def test_golden_dockerfiles(
     name: str, text: str, options: RecipeOptions, machine: dict[str, str]
 ) -> None:
     assert_golden(f"Dockerfile-{name}", rendered(text, options=options, **machine).dockerfile)
+
+
+def test_what_is_built_again_names_every_version() -> None:
+    files = rendered(FULL, options=RELOCKED).files
+    assert files["cic/pins.apt"] == (
+        "Package: grace:amd64\nPin: version 1:5.1.25-13\nPin-Priority: 1001\n\n"
+        "Package: graphviz:amd64\nPin: version 2.42\nPin-Priority: 1001\n\n"
+        "Package: tzdata\nPin: version 2024a-0\nPin-Priority: 1001\n\n"
+        "Package: python3-pip\nPin: version 23.0\nPin-Priority: 1001\n"
+    )
+    assert files["cic/versions.apt"] == "grace 1:5.1.25-13\ngraphviz 2.42\ntzdata 2024a-0\n"
+    assert files["cic/pins.pip"] == (
+        f"pillow==10.0 --hash=sha256:{'a' * 64}\n"
+        f"direct @ https://host/d.zip --hash=sha256:{'b' * 64}\n"
+    )
 
 
 def test_golden_dockerfile_of_a_slim_image() -> None:
