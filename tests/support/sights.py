@@ -261,7 +261,7 @@ def _request_wrongly(page: Browser) -> None:
 
 def _paste_wrongly(page: Browser) -> None:
     page.fill(collected="no facts")
-    _send(page, "main form button")
+    _send(page, "main form[method=post] button")
 
 
 def _paste_facts(page: Browser) -> None:
@@ -270,7 +270,7 @@ def _paste_facts(page: Browser) -> None:
         [PROJECT / "cic_cli", "here"], capture_output=True, text=True, check=True
     )
     page.fill(collected=client.stdout)
-    page.click("main form button")
+    page.click("main form[method=post] button")
     page.wait(lambda: page.all("#description"))
 
 
