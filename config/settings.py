@@ -128,6 +128,17 @@ class ServiceSettings(Section):
     confirm_users: bool = False
     """Whether a user who signed up waits until an administrator confirms."""
 
+    calls_per_minute_per_user: int | None = Field(default=6000, ge=1)
+    """How many calls and pages a user may ask for in a minute; None is as many as they like."""
+    costly_calls_per_minute_per_user: int | None = Field(default=600, ge=1)
+    """How many of them may be plans, builds, checks, scripts, and look-ups of the form."""
+    calls_per_minute_per_address: int | None = Field(default=1200, ge=1)
+    """How many calls and pages an address (IPv6: a /64) may ask for without a log-in."""
+    call_counts_url: SecretStr | None = None
+    """The Redis in which calls are counted: redis:// or rediss://.
+
+    None is that of broker_url; without one, each process counts for itself.
+    """
     max_active_builds_per_user: int | None = Field(default=None, ge=1)
     """How many builds of one user run at once; None is all slots but one.
 
@@ -212,6 +223,13 @@ class ServiceSettings(Section):
         if value is not None and not re.fullmatch(r"https?://[!-~]+", value):
             raise ValueError("must be an address that begins with https:// or http://")
         return value if value is None else value.rstrip("/")
+
+    @field_validator("call_counts_url", mode="after")
+    @classmethod
+    def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match("rediss?://", value.get_secret_value()):
+            raise ValueError("must begin with redis:// or rediss://")
+        return value
 
     @field_validator("allowed_webhook_schemes", mode="after")
     @classmethod

@@ -30,6 +30,7 @@ from service.console import log_to_stderr
 from service.context import Service
 from service.db import earlier_users
 from service.db.database import db, init_database, migrate
+from service.fair_use import FairUse
 from service.logs.storage import logs_of
 from service.memory import share_arenas
 from service.oidc.provider import Provider
@@ -86,6 +87,7 @@ def create_app(
         authenticator=Authenticator(engine, takes_passwords=settings.oidc.local_accounts),
         provider=_provider(settings),
         readiness=health.Readiness(health.checks_of(settings, engine)),
+        fair_use=FairUse(settings.service),
         machines=load_machines(settings.library.build.machines),
         streams=threading.BoundedSemaphore(max(1, settings.service.web_threads // 2)),
     )

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Engine
 from config.settings import Settings
 from image_builder.request.machines import MachineEntry
 from image_builder.store.image_store import Images
+from service.fair_use import FairUse
 from service.health import Readiness
 from service.logs.protocol import Logs
 from service.submission import Submission
@@ -37,6 +38,7 @@ class Service:
     provider: Provider | None
     """The OpenID provider that logs users in, where there is one."""
     readiness: Readiness
+    fair_use: FairUse
     machines: Mapping[str, MachineEntry]
     """The machine catalogue, by name."""
     streams: threading.BoundedSemaphore

@@ -34,6 +34,17 @@ class TooManyFailures(TooManyRequests):
         super().__init__(message, hint="Wait some minutes, then try again.")
 
 
+class TooOften(TooManyRequests):
+    """Somebody calls more often than a minute allows; `retry_after_s` says when it ends."""
+
+    def __init__(self, limit: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"More than {limit} calls of this kind in a minute are too many.",
+            hint=f"Go on in {retry_after_s} s, and ask less often.",
+        )
+        self.retry_after_s = retry_after_s
+
+
 class Busy(TooManyRequests):
     """Too many ask for the same slow thing at once."""
 
@@ -50,6 +61,17 @@ class NameTaken(Forbidden):
             f"Your log-in works, but {name} is another account's name here.",
             hint="If it is yours, ask the operator to link it.",
         )
+
+
+RETRY_AFTER_S = 30
+"""When to come back, where nothing tells better."""
+
+
+def retry_after(error: CicError) -> dict[str, str]:
+    """Return the header that says when to come back, of answers that have one."""
+    if status_of(error) not in (429, 503):
+        return {}
+    return {"Retry-After": str(getattr(error, "retry_after_s", RETRY_AFTER_S))}
 
 
 _STATUSES: tuple[tuple[type[CicError], int], ...] = (

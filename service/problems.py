@@ -22,12 +22,11 @@ from image_builder.errors import (
     NotFound,
     ServiceError,
 )
-from service.errors import Forbidden, TooManyRequests, WrongMediaType, status_of
+from service.errors import Forbidden, TooManyRequests, WrongMediaType, retry_after, status_of
 
 _log = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
-RETRY_AFTER_S = 30
 DRAIN_BYTES = 64 * 1024**2
 """How much of a body that is too large is read and dropped, so that its sender gets the answer."""
 
@@ -106,7 +105,7 @@ def _from_error(error: CicError) -> Response:
         error.message,
         hint=error.hint,
         errors=[FieldProblem(one.field, one.message, one.hint) for one in named],
-        headers={"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {},
+        headers=retry_after(error),
     )
 
 

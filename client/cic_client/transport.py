@@ -26,7 +26,7 @@ MAX_ANSWER_BYTES = 64 * 1024**2
 MAX_ANSWER_S = 600.0
 CONNECT_S, READ_S = 20.0, 120.0
 TRIES = 4
-MAX_PAUSE_S = 30.0
+MAX_PAUSE_S = 60.0
 """A service that asks for a longer pause is not asked again by the same call."""
 _BLOCK_BYTES = 64 * 1024
 AWAY = (429, 502, 503, 504)

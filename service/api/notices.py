@@ -189,7 +189,7 @@ def remove_webhook(webhook_id: str) -> Response:
     return Response(status=204)
 
 
-@describes("Have a webhook called, to try it", answer=TestAnswer)
+@describes("Have a webhook called, to try it", answer=TestAnswer, is_costly=True)
 def test_webhook(webhook_id: str) -> Response:
     """Send a notice of the type `test`, which is tried again as others are."""
     row = _own(webhook_id)

@@ -26,7 +26,8 @@ BINARY: Mapping[str, Any] = {}
 """Bytes: OpenAPI 3.1 says so by saying nothing."""
 
 ANY_CALL = (500, 503)
-LOGGED_IN = (401, 403, 429)
+LOGGED_IN = (401, 403)
+COUNTED = (429,)
 NAMED = (404,)
 """Calls whose path names something."""
 MEANINGS = {
@@ -37,7 +38,7 @@ MEANINGS = {
     413: "The body is too large.",
     415: "A browser sends something else than JSON.",
     416: "The image has no such part.",
-    429: "A quota is used up, or logging in failed too often.",
+    429: "A quota is used up, logging in failed too often, or there were too many calls.",
     500: "The service has a fault; `error_id` finds it in the operator's log.",
     503: "Something that is needed does not answer now.",
 }
@@ -93,11 +94,15 @@ class Call:
     query: type[BaseModel] | None
     problems: tuple[int, ...]
     is_public: bool
+    is_costly: bool
+    """Whether it may take long to compute: fewer of them are allowed."""
+    is_counted: bool
 
     def problem_statuses(self, *, is_named: bool) -> list[int]:
         """Return every status that comes with a problem document."""
         statuses = {*ANY_CALL, *self.problems}
         statuses.update(() if self.is_public else LOGGED_IN)
+        statuses.update(COUNTED if self.is_counted else ())
         statuses.update(NAMED if is_named else ())
         statuses.update((400,) if self.query is not None else ())
         statuses.update((400, 413, 415) if self.body is not None else ())
@@ -115,6 +120,8 @@ def describes(
     query: type[BaseModel] | None = None,
     problems: tuple[int, ...] = (),
     is_public: bool = False,
+    is_costly: bool = False,
+    is_counted: bool = True,
 ) -> Callable[[View], View]:
     """Declare a call: with `answer`, it answers 200 with an object of that model and `links`.
 
@@ -135,6 +142,8 @@ def describes(
             query=query,
             problems=problems,
             is_public=is_public,
+            is_costly=is_costly,
+            is_counted=is_counted,
         )
         return view
 
@@ -160,10 +169,10 @@ def calls(app: Flask) -> Iterable[tuple[str, str, str, Call]]:
                 )
 
 
-def is_public(app: Flask, endpoint: str | None) -> bool:
-    """Return whether a call needs no log-in."""
+def call_of(app: Flask, endpoint: str | None) -> Call | None:
+    """Return what the route of an endpoint declares; None for one that is no call."""
     declared: Call | None = getattr(app.view_functions.get(endpoint or ""), "cic_call", None)
-    return declared is not None and declared.is_public
+    return declared
 
 
 def document(app: Flask, root: str) -> dict[str, Any]:

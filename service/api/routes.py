@@ -27,7 +27,7 @@ from service.api import devices, folders, notices, responses
 from service.api.caller import note, principal
 from service.api.downloads import SENT, sif_answer
 from service.api.log_stream import log_events
-from service.api.openapi import BINARY, FORM, TEXT, Answer, describes, document, is_public
+from service.api.openapi import BINARY, FORM, TEXT, Answer, call_of, describes, document
 from service.api.queries import (
     ArchitectureQuery,
     DeviceTokens,
@@ -58,6 +58,7 @@ from service.context import service
 from service.db import accounts, builds, groups, timelines
 from service.db.shares import Audience
 from service.errors import Forbidden, Missing
+from service.fair_use import tell_allowance
 from service.launch import Placed
 from service.logs import follow, protocol
 from service.metrics import exposition
@@ -75,13 +76,22 @@ api = Blueprint("api", __name__)
 
 @api.before_request
 def _require_login() -> Any:
-    """Refuse calls without a login, but for the public ones, and tokens without the scope."""
-    if is_public(current_app, request.endpoint):
+    """Refuse calls without a login, but for the public ones, and tokens without the scope.
+
+    What is answered is counted.
+    """
+    call = call_of(current_app, request.endpoint)
+    if call is not None and call.is_public:
+        if call.is_counted:
+            service().fair_use.count_stranger(request)
         return None
     refuse_other_sites(request)
     refused = auth.login_required(lambda: None)()
     if refused is not None:
+        service().fair_use.count_stranger(request)
         return refused
+    is_costly = call is not None and call.is_costly
+    service().fair_use.count_user(principal().id, is_costly=is_costly)
     scope = accounts.READ if request.method in ("GET", "HEAD", "OPTIONS") else accounts.WRITE
     if scope not in principal().scopes:
         raise Forbidden(
@@ -89,6 +99,9 @@ def _require_login() -> Any:
             hint="Make another token.",
         )
     return None
+
+
+api.after_request(tell_allowance)
 
 
 @api.post("/build/")
@@ -99,6 +112,7 @@ def _require_login() -> Any:
     answer=responses.Accepted,
     problems=(404,),
     links={"status": _ITS_ID, "log": _ITS_ID, "cancel": _ITS_ID},
+    is_costly=True,
 )
 def submit() -> Response:
     """Take a request: a JSON object, or one with a folder, as `multipart/form-data`."""
@@ -112,7 +126,11 @@ def submit() -> Response:
 
 @api.post("/build/plan")
 @describes(
-    "See what would be built", body=PostedRequest, answer=responses.PlanAnswer, problems=(404,)
+    "See what would be built",
+    body=PostedRequest,
+    answer=responses.PlanAnswer,
+    problems=(404,),
+    is_costly=True,
 )
 def plan() -> Response:
     who = principal()
@@ -342,7 +360,10 @@ def packages_of(filename: str) -> Response:
 
 @api.get("/image/<filename>/check")
 @describes(
-    "See whether an image works on a machine", query=MachineChoice, answer=responses.CheckAnswer
+    "See whether an image works on a machine",
+    query=MachineChoice,
+    answer=responses.CheckAnswer,
+    is_costly=True,
 )
 def check(filename: str) -> Response:
     """Return whether the image works on a machine.
@@ -364,6 +385,7 @@ def check(filename: str) -> Response:
             headers={"Content-Disposition": "the name of the file to keep it in"},
         )
     },
+    is_costly=True,
 )
 def script_of(filename: str) -> Response:
     """Return what starts a program of the image there, with the findings of a check as comments."""
@@ -443,6 +465,7 @@ def machines() -> Response:
     "Recognise a machine from collected facts",
     body=CollectedFacts,
     answer=responses.RecognisedAnswer,
+    is_costly=True,
 )
 def recognise_machine() -> Response:
     """Return which machine the facts of `cic_cli here` belong to; the facts are not kept."""
@@ -484,13 +507,17 @@ def log_in_with_device() -> Response:
 
 
 @api.get("/health/live")
-@describes("Ask whether the server answers", answer=responses.Alive, is_public=True)
+@describes(
+    "Ask whether the server answers", answer=responses.Alive, is_public=True, is_counted=False
+)
 def live() -> Response:
     return jsonify({"status": "alive"})
 
 
 @api.get("/health/ready")
-@describes("Ask whether the service can build", answer=responses.Ready, is_public=True)
+@describes(
+    "Ask whether the service can build", answer=responses.Ready, is_public=True, is_counted=False
+)
 def ready() -> Response:
     return service().readiness.answer()
 
@@ -523,6 +550,7 @@ def public_keys() -> Response:
 @describes(
     "Numbers for Prometheus",
     is_public=True,
+    is_counted=False,
     answers={200: Answer(description="Prometheus' text format.", content={"text/plain": TEXT})},
 )
 def metrics() -> Response:

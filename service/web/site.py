@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, Flask, Request, Response, render_template, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask_bootstrap import Bootstrap5
+from flask_login import current_user
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException, Unauthorized
 from werkzeug.wrappers import Response as AnyResponse
@@ -17,6 +18,7 @@ from image_builder.errors import CicError, ServiceError
 from service import errors, problems
 from service.api.routes import api
 from service.db import sessions
+from service.fair_use import tell_allowance
 from service.web import (
     account,
     admin,
@@ -33,7 +35,7 @@ from service.web import (
     timelines,
 )
 from service.web.forms import captcha_hosts
-from service.web.session import login_manager, require_login
+from service.web.session import login_manager, require_login, service, user
 
 PROGRAMS = frozenset(
     {
@@ -52,6 +54,8 @@ PROGRAMS = frozenset(
     }
 )
 """Where the API's calls begin."""
+COSTLY = frozenset({"web.preview", "web.choices", "web.workflows", "web.retry", "web.test_webhook"})
+"""Pages that look something up, or build; so does the form for a build when it is sent."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,8 +97,10 @@ def install(app: Flask) -> None:
     login_manager.init_app(app)
     filters.install(app)
     web = Blueprint("web", __name__)
+    web.before_request(_count)
     web.before_request(require_login)
     web.after_request(_with_headers)
+    web.after_request(tell_allowance)
     for part in (
         sign_in,
         institute,
@@ -115,6 +121,16 @@ def install(app: Flask) -> None:
     web.register_error_handler(Exception, _from_surprise)
     app.register_error_handler(404, _no_such_page)
     app.register_blueprint(web)
+
+
+def _count() -> None:
+    """Count a page as a call of its user, or of an address that has not logged in."""
+    if current_user.is_authenticated:
+        is_sent = request.endpoint == "web.new_build" and request.method == "POST"
+        is_costly = is_sent or request.endpoint in COSTLY
+        service().fair_use.count_user(user().id, is_costly=is_costly)
+    else:
+        service().fair_use.count_stranger(request)
 
 
 def _with_headers(response: Response) -> Response:
@@ -146,7 +162,9 @@ def _from_error(error: CicError) -> AnyResponse:
     status = errors.status_of(error)
     if status >= 500 and not isinstance(error, ServiceError):
         _log.error("%s %s: %s", request.method, request.path, error, exc_info=error)
-    return _page(status, error.message, error.hint)
+    page = _page(status, error.message, error.hint)
+    page.headers.update(errors.retry_after(error))
+    return page
 
 
 def _from_http(error: HTTPException) -> AnyResponse:

@@ -312,6 +312,37 @@ def test_status_prints_what_the_server_sent(service: FakeService, cic: Client) -
     assert (result.returncode, result.stdout) == (0, b"Response:\n" + sent + b"\n")
 
 
+def too_many(pause: str) -> Answer:
+    """What the service answers beyond its limit on calls."""
+    refused = problem(429, "Too Many Requests", detail="Too often.")
+    refused.headers.update({"RateLimit-Remaining": "0", "Retry-After": pause})
+    return refused
+
+
+def test_too_many_calls_are_waited_for_as_long_as_the_service_says(
+    service: FakeService, cic: Client
+) -> None:
+    service.at("/build/", too_many("7"), too_many("60"), json_answer({"id": BUILD_ID}))
+    result = cic("build", "-", input=SEED_REQUEST.encode())
+    assert (result.returncode, cic.pauses()) == (0, [7, 60])
+    assert b"going on in 7 s" in result.stderr
+    assert [asked.body for asked in service.asked] == [SEED_REQUEST.encode()] * 3
+
+
+@pytest.mark.parametrize("pause", ["61", "0", "x", "-1", "9999999999", "$(touch x)"])
+def test_no_other_pause_is_made(service: FakeService, cic: Client, pause: str) -> None:
+    service.at("/build/", too_many(pause))
+    result = cic("list")
+    assert (result.returncode, cic.pauses()) == (1, [])
+    assert b"HTTP 429" in result.stderr
+
+
+def test_a_service_that_never_lets_go_on_is_given_up(service: FakeService, cic: Client) -> None:
+    service.at("/build/", too_many("5"))
+    assert cic("list").returncode == 1
+    assert cic.pauses() == [5, 5, 5]
+
+
 @pytest.mark.parametrize(
     ("arguments", "method", "target"),
     [
@@ -1289,7 +1320,7 @@ def on_terminal(service: FakeService, cic: Client, *arguments: str) -> tuple[int
     return process.wait(), heard.replace(b"\r\n", b"\n")
 
 
-IMAGE = {
+LISTED_IMAGE = {
     "filename": "flows_caf\u00e9.sif",
     "platform": "linux/amd64",
     "size_bytes": 1_234_567_890,
@@ -1316,7 +1347,7 @@ TABLES = {
     "images": (
         ("images",),
         "/image/",
-        {"images": [IMAGE, IMAGE | {"filename": "b.sif", "size_bytes": 1}]},
+        {"images": [LISTED_IMAGE, LISTED_IMAGE | {"filename": "b.sif", "size_bytes": 1}]},
         """\
 image           platform     size    created (UTC)     seen by
 flows_café.sif  linux/amd64  1.2 GB  2026-11-29 21:04  site
@@ -1396,7 +1427,7 @@ def test_a_table_shows_no_escapes(service: FakeService, cic: Client) -> None:
 def test_an_answer_that_is_too_large_for_a_table_is_shown_as_it_came(
     service: FakeService, cic: Client
 ) -> None:
-    many = {"images": [IMAGE] * 3000}
+    many = {"images": [LISTED_IMAGE] * 3000}
     service.at("/image/", json_answer(many))
     code, heard = on_terminal(service, cic, "images")
     assert code == 0 and json.loads(heard.partition(b"\n")[2]) == many
