@@ -150,6 +150,8 @@ class ServiceSettings(Section):
     """How large a request with a folder may be; 8 of them are taken at a time."""
     max_uploads_bytes_per_user: int = Field(default=1024**3, ge=0)
     """How much disk the folders may use that one user sends: the least recently used go first."""
+    max_uploads_bytes: int | None = Field(default=64 * 1024**3, ge=0)
+    """How much disk the folders of all users may use; None is as much as there is."""
     keep_uploads_s: float = Field(default=30 * 86400.0, ge=0)
     """How long a folder that a user has sent is kept after its last use."""
     stop_timeout_s: float = Field(default=30.0, ge=0)

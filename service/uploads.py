@@ -129,6 +129,7 @@ class Uploads:
                 upload.tree,
                 upload.size_bytes,
                 max_bytes=self.settings.service.max_uploads_bytes_per_user,
+                max_bytes_of_all=self.settings.service.max_uploads_bytes,
             )
         except BaseException:
             self.forget(upload.tree)

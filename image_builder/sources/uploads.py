@@ -35,7 +35,7 @@ PACK = "pack it with: tar --create --directory FOLDER ."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Upload:
-    """Describes a kept folder: its tree, how many files it has and how many bytes they are."""
+    """Describes a kept folder: its tree, how many files it has, and what they take on the disk."""
 
     tree: str
     files: int
@@ -55,7 +55,7 @@ def keep_upload(stream: IO[bytes], root: Path, limits: Limits) -> Upload:
         entries = [_entry(plain, path, member) for path, member in sorted(found.items())]
         trees.check(entries, limits)
         tree = keep_entries(entries, root, lambda entry: _content(plain, found[entry.path]))
-    return Upload(tree=tree, files=len(entries), size_bytes=sum(entry.size for entry in entries))
+    return Upload(tree=tree, files=len(entries), size_bytes=trees.disk_bytes(entries))
 
 
 def keep_entries(

@@ -33,7 +33,7 @@ from image_builder.request.build_request import LATEST, BuildRequest
 from image_builder.sources.git import objects, trees
 from image_builder.sources.git.objects import Damaged
 from image_builder.sources.git.remote import Network, git_command, list_remote
-from image_builder.sources.git.trees import Entry, Limits
+from image_builder.sources.git.trees import Limits
 from image_builder.sources.git.urls import BadGitUrl, GitUrl, parse_url
 from image_builder.sources.step import StepRef, as_bad_description
 from image_builder.sources.uploads import keep_entries
@@ -190,7 +190,7 @@ class _Remote:
             commit=commit,
             path=(root / kept).absolute(),
         )
-        return FetchedStep(step=step, size_bytes=_bytes(entries))
+        return FetchedStep(step=step, size_bytes=trees.disk_bytes(entries))
 
     def _inner(self, repo: objects.Repo, tree: str, name: str, path: str) -> str:
         with objects.reading():
@@ -264,7 +264,3 @@ def _names_of(version: str) -> list[str]:
     kind, _, name = version.partition("/")
     full = [f"refs/{version}"] if kind in ("heads", "tags") and name else []
     return [*full, f"refs/tags/{version}", f"refs/heads/{version}"]
-
-
-def _bytes(entries: Sequence[Entry]) -> int:
-    return sum(entry.size for entry in entries)

@@ -20,18 +20,27 @@ UPLOADS: sa.Table = UploadRow.__table__
 
 
 def record(
-    engine: Engine, user_id: int, tree: str, size_bytes: int, *, max_bytes: int
+    engine: Engine,
+    user_id: int,
+    tree: str,
+    size_bytes: int,
+    *,
+    max_bytes: int,
+    max_bytes_of_all: int | None = None,
 ) -> list[str]:
     """Note that a user has sent a folder, and return the trees that made room for it.
 
-    These are the user's least recently used ones, but none that a build waits for. Raises
-    `LimitReached` (`QUOTA_EXCEEDED`) when that is not enough.
+    These are the user's least recently used ones, and then, where all users' folders together take
+    more than they may, those of anybody; but none that a build waits for. Raises `LimitReached`
+    (`QUOTA_EXCEEDED`) when that is not enough.
     """
     with writing(engine) as connection:
         connection.execute(locked(sa.select(USERS.c.id).where(USERS.c.id == user_id)))
         if _touch(connection, user_id, tree):
             return []
         gone = _make_room(connection, user_id, size_bytes, max_bytes)
+        if max_bytes_of_all is not None:
+            gone += _make_room_of_all(connection, tree, size_bytes, max_bytes_of_all)
         moment = now()
         connection.execute(
             UPLOADS.insert().values(
@@ -96,6 +105,35 @@ def _make_room(connection: Connection, user_id: int, size_bytes: int, max_bytes:
             code=ErrorCode.QUOTA_EXCEEDED,
         )
     _delete(connection, user_id, gone)
+    return gone
+
+
+def _make_room_of_all(
+    connection: Connection, tree: str, size_bytes: int, max_bytes: int
+) -> list[str]:
+    """Forget the folders that nobody has used for longest; each is on the disk once."""
+    rows = connection.execute(
+        sa.select(UPLOADS.c.tree, sa.func.max(UPLOADS.c.size_bytes).label("size_bytes"))
+        .where(UPLOADS.c.tree != tree)
+        .group_by(UPLOADS.c.tree)
+        .order_by(sa.func.max(UPLOADS.c.used_at), UPLOADS.c.tree)
+    ).all()
+    over_bytes = sum(row.size_bytes for row in rows) + size_bytes - max_bytes
+    if over_bytes <= 0:
+        return []
+    needed = set(connection.scalars(_waited_for()))
+    gone: list[str] = []
+    for row in rows:
+        if over_bytes > 0 and row.tree not in needed:
+            over_bytes -= row.size_bytes
+            gone.append(row.tree)
+    if over_bytes > 0:
+        raise LimitReached(
+            "The folders of all users take what they may at the moment.",
+            hint="Try again when other builds have ended, or put the step into a registry.",
+            code=ErrorCode.QUOTA_EXCEEDED,
+        )
+    connection.execute(UPLOADS.delete().where(UPLOADS.c.tree.in_(gone)))
     return gone
 
 

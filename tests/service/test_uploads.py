@@ -241,6 +241,36 @@ def test_old_folders_make_room_but_not_those_that_builds_wait_for(
         assert sent(ada, first)["folder"] == one["folder"]
 
 
+def test_many_empty_files_count_as_what_they_take(site: Site, builder: FakeBuilder) -> None:
+    bounded = site.with_environ(CIC_MAX_UPLOADS_BYTES_PER_USER=str(100 * 4096))
+    with running_app(bounded.settings, builder) as app:
+        ada = Api(app)
+        fewer: dict[str, str | bytes] = {**FILES, **{f"e{number}": "" for number in range(98)}}
+        assert send(ada, packed(fewer)).status_code == 200
+        refused = send(ada, packed({**fewer, "one-more": ""}))
+        assert (refused.status_code, refused.get_json()["code"]) == (429, "QUOTA_EXCEEDED")
+
+
+def test_folders_of_all_users_take_no_more_than_they_may(site: Site, builder: FakeBuilder) -> None:
+    bounded = site.with_environ(CIC_MAX_UPLOADS_BYTES="250000")
+    with running_app(bounded.settings, builder) as app:
+        ada, bob, root = Api(app), Api(app, "bob"), root_of(app)
+        first, second, third = ({**FILES, "data": bytes([number]) * 100_000} for number in range(3))
+        one, same = sent(ada, first), sent(bob, first)  # on the disk once
+        two = sent(bob, second)
+        for user, build in ((ada, one), (bob, same), (bob, two)):
+            user.wait(build["id"])
+        builder.hold.clear()
+        three = sent(ada, third)
+        assert {path.name for path in root.iterdir()} == {two["folder"], three["folder"]}
+        assert bob("POST", "/build/", json=OWN | {"folder": one["folder"]}).status_code == 404
+        sent(bob, second, force=True)
+        refused = send(ada, packed(first))
+        assert (refused.status_code, refused.get_json()["code"]) == (429, "QUOTA_EXCEEDED")
+        assert "all users" in refused.get_json()["detail"]
+        builder.hold.set()
+
+
 def test_what_two_users_sent_stays_for_the_other(
     app: Flask, ada: Api, bob: Api, engine: Engine
 ) -> None:

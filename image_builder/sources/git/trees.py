@@ -38,6 +38,8 @@ MAX_PATH_BYTES = 2000
 MAX_LINK_HOPS = 40
 MAX_DEPTH = 100
 CHUNK_BYTES = 1024**2
+BLOCK_BYTES = 4096
+"""What a file system gives away at a time: an empty file takes a place on the disk as well."""
 _PLAIN = re.compile(
     r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}/){0,10}[A-Za-z0-9_][A-Za-z0-9_.+-]{0,80}\Z"
 )
@@ -66,6 +68,11 @@ class Limits:
 
     max_files: int = 100_000
     max_bytes: int = 1024**3
+
+
+def disk_bytes(entries: Iterable[Entry]) -> int:
+    """Return what the files of a folder take on a disk, about: whole blocks, and one at least."""
+    return sum(max(1, -(-entry.size // BLOCK_BYTES)) * BLOCK_BYTES for entry in entries)
 
 
 class BadTree(ValueError):
