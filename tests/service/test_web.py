@@ -815,7 +815,15 @@ def test_every_page_is_looked_at(app: Flask) -> None:
     """No page can be forgotten where browsers look at all of them: each route is one, or says that
     it is none.
     """
-    facts = sights.Facts(finished="", failed="", going_on="", filename="", image_id="")
+    facts = sights.Facts(
+        finished="",
+        failed="",
+        going_on="",
+        filename="",
+        identity="",
+        image_id="",
+        mail_link="",
+    )
     looked_at = {sight.endpoint for sight in sights.sights(facts)} - {"404"}
     routes = {
         rule.endpoint.removeprefix("web.")

@@ -16,6 +16,9 @@ from image_builder.spack.lockfile import Graph
 from image_builder.store.image_store import open_images
 from image_builder.timeline import origins
 from image_builder.timeline.spans import BUILT, CACHED, PACKAGE, Span
+from service.db import accounts
+from service.db.database import make_engine
+from service.notices import confirmation
 from tests.conftest import DATA, PROJECT
 from tests.support.browser import Browser
 from tests.support.site import MACHINE, PASSWORD, Service, add_user
@@ -41,6 +44,7 @@ class Facts:
     filename: str
     identity: str
     image_id: str
+    mail_link: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,12 +83,22 @@ NOT_PAGES = frozenset(
         "remove_credential",
         "share",
         "change_user",
+        "switch_webhook",
+        "test_webhook",
+        "remove_webhook",
+        "remove_mail",
+        "confirmed_mail",
     }
 )
 """Routes that redirect, or answer with data."""
 
 
-SETTINGS = {"CIC_REPOSITORIES_ALLOWED_GIT_HOSTS": "git.example.org"}
+SETTINGS = {
+    "CIC_REPOSITORIES_ALLOWED_GIT_HOSTS": "git.example.org",
+    "CIC_PUBLIC_URL": "https://cic.example.org/image_creation",
+    "CIC_SMTP_HOST": "127.0.0.1",
+    "CIC_MAIL_SENDER": "cic@example.org",
+}
 """What a site needs so that its pages show all that they have."""
 
 
@@ -119,7 +133,18 @@ def prepare(service: Service) -> Facts:
         filename=ended["filename"],
         identity=ended["identity"],
         image_id=image_id,
+        mail_link=mail_link(service),
     )
+
+
+def mail_link(service: Service) -> str:
+    """Return the page at which `ADMIN` confirms a mail address."""
+    settings = service.site.settings.service
+    engine = make_engine(settings.database)
+    user = accounts.by_name(engine, ADMIN)
+    engine.dispose()
+    assert user is not None
+    return f"/account/mail/{confirmation.token_for(user.id, 'grace@example.org', settings)}"
 
 
 def keep_lockfile(service: Service, identity: str) -> None:
@@ -155,6 +180,7 @@ def sights(facts: Facts) -> list[Sight]:
         Sight(name="docs", endpoint="docs", path="/docs", user=None),
         Sight(name="builds-empty", endpoint="builds", path="/builds", user=NEWCOMER),
         Sight(name="account-empty", endpoint="account", path="/account", user=NEWCOMER),
+        Sight(name="notices-empty", endpoint="notices", path="/account/notices", user=NEWCOMER),
         Sight(name="builds", endpoint="builds", path="/builds"),
         Sight(name="builds-none", endpoint="builds", path="/builds?status=CONVERTING"),
         Sight(
@@ -234,6 +260,21 @@ def sights(facts: Facts) -> list[Sight]:
             path="/account",
             act=lambda page: _send(page, "form[action$='/account/credentials'] button"),
         ),
+        Sight(name="webhook", endpoint="add_webhook", path="/account/notices", act=_add_webhook),
+        Sight(
+            name="webhook-wrong",
+            endpoint="add_webhook",
+            path="/account/notices",
+            act=lambda page: _send(page, "form[action$='/account/webhooks'] button"),
+        ),
+        Sight(
+            name="mail-wrong",
+            endpoint="set_mail",
+            path="/account/notices",
+            act=lambda page: _send(page, "form[action$='/account/mail'] button"),
+        ),
+        Sight(name="notices", endpoint="notices", path="/account/notices"),
+        Sight(name="mail-link", endpoint="confirm_mail", path=facts.mail_link),
         Sight(name="admin", endpoint="admin", path="/admin"),
         Sight(name="nowhere", endpoint="404", path="/nowhere"),
     ]
@@ -283,6 +324,19 @@ def _make_token(page: Browser) -> None:
     page.find("form[action$='/account/tokens'] [name=name]").send_keys("laptop")
     page.click("form[action$='/account/tokens'] button")
     page.wait(lambda: page.all("#new-token"))
+
+
+def _add_webhook(page: Browser) -> None:
+    """Keep a webhook, and try it: its name leads nowhere, so that the page shows a try that failed."""
+    page.find("[name=webhook-url]").send_keys("https://ci.example.invalid/hook")
+    page.click("form[action$='/account/webhooks'] button")
+    page.wait(lambda: page.all("#new-secret"))
+    page.click("form[action$='/test'] button")
+    page.wait(lambda: page.all("td a, td[data-label=Outcome]"))
+    page.open("/account/notices")
+    page.find("[name=webhook-url]").send_keys("https://ci.example.invalid/another")
+    page.click("form[action$='/account/webhooks'] button")
+    page.wait(lambda: page.all("#new-secret"))
 
 
 def _change_password_wrongly(page: Browser) -> None:
