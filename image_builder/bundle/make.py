@@ -65,6 +65,10 @@ def make_bundle(
     """
     if request.is_base:
         raise UserError("A bundle holds a base image, and is none.", hint="Name a step.")
+    if request.from_lock is not None:
+        raise UserError(
+            "A bundle has a lockfile of its own.", hint="Make it of the request without from_lock."
+        )
     observer.entered(BuildState.STARTED)
     with cancel.limited(settings.build.total_timeout_s, ErrorCode.TOTAL_TIMEOUT):
         return _make(request, settings, output, workspace, observer, cancel, with_built, runner)

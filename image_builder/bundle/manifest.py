@@ -183,6 +183,11 @@ def require_for(
             f"The bundle is for recipe {manifest.recipe}, and this version has {recipe}.",
             hint="Use the same version of the service on both sides.",
         )
+    if request.from_lock is not None:
+        raise BadBundle(
+            "The bundle has a lockfile of its own, and the request names one, too.",
+            hint="Leave from_lock out of the request.",
+        )
     platform = request.machine.platform
     if manifest.platform != platform:
         raise BadBundle(

@@ -120,6 +120,7 @@ def test_it_is_for_its_request(manifest: Manifest) -> None:
         (request(platform="linux/arm64", architecture="a64fx"), "is for linux/amd64, and the req"),
         (request().model_copy(update={"version": "v2"}), "version is 'latest'"),
         (request().model_copy(update={"slim": True}), "slim is not there"),
+        (request().model_copy(update={"from_lock": "0" * 36}), "a lockfile of its own"),
     ],
 )
 def test_it_is_for_no_other_request(asked: BuildRequest, said: str, manifest: Manifest) -> None:
