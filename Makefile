@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTEST = .venv/bin/python -m pytest $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: demo setup setup-test test test-unit test-cluster test-oidc test-endurance lint check clean help
+.PHONY: demo setup setup-test test test-unit test-cluster test-oidc test-endurance test-reproducible lint check clean help
 
 help:
 	@echo "make demo            install, start the service, build an example image and run it"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-cluster    several hosts in network namespaces; the service on PostgreSQL, and all kinds of storage"
 	@echo "make test-oidc       the log-in with a real OpenID provider, which it installs from npm"
 	@echo "make test-endurance  the long ones: endurance and kill tests"
+	@echo "make test-reproducible  two whole builds on two daemons, compared by diffoscope, which it installs"
 	@echo "make setup           only install what the service needs; setup-test: what tests need too"
 	@echo "make lint            ruff, its formatter, mypy and shellcheck"
 	@echo "make clean           stop the demo; remove what it and the tests made here (not installed packages)"
@@ -53,6 +54,10 @@ test-oidc: setup-test
 
 test-endurance: setup-test
 	@$(PYTEST) -m endurance
+
+test-reproducible: setup-test
+	@command -v diffoscope >/dev/null || apt-get install -y --no-install-recommends diffoscope-minimal
+	@$(PYTEST) tests/system/test_reproducible.py
 
 lint: setup-test
 	.venv/bin/ruff check .

@@ -39,7 +39,7 @@ from image_builder.errors import (
 from image_builder.host import file_leases, files
 from image_builder.host.cancellation import CancelToken
 from image_builder.plan.inputs import Inputs
-from image_builder.proof import keys
+from image_builder.proof import compare_sifs, keys
 from image_builder.request.build_request import BuildRequest
 from image_builder.request.machines import load_machines
 from image_builder.settings import BuildSettings, LibrarySettings
@@ -47,7 +47,14 @@ from image_builder.sources.own_description import parse_any_request
 from image_builder.state import BuildState
 from image_builder.timeline.spans import Span
 
-EXIT_OK, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
+EXIT_OK, EXIT_DIFFERENT, EXIT_BAD_REQUEST, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_INTERRUPTED = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    130,
+)
 
 
 class ConsoleObserver:
@@ -87,6 +94,8 @@ class ConsoleObserver:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, do what it says, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["compare"]:
+        return _compare(words[1:], Console(stderr=True))
     makes_bundle = words[:1] == ["bundle"]
     parser = _bundle_parser() if makes_bundle else _parser()
     options = parser.parse_args(words[1:] if makes_bundle else words)
@@ -191,6 +200,24 @@ def _parser() -> argparse.ArgumentParser:
 def _trust(settings: LibrarySettings, named: Path | None, *, allow_unsigned: bool) -> Trust:
     public = keys.published(settings.proof) if named is None else keys.read_public_keys(named)
     return Trust(keys=tuple(public), allow_unsigned=allow_unsigned)
+
+
+def _compare(arguments: Sequence[str], console: Console) -> int:
+    """Print in what two SIFs differ; the exit code says whether they do."""
+    parser = argparse.ArgumentParser(
+        prog="cic_builder.py compare",
+        description="Say in which files two SIFs differ, and whose files those are. "
+        "It ends with 0 if they are equal, bit for bit, and else with 1.",
+    )
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        said = compare_sifs.compare(options.first, options.second)
+    except CicError as error:
+        return _explain(error, console)
+    print(said, end="")
+    return EXIT_DIFFERENT if said else EXIT_OK
 
 
 def _read(path: Path) -> bytes:

@@ -254,7 +254,10 @@ class _Install:
             context.request, context.inputs.step, context.settings, context.cancel
         )
         require_free_space(context.workspace.root, build.min_free_bytes)
-        with convert.begin(folder, settings=build, time_s=time_s, cancel=context.cancel) as begun:
+        newest_s = stages.newest_s(context, time_s)
+        with convert.begin(
+            folder, settings=build, time_s=time_s, newest_s=newest_s, cancel=context.cancel
+        ) as begun:
             yield begun
 
     def _looked_at(

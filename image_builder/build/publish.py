@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from image_builder.build import evidence, signing
 from image_builder.build.context import BuildContext, Built, time_limit
 from image_builder.build.failures import classify
-from image_builder.build.stages import client_environment, run_stage
+from image_builder.build.stages import client_environment, newest_s, run_stage
 from image_builder.docker import attestations, buildx, daemon, registry
 from image_builder.docker.attestations import Attested, NotAttested
 from image_builder.errors import (
@@ -306,6 +306,9 @@ def _convert(
     record = record.model_copy(update={"details": {**record.details, COMPRESSOR: compressor}})
     context.observer.entered(BuildState.CONVERTING)
     require_free_space(context.workspace.root, context.settings.build.min_free_bytes)
+    time_s = resolve.step_time_s(
+        context.request, context.inputs.step, context.settings, context.cancel
+    )
     with store.temporary_path() as temporary, time_limit(ErrorCode.CONVERSION_TIMEOUT):
         conversion = convert.convert(
             built.image,
@@ -315,9 +318,9 @@ def _convert(
             scratch=context.workspace.scratch,
             on_line=context.log.line,
             cancel=context.cancel,
-            time_s=resolve.step_time_s(
-                context.request, context.inputs.step, context.settings, context.cancel
-            ),
+            time_s=time_s,
+            newest_s=newest_s(context, time_s),
+            source=context.identity,
             evidence=evidence.SifEvidence(context, built, lock),
             begun_sif=built.begun_sif,
         )

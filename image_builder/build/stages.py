@@ -247,3 +247,13 @@ def _secrets(context: BuildContext) -> dict[str, Path]:
     if build.ca_bundle is not None:
         secrets[CA_BUNDLE_SECRET] = build.ca_bundle
     return secrets
+
+
+def newest_s(context: BuildContext, time_s: int) -> int:
+    """Return the time that files get which are newer, in seconds since 1970.
+
+    It does not tell when the image was built, and leaves alone what came with a base image: Python
+    takes compiled files for those of sources with the very time of before.
+    """
+    bases = [one.reference for one in (context.inputs.base, context.inputs.runtime) if one]
+    return max(time_s, *(daemon.image_created_s(one) or 0 for one in bases))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import io
 import ipaddress
@@ -147,6 +148,20 @@ def image_bytes(image: str) -> int | None:
             return int(client.images.get(image).attrs["Size"])
         except docker.errors.ImageNotFound:
             return None
+
+
+def image_created_s(image: str) -> int | None:
+    """Return when an image in the daemon was made, in seconds since 1970, or None if that is unknown."""
+    with daemon() as client:
+        try:
+            text = str(client.images.get(image).attrs.get("Created") or "")
+        except docker.errors.ImageNotFound:
+            return None
+    try:
+        moment = datetime.datetime.fromisoformat(text[:19])
+    except ValueError:
+        return None
+    return int(moment.replace(tzinfo=datetime.timezone.utc).timestamp())
 
 
 def image_digests(image: str) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ _SPACK_SCRIPTS = (
     "exchange.sh",
     "stages.py",
     "activation.py",
+    "even.py",
 )
 _GATHERING_SCRIPTS = ("apt.sh", "gather_debs.sh", "gather_wheels.sh", "gather_sources.sh")
 

@@ -68,6 +68,8 @@ def convert(
     cancel: CancelToken | None = None,
     on_line: LineSink | None = None,
     time_s: int | None = None,
+    newest_s: int | None = None,
+    source: str | None = None,
     evidence: format.Evidence | None = None,
     begun_sif: BegunSif | None = None,
 ) -> Conversion:
@@ -75,9 +77,10 @@ def convert(
 
     `image` is its id, or a reference. `scratch` is a folder for temporary files; without it they
     are in the destination's folder. `time_s` is the time that the SIF carries, in seconds since
-    1970; without it, it is now. `evidence` is put into the SIF. A `begun_sif` of the same files is
-    completed. Raises `ToolMissing`, `ServiceError`, `LimitReached` or `Cancelled`; then there is no
-    file at `destination`.
+    1970; without it, it is now. None of its files is newer than `newest_s`, where it is streamed.
+    `source` is what it names as its origin, by default the `image`. `evidence` is put into the SIF.
+    A `begun_sif` of the same files is completed. Raises `ToolMissing`, `ServiceError`,
+    `LimitReached` or `Cancelled`; then there is no file at `destination`.
     """
     job = _Conversion(
         image=image,
@@ -87,6 +90,8 @@ def convert(
         cancel=cancel,
         on_line=on_line or _ignore,
         time_s=int(time.time()) if time_s is None else time_s,
+        newest_s=newest_s,
+        source=source or image,
         evidence=evidence or format.NoEvidence(),
         begun=begun_sif,
     )
@@ -106,7 +111,12 @@ def convert(
 
 @contextlib.contextmanager
 def begin(
-    folder: Path, *, settings: BuildSettings, time_s: int, cancel: CancelToken
+    folder: Path,
+    *,
+    settings: BuildSettings,
+    time_s: int,
+    cancel: CancelToken,
+    newest_s: int | None = None,
 ) -> Iterator[BegunSif | None]:
     """Begin a SIF of an image whose files somebody reads now; its files are in `folder` meanwhile.
 
@@ -121,6 +131,7 @@ def begin(
         level=level(settings),
         settings=settings,
         time_s=time_s,
+        newest_s=newest_s,
         cancel=cancel,
     )
     with begun(flow) as sif:
@@ -160,6 +171,8 @@ class _Conversion:
     cancel: CancelToken | None
     on_line: LineSink
     time_s: int
+    newest_s: int | None
+    source: str
     evidence: format.Evidence
     begun: BegunSif | None
 
@@ -183,7 +196,7 @@ class _Conversion:
         return streaming.stream(
             self.image,
             made,
-            source=self.image,
+            source=self.source,
             build_empty=self._build_empty,
             scratch=scratch,
             platform=self.platform,
@@ -191,6 +204,7 @@ class _Conversion:
             settings=self.settings,
             on_line=self.on_line,
             time_s=self.time_s,
+            newest_s=self.newest_s,
             evidence=self.evidence,
             begun=self.begun,
             runner=self.runner,

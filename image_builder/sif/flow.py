@@ -61,6 +61,8 @@ class Flow:
     folder: Path
     has_additions: bool
     time_s: int
+    newest_s: int | None = None
+    """No file is newer, in seconds since 1970."""
     settings: BuildSettings
     cancel: CancelToken | None
 
@@ -113,6 +115,8 @@ class Flow:
     def filter(self) -> Command:
         """Return the check of the image's files; without additions, for Singularity to unpack."""
         options = ["--time", str(self.time_s)]
+        if self.newest_s is not None:
+            options += ["--newest", str(self.newest_s)]
         if self.has_additions:
             options += ["--additions", str(self.folder / ADDITIONS)]
         program, report = str(Path(tar_filter.__file__)), str(self.folder / REPORT)

@@ -68,6 +68,7 @@ def stream(
     settings: BuildSettings,
     on_line: LineSink,
     time_s: int,
+    newest_s: int | None = None,
     evidence: format.Evidence | None = None,
     begun: BegunSif | None = None,
     runner: Runner = run,
@@ -78,9 +79,9 @@ def stream(
     What was `begun` of the same files is completed.
 
     `source` is what the SIF names as its origin. `build_empty(archive, sif)` lets Singularity
-    convert an archive. `time_s` is the time in the SIF, in seconds since 1970, and `evidence` is put
-    into it, too. Raises `NotStreamable` when this machine needs another way of conversion, else as
-    `convert.convert` does.
+    convert an archive. `time_s` is the time in the SIF and `newest_s` the latest that its files may
+    have, in seconds since 1970; `evidence` is put into it, too. Raises `NotStreamable` when this
+    machine needs another way of conversion, else as `convert.convert` does.
     """
     require_programs()
     architecture = platform.split("/")[1]
@@ -99,6 +100,7 @@ def stream(
                 level=level,
                 settings=settings,
                 time_s=time_s,
+                newest_s=newest_s,
                 cancel=cancel,
             )
             running = stack.enter_context(new.of_image(exported))
@@ -144,6 +146,7 @@ def flow_of(
     settings: BuildSettings,
     time_s: int,
     cancel: CancelToken | None,
+    newest_s: int | None = None,
 ) -> Flow:
     """Return what makes the squashfs of a SIF; `folder` is for what is written on the way."""
     return Flow(
@@ -152,6 +155,7 @@ def flow_of(
         folder=folder,
         has_additions=True,
         time_s=time_s,
+        newest_s=newest_s,
         settings=settings,
         cancel=cancel,
     )
@@ -177,6 +181,7 @@ def write_layer(
         folder=scratch,
         has_additions=False,
         time_s=time_s,
+        newest_s=None,
         settings=settings,
         cancel=cancel,
     )

@@ -1,10 +1,11 @@
 """Checks an image's files in a tar stream, and writes the stream that goes into squashfs.
 
-    python3 tar_filter.py [--additions FILE] [--time SECONDS] --report FILE < export.tar
+    python3 tar_filter.py [--additions FILE] [--time SECONDS] [--newest SECONDS] --report FILE < export.tar
 
 What `docker export` itself puts in is left out, and so is what the image has where Singularity puts its own files. The
 members of the additions (a tar file, for which the program waits: it appears by a rename) follow, each unless its name
-was there already. The folders into which Docker writes get the time that is given. Without additions, the stream is for
+was there already. The folders into which Docker writes get the time that is given, and what is newer than the newest
+time that is given gets that, so that it does not tell when it was built. Without additions, the stream is for
 Singularity itself to unpack and write into: links where it writes are refused. The report says what was written.
 
 This is a program of its own, imports nothing of ours, and never has more of the stream in memory than a window.
@@ -130,7 +131,7 @@ class Window:
 
     def __init__(self, source: int, target: int | None) -> None:
         self._source, self._target = source, target
-        self._data = b""
+        self._data = bytearray()
         self._kept_from = 0
         self.position = 0
 
@@ -156,7 +157,12 @@ class Window:
 
     def peek(self, count: int, offset: int = 0) -> bytes:
         begin = self.position + offset
-        return self._data[begin : begin + count]
+        return bytes(self._data[begin : begin + count])
+
+    def replace(self, data: bytes, offset: int = 0) -> None:
+        """Put other bytes in the place of as many of the window."""
+        begin = self.position + offset
+        self._data[begin : begin + len(data)] = data
 
     def keep(self, count: int) -> None:
         """Send the next `count` bytes on, which need not be in the window."""
@@ -184,7 +190,7 @@ class Window:
 
     def at_padding_only(self) -> bool:
         """Return whether nothing but zero bytes is left."""
-        rest = self._data[self.position :]
+        rest = bytes(self._data[self.position :])
         while not any(rest):
             rest = self.read(WINDOW_BYTES)
             if not rest:
@@ -193,7 +199,7 @@ class Window:
 
     def _pass_on(self, count: int, target: int | None) -> None:
         """Move bytes that need no check; between pipes, without copying them."""
-        self._data, self.position, self._kept_from = b"", 0, 0
+        self._data, self.position, self._kept_from = bytearray(), 0, 0
         while count:
             if target is not None and count >= WINDOW_BYTES:
                 moved = _splice(self._source, target, count)
@@ -374,13 +380,15 @@ class Filter:
         *,
         additions: Callable[[], int] | None = None,
         time_s: int | None = None,
+        newest_s: int | None = None,
     ) -> None:
         """Read from `source`, write to `target`; `additions` opens the archive of additions.
 
         Without `additions`, Singularity writes into what is written here. `time_s` is the time of
-        the folders that Docker prepared, in seconds since 1970.
+        the folders that Docker prepared, and nothing has a later one than `newest_s`, both in
+        seconds since 1970.
         """
-        self._time_s = time_s
+        self._time_s, self._newest_s = time_s, newest_s
         self._window, self._target, self.report = Window(source, target), target, report
         self._additions = additions
         self._added_kinds: dict[bytes, int] | None = None
@@ -404,6 +412,7 @@ class Filter:
             if self._time_s is not None and member.kind == _FOLDER and member.name in PREPARED:
                 write_all(self._target, self._timed(member))
             else:
+                self._age(member)
                 window.keep(member.extent + member.body_bytes)
         window.keep(0)
         window.flush()
@@ -432,6 +441,15 @@ class Filter:
             self.report.added += 1
             window.keep(total)
         window.flush()
+
+    def _age(self, member: Member) -> None:
+        """Give a member that is too new the newest time there may be, where it is in the window."""
+        if self._newest_s is None or member.kind == ord("S"):  # its last block is no header
+            return
+        place = member.extent - BLOCK
+        header = self._window.peek(BLOCK, place)
+        if number(header[136:148]) > self._newest_s:
+            self._window.replace(with_time(header, self._newest_s), place)
 
     def _timed(self, member: Member) -> bytes:
         """Take a folder's header out of the stream, and return it with the time that is given."""
@@ -549,12 +567,15 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--additions")
     parser.add_argument("--time", type=int)
+    parser.add_argument("--newest", type=int)
     parser.add_argument("--report", required=True)
     options = parser.parse_args()
     report = Report()
     try:
         additions = functools.partial(await_file, options.additions) if options.additions else None
-        job = Filter(0, 1, report, additions=additions, time_s=options.time)
+        job = Filter(
+            0, 1, report, additions=additions, time_s=options.time, newest_s=options.newest
+        )
         job.copy_image()
         job.add()
         os.close(1)

@@ -94,8 +94,9 @@ def own_docker(
     addresses: Sequence[str] = (),
     disk_bytes: int | None = None,
     is_alone: bool = False,
+    image: str = BASE_IMAGE,
 ) -> Iterator[OwnDocker]:
-    """A daemon with the base image of the tests in it. It needs root.
+    """A daemon with the base image of the tests in it, or another `image`. It needs root.
 
     `options` are for the daemon, `addresses` are more of the world's, and with `disk_bytes` its
     data have a disk of their own, of this size. One that `is_alone` has no image, and its host no
@@ -135,7 +136,7 @@ def own_docker(
         if is_alone:
             yield OwnDocker(root, host, world)
             return
-        with subprocess.Popen(["docker", "save", BASE_IMAGE], stdout=subprocess.PIPE) as saved:
+        with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saved:
             subprocess.run(
                 ["docker", "-H", f"unix://{socket}", "load"],
                 stdin=saved.stdout,
@@ -162,8 +163,8 @@ def _disk(image: Path, folder: Path, size_bytes: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def listening(namespace: int, port: int) -> Iterator[None]:
-    """A web server on all addresses of a network namespace."""
+def listening(namespace: int, port: int, folder: str | Path = "/var/empty") -> Iterator[None]:
+    """A web server on all addresses of a network namespace, which hands out a folder."""
     argv = [
         "nsenter",
         f"--net=/proc/{namespace}/ns/net",
@@ -173,7 +174,7 @@ def listening(namespace: int, port: int) -> Iterator[None]:
         "--bind",
         "::",
         "--directory",
-        "/var/empty",
+        str(folder),
         str(port),
     ]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:

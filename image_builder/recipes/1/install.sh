@@ -45,4 +45,5 @@ fi
 unset MAKEFLAGS
 
 python /run/cic/stages.py
+python /run/cic/even.py /opt/spack/opt/spack /spack/opt/spack
 spack env activate --sh -d /opt/cic | python /run/cic/activation.py

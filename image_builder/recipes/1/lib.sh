@@ -2,6 +2,9 @@
 # The CA is a build secret: it lies in no layer, and the variables that name it live as long as the step.
 set -eu
 
+# What writes a time into a file writes this one, which is that of all files of a build (1980-01-02).
+export SOURCE_DATE_EPOCH=315619200
+
 fail() {
     echo "cic: error: $*" >&2
     exit 1
@@ -45,6 +48,11 @@ drop_apt_caches() {
     apt-get clean
     rm -rf /var/lib/apt/lists /var/cache/apt/pkgcache.bin /var/cache/apt/srcpkgcache.bin
     mkdir -p /var/lib/apt/lists
+    # Logs and earlier states, and a cache of inode numbers: no two builds have the same.
+    rm -f /var/cache/ldconfig/aux-cache /var/log/dpkg.log /var/log/alternatives.log
+    for folder in /var/log/apt /var/lib/dpkg /var/cache/debconf; do
+        [ ! -d "$folder" ] || find "$folder" -maxdepth 1 -type f \( -path "/var/log/*" -o -name "*-old" \) -delete
+    done
 }
 
 # Spack is on the PATH, or where base images have it.

@@ -82,7 +82,11 @@ def content_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def filtered(
-    image: bytes, additions: bytes | None = tar([]), *, step: int | None = None
+    image: bytes,
+    additions: bytes | None = tar([]),
+    *,
+    step: int | None = None,
+    newest_s: int | None = None,
 ) -> tuple[bytes, Report]:
     """What becomes of a stream, which arrives in portions of `step` bytes."""
     report = Report()
@@ -97,7 +101,11 @@ def filtered(
             return extra.fileno()
 
         job = Filter(
-            source, target.fileno(), report, additions=None if additions is None else opened
+            source,
+            target.fileno(),
+            report,
+            additions=None if additions is None else opened,
+            newest_s=newest_s,
         )
         job.copy_image()
         job.add()
@@ -315,6 +323,29 @@ def test_sparse_files_as_gnu_tar_writes_them_go_through(sparse_format: str, tmp_
     assert report.entries == 1
     with tarfile.open(fileobj=io.BytesIO(written)) as members:
         assert content_of(members, members.getmember("holes")) == source.read_bytes()
+
+
+@pytest.mark.parametrize("step", [None, 7, 512, 1000])
+def test_nothing_is_newer_than_the_newest_time(step: int | None) -> None:
+    """What is older stays as it is, and so does everything but the time."""
+    times = {"old": 100, "at": 500, "new": 501, "x" * 150: 2**31, "folder": 900, "folder/in": 3}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, time_s in times.items():
+            member = tarfile.TarInfo(name)
+            member.mtime, member.size = time_s, 0 if name == "folder" else 700
+            member.type = tarfile.DIRTYPE if name == "folder" else tarfile.REGTYPE
+            archive.addfile(member, io.BytesIO(b"content" * 100))
+    made, _ = filtered(buffer.getvalue(), step=step, newest_s=500)
+    with tarfile.open(fileobj=io.BytesIO(made)) as members:
+        assert {one.name: one.mtime for one in members} == {
+            name: min(time_s, 500) for name, time_s in times.items()
+        }
+    assert read(made) == read(buffer.getvalue())
+    assert (
+        filtered(buffer.getvalue(), step=step)[0]
+        == buffer.getvalue().rstrip(b"\0") + made[len(made.rstrip(b"\0")) :]
+    )
 
 
 def test_extended_attributes_go_through() -> None:
