@@ -39,6 +39,7 @@ NAMES = (
     "throughput",
     "answers",
     "proof",
+    "client",
 )
 MEASURED = Path(__file__).with_name("measured.json")
 COLORS = {"met": "#2a7f3f", "missed": "#b3361e"}
