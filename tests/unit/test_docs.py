@@ -284,6 +284,13 @@ def test_every_verb_of_the_client_is_shown_and_there() -> None:
     assert shown == there
 
 
+def test_the_glossary_is_short_enough_to_be_read() -> None:
+    text = (PROJECT / "docs" / "architecture.md").read_text("utf-8")
+    section = text.partition("### Words")[2].partition("\n## ")[0]
+    words = re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)[2:]
+    assert 20 < len(words) <= 30 and len(set(words)) == len(words), words
+
+
 def test_make_targets_that_are_named_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.MULTILINE))
     named = {
