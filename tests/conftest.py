@@ -86,8 +86,16 @@ OWN_IMAGES = frozenset(
     }
 )
 """Modules of tests/system whose steps and images no other module has."""
-STANDIN = "test_spack_standin.py"
-"""Has its own, too, and takes as long as all of those."""
+STANDIN = frozenset(
+    {
+        "test_again.py",
+        "test_bundle.py",
+        "test_client.py",
+        "test_reproducible.py",
+        "test_spack_standin.py",
+    }
+)
+"""Modules that have their own, too, most of them on the stand-in Spack; they take as long as those."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for the mark
@@ -111,7 +119,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(name: str) -> str:
-    if name == STANDIN:
+    if name in STANDIN:
         return "stand-in"
     return "own-images" if name in OWN_IMAGES else "shared-steps"
 

@@ -23,6 +23,7 @@ from tests.system.test_spack_standin import TARGET, described
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.endurance,  # minutes of a processor for each of three builds
     pytest.mark.skipif(
         os.geteuid() != 0, reason="NOT TESTED: two builds on two daemons need root."
     ),
