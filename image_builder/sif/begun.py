@@ -47,6 +47,8 @@ class BegunSif:
             except BlockingIOError:
                 self._wait()
             except OSError:  # a process has ended; its reason is told when the image is converted
+                if (cancel := self.running.flow.cancel) is not None:
+                    cancel.check()  # or this is why it has
                 self.give_up()
 
     def see(self, member: tar_filter.Member, window: tar_filter.Window) -> None:

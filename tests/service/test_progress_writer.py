@@ -73,4 +73,4 @@ def test_a_database_that_is_away_later_ends_no_thread_with_an_error(
     writer.give(1, 2, "install")
     assert told.wait(30)
     writer.stop()
-    assert "progress was not written" in caplog.text
+    assert "what is newest was not written" in caplog.text

@@ -266,6 +266,7 @@ def section_of(settings: Any, prefix: str) -> BaseModel:
         "REGISTRY": settings.library.registry,
         "BUILD": settings.library.build,
         "PROOF": settings.library.proof,
+        "SCAN": settings.library.scan,
         "REPOSITORIES": settings.library.repositories,
     }
     return sections[prefix]
