@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Protocol
 
-CHUNK_BYTES = 64 * 1024
+CHUNK_BYTES = 32 * 1024
 """How much of a log is read at once, and held for each reader that takes it in slowly."""
 
 
