@@ -15,7 +15,6 @@ from image_builder.plan.relock import digest_in
 from image_builder.proof import materials, used
 from image_builder.proof.materials import BaseImage, Catalogue, Materials, Step
 from image_builder.recipe.stages import USED_STAGE
-from image_builder.request.build_request import HOW_AND_WHENCE
 from image_builder.spack.lockfile import UnreadableLock
 
 
@@ -54,7 +53,7 @@ def _materials(
         platform=context.platform,
         target=request.machine.target.name,
         is_slim=built.is_slim,
-        request=request.model_dump(mode="json", exclude=set(HOW_AND_WHENCE), exclude_none=True),
+        request=request.image_fields(),
         step=Step(
             workflow=step.workflow,
             step_id=step.step_id,

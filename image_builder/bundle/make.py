@@ -19,7 +19,6 @@ from image_builder.bundle.manifest import (
     Manifest,
     Step,
     Trees,
-    request_fields,
 )
 from image_builder.errors import ErrorCode, NoSpace, UserError
 from image_builder.host import files
@@ -162,7 +161,7 @@ def _manifest(
         recipe=inputs.recipe_version,
         platform=context.platform,
         identity=context.identity,
-        request=request_fields(request),
+        request=request.image_fields(),
         step=_step(context, inputs),
         catalogue=Trees.model_validate(dataclasses.asdict(inputs.catalogue)),
         base=base,

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from image_builder.errors import UserError
 from image_builder.plan.digest import canonical_json
-from image_builder.request.build_request import HOW_AND_WHENCE, BuildRequest
+from image_builder.request.build_request import BuildRequest
 
 FORMAT = 1
 MAX_BYTES = 32 * 1024**2
@@ -194,17 +194,12 @@ def require_for(
             f"The bundle is for {manifest.platform}, and the request for {platform}.",
             hint=f"Make a bundle of this request, for {platform}.",
         )
-    differences = list(_differences(manifest.request, request_fields(request)))
+    differences = list(_differences(manifest.request, request.image_fields()))
     if differences:
         raise BadBundle(
             "The bundle is for another request: " + "; ".join(differences[:10]),
             hint="Use the file that the bundle was made with, or make a bundle of this request.",
         )
-
-
-def request_fields(request: BuildRequest) -> dict[str, Any]:
-    """Return the fields that decide what is built, without those that only say how or whence."""
-    return request.model_dump(mode="json", exclude=set(HOW_AND_WHENCE), exclude_none=True)
 
 
 def _differences(there: Any, here: Any, place: str = "") -> Iterator[str]:

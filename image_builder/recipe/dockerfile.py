@@ -32,7 +32,7 @@ from image_builder.recipe.stages import (
     SOURCES_CONTEXT,
 )
 from image_builder.recipe.view import VIEW
-from image_builder.request.build_request import HOW_AND_WHENCE, BuildRequest
+from image_builder.request.build_request import BuildRequest
 from image_builder.settings import BuildSettings
 from image_builder.sources.description import Description
 
@@ -303,8 +303,7 @@ def _pin_files(options: RecipeOptions) -> dict[str, str]:
 
 def _request_text(request: BuildRequest) -> str:
     """Return what the image is for: the request without what only says how to build it."""
-    fields = request.model_dump(mode="json", exclude=set(HOW_AND_WHENCE), exclude_none=True)
-    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    return json.dumps(request.image_fields(), indent=2, sort_keys=True) + "\n"
 
 
 def _read(version: str, name: str) -> str:

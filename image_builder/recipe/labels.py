@@ -15,7 +15,7 @@ from typing import Any
 from image_builder.docker import label_names
 from image_builder.recipe.environment import Environment
 from image_builder.request import gpu_drivers
-from image_builder.request.build_request import HOW_AND_WHENCE, BuildRequest
+from image_builder.request.build_request import BuildRequest
 from image_builder.request.facts import gpu_facts, mpi_facts
 from image_builder.sources.own_description import own_text
 from image_builder.spack import spec as spack_spec
@@ -64,11 +64,9 @@ def canonical_request(request: BuildRequest) -> str:
     How to build it and where from are left out: users who bring the same share the image. Of a
     description there is the digest: the label is an argument of a process, which may not be long.
     """
-    fields = request.model_dump(
-        mode="json",
-        exclude=set(HOW_AND_WHENCE) | {"description", "packages"},
-        exclude_none=True,
-    )
+    fields = request.image_fields()
+    for name in ("description", "packages"):
+        fields.pop(name, None)
     if request.is_described:
         fields["description"] = f"sha256:{hashlib.sha256(own_text(request).encode()).hexdigest()}"
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -476,6 +476,10 @@ class BuildRequest(Strict):
             name: value for name, value in fields.items() if value is not None or name not in NEWER
         }
 
+    def image_fields(self) -> dict[str, Any]:
+        """Return the fields that decide what is built, without those that only say how or whence."""
+        return self.model_dump(mode="json", exclude=set(HOW_AND_WHENCE), exclude_none=True)
+
     @property
     def is_own(self) -> bool:
         """Return whether the user brings what is built, in place of a registry's step."""

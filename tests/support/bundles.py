@@ -16,7 +16,6 @@ from image_builder.bundle.manifest import (
     Image,
     Manifest,
     Trees,
-    request_fields,
 )
 from image_builder.bundle.manifest import Step as PinnedStep
 from image_builder.host.cancellation import CancelToken
@@ -61,7 +60,7 @@ def write_parts(root: Path, request: BuildRequest, extra: Mapping[str, bytes] = 
             recipe_version=LATEST_RECIPE,
             branch_commits={},
         ),
-        request=request_fields(request),
+        request=request.image_fields(),
         step=PinnedStep(tree=tree, commit="c" * 40, time_s=1_700_000_000),
         catalogue=Trees(),
         base=Image(

@@ -13,7 +13,6 @@ from image_builder.bundle.manifest import (
     Manifest,
     is_path,
     read_manifest,
-    request_fields,
     require_for,
 )
 from image_builder.plan.digest import canonical_json
@@ -137,4 +136,4 @@ def test_it_is_for_one_version_of_the_service(manifest: Manifest) -> None:
 
 def test_where_a_step_came_from_does_not_matter(tmp_path: Path) -> None:
     asked = request()
-    assert request_fields(asked.model_copy(update={"path": str(tmp_path)})) == request_fields(asked)
+    assert asked.model_copy(update={"path": str(tmp_path)}).image_fields() == asked.image_fields()
