@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -19,20 +19,12 @@ _PREFERS = (0, 22)
 """The release from which on `prefer` is read, also what stands for a package's own `compiler`."""
 
 
-def fitting_concretizer(
-    settings: Mapping[str, Any], release: tuple[int, ...]
+def fitting_section(
+    section: Literal["concretizer", "view"], settings: Mapping[str, Any], release: tuple[int, ...]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings that `release` reads, and the names of the others."""
-    kept = {key: value for key, value in settings.items() if _is_read("concretizer", key, release)}
+    """Return the settings that `release` reads there, and the names of the others."""
+    kept = {key: value for key, value in settings.items() if _is_read(section, key, release)}
     return kept, [key for key in settings if key not in kept]
-
-
-def fitting_view(
-    fields: Mapping[str, Any], release: tuple[int, ...]
-) -> tuple[dict[str, Any], list[str]]:
-    """Return a view's settings that `release` reads, and the names of the others."""
-    kept = {key: value for key, value in fields.items() if _is_read("view", key, release)}
-    return kept, [key for key in fields if key not in kept]
 
 
 def fitting_package(

@@ -10,7 +10,7 @@ import yaml
 
 from image_builder.errors import Misconfigured
 from image_builder.recipe.demands import Demand, without_variant
-from image_builder.recipe.release_settings import fitting_concretizer, fitting_package, fitting_view
+from image_builder.recipe.release_settings import fitting_package, fitting_section
 from image_builder.recipe.view import view_of
 from image_builder.request.build_request import Machine
 from image_builder.request.mpi_gpu import Gpu, Mpi
@@ -290,7 +290,7 @@ class Merge:
         for key, why in _UNUSED_SETTINGS.items():
             if settings.pop(key, None):
                 self.warnings.append(f"{self.file}: concretizer: {key} is not used: {why}.")
-        settings, dropped = fitting_concretizer(settings, self.release)
+        settings, dropped = fitting_section("concretizer", settings, self.release)
         self._warn_unread([("concretizer", key) for key in dropped])
         return {
             "unify": True,
@@ -306,7 +306,7 @@ class Merge:
             return view
         fitting: dict[str, Any] = {}
         for name, fields in view.items():
-            fitting[name], dropped = fitting_view(fields, self.release)
+            fitting[name], dropped = fitting_section("view", fields, self.release)
             self._warn_unread([("view", name, key) for key in dropped])
         return fitting
 
