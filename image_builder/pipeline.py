@@ -27,7 +27,7 @@ from image_builder.observer import Observer
 from image_builder.plan import resolve
 from image_builder.plan.inputs import Inputs
 from image_builder.plan.render import render_request
-from image_builder.proof.keys import Signer, read_signer
+from image_builder.proof.keys import Signer, signer_of
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
 from image_builder.state import BuildState
@@ -148,7 +148,7 @@ def _build_image(
         )
     for warning in pinned.warnings:
         observer.line(f"Warning: {warning}")
-    signer = None if settings.proof.key is None else read_signer(settings.proof.key)
+    signer = signer_of(settings.proof)
     store = open_images(settings.build, settings.registry, beside=beside_sifs(signer))
 
     def submitted_at() -> float:

@@ -19,7 +19,7 @@ from image_builder import pipeline
 from image_builder.build.signing import beside_sifs
 from image_builder.errors import Misconfigured
 from image_builder.host.process import Runner
-from image_builder.proof.keys import read_signer
+from image_builder.proof.keys import signer_of
 from image_builder.request.machines import load_machines
 from image_builder.store.image_store import open_images
 from service import commands, earlier_images, health, problems, web
@@ -66,7 +66,7 @@ def create_app(
     _require_links(settings)
     executor = executor or _default_executor(settings, engine, runner)
     library = settings.library
-    signer = None if library.proof.key is None else read_signer(library.proof.key)
+    signer = signer_of(library.proof)
     images = open_images(library.build, library.registry, beside=beside_sifs(signer))
     kept_logs = logs_of(settings, engine)
     app.extensions["cic"] = Service(

@@ -27,7 +27,7 @@ from image_builder.host.process import Runner, run
 from image_builder.observer import Observer
 from image_builder.plan import resolve
 from image_builder.plan.inputs import Inputs
-from image_builder.proof.keys import read_signer
+from image_builder.proof.keys import signer_of
 from image_builder.recipe.labels import public_address
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
@@ -92,7 +92,7 @@ def _make(
     if built is not None:
         build = settings.build.model_copy(update={"spack_cache": str(built)})
         settings = settings.model_copy(update={"build": build})
-    signer = None if settings.proof.key is None else read_signer(settings.proof.key)
+    signer = signer_of(settings.proof)
     with pipeline.build_context(
         request,
         pinned,

@@ -104,6 +104,11 @@ def read_signer(key: Path | TokenKey) -> Signer:
     )
 
 
+def signer_of(settings: ProofSettings) -> Signer | None:
+    """Return what signs with these settings, or None without a key. Raises `Misconfigured`."""
+    return None if settings.key is None else read_signer(settings.key)
+
+
 def _signer_of_file(path: Path) -> Signer:
     raw = _read(path, is_private=True)
     try:
@@ -152,7 +157,8 @@ def published(settings: ProofSettings) -> list[str]:
 
     There are none without a key. Raises `Misconfigured`.
     """
-    present = [] if settings.key is None else [read_signer(settings.key).public_pem]
+    signer = signer_of(settings)
+    present = [] if signer is None else [signer.public_pem]
     old = [] if settings.old_public_keys is None else read_public_keys(settings.old_public_keys)
     return list(dict.fromkeys(present + old))
 
