@@ -120,12 +120,11 @@ class Cleanup:
         """Folders that users sent: who sent the expired ones is forgotten, and then what is nobody's."""
         keep_s = self._limits.keep_uploads_s
         if count := db_uploads.count_expired(self._engine, keep_s):
-            yield Item(
-                kind="sent folders",
-                name=str(count),
-                size_bytes=0,
-                reason="not used for keep_uploads_s",
-                remove=lambda: db_uploads.expire(self._engine, keep_s) > 0,
+            yield _rows(
+                "sent folders",
+                count,
+                "not used for keep_uploads_s",
+                lambda: db_uploads.expire(self._engine, keep_s),
             )
         for folder in self._uploads.unneeded(self._grace_s):
             yield Item(
@@ -139,23 +138,21 @@ class Cleanup:
     def _audit(self) -> Iterator[Item]:
         keep_s = self._limits.keep_audit_s
         if keep_s is not None and (count := audit_trail.count_older(self._engine, keep_s)):
-            yield Item(
-                kind="audit entries",
-                name=str(count),
-                size_bytes=0,
-                reason="older than keep_audit_s",
-                remove=lambda: audit_trail.forget(self._engine, keep_s) > 0,
+            yield _rows(
+                "audit entries",
+                count,
+                "older than keep_audit_s",
+                lambda: audit_trail.forget(self._engine, keep_s),
             )
 
     def _notices(self) -> Iterator[Item]:
         keep_s = self._limits.keep_notices_s
         if count := notices.count_older(self._engine, keep_s):
-            yield Item(
-                kind="notices",
-                name=str(count),
-                size_bytes=0,
-                reason="older than keep_notices_s",
-                remove=lambda: notices.forget(self._engine, keep_s) > 0,
+            yield _rows(
+                "notices",
+                count,
+                "older than keep_notices_s",
+                lambda: notices.forget(self._engine, keep_s),
             )
 
     def _half_written(self) -> Iterator[Item]:
@@ -191,12 +188,11 @@ class Cleanup:
             return
         age_s = max(keep_s, self._grace_s)
         if count := timelines.count_older(self._engine, age_s):
-            yield Item(
-                kind="timelines",
-                name=str(count),
-                size_bytes=0,
-                reason="older than keep_logs_s",
-                remove=lambda: timelines.forget(self._engine, age_s) > 0,
+            yield _rows(
+                "timelines",
+                count,
+                "older than keep_logs_s",
+                lambda: timelines.forget(self._engine, age_s),
             )
 
     def _ended_logs(self) -> Iterator[_Log]:
@@ -373,6 +369,13 @@ class _Log:
     run_id: str
     size_bytes: int
     ended_at: float
+
+
+def _rows(kind: str, count: int, reason: str, forget: Callable[[], int]) -> Item:
+    """Return rows of the database as one thing to remove; `forget` returns how many it removed."""
+    return Item(
+        kind=kind, name=str(count), size_bytes=0, reason=reason, remove=lambda: forget() > 0
+    )
 
 
 def _limit(max_bytes: int | None) -> float:
