@@ -82,5 +82,4 @@ def _whole_lines(chunk: bytes, ended: bool) -> bytes:
 
 def _event(chunk: bytes, offset: int) -> str:
     text = chunk.decode("utf-8", "replace").replace("\r", " ").removesuffix("\n")
-    lines = "".join(f"data: {line}\n" for line in text.split("\n"))
-    return f"id: {offset}\n{lines}\n"
+    return f"id: {offset}\ndata: {text.replace(chr(10), chr(10) + 'data: ')}\n\n"

@@ -8,6 +8,8 @@ from typing import Any, BinaryIO
 
 PIECE_BYTES = 64 * 1024
 """Small pieces of a body are sent together up to this size."""
+FIRST_BYTES = 4 * 1024
+"""How much of a file goes with an answer's head, which gunicorn 27 keeps back until then."""
 
 
 class FileWrapper:
@@ -43,14 +45,21 @@ class Answer:
         self.file: BinaryIO | None = None
         """The file that the body is, where it is one."""
 
-    def begin(self) -> bool:
-        """Call the application, which fills `status`, `headers` and the first `piece`."""
+    def begin(self, *, leaves_files: bool = False) -> bool:
+        """Call the application, which fills `status`, `headers` and the first `piece`.
+
+        With `leaves_files`, no more than `FIRST_BYTES` of a body that is a file are read, however
+        large its blocks are: the rest is `left_of_file`.
+        """
         with self._lock:
             if self.is_closed:
                 return False
             self._body = self._application(self._environ, self._start)
             if isinstance(self._body, FileWrapper):
                 self.file = self._body.file
+                if leaves_files:
+                    self.piece = self._body.file.read(FIRST_BYTES)
+                    return bool(self.piece)
             self._blocks = iter(self._body)
         return self.go_on()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import functools
 import logging
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -142,8 +143,10 @@ class Bridge:
 
     async def _send(self, answer: Answer, scope: Scope, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        more = await loop.run_in_executor(self._threads, answer.begin)
-        is_sent_by_kernel = more and answer.file is not None and scope["scheme"] == "http"
+        kernel_sends = scope["scheme"] == "http"
+        begin = functools.partial(answer.begin, leaves_files=kernel_sends)
+        more = await loop.run_in_executor(self._threads, begin)
+        is_sent_by_kernel = more and kernel_sends and answer.file is not None
         headers = [*answer.headers, *([(b"connection", b"close")] if is_sent_by_kernel else ())]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         while True:

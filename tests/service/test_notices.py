@@ -522,7 +522,7 @@ def test_mail_is_sent_once_its_address_is_confirmed(
     assert message["From"] == "cic@example.org"
     assert message["Subject"] == f"{build['filename']} is finished"
     assert f"{PUBLIC_URL}/builds/{build['id']}" in message.get_payload()
-    (notice,) = sent(ada, "build.finished")
+    (notice,) = eventually(lambda: sent(ada, "build.finished"))
     assert message["Message-ID"] == f"<{notice['id']}@example.org>"
     # What the user cancels needs no mail.
     builder.hold.clear()

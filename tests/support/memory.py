@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.site import Service
 
 MOST_GROWTH_BYTES = 64 * 1024**2
+STILL_BYTES = 1024**2
 
 
 def memory_bytes(service: Service) -> dict[int, int]:
@@ -31,8 +33,7 @@ def steady_memory(service: Service) -> Iterator[None]:
 
     What the service loads at its first build is not there before that: let it build something.
     """
-    before = memory_bytes(service)
-    assert before
+    before = _settled(service)
     for pid in before:
         Path(f"/proc/{pid}/clear_refs").write_text("5\n")  # the peak begins anew
     yield
@@ -41,6 +42,18 @@ def steady_memory(service: Service) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):  # it has ended
             grown[pid] = _peak_bytes(pid) - had_bytes
     assert grown and max(grown.values()) < MOST_GROWTH_BYTES, grown
+
+
+def _settled(service: Service) -> dict[int, int]:
+    """Return the resident bytes of each process once none starts or loads its code any more."""
+    found = memory_bytes(service)
+    for _ in range(240):
+        time.sleep(0.5)
+        before, found = found, memory_bytes(service)
+        is_same = found and found.keys() == before.keys()
+        if is_same and all(found[pid] - before[pid] < STILL_BYTES for pid in found):
+            return found
+    raise AssertionError(f"the service's processes do not settle: {found}")
 
 
 def _peak_bytes(pid: int) -> int:

@@ -40,6 +40,7 @@ from tests.support.site import (
     make_site,
     running_service,
 )
+from tests.support.spack_site import anew
 
 pytestmark = pytest.mark.system
 
@@ -194,11 +195,15 @@ def test_a_changed_source_runs_nothing_again(site: Site) -> None:
 
 
 def test_what_ran_is_told_and_where_packages_came_from(site: Site) -> None:
-    """The first build installs them, the second finds the layer that they are in."""
-    store, told = ImageStore(site.tmp_folder / "store"), []
+    """The first build installs them, the second finds the layer that they are in.
+
+    The site's Spack configuration is its own: no other test has made its layers.
+    """
+    own = anew(site)
+    store, told = ImageStore(own.tmp_folder / "store"), []
     for text in ("one\n", "two\n"):
         heard = Heard()
-        result = build(site, "timed", {**described("heat"), "run.txt": text}, heard=heard)
+        result = build(own, "timed", {**described("heat"), "run.txt": text}, heard=heard)
         ended = [span for span in heard.spans if span.ended_s is not None]
         assert {span.name for span in ended if span.kind == spans.STEP} >= {
             "look up what is named",
