@@ -38,11 +38,8 @@ def image_registry(tmp_path: Path) -> Iterator[ImageRegistry]:
 
 @pytest.fixture(scope="session")
 def arm64_base() -> str:
-    """The base image of an emulated platform, made when a test first asks for it.
-
-    That takes one processor some minutes, which pass here while other tests wait for something.
-    """
+    """The base image of an emulated platform, made when a test first asks for it."""
     program = [str(PROJECT / "scripts" / "base_image"), BASE_IMAGE_ARM64]
     with filelock.FileLock("/var/tmp/cic-test-base-arm64.lock"):
-        subprocess.run([*program, "--arch", "arm64", "--bare"], check=True)
+        subprocess.run([*program, "--arch", "arm64", "--unpacked"], check=True)
     return BASE_IMAGE_ARM64
