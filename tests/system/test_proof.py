@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -349,6 +350,60 @@ def test_a_pushed_image_is_signed_as_cosign_reads_it(
     for each in stated.values():
         (subject,) = each["subject"]
         assert f"sha256:{subject['digest']['sha256']}" == result.pushed_digest
+
+
+@pytest.mark.endurance
+def test_skopeo_takes_a_pushed_image_for_its_key_alone(
+    site: Site, image_registry: ImageRegistry, tmp_path: Path
+) -> None:
+    """Its reader of cosign's signatures is nobody's of this project."""
+    folder = Path("/var/tmp/cic-test-skopeo")
+    subprocess.run([PROJECT / "tests" / "support" / "newer_skopeo", folder], check=True)
+    key, other = (make_key(tmp_path / f"{name}.pem", "p256") for name in ("key", "other"))
+    pushing = site.with_environ(
+        CIC_PROOF_KEY=str(key),
+        CIC_REGISTRY_URL=image_registry.host,
+        CIC_REGISTRY_USER=image_registry.user,
+        CIC_REGISTRY_TOKEN=image_registry.password,
+        CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+    )
+    site.add_step("spack", "judged", {"run-of-tests.txt": RUN, **described("heat")})
+    result = build_again(pushing, "judged", push=True)
+    remove_tags(f"{image_registry.host}/")
+    image = f"{result.image_id.rpartition(':')[0]}@{result.pushed_digest}"
+    refusals = [
+        skopeo_refuses(image_registry, image, read_signer(each).public_pem, folder)
+        for each in (key, other)
+    ]
+    assert refusals[0] is None, refusals
+    assert refusals[1] is not None and "cryptographic signature" in refusals[1], refusals
+
+
+def skopeo_refuses(
+    image_registry: ImageRegistry, image: str, public_pem: str, root: Path
+) -> str | None:
+    """Why skopeo does not copy an image that it wants signed with a key, None where it copies it."""
+    with tempfile.TemporaryDirectory(dir=root / "tmp") as name:
+        folder = Path("/tmp", Path(name).name)
+        wanted = {
+            "type": "sigstoreSigned",
+            "keyPath": f"{folder}/key.pem",
+            "signedIdentity": {"type": "matchRepository"},  # as cosign's, it names no tag
+        }
+        policy = {"default": [{"type": "reject"}], "transports": {"docker": {"": [wanted]}}}
+        Path(name, "policy.json").write_text(json.dumps(policy))
+        Path(name, "key.pem").write_text(public_pem)
+        Path(name, "registry.yaml").write_text(
+            f"docker:\n  {image_registry.host}:\n    use-sigstore-attachments: true\n"
+        )
+        command = [
+            *("chroot", root, "skopeo", f"--policy={folder}/policy.json"),
+            *(f"--registries.d={folder}", "copy", "--quiet", "--src-tls-verify=false"),
+            f"--src-creds={image_registry.user}:{image_registry.password}",
+            *(f"docker://{image}", f"dir:{folder}/copy"),
+        ]
+        ran = subprocess.run(command, capture_output=True, text=True)
+    return ran.stderr if ran.returncode else None
 
 
 def layer_statement(
