@@ -8,7 +8,9 @@ PostgreSQL server.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import tempfile
 import threading
 import time
 from base64 import b64encode
@@ -35,7 +37,14 @@ from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
 from image_builder.timeline.spans import Span
 from service.db import accounts
-from service.db.database import make_engine
+from service.db.database import (
+    copy_sqlite,
+    database_url,
+    db,
+    init_database,
+    make_engine,
+    migrate,
+)
 from service.workers.pool import BuildPool
 from tests.service.described import listening
 from tests.support.postgresql import PostgreSQL, programs
@@ -247,12 +256,31 @@ def bob(app: Flask) -> Api:
     return Api(app, "bob")
 
 
+@functools.cache
+def migrated_database() -> bytes:
+    """An SQLite file with the newest tables and nothing in them: migrations take as long as most
+    tests.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        live, file = Path(name, "live.sqlite"), Path(name, "copy.sqlite")
+        app = Flask("tables")
+        init_database(app, f"sqlite:///{live}")
+        migrate(app, Path(name, "lock"))
+        copy_sqlite(live, file)
+        with app.app_context():
+            db.engine.dispose()
+        return file.read_bytes()
+
+
 class running_app:
     """An application whose pool works until the block ends."""
 
     def __init__(self, settings: Settings, builder: Any) -> None:
         from builder_service import create_app
 
+        file = database_url(settings.service.database).database or ""
+        if file.endswith(".sqlite") and not Path(file).exists():
+            Path(file).write_bytes(migrated_database())
         self._engine = make_engine(settings.service.database)
         self.pool = BuildPool(self._engine, settings, build_image=builder)
         self._app = create_app(settings, executor=self.pool)

@@ -15,11 +15,9 @@ from jsonschema import Draft202012Validator
 from service.api.openapi import BLUEPRINT, document
 from service.problems import PROBLEM_TYPE
 
-KEY = "described"
-
 
 class Description:
-    """The description of one application, with every object closed."""
+    """The description of an application, with every object closed."""
 
     def __init__(self, app: Flask) -> None:
         self._document = closed(document(app, "/"))
@@ -54,6 +52,21 @@ class Description:
         ]
 
 
+_made: dict[frozenset[str], Description] = {}
+
+
+def description_of(app: Flask) -> Description:
+    """The description of an application, made once for all that have the same calls: it takes longer
+    than most answers.
+    """
+    calls = frozenset(
+        f"{sorted(rule.methods or ())} {rule.rule}" for rule in app.url_map.iter_rules()
+    )
+    if calls not in _made:
+        _made[calls] = Description(app)
+    return _made[calls]
+
+
 def closed(schema: Any) -> Any:
     """A schema whose objects may hold nothing but what it lists."""
     if isinstance(schema, list):
@@ -86,7 +99,7 @@ def complaints_of(app: Flask, response: Response) -> list[str]:
     """What the description does not say of the answer to the present request."""
     if "cic" not in app.extensions:
         return []
-    description = app.extensions.setdefault(KEY, Description(app))
+    description = description_of(app)
     is_json = response.is_json and not response.is_streamed
     body = response.get_json() if is_json and request.method != "HEAD" else response.content_length
     kind = response.mimetype or ""

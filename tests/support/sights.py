@@ -104,7 +104,7 @@ SETTINGS = {
 
 def prepare(service: Service) -> Facts:
     """Make builds of every kind, an administrator, and a user who has nothing."""
-    add_user(service.site, ADMIN, PASSWORD, "--admin")
+    add_user(service.site, ADMIN, PASSWORD, is_admin=True)
     add_user(service.site, NEWCOMER, PASSWORD)
 
     def submit(step: str, engine: str = "singularity") -> str:

@@ -23,6 +23,9 @@ import requests
 
 from config import load_settings
 from config.settings import Settings
+from image_builder.errors import InvalidRequest
+from service.app import create_app
+from service.db import accounts
 
 PROJECT = Path(__file__).resolve().parents[2]
 BASE_IMAGE = os.environ.get("CIC_TEST_BASE", "cic-test-base:1")
@@ -223,16 +226,13 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def add_user(site: Site, name: str, password: str, *options: str) -> None:
-    """Make a user from the command line; one who exists already stays."""
-    subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "builder_service", "users", "add", name, *options],
-        cwd=PROJECT,
-        env=dict(site.environ),
-        input=password.encode() + b"\n",
-        capture_output=True,
-        timeout=300,
-    )
+def add_user(site: Site, name: str, password: str, *, is_admin: bool = False) -> None:
+    """Make a user as `flask users add` does, without its start; one who exists already stays."""
+    app = create_app(site.settings)
+    engine = app.extensions["cic"].engine
+    with contextlib.suppress(InvalidRequest):
+        accounts.add_user(engine, name, password, is_admin=is_admin)
+    engine.dispose()
 
 
 def wait_until_alive(
