@@ -1,7 +1,8 @@
 """Reads and writes a repository of an OCI registry: blobs and manifests, over HTTP.
 
-Uploads and downloads stream, so a file of any size takes no memory. A reader of a manifest or a blob always gets a
-whole one: the registry checks every upload against its digest, and a tag moves in one step.
+Uploads and downloads stream, so a file of any size takes no memory; what is read whole is bounded in size and time.
+A reader of a manifest or a blob always gets a whole one: the registry checks every upload against its digest, and a
+tag moves in one step.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import re
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,7 +29,21 @@ from image_builder.errors import ErrorCode, Unavailable
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 TIMEOUT_S = (10.0, 120.0)
 """The limits of connecting, and of each pause in an answer."""
+ANSWER_S, TAGS_S = 120.0, 600.0
+"""How long an answer that is read whole may take to come, and a list of all tags with its pages."""
+MAX_MANIFEST_BYTES = 4 * 1024**2
+"""What registries take at least, says the OCI's specification of distribution; many take no more."""
+MAX_TAGS_BYTES = 64 * 1024**2
+"""Of all pages together: half a million tags of the longest kind."""
+MAX_TOKEN_BYTES = 1024**2
+MAX_BLOB_BYTES = 256 * 1024**2
+"""Of a blob that is read whole, such as a document about an image."""
+MAX_REDIRECT_BYTES = 1024**2
+MAX_SHOWN = 300
 PAGE = 1000
+_BLOCK_BYTES = 64 * 1024
+PLAIN = {"Accept-Encoding": "identity"}
+"""Nothing is asked for compressed, and so nothing grows as it is read."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 """Hosts of this machine, whose registries are used without TLS, as Docker does."""
 
@@ -59,10 +76,50 @@ class Body:
         try:
             chunk: bytes = self._raw.read(size)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise RegistryUnavailable(
-                f"The registry's answer broke off: {type(error).__name__}."
-            ) from error
+            raise _broken_off(error) from error
         return chunk
+
+
+class _Whole:
+    """Reads what is read whole: one answer or several, bounded in size and time together."""
+
+    def __init__(self, what: str, most_bytes: int, *, within_s: float | None = None) -> None:
+        self._what, self._most = what, most_bytes
+        self._left, self._end = most_bytes, time.monotonic() + (within_s or ANSWER_S)
+
+    def content(self, answer: requests.Response) -> bytes:
+        """Return the body of an answer as it came, not decompressed. Raises `RegistryUnavailable`."""
+        content = self._read(answer, self._left + 1)
+        if len(content) > self._left:
+            raise RegistryUnavailable(
+                f"{self._what} is larger than {self._most} bytes, which is all that is read.",
+                hint="Look at what is in the registry; this service puts nothing so large there.",
+            )
+        self._left -= len(content)
+        return content
+
+    def beginning(self, answer: requests.Response) -> bytes:
+        """Return the body of an answer without what is beyond the bound."""
+        return self._read(answer, self._left)
+
+    def _read(self, answer: requests.Response, most: int) -> bytes:
+        """Return up to so many bytes, also of a body that comes byte by byte: `read1` waits for none."""
+        content = bytearray()
+        try:
+            while len(content) < most and (
+                block := answer.raw.read1(
+                    min(_BLOCK_BYTES, most - len(content)), decode_content=False
+                )
+            ):
+                content += block
+                if time.monotonic() > self._end:
+                    raise RegistryUnavailable(
+                        f"{self._what} takes the registry too long to send.",
+                        hint="Try again in a while.",
+                    )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _broken_off(error) from error
+        return bytes(content)
 
 
 class OciRepository:
@@ -82,18 +139,20 @@ class OciRepository:
         self._credentials = credentials
         self._session = requests.Session()
         self._session.trust_env = not is_local
+        self._session.hooks["response"].append(_bounded_redirect)
         self._verify = str(ca_bundle) if ca_bundle is not None else True
         self._authorization: str | None = None
 
     def tags(self) -> list[str]:
         """Return every tag; none if there is no such repository yet."""
         names: list[str] = []
+        whole = _Whole("The list of tags", MAX_TAGS_BYTES, within_s=TAGS_S)
         address: str | None = f"{self._base}/tags/list?n={PAGE}"
         while address is not None:
             with self._request("GET", address, accept=(200, 404)) as answer:
                 if answer.status_code == 404:
                     return []
-                names += _parsed(_content(answer)).get("tags") or []
+                names += _tags(whole.content(answer))
                 links = parse_header_links(answer.headers.get("Link", ""))
                 following = next((link["url"] for link in links if link.get("rel") == "next"), None)
                 address = urllib.parse.urljoin(address, following) if following else None
@@ -106,7 +165,7 @@ class OciRepository:
         ) as answer:
             if answer.status_code == 404:
                 return None
-            text = _content(answer)
+            text = _Whole(f"The manifest {tag}", MAX_MANIFEST_BYTES).content(answer)
             return Manifest(digest=_digest(text), content=_parsed(text))
 
     def put_manifest(self, tag: str, content: Mapping[str, Any]) -> str:
@@ -141,20 +200,20 @@ class OciRepository:
     @contextlib.contextmanager
     def blob(self, digest: str, *, begin: int = 0) -> Iterator[Body]:
         """Yield a blob from byte `begin` on, while it is downloaded. Raises `FileNotFoundError`."""
-        headers = {"Range": f"bytes={begin}-"} if begin else {}
-        with self._request(
-            "GET",
-            f"{self._base}/blobs/{digest}",
-            accept=(200, 206, 404),
-            headers=headers | {"Accept-Encoding": "identity"},
-        ) as answer:
-            if answer.status_code == 404:
-                raise FileNotFoundError(digest)
+        with self._blob(digest, {"Range": f"bytes={begin}-"} if begin else None) as answer:
             if begin and answer.status_code != 206:
                 raise RegistryUnavailable(
                     f"The registry {self.host} does not send parts of a file."
                 )
             yield Body(answer.raw)
+
+    def small_blob(self, digest: str) -> bytes:
+        """Return the whole content of a blob such as a text. Raises `FileNotFoundError`."""
+        with self._blob(digest) as answer:
+            content = _Whole(f"The blob {digest}", MAX_BLOB_BYTES).content(answer)
+        if _digest(content) != digest:
+            raise RegistryUnavailable(f"What the registry sends as {digest} is something else.")
+        return content
 
     def put_blob(self, content: bytes) -> dict[str, Any]:
         """Upload a small blob unless the registry has it; return its part of a descriptor."""
@@ -179,6 +238,15 @@ class OciRepository:
 
                 self._upload(digest, size_bytes, from_the_beginning)
         return {"digest": digest, "size": size_bytes}
+
+    def _blob(self, digest: str, headers: Mapping[str, str] | None = None) -> requests.Response:
+        answer = self._request(
+            "GET", f"{self._base}/blobs/{digest}", accept=(200, 206, 404), headers=headers
+        )
+        if answer.status_code == 404:
+            answer.close()
+            raise FileNotFoundError(digest)
+        return answer
 
     def _upload(self, digest: str, size_bytes: int, body: Callable[[], Any]) -> None:
         with self._request("POST", f"{self._base}/blobs/uploads/", accept=(202,)) as answer:
@@ -215,9 +283,10 @@ class OciRepository:
         if answer.status_code in accept:
             return answer
         with answer:
+            said = _Whole("An error", MAX_SHOWN).beginning(answer)
             raise RegistryUnavailable(
                 f"The registry {self.host} answers {method} with {answer.status_code}: "
-                f"{answer.text[:300]}",
+                + said.decode("utf-8", "replace"),
                 hint="Check the address and the credentials.",
             )
 
@@ -233,7 +302,7 @@ class OciRepository:
             return self._session.request(
                 method,
                 address,
-                headers=mine | dict(headers or {}),
+                headers=PLAIN | mine | dict(headers or {}),
                 stream=True,
                 data=body() if body is not None else None,
                 timeout=TIMEOUT_S,
@@ -269,17 +338,19 @@ class OciRepository:
             "scope": f"repository:{self.name}:pull,push,delete",
         }
         try:
-            answer = self._session.get(
+            with self._session.get(
                 challenge.get("realm", ""),
                 params=asked,
                 auth=self._credentials,
+                headers=PLAIN,
+                stream=True,
                 timeout=TIMEOUT_S,
                 verify=self._verify,
-            )
-            answer.raise_for_status()
-            said = answer.json()
+            ) as answer:
+                answer.raise_for_status()
+                said = _parsed(_Whole("The token", MAX_TOKEN_BYTES).content(answer))
             return str(said.get("token") or said["access_token"])
-        except (requests.RequestException, KeyError, ValueError) as error:
+        except (requests.RequestException, KeyError) as error:
             raise RegistryUnavailable(
                 f"The registry {self.host} gives no token: {type(error).__name__}.",
                 hint="Check registry_cfg's user and token.",
@@ -299,20 +370,32 @@ def _digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def _content(answer: requests.Response) -> bytes:
-    try:
-        return answer.content
-    except requests.RequestException as error:
-        raise RegistryUnavailable(
-            f"The registry's answer broke off: {type(error).__name__}."
-        ) from error
+def _bounded_redirect(answer: requests.Response, **_: Any) -> None:
+    """Read the body of a redirect, which requests would read without a bound before it follows."""
+    if answer.is_redirect:
+        content = _Whole("A redirect", MAX_REDIRECT_BYTES).content(answer)
+        answer.raw.release_conn()
+        answer.raw = io.BytesIO(content)
+
+
+def _broken_off(error: Exception) -> RegistryUnavailable:
+    return RegistryUnavailable(f"The registry's answer broke off: {type(error).__name__}.")
+
+
+def _tags(text: bytes) -> list[str]:
+    tags = _parsed(text).get("tags") or []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise RegistryUnavailable("The registry's answer is no list of tags.")
+    return tags
 
 
 def _parsed(text: bytes) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise RegistryUnavailable("The registry's answer is not JSON.") from error
+    if not isinstance(content, dict):
+        raise RegistryUnavailable("The registry's answer is no JSON object.")
     return content
 
 

@@ -181,8 +181,7 @@ class RegistryImages:
         layer = self._text_layers(identity).get(name)
         if layer is None:
             return None
-        with self.repository.blob(layer["digest"]) as body:
-            return body.read().decode("utf-8", "replace")
+        return self.repository.small_blob(layer["digest"]).decode("utf-8", "replace")
 
     def by_name(self, filename: str) -> ImageRecord | None:
         if not is_filename(filename):
