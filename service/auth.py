@@ -54,6 +54,8 @@ class Principal:
     name: str
     is_admin: bool
     scopes: frozenset[str]
+    token_id: int | None = None
+    """The token that came with the call, if one did."""
 
 
 class Authenticator:
@@ -113,7 +115,9 @@ class Authenticator:
             return None
         if row.last_used_at is None or now() - row.last_used_at > TOKEN_USE_EVERY:
             accounts.note_token_use(self._engine, row.token_id)
-        return _principal(row, row.scopes) if row.is_active and row.is_confirmed else None
+        if not (row.is_active and row.is_confirmed):
+            return None
+        return dataclasses.replace(_principal(row, row.scopes), token_id=row.token_id)
 
     def _is_right(
         self, row: Any | None, name: str, password: str, address: str, key: bytes

@@ -73,7 +73,12 @@ def _add_account(verbs: Verbs) -> None:
         action="store_false",
         help="keep the token in a file that you alone can read",
     )
-    verbs.add("logout", "account.logout", "forget the token", has_json=False)
+    logout = verbs.add(
+        "logout", "account.logout", "revoke the token, and forget it", has_json=False
+    )
+    logout.add_argument(
+        "--keep-token", action="store_true", help="only forget it, and let it be good for others"
+    )
     completion = verbs.add(
         "completion",
         "shells.completion",

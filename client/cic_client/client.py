@@ -365,6 +365,10 @@ class Client:
         given = {"id_token": id_token, "access_token": access_token, "name": name}
         return self._post("/auth/oidc", given).parsed(models.LoggedIn)
 
+    def revoke_token(self) -> None:
+        """Revoke the token that this client logs in with; every other call is refused then."""
+        self._transport.call("DELETE", "/auth/token")
+
     # ---- The service itself
 
     def live(self) -> models.Health:

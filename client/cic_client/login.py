@@ -49,13 +49,17 @@ def keep(url: str, token: str, path: Path, *, in_keyring: bool = True) -> str | 
 
 def forget(path: Path) -> None:
     """Remove the log-in that is kept, from the keyring as well."""
-    try:
-        stored = _read(path)
-    except BadInput:
-        stored = None  # what cannot be read is removed
+    stored = _readable(path)  # what cannot be read is removed
     if stored is not None and stored.token is None:
         keyrings.forget(stored.url)
     path.unlink(missing_ok=True)
+
+
+def kept(path: Path) -> Login | None:
+    """Return the log-in that is kept, or None where there is none with a token that can be read."""
+    stored = _readable(path)
+    token = (stored.token or keyrings.kept(stored.url)) if stored is not None else None
+    return Login(stored.url, {"token": token}) if stored is not None and token else None
 
 
 def login_from(environ: Mapping[str, str]) -> Login:
@@ -122,6 +126,13 @@ def _write(login: KeptLogin, path: Path) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _readable(path: Path) -> KeptLogin | None:
+    try:
+        return _read(path)
+    except BadInput:
+        return None
 
 
 def _read(path: Path) -> KeptLogin | None:

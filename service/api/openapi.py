@@ -97,6 +97,8 @@ class Call:
     is_costly: bool
     """Whether it may take long to compute: fewer of them are allowed."""
     is_counted: bool
+    is_for_any_token: bool
+    """Whether a token of any scope may do it, though it changes something."""
 
     def problem_statuses(self, *, is_named: bool) -> list[int]:
         """Return every status that comes with a problem document."""
@@ -122,6 +124,7 @@ def describes(
     is_public: bool = False,
     is_costly: bool = False,
     is_counted: bool = True,
+    is_for_any_token: bool = False,
 ) -> Callable[[View], View]:
     """Declare a call: with `answer`, it answers 200 with an object of that model and `links`.
 
@@ -144,6 +147,7 @@ def describes(
             is_public=is_public,
             is_costly=is_costly,
             is_counted=is_counted,
+            is_for_any_token=is_for_any_token,
         )
         return view
 

@@ -13,7 +13,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, g, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from image_builder.errors import FieldProblem, InvalidRequest
+from image_builder.errors import FieldProblem, InvalidRequest, UserError
 from image_builder.proof import keys
 from image_builder.request import cpu_targets, machine_search
 from image_builder.request.build_request import BuildRequest
@@ -93,7 +93,8 @@ def _require_login() -> Any:
     is_costly = call is not None and call.is_costly
     service().fair_use.count_user(principal().id, is_costly=is_costly)
     scope = accounts.READ if request.method in ("GET", "HEAD", "OPTIONS") else accounts.WRITE
-    if scope not in principal().scopes:
+    is_for_any_token = call is not None and call.is_for_any_token
+    if scope not in principal().scopes and not is_for_any_token:
         raise Forbidden(
             f"This token is not good for that: it lacks the scope {scope}.",
             hint="Make another token.",
@@ -504,6 +505,25 @@ def log_in_with_device() -> Response:
     refuse_other_sites(request)
     asked = parse_body(DeviceTokens, request.get_data(cache=False))
     return jsonify(devices.exchange(service(), asked, request.remote_addr or ""))
+
+
+@api.delete("/auth/token")
+@describes(
+    "Revoke the token that this call is made with",
+    answers={204: Answer(description="It is good for nothing any more.")},
+    problems=(400,),
+    is_for_any_token=True,
+)
+def revoke_token() -> AnyResponse:
+    """Revoke the caller's token: whoever holds a token can end it, and no other."""
+    token_id = principal().token_id
+    if token_id is None:
+        raise UserError(
+            "No token came with this call.", hint="Send the one to revoke, with Bearer."
+        )
+    if accounts.revoke_token(service().engine, principal().id, token_id):
+        note("revoke token", str(token_id))
+    return Response(status=204)
 
 
 @api.get("/health/live")

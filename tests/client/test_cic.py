@@ -60,10 +60,45 @@ def test_a_login_is_kept_for_its_user_alone(cic: Cic, app: Flask, address: str) 
     kept.chmod(0o644)
     refused = cic("builds")
     assert refused.returncode == WRONG_USAGE and "chmod 600" in refused.stderr
-    assert cic("logout").returncode == 0
+    kept.chmod(0o600)
+    done = cic("logout")
+    assert done.returncode == 0 and f"{address} has revoked the token" in done.stderr
     assert not kept.exists()
     refused = cic("builds")
     assert refused.returncode == WRONG_USAGE and "cic login" in refused.stderr
+    assert cic("builds", CIC_URL=address, CIC_TOKEN=token).returncode == REFUSED
+
+
+def test_a_logout_that_is_to_keep_the_token_keeps_it(cic: Cic, app: Flask, address: str) -> None:
+    token = token_of(app, "ada")
+    assert cic("login", address, stdin=token + "\n").returncode == 0
+    done = cic("logout", "--keep-token")
+    assert done.returncode == 0 and "is good until" in done.stderr
+    assert not list(cic.home.rglob("login.json"))
+    assert cic("builds", CIC_URL=address, CIC_TOKEN=token).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"url": "http://127.0.0.1:1", "token": "x"}, "http://127.0.0.1:1 did not revoke it"),
+        ({"url": "SERVICE", "token": "x"}, "was not good any more"),
+        ({"url": "no address", "token": "x"}, "did not revoke it"),
+        ({"nonsense": 1}, "no token to revoke"),
+        (None, "no token to revoke"),
+    ],
+)
+def test_a_logout_forgets_the_token_in_any_case(
+    cic: Cic, address: str, kept: dict[str, object] | None, said: str
+) -> None:
+    file = cic.home / ".config" / "cic" / "login.json"
+    if kept is not None:
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(kept).replace("SERVICE", address))
+        file.chmod(0o600)
+    done = cic("logout")
+    assert done.returncode == 0 and said in done.stderr, done.stderr
+    assert not file.exists()
 
 
 PLAINTEXT = "keyrings.alt.file.PlaintextKeyring"

@@ -94,6 +94,7 @@ def test_every_operation_has_a_method_of_its_name_that_calls_it(
             "list_groups": client.list_groups,
             "device_log_in": client.device_log_in,
             "log_in_with_device": lambda: client.log_in_with_device("a.b.c"),
+            "revoke_token": lambda: Client(address, token=token_of(app, "ada")).revoke_token(),
             "live": client.live,
             "ready": client.ready,
             "public_keys": client.public_keys,

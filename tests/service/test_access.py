@@ -269,6 +269,24 @@ def test_a_revoked_or_expired_token_is_none(app: Flask, engine: Engine) -> None:
     assert Api(app, token)("GET", "/build/").status_code == 401
 
 
+@pytest.mark.parametrize("scopes", [["read"], list(accounts.SCOPES)])
+def test_a_token_revokes_itself_alone(app: Flask, engine: Engine, scopes: list[str]) -> None:
+    user_id = accounts.by_name(engine, "ada").id
+    token, other = (
+        accounts.add_token(engine, user_id, name, scopes=scopes) for name in ("one", "other")
+    )
+    assert Api(app, token)("DELETE", "/auth/token").status_code == 204
+    assert Api(app, token)("GET", "/build/").status_code == 401
+    assert Api(app, other)("GET", "/build/").status_code == 200
+    assert [row.name for row in accounts.tokens_of(engine, user_id)] == ["other"]
+
+
+def test_a_password_is_no_token_to_revoke(ada: Api) -> None:
+    refused = ada("DELETE", "/auth/token")
+    assert (refused.status_code, refused.get_json()["code"]) == (400, "BAD_REQUEST")
+    assert ada("GET", "/build/").status_code == 200
+
+
 def test_only_administrators_pin_images(app: Flask, ada: Api) -> None:
     filename = ada.wait(ada.submit())["filename"]
     root = Api(app, "root")

@@ -8,11 +8,12 @@ import sys
 
 from cic_client import login, places
 from cic_client.call import Call
-from cic_client.errors import Refused
+from cic_client.errors import ClientError, Refused
 
 MAX_TOKEN_CHARACTERS = 10_000
 MAX_NAME = 100
-NOT_THERE = 404
+NO_LOG_IN, NOT_THERE = 401, 404
+STILL_GOOD = "The token is good until your account page revokes it."
 
 
 def log_in(call: Call) -> int:
@@ -37,12 +38,32 @@ def log_in(call: Call) -> int:
 
 
 def logout(call: Call) -> int:
-    """Forget the token that is kept."""
-    login.forget(places.login_file(call.environ))
-    call.screen.note(
-        "No log-in is kept any more. The token is good until your account page revokes it."
-    )
+    """Revoke the token that is kept, and forget it whether or not the service answers."""
+    path = places.login_file(call.environ)
+    kept = login.kept(path)
+    if kept is None:
+        said = "There was no token to revoke."
+    elif call.asked.keep_token:
+        said = STILL_GOOD
+    else:
+        said = _revoked(kept, call)
+    login.forget(path)
+    call.screen.note(f"No log-in is kept any more. {said}")
     return 0
+
+
+def _revoked(kept: login.Login, call: Call) -> str:
+    """Revoke a token, and return what became of it."""
+    try:
+        with login.client(kept, call.environ, tries=1) as client:
+            client.revoke_token()
+    except Refused as error:
+        if error.status == NO_LOG_IN:
+            return "The token was not good any more."
+        return f"{STILL_GOOD} {kept.url} did not revoke it: {error}"
+    except ClientError as error:
+        return f"{STILL_GOOD} {kept.url} did not revoke it: {error}"
+    return f"{kept.url} has revoked the token."
 
 
 def _from_provider(call: Call) -> str | None:
