@@ -22,7 +22,6 @@ from service.addresses import network_of
 from service.bottleneck import Bottleneck
 from service.db import accounts
 from service.db.database import now
-from service.errors import TooManyFailures
 from service.problems import problem
 
 REALM = "container images"
@@ -110,7 +109,7 @@ class Authenticator:
         row = accounts.by_token(self._engine, token)
         if row is None:
             network = f"address {network_of(address)}"
-            self._check_failures(network, MAX_FAILURES_OF_ADDRESS)
+            accounts.require_few_failures(self._engine, network, MAX_FAILURES_OF_ADDRESS)
             accounts.note_failed_login(self._engine, network, FAILURE_WINDOW_S)
             return None
         if row.last_used_at is None or now() - row.last_used_at > TOKEN_USE_EVERY:
@@ -129,8 +128,10 @@ class Authenticator:
             if row is not None and self._remembered.get(key, 0.0) >= time.monotonic():
                 return True
             is_tried_everywhere = accounts.failed_logins(self._engine, user) >= MAX_FAILURES_OF_USER
-            self._check_failures(user_there, 1 if is_tried_everywhere else MAX_FAILURES)
-            self._check_failures(network, MAX_FAILURES_OF_ADDRESS)
+            accounts.require_few_failures(
+                self._engine, user_there, 1 if is_tried_everywhere else MAX_FAILURES
+            )
+            accounts.require_few_failures(self._engine, network, MAX_FAILURES_OF_ADDRESS)
             is_right = accounts.is_password(
                 (row and row.password_hash) or self._decoy_hash,
                 password[: accounts.MAX_PASSWORD + 1],
@@ -142,10 +143,6 @@ class Authenticator:
             accounts.note_failed_login(self._engine, failed, FAILURE_WINDOW_S)
         _log.warning("a log-in as %.64r from %s failed", name, address)
         return False
-
-    def _check_failures(self, who: str, limit: int) -> None:
-        if accounts.failed_logins(self._engine, who) >= limit:
-            raise TooManyFailures
 
     def _cache_key(self, row: Any | None, password: str) -> bytes:
         version = (row.id, row.credential_version) if row is not None else (0, 0)

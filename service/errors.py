@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from image_builder.errors import (
     CicError,
     ErrorCode,
@@ -24,29 +26,38 @@ class Missing(NotFound):
 
 
 class TooManyRequests(LimitReached):
-    """Somebody asks too often, or too many ask at once; the answer is 429."""
+    """Somebody asks too often, or too many ask at once; the answer is 429.
+
+    `retry_after_s` says when the limit ends, None where nobody knows.
+    """
+
+    def __init__(self, message: str, *, hint: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = None if retry_after_s is None else max(1, math.ceil(retry_after_s))
 
 
 class TooManyFailures(TooManyRequests):
     """Somebody fails to log in again and again, and has to wait."""
 
-    def __init__(self, message: str = "Logging in failed too often.") -> None:
-        super().__init__(message, hint="Wait some minutes, then try again.")
+    def __init__(self, retry_after_s: float, message: str = "Logging in failed too often.") -> None:
+        super().__init__(
+            message, hint="Wait some minutes, then try again.", retry_after_s=retry_after_s
+        )
 
 
 class TooOften(TooManyRequests):
-    """Somebody calls more often than a minute allows; `retry_after_s` says when it ends."""
+    """Somebody calls more often than a minute allows."""
 
     def __init__(self, limit: int, retry_after_s: int) -> None:
         super().__init__(
             f"More than {limit} calls of this kind in a minute are too many.",
             hint=f"Go on in {retry_after_s} s, and ask less often.",
+            retry_after_s=retry_after_s,
         )
-        self.retry_after_s = retry_after_s
 
 
 class Busy(TooManyRequests):
-    """Too many ask for the same slow thing at once."""
+    """Too many ask for the same slow thing at once; when they have their answers, nobody knows."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, hint="Try again in a moment.")
@@ -64,14 +75,19 @@ class NameTaken(Forbidden):
 
 
 RETRY_AFTER_S = 30
-"""When to come back, where nothing tells better."""
+"""When to come back, where nothing tells better.
+
+Quotas end when a build ends, or when its user or clean-up removes something, and what does not answer
+comes back when it does: nobody knows when that is.
+"""
 
 
 def retry_after(error: CicError) -> dict[str, str]:
     """Return the header that says when to come back, of answers that have one."""
     if status_of(error) not in (429, 503):
         return {}
-    return {"Retry-After": str(getattr(error, "retry_after_s", RETRY_AFTER_S))}
+    known_s = error.retry_after_s if isinstance(error, TooManyRequests) else None
+    return {"Retry-After": str(known_s or RETRY_AFTER_S)}
 
 
 _STATUSES: tuple[tuple[type[CicError], int], ...] = (

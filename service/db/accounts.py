@@ -18,6 +18,7 @@ from image_builder.state import ACTIVE
 from service.db import builds, tables
 from service.db.database import UtcTime, now, reading, writing
 from service.db.models import FailedLogin, Token, User
+from service.errors import TooManyFailures
 
 USERS: sa.Table = User.__table__
 TOKENS: sa.Table = Token.__table__
@@ -353,6 +354,18 @@ def failed_logins(engine: Engine, key: str) -> int:
             )
             or 0
         )
+
+
+def require_few_failures(engine: Engine, key: str, limit: int, *message: str) -> None:
+    """Raise `TooManyFailures` (with `message`) where logging in failed `limit` times of late."""
+    moment = now()
+    failed = sa.select(FAILED.c.until).where(
+        FAILED.c.key == key, FAILED.c.until > moment, FAILED.c.count >= limit
+    )
+    with reading(engine) as connection:
+        until = connection.scalar(failed)
+    if until is not None:
+        raise TooManyFailures((until - moment).total_seconds(), *message)
 
 
 def note_failed_login(engine: Engine, key: str, window_s: float) -> None:

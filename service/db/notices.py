@@ -122,7 +122,7 @@ def add_test(engine: Engine, user_id: int, webhook_id: int) -> str:
             NOTICES.c.outcome.is_(None),
         )
         if connection.execute(waiting).first() is not None:
-            raise TooManyRequests(
+            raise TooManyRequests(  # when its receiver answers, nobody knows
                 "A test of this webhook is under way.", hint="Wait for its outcome."
             )
         return _insert_one(connection, user_id, Event.TEST, channel, {}, webhook_id=webhook_id)
@@ -133,18 +133,19 @@ def ask_for_confirmation(engine: Engine, user_id: int, address: str) -> None:
 
     Raises `TooManyRequests` when the user, or anybody for this address, has asked often today.
     """
-    today = (
-        NOTICES.c.event == Event.CONFIRM.value,
-        NOTICES.c.created_at > now() - datetime.timedelta(days=1),
-    )
+    begin = now() - datetime.timedelta(days=1)
+    today = (NOTICES.c.event == Event.CONFIRM.value, NOTICES.c.created_at > begin)
     asked = NOTICES.c.facts["address"].as_string() == address
     with writing(engine) as connection:
         for whose in (NOTICES.c.user_id == user_id, asked):
-            counted = sa.select(sa.func.count()).select_from(NOTICES).where(*today, whose)
-            if (connection.scalar(counted) or 0) >= MAX_CONFIRMATIONS:
+            counted = sa.select(NOTICES.c.created_at).where(*today, whose)
+            counted = counted.order_by(NOTICES.c.created_at.desc())
+            first = connection.scalar(counted.limit(1).offset(MAX_CONFIRMATIONS - 1))
+            if first is not None:  # as many were sent, and the first of them counts until then
                 raise TooManyRequests(
                     "Mails for a confirmation were sent often enough today.",
                     hint="Look for one of them, or come back tomorrow.",
+                    retry_after_s=(first - begin).total_seconds(),
                 )
         _insert_one(connection, user_id, Event.CONFIRM, MAIL, {"address": address})
 

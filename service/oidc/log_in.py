@@ -15,7 +15,7 @@ from service.addresses import network_of
 from service.auth import FAILURE_WINDOW_S, MAX_FAILURES_OF_ADDRESS
 from service.db import accounts, subjects
 from service.db.database import now
-from service.errors import Forbidden, NameTaken, TooManyFailures
+from service.errors import Forbidden, NameTaken
 from service.oidc import claims
 from service.oidc.claims import Claimed
 from service.oidc.errors import AccountClosed, LogInRefused, ProviderSilent
@@ -85,8 +85,7 @@ def use_once(engine: Engine, what: str, life_s: float) -> None:
 
 def require_patience(engine: Engine, address: str) -> None:
     """Raise `TooManyFailures` for an address from which log-ins fail again and again."""
-    if accounts.failed_logins(engine, _key(address)) >= MAX_FAILURES_OF_ADDRESS:
-        raise TooManyFailures
+    accounts.require_few_failures(engine, _key(address), MAX_FAILURES_OF_ADDRESS)
 
 
 def note_failure(engine: Engine, error: CicError, address: str) -> None:

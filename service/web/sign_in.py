@@ -15,7 +15,6 @@ from wtforms.validators import EqualTo, InputRequired, Length
 from image_builder.errors import InvalidRequest, Unavailable
 from service.addresses import network_of
 from service.db import accounts
-from service.errors import TooManyFailures
 from service.web import captchas
 from service.web.forms import add_problems, recaptcha_keys, record_audit_event
 from service.web.session import begin_session, end_session, safe_target, service
@@ -150,8 +149,9 @@ def signup() -> Any:
 
 def _count_attempt() -> None:
     key = f"sign-up from {network_of(request.remote_addr or '')}"
-    if accounts.failed_logins(service().engine, key) >= MAX_SIGNUPS:
-        raise TooManyFailures("Too many attempts to sign up.")
+    accounts.require_few_failures(
+        service().engine, key, MAX_SIGNUPS, "Too many attempts to sign up."
+    )
     accounts.note_failed_login(service().engine, key, SIGNUP_WINDOW_S)
 
 

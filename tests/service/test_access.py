@@ -331,7 +331,7 @@ def test_who_fails_again_and_again_has_to_wait(app: Flask, ada: Api) -> None:
     answers = [Api(app, "ada", "wrong password")("GET", "/build/") for _ in range(25)]
     assert [answer.status_code for answer in answers[:5]] == [401] * 5
     assert answers[-1].status_code == 429
-    assert int(answers[-1].headers["Retry-After"]) > 0
+    assert 200 < int(answers[-1].headers["Retry-After"]) <= 300  # when the count begins anew
     assert ada("GET", "/build/").status_code == 200  # who is remembered does not suffer
     assert Api(app, "bob")("GET", "/build/").status_code == 200
 

@@ -25,6 +25,7 @@ from service.app import create_app
 from service.auth import MAX_FAILURES
 from service.db import accounts, audit_trail, tables
 from service.db.database import now, reading, writing
+from service.errors import TooManyFailures
 from service.web import captchas, sign_in
 from tests.service.conftest import PASSWORD, REQUEST, ROOT, Api, FakeBuilder, running_app
 from tests.support import sights
@@ -334,6 +335,17 @@ def test_a_captcha_works_once_and_not_for_ever(app: Flask) -> None:
     assert not captchas.is_answered(engine, right, answers[right])
     assert not captchas.is_answered(engine, late, answers[late])
     assert not captchas.is_answered(engine, "unknown", "")
+
+
+def test_who_collects_questions_is_told_when_the_first_ends(app: Flask) -> None:
+    engine = app.extensions["cic"].engine
+    for _ in range(captchas.MAX_OPEN):
+        captchas.ask(engine, "here")
+    captchas.ask(engine, "elsewhere")
+    with pytest.raises(TooManyFailures) as caught:
+        captchas.ask(engine, "here")
+    life_s = captchas.LIFE.total_seconds()
+    assert life_s - 300 < (caught.value.retry_after_s or 0) <= life_s
 
 
 def test_a_captcha_is_seen_and_heard(visitor: Visitor) -> None:
