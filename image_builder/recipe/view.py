@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def view_of(description: Description) -> tuple[Any, list[str]]:
             f"every program is in {VIEW}/bin."
             for key in dropped
         ]
-        if (view.get("default") or {}).get("root", VIEW) != VIEW:
+        if not _is_ours((view.get("default") or {}).get("root", VIEW)):
             line = _line(description, "view", "default", "root")
             warnings.append(f"{line}: the view is at {VIEW}, whatever root says.")
         return {**others, "default": default}, warnings
@@ -42,7 +43,7 @@ def view_of(description: Description) -> tuple[Any, list[str]]:
             f"{_line(description, 'view')}: there is no view: programs are found by spack load."
         )
         return False, [warning]
-    if view not in (True, None, VIEW):
+    if view not in (True, None) and not _is_ours(view):
         return VIEW, [f"{description.file}: the view is at {VIEW}, whatever view says."]
     return VIEW, []
 
@@ -109,6 +110,15 @@ def _compilers_exclude(one: Root, other: Root) -> bool:
         return False
     return first[0].name != second[0].name or spec.disjoint_versions(
         first[0].version, second[0].version
+    )
+
+
+def _is_ours(place: Any) -> bool:
+    """Return whether this is `VIEW`, in any spelling of the path."""
+    return (
+        isinstance(place, str)
+        and place.startswith("/")
+        and posixpath.normpath(f"/{place.lstrip('/')}") == VIEW
     )
 
 

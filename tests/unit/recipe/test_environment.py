@@ -232,6 +232,31 @@ def test_what_the_site_decides_in_the_concretizer() -> None:
     assert len(environment.warnings) == 3
 
 
+@pytest.mark.parametrize(
+    ("place", "is_ours"),
+    [
+        ("/opt/view", True),
+        ("/opt/view/", True),
+        ("/opt//view", True),
+        ("//opt/./view/.", True),
+        ("/opt/view/x", False),
+        ("/opt/views", False),
+        ("opt/view", False),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "{{default: {{root: {}}}}}"])
+def test_only_another_place_than_the_views_is_warned_of(
+    place: str, is_ours: bool, form: str
+) -> None:
+    environment = composed(f"spack:\n  specs: [zlib]\n  view: {form.format(place)}\n")
+    assert environment.spack is not None
+    view = environment.spack["view"]
+    assert (view if isinstance(view, str) else view["default"]["root"]) == "/opt/view"
+    assert ["the view is at" in warning for warning in environment.warnings] == [True] * (
+        not is_ours
+    )
+
+
 def test_named_views_stay_beside_ours() -> None:
     environment = composed(
         "spack:\n  specs: [zlib]\n  view: {default: {root: /x, link: run}, tools: {root: /opt/t}}\n"
