@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping
 from image_builder.errors import CicError, ErrorCode, LimitReached
 from image_builder.host.cancellation import CancelToken
 from image_builder.proof.debian import DebianPackage, TooManyPackages, installed_packages
+from image_builder.proof.debian_licences import LicencesSeen
+from image_builder.proof.licences import Licence
 from image_builder.proof.texts import header_fields, plain
 from image_builder.proof.wheels import Wheel, wheel
 from image_builder.sif import docker_export, tar_filter
@@ -64,6 +66,8 @@ class Contents:
     wheels: tuple[Wheel, ...]
     prefixes: Mapping[str, SpackPrefix]
     wheel_owners: Mapping[str, str]
+    licences: Mapping[str, Licence] = dataclasses.field(default_factory=dict)
+    """What Debian packages state in the form for machines, by their names."""
 
 
 def read_contents(image: str, hashes: Collection[str], cancel: CancelToken) -> Contents:
@@ -97,6 +101,7 @@ class ContentsReader:
         self._system = ""
         self._wheels: dict[bytes, dict[bytes, bytes]] = {}
         self._owners: dict[str, str] = {}
+        self._licences = LicencesSeen()
         self._kept_bytes = 0
 
     def read(self, descriptor: int, cancel: CancelToken) -> None:
@@ -119,14 +124,16 @@ class ContentsReader:
         """
         if member.kind == ord("5"):
             self._see_folder(member.name)
+        elif member.kind == ord("2"):
+            self._licences.link(member.name, member.link)
+        elif member.kind in b"0\0" and self._licences.wants(member.name, member.size):
+            self._licences.take(member.name, _body(member, window))
         elif member.kind in b"0\0" and self._is_wanted(member.name):
             if member.size > (MAX_STATUS_BYTES if member.name == STATUS else MAX_FILE_BYTES):
                 raise UnreadableContents(
                     f"{tar_filter.printable(member.name)} is larger than any that is known."
                 )
-            if not window.need(member.extent + member.body_bytes):
-                raise tar_filter.CorruptArchive("the stream ends in the middle of a file")
-            self._take(member.name, window.peek(member.size, member.extent))
+            self._take(member.name, _body(member, window))
         elif member.kind == ord("1") and member.name.endswith(_WHEEL_FILES):
             self._see_link(member)
 
@@ -160,6 +167,7 @@ class ContentsReader:
             wheels=tuple(sorted(wheels, key=lambda one: one.folder)),
             prefixes=self._prefixes,
             wheel_owners=self._owners,
+            licences=self._licences.by_package(),
         )
 
     def _see_folder(self, name: bytes) -> None:
@@ -227,6 +235,13 @@ class ContentsReader:
         self._kept_bytes += len(body)
         if self._kept_bytes > MAX_KEPT_BYTES:
             raise UnreadableContents("The image's lists of packages are larger than any known.")
+
+
+def _body(member: tar_filter.Member, window: tar_filter.Window) -> bytes:
+    """Return a file's content. Raises `CorruptArchive` for a stream that ends too early."""
+    if not window.need(member.extent + member.body_bytes):
+        raise tar_filter.CorruptArchive("the stream ends in the middle of a file")
+    return window.peek(member.size, member.extent)
 
 
 def _system_of(os_release: bytes) -> str:

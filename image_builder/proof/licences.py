@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 from boolean import ParseError
@@ -10,6 +11,22 @@ from license_expression import ExpressionError, Licensing, get_spdx_licensing
 MAX_EXPRESSION = 200
 _OF_OTHER_LISTS = ("licenseref-", "documentref-")
 """Beginnings of names that mean nothing in a document which does not define them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Licence:
+    """What a package states: in its own words, and in SPDX's notation where all of it is certain."""
+
+    stated: str
+    expression: str | None
+
+
+UNSTATED = Licence(stated="", expression=None)
+
+
+def licence_as_stated(text: str) -> Licence:
+    """Return a licence that a package states by an expression, or in words of its own."""
+    return Licence(stated=text, expression=spdx_expression(text))
 
 
 def spdx_expression(text: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from image_builder.proof.contents import Contents
 from image_builder.proof.debian import DebianPackage
-from image_builder.proof.licences import spdx_expression
+from image_builder.proof.licences import UNSTATED, Licence, licence_as_stated
 from image_builder.proof.spack_sources import source_of
 from image_builder.proof.texts import plain
 from image_builder.proof.wheels import Wheel
@@ -105,7 +105,7 @@ def sbom(facts: ImageFacts, graph: Graph | None, contents: Contents) -> str:
     nodes = [] if graph is None else nodes_in_image(graph, contents, is_slim=facts.is_slim)
     packages = [_image(facts), _base(facts), _step(facts)]
     packages += [_node(node, contents) for node in nodes]
-    packages += [_debian(package, contents.system) for package in contents.packages]
+    packages += [_debian(package, contents) for package in contents.packages]
     packages += [_wheel(one) for one in contents.wheels]
     document: dict[str, Any] = {
         "spdxVersion": "SPDX-2.3",
@@ -142,10 +142,16 @@ def _comment(facts: ImageFacts, graph: Graph | None, nodes: list[Node], contents
 
 
 def _package(
-    spdx_id: str, name: str, version: str, *, location: str = "", licence: str = "", **more: Any
+    spdx_id: str,
+    name: str,
+    version: str,
+    *,
+    location: str = "",
+    licence: Licence = UNSTATED,
+    **more: Any,
 ) -> dict[str, Any]:
     """Return a package of the document; keys without a value are left out."""
-    expression = spdx_expression(licence)
+    is_told = bool(licence.stated) and licence.expression is None
     said = {
         "SPDXID": spdx_id,
         "name": plain(name) or "unnamed",
@@ -153,8 +159,8 @@ def _package(
         "downloadLocation": location if _URL.match(location) else NOASSERTION,
         "filesAnalyzed": False,
         "licenseConcluded": NOASSERTION,
-        "licenseDeclared": expression or NOASSERTION,
-        "licenseComments": plain(f"Stated as: {licence}") if licence and not expression else "",
+        "licenseDeclared": licence.expression or NOASSERTION,
+        "licenseComments": plain(f"Stated as: {licence.stated}") if is_told else "",
         "copyrightText": NOASSERTION,
         **more,
     }
@@ -212,7 +218,7 @@ def _node(node: Node, contents: Contents) -> dict[str, Any]:
         node.name,
         node.version,
         location=source.url if source else "",
-        licence=licence or several,
+        licence=licence_as_stated(licence or several),
         homepage=source.homepage if source else "",
         checksums=[
             {"algorithm": algorithm, "checksumValue": digest}
@@ -243,17 +249,18 @@ def variants(node: Node) -> str:
     return " ".join(words)
 
 
-def _debian(package: DebianPackage, system: str) -> dict[str, Any]:
+def _debian(package: DebianPackage, contents: Contents) -> dict[str, Any]:
     return _package(
         _debian_id(package),
         package.name,
         package.version,
+        licence=contents.licences.get(package.name, UNSTATED),
         homepage=package.homepage,
         sourceInfo=f"built from {package.source} {package.source_version}",
         comment=f"maintained by {package.maintainer}" if package.maintainer else "",
         externalRefs=[
             _purl(
-                f"pkg:deb/{system or 'debian'}/{_quoted(package.name)}@{_quoted(package.version)}"
+                f"pkg:deb/{contents.system or 'debian'}/{_quoted(package.name)}@{_quoted(package.version)}"
                 f"?arch={package.architecture}"
             )
         ],
@@ -267,7 +274,7 @@ def _wheel(one: Wheel) -> dict[str, Any]:
         one.name,
         one.version,
         location=one.origin,
-        licence=one.licence,
+        licence=licence_as_stated(one.licence),
         homepage=one.homepage,
         comment=plain(f"installed as {one.folder}{record}", most=2000),
         externalRefs=[_purl(f"pkg:pypi/{_quoted(one.project)}@{_quoted(one.version)}")],

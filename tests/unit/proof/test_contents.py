@@ -7,6 +7,7 @@ import tarfile
 import tempfile
 
 from image_builder.host.cancellation import CancelToken
+from image_builder.proof import debian_licences
 from image_builder.proof.contents import Contents, ContentsReader
 
 METADATA = b"Metadata-Version: 2.1\nName: six\nVersion: 1.17\nLicense: MIT\n\nLong text.\n"
@@ -53,3 +54,15 @@ def test_links_to_what_was_not_kept_are_passed_over() -> None:
         ("srv/other/METADATA", "opt/six-1.17.dist-info/METADATA"),
     )
     assert found.wheels == ()
+
+
+def test_licences_of_debian_packages_are_read_and_a_large_file_is_passed_over() -> None:
+    head = b"Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
+    text = head + b"Files: *\nCopyright: Some Body\nLicense: GPL-2+\n"
+    found = read(
+        ("usr/share/doc/adduser/copyright", text),
+        ("usr/share/doc/other/copyright", text + b" " * debian_licences.MAX_FILE_BYTES),
+    )
+    assert {name: one.expression for name, one in found.licences.items()} == {
+        "adduser": "GPL-2.0-or-later"
+    }

@@ -35,7 +35,9 @@ def test_every_package_of_a_bill_of_materials_is_listed_with_its_kind() -> None:
     }
     assert packages["app", SPACK].licence == "MIT"
     assert packages["app", SPACK].hash == hash_of("app")
-    assert packages["libstdc++6", DEBIAN].licence is None
+    assert packages["libstdc++6", DEBIAN].licence == "GPL-3.0-or-later"
+    assert packages["python3-pip", DEBIAN].licence == "public-domain"
+    assert packages["numpy", PYTHON].licence is None
     assert packages["six", PYTHON].version == "1.16.0"
 
 

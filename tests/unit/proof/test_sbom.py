@@ -14,6 +14,7 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 from image_builder.proof import sbom
 from image_builder.proof.contents import Contents, SpackPrefix
 from image_builder.proof.debian import DebianPackage
+from image_builder.proof.licences import Licence
 from image_builder.proof.sbom import ImageFacts
 from image_builder.proof.wheels import Wheel
 from image_builder.spack.lockfile import Graph
@@ -102,6 +103,10 @@ def contents(*built: str) -> Contents:
             hash_of(name): SpackPrefix(path=f"/opt/spack/{name}", recipe=recipe) for name in built
         },
         wheel_owners={"/usr/lib/pip-23.0.1.dist-info": "python3-pip"},
+        licences={
+            "libstdc++6": Licence("GPL-3+", "GPL-3.0-or-later"),
+            "python3-pip": Licence("public-domain", None),
+        },
     )
 
 
@@ -139,6 +144,10 @@ def test_a_full_image_has_what_was_built_and_what_was_there() -> None:
     assert app["downloadLocation"] == "https://x.example.org/app-1.0.tgz"
     assert app["licenseDeclared"] == "MIT" and "homepage" not in app
     assert f"hash {hash_of('app')}; target zen2; prefix /opt/spack/app;" in app["comment"]
+    debian = {one["name"]: one for one in read["packages"] if "-Deb-" in one["SPDXID"]}
+    assert debian["libstdc++6"]["licenseDeclared"] == "GPL-3.0-or-later"
+    assert debian["python3-pip"]["licenseDeclared"] == "NOASSERTION"
+    assert debian["python3-pip"]["licenseComments"] == "Stated as: public-domain"
     assert app["comment"].endswith("variants cuda_arch=80,90 +shared ~static")
 
 
