@@ -10,11 +10,11 @@ import re
 from image_builder.recipe.conflicts import Conflict, Rule
 from image_builder.recipe.demands import Demand
 from image_builder.request.cpu_targets import nearest
+from image_builder.sources.git.revisions import is_commit
 from image_builder.spack.knowledge import KnownPackage, SpackKnowledge, newest_of
 from image_builder.spack.spec import NOT_VARIANTS, Node
 from image_builder.spack.spec_syntax import COMPILERS_ARE_PACKAGES
 
-_COMMIT = re.compile(r"[0-9a-fA-F]{40}")
 _NO_NAMED_VERSION = re.compile(r"git\.|[0-9a-f]{40}")
 
 
@@ -72,7 +72,7 @@ def _unknown_variant(
         if setting.propagates or name in NOT_VARIANTS or name in known.variants:
             continue
         if name == "commit" and release >= COMPILERS_ARE_PACKAGES:
-            if _COMMIT.fullmatch(setting.value):
+            if is_commit(setting.value):
                 continue
             return Conflict(
                 path=demand.path,

@@ -18,6 +18,7 @@ from typing import Any
 
 from image_builder.host.cancellation import CancelToken
 from image_builder.sources.git.remote import RemoteCommits
+from image_builder.sources.git.revisions import is_commit
 from image_builder.sources.spec_lists import roots_in
 from image_builder.spack import spec
 from image_builder.spack.knowledge import Branches
@@ -31,7 +32,6 @@ _NAMED = re.compile(
     r"(?:^|[\s^%])(?:[A-Za-z0-9_-]+\.)*(?P<name>[A-Za-z0-9][A-Za-z0-9_-]*)"
     r"(?:@=?(?P<version>[A-Za-z0-9_.:,=/-]+))?"
 )
-_COMMIT = re.compile(r"[0-9a-fA-F]{40}")
 _LIKE_BRANCHES = frozenset({"main", "master", "develop", "trunk", "head", "stable", "dev", "devel"})
 _READINGS = ((0, 23), (1, 2))
 _RULES = ("require", "prefer", "variants", "providers")
@@ -244,7 +244,7 @@ def _chosen(name: str, version: str | None, versions: PackageVersions) -> list[B
 def _git_ref(name: str, version: str, url: str | None) -> list[BranchRef]:
     """Return the branch of `git.main=1.2`, which is `main`; a commit is no branch."""
     branch = version.removeprefix("git.").partition("=")[0]
-    if _COMMIT.fullmatch(branch):
+    if is_commit(branch):
         return []
     return [BranchRef(package=name, version=version, branch=branch, url=url)]
 
@@ -296,7 +296,7 @@ def _named(text: str) -> list[tuple[str, str | None]]:
 def _text_of(node: spec.Node) -> str:
     """Return a node's package and version; a commit of its own (`commit=`) is the version."""
     commit = node.variants.get("commit", "")
-    version = f"git.{commit}" if _COMMIT.fullmatch(commit) else node.version
+    version = f"git.{commit}" if is_commit(commit) else node.version
     return f"{node.name}@{version}" if version else node.name
 
 

@@ -33,6 +33,7 @@ from image_builder.request.build_request import LATEST, BuildRequest
 from image_builder.sources.git import objects, trees
 from image_builder.sources.git.objects import Damaged
 from image_builder.sources.git.remote import Network, git_command, list_remote
+from image_builder.sources.git.revisions import is_commit
 from image_builder.sources.git.trees import Limits
 from image_builder.sources.git.urls import BadGitUrl, GitUrl, parse_url
 from image_builder.sources.step import StepRef, as_bad_description
@@ -42,7 +43,6 @@ SCHEMES = ("https", "http")
 TIMEOUT_S = 120.0
 MEASURED_EVERY_S = 0.5
 _REF = "refs/cic/step"
-_COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _LOG_IN = re.compile(r"could not read Username|Authentication failed|error: 40[13]", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"redirect", re.IGNORECASE)
 
@@ -141,7 +141,7 @@ class _Remote:
 
     def wanted(self, version: str) -> str:
         """Return the reference or commit that a version means there. Raises `NotFound`."""
-        if _COMMIT.match(version.lower()):
+        if is_commit(version):
             return version.lower()
         names = _names_of(version)
         known = list_remote(self._url, self._network, names, cancel=self._guard)

@@ -21,7 +21,7 @@ from image_builder.sources.git import trees
 from image_builder.sources.git.mirror import Mirror, Repository, Snapshot
 from image_builder.sources.git.objects import TreeItem
 from image_builder.sources.git.remote import Network
-from image_builder.sources.git.revisions import Ambiguous, Resolved, Unlisted, Versions
+from image_builder.sources.git.revisions import Ambiguous, Resolved, Unlisted, Versions, is_commit
 from image_builder.sources.git.urls import BadGitUrl, folder_url, parse_source
 from image_builder.sources.step import (
     DESCRIPTIONS,
@@ -121,12 +121,12 @@ class WorkflowRegistry:
         try:
             return self._locate(workflow, step_id, version, self._snapshot_for(version, cancel))
         except NotFound as missing:
-            if _is_full_commit(version) and missing.field != "version":
+            if is_commit(version) and missing.field != "version":
                 raise  # what a commit holds never changes
             if not self._may_miss(asked_at):
                 raise
             snapshot = self._mirror.snapshot(not_before=asked_at, cancel=cancel)
-            if _is_full_commit(version) and self._settings.allow_unlisted_commits:
+            if is_commit(version) and self._settings.allow_unlisted_commits:
                 self._mirror.fetch_commit(version.lower(), cancel=cancel)
             return self._locate(workflow, step_id, version, snapshot)
 
@@ -220,7 +220,7 @@ class WorkflowRegistry:
         )
 
     def _snapshot_for(self, version: str, cancel: CancelToken | None) -> Snapshot:
-        if _is_full_commit(version) and self._mirror.holds(version.lower()):
+        if is_commit(version) and self._mirror.holds(version.lower()):
             return NO_REFERENCES
         return self._mirror.recent(self._settings.mirror_max_age_s, cancel)
 
@@ -319,10 +319,6 @@ class WorkflowRegistry:
                 code=ErrorCode.WORKFLOW_REGISTRY_UNAVAILABLE,
                 hint="It was taken away after the request was sent; send the request again.",
             )
-
-
-def _is_full_commit(version: str) -> bool:
-    return re.fullmatch(r"[0-9a-fA-F]{40}", version) is not None
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

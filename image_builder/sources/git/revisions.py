@@ -16,6 +16,12 @@ from image_builder.sources.git.mirror import Mirror, Snapshot
 MIN_ABBREVIATION, FULL_HASH = 7, 40
 
 _HEX = re.compile(r"[0-9a-f]+\Z")
+_COMMIT = re.compile(r"[0-9a-fA-F]{40}")
+
+
+def is_commit(text: str) -> bool:
+    """Return whether a text is a whole commit, in small or large letters."""
+    return _COMMIT.fullmatch(text) is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
