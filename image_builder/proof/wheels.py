@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 
+from packaging.utils import canonicalize_name
+
 from image_builder.proof.texts import header_fields, plain
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9])?\Z")
@@ -32,7 +34,7 @@ class Wheel:
     @property
     def project(self) -> str:
         """Return the name as package indexes normalise it."""
-        return re.sub(r"[-_.]+", "-", self.name).lower()
+        return canonicalize_name(self.name)
 
 
 def wheel(folder: str, metadata: bytes, record: bytes | None, origin: bytes | None) -> Wheel:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from image_builder.data import facts_of
 from image_builder.request.mpi_gpu import Mpi
 from image_builder.sources.description import Description
@@ -51,7 +53,7 @@ def _warning(where: str, what: str, mpi: Mpi) -> str:
 
 def _normalized(requirement: str) -> str:
     name = re.match(r"[A-Za-z0-9._-]+", requirement)
-    return re.sub(r"[-_.]+", "-", name.group()).lower() if name else ""
+    return canonicalize_name(name.group()) if name else ""
 
 
 @functools.cache

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict
 
 
@@ -42,7 +42,7 @@ class PythonPackage(Part):
     @property
     def project(self) -> str:
         """Return the name as package indexes normalise it."""
-        return re.sub(r"[-_.]+", "-", self.name).lower()
+        return canonicalize_name(self.name)
 
 
 APT_PINS, APT_VERSIONS, PIP_PINS = "pins.apt", "versions.apt", "pins.pip"
