@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Runner
 from image_builder.host.workspace import Workspace
 from image_builder.observer import Observer
+from image_builder.plan import resolve
 from image_builder.plan.image_name import without_owner
 from image_builder.plan.inputs import Inputs
 from image_builder.proof.contents import Contents
@@ -59,6 +61,11 @@ class BuildContext:
     @property
     def platform(self) -> str:
         return self.request.machine.platform
+
+    @functools.cached_property
+    def step_time_s(self) -> int:
+        """Return the one time that documents and files carry, in seconds since 1970."""
+        return resolve.step_time_s(self.request, self.inputs.step, self.settings, self.cancel)
 
     @property
     def documented_as(self) -> str:

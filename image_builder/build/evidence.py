@@ -13,7 +13,6 @@ from typing import Any
 
 from image_builder.build.context import BuildContext, Built
 from image_builder.errors import CicError
-from image_builder.plan import resolve
 from image_builder.plan.image_name import without_owner
 from image_builder.proof import contents, provenance, sbom
 from image_builder.proof.provenance import Resource
@@ -312,6 +311,6 @@ def _facts(context: BuildContext, *, is_slim: bool) -> sbom.ImageFacts:
         source=source_of(context),
         base=base.reference,
         base_digest=base.digest,
-        created_s=resolve.step_time_s(request, inputs.step, context.settings, context.cancel),
+        created_s=context.step_time_s,
         tool=TOOL,
     )

@@ -23,7 +23,6 @@ from image_builder.docker.isolation import check
 from image_builder.docker.label_names import SLIM
 from image_builder.errors import BuildFailed, UserError
 from image_builder.host.workspace import require_free_space
-from image_builder.plan import resolve
 from image_builder.plan.identity import concretization_key
 from image_builder.plan.render import Rendered, render_request
 from image_builder.proof import materials, sarif
@@ -125,22 +124,28 @@ def concretized_lock(
     """
     if context.inputs.relock is not None:
         return _relocked(context, context.inputs.relock.lock), True
-    locks, key = _locks(context), _key(context, environment)
-    known = None if context.request.force else locks.get(key)
-    if context.inputs.lock is not None:
+    text, is_new = context.inputs.lock, True
+    if text is not None:
         context.observer.line("The bundle's spack.lock is used.")
-        known, text = None, context.inputs.lock
-    elif known is not None:
-        context.observer.line("The same was concretized before: its spack.lock is used.")
-        text = known
     else:
-        with context.step("concretize"):
-            text = stages.concretize(context)
-        locks.keep(key, text)
+        text, is_new = _kept_or_concretized(context, environment)
     lock = json.loads(text)
     # As the documents have it: whoever builds from that text gets the same file in the image.
     context.workspace.write_context({LOCK_FILE: json.dumps(lock)})
-    return lock, known is None
+    return lock, is_new
+
+
+def _kept_or_concretized(context: BuildContext, environment: Environment) -> tuple[str, bool]:
+    """Return the text of a lockfile, and whether it is new: what Spack makes now is kept."""
+    locks, key = _locks(context), _key(context, environment)
+    known = None if context.request.force else locks.get(key)
+    if known is not None:
+        context.observer.line("The same was concretized before: its spack.lock is used.")
+        return known, False
+    with context.step("concretize"):
+        text = stages.concretize(context)
+    locks.keep(key, text)
+    return text, True
 
 
 def _locks(context: BuildContext) -> ConcretizationCache:
@@ -250,13 +255,13 @@ class _Install:
         if context.inputs.filename is None or folder.exists():
             yield None
             return
-        time_s = resolve.step_time_s(
-            context.request, context.inputs.step, context.settings, context.cancel
-        )
         require_free_space(context.workspace.root, build.min_free_bytes)
-        newest_s = stages.newest_s(context, time_s)
         with convert.begin(
-            folder, settings=build, time_s=time_s, newest_s=newest_s, cancel=context.cancel
+            folder,
+            settings=build,
+            time_s=context.step_time_s,
+            newest_s=stages.newest_s(context),
+            cancel=context.cancel,
         ) as begun:
             yield begun
 

@@ -24,7 +24,6 @@ from image_builder.errors import (
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, LineSink, ProcessFailed, Runner, run
 from image_builder.host.workspace import require_free_space
-from image_builder.plan import resolve
 from image_builder.proof import provenance
 from image_builder.recipe.stages import FINAL_STAGE, SLIM_STAGE
 from image_builder.sif import convert
@@ -306,9 +305,6 @@ def _convert(
     record = record.model_copy(update={"details": {**record.details, COMPRESSOR: compressor}})
     context.observer.entered(BuildState.CONVERTING)
     require_free_space(context.workspace.root, context.settings.build.min_free_bytes)
-    time_s = resolve.step_time_s(
-        context.request, context.inputs.step, context.settings, context.cancel
-    )
     with store.temporary_path() as temporary, time_limit(ErrorCode.CONVERSION_TIMEOUT):
         conversion = convert.convert(
             built.image,
@@ -318,8 +314,8 @@ def _convert(
             scratch=context.workspace.scratch,
             on_line=context.log.line,
             cancel=context.cancel,
-            time_s=time_s,
-            newest_s=newest_s(context, time_s),
+            time_s=context.step_time_s,
+            newest_s=newest_s(context),
             source=context.identity,
             evidence=evidence.SifEvidence(context, built, lock),
             begun_sif=built.begun_sif,

@@ -249,11 +249,11 @@ def _secrets(context: BuildContext) -> dict[str, Path]:
     return secrets
 
 
-def newest_s(context: BuildContext, time_s: int) -> int:
+def newest_s(context: BuildContext) -> int:
     """Return the time that files get which are newer, in seconds since 1970.
 
     It does not tell when the image was built, and leaves alone what came with a base image: Python
     takes compiled files for those of sources with the very time of before.
     """
     bases = [one.reference for one in (context.inputs.base, context.inputs.runtime) if one]
-    return max(time_s, *(daemon.image_created_s(one) or 0 for one in bases))
+    return max(context.step_time_s, *(daemon.image_created_s(one) or 0 for one in bases))

@@ -178,7 +178,5 @@ def _step(context: BuildContext, inputs: Inputs) -> Step:
     return Step(
         tree=step.tree,
         commit=step.commit,
-        time_s=None
-        if step.commit is None
-        else resolve.step_time_s(context.request, step, context.settings, context.cancel),
+        time_s=None if step.commit is None else context.step_time_s,
     )
