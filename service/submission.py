@@ -16,7 +16,8 @@ from image_builder.errors import CicError, FieldProblem, InvalidRequest
 from image_builder.plan import resolve
 from image_builder.plan.digest import json_digest
 from image_builder.plan.inputs import Inputs
-from image_builder.plan.relock import FIELD, Relock
+from image_builder.plan.relock import Relock
+from image_builder.request.again import FIELD
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import ORAS
 from image_builder.sources.step import StepRef

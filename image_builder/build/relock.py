@@ -8,10 +8,11 @@ from typing import Any
 
 from image_builder.build.context import BuildContext
 from image_builder.errors import BuildFailed, ErrorCode, FieldProblem, InvalidRequest
-from image_builder.plan.relock import FIELD, Pins, Relock
+from image_builder.plan.relock import Pins, Relock
 from image_builder.proof import materials
 from image_builder.proof.materials import BaseImage, Materials, UnreadableMaterials
 from image_builder.recipe.pins import Deb, PythonPackage
+from image_builder.request.again import FIELD
 from image_builder.request.build_request import BuildRequest
 from image_builder.sources.software_catalogue import PinnedCatalogue
 from image_builder.store.image_store import Images

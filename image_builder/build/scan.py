@@ -92,11 +92,7 @@ def _report(context: BuildContext, built: Built) -> ScanReport:
 
 
 def _save(context: BuildContext, image: str, path: Path) -> None:
-    command = Command(
-        name="docker save",
-        argv=("docker", "save", "--output", str(path), image),
-        timeout_s=context.settings.scan.timeout_s,
-    )
+    command = daemon.save_command(image, path, timeout_s=context.settings.scan.timeout_s)
     context.runner(command, cancel=context.cancel)
 
 

@@ -39,12 +39,7 @@ def save(
     image = daemon.find_image(base.reference)
     assert image is not None and base.digest is not None, "a build begins with its base image here"
     archive = scratch / "saved.tar"
-    command = Command(
-        name="docker save",
-        argv=("docker", "save", "--output", str(archive), image),
-        timeout_s=TIMEOUT_S,
-    )
-    runner(command, cancel=cancel)
+    runner(daemon.save_command(image, archive, timeout_s=TIMEOUT_S), cancel=cancel)
     try:
         with tarfile.open(archive, "r:") as saved:
             listed: list[dict[str, Any]] = json.loads(_content(saved, "manifest.json").read())

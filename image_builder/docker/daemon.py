@@ -25,6 +25,7 @@ from docker.utils import parse_repository_tag
 
 from image_builder.docker import label_names
 from image_builder.errors import CicError, ErrorCode, ServiceError, Unavailable
+from image_builder.host.process import Command
 from image_builder.request.build_request import BASE
 
 DAEMON_TIMEOUT_S = 60
@@ -278,6 +279,15 @@ class DaemonImage:
     created_at: float
     """In seconds since 1970; it may be that of an equal image which was made earlier."""
     is_base: bool
+
+
+def save_command(image: str, archive: Path, *, timeout_s: float) -> Command:
+    """Return the `docker save` of an image into a file."""
+    return Command(
+        name="docker save",
+        argv=("docker", "save", "--output", str(archive), image),
+        timeout_s=timeout_s,
+    )
 
 
 def made_images() -> list[DaemonImage]:

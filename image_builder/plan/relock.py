@@ -12,11 +12,10 @@ from typing import Any
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.plan.digest import json_digest
 from image_builder.recipe.pins import Deb, Part, PythonPackage
+from image_builder.request.again import FIELD
 from image_builder.request.build_request import BuildRequest
 from image_builder.sources.software_catalogue import PinnedCatalogue
 from image_builder.spack import lock_check
-
-FIELD = "from_lock"
 
 
 class Pins(Part):

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from image_builder.errors import Misconfigured
 from image_builder.proof import tokens
+from image_builder.proof.tokens import PublicKey
 from image_builder.settings import ProofSettings, TokenKey
 
 MAX_KEY_BYTES = 64 * 1024
@@ -30,7 +31,6 @@ LONGEST_SIGNATURE_BYTES = 72
 HOW_TO_MAKE = "Make one: openssl genpkey -algorithm ed25519 -out key.pem && chmod 600 key.pem"
 
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
-PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

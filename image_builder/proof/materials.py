@@ -17,7 +17,7 @@ from image_builder.proof.contents import Contents
 from image_builder.proof.sbom import nodes_in_image
 from image_builder.proof.spack_sources import source_of
 from image_builder.proof.used import Debian
-from image_builder.recipe.pins import Deb, Part, PythonPackage
+from image_builder.recipe.pins import Part, PythonPackage
 from image_builder.spack.lockfile import Graph
 
 FILE = "materials.json"
@@ -96,10 +96,6 @@ class Materials(Part):
     def text(self) -> str:
         """Return the document; the keys of `spack.lock` stay in Spack's order."""
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
-
-    def debs(self) -> tuple[Deb, ...]:
-        """Return the Debian packages that came to those of the base image."""
-        return self.debian.added + self.debian.later
 
 
 def read_materials(text: str) -> Materials:

@@ -176,7 +176,7 @@ def made() -> Materials:
 def test_the_document_is_read_back_as_it_was_written() -> None:
     materials = made()
     assert read_materials(materials.text()) == materials
-    assert [one.name for one in materials.debs()] == ["bc", "jq"]
+    assert [one.name for one in materials.debian.added + materials.debian.later] == ["bc", "jq"]
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"more": 1}, {"debian": []}])
