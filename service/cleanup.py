@@ -36,6 +36,7 @@ from image_builder.store.record import ImageRecord
 from service import downloads
 from service.db import audit_trail, builds, notices, runs, shares, timelines
 from service.db import uploads as db_uploads
+from service.db.ageing import Ageing
 from service.logs.storage import logs_of
 from service.uploads import Uploads
 
@@ -137,23 +138,18 @@ class Cleanup:
 
     def _audit(self) -> Iterator[Item]:
         keep_s = self._limits.keep_audit_s
-        if keep_s is not None and (count := audit_trail.count_older(self._engine, keep_s)):
-            yield _rows(
-                "audit entries",
-                count,
-                "older than keep_audit_s",
-                lambda: audit_trail.forget(self._engine, keep_s),
-            )
+        if keep_s is not None:
+            yield from self._old("audit entries", audit_trail.ENTRIES, "keep_audit_s", keep_s)
 
     def _notices(self) -> Iterator[Item]:
-        keep_s = self._limits.keep_notices_s
-        if count := notices.count_older(self._engine, keep_s):
-            yield _rows(
-                "notices",
-                count,
-                "older than keep_notices_s",
-                lambda: notices.forget(self._engine, keep_s),
-            )
+        yield from self._old(
+            "notices", notices.ENDED, "keep_notices_s", self._limits.keep_notices_s
+        )
+
+    def _old(self, kind: str, rows: Ageing, setting: str, age_s: float) -> Iterator[Item]:
+        if count := rows.count(self._engine, age_s):
+            reason = f"older than {setting}"
+            yield _rows(kind, count, reason, lambda: rows.remove(self._engine, age_s))
 
     def _half_written(self) -> Iterator[Item]:
         if left := self._images.leftovers():
@@ -184,16 +180,9 @@ class Cleanup:
     def _timelines(self) -> Iterator[Item]:
         """Timelines of builds; one that goes on is written again and again, and so is never old."""
         keep_s = self._limits.keep_logs_s
-        if keep_s is None:
-            return
-        age_s = max(keep_s, self._grace_s)
-        if count := timelines.count_older(self._engine, age_s):
-            yield _rows(
-                "timelines",
-                count,
-                "older than keep_logs_s",
-                lambda: timelines.forget(self._engine, age_s),
-            )
+        if keep_s is not None:
+            age_s = max(keep_s, self._grace_s)
+            yield from self._old("timelines", timelines.WRITTEN, "keep_logs_s", age_s)
 
     def _ended_logs(self) -> Iterator[_Log]:
         ends = runs.run_ends(self._engine)

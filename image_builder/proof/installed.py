@@ -51,15 +51,22 @@ def packages_of_sbom(text: str) -> list[Package] | None:
 
 def packages_of_lock(text: str) -> list[Package] | None:
     """Return the packages of a lockfile, whose licences it does not tell; None for another text."""
-    if len(text) > MAX_BYTES:
-        return None
-    try:
-        graph = Graph(json.loads(text))
-    except (UnreadableLock, ValueError, RecursionError):
+    graph = graph_of_lock(text)
+    if graph is None:
         return None
     return _in_order(
         Package(name=node.name, version=node.version, kind=SPACK, hash=node.hash) for node in graph
     )
+
+
+def graph_of_lock(text: str | None) -> Graph | None:
+    """Return the graph of a lockfile; None for a text that is none, or too long."""
+    if text is None or len(text) > MAX_BYTES:
+        return None
+    try:
+        return Graph(json.loads(text))
+    except (UnreadableLock, ValueError, RecursionError):
+        return None
 
 
 def _in_order(packages: Iterable[Package]) -> list[Package]:

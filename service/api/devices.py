@@ -6,13 +6,14 @@ import datetime
 
 from image_builder.errors import CicError
 from service.api.queries import DeviceTokens
-from service.api.responses import DeviceLogIn, LoggedIn, shown_time
+from service.api.responses import DeviceLogIn, LoggedIn
 from service.context import Service
 from service.db import accounts, audit_trail
 from service.db.database import now
 from service.errors import Missing
 from service.oidc import log_in
 from service.oidc.provider import Provider
+from service.times import moment
 
 SCOPES = (accounts.READ, accounts.WRITE)
 
@@ -56,7 +57,7 @@ def exchange(service: Service, asked: DeviceTokens, address: str) -> LoggedIn:
     audit_trail.record_audit_event(
         engine, user=row.name, action="login", subject="openid device", address=address
     )
-    return {"token": token, "user": row.name, "expires_at": shown_time(expires_at)}
+    return {"token": token, "user": row.name, "expires_at": moment(expires_at)}
 
 
 def _with_devices(provider: Provider | None) -> Provider:

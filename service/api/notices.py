@@ -17,7 +17,7 @@ from service.db import mail_addresses, notices, webhooks
 from service.db.webhooks import MAX_URL
 from service.errors import Missing
 from service.notices import subscriptions
-from service.notices.events import moment, moment_if
+from service.times import moment, moment_if
 
 EventName = Literal["build.finished", "build.failed", "build.needs_attention"]
 Events = Annotated[

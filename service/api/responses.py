@@ -6,7 +6,6 @@ description is made from them (`openapi`).
 
 from __future__ import annotations
 
-import datetime
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, GetPydanticSchema
@@ -24,6 +23,7 @@ from image_builder.timeline.spans import Span
 from service.db.shares import Audience
 from service.packages import Chosen, Installed
 from service.timeline import BuildTimeline
+from service.times import moment, moment_if, moment_of
 
 _PENDING_STAGE = "queue"
 
@@ -411,11 +411,11 @@ def build_answer(row: Any) -> BuildAnswer:
         "image_id": row.image_id,
         "filename": row.filename if _may_have_file(state, row) else None,
         "id": row.id,
-        "created_at": shown_time(row.created_at),
-        "started_at": _time(row.started_at),
-        "building_at": _time(row.building_at),
-        "converting_at": _time(row.converting_at),
-        "ended_at": _time(row.ended_at),
+        "created_at": moment(row.created_at),
+        "started_at": moment_if(row.started_at),
+        "building_at": moment_if(row.building_at),
+        "converting_at": moment_if(row.converting_at),
+        "ended_at": moment_if(row.ended_at),
         "stage": None if state is BuildState.FINISHED else row.stage or _PENDING_STAGE,
         "progress": None
         if row.progress_total is None
@@ -437,8 +437,8 @@ def build_answer(row: Any) -> BuildAnswer:
 def timeline_answer(shown: BuildTimeline) -> TimelineAnswer:
     """Return what ran in a build, and when."""
     return {
-        "began_at": _moment(shown.began_s),
-        "ended_at": None if shown.ended_s is None else _moment(shown.ended_s),
+        "began_at": moment_of(shown.began_s),
+        "ended_at": None if shown.ended_s is None else moment_of(shown.ended_s),
         "spans": [_span(span) for span in shown.spans],
         "left_out": shown.left_out,
     }
@@ -451,8 +451,8 @@ def _span(span: Span) -> SpanAnswer:
         "name": span.name,
         "version": span.version or None,
         "hash": span.hash or None,
-        "began_at": _moment(span.began_s),
-        "ended_at": None if span.ended_s is None else _moment(span.ended_s),
+        "began_at": moment_of(span.began_s),
+        "ended_at": None if span.ended_s is None else moment_of(span.ended_s),
         "seconds": seconds,
         "outcome": cast("Any", span.outcome),
     }
@@ -482,7 +482,7 @@ def image_summary(filename: str, record: ImageRecord) -> ImageSummary:
         "platform": record.platform,
         "sha256": record.sha256,
         "size_bytes": record.size_bytes,
-        "created_at": shown_time(record.created),
+        "created_at": moment(record.created),
         "visibility": "private" if is_private_name(filename) else "site",
     }
 
@@ -517,18 +517,6 @@ def machine_list(machines: Any) -> MachineList:
             for name, entry in sorted(machines.items())
         ]
     }
-
-
-def shown_time(value: datetime.datetime) -> str:
-    return value.isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-def _moment(seconds: float) -> str:
-    return shown_time(datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc))
-
-
-def _time(value: datetime.datetime | None) -> str | None:
-    return None if value is None else shown_time(value)
 
 
 def audience_answer(audience: Audience | None) -> dict[str, list[str] | None]:

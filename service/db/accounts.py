@@ -210,6 +210,14 @@ def by_name(engine: Engine, name: str) -> Any | None:
         return connection.execute(_BY_NAME, {"name": name.lower()}).first()
 
 
+def require_user(engine: Engine, name: str, *, field: str = "name") -> Any:
+    """Return the user of this name. Raises `InvalidRequest`, which names the `field`."""
+    row = by_name(engine, name)
+    if row is None:
+        raise _unknown(name, field)
+    return row
+
+
 def by_name_with_build(engine: Engine, name: str, build_id: str) -> tuple[Who | None, Any | None]:
     """Return the user of this name and, if it is theirs, the build.
 
@@ -245,7 +253,10 @@ def add_token(
     scopes: Sequence[str] = SCOPES,
     expires_at: datetime.datetime | None = None,
 ) -> str:
-    """Make a token and return it: only its digest is kept, so it is seen this once."""
+    """Make a token and return it: only its digest is kept, so it is seen this once.
+
+    Raises `InvalidRequest`, also for a user with many others.
+    """
     _check_token(name, scopes)
     with writing(engine) as connection:
         return _insert_token(connection, user_id, name, scopes, expires_at)
@@ -271,11 +282,6 @@ def replace_token(
                 mine, sa.or_(TOKENS.c.name == name.strip(), TOKENS.c.expires_at <= now())
             )
         )
-        count = connection.scalar(sa.select(sa.func.count()).select_from(TOKENS).where(mine)) or 0
-        if count >= MAX_TOKENS:
-            raise InvalidRequest(
-                [FieldProblem("name", "you have many tokens already", "revoke some first")]
-            )
         return _insert_token(connection, user_id, name, scopes, expires_at)
 
 
@@ -297,6 +303,11 @@ def _insert_token(
     scopes: Sequence[str],
     expires_at: datetime.datetime | None,
 ) -> str:
+    others = sa.select(sa.func.count()).select_from(TOKENS).where(TOKENS.c.user_id == user_id)
+    if (connection.scalar(others) or 0) >= MAX_TOKENS:
+        raise InvalidRequest(
+            [FieldProblem("name", "is one too many: there are many tokens", "revoke some first")]
+        )
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     connection.execute(
         TOKENS.insert().values(
@@ -425,5 +436,5 @@ def name_problems(name: str) -> list[FieldProblem]:
     return []
 
 
-def _unknown(name: str) -> InvalidRequest:
-    return InvalidRequest([FieldProblem("name", f"there is no user {name[:64]}", "see users list")])
+def _unknown(name: str, field: str = "name") -> InvalidRequest:
+    return InvalidRequest([FieldProblem(field, f"there is no user {name[:64]}", "see users list")])

@@ -13,12 +13,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from service.db.ageing import Ageing
 from service.db.database import now, reading, writing
 from service.db.models import AuditEvent
 
 _log = logging.getLogger(__name__)
 
 AUDIT: sa.Table = AuditEvent.__table__
+ENTRIES = Ageing(AUDIT, "at")
 
 
 def events(
@@ -44,25 +46,6 @@ def events(
         return connection.execute(
             sa.select(AUDIT).where(*chosen).order_by(AUDIT.c.id.desc()).limit(limit)
         ).all()
-
-
-def count_older(engine: Engine, age_s: float) -> int:
-    """Return how many entries are older than that."""
-    with reading(engine) as connection:
-        return (
-            connection.scalar(sa.select(sa.func.count()).select_from(AUDIT).where(_older(age_s)))
-            or 0
-        )
-
-
-def forget(engine: Engine, age_s: float) -> int:
-    """Remove the entries that are older than that, and return how many there were."""
-    with writing(engine, durable=False) as connection:
-        return connection.execute(AUDIT.delete().where(_older(age_s))).rowcount
-
-
-def _older(age_s: float) -> sa.ColumnElement[bool]:
-    return AUDIT.c.at < now() - datetime.timedelta(seconds=age_s)
 
 
 def record_audit_event(

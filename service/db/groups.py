@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from image_builder.errors import FieldProblem, InvalidRequest
-from service.db.accounts import USERS, by_name
+from service.db.accounts import USERS, require_user
 from service.db.database import now, reading, writing
 from service.db.models import Group, Membership
 
@@ -106,7 +106,7 @@ def remove(engine: Engine, name: str) -> None:
 
 def join(engine: Engine, name: str, user: str) -> None:
     """Make a user a member of an operator's group."""
-    group_id, user_id = _local(engine, name), _user(engine, user)
+    group_id, user_id = _local(engine, name), int(require_user(engine, user, field="user").id)
     with writing(engine) as connection:
         row = {"group_id": group_id, "user_id": user_id}
         if connection.execute(sa.select(MEMBERS).filter_by(**row)).first() is None:
@@ -115,7 +115,7 @@ def join(engine: Engine, name: str, user: str) -> None:
 
 def leave(engine: Engine, name: str, user: str) -> None:
     """Take a user out of an operator's group."""
-    group_id, user_id = _local(engine, name), _user(engine, user)
+    group_id, user_id = _local(engine, name), int(require_user(engine, user, field="user").id)
     with writing(engine) as connection:
         connection.execute(
             MEMBERS.delete().where(MEMBERS.c.group_id == group_id, MEMBERS.c.user_id == user_id)
@@ -153,15 +153,6 @@ def _local(engine: Engine, name: str) -> int:
                     "change its members there; they are read at each log-in",
                 )
             ]
-        )
-    return int(row.id)
-
-
-def _user(engine: Engine, name: str) -> int:
-    row = by_name(engine, name)
-    if row is None:
-        raise InvalidRequest(
-            [FieldProblem("user", f"there is no user {name[:64]}", "see users list")]
         )
     return int(row.id)
 

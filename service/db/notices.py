@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from image_builder.state import BuildState
+from service.db.ageing import Ageing
 from service.db.database import clock, now, reading, writing
 from service.db.models import MailAddress, Notice, WebhookRow
 from service.db.tables import BUILDS, RUNS, USERS
@@ -24,6 +25,8 @@ from service.errors import TooManyRequests
 from service.notices.events import Event, facts_of
 
 NOTICES: sa.Table = Notice.__table__
+ENDED = Ageing(NOTICES, "ended_at", least_s=86400.0)
+"""Those of today are counted by `ask_for_confirmation`."""
 WEBHOOKS: sa.Table = WebhookRow.__table__
 ADDRESSES: sa.Table = MailAddress.__table__
 
@@ -213,24 +216,6 @@ def of_user(engine: Engine, user_id: int, *, limit: int = 50) -> list[Any]:
     )
     with reading(engine) as connection:
         return list(connection.execute(rows))
-
-
-def count_older(engine: Engine, age_s: float) -> int:
-    """Return how many notices ended longer ago than that."""
-    with reading(engine) as connection:
-        counted = sa.select(sa.func.count()).select_from(NOTICES).where(_older(age_s))
-        return connection.scalar(counted) or 0
-
-
-def forget(engine: Engine, age_s: float) -> int:
-    """Remove the notices that ended longer ago than that, and return how many there were."""
-    with writing(engine, durable=False) as connection:
-        return connection.execute(NOTICES.delete().where(_older(age_s))).rowcount
-
-
-def _older(age_s: float) -> sa.ColumnElement[bool]:
-    # Those of today are counted by `ask_for_confirmation`.
-    return NOTICES.c.ended_at < now() - datetime.timedelta(seconds=max(age_s, 86400.0))
 
 
 def _due(moment: datetime.datetime) -> sa.Select[Any]:

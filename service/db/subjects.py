@@ -54,11 +54,7 @@ def take_in(
 
 def link(engine: Engine, *, name: str, issuer: str, subject: str) -> None:
     """Let a subject log in as an existing user. Raises `InvalidRequest`."""
-    row = accounts.by_name(engine, name)
-    if row is None:
-        raise InvalidRequest(
-            [FieldProblem("name", f"there is no user {name[:64]}", "see users list")]
-        )
+    row = accounts.require_user(engine, name)
     if not 1 <= len(subject) <= 255:
         raise InvalidRequest(
             [FieldProblem("subject", "is no subject", "write the one that the log-in named")]
@@ -79,11 +75,7 @@ def unlink(engine: Engine, name: str) -> int:
 
     The user's sessions end. Tokens stay, as after another password.
     """
-    row = accounts.by_name(engine, name)
-    if row is None:
-        raise InvalidRequest(
-            [FieldProblem("name", f"there is no user {name[:64]}", "see users list")]
-        )
+    row = accounts.require_user(engine, name)
     accounts.change_user(engine, name)
     with writing(engine) as connection:
         return connection.execute(SUBJECTS.delete().where(SUBJECTS.c.user_id == row.id)).rowcount

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
+from service.db.ageing import Ageing
 from service.db.database import now, reading, writing
 from service.db.models import TimelineRow
 from service.db.tables import RUNS
 
 TIMELINES: sa.Table = TimelineRow.__table__
+WRITTEN = Ageing(TIMELINES, "written_at")
 
 
 def write(engine: Engine, run_id: str, worker: str, document: Mapping[str, Any]) -> None:
@@ -37,20 +38,3 @@ def document(engine: Engine, run_id: str) -> dict[str, Any] | None:
             sa.select(TIMELINES.c.document).where(TIMELINES.c.run_id == run_id)
         )
         return found
-
-
-def count_older(engine: Engine, age_s: float) -> int:
-    """Return how many documents were written longer ago than that."""
-    with reading(engine) as connection:
-        counted = sa.select(sa.func.count()).select_from(TIMELINES).where(_older(age_s))
-        return connection.scalar(counted) or 0
-
-
-def forget(engine: Engine, age_s: float) -> int:
-    """Remove the documents that were written longer ago than that, and return how many."""
-    with writing(engine, durable=False) as connection:
-        return connection.execute(TIMELINES.delete().where(_older(age_s))).rowcount
-
-
-def _older(age_s: float) -> sa.ColumnElement[bool]:
-    return TIMELINES.c.written_at < now() - datetime.timedelta(seconds=age_s)

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from service.times import moment, moment_if
+
 
 class Event(str, enum.Enum):
     """What happens to a build, as webhooks name it, and two that users cause themselves."""
@@ -53,13 +55,3 @@ def body_of(
 def page_of(facts: Mapping[str, Any], public_url: str | None) -> str | None:
     """Return the address of a build's page; None where the service does not know its own."""
     return None if public_url is None else f"{public_url}/builds/{facts['id']}"
-
-
-def moment(value: datetime.datetime) -> str:
-    """Return a moment in UTC as clients of the API know it."""
-    return value.isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-def moment_if(value: datetime.datetime | None) -> str | None:
-    """Return a moment in UTC, or None where there was none yet."""
-    return None if value is None else moment(value)

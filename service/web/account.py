@@ -176,10 +176,6 @@ def add_token() -> Any:
         return _page(token_form=form), 400
     days = int(form.life.data) if form.life.data else None
     try:
-        if len(accounts.tokens_of(service().engine, user().id)) >= accounts.MAX_TOKENS:
-            raise InvalidRequest(
-                [FieldProblem("name", "you have many tokens already", "revoke some first")]
-            )
         token = accounts.add_token(
             service().engine,
             user().id,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from typing import Any
 
 from flask import Blueprint, render_template, request
 
-from image_builder.proof.installed import KINDS
-from image_builder.proof.installed import MAX_BYTES as MAX_LOCK_BYTES
+from image_builder.proof.installed import KINDS, graph_of_lock
 from image_builder.spack import lockfile
-from image_builder.spack.lockfile import Graph, UnreadableLock
 from image_builder.timeline import origins
 from service.api.queries import MAX_SEARCH
 from service.errors import Missing
@@ -58,7 +55,7 @@ def packages(identity: str) -> str:
 def graph(identity: str) -> str:
     """Show the graph of an image's environment, with where each package came from."""
     _visible(identity)
-    graph = read_graph(_document(identity, lockfile.FILE))
+    graph = graph_of_lock(_document(identity, lockfile.FILE))
     to_run = request.args.get("show") == "run"
     known = origins.read(_document(identity, origins.FILE))
     drawing = None if graph is None else graph_drawing.draw(graph, to_run=to_run)
@@ -76,16 +73,6 @@ def graph(identity: str) -> str:
         box=(graph_drawing.NODE_WIDTH, graph_drawing.NODE_HEIGHT),
         filename=_filename(identity),
     )
-
-
-def read_graph(text: str | None) -> Graph | None:
-    """Return the graph of a lockfile; None for a text that is none, or too long."""
-    if text is None or len(text) > MAX_LOCK_BYTES:
-        return None
-    try:
-        return Graph(json.loads(text))
-    except (UnreadableLock, ValueError, RecursionError):
-        return None
 
 
 def _visible(identity: str) -> str:
