@@ -141,7 +141,12 @@ def _add_images(verbs: Verbs) -> None:
     share.add_argument("--nobody", action="store_true", help="share it with nobody any more")
     verbs.add("groups", "images.groups", "list the groups that you are in")
     machines = verbs.add("machines", "images.machines", "list the machines that a request may name")
-    machines.add_argument("search", nargs="?", help="only machines that this word is found in")
+    machines.add_argument(
+        "search",
+        nargs="*",
+        metavar="WORD",
+        help="only machines that have these words in their names, sites, CPUs or GPUs",
+    )
     check = verbs.add("check", "images.check", "show whether an image works on a machine")
     _add_image(check)
     _completed(

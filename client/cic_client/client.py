@@ -287,9 +287,10 @@ class Client:
         query = {"platform": platform} if platform else {}
         return self._get("/architecture/", query).parsed(models.ArchitectureList)
 
-    def machines(self) -> models.MachineList:
-        """Return the machine catalogue."""
-        return self._get("/machine/").parsed(models.MachineList)
+    def machines(self, *, search: str | None = None) -> models.MachineList:
+        """Return the machine catalogue, or of it the machines that have all words of a search."""
+        query = {"search": search} if search else {}
+        return self._get("/machine/", query).parsed(models.MachineList)
 
     def recognise_machine(self, facts: Request) -> models.Recognised:
         """Return which machine the facts are of that `cic_cli here` prints."""

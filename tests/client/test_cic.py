@@ -285,6 +285,9 @@ def test_what_the_service_refuses_names_every_field(ada: Cic) -> None:
 
 def test_machines_are_found_by_a_word(ada: Cic) -> None:
     assert MACHINE in ada("machines").stdout
+    found = json.loads(ada("machines", "NVIDIA", "--json").stdout)["machines"]  # in no field of it
+    assert found and MACHINE not in {one["name"] for one in found}
+    assert json.loads(ada("machines", "nvidia", MACHINE, "--json").stdout)["machines"] == []
     found = json.loads(ada("machines", "LUMI", "--json").stdout)["machines"]
     assert MACHINE in {machine["name"] for machine in found}
     assert all("lumi" in json.dumps(machine).lower() for machine in found)

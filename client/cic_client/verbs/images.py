@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -77,11 +76,11 @@ def groups(call: Call) -> int:
 
 def machines(call: Call) -> int:
     """List the machines that a request may name."""
-    answer = call.client.machines()
-    call.remember(names.MACHINES, [one.name for one in answer.machines])
-    wanted = (call.asked.search or "").lower()
-    chosen = [one for one in answer.machines if wanted in json.dumps(one.as_json()).lower()]
-    tables.show_machines(call.screen, answer.model_copy(update={"machines": chosen}))
+    search = " ".join(call.asked.search)
+    answer = call.client.machines(search=search)
+    if not search:
+        call.remember(names.MACHINES, [one.name for one in answer.machines])
+    tables.show_machines(call.screen, answer)
     return 0
 
 
