@@ -10,7 +10,6 @@ from sqlalchemy.engine import Connection, Engine
 
 from service.db.database import now, reading, writing
 from service.db.models import MailAddress
-from service.notices.events import OF_BUILDS
 
 ADDRESSES: sa.Table = MailAddress.__table__
 
@@ -45,28 +44,6 @@ def confirm(engine: Engine, user_id: int, address: str) -> bool:
             .values(confirmed_at=now())
         )
         return bool(changed.rowcount)
-
-
-def vouch(engine: Engine, user_id: int, address: str) -> None:
-    """Keep an address that the user's institute vouches for, unless the user has chosen one.
-
-    Mail stays off until the user turns it on.
-    """
-    with writing(engine) as connection:
-        before = _of_user(connection, user_id)
-        if before is None:
-            _replace(
-                connection,
-                user_id,
-                address=address,
-                events=[event.value for event in OF_BUILDS],
-                is_on=False,
-                confirmed_at=now(),
-            )
-        elif before.address == address and before.confirmed_at is None:
-            connection.execute(
-                ADDRESSES.update().where(ADDRESSES.c.user_id == user_id).values(confirmed_at=now())
-            )
 
 
 def remove(engine: Engine, user_id: int) -> bool:

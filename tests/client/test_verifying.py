@@ -21,7 +21,13 @@ from image_builder.sif import format
 from tests.client.conftest import Cic
 from tests.conftest import PROJECT
 from tests.service.conftest import FakeBuilder, running_app
-from tests.support.signing import make_key, sif_of, signed_sif
+from tests.support.signing import (
+    flipped,
+    make_key,
+    mixed_with_another,
+    sif_of,
+    signed_folder,
+)
 from tests.support.site import Site
 
 NOT_PROVEN, WRONG_USAGE = 6, 2
@@ -30,15 +36,7 @@ NOT_PROVEN, WRONG_USAGE = 6, 2
 @pytest.fixture(scope="module", params=["ed25519", "p256"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a signed image and the public key for it."""
-    folder = tmp_path_factory.mktemp("signed")
-    signer = read_signer(make_key(folder / "key.pem", request.param))
-    (folder / "keys.pem").write_text(signer.public_pem)
-    signed_sif(folder / "image.sif", signer)
-    return folder
-
-
-def flipped(content: bytes, place: int, bit: int = 0) -> bytes:
-    return content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :]
+    return signed_folder(tmp_path_factory.mktemp("signed"), request.param)
 
 
 def accepted(folder: Path, tampered: Iterable[tuple[object, bytes]]) -> list[object]:
@@ -87,16 +85,7 @@ def test_a_flipped_bit_in_any_object_and_any_byte_of_the_table_is_found(folder: 
 
 
 def test_parts_of_two_images_of_one_key_do_not_make_one(folder: Path, tmp_path: Path) -> None:
-    signer = read_signer(folder / "key.pem")
-    other = signed_sif(tmp_path / "other.sif", signer).read_bytes()
-    content = (folder / "image.sif").read_bytes()
-    tampered = []
-    for one in format.read(folder / "image.sif").descriptors:
-        end = one.offset + one.size_bytes
-        if content[one.offset : end] != other[one.offset : end]:
-            mixed = content[: one.offset] + other[one.offset : end] + content[end:]
-            tampered.append((one.id, mixed))
-    assert len(tampered) == 3  # the statement, the signature and the squashfs
+    tampered = mixed_with_another(folder, tmp_path / "other.sif")
     assert accepted(folder, tampered) == []
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import requests
 
-from service.db import accounts, mail_addresses
+from service.db import accounts
 from service.db.database import make_engine
 from tests.conftest import PROJECT
-from tests.service.test_notices import MailServer
+from tests.service.test_notices import MailServer, keep_confirmed
 from tests.support.site import (
     MACHINE,
     USER,
@@ -115,7 +115,7 @@ def test_webhook_and_mail_arrive_once_through_kills(
     file, port = tmp_path / "received", free_port()
     with running_service(site, name="first") as service:
         engine = make_engine(site.settings.service.database)
-        mail_addresses.vouch(engine, accounts.by_name(engine, USER).id, ADDRESS)
+        keep_confirmed(engine, accounts.by_name(engine, USER).id, ADDRESS)
         engine.dispose()
         kept = service.call("POST", "/mail/", json={"address": ADDRESS}).json()
         assert kept["confirmed"] and kept["on"]

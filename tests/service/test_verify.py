@@ -18,7 +18,12 @@ from image_builder.proof import provenance, sbom
 from image_builder.proof.keys import read_signer
 from image_builder.sif import format
 from tests.service.conftest import ROOT, FakeBuilder, running_app
-from tests.support.signing import make_key, signed_sif
+from tests.support.signing import (
+    flipped,
+    make_key,
+    mixed_with_another,
+    signed_folder,
+)
 from tests.support.site import PROJECT, Site
 
 NOT_PROVEN, WRONG_USAGE = 6, 2
@@ -28,11 +33,7 @@ kinds = pytest.mark.parametrize("kind", ["ed25519", "p256"])
 @pytest.fixture(scope="module", params=["ed25519", "p256"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a signed image and the public key for it."""
-    folder = tmp_path_factory.mktemp("signed")
-    signer = read_signer(make_key(folder / "key.pem", request.param))
-    (folder / "keys.pem").write_text(signer.public_pem)
-    signed_sif(folder / "image.sif", signer)
-    return folder
+    return signed_folder(tmp_path_factory.mktemp("signed"), request.param)
 
 
 def verify(*arguments: Path | str) -> subprocess.CompletedProcess[str]:
@@ -49,10 +50,6 @@ def changed(folder: Path, number: int, content: bytes) -> Path:
     path = folder / f"changed-{number}.sif"
     path.write_bytes(content)
     return path
-
-
-def flipped(content: bytes, place: int, bit: int = 0) -> bytes:
-    return content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :]
 
 
 def refused(folder: Path, tampered: Iterator[tuple[object, bytes]]) -> list[object]:
@@ -121,16 +118,7 @@ def test_bytes_that_apptainer_does_not_look_at_are_looked_at(folder: Path) -> No
 
 
 def test_parts_of_two_images_of_one_key_do_not_make_one(folder: Path, tmp_path: Path) -> None:
-    signer = read_signer(folder / "key.pem")
-    other = signed_sif(tmp_path / "other.sif", signer).read_bytes()
-    content = (folder / "image.sif").read_bytes()
-    tampered = []
-    for one in format.read(folder / "image.sif").descriptors:
-        end = one.offset + one.size_bytes
-        if content[one.offset : end] != other[one.offset : end]:
-            mixed = content[: one.offset] + other[one.offset : end] + content[end:]
-            tampered.append((one.id, mixed))
-    assert len(tampered) == 3  # the statement, the signature and the squashfs
+    tampered = mixed_with_another(folder, tmp_path / "other.sif")
     assert refused(folder, iter(tampered)) == []
 
 

@@ -22,7 +22,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import SSlibKey
 
 from image_builder.proof import provenance, sbom
-from image_builder.proof.keys import Signer
+from image_builder.proof.keys import Signer, read_signer
 from image_builder.proof.provenance import Origin, Resource
 from image_builder.sif import format
 from image_builder.sif.format import DataType, Digests, Object
@@ -46,6 +46,33 @@ ORIGIN = Origin(
     builder_id="urn:cic:builder",
     byproducts=[],
 )
+
+
+def flipped(content: bytes, place: int, bit: int = 0) -> bytes:
+    """Return the content with one bit changed."""
+    return content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :]
+
+
+def signed_folder(folder: Path, kind: str) -> Path:
+    """Put a signed image into a folder, its private key, and the public key for it."""
+    signer = read_signer(make_key(folder / "key.pem", kind))
+    (folder / "keys.pem").write_text(signer.public_pem)
+    signed_sif(folder / "image.sif", signer)
+    return folder
+
+
+def mixed_with_another(folder: Path, other: Path) -> list[tuple[object, bytes]]:
+    """Return the signed image of a folder with each part, in turn, of another one of its key."""
+    foreign = signed_sif(other, read_signer(folder / "key.pem")).read_bytes()
+    content = (folder / "image.sif").read_bytes()
+    tampered: list[tuple[object, bytes]] = []
+    for one in format.read(folder / "image.sif").descriptors:
+        end = one.offset + one.size_bytes
+        if content[one.offset : end] != foreign[one.offset : end]:
+            mixed = content[: one.offset] + foreign[one.offset : end] + content[end:]
+            tampered.append((one.id, mixed))
+    assert len(tampered) == 3  # the statement, the signature and the squashfs
+    return tampered
 
 
 def make_key(path: Path, kind: str) -> Path:
