@@ -8,6 +8,7 @@ from typing import Any
 
 from image_builder.build import evidence
 from image_builder.build.context import BuildContext, Built
+from image_builder.build.stages import MAX_LOCK_BYTES
 from image_builder.docker import daemon, registry
 from image_builder.docker.label_names import SLIM
 from image_builder.plan.render import render_request
@@ -17,7 +18,6 @@ from image_builder.store.image_store import Images
 from image_builder.store.record import PUSHED_AS, SUBMITTED_AT, ImageRecord
 
 RECORD_FOLDER = "/opt/cic"
-MAX_LOCK_BYTES = 32 * 1024**2
 
 
 def stored_sif(context: BuildContext, store: Images) -> ImageRecord | None:

@@ -6,7 +6,8 @@ A folder is known by its git tree. Two users who send the same have a row each, 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -91,14 +92,8 @@ def _make_room(connection: Connection, user_id: int, size_bytes: int, max_bytes:
         .where(UPLOADS.c.user_id == user_id)
         .order_by(UPLOADS.c.used_at, UPLOADS.c.tree)
     ).all()
-    needed = set(connection.scalars(_waited_for()))
-    over_bytes = sum(row.size_bytes for row in rows) + size_bytes - max_bytes
-    gone: list[str] = []
-    for row in rows:
-        if over_bytes > 0 and row.tree not in needed:
-            over_bytes -= row.size_bytes
-            gone.append(row.tree)
-    if over_bytes > 0:
+    gone = _making_room(connection, rows, size_bytes - max_bytes)
+    if gone is None:
         raise LimitReached(
             f"Your folders may take {max_bytes} bytes, and this one takes {size_bytes}.",
             hint="Send a smaller folder, or wait until builds of your other folders have ended.",
@@ -118,7 +113,24 @@ def _make_room_of_all(
         .group_by(UPLOADS.c.tree)
         .order_by(sa.func.max(UPLOADS.c.used_at), UPLOADS.c.tree)
     ).all()
-    over_bytes = sum(row.size_bytes for row in rows) + size_bytes - max_bytes
+    gone = _making_room(connection, rows, size_bytes - max_bytes)
+    if gone is None:
+        raise LimitReached(
+            "The folders of all users take what they may at the moment.",
+            hint="Try again when other builds have ended, or put the step into a registry.",
+            code=ErrorCode.QUOTA_EXCEEDED,
+        )
+    connection.execute(UPLOADS.delete().where(UPLOADS.c.tree.in_(gone)))
+    return gone
+
+
+def _making_room(connection: Connection, rows: Sequence[Any], over_bytes: int) -> list[str] | None:
+    """Return the first of these folders without which all take no more than there may be.
+
+    `over_bytes` is how much more than that there would be without any of them. None is returned if
+    even all that no build waits for are too few.
+    """
+    over_bytes += sum(row.size_bytes for row in rows)
     if over_bytes <= 0:
         return []
     needed = set(connection.scalars(_waited_for()))
@@ -127,14 +139,7 @@ def _make_room_of_all(
         if over_bytes > 0 and row.tree not in needed:
             over_bytes -= row.size_bytes
             gone.append(row.tree)
-    if over_bytes > 0:
-        raise LimitReached(
-            "The folders of all users take what they may at the moment.",
-            hint="Try again when other builds have ended, or put the step into a registry.",
-            code=ErrorCode.QUOTA_EXCEEDED,
-        )
-    connection.execute(UPLOADS.delete().where(UPLOADS.c.tree.in_(gone)))
-    return gone
+    return gone if over_bytes <= 0 else None
 
 
 def _delete(connection: Connection, user_id: int, trees: Iterable[str]) -> None:
