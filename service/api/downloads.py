@@ -7,10 +7,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from image_builder.store.record import ImageRecord, is_filename
 from service import downloads
-from service.api.queries import (
-    DownloadQuery,
-    parse_query,
-)
+from service.api.queries import DownloadQuery, parse_query
 from service.context import service
 from service.errors import Missing
 from service.sight import Sight

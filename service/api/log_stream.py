@@ -6,10 +6,7 @@ from typing import Any
 
 from flask import Response, request
 
-from service.api.queries import (
-    LogQuery,
-    parse_query,
-)
+from service.api.queries import LogQuery, parse_query
 from service.context import service
 from service.db import builds
 from service.logs import follow, protocol
