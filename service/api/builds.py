@@ -9,12 +9,12 @@ from flask import Blueprint, Response, g, jsonify, request
 from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.request.build_request import BuildRequest
 from image_builder.sources.own_description import parse_any_request
-from service.api import folders, responses
+from service.api import build_answers, folders
+from service.api.build_answers import build_answer, timeline_answer
 from service.api.caller import note, principal
 from service.api.log_stream import log_events
 from service.api.openapi import FORM, TEXT, Answer, describes
 from service.api.queries import LogQuery, Page, PostedFolder, PostedRequest, parse_query
-from service.api.responses import build_answer, timeline_answer
 from service.context import service
 from service.db import builds, timelines
 from service.errors import Missing
@@ -42,7 +42,7 @@ def add_calls(api: Blueprint) -> None:
     "Ask for an image",
     body=PostedRequest,
     form=PostedFolder,
-    answer=responses.Accepted,
+    answer=build_answers.Accepted,
     problems=(404,),
     links={"status": _ITS_ID, "log": _ITS_ID, "cancel": _ITS_ID},
     is_costly=True,
@@ -60,7 +60,7 @@ def submit() -> Response:
 @describes(
     "See what would be built",
     body=PostedRequest,
-    answer=responses.PlanAnswer,
+    answer=build_answers.PlanAnswer,
     problems=(404,),
     is_costly=True,
 )
@@ -68,7 +68,7 @@ def plan() -> Response:
     who = principal()
     asked = _asked(who.id)
     planned = service().submission.plan(asked, user_id=who.id, is_admin=who.is_admin)
-    would: responses.PlanAnswer = {
+    would: build_answers.PlanAnswer = {
         "image_id": planned.image_id,
         "filename": planned.filename,
         "identity": planned.identity,
@@ -82,7 +82,7 @@ def plan() -> Response:
 
 
 @describes(
-    "List your builds", query=Page, answer=responses.BuildList, links={"status": _FIRST_BUILD}
+    "List your builds", query=Page, answer=build_answers.BuildList, links={"status": _FIRST_BUILD}
 )
 def list_builds() -> Response:
     asked = parse_query(Page, request.args)
@@ -93,7 +93,7 @@ def list_builds() -> Response:
         page=asked.page,
         per_page=asked.per_page,
     )
-    answer: responses.BuildList = {
+    answer: build_answers.BuildList = {
         "builds": [build_answer(row) for row in rows],
         "page": asked.page,
         "per_page": asked.per_page,
@@ -103,12 +103,12 @@ def list_builds() -> Response:
     return jsonify(answer)
 
 
-@describes("Ask for a build's status", answer=responses.BuildAnswer)
+@describes("Ask for a build's status", answer=build_answers.BuildAnswer)
 def status(build_id: str) -> Response:
     return jsonify(build_answer(_own_build(build_id)))
 
 
-@describes("Cancel a build", answer=responses.BuildAnswer, links={"delete": _ITS_ID})
+@describes("Cancel a build", answer=build_answers.BuildAnswer, links={"delete": _ITS_ID})
 def cancel(build_id: str) -> Response:
     _own_build(build_id)
     service().submission.withdraw(build_id)
@@ -168,7 +168,7 @@ def log(build_id: str) -> Response:
     )
 
 
-@describes("See what ran in a build, and when", answer=responses.TimelineAnswer)
+@describes("See what ran in a build, and when", answer=build_answers.TimelineAnswer)
 def timeline(build_id: str) -> Response:
     """Return the steps, layers and packages of a build, with their times, also while it goes on."""
     row = _own_build(build_id)

@@ -11,9 +11,10 @@ from werkzeug.wrappers import Response as AnyResponse
 from image_builder.request.machines import machine_facts
 from image_builder.store.record import ImageRecord
 from service import downloads, sharing
-from service.api import responses
+from service.api import image_answers
 from service.api.caller import note, principal
 from service.api.downloads import SENT, sif_answer
+from service.api.image_answers import audience_answer, image_answer, image_summary, package_list
 from service.api.openapi import BINARY, TEXT, Answer, describes
 from service.api.queries import (
     DownloadQuery,
@@ -24,7 +25,6 @@ from service.api.queries import (
     parse_body,
     parse_query,
 )
-from service.api.responses import audience_answer, image_answer, image_summary, package_list
 from service.context import service
 from service.db.shares import Audience
 from service.errors import Forbidden, Missing
@@ -50,7 +50,7 @@ def add_calls(api: Blueprint) -> None:
 
 @describes(
     "List the finished images",
-    answer=responses.ImageList,
+    answer=image_answers.ImageList,
     links={"image": _FIRST_IMAGE, "check": _FIRST_IMAGE, "download": _FIRST_IMAGE},
 )
 def list_images() -> Response:
@@ -66,7 +66,7 @@ def list_images() -> Response:
 
 @describes(
     "Ask what is known of an image",
-    answer=responses.OneImageAnswer,
+    answer=image_answers.OneImageAnswer,
     links={
         "document_of": {
             "filename": "$response.body#/filename",
@@ -136,7 +136,9 @@ def document_of(filename: str, name: str) -> Response:
     return Response(text, mimetype="text/plain")
 
 
-@describes("List what is installed in an image", query=PackagesQuery, answer=responses.PackageList)
+@describes(
+    "List what is installed in an image", query=PackagesQuery, answer=image_answers.PackageList
+)
 def packages_of(filename: str) -> Response:
     """Return the packages of Spack, Debian and Python in an image, with versions and licences."""
     asked = parse_query(PackagesQuery, request.args)
@@ -151,7 +153,7 @@ def packages_of(filename: str) -> Response:
 @describes(
     "See whether an image works on a machine",
     query=MachineChoice,
-    answer=responses.CheckAnswer,
+    answer=image_answers.CheckAnswer,
     is_costly=True,
 )
 def check(filename: str) -> Response:

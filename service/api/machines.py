@@ -8,7 +8,7 @@ from image_builder.errors import FieldProblem, InvalidRequest
 from image_builder.request import cpu_targets, machine_search
 from image_builder.request.collected_facts import CollectedFacts, parse_facts
 from image_builder.request.recognise import recognise
-from service.api import responses
+from service.api import machine_answers
 from service.api.openapi import describes
 from service.api.queries import ArchitectureQuery, MachineSearch, parse_query
 from service.context import service
@@ -23,7 +23,7 @@ def add_calls(api: Blueprint) -> None:
 @describes(
     "List the targets that can be asked for",
     query=ArchitectureQuery,
-    answer=responses.ArchitectureList,
+    answer=machine_answers.ArchitectureList,
 )
 def architectures() -> Response:
     """Return the targets that a request may name; `?platform=` chooses those of one platform."""
@@ -40,20 +40,20 @@ def architectures() -> Response:
     return jsonify({"architectures": targets, "platforms": list(cpu_targets.platforms())})
 
 
-@describes("List the machine catalogue", query=MachineSearch, answer=responses.MachineList)
+@describes("List the machine catalogue", query=MachineSearch, answer=machine_answers.MachineList)
 def machines() -> Response:
     """Return the machine catalogue: what a request may name as its `machine`.
 
     `?search=` chooses the machines that have all of its words.
     """
     search = parse_query(MachineSearch, request.args).search
-    return jsonify(responses.machine_list(machine_search.found(service().machines, search)))
+    return jsonify(machine_answers.machine_list(machine_search.found(service().machines, search)))
 
 
 @describes(
     "Recognise a machine from collected facts",
     body=CollectedFacts,
-    answer=responses.RecognisedAnswer,
+    answer=machine_answers.RecognisedAnswer,
     is_costly=True,
 )
 def recognise_machine() -> Response:

@@ -12,8 +12,8 @@ from image_builder.errors import InvalidRequest
 from image_builder.request.build_request import OWN_STEP
 from image_builder.sources.own_description import parse_any_request
 from image_builder.state import ACTIVE, BuildState
+from service.api.build_answers import build_answer
 from service.api.log_stream import log_events
-from service.api.responses import build_answer
 from service.db import builds as db_builds
 from service.db.database import now
 from service.errors import Missing
