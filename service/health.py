@@ -23,7 +23,7 @@ from image_builder.docker.isolation import check as isolation_check
 from image_builder.errors import CicError, Misconfigured, ServiceError, ToolMissing
 from image_builder.host.process import Command, run
 from image_builder.host.workspace import require_free_space
-from image_builder.plan import resolve
+from image_builder.plan import steps
 from image_builder.store.image_store import open_images
 from service.db import runs
 from service.problems import problem
@@ -144,7 +144,7 @@ def checks_of(settings: Settings, engine: Engine) -> dict[str, Check]:
         images.is_known("0" * 64)
 
     def workflow_registry() -> None:
-        resolve.open_registry(library).versions()
+        steps.open_registry(library).versions()
 
     def buildx() -> None:
         run(Command(name="docker buildx", argv=("docker", "buildx", "version"), timeout_s=30))

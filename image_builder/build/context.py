@@ -16,7 +16,7 @@ from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Runner
 from image_builder.host.workspace import Workspace
 from image_builder.observer import Observer
-from image_builder.plan import resolve
+from image_builder.plan import steps
 from image_builder.plan.image_name import without_owner
 from image_builder.plan.inputs import Inputs
 from image_builder.proof.contents import Contents
@@ -65,7 +65,7 @@ class BuildContext:
     @functools.cached_property
     def step_time_s(self) -> int:
         """Return the one time that documents and files carry, in seconds since 1970."""
-        return resolve.step_time_s(self.request, self.inputs.step, self.settings, self.cancel)
+        return steps.step_time_s(self.request, self.inputs.step, self.settings, self.cancel)
 
     @property
     def documented_as(self) -> str:

@@ -27,7 +27,7 @@ from image_builder.host.disk_guard import DiskGuard
 from image_builder.host.files import UnreadableFile, read_bounded
 from image_builder.host.process import Command, ProcessFailed, run
 from image_builder.host.workspace import require_free_space
-from image_builder.plan import resolve
+from image_builder.plan import resolve, steps
 from image_builder.plan.render import Rendered
 from image_builder.recipe import slim
 from image_builder.recipe.dockerfile import site_secrets, step_commands
@@ -55,8 +55,8 @@ def fill_context(context: BuildContext, rendered: Rendered) -> None:
             resolve.pinned_spack(inputs), folder, context.cancel
         )
     else:
-        resolve.extract_step(inputs.step, settings, folder / "step", context.cancel)
-        resolve.open_catalogue(settings).copy(
+        steps.extract_step(inputs.step, settings, folder / "step", context.cancel)
+        steps.open_catalogue(settings).copy(
             inputs.catalogue,
             folder / "catalogue",
             folder / "spack-config",

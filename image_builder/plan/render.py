@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from image_builder.plan import buildcache_policy, identity, resolve
+from image_builder.plan import buildcache_policy, identity, steps
 from image_builder.plan.inputs import Inputs
 from image_builder.plan.knowledge import SpackSite, names_in
 from image_builder.plan.relock import Relock
@@ -68,9 +68,9 @@ def render_request(
                 has_spack=False,
             ),
         )
-    files = resolve.read_step(inputs.step, settings)
+    files = steps.read_step(inputs.step, settings)
     description = parse_description(files.description, files.description_file)
-    site = SpackSite.of(inputs.base, resolve.open_catalogue(settings), inputs.catalogue, settings)
+    site = SpackSite.of(inputs.base, steps.open_catalogue(settings), inputs.catalogue, settings)
     knows, unknown = site.ask(names_in(request, description))
     environment = compose(
         description,

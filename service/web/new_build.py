@@ -20,7 +20,7 @@ from image_builder.errors import (
     with_hint,
 )
 from image_builder.pipeline import Plan
-from image_builder.plan import resolve
+from image_builder.plan import steps
 from image_builder.request import cpu_targets
 from image_builder.request.build_request import LATEST, BuildRequest
 from image_builder.request.facts import gpu_facts, mpi_facts
@@ -252,7 +252,7 @@ def workflows() -> Any:
 
     `workflow` asks for its steps, `versions` for what a version may be.
     """
-    registry = resolve.open_registry(service().settings.library)
+    registry = steps.open_registry(service().settings.library)
     version = request.args.get("version") or LATEST
     try:
         if "versions" in request.args:

@@ -19,7 +19,7 @@ from image_builder.bundle.opening import Opened, Trust, open_bundle
 from image_builder.errors import Misconfigured
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, Completed
-from image_builder.plan import resolve
+from image_builder.plan import steps
 from image_builder.proof.keys import Signer, read_signer
 from image_builder.request.build_request import BuildRequest
 from image_builder.settings import LibrarySettings
@@ -91,9 +91,9 @@ def test_inputs_are_those_of_the_bundle(
     inputs, build = got.inputs, got.settings.build
     assert (inputs.identity, inputs.lock, inputs.base.digest) == (manifest.identity, LOCK, DIGEST)
     assert inputs.base.reference == f"registry.test/base:{manifest.base.config}"
-    assert resolve.read_step(inputs.step, got.settings).description == "apt: [bc]\n"
+    assert steps.read_step(inputs.step, got.settings).description == "apt: [bc]\n"
     assert inputs.step.commit == "c" * 40
-    assert resolve.step_time_s(request(), inputs.step, got.settings, CancelToken()) == 1_700_000_000
+    assert steps.step_time_s(request(), inputs.step, got.settings, CancelToken()) == 1_700_000_000
     assert build.spack_mirror_folder == inputs.bundle / "sources"  # type: ignore[operator]
     assert (build.spack_cache, got.settings.registry.url) == ("none", None)
 
