@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from image_builder.recipe.compilers import named
 from image_builder.recipe.system_conflicts import ImageSystem
 from image_builder.sources.description import Description
-from image_builder.spack.version_ranges import overlap
+from image_builder.spack.spec import nodes
 
 _GNU = re.compile(r"(gcc|g\+\+|gfortran)-(\d+)(?:=.*)?\Z")
+_BEFORE_PACKAGES = (0, 23)
+"""How a compiler's name and version are read, whatever the release: `gcc@12`."""
 _LANGUAGES = {"g++": "C++", "gfortran": "Fortran"}
 
 
@@ -21,17 +22,17 @@ def compiler_warnings(description: Description, image: ImageSystem) -> Iterator[
 
 
 def _preferred(description: Description, image: ImageSystem) -> Iterator[str]:
-    everywhere = ((description.spack or {}).get("packages") or {}).get("all") or {}
-    wanted = [str(text) for text in everywhere.get("compiler") or ()]
-    there = [(name, version.removesuffix(".99")) for name, version in image.compilers]
-    for name, version in named(wanted) if there else ():
-        asked = version.removesuffix(".99")
-        if not any(name == own and overlap(asked, has) for own, has in there):
-            line = description.line("spack", "packages", "all", "compiler")
-            yield (
-                f"{description.file}, line {line}: the image has no {name} {asked}: Spack takes "
-                f"{image.shown}."
-            )
+    packages = (description.spack or {}).get("packages") or {}
+    for package, fields in packages.items() if image.compilers else ():
+        for text in (fields or {}).get("compiler") or ():
+            compiler = nodes(f"%{text}", _BEFORE_PACKAGES)[-1]
+            if compiler.sigil and not image.has(compiler.name, compiler.version):
+                line = description.line("spack", "packages", package, "compiler")
+                asked = f"{compiler.name} {compiler.version}".strip()
+                yield (
+                    f"{description.file}, line {line}: the image has no {asked}: Spack takes "
+                    f"{image.shown}."
+                )
 
 
 def _incomplete(description: Description) -> Iterator[str]:

@@ -21,12 +21,14 @@ class Demand:
 
     `path` is its place below `spack`, `package` the one it is about (`all`, a virtual package;
     empty for a root spec, whose nodes say so themselves). A preference gives way where it has to.
+    `parts` are the places that a root spec of a matrix or a definition is made of.
     """
 
     path: Path
     package: str
     alternatives: tuple[Nodes, ...]
     is_preference: bool = False
+    parts: tuple[tuple[Path, Nodes], ...] = ()
 
 
 def demands_in(
@@ -36,9 +38,7 @@ def demands_in(
 
     What has a condition (`when`) is left out: whether it is met is Spack's to say.
     """
-    demands = [
-        Demand(path=root.parts[0].path, package="", alternatives=(root.nodes,)) for root in roots
-    ]
+    demands = [_of_root(root, release) for root in roots]
     for name, fields in (body.get("packages") or {}).items():
         demands += _of_package(name, fields or {}, release)
     return demands
@@ -68,6 +68,19 @@ def _refusing(nodes: Nodes, variant: str, package: str) -> set[str]:
         and not node.is_conditional
         and node.variants.get(variant) == "false"
     }
+
+
+def _of_root(root: Root, release: tuple[int, ...]) -> Demand:
+    named = [(part.path, spec.nodes(part.text, release)) for part in root.parts]
+    return Demand(
+        path=root.parts[0].path,
+        package="",
+        alternatives=(root.nodes,),
+        parts=tuple(
+            (path, (dataclasses.replace(first, name=first.name or root.name), *others))
+            for path, (first, *others) in named
+        ),
+    )
 
 
 def _of_package(name: str, fields: Mapping[str, Any], release: tuple[int, ...]) -> Iterator[Demand]:

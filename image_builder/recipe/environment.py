@@ -23,7 +23,11 @@ from image_builder.recipe.machine_fit import machine_fit, require_machine
 from image_builder.recipe.other_mpi import other_mpi_warnings
 from image_builder.recipe.release_forms import refuse_unread
 from image_builder.recipe.spack_yaml import Merge, dump, roots_of
-from image_builder.recipe.system_conflicts import image_system, system_rule
+from image_builder.recipe.system_conflicts import (
+    compilers_of_groups,
+    image_system,
+    system_rule,
+)
 from image_builder.recipe.view import refuse_twice
 from image_builder.request import mpi_gpu
 from image_builder.request.build_request import Machine
@@ -121,7 +125,8 @@ def compose(
     refuse_unread(description, release)
     roots = roots_in(body, release)
     demands = demands_in(body, roots, release)
-    image = image_system(base, description.apt, packages, knows)
+    built = compilers_of_groups(body, release)
+    image = image_system(base, description.apt, packages, knows, built)
     rules = (gpu_rule(gpu), system_rule(image, release), package_rule(knows, release))
     yielding = conflicts.refuse(description, demands, machine, mpi, gpu, rules)
     fit = machine_fit(demands, machine.target.name, mpi, gpu, image, knows)

@@ -15,14 +15,14 @@ _NO_ARCHITECTURE = frozenset({"", "none", "*"})
 def gpu_rule(gpu: Gpu | None) -> Rule:
     """Return the rule against a GPU runtime, architecture or version other than the machine's."""
 
-    def judge(demand: Demand, package: str, node: Node) -> Conflict | None:
+    def judge(demand: Demand, package: str, node: Node) -> list[Conflict | None]:
         if gpu is None:
-            return None
-        return (
-            _other_runtime(demand, node, gpu)
-            or _other_architecture(demand, node, gpu)
-            or _other_version(demand, package, node, gpu)
-        )
+            return []
+        return [
+            _other_runtime(demand, node, gpu),
+            _other_architecture(demand, node, gpu),
+            _other_version(demand, package, node, gpu),
+        ]
 
     return judge
 

@@ -6,13 +6,15 @@ Pure. What Spack could not load, and what the site's catalogue has, is not judge
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from image_builder.recipe.conflicts import Conflict, Rule
 from image_builder.recipe.demands import Demand
 from image_builder.request.cpu_targets import nearest
 from image_builder.sources.git.revisions import is_commit
+from image_builder.spack.compiler_names import is_compiler
 from image_builder.spack.knowledge import KnownPackage, SpackKnowledge, newest_of
-from image_builder.spack.spec import NOT_VARIANTS, Node
+from image_builder.spack.spec import FLAGS, NOT_VARIANTS, Node
 from image_builder.spack.spec_syntax import COMPILERS_ARE_PACKAGES
 
 _NO_NAMED_VERSION = re.compile(r"git\.|[0-9a-f]{40}")
@@ -21,20 +23,25 @@ _NO_NAMED_VERSION = re.compile(r"git\.|[0-9a-f]{40}")
 def package_rule(knows: SpackKnowledge | None, release: tuple[int, ...]) -> Rule:
     """Return the rule against demanded packages, versions and variants that Spack does not have."""
 
-    def judge(demand: Demand, package: str, node: Node) -> Conflict | None:
-        is_old_compiler = node.sigil == "%" and release < COMPILERS_ARE_PACKAGES
-        if knows is None or demand.is_preference or is_old_compiler:
-            return None
+    def judge(demand: Demand, package: str, node: Node) -> list[Conflict | None]:
+        if knows is None or demand.is_preference or _is_compiler(node, release):
+            return []
         if node.name and knows.is_unknown(node.name):
-            return _unknown(demand, node.name, knows)
+            return [_unknown(demand, node.name, knows)]
         known = knows.package(package)
         if known is None:
-            return None
-        return _unknown_version(demand, package, node, known, knows) or _unknown_variant(
-            demand, package, node, known, release
-        )
+            return []
+        return [
+            _unknown_version(demand, package, node, known, knows),
+            *_unknown_variants(demand, package, node, known, release),
+        ]
 
     return judge
+
+
+def _is_compiler(node: Node, release: tuple[int, ...]) -> bool:
+    """Return whether a node is a compiler: Spack takes it as the image has it, by its old name too."""
+    return node.sigil == "%" and (release < COMPILERS_ARE_PACKAGES or is_compiler(node.name))
 
 
 def _unknown(demand: Demand, name: str, knows: SpackKnowledge) -> Conflict:
@@ -64,27 +71,30 @@ def _unknown_version(
     )
 
 
-def _unknown_variant(
+def _unknown_variants(
     demand: Demand, package: str, node: Node, known: KnownPackage, release: tuple[int, ...]
-) -> Conflict | None:
+) -> Iterator[Conflict]:
+    has_flags = any(setting.key in FLAGS for setting in node.settings)
     for setting in node.settings:
         name = setting.key
         if setting.propagates or name in NOT_VARIANTS or name in known.variants:
             continue
         if name == "commit" and release >= COMPILERS_ARE_PACKAGES:
-            if is_commit(setting.value):
-                continue
-            return Conflict(
-                path=demand.path,
-                problem=f"sets commit to {setting.value[:60]!r}, which is no commit's hash",
-                hint="Write all 40 digits of it.",
-                has_two_sides=False,
-            )
+            if not is_commit(setting.value):
+                yield Conflict(
+                    path=demand.path,
+                    problem=f"sets commit to {setting.value[:60]!r}, which is no commit's hash",
+                    hint="Write all 40 digits of it.",
+                    has_two_sides=False,
+                )
+            continue
         close = nearest(name, known.variants)
-        return Conflict(
+        hint = f"Write {' or '.join(close)}." if close else "Remove it."
+        if has_flags and setting.text.startswith("-"):
+            hint = "Put several flags into quotes, such as cflags='-O3 -g'."
+        yield Conflict(
             path=demand.path,
             problem=f"names the variant {name}, which {package} does not have",
-            hint=f"Write {' or '.join(close)}." if close else "Remove it.",
+            hint=hint,
             has_two_sides=False,
         )
-    return None

@@ -12,6 +12,7 @@ from image_builder.sources.description import Description
 from image_builder.sources.problems import Problem, raise_all
 from image_builder.sources.spec_lists import Root
 from image_builder.spack import spec
+from image_builder.spack.compiler_names import package_of
 
 VIEW = "/opt/view"
 _HIDING = ("projections", "select", "exclude", "group")
@@ -108,7 +109,7 @@ def _compilers_exclude(one: Root, other: Root) -> bool:
     )
     if not first or not second:
         return False
-    return first[0].name != second[0].name or spec.disjoint_versions(
+    return package_of(first[0].name) != package_of(second[0].name) or spec.disjoint_versions(
         first[0].version, second[0].version
     )
 

@@ -497,6 +497,10 @@ def test_all_conflicts_are_told_at_once() -> None:
         "specs: [\"a cflags='{}'\"]",
         "specs: [\"a ^b cxxflags=='{}'\"]",
         "specs: [a]\n  packages: {{a: {{require: \"fflags='{}'\"}}}}",
+        "specs: [a]\n  packages: {{a: {{prefer: [\"fflags='{}'\"]}}}}",
+        "specs: [a]\n  packages: {{all: {{variants: \"cflags='{}'\"}}}}",
+        "specs: [a]\n  packages: {{a: {{require: [{{one_of: [\"cflags='{}'\", cflags=-O1]}}]}}}}",
+        "specs: [a]\n  packages: {{a: {{require: [{{spec: \"cflags='{}'\", when: '@1'}}]}}}}",
     ],
 )
 def test_flags_stay_within_the_target(place: str, flags: str, is_fine: bool) -> None:

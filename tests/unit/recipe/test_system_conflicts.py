@@ -147,3 +147,100 @@ def test_a_gcc_of_apt_that_compiles_c_alone_is_told() -> None:
     assert told == (
         "eflows4hpc.yaml, line 1: gcc-11 compiles C alone: packages in Fortran need gfortran-11 too."
     )
+
+
+CLANG = (
+    "  packages:\n    llvm:\n      externals:\n      - {spec: llvm@14.0.6+clang, prefix: /usr}\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        specs("hdf5 %clang@14") + CLANG,
+        specs("hdf5 %llvm@14") + CLANG,
+        "apt: [clang-14]\n" + specs("hdf5 %clang@14"),
+        "apt: [clang]\n" + specs("hdf5 %clang"),
+        specs("hip %llvm-amdgpu"),
+        specs("hdf5 %gcc@11.4.1")
+        + "  packages:\n    gcc:\n      externals:\n      - {spec: gcc@11.4.1, prefix: /opt}\n",
+        "spack:\n  specs:\n  - {group: tools, specs: [gcc@13]}\n"
+        "  - {group: apps, needs: [tools], specs: [hdf5 %gcc@13]}\n",
+    ],
+)
+def test_a_compiler_that_is_there_is_taken_by_either_name_in_any_version(text: str) -> None:
+    assert composed(text, spack=NEW, knows=knowledge("1.2.0")).spack is not None
+
+
+def test_an_exact_compiler_is_no_other_version() -> None:
+    error = conflict(specs("cmake %gcc@=12"), spack=NEW)
+    assert "gcc@=12" in str(error) and "Write gcc@12" in error.hint
+    assert composed(specs("cmake %gcc@=12.2.0"), spack=NEW).spack is not None
+
+
+def test_only_compilers_are_named_as_the_image_s() -> None:
+    external = (
+        "  packages:\n    python:\n      externals:\n      - {spec: python@3.11, prefix: /usr}\n"
+    )
+    error = conflict(specs("cmake %gcc@13") + external, spack=NEW)
+    assert "the image has gcc 12.2.0 alone" in str(error)
+
+
+@pytest.mark.parametrize("rule", ["gcc@8", "clang", "llvm@18", "rocmcc", "oneapi"])
+def test_a_language_s_compiler_is_a_demand_as_well(rule: str) -> None:
+    text = f"spack:\n  specs: [zlib]\n  packages:\n    c:\n      require: ['{rule}']\n"
+    is_linked = rule == "rocmcc"  # ROCm's compiler is a library of its packages, too
+    if is_linked:
+        assert composed(text, spack=NEW).spack is not None
+        return
+    error = conflict(text, spack=NEW)
+    assert f"compiler {rule}" in str(error) and error.line == 5
+    assert composed(text, spack=OLD).spack is not None, "there, c is no package"
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ("{zlib: {compiler: [intel@2021]}}", "the image has no intel 2021: Spack takes gcc 12.2.0"),
+        ("{all: {compiler: [rocmcc]}}", "the image has no rocmcc: Spack takes gcc 12.2.0"),
+        ("{all: {prefer: ['%gcc@8']}}", "asks for the compiler gcc@8, the image has gcc 12.2.0"),
+    ],
+)
+def test_a_preferred_compiler_is_told_wherever_it_stands(rules: str, words: str) -> None:
+    text = f"spack:\n  specs: [zlib]\n  packages: {rules}\n"
+    (told,) = [
+        one for one in composed(text, spack=NEW).warnings if "compiler" in one or "no" in one
+    ]
+    assert words in told and "the request counts" not in told
+
+
+def test_everything_wrong_with_one_spec_is_told_at_once() -> None:
+    spec = "hdf5@99+foo target=icelake os=rhel8 %gcc@8 ^mpich ^openmpi@99"
+    error = conflict(specs(spec), spack=NEW, mpi="openmpi@4", knows=knowledge("1.2.0"))
+    told = str(error)
+    for words in ("target icelake", "rhel8", "compiler gcc@8", "MPI mpich", "hdf5@99", "foo"):
+        assert told.count(words) == 1, told
+    assert told.count("openmpi@99") == 1, "not that Spack does not have it, either"
+    alone = str(conflict(specs("hdf5@99+foo+bar"), spack=NEW, knows=knowledge("1.2.0")))
+    assert all(words in alone for words in ("hdf5@99", "variant foo", "variant bar"))
+
+
+def test_a_conflict_has_the_line_of_the_part_that_brings_it() -> None:
+    text = (
+        "spack:\n  definitions:\n  - compilers: ['%gcc@8']\n  - libs: [zlib]\n"
+        "  - versions: ['@99']\n  specs:\n  - matrix:\n    - [$libs]\n    - [$compilers]\n"
+        "    - [$versions]\n"
+    )
+    error = conflict(text, spack=NEW, knows=knowledge("1.2.0"))
+    assert "line 3: definitions: compilers asks for the compiler gcc@8" in str(error)
+    assert "line 5: definitions: versions names zlib@99" in str(error)
+
+
+def test_a_flag_without_quotes_around_it_is_no_variant() -> None:
+    error = conflict(specs("hdf5 cflags=-O3 -g"), spack=NEW, knows=knowledge("1.2.0"))
+    assert "variant g" in str(error) and "cflags='-O3 -g'" in error.hint
+
+
+@pytest.mark.parametrize("asked", ["fe", "x86_64_v4:", "zen9"])
+def test_a_target_that_no_request_can_name_is_not_advised(asked: str) -> None:
+    assert conflict(specs(f"hdf5 target={asked}"), spack=NEW).hint == "Remove it."
