@@ -6,6 +6,8 @@ import re
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from image_builder.spack.spec_syntax import character_problem
+
 MAX_ENTRY = 300
 """The longest entry, in characters; its length is checked before any pattern reads it."""
 MAX_WORD = 16_000
@@ -13,6 +15,11 @@ MAX_WORD = 16_000
 _APT = re.compile(
     r"[a-z0-9][a-z0-9.+-]*[a-z0-9+](?::[a-z0-9-]+)?(?:=[A-Za-z0-9][A-Za-z0-9.+:~*-]*)?\Z"
 )
+_NEARLY_APT = re.compile(r"(?P<name>[a-z0-9.+-]+)\s*(?:==|@|=)\s*(?P<version>[A-Za-z0-9.+:~*-]+)")
+_SUITE = re.compile(r"(?P<name>[a-z0-9.+-]+)/[a-z-]+")
+_TRAILING_COMMA = re.compile(r",\s*\)?\s*(?:;|\Z)")
+_VERSION = re.compile(r"v?\d[\w.*]*")
+_NO_PACKAGES = frozenset({"python", "python3"})
 _SINGLE_EQUALS = re.compile(
     r"(?P<name>[A-Za-z0-9._\[\],-]+)\s*=\s*(?P<version>[0-9][A-Za-z0-9.*]*)"
 )
@@ -26,11 +33,27 @@ def short(text: str) -> str:
 def apt_problem(text: str) -> tuple[str, str] | None:
     """Return what is wrong with an entry under `apt`, and what to write instead."""
     if len(text) > MAX_ENTRY or not _APT.match(text):
-        return (
-            f"{short(text)} is not a Debian package",
-            "Write its name, perhaps with =version, such as libgsl-dev.",
-        )
+        return _odd(text) or (f"{short(text)} is not a Debian package", _apt_hint(text[:MAX_ENTRY]))
     return None
+
+
+def _odd(text: str) -> tuple[str, str] | None:
+    """Return which character of a text is none of a name, though it may look like one."""
+    odd = character_problem(text)
+    return (f"{short(text)} {odd.problem}", odd.hint) if odd is not None else None
+
+
+def _apt_hint(text: str) -> str:
+    words = re.split(r"[\s,;]+", text)
+    if len(words) > 1 and all(map(_APT.match, words)):
+        return f"Write each package in an entry of its own: {', '.join(words)}."
+    if match := _NEARLY_APT.fullmatch(text):
+        return f"Write {match['name']}={match['version']}."
+    if match := _SUITE.fullmatch(text):
+        return f"Write {match['name']}: packages are those of the image's own distribution."
+    if _APT.match(text.lower()):
+        return f"Write {text.lower()}."
+    return "Write its name, perhaps with =version, such as libgsl-dev."
 
 
 def pip_problem(text: str) -> tuple[str, str] | None:
@@ -50,7 +73,10 @@ def pip_problem(text: str) -> tuple[str, str] | None:
             f"{short(text)} is not a package's name",
             "Write name==version; a requirements.txt or post_inst.sh may install from elsewhere.",
         )
-    return requirement_problem(text)
+    problem = requirement_problem(text)
+    if problem is None and Requirement(text).url is not None:
+        return f"{short(text)} is not a package's name", "Write name==version."
+    return problem
 
 
 def requirement_problem(text: str) -> tuple[str, str] | None:
@@ -58,9 +84,20 @@ def requirement_problem(text: str) -> tuple[str, str] | None:
     try:
         requirement = Requirement(text)
     except InvalidRequirement:
-        return f"{short(text)} is not a Python requirement", _requirement_hint(text)
+        return _odd(text) or (f"{short(text)} is not a Python requirement", _requirement_hint(text))
     if requirement.url is not None and not text.isascii():
         return f"{short(text)} is not a Python requirement", "Write plain letters."
+    if requirement.url is not None and _VERSION.fullmatch(requirement.url):
+        hint = f"Write {requirement.name}=={requirement.url.removeprefix('v')}."
+        return f"{short(text)} is not a Python requirement", hint
+    if requirement.url is None and _TRAILING_COMMA.search(text.split(";")[0]):
+        return f"{short(text)} ends with a comma", "Leave it out."
+    if not requirement.name[-1].isalnum():
+        hint = f"Write {requirement.name.rstrip('-_.')}."
+        return f"{short(text)} is not a Python requirement", hint
+    if requirement.name.lower() in _NO_PACKAGES:
+        hint = "Leave it out: the image has its own Python, and another one comes by Spack."
+        return f"{short(text)} is no package that pip installs", hint
     return None
 
 
@@ -69,7 +106,13 @@ def _requirement_hint(text: str) -> str:
         return f"Write {match['name']}=={match['version']}."
     if text.split(None, 1)[0] in ("import", "from"):
         return "Write the names of packages, one a line, not Python's import."
+    if text[0] in "'\"":
+        return "Leave the quotes out."
+    if re.search(r"[<>~]=?\s*[\w.]+\.\*", text):
+        return "Write .* behind == and != alone, and name>=1 in place of name>=1.*."
     words = text.split(";")[0].split()
+    if len(words) == 2 and words[0].isidentifier() and _VERSION.fullmatch(words[1]):
+        return f"Write {words[0]}=={words[1].removeprefix('v')}."
     if len(words) > 1 and all(word.isidentifier() for word in words[:2]):
         return f"Write each package in an entry of its own: {words[0]}, {words[1]}."
     return "Write name, name==1.2 or name[extra]>=1.2."

@@ -30,13 +30,17 @@ _COMMENT = re.compile(r"(?:^|\s)#")
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tar.xz", ".txz", ".tar")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _VCS = re.compile(r"(?:git|hg|svn|bzr)\+")
+_SSH = re.compile(r"(?:git\+)?(?:[\w.-]+@)(?P<host>[\w.-]+):(?P<path>[^/].*)")
+"""A repository as ssh names it: `git@host:name/repository.git`."""
+_SCHEMES = ("http", "https", "ftp")
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 _FILES = {"-r": "-r", "--requirement": "-r", "-c": "-c", "--constraint": "-c"}
 _PLACES = {"-f": "-f", "--find-links": "-f", "-e": "-e", "--editable": "-e"}
 _WITH_VALUE = ("-i", "--index-url", "--extra-index-url", "--trusted-host", "--no-binary",
                "--only-binary", "--use-feature", "--pypi-url")  # fmt: skip
 _ALONE = ("--no-index", "--pre", "--prefer-binary", "--require-hashes")
-_BEHIND = ("--hash", "--global-option", "--config-settings", "--config-setting", "-C")
+_BEHIND = ("--hash", "--global-option", "--config-settings", "--config-setting", "-C",
+           "--install-option")  # fmt: skip
 _CONDA = re.compile(r"(?:name|channels|dependencies|prefix):|# This file may be used to create an")
 
 
@@ -65,6 +69,7 @@ def read_requirements(
         return None
     reader = _Reader(folder, is_final)
     reader.file(FILE, text)
+    reader.hashes()
     return Requirements(
         text=text,
         names=tuple(reader.names),
@@ -109,6 +114,8 @@ class _Reader:
         self.problems: list[Problem] = []
         self.file_name = FILE
         self.in_step = False
+        self.wants_hashes = self.has_constraints = False
+        self.without_hash: list[tuple[str, int, str]] = []
 
     def file(self, name: str, text: str) -> None:
         """Read one file, then the files that it names, so that problems come file by file."""
@@ -149,11 +156,37 @@ class _Reader:
         if not line.startswith("-"):
             self._requirement(number, line)
             return
-        option, value = _option(line)
-        if option in _FILES:
-            self._other_file(number, value, waiting)
-        elif option in _PLACES:
-            self._place(number, value, is_package=option in ("-e", "--editable"))
+        self._options(number, line, waiting)
+
+    def _options(self, number: int, line: str, waiting: list[tuple[str, str]]) -> None:
+        """Read a line of options as pip does: it follows one `-e`, `-r` or `-c`, or all others."""
+        if re.match(r"-\s", line):
+            self._wrong(number, "begins with a hyphen", f"Write {short(line[1:].strip())} alone.")
+            return
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            self._wrong(number, "has a quote that does not end", "Write it at the end, too.")
+            return
+        given, others = _given(words)
+        followed = next((one for kind in "erc" for one in given if one.kind == kind), None)
+        for one in given:
+            if followed in (None, one) or not one.is_known:
+                self._option(number, one, waiting)
+            else:
+                others.append(one.name)
+        for ignored in others:
+            self._warn(
+                number,
+                f"pip ignores {ignored[:60]} behind an option: write it on a line of its own.",
+            )
+
+    def _option(self, number: int, given: _Given, waiting: list[tuple[str, str]]) -> None:
+        option, value = given.name, given.value
+        if given.kind in ("r", "c"):
+            self._other_file(number, value, waiting, is_constraint=given.kind == "c")
+        elif given.kind in ("e", "f"):
+            self._place(number, value, is_package=given.kind == "e", is_editable=given.kind == "e")
         elif option not in _WITH_VALUE and option not in _ALONE:
             self._wrong(
                 number, f"{short(option)} is no option of a requirements file", "Leave it out."
@@ -161,8 +194,13 @@ class _Reader:
         elif (option in _WITH_VALUE) != bool(value):
             problem = "needs a value" if option in _WITH_VALUE else "takes no value"
             self._wrong(number, f"{option} {problem}", "Write it as pip's documentation has it.")
+        elif option == "--require-hashes":
+            self.wants_hashes = True
 
-    def _other_file(self, number: int, name: str, waiting: list[tuple[str, str]]) -> None:
+    def _other_file(
+        self, number: int, name: str, waiting: list[tuple[str, str]], *, is_constraint: bool
+    ) -> None:
+        self.has_constraints |= is_constraint
         if _URL.match(name) and not name.startswith("file:"):
             return
         path = self._own_path(number, name)
@@ -178,12 +216,17 @@ class _Reader:
         else:
             waiting.append((path, text))
 
-    def _place(self, number: int, value: str, *, is_package: bool) -> None:
+    def _place(
+        self, number: int, value: str, *, is_package: bool, is_editable: bool = False
+    ) -> None:
         """Check what `-e` and `-f` name: a place elsewhere, or a folder or archive of the step."""
         if _VCS.match(value):
             self._vcs(number, value)
+            if is_editable and not re.search(r"[#&]egg=[^&]", value):
+                self._wrong(number, f"{short(value)} has no name", f"Write {value}#egg=name.")
         elif not _URL.match(value) or value.startswith("file:"):
-            path = self._own_path(number, re.split(r"[\[;#]", value)[0].strip())
+            ends = r"\[" if is_editable else r"[\[;#]"
+            path = self._own_path(number, re.split(ends, value)[0].strip())
             if path is None or not self._require(number, path) or not is_package:
                 return
             if self.is_final and not self._is_package(path):
@@ -192,24 +235,72 @@ class _Reader:
                     f"names {short(path)}, a folder without {' or '.join(_PROJECT)}",
                     "Name a folder that pip can install, or leave the line out.",
                 )
+        elif is_package:
+            self._url(number, value)
+
+    def _url(self, number: int, value: str) -> None:
+        if value.split(":")[0] not in _SCHEMES:
+            hint = "Write git+https://…, or an address that begins with https://."
+            self._wrong(number, f"{short(value)} is no address that pip takes", hint)
 
     def _requirement(self, number: int, line: str) -> None:
+        if line.endswith("\\"):
+            self._wrong(number, "has a blank behind its last \\", "Remove the blank.")
+            return
         words, options = _before_options(line)
-        for option in options:
-            if option.partition("=")[0] not in _BEHIND:
+        for option in (word.partition("=")[0] for word in options):
+            if option in (*_FILES, *_PLACES, *_WITH_VALUE, *_ALONE):
                 self._warn(
                     number,
-                    f"pip ignores {option.partition('=')[0]} behind a requirement: write it on a "
-                    "line of its own.",
+                    f"pip ignores {option} behind a requirement: write it on a line of its own.",
                 )
-        if _VCS.match(words):
+            elif option not in _BEHIND:
+                self._wrong(
+                    number, f"{short(option)} is no option of a requirement", "Leave it out."
+                )
+        self._note_hash(number, words, options)
+        if match := _SSH.fullmatch(words):
+            self._wrong(
+                number,
+                f"{short(words)} is no address that pip takes",
+                f"Write git+https://{match['host']}/{match['path']}.",
+            )
+        elif _VCS.match(words):
             self._vcs(number, words)
         elif _URL.match(words) and not words.startswith("file:"):
-            return
+            self._url(number, words)
         elif _is_local(words):
             self._place(number, words, is_package=True)
         else:
             self._named(number, words)
+
+    def _note_hash(self, number: int, words: str, options: list[str]) -> None:
+        """Note a requirement without a hash; one under a condition may be none."""
+        has_hash = any(option.startswith("--hash") for option in options)
+        self.wants_hashes |= has_hash
+        if not has_hash and ";" not in words and "#sha" not in words:
+            self.without_hash.append((self.file_name, number, words))
+
+    def hashes(self) -> None:
+        """Raise `BadDescription` if some requirements have hashes, and others none.
+
+        What a file of constraints says of a hash counts as well.
+        """
+        if not self.wants_hashes or self.has_constraints or not self.without_hash:
+            return
+        name = self.without_hash[0][0]
+        raise_all(
+            (
+                Problem(
+                    number,
+                    f"{short(words)} has no --hash, which pip wants of all where one has it",
+                    "Write its hash behind it, or leave all hashes out.",
+                )
+                for file, number, words in self.without_hash
+                if file == name
+            ),
+            name,
+        )
 
     def _named(self, number: int, words: str) -> None:
         if len(words) > (_MAX_URL if "://" in words else MAX_ENTRY):
@@ -224,10 +315,16 @@ class _Reader:
         url = requirement.url or ""
         if _VCS.match(url):
             self._vcs(number, url)
-        elif url.startswith("file:") or (url and not _URL.match(url)):
+        elif url.startswith("file:"):
             self._place(number, url, is_package=True)
+        elif url and not _URL.match(url):
+            self._wrong(number, f"{short(words)} names a path behind @", f"Write ./{url} alone.")
 
     def _vcs(self, number: int, url: str) -> None:
+        if re.match(r"[a-z]+\+file:", url):
+            self._wrong(
+                number, f"names {short(url)}, a path of another machine", "Write git+https://…."
+            )
         if "ssh://" in url or re.match(r"[a-z]+\+[^/]*@", url):
             self._warn(number, "a build has no SSH key: write git+https://.")
 
@@ -282,23 +379,41 @@ def _is_conda(text: str) -> bool:
     return any(_CONDA.match(line) for line in text.splitlines()[:50])
 
 
-def _option(line: str) -> tuple[str, str]:
-    """Return an option and its value; `-r x`, `-rx` and `--requirement=x` are the same."""
-    word = line.split(None, 1)[0]
-    if line.startswith("--"):
-        option, equals, value = word.partition("=")
-        rest = line[len(word) :].strip()
-        return option, _unquoted(value if equals else rest)
-    return line[:2], _unquoted(line[2:].strip().removeprefix("="))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Given:
+    """Holds an option and its value; `-r x`, `-rx` and `--requirement=x` are the same.
+
+    `kind` is the letter of the options that name a file or a place, of others nothing.
+    """
+
+    name: str
+    value: str = ""
+
+    @property
+    def kind(self) -> str:
+        return {**_FILES, **_PLACES}.get(self.name, "-")[1:]
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.kind) or self.name in (*_WITH_VALUE, *_ALONE)
 
 
-def _unquoted(value: str) -> str:
-    if value[:1] not in "'\"":
-        return value
-    try:
-        return " ".join(shlex.split(value))
-    except ValueError:
-        return value
+def _given(words: list[str]) -> tuple[list[_Given], list[str]]:
+    """Return the options among words, and the words that belong to none."""
+    given: list[_Given] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            others.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            name, equals, value = word[:2], word[2:], word[2:]
+        if not equals and name in (*_FILES, *_PLACES, *_WITH_VALUE):
+            value = next(rest, "")
+        given.append(_Given(name=name, value=value))
+    return given, others
 
 
 def _before_options(line: str) -> tuple[str, list[str]]:

@@ -56,6 +56,8 @@ def refusal(text: str, files: dict[str, str] | None = None) -> BadDescription:
         "-r https://host.test/other.txt\n",
         "-f https://host.test/wheels\n--find-links=https://host.test/wheels\n",
         "six (>=1.0)\n",
+        "--pre --prefer-binary\n-i https://host.test/simple --no-index\n",
+        "six==1.16 --hash=sha256:abc\ncolorama; sys_platform == 'win32'\n",
     ],
 )
 def test_what_pip_reads_and_needs_no_file(text: str) -> None:
@@ -65,6 +67,8 @@ def test_what_pip_reads_and_needs_no_file(text: str) -> None:
 
 STEP = {
     "base.txt": "numpy\n",
+    "base space.txt": "six\n",
+    "my lib/setup.py": "",
     "requirements/dev.txt": "-r ../base.txt\npytest\n",
     "wheels/x-1-py3-none-any.whl": "",
     "external/gt4py/setup.py": "",
@@ -103,6 +107,9 @@ STEP = {
         "--find-links wheels",
         "x @ file:wheels/x-1-py3-none-any.whl",
         "requirements/../lib",
+        "-f ./wheels --no-index",
+        "-r base\\ space.txt",
+        "-e 'my lib'",
     ],
 )
 def test_files_of_the_step_are_found_in_its_folder(line: str) -> None:
@@ -146,12 +153,52 @@ def test_files_of_the_step_are_found_in_its_folder(line: str) -> None:
         ("--index-url", ["needs a value"]),
         ("a" * 400, ["long"]),
         ("name: env", ["conda"]),
+        ("git+git@host.test:x/y.git", ["Write git+https://host.test/x/y.git"]),
+        ("git@host.test:x/y.git", ["Write git+https://host.test/x/y.git"]),
+        ("git://host.test/x.git", ["git+https://"]),
+        ("s3://bucket/x-1-py3-none-any.whl", ["https://"]),
+        ("git+file:///opt/x", ["another machine"]),
+        ("-e git+https://host.test/x.git", ["#egg=name"]),
+        ("-e ./lib#egg=lib", ["does not have"]),
+        ("-e ./lib --no-deps", ["--no-deps"]),
+        ("numpy --no-deps", ["--no-deps"]),
+        ("--pre=1", ["takes no value"]),
+        ("-r 'base.txt", ["quote"]),
+        ("-r base space.txt", ["'base'"]),
+        ("- numpy", ["Write 'numpy' alone"]),
+        ("lib @ ./lib", ["Write ./", "alone"]),
+        ("numpy@1.26", ["Write numpy==1.26"]),
+        ("numpy 1.26", ["Write numpy==1.26"]),
+        ("numpy v1.26", ["Write numpy==1.26"]),
+        ("'numpy'", ["quotes"]),
+        ("numpy>=1.2,", ["comma"]),
+        ("numpy>=1.*", ["name>=1 in place"]),
+        ("foo_", ["Write foo"]),
+        ("python>=3.8", ["its own Python"]),
+        ("numpy\u2013x", ["U+2013 (en dash)", "'-'"]),
+        ("numpy\xa0==1.2", ["no-break space", "plain blank"]),
+        ("numpy==1.26 \\ ", ["blank behind its last"]),
     ],
 )
 def test_what_pip_would_refuse_after_hours(line: str, words: list[str]) -> None:
     error = refusal(f"{line}\nsix\n", STEP)
     assert error.file == "requirements.txt" and error.line == 1
     assert all(word in str(error) for word in words), str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "six==1.16 --hash=sha256:abc\nscipy\n",
+        "scipy\nsix==1.16 \\\n  --hash=sha256:abc\n",
+        "--require-hashes\nscipy==1.11\n",
+        "six==1.16 --hash=sha256:abc\n-r base.txt\n",
+        "six==1.16 --hash=sha256:abc\nx @ git+https://host.test/x.git\n",
+    ],
+)
+def test_where_one_has_a_hash_all_need_one(text: str) -> None:
+    assert "has no --hash" in refusal(text, STEP).message
+    assert read(f"{text}-c hashes.txt\n", {"hashes.txt": "", **STEP}), "it may have them"
 
 
 def test_every_wrong_line_is_told_and_nested_files_are_read() -> None:
@@ -173,9 +220,11 @@ def test_what_is_told_and_not_refused() -> None:
     for line, word in (
         ("${TOKEN}", "environment"),
         ("git+ssh://git@host.test/x.git", "SSH"),
-        ("git+git@host.test:x/y.git", "SSH"),
         ("x @ git+ssh://git@host.test/x.git", "SSH"),
         ("torch==2.1 --extra-index-url https://host.test/", "ignores --extra-index-url"),
+        ("--extra-index-url https://host.test/ torch==2.1", "ignores torch==2.1"),
+        ("--pre torch", "ignores torch"),
+        ("-e git+https://host.test/x.git#egg=x --pre", "ignores --pre"),
     ):
         text = line if line != "${TOKEN}" else "--index-url https://${TOKEN}@host.test/"
         (warning,) = read(f"six\n{text}\n").warnings
