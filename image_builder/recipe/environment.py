@@ -18,7 +18,7 @@ from image_builder.recipe.compiler_warnings import compiler_warnings
 from image_builder.recipe.demands import demands_in
 from image_builder.recipe.externals import externals_warnings
 from image_builder.recipe.gpu_conflicts import gpu_rule
-from image_builder.recipe.known_packages import package_rule
+from image_builder.recipe.known_packages import package_rule, package_warnings
 from image_builder.recipe.machine_fit import machine_fit, require_machine
 from image_builder.recipe.other_mpi import other_mpi_warnings
 from image_builder.recipe.release_forms import refuse_unread
@@ -163,6 +163,7 @@ def compose(
             *yielding,
             *fit.warnings,
             *compiler_warnings(description, image),
+            *package_warnings(description, release, knows),
             *externals_warnings(description, body),
             *merge.warnings,
         ),

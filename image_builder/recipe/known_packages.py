@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterator
 
 from image_builder.recipe.conflicts import Conflict, Rule
-from image_builder.recipe.demands import Demand
+from image_builder.recipe.demands import ALL, Demand
 from image_builder.request.cpu_targets import nearest
+from image_builder.sources.description import Description
 from image_builder.sources.git.revisions import is_commit
 from image_builder.spack.compiler_names import is_compiler
 from image_builder.spack.knowledge import KnownPackage, SpackKnowledge, newest_of
@@ -37,6 +38,26 @@ def package_rule(knows: SpackKnowledge | None, release: tuple[int, ...]) -> Rule
         ]
 
     return judge
+
+
+def package_warnings(
+    description: Description, release: tuple[int, ...], knows: SpackKnowledge | None
+) -> Iterator[str]:
+    """Yield a warning for each package below `packages` that Spack does not have.
+
+    Spack passes over them: what is said of a misspelt package means nothing.
+    """
+    packages = (description.spack or {}).get("packages") or {}
+    for name in packages if knows is not None else ():
+        is_old_compiler = release < COMPILERS_ARE_PACKAGES and is_compiler(name)
+        if knows is None or name == ALL or is_old_compiler or not knows.is_unknown(name):
+            continue
+        close = nearest(name, [*knows.packages, *knows.virtuals])
+        meant = f" Did you mean {' or '.join(close)}?" if close else ""
+        yield (
+            f"{description.file}, line {description.line('spack', 'packages', name)}: packages: "
+            f"{name} is not used: Spack {knows.release} has no such package.{meant}"
+        )
 
 
 def _is_compiler(node: Node, release: tuple[int, ...]) -> bool:

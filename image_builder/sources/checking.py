@@ -50,6 +50,8 @@ class Check:
         for key in fields:
             if key not in known:
                 close = cpu_targets.nearest(key, known, 1)
+                if key[:-1] in known and key[-1] in "+-":
+                    why = {key: f"Write one plain colon: {key[:-1]}:"} | dict(why)
                 hint = f"Did you mean {close[0]}?" if close else f"Allowed are {', '.join(known)}."
                 self.wrong((*path, key), "is not allowed here", why.get(key) or hint)
 

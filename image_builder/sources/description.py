@@ -77,7 +77,9 @@ def _check_keys(check: Check, fields: Mapping[str, Any]) -> None:
         if key in KEYS:
             continue
         close = cpu_targets.nearest(key, KEYS, 1)
-        if key in spack_section.KEYS or key in spack_section.WHY_REFUSED:
+        if key == "env":
+            check.wrong((key,), "is not a known key", "Write spack: in its place.")
+        elif key in spack_section.KEYS or key in spack_section.WHY_REFUSED:
             check.wrong((key,), "is not allowed here", f"Put {key} below spack:.")
         elif close:
             check.wrong((key,), "is not a known key", f"Did you mean {close[0]}?")

@@ -34,6 +34,8 @@ _ONLY_FOR_ONE = {
 _PACKAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 _WORD = re.compile(r"[A-Za-z0-9_@.:=,+~-]+\Z")
 _PLACE = re.compile(r"/[A-Za-z0-9][A-Za-z0-9._+/-]*\Z")
+_EMPTY = ("flags", "environment", "extra_rpaths")
+"""What Spack itself writes of a compiler, and that may only be empty here."""
 _GROUPS = ("one_of", "any_of")
 
 
@@ -44,6 +46,8 @@ def check_packages(check: Check, value: Any) -> None:
         here = (*path, name)
         if not _PACKAGE_NAME.match(name) or len(name) > MAX_SPEC:
             check.wrong(here, "is not a package's name", "Write a name such as hdf5, or all.")
+        elif name != name.lower():
+            check.wrong(here, "names a package in capital letters", f"Write {name.lower()}.")
         fields = check.mapping(here, fields)
         check.known(here, fields, PACKAGE_KEYS, _WHY_REFUSED)
         for key, hint in _ONLY_FOR_ONE.items():
@@ -124,7 +128,7 @@ def _why_no_group(groups: tuple[str, ...]) -> dict[str, str]:
 def _check_external(check: Check, path: Path, fields: Mapping[str, Any]) -> None:
     check.known(
         path,
-        fields,
+        {key: value for key, value in fields.items() if value or key != "modules"},
         ("spec", "prefix", "extra_attributes"),
         {"modules": "There are no modules in an image: write prefix."},
     )
@@ -132,7 +136,8 @@ def _check_external(check: Check, path: Path, fields: Mapping[str, Any]) -> None
     _check_place(check, (*path, "prefix"), fields.get("prefix"))
     here = (*path, "extra_attributes")
     attributes = check.mapping(here, fields.get("extra_attributes"))
-    check.known(here, attributes, ("compilers",), {})
+    said = {key: value for key, value in attributes.items() if value or key not in _EMPTY}
+    check.known(here, said, ("compilers",), {})
     compilers = check.mapping((*here, "compilers"), attributes.get("compilers"))
     for language, place in compilers.items():
         _check_place(check, (*here, "compilers", language), place)

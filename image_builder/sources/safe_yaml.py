@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from image_builder.errors import BadDescription
+from image_builder.spack.spec_syntax import SpecError, character_problem
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 24
@@ -23,6 +25,7 @@ MAX_VALUES = 20_000
 Path = tuple[str | int, ...]
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVER = yaml.SafeLoader("")
+_HIDDEN = ("Zs", "Cf")
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -98,6 +101,9 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> BadDescr
         return BadDescription(
             "a tab stands where YAML wants spaces", file=file, line=line, hint="Indent with spaces."
         )
+    for at in (line - 1, line - 2) if line is not None else ():
+        if 0 <= at < len(lines) and (hidden := _hidden(lines[at])):
+            return BadDescription(hidden.problem, file=file, line=at + 1, hint=hidden.hint)
     if mark and "cannot start any token" in (error.problem or ""):
         letter = (lines[mark.line : mark.line + 1] or [""])[0][mark.column : mark.column + 1]
         return BadDescription(
@@ -112,6 +118,12 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str, file: str) -> BadDescr
         line=line,
         hint="Look at the indentation, colons and quotes there and above.",
     )
+
+
+def _hidden(text: str) -> SpecError | None:
+    """Return the problem of a blank that is none to YAML, or of what cannot be seen at all."""
+    odd = next((one for one in text if unicodedata.category(one) in _HIDDEN and one != " "), None)
+    return character_problem(odd) if odd is not None else None
 
 
 class _Builder:
@@ -207,6 +219,8 @@ class _Builder:
             raise self._bad(event, "a key is not a plain text", "Write a word before the colon.")
         if event.value == "<<" and not event.style:
             raise self._bad(event, "merge keys (<<) are not supported", "Write the values out.")
+        if not event.style and (hidden := _hidden(event.value)):
+            raise self._bad(event, f"a key {hidden.problem}", hidden.hint)
         return str(event.value)
 
     def _bad(self, event: Any, problem: str, hint: str) -> BadDescription:

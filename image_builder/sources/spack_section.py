@@ -16,6 +16,7 @@ from image_builder.sources import package_settings
 from image_builder.sources.checking import Check, kind
 from image_builder.sources.safe_yaml import Document, Path
 from image_builder.sources.spec_lists import MAX_EXCLUDED, MAX_ROOTS, count_roots
+from image_builder.spack import spec as spack_spec
 
 KEYS = ("specs", "packages", "concretizer", "view", "definitions")
 CONCRETIZER_KEYS = (
@@ -58,6 +59,7 @@ WHY_REFUSED = {
     "packages: all: compiler: [gcc@12].",
     "toolchains": "Name a compiler with packages: all: compiler: [gcc@12].",
     "modules": "An image has a view in place of module files: leave it out.",
+    "env": "Write what stands below it directly below spack:.",
     "env_vars": "Set variables in the step's own scripts.",
     "cdash": "Leave it out.",
     "ci": "Leave it out.",
@@ -71,7 +73,7 @@ _CONCRETIZATION = {
     "together_where_possible": "when_possible",
 }
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+:\Z")
-_DEFINITION = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+_DEFINITION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 _GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}\Z")
 _VIEW_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 _VIEW_ROOT = re.compile(r"/opt/[A-Za-z0-9][A-Za-z0-9._+/-]*\Z")
@@ -154,15 +156,22 @@ def _check_spec_list(check: Check, path: Path, value: Any) -> None:
             check.spec(here, entry, named=path[1] == "specs")
         elif "group" in entry and path == ("spack", "specs"):
             _check_group(check, here, entry)
-        elif "matrix" not in entry and "exclude" not in entry and len(entry) == 1:
-            (key, rest), *_ = entry.items()
-            check.wrong(
-                here,
-                f"is a mapping: the text {key[:60]!r} has a colon with a blank behind it",
-                f"Put it into quotes: '{key[:60]}: {str(rest)[:60]}'.",
-            )
+        elif not set(GROUP_KEYS) & set(entry):
+            check.wrong(here, *_mapping_problem(entry, named=path[1] == "specs"))
         else:
             _check_matrix(check, here, entry)
+
+
+def _mapping_problem(entry: Mapping[str, Any], *, named: bool) -> tuple[str, str]:
+    """Return what is wrong with a mapping in place of a spec, which YAML often makes of a colon."""
+    (key, rest), *others = entry.items() or [("", None)]
+    text = f"{key[:60]}:" + ("" if rest is None else f" {str(rest)[:60]}")
+    if others or isinstance(rest, dict | list) or spack_spec.problem(text, named=named):
+        return "is a mapping, not a spec", "Write a text such as hdf5@1.14+mpi."
+    return (
+        f"is a mapping: the text {key[:60]!r} has a colon with a blank behind it",
+        f"Put it into quotes: '{text}'.",
+    )
 
 
 def _check_group(check: Check, path: Path, entry: Mapping[str, Any]) -> None:
@@ -233,7 +242,7 @@ def _check_definitions(check: Check, value: Any) -> None:
             if name == "when":
                 check.wrong(here, "is not allowed here", "It would run code: name the specs.")
             elif not _DEFINITION.match(name):
-                check.wrong(here, "is not a name", "Write letters, digits, '-' and '_'.")
+                check.wrong(here, "is not a name", "Write letters, digits, '-', '_' and '.'.")
             else:
                 _check_spec_list(check, here, entries)
 
@@ -256,7 +265,8 @@ def _check_references(check: Check, fields: Mapping[str, Any]) -> None:
 def _check_concretizer(check: Check, value: Any) -> None:
     path: Path = ("spack", "concretizer")
     fields = check.mapping(path, value)
-    check.known(path, fields, CONCRETIZER_KEYS, {})
+    unify = _CONCRETIZATION.get(str(fields.get("concretization")), "true")
+    check.known(path, fields, CONCRETIZER_KEYS, {"concretization": f"Write unify: {unify}."})
     if fields.get("unify") is not None:
         check.choice((*path, "unify"), fields["unify"], (True, False, "when_possible"))
     for key in ("error_on_timeout", "static_analysis"):

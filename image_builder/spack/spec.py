@@ -28,14 +28,14 @@ MAX_SPEC = 2000
 _NEWEST, _OLDEST = (1, 2), (0, 23)
 """The two ways to read a spec, where the release is not known."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
-_REFERENCE = re.compile(r"\$[%^]?[A-Za-z_][A-Za-z0-9_-]*\Z")
+_REFERENCE = re.compile(r"\$[%^]?[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 _FOREIGN = re.compile(
     r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)\s*(?P<sign>==?)\s*(?P<version>[A-Za-z0-9_.*-]*)"
 )
 _FLAG = re.compile(
     r"-(?:O[0-3sgz]?|Ofast|g[0-9]?|m[A-Za-z0-9=._,+-]+|f(?![a-z-]*plugin)[A-Za-z0-9=-]+|"
     r"std=[a-z0-9+]+|D[A-Za-z0-9_]+(?:=[A-Za-z0-9_.]*)?|l[A-Za-z0-9_+.-]+|"
-    r"W(?:all|extra|no-[a-z0-9=-]+)|pthread|pipe|static|traceback|w)\Z"
+    r"W(?![alp]\Z)[a-z][a-z0-9=+-]*|pthread|pipe|static|traceback|w)\Z"
 )
 _REFUSED_KEYS = {
     "dev_path": "The source comes from the package's recipe: put a recipe into the catalogue.",
@@ -122,8 +122,14 @@ def flags_of(node: Node) -> list[tuple[str, str]]:
 
 
 def _check_reference(text: str) -> None:
-    if not _REFERENCE.match(text):
-        raise SpecError("names no definition", "Write $name.")
+    if _REFERENCE.match(text):
+        return
+    name, *rest = re.sub(r"[{}]", "", text).split(maxsplit=1)
+    if rest:
+        raise SpecError(
+            "is more than a definition's name", f"Write matrix: [[{name}], ['{rest[0]}']]."
+        )
+    raise SpecError("names no definition", f"Write {name if _REFERENCE.match(name) else '$name'}.")
 
 
 def _check(text: str, named: bool, release: tuple[int, ...] | None) -> None:

@@ -29,12 +29,18 @@ _QUOTED = re.compile(r"[A-Za-z0-9_+*.,:=%^~/@ -]*")
 """What may stand in quotes here: nothing that a shell would read as more than a word."""
 _GIT_VERSION = re.compile(r"git\.[A-Za-z0-9_][A-Za-z0-9_./-]*|[A-Fa-f0-9]{40}(?![A-Za-z0-9_.-])")
 _VERSION = re.compile(r"=?[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_ARCHIVE = re.compile(r"(?P<name>.+?)-v?(?P<version>\d+(?:\.\w+)+)")
+"""A name and version as archives have them: `hdf5-1.14`."""
 _EDGE_KEYS = ("deptypes", "virtuals", "when")
 _MEANT = {"‘": "'", "’": "'", "“": '"', "”": '"', "„": '"', "−": "-", "×": "x", "、": ","}
 _OTHERWISE = {
     ">": "Write a range: hdf5@1.12: is 1.12 or newer.",
     "<": "Write a range: hdf5@:1.14 is 1.14 or older.",
+    "!": "Write the versions that are wanted: hdf5@1.10:1.12,1.14.",
+    ":": "Write a version behind @: hdf5@1.14, or hdf5@1.12:1.14 for a range.",
     ",": "Write each spec in an entry of its own.",
+    "'": "Write quotes around a value alone: cflags='-O3 -g'.",
+    '"': "Write quotes around a value alone: cflags='-O3 -g'.",
     "(": "Write a spec such as hdf5@1.14+mpi.",
     "#": "Put a blank before a comment.",
 }
@@ -115,9 +121,13 @@ def _odd_character(letter: str) -> SpecError:
     shown = f"the character U+{ord(letter):04X} ({name})"
     meant = _MEANT.get(letter) or {"Pd": "-", "Zs": " "}.get(unicodedata.category(letter), "")
     meant = meant or unicodedata.normalize("NFKC", letter)
+    if unicodedata.category(letter) == "Cf":
+        return SpecError(f"holds {shown}", "Remove it: it cannot be seen.")
     if letter.isascii() or not (meant.isascii() and meant.isprintable()):
         return SpecError(f"holds {shown}", "Write plain letters, digits and signs.")
-    return SpecError(f"holds {shown}", f"Write {'a plain blank' if meant == ' ' else meant!r}.")
+    return SpecError(
+        f"holds {shown}", "Write " + ("a plain blank." if meant == " " else f"{meant!r}.")
+    )
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -206,6 +216,10 @@ class _Reader:
         if _ASSIGNMENT.match(self.text, self.at):
             self.at = before
             return ""
+        if archive := _ARCHIVE.fullmatch(name):
+            raise SpecError(
+                "has a version without @", f"Write {archive['name']}@{archive['version']}."
+            )
         if name.endswith((".yaml", ".json")) or self._starts("/"):
             raise SpecError("names a file or an installed package", _NAME_AND_VERSION)
         return name.rsplit(".", 1)[-1]
@@ -232,7 +246,8 @@ class _Reader:
     def _old_compiler(self, sigil: str) -> None:
         """`%gcc@12` before 1.0: a name and a version; what follows is the package's."""
         if sigil == "%%" or self._starts("["):
-            raise SpecError(f"holds {sigil}, which Spack reads from 1.0 on", "Write %gcc@12.")
+            held = sigil if sigil == "%%" else f"{sigil}["
+            raise SpecError(f"holds {held}, which Spack reads from 1.0 on", "Write %gcc@12.")
         self._skip()
         compiler = _Draft(sigil="%", name=self._take(_NAME), is_old_compiler=True)
         if not compiler.name:
@@ -304,7 +319,9 @@ class _Reader:
 
     def _no_version(self, draft: _Draft) -> SpecError:
         if self._starts("<", ">"):
-            return SpecError(f"holds the sign {self.text[self.at]}", _OTHERWISE[self.text[self.at]])
+            return SpecError(
+                f"holds the sign {self.text[self.at]!r}", _OTHERWISE[self.text[self.at]]
+            )
         example = f"{draft.name or 'hdf5'}@1.14"
         return SpecError("misses a version behind @", f"Write {example}, or leave the @ out.")
 
@@ -344,6 +361,8 @@ class _Reader:
     def _switch(self, switch: str) -> None:
         self._skip()
         key = self._take(_NAME)
+        if not key and self._starts("="):
+            raise SpecError(f"holds the sign '{switch}='", _OTHERWISE[">"])
         if not key:
             raise SpecError(
                 f"misses a variant's name behind {switch}", f"Write {switch}mpi, or leave it out."
@@ -390,7 +409,7 @@ class _Reader:
             raise SpecError(f"has a quote in {key} that does not end", f"Write {quote} at its end.")
         if not self._starts(quote):
             raise SpecError(
-                f"holds the sign {self.text[self.at]} in the value of {key}",
+                f"holds the sign {self.text[self.at]!r} in the value of {key}",
                 "Write letters, digits, blanks and +*.,:=%^~/@-.",
             )
         self.at += 1
@@ -409,6 +428,11 @@ class _Reader:
         """Something that begins no part of a spec: a second name, or a sign."""
         letter = self.text[self.at]
         word = self.text[self.at :].split()[0][:60]
+        if letter == "." and self.owner.version:
+            raise SpecError(
+                f"ends a version with {word}",
+                f"Write {self.owner.name or 'hdf5'}@{self.owner.version}, which is every version that begins so.",
+            )
         if letter == "/" or letter == ".":
             raise SpecError("names a file or an installed package", _NAME_AND_VERSION)
         if letter == "$":
@@ -417,13 +441,17 @@ class _Reader:
             raise SpecError(f"holds {word}", f"Write {self.owner.name or 'hdf5'}+variant.")
         if not _NAME.match(word):
             raise SpecError(
-                f"holds the sign {letter}",
+                f"holds the sign {letter!r}",
                 _OTHERWISE.get(letter, "Write name@version, +variant, key=value, ^dependency."),
             )
-        if word[0].isdigit():
+        if _ASSIGNMENT.match(self.text[self.at + len(word) :].lstrip()):
+            raise SpecError(
+                f"has a blank before the = of {word}", f"Write {word}=value without blanks."
+            )
+        if re.match(r"v?\d", word):
             raise SpecError(
                 f"holds {word} without a sign before it",
-                f"Write {self.owner.name or 'hdf5'}@{word} for a version.",
+                f"Write {self.owner.name or 'hdf5'}@{word.removeprefix('v')} for a version.",
             )
         raise SpecError(
             f"holds two specs, or {word} misses its sign",

@@ -244,3 +244,11 @@ def test_a_flag_without_quotes_around_it_is_no_variant() -> None:
 @pytest.mark.parametrize("asked", ["fe", "x86_64_v4:", "zen9"])
 def test_a_target_that_no_request_can_name_is_not_advised(asked: str) -> None:
     assert conflict(specs(f"hdf5 target={asked}"), spack=NEW).hint == "Remove it."
+
+
+def test_a_package_that_spack_does_not_have_is_told_where_it_means_nothing() -> None:
+    text = (
+        "spack:\n  specs: [zlib]\n  packages: {zlibb: {variants: +pic}, mpi: {prefer: [mpich]}}\n"
+    )
+    (told,) = composed(text, spack=NEW, knows=knowledge("1.2.0")).warnings
+    assert "line 3: packages: zlibb is not used" in told and "Did you mean zlib" in told

@@ -374,6 +374,26 @@ def test_a_spec_that_is_accepted_holds_nothing_for_a_shell(spec: str) -> None:
         ("spack:\n  specs:\n  - hdf5@1.10: +mpi\n", 3, ["quotes", "'hdf5@1.10: +mpi'"]),
         ("spack:\n  specs:\n  - matrix:\n    - [%gcc]\n", 4, ["%", "quotes"]),
         ("spack:\n  packages:\n    hdf5: {require: @1.14}\n", 3, ["@", "quotes"]),
+        ("spack:\n  specs:\n  - zlib %gcc@11:\n", 3, ["quotes: 'zlib %gcc@11:'"]),
+        ("spack:\n  specs:\n  - hdf5:\n", 3, ["not a spec", "hdf5@1.14+mpi"]),
+        ("spack:\n  specs:\n  - hdf5: {version: 1.14}\n", 3, ["not a spec", "hdf5@1.14+mpi"]),
+        ("spack:\n  specs:\n  - {name: hdf5, version: 1}\n", 3, ["not a spec", "hdf5@1.14+mpi"]),
+        ("spack:\n  concretizer: {concretization: separately}\n", 2, ["Write unify: false"]),
+        ("spack:\n  packages: {hdf5: {variants+: [+x]}}\n", 2, ["one plain colon: variants:"]),
+        ("spack:\n  packages: {HDF5: {variants: +x}}\n", 2, ["capital letters", "Write hdf5"]),
+        ("spack:\n  env: {specs: [a]}\n", 2, ["directly below spack:"]),
+        ("env:\n  specs: [a]\n", 1, ["Write spack: in its place"]),
+        ("spack:\n\xa0\xa0specs: [a]\n", 2, ["a key holds", "no-break space", "plain blank."]),
+        ("spack:\xa0\n  specs: [a]\n", 1, ["no-break space", "plain blank."]),
+        ("apt: [jq bc]\n", 1, ["entry of its own: jq, bc"]),
+        ("apt: ['jq,bc']\n", 1, ["entry of its own: jq, bc"]),
+        ("apt: [jq==1.6]\n", 1, ["Write jq=1.6"]),
+        ("apt: [jq@1.6]\n", 1, ["Write jq=1.6"]),
+        ("apt: [jq/testing]\n", 1, ["Write jq: packages are those"]),
+        ("apt: [JQ]\n", 1, ["Write jq."]),
+        ("apt: [libgsl\u2013dev]\n", 1, ["U+2013 (en dash)", "'-'"]),
+        ("pip: ['numpy@1.26']\n", 1, ["Write numpy==1.26"]),
+        ("pip: ['numpy@./x']\n", 1, ["Write name==version"]),
         ("smoke: [sleep, 1]\n", 1, ["smoke[1]", "quotes"]),
         ("spack:\n  specs: [HDF5@1.14]\n", 2, ["capital letters", "hdf5"]),
         ("spack:\n  specs: [$libs]\n", 2, ["$libs", "not defined"]),
@@ -473,9 +493,20 @@ def test_two_colons_are_read_as_one() -> None:
     assert "twice" in refusal(twice).message
 
 
-def test_definitions_may_have_hyphens() -> None:
-    body = described("spack:\n  definitions:\n  - my-libs: [zlib]\n  specs: [$my-libs]\n").spack
-    assert body is not None and body["specs"] == ["$my-libs"]
+@pytest.mark.parametrize("name", ["my-libs", "my.libs", "2d-libs", "_x"])
+def test_definitions_may_have_hyphens(name: str) -> None:
+    body = described(f"spack:\n  definitions:\n  - {name}: [zlib]\n  specs: [${name}]\n").spack
+    assert body is not None and body["specs"] == [f"${name}"]
+
+
+def test_what_spack_writes_of_an_external_may_be_empty() -> None:
+    external = (
+        "spack:\n  specs: [zlib]\n  packages:\n    gcc:\n      externals:\n"
+        "      - {spec: gcc@12, prefix: /usr, modules: [], extra_attributes: {flags: {},\n"
+        "         environment: {}, extra_rpaths: [], compilers: {c: /usr/bin/gcc}}}\n"
+    )
+    assert described(external).spack is not None
+    assert "flags" in str(refusal(external.replace("flags: {}", "flags: {cflags: -O2}")))
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,19 @@ def test_what_releases_before_did_not_read() -> None:
         ("hdf5 cflags=-fplugin=/s/evil.so cflags=-O3", ["-fplugin"]),
         ("hdf5 cflags==-fpass-plugin=x", ["plugin"]),
         ("hdf5 ldflags='-Wl,-rpath,/x'", ["-Wl"]),
+        ("hdf5 cflags=-Wa", ["-Wa"]),
+        ("hdf5~=1.14", ["'~='", "range"]),
+        ("hdf5!=1.14", ["'!'", "hdf5@1.10:1.12"]),
+        ("hdf5-1.14.3+mpi", ["without @", "hdf5@1.14.3"]),
+        ("hdf5 ^zlib-v1.2", ["zlib@1.2"]),
+        ("hdf5:1.14", ["':'", "hdf5@1.14"]),
+        ("hdf5 v1.14", ["hdf5@1.14"]),
+        ("hdf5@1.14.*", ["hdf5@1.14, which"]),
+        ("hdf5 cuda_arch = 80", ["cuda_arch=value"]),
+        ('hdf5 "cflags=-O3 -g"', ["around a value"]),
+        ("hdf5\u200b", ["U+200B", "Remove it"]),
+        ("$libs +mpi", ["matrix: [[$libs], ['+mpi']]"]),
+        ("${my-libs}", ["Write $my-libs"]),
     ],
 )
 def test_what_is_no_spec_gets_what_to_write(text: str, words: list[str]) -> None:
@@ -119,6 +132,16 @@ def test_what_is_no_spec_gets_what_to_write(text: str, words: list[str]) -> None
         found = spec.problem(text, release=release)
         assert found is not None
         assert all(word in " ".join(found) for word in words), found
+
+
+@pytest.mark.parametrize("flag", ["-Werror", "-Wall", "-Wpedantic", "-Wno-error=x", "-Werror=y"])
+def test_warnings_are_plain_flags(flag: str) -> None:
+    assert spec.problem(f"hdf5 cflags='-O2 {flag}'") is None
+
+
+def test_what_is_read_from_1_0_on_is_shown_as_it_stands() -> None:
+    found = spec.problem("hdf5 %[virtuals=c] gcc", release=OLD)
+    assert found is not None and "holds %[, which" in found[0]
 
 
 def test_before_1_0_words_behind_a_compiler_are_the_packages() -> None:
