@@ -17,6 +17,8 @@ from image_builder.sources.requirements import Requirements
 
 _MPI_WORD = re.compile(r"(?:lib)?(?:open|cray)?(?:mpi|mpich|mvapich)[0-9.]*(?:t64)?\Z")
 
+_NO_PROGRAM = re.compile(r"-(?:common|data|docs?|examples|headers-dev)\Z")
+
 
 def other_mpi_warnings(
     description: Description, requirements: Requirements | None, mpi: Mpi | None
@@ -32,13 +34,15 @@ def other_mpi_warnings(
     for at, entry in enumerate(description.pip or ()):
         if (name := _normalized(entry)) in _facts()["pip"]:
             yield _warning(f"{file}, line {description.line('pip', at)}", f"the wheel {name}", mpi)
-    for line, name in requirements.names if requirements is not None else ():
+    for where, line, name in requirements.packages if requirements is not None else ():
         if name in _facts()["pip"]:
-            yield _warning(f"requirements.txt, line {line}", f"the wheel {name}", mpi)
+            yield _warning(f"{where}, line {line}", f"the wheel {name}", mpi)
 
 
 def brings_mpi(package: str) -> bool:
     """Return whether a Debian package is an MPI, or needs one."""
+    if _NO_PROGRAM.search(package):
+        return False
     return any(map(_MPI_WORD.match, package.split("-"))) or any(
         fnmatch.fnmatchcase(package, pattern) for pattern in _facts()["apt"]
     )

@@ -46,15 +46,20 @@ _CONDA = re.compile(r"(?:name|channels|dependencies|prefix):|# This file may be 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """Holds a step's requirements; `names` are the packages of the first file with their lines.
+    """Holds a step's requirements; `packages` are those of all its files, each with file and line.
 
     `in_step` says that they name files of the step, and pip has to run in its folder.
     """
 
     text: str
-    names: tuple[tuple[int, str], ...] = ()
+    packages: tuple[tuple[str, int, str], ...] = ()
     in_step: bool = False
     warnings: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[tuple[int, str], ...]:
+        """Return the packages of the first file with their lines."""
+        return tuple((line, name) for file, line, name in self.packages if file == FILE)
 
 
 def read_requirements(
@@ -72,7 +77,7 @@ def read_requirements(
     reader.hashes()
     return Requirements(
         text=text,
-        names=tuple(reader.names),
+        packages=tuple(reader.packages),
         in_step=reader.in_step,
         warnings=tuple(reader.warnings),
     )
@@ -108,7 +113,7 @@ class _Reader:
     def __init__(self, folder: StepFolder | None, is_final: bool) -> None:
         self.folder = folder
         self.is_final = is_final and folder is not None
-        self.names: list[tuple[int, str]] = []
+        self.packages: list[tuple[str, int, str]] = []
         self.warnings: list[str] = []
         self.seen: set[str] = set()
         self.problems: list[Problem] = []
@@ -310,8 +315,7 @@ class _Reader:
             self._wrong(number, *problem)
             return
         requirement = Requirement(words)
-        if self.file_name == FILE:
-            self.names.append((number, canonicalize_name(requirement.name)))
+        self.packages.append((self.file_name, number, canonicalize_name(requirement.name)))
         url = requirement.url or ""
         if _VCS.match(url):
             self._vcs(number, url)

