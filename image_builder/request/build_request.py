@@ -334,8 +334,10 @@ class Machine(Strict):
         name = (value or "").strip(" ").lower()
         if name in cpu_targets.GENERIC_NAMES:
             return None
+        if " " in name and _NAME.match(name.replace(" ", "-")):
+            name = name.replace(" ", "-")
         _checked(name, _NAME, "write an archspec target such as zen2, or a product such as rome")
-        if gpu_arch.is_product(name) and not cpu_targets.says_something(name):
+        if gpu_arch.is_gpu(name) and not cpu_targets.says_something(name):
             raise _problem(f"{short(value)} is a GPU", f'write "gpu_arch": "{name}"')
         try:
             if "platform" in info.data:

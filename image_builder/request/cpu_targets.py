@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -65,9 +66,19 @@ def parse_platform(text: str) -> str:
     name = text.strip(" ").lower()
     name = facts()["platform_aliases"].get(name, name)
     if name not in facts()["families"]:
-        close = nearest(name, platforms()) or platforms()
+        meant = _platform_meant(name)
+        close = (meant,) if meant else nearest(name, platforms()) or platforms()
         raise UnknownName(f"unknown platform {text[:60]!r}", f"write {' or '.join(close)}")
     return name
+
+
+def _platform_meant(name: str) -> str | None:
+    """Return the platform of which a name has a part: `arm64`, `linux-amd64`, `darwin/arm64`."""
+    for part in re.split("[/-]", name[:60]):
+        platform = facts()["platform_aliases"].get(f"linux/{part}", f"linux/{part}")
+        if platform in facts()["families"]:
+            return platform
+    return None
 
 
 def resolve(architecture: str | None, platform: str) -> Target:
@@ -118,9 +129,13 @@ def _hint(asked: str, family: str | None) -> str:
     if asked in facts()["instead"]:
         return facts()["instead"][asked]
     families = [family] if family is not None else list(facts()["families"].values())
-    for spelling in (asked.replace("-", "_"), asked.replace("-", "")):
-        if spelling in archspec.cpu.TARGETS:
+    glued = re.sub("[-_ ]", "", asked)
+    for spelling in (re.sub("[- ]", "_", asked), glued, asked.partition("-")[2]):
+        if is_known(spelling):
             return f"write {spelling}; GET /architecture/ lists the known ones"
+    first = re.split("[-_ ]", asked, maxsplit=1)[0]
+    if first in facts()["instead"]:
+        return facts()["instead"][first]
     close = nearest(asked, [name for known in families for name in _known_names(known)])
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{meant}GET /architecture/ lists the known ones"

@@ -17,7 +17,10 @@ def mpi_facts() -> Mapping[str, Mapping[str, Any]]:
 
 @functools.cache
 def gpu_facts() -> Mapping[str, Mapping[str, Any]]:
-    """Return the data file about GPUs: `runtimes`, `aliases`, `products`, `generations`, `needs`."""
+    """Return the data file about GPUs.
+
+    Its keys are `runtimes`, `aliases`, `vendors`, `products`, `generations` and `needs`.
+    """
     return facts_of("gpus")
 
 

@@ -64,6 +64,11 @@ def is_product(name: str) -> bool:
     return letters in gpu_facts()["generations"] or product_architecture(name) is not None
 
 
+def is_gpu(name: str) -> bool:
+    """Return whether a text is the name of a GPU, or of an architecture of GPUs (`sm_80`)."""
+    return is_product(name) or re.fullmatch(r"(?:sm|compute)_\d+[af]?|gfx\w+", name) is not None
+
+
 def runtime_of(architecture: str) -> str | None:
     """Return the GPU runtime that has an architecture, or None."""
     runtimes = gpu_facts()["runtimes"].items()
@@ -122,5 +127,5 @@ def _unknown(asked: str, found: str, runtime: str) -> UnknownArchitecture:
         for product, architecture in gpu_facts()["products"].items()
         if re.fullmatch(facts["pattern"], architecture)
     ]
-    close = (*(nearest(asked, products, 2) or products[-1:]), facts["example"])
+    close = (*(nearest(asked, products, 2) if re.search(r"\d", asked) else ()), facts["example"])
     return UnknownArchitecture(problem, f"write {' or '.join(close)}")

@@ -10,7 +10,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from image_builder.request.facts import mpi_names, runtime_names
+from image_builder.request.facts import mpi_facts, mpi_names, runtime_names
 
 Problem = tuple[str, str]
 """What is wrong, and what to write instead."""
@@ -84,7 +84,8 @@ def _named(words: list[str]) -> str | None:
         for name in sorted(_names(), key=lambda name: (len(name), name), reverse=True)
     }
     tries = (_letters("".join(words[:count])) for count in range(len(words), 0, -1))
-    return next((by_letters[letters] for letters in tries if letters in by_letters), None)
+    named = next((by_letters[letters] for letters in tries if letters in by_letters), None)
+    return str(mpi_facts()["aliases"].get(named, named)) if named is not None else None
 
 
 def _names() -> frozenset[str]:
@@ -97,6 +98,8 @@ def _letters(name: str) -> str:
 
 def _several(asked: _Asked) -> Problem | None:
     """Return the problem of two specs in place of one, however they are separated, or None."""
+    if blank := re.match(r"\s*@\s+([\w.]+)\Z", asked.rest):
+        return "has a blank behind @", f"write {asked.name.lower()}@{blank[1]}"
     versions = [token["version"] for token in asked.tokens() if token["version"] is not None]
     listed = [part for version in versions for part in version.split(",")[1:]]
     words = [token["word"] for token in asked.tokens() if token["word"]]

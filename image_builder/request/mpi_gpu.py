@@ -117,7 +117,15 @@ def gpu_problem(gpu: Gpu) -> FieldProblem | None:
 def _close_mpis(asked: str) -> Sequence[str]:
     """Return the MPIs that look most like a name, without those that no Spack builds."""
     built = [name for name in mpi_names() if not _is_vendors(name)]
-    return nearest(asked, sorted(built)) or ("openmpi", "mpich")
+    close = nearest(asked, sorted(built))
+    return tuple(dict.fromkeys(map(_package_of, close))) or ("openmpi", "mpich")
+
+
+def _package_of(name: str) -> str:
+    """Return the package of an MPI's name, or what is there in the place of one that is gone."""
+    package = mpi_facts()["aliases"].get(name, name)
+    known = mpi_facts()["implementations"][package]
+    return str(known["instead"] if "last_release" in known else package)
 
 
 def _is_vendors(name: str) -> bool:
@@ -126,8 +134,10 @@ def _is_vendors(name: str) -> bool:
 
 
 def _unknown_runtime(asked: str) -> InvalidRequest:
-    if gpu_arch.is_product(asked):
-        architecture = gpu_arch.product_architecture(asked)
+    if vendor := gpu_facts()["vendors"].get(asked):
+        return _refused("machine.gpu", f"{asked!r} is not a known GPU runtime", f"write {vendor}")
+    if gpu_arch.is_gpu(asked):
+        architecture = gpu_arch.product_architecture(asked) or asked
         runtime = (architecture and gpu_arch.runtime_of(architecture)) or "cuda"
         called = "rocm" if runtime == "hip" else runtime
         hint = f'write "gpu": "{called}", "gpu_arch": "{asked}"'

@@ -55,10 +55,7 @@ def expand(fields: Mapping[str, Any], machines: Mapping[str, NamedMachine]) -> d
     name = own["name"]
     entry = machines.get(name.strip().lower()) if isinstance(name, str) else None
     if entry is None:
-        close = (
-            cpu_targets.nearest(name if isinstance(name, str) else "", machines)
-            or tuple(machines)[:3]
-        )
+        close = cpu_targets.nearest(name if isinstance(name, str) else "", machines)
         raise InvalidRequest(
             [
                 FieldProblem(
@@ -309,6 +306,16 @@ _TYPE_HINTS = {
 }
 
 
+_CALLED = {
+    **dict.fromkeys(("arch", "cpu", "target", "microarchitecture"), ("architecture",)),
+    **dict.fromkeys(("cuda", "rocm", "accelerator"), ("gpu",)),
+    **dict.fromkeys(("os", "system"), ("platform",)),
+    **dict.fromkeys(("branch", "tag", "commit", "revision", "ref"), ("version",)),
+    **dict.fromkeys(("specs", "spack"), ("packages",)),
+}
+"""What people call a field that has another name."""
+
+
 def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProblem:
     context = detail.get("ctx") or {}
     path = [str(part) for part in detail["loc"]]
@@ -320,7 +327,8 @@ def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProbl
         return FieldProblem(field, "is missing", _example_hint(model, path))
     if kind == "extra_forbidden":
         known = list(_model_at(model, path[:-1]).model_fields)
-        close = difflib.get_close_matches(path[-1][:MAX_TEXT], known, n=1, cutoff=0.5)
+        meant = [name for name in _CALLED.get(path[-1].lower(), ()) if name in known]
+        close = meant or difflib.get_close_matches(path[-1][:MAX_TEXT], known, n=1, cutoff=0.5)
         return FieldProblem(
             field,
             "is not a known field",

@@ -5,6 +5,7 @@ It judges what `SpackKnowledge` holds, and nothing that a site or a workflow has
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 
 import archspec.cpu
@@ -91,6 +92,9 @@ def _package_problems(
         newest = newest_of(package.versions)
         problem = f"Spack {knows.release} has no {name}@{version}"
         hint = f"write {name}@{newest}, the newest that it has, or {name}" if newest else name
+        numbers = re.match(r"v?(\d+(?:\.\d+)*)(?!.*[\d:,])", version)
+        if numbers and numbers[1] != version and package.matching(numbers[1]):
+            hint = f"write {name}@{numbers[1]}"  # `v4`, `4.x`
         problems.append(FieldProblem(field, problem, hint))
     return problems
 

@@ -136,6 +136,48 @@ def test_unknown_platforms(written: str, near: str) -> None:
     assert near in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("amd64", "linux/amd64"),
+        ("x86_64", "linux/amd64"),
+        ("aarch64", "linux/arm64"),
+        ("linux-amd64", "linux/amd64"),
+        ("linux/amd64/v3", "linux/amd64"),
+        ("darwin/arm64", "linux/arm64"),
+        ("windows/amd64", "linux/amd64"),
+        ("ppc64le", "linux/ppc64le"),
+    ],
+)
+def test_a_part_of_a_platform_s_name_says_which_is_meant(written: str, meant: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        parse_platform(written)
+    assert caught.value.hint == f"write {meant}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "platform", "words"),
+    [
+        ("epyc-7742", "linux/amd64", "one of naples"),
+        ("xeon-gold-6148", "linux/amd64", "one of skylake_avx512"),
+        ("amd", "linux/amd64", "one of naples"),
+        ("intel", "linux/amd64", "sapphirerapids"),
+        ("threadripper", "linux/amd64", "zen2"),
+        ("core-avx2", "linux/amd64", "write haswell"),
+        ("x86-64-v1", "linux/amd64", "write x86_64"),
+        ("x86_64-v4", "linux/amd64", "write x86_64_v4"),
+        ("armv8-a", "linux/arm64", "write aarch64"),
+        ("armv9-a", "linux/arm64", "write armv9.0a"),
+        ("apple-m2", "linux/arm64", "write m2"),
+        ("kunpeng920", "linux/arm64", "write armv8.2a"),
+    ],
+)
+def test_what_compilers_vendors_and_tools_call_a_cpu(asked: str, platform: str, words: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        resolve(asked, platform)
+    assert words in caught.value.hint and "did you mean" not in caught.value.hint
+
+
 def test_the_data_file_holds_together() -> None:
     assert set(FAMILIES.values()) <= set(archspec.cpu.TARGETS)
     assert set(cpu_targets.facts()["platform_aliases"].values()) <= set(FAMILIES)

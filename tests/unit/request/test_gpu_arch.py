@@ -31,11 +31,26 @@ from tests.support.planning import composed, machine
         ("MI300A", "hip", "gfx942"),
         ("gfx90a:xnack-", "hip", "gfx90a:xnack-"),
         ("cdna3", "hip", "gfx942"),
+        ("lovelace", "cuda", "89"),
+        ("Quadro RTX 6000", "cuda", "75"),
+        ("NVIDIA RTX 4000 SFF Ada Generation", "cuda", "89"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "cuda", "120"),
+        ("NVIDIA RTX A4500", "cuda", "86"),
+        ("NVIDIA TITAN RTX", "cuda", "75"),
+        ("Radeon VII", "hip", "gfx906"),
+        ("AMD Radeon RX 7900 XTX", "hip", "gfx1100"),
     ],
 )
 def test_names_of_gpus(asked: str, runtime: str, architecture: str) -> None:
     assert architecture_of(asked, runtime) == architecture
     assert machine(gpu=runtime, gpu_arch=asked).gpu_arch == asked
+
+
+def test_a_name_without_a_number_is_like_no_product() -> None:
+    for asked in ("native", "Instinct", "gpu"):
+        with pytest.raises(UnknownArchitecture) as caught:
+            architecture_of(asked, "cuda")
+        assert caught.value.hint == "write sm_90"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +102,10 @@ def test_a_runtime_that_does(gpu: str, arch: str | None) -> None:
         ("mi250x", '"gpu": "rocm", "gpu_arch": "mi250x"'),
         ("cuda12", "write cuda@12"),
         ("rocm-6.1", "write rocm@6.1"),
+        ("gfx90a", '"gpu": "rocm", "gpu_arch": "gfx90a"'),
+        ("sm_80", '"gpu": "cuda", "gpu_arch": "sm_80"'),
+        ("NVIDIA", "write cuda"),
+        ("amd", "write rocm"),
     ],
 )
 def test_a_gpu_where_a_runtime_belongs(gpu: str, word: str) -> None:

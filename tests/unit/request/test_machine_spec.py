@@ -34,6 +34,9 @@ from image_builder.request.parsing import parse_request
         ("openmpi@4 target=zen2", "leave it out: platform and architecture say it"),
         ("openmpi@4%", "write one such as %gcc, or leave it out"),
         ("openmpi@4/abc", "write one as in openmpi@4"),
+        ("openmpi@ 4", "write openmpi@4"),
+        ("Intel MPI 2021", "write intel-oneapi-mpi@2021"),
+        ("cray mpich", "write cray-mpich"),
     ],
 )
 def test_what_to_write(text: str, write: str) -> None:
