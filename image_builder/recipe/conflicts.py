@@ -51,15 +51,16 @@ def refuse(
     mpi: Mpi | None,
     gpu: Gpu | None,
     rules: Sequence[Rule] = (),
+    others: Iterable[Conflict] = (),
 ) -> list[str]:
     """Raise `BadDescription` (`CONFLICT`) with each demand that the machine forbids.
 
     Return the warnings about preferences, which give way. Of alternatives, one that can be met is
-    enough. `rules` look at each node on their own.
+    enough. `rules` look at each node on their own; `others` are conflicts found before.
     """
     warnings: list[str] = []
     judge = functools.partial(_conflicts, machine=machine, mpi=mpi, gpu=gpu, rules=rules)
-    found = list(_flags_of_packages(description.spack or {}, machine.target.name))
+    found = [*others, *_flags_of_packages(description.spack or {}, machine.target.name)]
     for demand in demands:
         conflicts = [judge(demand, nodes) for nodes in demand.alternatives]
         if not conflicts or not all(conflicts):

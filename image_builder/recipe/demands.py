@@ -100,6 +100,9 @@ def _of_package(name: str, fields: Mapping[str, Any], release: tuple[int, ...]) 
     variants = fields.get("variants") or ()
     for text in [variants] if isinstance(variants, str) else variants:
         yield _demand((*path, "variants"), name, [text], release, is_preference=True)
+    if versions := fields.get("version"):
+        texts = [f"@{version}" for version in versions]
+        yield _demand((*path, "version", 0), name, texts, release, is_preference=True)
     if wanted := fields.get("target"):
         texts = [f"target={','.join(map(str, wanted))}"]
         yield _demand((*path, "target", 0), name, texts, release, is_preference=True)

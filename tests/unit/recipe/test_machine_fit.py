@@ -225,3 +225,51 @@ def test_the_first_request_of_the_readme_is_planned_everywhere(release: str) -> 
     rules = required(environment, "cuda")
     texts = [rule if isinstance(rule, str) else rule["one_of"][0] for rule in rules]
     assert texts == ["target=zen2", "+allow-unsupported-compilers"]
+
+
+@pytest.mark.parametrize(
+    ("packages", "line", "words"),
+    [
+        ("mpi: {buildable: false}", 4, "mpi: buildable is false, the request names openmpi@4"),
+        ("openmpi: {buildable: false}", 4, "openmpi: buildable is false"),
+        ("all: {buildable: false}", 4, "all: buildable is false"),
+        ("mpi: {conflict: [openmpi]}", 4, "conflict excludes openmpi"),
+        ("openmpi: {conflict: ['@4']}", 4, "conflict excludes @4, the request names openmpi@4"),
+        ("openmpi: {conflict: [{spec: openmpi}]}", 4, "conflict excludes openmpi"),
+        ("cuda: {conflict: ['@:12']}", 4, "conflict excludes @:12, the request names cuda@12"),
+    ],
+)
+def test_a_workflow_that_keeps_the_machine_s_parts_out(
+    packages: str, line: int, words: str
+) -> None:
+    with pytest.raises(BadDescription) as caught:
+        planned(f"{ZLIB}  packages:\n    {packages}\n", mpi="openmpi@4", gpu="cuda@12")
+    assert caught.value.code is ErrorCode.CONFLICT and caught.value.line == line
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "packages",
+    [
+        "{mpi: {buildable: false}, openmpi: {buildable: true}}",
+        "{mpi: {buildable: false}, openmpi: {externals: [{spec: openmpi@4.1.4, prefix: /usr}]}}",
+        "{mpi: {conflict: [mpich]}, mpich: {buildable: false}}",
+        "{openmpi: {conflict: ['@4.0', '@:3', {spec: '@4', when: '%clang'}]}}",
+    ],
+)
+def test_what_leaves_them_in(packages: str) -> None:
+    assert planned(f"{ZLIB}  packages: {packages}\n", mpi="openmpi@4").spack is not None
+
+
+def test_what_apt_brings_may_be_found_as_an_external() -> None:
+    text = f"apt: [libopenmpi-dev]\n{ZLIB}  packages: {{mpi: {{buildable: false}}}}\n"
+    assert planned(text, mpi="openmpi@4").spack is not None
+
+
+def test_a_preferred_version_of_the_machine_s_mpi_gives_way() -> None:
+    text = f"{ZLIB}  packages: {{openmpi: {{version: [5]}}, cuda: {{version: [11, '12.2']}}}}\n"
+    told = planned(text, mpi="openmpi@4", gpu="cuda@12").warnings
+    assert [one for one in told if "cuda@11" in one] == []
+    assert any(
+        "version names openmpi@5, the request openmpi@4: the request counts" in one for one in told
+    )
