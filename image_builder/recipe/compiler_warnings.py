@@ -1,4 +1,4 @@
-"""Warns of compilers that a workflow prefers or installs by apt and will not have. Pure."""
+"""Warns of compilers and their flags that a workflow names and will not have. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from image_builder.recipe.system_conflicts import ImageSystem
 from image_builder.sources.description import Description
-from image_builder.spack.spec import nodes
+from image_builder.spack.spec import flags_of, nodes
 
 _GNU = re.compile(r"(gcc|g\+\+|gfortran)-(\d+)(?:=.*)?\Z")
 _BEFORE_PACKAGES = (0, 23)
@@ -16,9 +16,13 @@ _LANGUAGES = {"g++": "C++", "gfortran": "Fortran"}
 
 
 def compiler_warnings(description: Description, image: ImageSystem) -> Iterator[str]:
-    """Yield the preferred compilers that an image lacks, and GCCs without their other languages."""
+    """Yield the preferred compilers that an image lacks, and GCCs without their other languages.
+
+    Flags that Spack does not read are told, too.
+    """
     yield from _preferred(description, image)
     yield from _incomplete(description)
+    yield from _unread_flags(description)
 
 
 def _preferred(description: Description, image: ImageSystem) -> Iterator[str]:
@@ -49,3 +53,16 @@ def _incomplete(description: Description) -> Iterator[str]:
                 f"{description.file}, line {description.line('apt', at)}: {match[0]} compiles C "
                 f"alone: packages in {languages} need {packages} too."
             )
+
+
+def _unread_flags(description: Description) -> Iterator[str]:
+    """Yield the flags below `variants`, of which Spack takes the variants alone."""
+    for name, fields in ((description.spack or {}).get("packages") or {}).items():
+        variants = (fields or {}).get("variants") or ()
+        for text in [variants] if isinstance(variants, str) else variants:
+            if keys := list(dict.fromkeys(key for key, _ in flags_of(nodes(text)[0]))):
+                line = description.line("spack", "packages", name, "variants")
+                yield (
+                    f"{description.file}, line {line}: {' and '.join(keys)} below variants is not "
+                    "used: Spack reads flags in specs and below require."
+                )

@@ -84,7 +84,7 @@ def compilers_named(body: Mapping[str, Any]) -> list[str]:
 
 
 _CODE = ErrorCode.CONFLICT
-_FOLLOWED = ("require", "prefer", "variants")
+_FOLLOWED = ("require", "prefer")
 
 
 def _problem(description: Description, conflict: Conflict) -> Problem:

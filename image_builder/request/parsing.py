@@ -334,9 +334,10 @@ def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProbl
             "is not a known field",
             f"did you mean {close[0]}?" if close else f"known fields: {', '.join(known)}",
         )
-    return FieldProblem(
-        field, detail["msg"][0].lower() + detail["msg"][1:], _TYPE_HINTS.get(kind, "")
-    )
+    hint = _TYPE_HINTS.get(kind, "")
+    if kind == "string_type" and detail.get("input") is False:
+        hint = "write null where there is none"
+    return FieldProblem(field, detail["msg"][0].lower() + detail["msg"][1:], hint)
 
 
 def _shown_name(name: str) -> str:

@@ -118,6 +118,7 @@ def flags_of(node: Node) -> list[tuple[str, str]]:
         for setting in node.settings
         if setting.key in FLAGS
         for flag in re.split(r"[\s,]+", setting.value.strip())
+        if setting.value
     ]
 
 

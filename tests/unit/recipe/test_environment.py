@@ -499,7 +499,6 @@ def test_all_conflicts_are_told_at_once() -> None:
         "specs: [\"a ^b cxxflags=='{}'\"]",
         "specs: [a]\n  packages: {{a: {{require: \"fflags='{}'\"}}}}",
         "specs: [a]\n  packages: {{a: {{prefer: [\"fflags='{}'\"]}}}}",
-        "specs: [a]\n  packages: {{all: {{variants: \"cflags='{}'\"}}}}",
         "specs: [a]\n  packages: {{a: {{require: [{{one_of: [\"cflags='{}'\", cflags=-O1]}}]}}}}",
         "specs: [a]\n  packages: {{a: {{require: [{{spec: \"cflags='{}'\", when: '@1'}}]}}}}",
     ],
@@ -512,6 +511,12 @@ def test_flags_stay_within_the_target(place: str, flags: str, is_fine: bool) -> 
     with pytest.raises(BadDescription) as caught:
         composed(text)
     assert caught.value.code is ErrorCode.CONFLICT
+
+
+def test_flags_that_spack_does_not_read_are_told() -> None:
+    told = composed("spack:\n  specs: [a]\n  packages:\n    all: {variants: [+x, cflags=-O3]}\n")
+    assert any("line 4: cflags below variants is not used" in warning for warning in told.warnings)
+    assert composed("spack: {specs: [\"a cflags=''\"]}").roots
 
 
 WITHOUT_CUDA = {

@@ -185,6 +185,7 @@ class TestWhatIsRefused:
             ("pusch", True, "did you mean push?"),
             ("step", "wordcount", "did you mean step_id?"),
             ("machine.plattform", "linux/amd64", "did you mean platform?"),
+            ("machine.gpu", False, "write null"),
             ("machine.arch", "zen2", "did you mean architecture?"),
             ("machine.cpu", "zen2", "did you mean architecture?"),
             ("machine.cuda", "12", "did you mean gpu?"),
