@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from image_builder.sources.description import Description
 from image_builder.sources.problems import Problem, raise_all
@@ -27,7 +28,27 @@ def refuse_unread(description: Description, release: tuple[int, ...]) -> None:
         for path, text, named in spec_places(description.spack or {})
         for problem, hint in _problems(text, named, release)
     ]
+    if release >= COMPILERS_ARE_PACKAGES:
+        problems += [
+            Problem(
+                description.line("spack", *path) or 1,
+                f"{_place(path)} names a definition, which Spack expands there before 1.0 alone",
+                "Write the specs themselves.",
+            )
+            for path in _references_excluded(description.spack or {}, ())
+        ]
     raise_all(problems, description.file)
+
+
+def _references_excluded(value: Any, path: Path) -> Iterator[Path]:
+    """Yield each place in the `exclude` of a matrix that names a definition."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in parts:
+        here = (*path, key)
+        if isinstance(part, dict | list):
+            yield from _references_excluded(part, here)
+        elif isinstance(part, str) and path[-1:] == ("exclude",) and part.strip()[:1] == "$":
+            yield here
 
 
 def _problems(text: str, named: bool, release: tuple[int, ...]) -> Iterator[tuple[str, str]]:

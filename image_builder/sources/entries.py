@@ -17,7 +17,6 @@ _APT = re.compile(
 )
 _NEARLY_APT = re.compile(r"(?P<name>[a-z0-9.+-]+)\s*(?:==|@|=)\s*(?P<version>[A-Za-z0-9.+:~*-]+)")
 _SUITE = re.compile(r"(?P<name>[a-z0-9.+-]+)/[a-z-]+")
-_TRAILING_COMMA = re.compile(r",\s*\)?\s*(?:;|\Z)")
 _VERSION = re.compile(r"v?\d[\w.*]*")
 _NO_PACKAGES = frozenset({"python", "python3"})
 _SINGLE_EQUALS = re.compile(
@@ -90,7 +89,7 @@ def requirement_problem(text: str) -> tuple[str, str] | None:
     if requirement.url is not None and _VERSION.fullmatch(requirement.url):
         hint = f"Write {requirement.name}=={requirement.url.removeprefix('v')}."
         return f"{short(text)} is not a Python requirement", hint
-    if requirement.url is None and _TRAILING_COMMA.search(text.split(";")[0]):
+    if text.split(";")[0].rstrip(") ").endswith(","):
         return f"{short(text)} ends with a comma", "Leave it out."
     if not requirement.name[-1].isalnum():
         hint = f"Write {requirement.name.rstrip('-_.')}."

@@ -230,8 +230,8 @@ class _Reader:
             if is_editable and not re.search(r"[#&]egg=[^&]", value):
                 self._wrong(number, f"{short(value)} has no name", f"Write {value}#egg=name.")
         elif not _URL.match(value) or value.startswith("file:"):
-            ends = r"\[" if is_editable else r"[\[;#]"
-            path = self._own_path(number, re.split(ends, value)[0].strip())
+            place = value.partition("[")[0] if is_editable else re.split(r"[\[;#]", value)[0]
+            path = self._own_path(number, place.strip())
             if path is None or not self._require(number, path) or not is_package:
                 return
             if self.is_final and not self._is_package(path):

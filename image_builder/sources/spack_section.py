@@ -228,10 +228,6 @@ def _check_rows(check: Check, path: Path, entry: Mapping[str, Any]) -> None:
         check.wrong((*path, "matrix"), "is empty", "Write at least one row of specs.")
     excluded = entry.get("exclude", [])
     check.spec_list((*path, "exclude"), excluded, named=False)
-    for at, text in enumerate(excluded if isinstance(excluded, list) else ()):
-        if isinstance(text, str) and text.strip().startswith("$"):
-            hint = "Spack expands none here: write the specs themselves."
-            check.wrong((*path, "exclude", at), "names a definition", hint)
     if isinstance(excluded, list) and len(excluded) > MAX_EXCLUDED:
         check.wrong(
             (*path, "exclude"), f"has more than {MAX_EXCLUDED} entries", "Write smaller matrices."

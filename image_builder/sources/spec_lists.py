@@ -170,7 +170,10 @@ def _matrix(
         list(itertools.islice(_expand(row, (*path, "matrix", at), defined, release), MAX_ROOTS))
         for at, row in enumerate(entry.get("matrix") or ())
     ]
-    excluded = [spec.nodes(text, release) for text in entry.get("exclude") or ()]
+    excluded = [
+        _root(parts, release).nodes
+        for parts in _expand(entry.get("exclude"), (*path, "exclude"), defined, release)
+    ]
     for combination in itertools.islice(itertools.product(*rows), MAX_ROOTS):
         parts = tuple(itertools.chain.from_iterable(combination))
         nodes = _root(parts, release).nodes if excluded else ()

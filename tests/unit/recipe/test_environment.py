@@ -513,6 +513,21 @@ def test_flags_stay_within_the_target(place: str, flags: str, is_fine: bool) -> 
     assert caught.value.code is ErrorCode.CONFLICT
 
 
+def test_a_definition_is_excluded_by_releases_that_expand_it() -> None:
+    """Real Spack 0.23 does, and 1.2 stops at it."""
+    text = (
+        "spack:\n  definitions: [{x: ['^mpich']}]\n  specs:\n"
+        "  - {matrix: [[hdf5], [^openmpi, ^mpich]], exclude: [$x]}\n"
+    )
+    assert composed(text, mpi="openmpi@4", spack=(0, 23, 1)).spack is not None
+    with pytest.raises(BadDescription, match="names a definition") as caught:
+        composed(text, mpi="openmpi@4", spack=(1, 2, 0))
+    assert caught.value.line == 4 and "specs themselves" in caught.value.hint
+    other = text.replace("['^mpich']", "['^lz4']")
+    with pytest.raises(BadDescription, match="the MPI mpich"):
+        composed(other, mpi="openmpi@4", spack=(0, 23, 1))
+
+
 def test_flags_that_spack_does_not_read_are_told() -> None:
     told = composed("spack:\n  specs: [a]\n  packages:\n    all: {variants: [+x, cflags=-O3]}\n")
     assert any("line 4: cflags below variants is not used" in warning for warning in told.warnings)

@@ -381,11 +381,6 @@ def test_a_spec_that_is_accepted_holds_nothing_for_a_shell(spec: str) -> None:
         ("spack:\n  concretizer: {concretization: separately}\n", 2, ["Write unify: false"]),
         ("spack:\n  packages: {hdf5: {variants+: [+x]}}\n", 2, ["one plain colon: variants:"]),
         ("spack:\n  packages: {HDF5: {variants: +x}}\n", 2, ["capital letters", "Write hdf5"]),
-        (
-            "spack:\n  definitions: [{x: [b]}]\n  specs:\n  - {matrix: [[a, b]], exclude: [$x]}\n",
-            4,
-            ["names a definition", "the specs themselves"],
-        ),
         ("spack:\n  env: {specs: [a]}\n", 2, ["directly below spack:"]),
         ("env:\n  specs: [a]\n", 1, ["Write spack: in its place"]),
         ("spack:\n\xa0\xa0specs: [a]\n", 2, ["a key holds", "no-break space", "plain blank."]),
