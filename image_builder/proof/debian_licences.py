@@ -26,7 +26,7 @@ _LINKED = re.compile(
 _FORMAT = re.compile(r"^format:[ \t]*https?://\S+/copyright-format/1\.0/?[ \t\r]*$", re.I | re.M)
 _BLANK_LINES = re.compile(r"\n[ \t\r]*\n")
 _FIELD = re.compile(r"^(files|license):[ \t]*(.*)$", re.I | re.M)
-_AND, _OR = re.compile(r"\s+and\s+", re.I), re.compile(r"\s+or\s+", re.I)
+_AND, _OR = re.compile(" and ", re.I), re.compile(" or ", re.I)
 _VERSION = re.compile(r"-(\d+(?:\.\d+)*)(\+?)$")
 _ZEROES = re.compile(r"(\.0)+$")
 _OR_LATER = {
@@ -91,7 +91,7 @@ def _expression(name: str) -> str | None:
     if len(name) > MAX_NAME:
         return None
     choices = []
-    for choice in _OR.split(name):
+    for choice in _OR.split(" ".join(name.split())):
         together = [_identifier(one) for one in _AND.split(choice)]
         if None in together:
             return None
