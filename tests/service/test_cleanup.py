@@ -23,6 +23,7 @@ from config.settings import Settings
 from image_builder.errors import ServiceError
 from image_builder.store.folder import ImageStore
 from image_builder.store.record import ImageRecord
+from service.app import create_app
 from service.cleanup import Cleanup
 from service.db import accounts, builds, tables
 from service.db import runs as db_runs
@@ -31,7 +32,6 @@ from service.logs.folder import FolderLogs
 from tests.conftest import PROJECT
 from tests.service.conftest import PASSWORD, Api
 from tests.service.test_store import finish, new, outcome
-from tests.support.site import Site
 
 DAY_S = 86400.0
 
@@ -39,8 +39,6 @@ DAY_S = 86400.0
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
     """The database with its tables and the user ada; no pool is at work on it."""
-    from builder_service import create_app
-
     create_app(settings).extensions["cic"].engine.dispose()
     made = make_engine(settings.service.database)
     if accounts.by_name(made, "ada") is None:
@@ -422,16 +420,12 @@ def test_builds_find_what_they_named_while_greedy_clean_ups_go_on(
     )
 
 
-def test_commands(site: Site, engine: Engine, settings: Settings, images: ImageStore) -> None:
+def test_commands(engine: Engine, settings: Settings, images: ImageStore) -> None:
     def flask(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "builder_service", *arguments],
-            cwd=PROJECT,
-            env={**os.environ, **site.environ},
-            capture_output=True,
-            text=True,
-        )
-        return done.stdout + done.stderr if done.returncode == 0 else f"failed: {done.stderr}"
+        app = create_app(settings)
+        done = app.test_cli_runner().invoke(args=arguments)
+        app.extensions["cic"].engine.dispose()
+        return done.output if done.exit_code == 0 else f"failed: {done.output}"
 
     old = publish(images, b"old", "a.sif", days_ago=40)
     other = publish(images, b"other", "a.sif", days_ago=40)
