@@ -2,7 +2,8 @@
 
 `CIC_BENCHMARK_BASES` names two base images, the older Spack's first: `spack_base:0.23 spack_base:1.2`.
 In each, Spack concretizes fftw, lz4, bzip2 and openmpi with the indexes that the base image brings;
-1.2 once more with what its own cache then holds. The CPU time of all processes counts, and the
+1.2 once more with what its own cache then holds. The older one is without mimalloc, as its bases
+were when the goal was set. The CPU time of all processes counts, and the
 least of several runs.
 """
 
@@ -39,6 +40,8 @@ INSIDE = """\
 import json, os, resource, subprocess, sys
 text, repeated, cached = sys.stdin.read(), int(sys.argv[1]), sys.argv[2] == "cached"
 os.makedirs("/run/cic")
+if sys.argv[2] == "before":
+    subprocess.run("rm -f /usr/lib/*/libmimalloc*", shell=True, check=True)
 for name in os.listdir("/recipe"):
     os.symlink("/recipe/" + name, "/run/cic/" + name)
 if cached:
@@ -73,19 +76,22 @@ def rows() -> list[Row]:
 
 
 def compared(older: str, newer: str) -> list[Row]:
-    before, fresh = min(seconds(older)), min(seconds(newer))
-    first, *later = seconds(newer, cached=True)
+    before, fresh = min(seconds(older, "before")), min(seconds(newer, "fresh"))
+    first, *later = seconds(newer, "cached")
     return [
         Row(NEWER, fresh / before, 0.6, note=f"{fresh:.1f} s of {before:.1f} s"),
         Row(CACHED, min(later) / before, 0.2, note=f"{min(later):.1f} s; {first:.1f} s before"),
     ]
 
 
-def seconds(base: str, *, cached: bool = False) -> Sequence[float]:
-    """Return the CPU time of each of several concretizations in a container of the base image."""
+def seconds(base: str, how: str) -> Sequence[float]:
+    """Return the CPU time of each of several concretizations in a container of the base image.
+
+    `how`: "fresh", "cached" by Spack's own cache, or "before" there was mimalloc.
+    """
     command = ["docker", "run", "--rm", "--interactive", "--network=none"]
     command += [f"--volume={RECIPE}:/recipe:ro", base, "python3", "-c"]
-    arguments = [INSIDE, str(REPEATED), "cached" if cached else "fresh"]
+    arguments = [INSIDE, str(REPEATED), how]
     done = subprocess.run(
         [*command, *arguments], input=ENVIRONMENT, check=True, capture_output=True, text=True
     )

@@ -24,4 +24,9 @@ set --
 if [ -d /run/cic/solutions ]; then # what was solved before, by the text of the whole problem
     set -- -c concretizer:concretization_cache:enable:true -c concretizer:concretization_cache:url:/run/cic/solutions
 fi
+# The solver allocates all the time: for those four, 1.2 needs 9.7 s of CPU time with mimalloc and 10.9 s without, 0.23 13.1 s
+# and 15.5 s. The solver that Spack fetches where Python has none comes with it.
+for library in /usr/lib/*/libmimalloc.so.[0-9]; do
+    [ ! -e "$library" ] || export LD_PRELOAD="$library"
+done
 spack "$@" -e /opt/cic concretize
