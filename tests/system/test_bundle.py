@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def ask(site: Site, **fields: Any) -> Asked:
     return Asked(site, file)
 
 
-def make_bundle(asked: Asked, name: str = "bundle.tar") -> Path:
+def make_bundle(asked: Asked, name: str = "bundle.tar", *, more: Sequence[str] = ()) -> Path:
     """Make a bundle with the command that operators use."""
     bundle = asked.site.root / name
     ended = subprocess.run(
@@ -82,6 +82,7 @@ def make_bundle(asked: Asked, name: str = "bundle.tar") -> Path:
             str(asked.file),
             "--output",
             str(bundle),
+            *more,
         ],
         cwd=PROJECT,
         env=dict(asked.site.environ),
