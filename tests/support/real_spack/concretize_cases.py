@@ -15,6 +15,7 @@ import spack.repo
 
 def concretize(folder):
     environment = spack.environment.Environment(folder)
+    spack.environment.activate(environment)  # `unify` is read from the configuration
     environment.concretize(force=True)
     environment.write(regenerate=False)
 

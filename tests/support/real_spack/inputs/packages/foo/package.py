@@ -4,8 +4,9 @@ from spack.package import *
 
 try:
     from spack_repo.builtin.build_systems.generic import Package
+    LANGUAGES = ("c",)  # from 1.0 on, %gcc is for packages that say so
 except ImportError:
-    pass  # before Spack 1.0 it comes with spack.package
+    LANGUAGES = ()  # before Spack 1.0, Package comes with spack.package
 
 
 class Foo(Package):
@@ -15,3 +16,5 @@ class Foo(Package):
 
     version("main", branch="main")
     version("1.0", sha256="00" * 32)
+    for language in LANGUAGES:
+        depends_on(language, type="build")
