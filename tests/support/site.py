@@ -273,6 +273,16 @@ class ImageRegistry:
     user: str
     password: str
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """The settings of a site that pushes its images there, below `group/`."""
+        return {
+            "CIC_REGISTRY_URL": self.host,
+            "CIC_REGISTRY_USER": self.user,
+            "CIC_REGISTRY_TOKEN": self.password,
+            "CIC_REGISTRY_IMAGES_PREFIX": f"{self.host}/group/",
+        }
+
     def tags(self, repository: str) -> list[str]:
         url = f"http://{self.host}/v2/{repository}/tags/list"
         answer = requests.get(url, auth=(self.user, self.password), timeout=10)

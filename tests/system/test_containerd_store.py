@@ -31,10 +31,7 @@ def test_images_are_built_pushed_found_again_and_converted(
         registry_there(docker.host, here, image_registry.host),
     ):
         configured = site.with_environ(
-            CIC_REGISTRY_URL=image_registry.host,
-            CIC_REGISTRY_USER=image_registry.user,
-            CIC_REGISTRY_TOKEN=image_registry.password,
-            CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+            **image_registry.environ,
             DOCKER_HOST=f"unix://{docker.socket}",
             BUILDX_CONFIG=str(tmp_path / "buildx"),
         )

@@ -131,10 +131,7 @@ def test_latest_moves_forward_only_whichever_build_ends_last(
     the image registry.
     """
     configured = site.with_environ(
-        CIC_REGISTRY_URL=image_registry.host,
-        CIC_REGISTRY_USER=image_registry.user,
-        CIC_REGISTRY_TOKEN=image_registry.password,
-        CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+        **image_registry.environ,
     )
     request = request_.model_copy(update={"push": True})
     first = resolve.resolve(request, configured.settings.library)

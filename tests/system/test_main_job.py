@@ -294,10 +294,7 @@ def test_push_find_and_force_with_a_registry_that_asks_for_a_password(
     site: Site, image_registry: ImageRegistry
 ) -> None:
     configured = site.with_environ(
-        CIC_REGISTRY_URL=image_registry.host,
-        CIC_REGISTRY_USER=image_registry.user,
-        CIC_REGISTRY_TOKEN=image_registry.password,
-        CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+        **image_registry.environ,
     )
     with running_service(configured) as service:
         first = service.build({**REQUEST, "push": True})

@@ -301,10 +301,7 @@ def test_a_pushed_image_is_signed_as_cosign_reads_it(
     (tmp_path / "keys.pem").write_text(read_signer(key).public_pem)
     pushing = site.with_environ(
         CIC_PROOF_KEY=str(key),
-        CIC_REGISTRY_URL=image_registry.host,
-        CIC_REGISTRY_USER=image_registry.user,
-        CIC_REGISTRY_TOKEN=image_registry.password,
-        CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+        **image_registry.environ,
     )
     site.add_step("spack", "pushed", {"run-of-tests.txt": RUN, **described("heat")})
     result = build_again(pushing, "pushed", push=True)
@@ -362,10 +359,7 @@ def test_skopeo_takes_a_pushed_image_for_its_key_alone(
     key, other = (make_key(tmp_path / f"{name}.pem", "p256") for name in ("key", "other"))
     pushing = site.with_environ(
         CIC_PROOF_KEY=str(key),
-        CIC_REGISTRY_URL=image_registry.host,
-        CIC_REGISTRY_USER=image_registry.user,
-        CIC_REGISTRY_TOKEN=image_registry.password,
-        CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+        **image_registry.environ,
     )
     site.add_step("spack", "judged", {"run-of-tests.txt": RUN, **described("heat")})
     result = build_again(pushing, "judged", push=True)

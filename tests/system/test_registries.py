@@ -47,10 +47,7 @@ def test_a_private_base_and_a_push_elsewhere_have_credentials_of_their_own(
         (tmp_path / "token").write_text(bases.password)
         logins = {bases.host: {"user": bases.user, "token_file": str(tmp_path / "token")}}
         configured = site.with_environ(
-            CIC_REGISTRY_URL=image_registry.host,
-            CIC_REGISTRY_USER=image_registry.user,
-            CIC_REGISTRY_TOKEN=image_registry.password,
-            CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+            **image_registry.environ,
             CIC_REGISTRY_LOGINS=json.dumps(logins),
             CIC_BUILD_BASE_IMAGE=base,
         )

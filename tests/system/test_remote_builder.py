@@ -264,10 +264,7 @@ def builder_elsewhere(
     """
     base, name = f"{image_registry.host}/bases/base-{{platform}}:1", f"cic-{secrets.token_hex(4)}"
     configured = site.with_environ(
-        CIC_REGISTRY_URL=image_registry.host,
-        CIC_REGISTRY_USER=image_registry.user,
-        CIC_REGISTRY_TOKEN=image_registry.password,
-        CIC_REGISTRY_IMAGES_PREFIX=f"{image_registry.host}/group/",
+        **image_registry.environ,
         CIC_BUILD_BASE_IMAGE=base,
         CIC_BUILD_BUILDX_BUILDER=name,
         BUILDX_CONFIG=str(folder / "buildx"),
