@@ -47,10 +47,11 @@ def package_warnings(
 
     Spack passes over them: what is said of a misspelt package means nothing.
     """
-    packages = (description.spack or {}).get("packages") or {}
-    for name in packages if knows is not None else ():
+    if knows is None:
+        return
+    for name in (description.spack or {}).get("packages") or {}:
         is_old_compiler = release < COMPILERS_ARE_PACKAGES and is_compiler(name)
-        if knows is None or name == ALL or is_old_compiler or not knows.is_unknown(name):
+        if name == ALL or is_old_compiler or not knows.is_unknown(name):
             continue
         close = nearest(name, [*knows.packages, *knows.virtuals])
         meant = f" Did you mean {' or '.join(close)}?" if close else ""

@@ -307,11 +307,11 @@ _TYPE_HINTS = {
 
 
 _CALLED = {
-    **dict.fromkeys(("arch", "cpu", "target", "microarchitecture"), ("architecture",)),
-    **dict.fromkeys(("cuda", "rocm", "accelerator"), ("gpu",)),
-    **dict.fromkeys(("os", "system"), ("platform",)),
-    **dict.fromkeys(("branch", "tag", "commit", "revision", "ref"), ("version",)),
-    **dict.fromkeys(("specs", "spack"), ("packages",)),
+    **dict.fromkeys(("arch", "cpu", "target", "microarchitecture"), "architecture"),
+    **dict.fromkeys(("cuda", "rocm", "accelerator"), "gpu"),
+    **dict.fromkeys(("os", "system"), "platform"),
+    **dict.fromkeys(("branch", "tag", "commit", "revision", "ref"), "version"),
+    **dict.fromkeys(("specs", "spack"), "packages"),
 }
 """What people call a field that has another name."""
 
@@ -327,8 +327,10 @@ def _field_problem(detail: dict[str, Any], model: type[BaseModel]) -> FieldProbl
         return FieldProblem(field, "is missing", _example_hint(model, path))
     if kind == "extra_forbidden":
         known = list(_model_at(model, path[:-1]).model_fields)
-        meant = [name for name in _CALLED.get(path[-1].lower(), ()) if name in known]
-        close = meant or difflib.get_close_matches(path[-1][:MAX_TEXT], known, n=1, cutoff=0.5)
+        meant = _CALLED.get(path[-1].lower())
+        close = difflib.get_close_matches(path[-1][:MAX_TEXT], known, n=1, cutoff=0.5)
+        if meant in known:
+            close = [meant]
         return FieldProblem(
             field,
             "is not a known field",

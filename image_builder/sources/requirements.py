@@ -56,11 +56,6 @@ class Requirements:
     in_step: bool = False
     warnings: tuple[str, ...] = ()
 
-    @property
-    def names(self) -> tuple[tuple[int, str], ...]:
-        """Return the packages of the first file with their lines."""
-        return tuple((line, name) for file, line, name in self.packages if file == FILE)
-
 
 def read_requirements(
     text: str, folder: StepFolder | None, *, is_final: bool = True

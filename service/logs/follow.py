@@ -82,4 +82,5 @@ def _whole_lines(chunk: bytes, ended: bool) -> bytes:
 
 def _event(chunk: bytes, offset: int) -> str:
     text = chunk.decode("utf-8", "replace").replace("\r", " ").removesuffix("\n")
-    return f"id: {offset}\ndata: {text.replace(chr(10), chr(10) + 'data: ')}\n\n"
+    lines = text.replace("\n", "\ndata: ")
+    return f"id: {offset}\ndata: {lines}\n\n"

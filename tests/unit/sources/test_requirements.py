@@ -239,7 +239,8 @@ def test_a_script_may_add_files_before_pip_runs() -> None:
 
 def test_without_a_folder_files_are_not_judged() -> None:
     found = read_requirements("-r other.txt\nsix\n", None)
-    assert found is not None and found.in_step and found.names == ((2, "six"),)
+    assert found is not None and found.in_step
+    assert found.packages == (("requirements.txt", 2, "six"),)
 
 
 def test_lines_are_joined_as_pip_does() -> None:
