@@ -1,10 +1,10 @@
 """Measure cold builds with the newest Spack against an earlier one: `python3 -m benchmarks.installs`.
 
 `CIC_BENCHMARK_BASES` names two base images, the older Spack's first, as for
-`benchmarks.concretization`; `CIC_SPACK_SOURCES` is a source mirror with all that `WIDE` needs beside
-Debian's tarballs; `CIC_BENCHMARK_BEFORE` may name a checkout of this project before it built packages
-side by side (d193918^), with which the older Spack is used then. Cold: no layer, package or decision
-of an earlier build, on a base that Spack has been prepared on.
+`benchmarks.concretization`; `CIC_SPACK_SOURCES` is a source mirror with what Spack needs beside
+Debian's tarballs: compiler-wrapper's for 1.2; `CIC_BENCHMARK_BEFORE` may name a checkout of this
+project before it built packages side by side (d193918^), with which the older Spack is used then.
+Cold: no layer, package or decision of an earlier build, on a base that Spack has been prepared on.
 """
 
 from __future__ import annotations
@@ -32,15 +32,28 @@ WIDE = (
     "libassuan@2.5.5",
     "libgpg-error@1.46",
     "glpk@5.0",
-    "snappy@1.1.9",
     "numactl@2.0.16",
     "jsoncpp@1.9.5",
     "libtasn1@4.19.0",
     "libsigsegv@2.14",
-    "muparserx@4.0.12",
     "nlopt@2.7.1~python~octave~guile",
 )
 """Libraries that need little of each other: Spack may build most of them at once."""
+SOURCES = (
+    "lzo2=2.10",
+    "jansson=2.14",
+    "libffi=3.4.4",
+    "xxhash=0.8.1",
+    "libassuan=2.5.5",
+    "libgpg-error=1.46",
+    "glpk=5.0",
+    "numactl=2.0.16",
+    "libjsoncpp=1.9.5",
+    "libtasn1-6=4.19.0",
+    "libsigsegv=2.14",
+    "nlopt=2.7.1",
+)
+"""Debian's names and versions of their sources, beside those that the tests need."""
 COLD, BUSY = (
     f"{len(WIDE)} packages with a wide graph, cold, 1.2 against 0.23 as built before",
     "processors busy during its install with 1.2, from the first compile to the last",
@@ -82,7 +95,7 @@ def with_two_bases(
     older, newer = bases
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         mirror = Path(folder) / "mirror"
-        subprocess.run([str(REAL_SPACK / "source_mirror"), str(mirror)], check=True)
+        subprocess.run([str(REAL_SPACK / "source_mirror"), str(mirror), *SOURCES], check=True)
         return attempted(wanted, lambda: measure(older, newer, mirror))
 
 

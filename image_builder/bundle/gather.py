@@ -27,7 +27,7 @@ from image_builder.recipe.stages import (
 )
 from image_builder.sources.git import trees
 from image_builder.sources.git.trees import Limits
-from image_builder.sources.requirements import logical_lines
+from image_builder.sources.pip_lines import logical_lines
 from image_builder.state import BuildState
 
 LIMITS = Limits(max_files=200_000, max_bytes=1024**4)

@@ -178,7 +178,7 @@ def _requirements(
     """Return what the step's `requirements.txt` names, unless the description names its own."""
     if description.pip is not None or text is None:
         return None
-    return read_requirements(text, step, is_final=is_final)
+    return read_requirements(text, step, is_final=is_final, apt=description.apt)
 
 
 def _pip_text(description: Description, needed: Requirements | None) -> str | None:

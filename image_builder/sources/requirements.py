@@ -9,13 +9,25 @@ import dataclasses
 import posixpath
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection
+from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from image_builder.errors import BadDescription
 from image_builder.sources.entries import MAX_ENTRY, requirement_problem, short
+from image_builder.sources.pip_lines import (
+    ALONE,
+    BEHIND,
+    GENERAL,
+    SETTINGS,
+    WITH_VALUE,
+    Option,
+    before_options,
+    logical_lines,
+    options_in,
+)
 from image_builder.sources.problems import Problem, raise_all
 from image_builder.sources.step import StepFolder
 
@@ -26,21 +38,18 @@ MAX_FILES = 20
 """The most requirements files that a step's file may name, directly or through others."""
 _MAX_URL = 2000
 _PROJECT = ("pyproject.toml", "setup.py")
-_COMMENT = re.compile(r"(?:^|\s)#")
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tar.xz", ".txz", ".tar")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _VCS = re.compile(r"(?:git|hg|svn|bzr)\+")
+_CLIENTS = {"hg": "mercurial", "svn": "subversion", "bzr": "brz"}
+"""What Debian calls the programs that pip fetches with; a base image with Spack has git."""
 _SSH = re.compile(r"(?:git\+)?(?:[\w.-]+@)(?P<host>[\w.-]+):(?P<path>[^/].*)")
 """A repository as ssh names it: `git@host:name/repository.git`."""
 _SCHEMES = ("http", "https", "ftp")
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
-_FILES = {"-r": "-r", "--requirement": "-r", "-c": "-c", "--constraint": "-c"}
-_PLACES = {"-f": "-f", "--find-links": "-f", "-e": "-e", "--editable": "-e"}
-_WITH_VALUE = ("-i", "--index-url", "--extra-index-url", "--trusted-host", "--no-binary",
-               "--only-binary", "--use-feature", "--pypi-url")  # fmt: skip
-_ALONE = ("--no-index", "--pre", "--prefer-binary", "--require-hashes")
-_BEHIND = ("--hash", "--global-option", "--config-settings", "--config-setting", "-C",
-           "--install-option")  # fmt: skip
+_HASHES = {"sha256": 64, "sha384": 96, "sha512": 128}
+"""The hashes that pip takes, and their length in digits."""
+_WHEEL = re.compile(r"[^\s-]+-[^\s-]+(?:-\d[^\s-]*)?-[^\s-]+-[^\s-]+-[^\s-]+\.whl")
 _CONDA = re.compile(r"(?:name|channels|dependencies|prefix):|# This file may be used to create an")
 
 
@@ -58,16 +67,21 @@ class Requirements:
 
 
 def read_requirements(
-    text: str, folder: StepFolder | None, *, is_final: bool = True
+    text: str,
+    folder: StepFolder | None,
+    *,
+    is_final: bool = True,
+    apt: Collection[str] = (),
 ) -> Requirements | None:
     """Return what `requirements.txt` names; None if it is empty.
 
     Whether the step has a file is not checked without `folder`, or if it is not final: a script of
-    the step may add files before pip runs. Raises `BadDescription` with every wrong line.
+    the step may add files before pip runs. `apt` is what the image gets by apt. Raises
+    `BadDescription` with every wrong line.
     """
     if not text.strip():
         return None
-    reader = _Reader(folder, is_final)
+    reader = _Reader(folder, is_final, apt)
     reader.file(FILE, text)
     reader.hashes()
     return Requirements(
@@ -78,35 +92,12 @@ def read_requirements(
     )
 
 
-def logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each line with its number as pip reads it: joined, and without comments."""
-    parts: list[str] = []
-    first = 1
-    for number, line in enumerate(text.splitlines(), 1):
-        is_comment = line.lstrip().startswith("#")
-        if not parts:
-            first = number
-        if line.endswith("\\") and not is_comment:
-            parts.append(line[:-1])
-            continue
-        whole = "".join([*parts, f" {line}" if is_comment and parts else line])
-        parts = []
-        if cut := _cut(whole):
-            yield first, cut
-    if parts and (cut := _cut("".join(parts))):
-        yield first, cut
-
-
-def _cut(line: str) -> str:
-    comment = _COMMENT.search(line)
-    return (line[: comment.start()] if comment else line).strip()
-
-
 class _Reader:
     """Reads one requirements file and those that it names."""
 
-    def __init__(self, folder: StepFolder | None, is_final: bool) -> None:
+    def __init__(self, folder: StepFolder | None, is_final: bool, apt: Collection[str]) -> None:
         self.folder = folder
+        self.apt = {entry.split("=")[0].split(":")[0] for entry in apt}
         self.is_final = is_final and folder is not None
         self.packages: list[tuple[str, int, str]] = []
         self.warnings: list[str] = []
@@ -168,7 +159,7 @@ class _Reader:
         except ValueError:
             self._wrong(number, "has a quote that does not end", "Write it at the end, too.")
             return
-        given, others = _given(words)
+        given, others = options_in(words)
         followed = next((one for kind in "erc" for one in given if one.kind == kind), None)
         for one in given:
             if followed in (None, one) or not one.is_known:
@@ -181,18 +172,20 @@ class _Reader:
                 f"pip ignores {ignored[:60]} behind an option: write it on a line of its own.",
             )
 
-    def _option(self, number: int, given: _Given, waiting: list[tuple[str, str]]) -> None:
+    def _option(self, number: int, given: Option, waiting: list[tuple[str, str]]) -> None:
         option, value = given.name, given.value
         if given.kind in ("r", "c"):
             self._other_file(number, value, waiting, is_constraint=given.kind == "c")
         elif given.kind in ("e", "f"):
             self._place(number, value, is_package=given.kind == "e", is_editable=given.kind == "e")
-        elif option not in _WITH_VALUE and option not in _ALONE:
+        elif option in BEHIND:
+            self._warn(number, f"pip ignores {option} without a requirement before it.")
+        elif option not in WITH_VALUE and option not in ALONE:
             self._wrong(
                 number, f"{short(option)} is no option of a requirements file", "Leave it out."
             )
-        elif (option in _WITH_VALUE) != bool(value):
-            problem = "needs a value" if option in _WITH_VALUE else "takes no value"
+        elif (option in WITH_VALUE) != bool(value):
+            problem = "needs a value" if option in WITH_VALUE else "takes no value"
             self._wrong(number, f"{option} {problem}", "Write it as pip's documentation has it.")
         elif option == "--require-hashes":
             self.wants_hashes = True
@@ -202,6 +195,8 @@ class _Reader:
     ) -> None:
         self.has_constraints |= is_constraint
         if _URL.match(name) and not name.startswith("file:"):
+            return
+        if self._is_file_url(number, name):
             return
         path = self._own_path(number, name)
         if path is None or path in self.seen or not self._require(number, path):
@@ -216,15 +211,26 @@ class _Reader:
         else:
             waiting.append((path, text))
 
+    def _is_file_url(self, number: int, name: str) -> bool:
+        """Tell of `file:` before a path of the step: pip looks for that path below /."""
+        path = name.removeprefix("file:")
+        if path == name or path.startswith("/"):
+            return False
+        hint = f"Write {path if path.startswith('.') else './' + path}."
+        self._wrong(number, f"{short(name)} is a path with file: before it", hint)
+        return True
+
     def _place(
         self, number: int, value: str, *, is_package: bool, is_editable: bool = False
     ) -> None:
         """Check what `-e` and `-f` name: a place elsewhere, or a folder or archive of the step."""
-        if _VCS.match(value):
+        if _VCS.match(value) or (is_editable and value.startswith("git:")):
             self._vcs(number, value)
             if is_editable and not re.search(r"[#&]egg=[^&]", value):
                 self._wrong(number, f"{short(value)} has no name", f"Write {value}#egg=name.")
         elif not _URL.match(value) or value.startswith("file:"):
+            if not is_editable and self._is_file_url(number, value):
+                return
             place = value.partition("[")[0] if is_editable else re.split(r"[\[;#]", value)[0]
             path = self._own_path(number, place.strip())
             if path is None or not self._require(number, path) or not is_package:
@@ -235,6 +241,8 @@ class _Reader:
                     f"names {short(path)}, a folder without {' or '.join(_PROJECT)}",
                     "Name a folder that pip can install, or leave the line out.",
                 )
+            elif self.is_final and self._kind_of(path) == "file":
+                self._archive(number, path)
         elif is_package:
             self._url(number, value)
 
@@ -242,19 +250,37 @@ class _Reader:
         if value.split(":")[0] not in _SCHEMES:
             hint = "Write git+https://…, or an address that begins with https://."
             self._wrong(number, f"{short(value)} is no address that pip takes", hint)
+            return
+        path = unquote(urlsplit(value).path)
+        if path.endswith(".whl"):
+            self._archive(number, path)
+
+    def _archive(self, number: int, path: str) -> None:
+        """Check the name of an archive: of a wheel, pip reads the version and more from it."""
+        name = posixpath.basename(path)
+        if not name.lower().endswith(_ARCHIVES):
+            hint = f"Write -r {path}." if name.endswith((".txt", ".in")) else "Name its folder."
+            self._wrong(number, f"{short(name)} is no archive that pip installs", hint)
+        elif name.endswith(".whl") and not _WHEEL.fullmatch(name):
+            hint = "Name it as it was built, such as name-1.0-py3-none-any.whl."
+            self._wrong(number, f"{short(name)} is not the name of a wheel", hint)
 
     def _requirement(self, number: int, line: str) -> None:
         if line.endswith("\\"):
             self._wrong(number, "has a blank behind its last \\", "Remove the blank.")
             return
-        words, options = _before_options(line)
-        for option in (word.partition("=")[0] for word in options):
-            if option in (*_FILES, *_PLACES, *_WITH_VALUE, *_ALONE):
+        words, options = before_options(line)
+        for option, value in options:
+            if option == "--hash":
+                self._hash(number, value)
+            if option in GENERAL:
                 self._warn(
                     number,
                     f"pip ignores {option} behind a requirement: write it on a line of its own.",
                 )
-            elif option not in _BEHIND:
+            elif option in SETTINGS:
+                self._warn(number, f"pip takes {option} here from 23.1 on, and Debian 12 has 23.0.")
+            elif option not in BEHIND:
                 self._wrong(
                     number, f"{short(option)} is no option of a requirement", "Leave it out."
                 )
@@ -274,9 +300,23 @@ class _Reader:
         else:
             self._named(number, words)
 
-    def _note_hash(self, number: int, words: str, options: list[str]) -> None:
+    def _hash(self, number: int, value: str) -> None:
+        kind, _, digits = value.partition(":")
+        if kind not in _HASHES:
+            wanted = ", ".join(_HASHES)
+            self._wrong(
+                number, f"--hash {short(value)} is none that pip takes", f"Write one of {wanted}."
+            )
+        elif not re.fullmatch(rf"[0-9a-fA-F]{{{_HASHES[kind]}}}", digits):
+            self._wrong(
+                number,
+                f"--hash {short(value)} is not a {kind}",
+                f"Write its {_HASHES[kind]} hexadecimal digits.",
+            )
+
+    def _note_hash(self, number: int, words: str, options: list[tuple[str, str]]) -> None:
         """Note a requirement without a hash; one under a condition may be none."""
-        has_hash = any(option.startswith("--hash") for option in options)
+        has_hash = any(option == "--hash" for option, _ in options)
         self.wants_hashes |= has_hash
         if not has_hash and ";" not in words and "#sha" not in words:
             self.without_hash.append((self.file_name, number, words))
@@ -316,8 +356,11 @@ class _Reader:
             self._vcs(number, url)
         elif url.startswith("file:"):
             self._place(number, url, is_package=True)
-        elif url and not _URL.match(url):
-            self._wrong(number, f"{short(words)} names a path behind @", f"Write ./{url} alone.")
+        elif _URL.match(url):
+            self._url(number, url)
+        elif url:
+            path = url if url.startswith(".") else f"./{url}"
+            self._wrong(number, f"{short(words)} names a path behind @", f"Write {path} alone.")
 
     def _vcs(self, number: int, url: str) -> None:
         if re.match(r"[a-z]+\+file:", url):
@@ -326,6 +369,9 @@ class _Reader:
             )
         if "ssh://" in url or re.match(r"[a-z]+\+[^/]*@", url):
             self._warn(number, "a build has no SSH key: write git+https://.")
+        package = _CLIENTS.get(url.partition("+")[0])
+        if package is not None and package not in self.apt:
+            self._warn(number, f"pip fetches {short(url)} with {package}: add it under apt.")
 
     def _require(self, number: int, path: str) -> bool:
         """Return whether a path is the step's, or may be when pip runs."""
@@ -376,52 +422,6 @@ class _Reader:
 
 def _is_conda(text: str) -> bool:
     return any(_CONDA.match(line) for line in text.splitlines()[:50])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Given:
-    """Holds an option and its value; `-r x`, `-rx` and `--requirement=x` are the same.
-
-    `kind` is the letter of the options that name a file or a place, of others nothing.
-    """
-
-    name: str
-    value: str = ""
-
-    @property
-    def kind(self) -> str:
-        return {**_FILES, **_PLACES}.get(self.name, "-")[1:]
-
-    @property
-    def is_known(self) -> bool:
-        return bool(self.kind) or self.name in (*_WITH_VALUE, *_ALONE)
-
-
-def _given(words: list[str]) -> tuple[list[_Given], list[str]]:
-    """Return the options among words, and the words that belong to none."""
-    given: list[_Given] = []
-    others: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if not word.startswith("-"):
-            others.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        if not word.startswith("--"):
-            name, equals, value = word[:2], word[2:], word[2:]
-        if not equals and name in (*_FILES, *_PLACES, *_WITH_VALUE):
-            value = next(rest, "")
-        given.append(_Given(name=name, value=value))
-    return given, others
-
-
-def _before_options(line: str) -> tuple[str, list[str]]:
-    """Return a requirement without the options behind it, and those options."""
-    words = line.split(" ")
-    for at, word in enumerate(words):
-        if word.startswith("-"):
-            return " ".join(words[:at]).strip(), [one for one in words[at:] if one.startswith("-")]
-    return line, []
 
 
 def _is_local(words: str) -> bool:

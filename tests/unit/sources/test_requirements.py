@@ -9,13 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_builder.errors import BadDescription
-from image_builder.sources.requirements import (
-    MAX_FILES,
-    Requirements,
-    logical_lines,
-    read_requirements,
-)
+from image_builder.sources.pip_lines import logical_lines
+from image_builder.sources.requirements import MAX_FILES, Requirements, read_requirements
 from image_builder.sources.step import StepFolder
+
+SHA256 = "c0ffee" * 10 + "f00d"
 
 
 def folder(files: dict[str, str]) -> StepFolder:
@@ -48,16 +46,18 @@ def refusal(text: str, files: dict[str, str] | None = None) -> BadDescription:
         "numpy\nscipy>=1.2,<2 # why\n\n# a comment\nPyYAML[x,y]==1.*; python_version>'3.8'\n",
         "--index-url https://host.test/simple\n--extra-index-url=https://host.test/\n--pre\nsix\n",
         "-i https://host.test/simple\n--no-binary :all:\n--no-binary=six\n",
-        "six==1.16 --hash=sha256:abc \\\n    --hash=sha256:def\n",
+        f"six==1.16 --hash=sha256:{SHA256} \\\n    --hash sha512:{SHA256 * 2}\n",
         "numpy \\\n  >=1.2 \\\n  # a comment ends it\nsix\n",
         "git+https://host.test/x.git@v1#egg=x\nx @ git+https://host.test/x.git\n",
         "-e git+https://host.test/x.git#egg=x\n",
+        "-e git://host.test/x.git#egg=x\n",
+        "x --global-option --quiet\n",
         "https://host.test/x-1-py3-none-any.whl\nx @ https://host.test/x.zip\n",
         "-r https://host.test/other.txt\n",
         "-f https://host.test/wheels\n--find-links=https://host.test/wheels\n",
         "six (>=1.0)\n",
         "--pre --prefer-binary\n-i https://host.test/simple --no-index\n",
-        "six==1.16 --hash=sha256:abc\ncolorama; sys_platform == 'win32'\n",
+        f"six==1.16 --hash=sha256:{SHA256}\ncolorama; sys_platform == 'win32'\n",
     ],
 )
 def test_what_pip_reads_and_needs_no_file(text: str) -> None:
@@ -76,6 +76,7 @@ STEP = {
     "foo-1.0.tgz": "",
     "setup.py": "",
     "data/notes.md": "",
+    "wheels/bad.whl": "",
 }
 
 
@@ -105,7 +106,7 @@ STEP = {
         "--no-index\n-f wheels",
         "-fwheels",
         "--find-links wheels",
-        "x @ file:wheels/x-1-py3-none-any.whl",
+        "-e file:lib",
         "requirements/../lib",
         "-f ./wheels --no-index",
         "-r base\\ space.txt",
@@ -139,6 +140,19 @@ def test_files_of_the_step_are_found_in_its_folder(line: str) -> None:
         ("-rmissing.txt", ["missing.txt"]),
         ("-c constraints.txt", ["constraints.txt"]),
         ("-e external/missing", ["external/missing"]),
+        ("-r file:base.txt", ["Write ./base.txt"]),
+        ("-c file:./base.txt", ["Write ./base.txt"]),
+        ("file:lib", ["Write ./lib"]),
+        ("lib @ file:lib", ["Write ./lib"]),
+        ("x @ file:wheels/x-1-py3-none-any.whl", ["Write ./wheels/x-1"]),
+        ("-f file:wheels", ["Write ./wheels"]),
+        ("lib/pyproject.toml", ["no archive", "Name its folder"]),
+        ("requirements/dev.txt", ["Write -r requirements/dev.txt"]),
+        ("https://host.test/x-1.whl", ["not the name of a wheel"]),
+        ("x @ https://host.test/x.whl#sha256=0", ["not the name of a wheel"]),
+        ("wheels/bad.whl", ["not the name of a wheel"]),
+        ("six --hash=md5:d41d8cd98f00b204e9800998ecf8427e", ["sha256, sha384, sha512"]),
+        ("six --hash sha256:abc", ["64 hexadecimal"]),
         ("external/missing", ["external/missing"]),
         ("./missing.whl", ["missing.whl"]),
         ("bar-1.0.tar.gz", ["bar-1.0.tar.gz"]),
@@ -189,11 +203,11 @@ def test_what_pip_would_refuse_after_hours(line: str, words: list[str]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "six==1.16 --hash=sha256:abc\nscipy\n",
-        "scipy\nsix==1.16 \\\n  --hash=sha256:abc\n",
+        f"six==1.16 --hash=sha256:{SHA256}\nscipy\n",
+        f"scipy\nsix==1.16 \\\n  --hash=sha256:{SHA256}\n",
         "--require-hashes\nscipy==1.11\n",
-        "six==1.16 --hash=sha256:abc\n-r base.txt\n",
-        "six==1.16 --hash=sha256:abc\nx @ git+https://host.test/x.git\n",
+        f"six==1.16 --hash=sha256:{SHA256}\n-r base.txt\n",
+        f"six==1.16 --hash=sha256:{SHA256}\nx @ git+https://host.test/x.git\n",
     ],
 )
 def test_where_one_has_a_hash_all_need_one(text: str) -> None:
@@ -225,10 +239,21 @@ def test_what_is_told_and_not_refused() -> None:
         ("--extra-index-url https://host.test/ torch==2.1", "ignores torch==2.1"),
         ("--pre torch", "ignores torch"),
         ("-e git+https://host.test/x.git#egg=x --pre", "ignores --pre"),
+        ("--config-settings a=b", "ignores --config-settings"),
+        ("x --config-settings a=b", "23.1"),
+        ("x -C a=b", "23.1"),
+        ("hg+https://host.test/x", "mercurial"),
+        ("x @ svn+https://host.test/x", "subversion"),
     ):
         text = line if line != "${TOKEN}" else "--index-url https://${TOKEN}@host.test/"
         (warning,) = read(f"six\n{text}\n").warnings
         assert word in warning and "line 2" in warning
+
+
+def test_what_apt_brings_needs_no_warning() -> None:
+    text = "hg+https://host.test/x#egg=x\n"
+    found = read_requirements(text, folder({}), apt=("mercurial=6.3",))
+    assert found is not None and not found.warnings
 
 
 def test_a_script_may_add_files_before_pip_runs() -> None:
