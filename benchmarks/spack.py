@@ -40,7 +40,7 @@ SECOND, CHANGED, TOGETHER = (
     "one changed source line, before conversion",
     "concurrent builds that share packages, of the longest alone and cold",
 )
-REUSE = (Row(SECOND, None, 0.15), Row(CHANGED, None, 5, " s"))
+REUSE = (Row(SECOND, None, 0.10), Row(CHANGED, None, 5, " s"))
 AT_ONCE = (Row(f"{CONCURRENT} {TOGETHER}", None, 2),)
 """The rows when there is nothing to tell."""
 
@@ -113,7 +113,7 @@ def reuse(site: Site) -> list[Row]:
         Row(
             SECOND,
             second.seconds / first.seconds,
-            0.15,
+            0.10,
             note=f"{second.seconds:.1f} s of {first.seconds:.1f} s",
         ),
         Row(CHANGED, changed.seconds, 5, " s", note="no Spack started"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from image_builder.recipe.system_conflicts import ImageSystem
 from image_builder.sources.description import Description
+from image_builder.spack.compiler_names import packaged_gcc
 from image_builder.spack.spec import flags_of, nodes
 
 _GNU = re.compile(r"(gcc|g\+\+|gfortran)-(\d+)(?:=.*)?\Z")
@@ -21,6 +22,7 @@ def compiler_warnings(description: Description, image: ImageSystem) -> Iterator[
     Flags that Spack does not read are told, too.
     """
     yield from _preferred(description, image)
+    yield from _unpackaged(description, image)
     yield from _incomplete(description)
     yield from _unread_flags(description)
 
@@ -37,6 +39,19 @@ def _preferred(description: Description, image: ImageSystem) -> Iterator[str]:
                     f"{description.file}, line {line}: the image has no {asked}: Spack takes "
                     f"{image.shown}."
                 )
+
+
+def _unpackaged(description: Description, image: ImageSystem) -> Iterator[str]:
+    """Yield the GCCs under apt that the image's distribution does not have."""
+    packaged = packaged_gcc(image.system) or ()
+    for at, text in enumerate(description.apt) if packaged else ():
+        match = _GNU.match(text)
+        if match and int(match[2]) not in packaged:
+            majors = " and ".join(map(str, packaged))
+            yield (
+                f"{description.file}, line {description.line('apt', at)}: {image.system} has no "
+                f"{match[1]}-{match[2]}: its packages are those of gcc {majors}."
+            )
 
 
 def _incomplete(description: Description) -> Iterator[str]:

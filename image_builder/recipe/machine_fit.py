@@ -16,6 +16,7 @@ from image_builder.request.build_request import Machine
 from image_builder.request.cuda_compilers import ALLOW, compiler_gap
 from image_builder.request.mpi_gpu import Gpu, Mpi, gpu_problem
 from image_builder.request.spack_support import machine_problems, takes_gpu
+from image_builder.spack.compiler_names import packaged_gcc
 from image_builder.spack.knowledge import SpackKnowledge
 from image_builder.spack.spec import nodes
 
@@ -108,12 +109,10 @@ def _allowed_compilers(
     gap = compiler_gap(gpu, image.compilers, target, knows) if knows is not None else None
     if gap is None:
         return {}, []
+    problem = gap.explained(image.shown, packaged_gcc(image.system))
     if not gap.can_be_allowed:
-        problem = gap.explained(image.shown)
         raise InvalidRequest([FieldProblem("machine.gpu", problem, "write another version")])
-    warning = (
-        f"{gap.explained(image.shown)} It is built with +{ALLOW}: what nvcc compiles may fail."
-    )
+    warning = f"{problem} It is built with +{ALLOW}: what nvcc compiles may fail."
     return {gpu.name: (f"+{ALLOW}",)}, [warning]
 
 

@@ -41,11 +41,13 @@ def other_mpi_warnings(
 
 def brings_mpi(package: str) -> bool:
     """Return whether a Debian package is an MPI, or needs one."""
-    if _NO_PROGRAM.search(package):
+    if _NO_PROGRAM.search(package) or _is_one_of("without_mpi", package):
         return False
-    return any(map(_MPI_WORD.match, package.split("-"))) or any(
-        fnmatch.fnmatchcase(package, pattern) for pattern in _facts()["apt"]
-    )
+    return any(map(_MPI_WORD.match, package.split("-"))) or _is_one_of("apt", package)
+
+
+def _is_one_of(kind: str, package: str) -> bool:
+    return any(fnmatch.fnmatchcase(package, pattern) for pattern in _facts()[kind])
 
 
 def _warning(where: str, what: str, mpi: Mpi) -> str:

@@ -14,7 +14,12 @@ from image_builder.docker.base_image import BaseFacts
 from image_builder.recipe.compilers import available
 from image_builder.recipe.conflicts import Conflict, Rule
 from image_builder.recipe.demands import Demand
-from image_builder.spack.compiler_names import is_compiler, package_of
+from image_builder.spack.compiler_names import (
+    gcc_packages,
+    is_compiler,
+    package_of,
+    packaged_gcc,
+)
 from image_builder.spack.knowledge import SpackKnowledge
 from image_builder.spack.releases import FIRST_WITH_GROUPS
 from image_builder.spack.spec import Node, nodes, version_satisfies
@@ -147,9 +152,9 @@ def _compiler_hint(name: str, version: str, image: ImageSystem) -> str:
     if plain != version and image.has(name, plain):
         return f"Write {name}@{plain}: with = no other version is meant."
     major = re.match(r"\d+", plain)
-    if name == "gcc" and major:
-        packages = ", ".join(f"{part}-{major[0]}" for part in ("gcc", "g++", "gfortran"))
-        return f"Remove it, or add {packages} under apt."
+    packaged = packaged_gcc(image.system)
+    if name == "gcc" and major and (packaged is None or int(major[0]) in packaged):
+        return f"Remove it, or add {gcc_packages(major[0])} under apt."
     return "Remove it, or choose a base image that has it."
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from image_builder.request.mpi_gpu import Gpu
+from image_builder.spack.compiler_names import gcc_packages
 from image_builder.spack.knowledge import SpackKnowledge, newest_of
 from image_builder.spack.spec import target_allows, version_satisfies
 from image_builder.spack.version_ranges import overlap
@@ -33,12 +34,16 @@ class CompilerGap:
     cuda: str | None
     can_be_allowed: bool
 
-    def explained(self, compilers: str) -> str:
-        """Return what does not match, and what to do about it."""
+    def explained(self, compilers: str, packaged: Sequence[int] | None) -> str:
+        """Return what does not match, and what to do about it.
+
+        `packaged` are the majors of GCC that the image can get by apt; None: they are not known.
+        """
         short = ".".join(self.cuda_version.split(".")[:2])
         takes = f"takes gcc up to {self.newest_gcc}" if self.newest_gcc else "takes none of them"
-        packages = [f"{name}-{self.newest_gcc}" for name in ("gcc", "g++", "gfortran")]
-        ways = [f"add {', '.join(packages)} under apt"] if self.newest_gcc else []
+        newest = self.newest_gcc or 0
+        fitting = [newest] if packaged is None else [one for one in packaged if one <= newest]
+        ways = [f"add {gcc_packages(max(fitting))} under apt"] if newest and fitting else []
         ways += [f"ask for cuda@{self.cuda}"] if self.cuda else []
         advice = " or ".join(ways)
         return f"CUDA {short} {takes}; the image has {compilers}: {advice or 'ask for no version'}."

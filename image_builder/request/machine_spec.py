@@ -60,9 +60,9 @@ def problem(text: str) -> Problem | None:
 
 
 def glued(text: str) -> str | None:
-    """Return the spec that `openmpi4` or `cuda-12.2` means: a name and its version without an `@`."""
+    """Return what to write for `openmpi4` or `cuda-12.2`: a name and its version without an `@`."""
     found = re.fullmatch(r"([a-z_-]*[a-z])[_-]?v?(\d[\d.]*)", text.lower())
-    return f"{found[1]}@{found[2]}" if found and found[1] in _names() else None
+    return _buildable(f"{found[1]}@{found[2]}") if found and found[1] in _names() else None
 
 
 def _phrase(text: str) -> Problem | None:
@@ -74,7 +74,15 @@ def _phrase(text: str) -> Problem | None:
     name = _named(words[:-1] if number else words)
     if name is None:
         return None
-    return "is written in words", f"write {name}{f'@{number[1]}' if number else ''}"
+    return "is written in words", f"write {_buildable(f'{name}@{number[1]}' if number else name)}"
+
+
+def _buildable(spec: str) -> str:
+    """Return a spec to write; of an MPI that no Spack builds, what can be built comes first."""
+    facts = mpi_facts()["implementations"].get(spec.partition("@")[0], {})
+    if facts.get("vendor"):
+        return f"{facts['instead']}, or {spec} where the site has it as an external"
+    return spec
 
 
 def _named(words: list[str]) -> str | None:

@@ -1,8 +1,8 @@
-"""Maps the names that compilers have before Spack 1.0 to their packages from 1.0 on. Pure."""
+"""Knows compilers: their names before Spack 1.0 and from 1.0 on, and what distributions have. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from image_builder.data import facts_of
@@ -26,3 +26,14 @@ def is_compiler(name: str) -> bool:
 def own_variants(name: str) -> frozenset[str]:
     """Return the variants that a compiler's package itself has."""
     return frozenset(_facts()["variants"].get(package_of(name), ()))
+
+
+def packaged_gcc(system: str) -> Sequence[int] | None:
+    """Return the majors of GCC that a system's packages have (`debian12`), or None if unknown."""
+    majors: Sequence[int] | None = _facts()["packaged_gcc"].get(system)
+    return majors
+
+
+def gcc_packages(major: int | str) -> str:
+    """Return the Debian packages of a whole GCC."""
+    return ", ".join(f"{part}-{major}" for part in ("gcc", "g++", "gfortran"))

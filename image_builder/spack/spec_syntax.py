@@ -116,11 +116,23 @@ def character_problem(text: str) -> SpecError | None:
     return None
 
 
+def in_plain_characters(text: str) -> str:
+    """Return a text with each character that only looks like one of a spec as that one."""
+    return "".join(
+        letter if letter.isascii() or unicodedata.category(letter) == "Cf" else _meant(letter)
+        for letter in text
+    )
+
+
+def _meant(letter: str) -> str:
+    meant = _MEANT.get(letter) or {"Pd": "-", "Zs": " "}.get(unicodedata.category(letter), "")
+    return meant or unicodedata.normalize("NFKC", letter)
+
+
 def _odd_character(letter: str) -> SpecError:
     name = unicodedata.name(letter, "a control character").lower()
     shown = f"the character U+{ord(letter):04X} ({name})"
-    meant = _MEANT.get(letter) or {"Pd": "-", "Zs": " "}.get(unicodedata.category(letter), "")
-    meant = meant or unicodedata.normalize("NFKC", letter)
+    meant = _meant(letter)
     if unicodedata.category(letter) == "Cf":
         return SpecError(f"holds {shown}", "Remove it: it cannot be seen.")
     if letter.isascii() or not (meant.isascii() and meant.isprintable()):

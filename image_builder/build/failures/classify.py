@@ -59,13 +59,14 @@ _NO_NETWORK = re.compile(
     r"Could not resolve|Temporary failure (?:in name resolution|resolving)|Failed to fetch|"
     r"Connection (?:timed out|refused|reset)|Could not connect|NewConnectionError|SSLError|"
     r"CERTIFICATE_VERIFY_FAILED|ReadTimeoutError|ProxyError|Max retries exceeded|"
-    r"Network is unreachable|Name or service not known|certificate verif",
+    r"Network is unreachable|Name or service not known|certificate verif|HTTP error 50\d|"
+    r"Connection broken|IncompleteRead|40[47] (?:Client Error|Proxy Auth)|HTTP error 404",
     re.IGNORECASE,
 )
 _NO_MEMORY = re.compile(
     r"Killed signal terminated program|\AKilled\Z|\*\*\* \[.*\] Killed\Z|virtual memory exhausted|"
     r"[Cc]annot allocate memory|out of memory allocating|\bMemoryError\b|\bOut of memory\b|"
-    r"\bsigkill\b|\(signal: 9|std::bad_alloc"
+    r"\bsigkill\b|signal: (?:9|killed)|std::bad_alloc"
 )
 _NO_PROCESSES = re.compile(
     r"Cannot fork\b|fork: (?:retry: )?Resource temporarily unavailable|can't start new thread|"
@@ -79,7 +80,7 @@ _NO_SPACE = re.compile(
 )
 _ILLEGAL = re.compile(
     r"Illegal instruction|uncaught target signal 4|signal: 4\b|SIGILL|"
-    r"cannot run C(?:\+\+)? compiled programs"
+    r"cannot run C(?:\+\+)? compiled programs|exec format error"
 )
 
 
@@ -201,7 +202,7 @@ def _resources(failed: FailedStep, finding: Finding, step: str) -> Finding | Non
 
     It is looked for in the lines that the step's own reader found, and where the step ended.
     """
-    ending = (*finding.evidence, *finding.excerpt, *failed.lines[-15:])
+    ending = (*finding.evidence, *finding.excerpt, *failed.lines[-15:], failed.message)
     where = f"{finding.package} was built" if finding.package else f"{step} ran"
     if line := first_match(_NO_MEMORY, ending) or (failed.exit_code == 137 and "exit code: 137"):
         return found(
@@ -313,14 +314,20 @@ def _apt(failed: FailedStep) -> Finding:
 
 
 _PIP_PACKAGE = (
+    re.compile(r"\A +(?P<package>[\w.-]+)(?:\[[\w,.-]*\])?[=<>!~]=\S* from (?:https?|file):"),
+    re.compile(r"Package '(?P<package>[^']+)' requires a different Python"),
     re.compile(r"No matching distribution found for (?P<package>[\w.\[\]-]+)"),
     re.compile(r"Failed building wheel for (?P<package>\S+)"),
     re.compile(r"Could not build wheels for (?P<package>[^,\s]+)"),
     re.compile(r"[Ff]ailed to build installable wheels for .*?\((?P<package>[^,)]+)"),
-    re.compile(r"Cannot install (?P<package>[\w.-]+)"),
+    re.compile(r"Cannot (?:un)?install '?(?P<package>[\w.-]*\w)"),
+    re.compile(r"Could not install requirement (?P<package>[\w.-]+)(?![\w.:-])"),
+    re.compile(r"ERROR: (?P<package>\w[\w.]*)-\S+\.whl is not a supported wheel"),
+    re.compile(r"Wheel '(?P<package>[^']+)' located at "),
     re.compile(r"Invalid requirement: '?(?P<package>[\w.-]*)"),
     re.compile(r"╰─> (?P<package>[a-zA-Z][\w.-]*)\Z"),
 )
+_NOT_FETCHED = ("No matching distribution", "Could not install requirement")
 _PIP_BEGINS = re.compile(
     r"\s*(?:Collecting|Processing|Building wheels? for(?: collected packages:)?) (?P<package>\S+)"
 )
@@ -335,7 +342,7 @@ def _pip(failed: FailedStep) -> Finding:
     )
     package = match["package"] if match else _pip_name(begun["package"]) if begun else ""
     network = first_match(_NO_NETWORK, failed.lines)
-    if network and (match is None or "No matching distribution" in match[0]):
+    if network and (match is None or match[0].startswith(_NOT_FETCHED)):
         return found(
             ErrorCode.FETCH_FAILED,
             f"pip cannot fetch {package or 'a package'}.",

@@ -31,7 +31,7 @@ _NO_VERSION = r"No version exists that|can only be satisfied by deprecated versi
 _UNSATISFIED = re.compile(
     r"failed to concretize `?(?P<package>[a-z0-9-]+)?|conflicts with|[Uu]nsatisfiable|"
     r"Cannot (?:satisfy|select)|cannot concretize|cannot depend on|No matching version|"
-    r"stopping concretization|" + _NO_VERSION
+    r"stopping concretization|No compilers? (?:with spec|for|found)|" + _NO_VERSION
 )
 _BOOTSTRAP = re.compile(r"[Bb]ootstrap\w* (?:clingo|.*failed)|cannot bootstrap")
 

@@ -10,7 +10,9 @@ from image_builder.build.failures.excerpts import first_match
 ERROR = "==> Error:"
 _GOES_ON = re.compile(r"==> Error: spack requires 'curl'")
 """Spack 0.19 says so and fetches without it."""
-_FETCH = re.compile(r"FetchError|All fetchers failed|URLError|NoStageError|NoDigestError")
+_FETCH = re.compile(
+    r"FetchError|All fetchers failed|URLError|NoStageError|NoDigestError|manual download required"
+)
 
 
 def from_error(lines: Sequence[str]) -> Sequence[str]:

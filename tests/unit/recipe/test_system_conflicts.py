@@ -27,7 +27,8 @@ def specs(spec: str) -> str:
     ("spec", "words"),
     [
         ("cmake%gcc@12.3", ["compiler gcc@12.3", "the image has gcc 12.2.0 alone"]),
-        ("cmake%gcc@13", ["compiler gcc@13", "add gcc-13, g++-13, gfortran-13 under apt"]),
+        ("cmake%gcc@11", ["compiler gcc@11", "add gcc-11, g++-11, gfortran-11 under apt"]),
+        ("cmake%gcc@8", ["compiler gcc@8", "choose a base image that has it"]),
         ("cmake %intel@2021", ["compiler intel@2021"]),
         ("hdf5 ^cmake %oneapi", ["compiler oneapi"]),
         ("pcre2 os=rocky8", ["asks for rocky8, the image is debian12"]),
@@ -65,11 +66,19 @@ def test_other_direct_dependencies_are_no_compilers() -> None:
 
 
 def test_compilers_of_apt_and_externals_count() -> None:
-    assert composed("apt: [gcc-13]\n" + specs("cmake%gcc@13"), spack=OLD).spack is not None
+    assert composed("apt: [gcc-11]\n" + specs("cmake%gcc@11"), spack=OLD).spack is not None
     external = (
         "  packages:\n    gcc:\n      externals:\n      - {spec: gcc@13.1.0, prefix: /opt/gcc}\n"
     )
     assert composed(specs("cmake%gcc@13") + external, spack=OLD).spack is not None
+
+
+def test_a_gcc_that_the_distribution_lacks_is_told() -> None:
+    text = "apt: [gcc-11, g++-11, gfortran-11, g++-13]\n" + specs("zlib")
+    (told,) = composed(text, spack=OLD).warnings
+    assert told == (
+        "eflows4hpc.yaml, line 1: debian12 has no g++-13: its packages are those of gcc 11 and 12."
+    )
 
 
 def test_an_unknown_base_is_not_judged() -> None:

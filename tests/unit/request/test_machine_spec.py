@@ -13,6 +13,8 @@ from image_builder.request.parsing import parse_request
     ("text", "write"),
     [
         ("OpenMPI 4", "write openmpi@4"),
+        ("Cray MPICH 8", "write mpich@3.4, or cray-mpich@8 where the site has it as an external"),
+        ("Spectrum MPI", "write openmpi@4, or spectrum-mpi where the site has it as an external"),
         ("Open MPI 4.1.6", "write openmpi@4.1.6"),
         ("openmpi v4", "write openmpi@4"),
         ("MPICH 3.4.3", "write mpich@3.4.3"),
@@ -36,7 +38,6 @@ from image_builder.request.parsing import parse_request
         ("openmpi@4/abc", "write one as in openmpi@4"),
         ("openmpi@ 4", "write openmpi@4"),
         ("Intel MPI 2021", "write intel-oneapi-mpi@2021"),
-        ("cray mpich", "write cray-mpich"),
     ],
 )
 def test_what_to_write(text: str, write: str) -> None:

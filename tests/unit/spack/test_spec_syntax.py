@@ -100,6 +100,8 @@ def test_what_releases_before_did_not_read() -> None:
         ("hdf5@>=1.14", ["range"]),
         ("hdf5[mpi]", ["hdf5+variant"]),
         ("netcdf–c", ["U+2013", "en dash", "'-'"]),
+        ("hdf5−1.14", ["U+2212", "Write hdf5@1.14"]),
+        ("hdf5\xa01.14", ["U+00A0", "Write hdf5@1.14"]),
         ("hdf5\u00a0+mpi", ["U+00A0", "no-break space", "blank"]),
         ("hdf5 cflags=“-O3”", ["U+201C", "'\"'"]),
         ("hdf5＠1.14", ["U+FF20", "'@'"]),
