@@ -27,7 +27,6 @@ WIDE = (
     *MEASURED,
     "lzo@2.10",
     "jansson@2.14",
-    "libffi@3.4.4",
     "xxhash@0.8.1",
     "libassuan@2.5.5",
     "libgpg-error@1.46",
@@ -42,7 +41,6 @@ WIDE = (
 SOURCES = (
     "lzo2=2.10",
     "jansson=2.14",
-    "libffi=3.4.4",
     "xxhash=0.8.1",
     "libassuan=2.5.5",
     "libgpg-error=1.46",

@@ -19,6 +19,8 @@ from image_builder.sources.problems import Problem, raise_all
 from image_builder.sources.safe_yaml import Path
 from image_builder.sources.spec_places import spec_places
 from image_builder.spack import spec
+from image_builder.spack.knowledge import SpackKnowledge
+from image_builder.spack.version_ranges import overlap
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,27 @@ def refuse(
             found.append(conflicts[0][0])
     raise_all((_problem(description, one) for one in found), description.file, _CODE)
     return list(dict.fromkeys(warnings))
+
+
+def interface_rule(knows: SpackKnowledge | None, mpi: Mpi | None) -> Rule:
+    """Return the rule against a version of MPI's interface that the machine's MPI lacks: `^mpi@4`."""
+
+    def judge(demand: Demand, package: str, node: spec.Node) -> list[Conflict | None]:
+        if knows is None or mpi is None or package != "mpi" or not node.version:
+            return []
+        provided = knows.interfaces_of(mpi.name, mpi.version)
+        if not provided or any(overlap(node.version, one) for one in provided):
+            return []
+        shown = " and mpi@".join(dict.fromkeys(provided))
+        return [
+            Conflict(
+                path=demand.path,
+                problem=f"asks for mpi@{node.version}, {mpi.spec} provides mpi@{shown}",
+                hint="Write a version of MPI's own standard, or leave it out.",
+            )
+        ]
+
+    return judge
 
 
 def compilers_named(body: Mapping[str, Any]) -> list[str]:

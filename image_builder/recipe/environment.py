@@ -16,7 +16,7 @@ from image_builder.docker.base_image import BaseFacts
 from image_builder.recipe import compilers, conflicts
 from image_builder.recipe.compiler_warnings import compiler_warnings
 from image_builder.recipe.demands import demands_in
-from image_builder.recipe.excluded import excluded
+from image_builder.recipe.excluded import excluded, unbuildable_roots
 from image_builder.recipe.externals import externals_warnings
 from image_builder.recipe.gpu_conflicts import gpu_rule
 from image_builder.recipe.known_packages import package_rule, package_warnings
@@ -128,8 +128,14 @@ def compose(
     demands = demands_in(body, roots, release)
     built = compilers_of_groups(body, release)
     image = image_system(base, description.apt, packages, knows, built)
-    rules = (gpu_rule(gpu), system_rule(image, release), package_rule(knows, release))
-    kept_out = excluded(description, site_packages or {}, (mpi, gpu), knows)
+    rules = (
+        gpu_rule(gpu),
+        system_rule(image, release),
+        package_rule(knows, release),
+        conflicts.interface_rule(knows, mpi),
+    )
+    kept_out, may_be_missing = unbuildable_roots(description, site_packages or {}, roots, knows)
+    kept_out += excluded(description, site_packages or {}, (mpi, gpu), knows)
     yielding = conflicts.refuse(description, demands, machine, mpi, gpu, rules, kept_out)
     fit = machine_fit(demands, machine.target.name, mpi, gpu, image, knows)
     refuse_twice(description, roots)
@@ -163,6 +169,7 @@ def compose(
         warnings=(
             *plain.warnings,
             *yielding,
+            *may_be_missing,
             *fit.warnings,
             *compiler_warnings(description, image),
             *package_warnings(description, release, knows),

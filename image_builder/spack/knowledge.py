@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from image_builder.spack import version_ranges
 from image_builder.spack.spec import version_order
 
-FORMAT = 1
+FORMAT = 2
 """The form of what the script prints; with another one, the script runs again."""
 MARK = "cic-spack-knowledge "
 """The beginning of the script's line; Spack may print warnings before it."""
@@ -47,6 +47,8 @@ class KnownPackage(NamedTuple):
     """The virtual packages that it can be."""
     refusals: Mapping[Name, tuple[Version, ...]] = {}
     """A GPU's variant (`cuda`) -> the versions that cannot be built with it."""
+    may_be_found: bool = True
+    """Whether `spack external find` looks for it in an image."""
 
     def matching(self, wanted: Ranges) -> tuple[Version, ...]:
         """Return the versions that are in a range."""
@@ -81,7 +83,7 @@ class SpackKnowledge(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    format: Literal[1]
+    format: Literal[2]
     release: str
     system: str
     """The operating system as Spack names it: `debian12`."""
@@ -93,6 +95,8 @@ class SpackKnowledge(BaseModel):
     """Packages that its own configuration takes from the system -> their specs."""
     mpis: Mapping[Name, Literal["", "external", "manual", "platform"]]
     """Packages that provide MPI -> why they cannot be built here, or nothing."""
+    mpi_interfaces: Mapping[Name, tuple[tuple[Ranges, Ranges], ...]]
+    """Those packages -> their versions, and the versions of MPI's interface that these provide."""
     cuda_arch_values: frozenset[str]
     amdgpu_targets: frozenset[str]
     cuda_archs: tuple[tuple[str, Ranges], ...]
@@ -124,6 +128,14 @@ class SpackKnowledge(BaseModel):
             return None
         has_others = not set(package.versions) <= package.branches.keys()
         return Branches(package.branches, has_others)
+
+    def interfaces_of(self, mpi: Name, wanted: Ranges) -> tuple[Ranges, ...]:
+        """Return the versions of MPI's interface that versions of a package provide."""
+        return tuple(
+            provided
+            for versions, provided in self.mpi_interfaces.get(mpi, ())
+            if not wanted or version_ranges.overlap(wanted, versions)
+        )
 
     def without(self, names: Iterable[Name]) -> SpackKnowledge:
         """Return the same without what is known of some packages: a catalogue has its own ones."""

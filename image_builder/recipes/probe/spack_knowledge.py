@@ -19,7 +19,7 @@ import spack.config
 import spack.repo
 import spack.spec
 
-FORMAT = 1
+FORMAT = 2
 MARK = "cic-spack-knowledge "
 REPOSITORY = getattr(spack.repo, "PATH", None) or spack.repo.path
 GPU_VARIANTS = ("cuda", "rocm")
@@ -140,6 +140,15 @@ def provided(cls):
             yield spec
 
 
+def interfaces(cls):
+    """(versions of a package, versions of MPI's interface that they provide)."""
+    for key, value in cls.provided.items():
+        for other in value:
+            spec, condition = (key, other) if release() < (0, 22) else (other, key)
+            if as_spec(spec).name == "mpi":
+                yield str(as_spec(condition).versions), str(as_spec(spec).versions)
+
+
 def common(names, of):
     """What `of` says of each of the packages that are there."""
     found = [set(of(cls)) for cls in map(package, names) if cls is not None]
@@ -237,7 +246,7 @@ def targets():
 
 def of_package(cls):
     """[versions, {branch version: [url, branch]}, variants, what it provides, {GPU's variant:
-    versions that do not take it}].
+    versions that do not take it}, whether `spack external find` looks for it].
     """
     branches = {}
     for version, source in cls.versions.items():
@@ -252,6 +261,7 @@ def of_package(cls):
         sorted(own),
         sorted({as_spec(spec).name for spec in provided(cls)}),
         {name: versions for name, versions in refusals.items() if versions},
+        hasattr(cls, "executables") or hasattr(cls, "libraries"),
     ]
 
 
@@ -287,6 +297,7 @@ def main(seconds, first):
                 "compilers": compilers(),
                 "externals": externals(),
                 "mpis": {name: why_not_built(package(name)) for name in mpis},
+                "mpi_interfaces": {name: sorted(set(interfaces(package(name)))) for name in mpis},
                 "cuda_archs": common(WITH_CUDA, architectures("cuda_arch", "cuda")),
                 "cuda_arch_values": common(WITH_CUDA, values_of("cuda_arch")),
                 "amdgpu_targets": common(WITH_ROCM, values_of("amdgpu_target")),

@@ -276,6 +276,64 @@ def test_what_apt_brings_may_be_found_as_an_external() -> None:
     assert planned(text, mpi="openmpi@4").spack is not None
 
 
+@pytest.mark.parametrize(
+    ("packages", "line"),
+    [("kokkos: {buildable: false}", 4), ("all: {buildable: false}", 4)],
+)
+def test_a_root_that_is_not_to_be_built_and_is_nowhere(packages: str, line: int) -> None:
+    with pytest.raises(BadDescription) as caught:
+        planned(f"{KOKKOS}  packages:\n    {packages}\n")
+    assert caught.value.code is ErrorCode.CONFLICT and caught.value.line == line
+    assert "buildable is false, and specs names kokkos, which has no external" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "packages",
+    [
+        "{kokkos: {buildable: false, externals: [{spec: kokkos@4, prefix: /usr}]}}",
+        "{all: {buildable: false}, kokkos: {buildable: true}}",
+        "{hwloc: {buildable: false}}",
+    ],
+)
+def test_a_root_that_is_built_or_taken_from_the_image(packages: str) -> None:
+    assert planned(f"{KOKKOS}  packages: {packages}\n").spack is not None
+
+
+def test_a_root_that_spack_may_find_in_the_image_is_told() -> None:
+    (told,) = [
+        one
+        for one in planned(
+            "spack:\n  specs: [cmake]\n  packages:\n    cmake: {buildable: false}\n"
+        ).warnings
+        if "buildable" in one
+    ]
+    assert told == (
+        "eflows4hpc.yaml, line 4: packages: cmake: buildable is false, and specs names cmake, which "
+        "has no external: the build fails unless Spack finds one in the image."
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "mpi", "told"),
+    [
+        ("hdf5 ^mpi@9:", "openmpi@4", "asks for mpi@9:, openmpi@4 provides mpi@:3.1"),
+        ("hdf5 ^mpi@4", "openmpi@4", "asks for mpi@4, openmpi@4 provides mpi@:3.1"),
+        ("hdf5 ^mpi@3:", "openmpi@4", ""),
+        ("hdf5 ^mpi@4", "mpich@4.2", ""),
+        ("hdf5 ^mpi", "openmpi@4", ""),
+        ("hdf5 ^mpi@2", "openmpi", ""),
+    ],
+)
+def test_a_version_of_mpi_s_own_standard(spec: str, mpi: str, told: str) -> None:
+    text = f"spack:\n  specs: ['{spec}']\n"
+    if not told:
+        assert planned(text, mpi=mpi).spack is not None
+        return
+    with pytest.raises(BadDescription) as caught:
+        planned(text, mpi=mpi)
+    assert caught.value.line == 2 and told in str(caught.value)
+
+
 def test_a_preferred_version_of_the_machine_s_mpi_gives_way() -> None:
     text = f"{ZLIB}  packages: {{openmpi: {{version: [5]}}, cuda: {{version: [11, '12.2']}}}}\n"
     told = planned(text, mpi="openmpi@4", gpu="cuda@12").warnings

@@ -51,7 +51,7 @@ def test_what_a_catalogue_has_is_not_judged() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 2}, {"packages": {"a": [["1"]]}}, {"mpis": {"a": "why"}}, {"targets": None}],
+    [{"format": 1}, {"packages": {"a": [["1"]]}}, {"mpis": {"a": "why"}}, {"targets": None}],
 )
 def test_another_form_is_not_read(change: dict[str, object]) -> None:
     text = (KNOWLEDGE / "1.2.0.txt").read_text("utf-8").removeprefix(MARK)
