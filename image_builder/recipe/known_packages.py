@@ -53,7 +53,7 @@ def package_warnings(
         is_old_compiler = release < COMPILERS_ARE_PACKAGES and is_compiler(name)
         if name == ALL or is_old_compiler or not knows.is_unknown(name):
             continue
-        close = nearest(name, [*knows.packages, *knows.virtuals])
+        close = knows.names_like(name)
         meant = f" Did you mean {' or '.join(close)}?" if close else ""
         yield (
             f"{description.file}, line {description.line('spack', 'packages', name)}: packages: "
@@ -67,11 +67,12 @@ def _is_compiler(node: Node, release: tuple[int, ...]) -> bool:
 
 
 def _unknown(demand: Demand, name: str, knows: SpackKnowledge) -> Conflict:
-    close = nearest(name, [*knows.packages, *knows.virtuals])
+    close = knows.names_like(name)
+    written = f"Write {' or '.join(close)}, or put" if close else "Put"
     return Conflict(
         path=demand.path,
         problem=f"names the package {name}, which Spack {knows.release} does not have",
-        hint=f"Write {' or '.join(close)}." if close else "Put its recipe into the catalogue.",
+        hint=f"{written} its recipe into the catalogue.",
         has_two_sides=False,
     )
 

@@ -152,6 +152,8 @@ def _compiler_hint(name: str, version: str, image: ImageSystem) -> str:
     if plain != version and image.has(name, plain):
         return f"Write {name}@{plain}: with = no other version is meant."
     major = re.match(r"\d+", plain)
+    if major and image.has(name, major[0]):
+        return f"Write {name}@{major[0]}: the image has no other of it."
     packaged = packaged_gcc(image.system)
     if name == "gcc" and major and (packaged is None or int(major[0]) in packaged):
         return f"Remove it, or add {gcc_packages(major[0])} under apt."

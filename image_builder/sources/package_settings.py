@@ -25,6 +25,8 @@ PACKAGE_KEYS = (
 )
 _WHY_REFUSED = {
     "package_attributes": "It would change where sources come from: put a recipe into the catalogue.",
+    "paths": "Write externals below the package, each with a spec and a prefix.",
+    "modules": "There are no modules in an image: write externals, each with a spec and a prefix.",
     "permissions": "Everybody may read what is in an image: leave it out.",
 }
 _ONLY_FOR_ONE = {
@@ -37,6 +39,14 @@ _PLACE = re.compile(r"/[A-Za-z0-9][A-Za-z0-9._+/-]*\Z")
 _EMPTY = ("flags", "environment", "extra_rpaths")
 """What Spack itself writes of a compiler, and that may only be empty here."""
 _GROUPS = ("one_of", "any_of")
+_EXTERNAL_KEYS = ("spec", "prefix", "extra_attributes", "id", "dependencies")
+_EDGE_KEYS = ("id", "spec", "deptypes", "virtuals")
+"""What an external says of what it needs, from Spack 1.1 on."""
+_WHY_NOT_IN_EXTERNAL = {
+    "modules": "There are no modules in an image: write prefix.",
+    "buildable": "Write it beside externals, not in one of them.",
+}
+_EDGE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,-]{0,200}\Z")
 
 
 def check_packages(check: Check, value: Any) -> None:
@@ -129,11 +139,14 @@ def _check_external(check: Check, path: Path, fields: Mapping[str, Any]) -> None
     check.known(
         path,
         {key: value for key, value in fields.items() if value or key != "modules"},
-        ("spec", "prefix", "extra_attributes"),
-        {"modules": "There are no modules in an image: write prefix."},
+        _EXTERNAL_KEYS,
+        _WHY_NOT_IN_EXTERNAL,
     )
     check.spec((*path, "spec"), fields.get("spec"), named=True)
     _check_place(check, (*path, "prefix"), fields.get("prefix"))
+    if "id" in fields:
+        _check_edge_word(check, (*path, "id"), fields["id"])
+    _check_edges(check, (*path, "dependencies"), fields.get("dependencies", []))
     here = (*path, "extra_attributes")
     attributes = check.mapping(here, fields.get("extra_attributes"))
     said = {key: value for key, value in attributes.items() if value or key not in _EMPTY}
@@ -141,6 +154,25 @@ def _check_external(check: Check, path: Path, fields: Mapping[str, Any]) -> None
     compilers = check.mapping((*here, "compilers"), attributes.get("compilers"))
     for language, place in compilers.items():
         _check_place(check, (*here, "compilers", language), place)
+
+
+def _check_edges(check: Check, path: Path, value: Any) -> None:
+    """Check what an external says of the packages that it needs."""
+    for at, entry in enumerate(check.list(path, value)):
+        here = (*path, at)
+        fields = check.mapping(here, entry)
+        check.known(here, fields, _EDGE_KEYS, {})
+        if "spec" in fields:
+            check.spec((*here, "spec"), fields["spec"], named=True)
+        types = fields.get("deptypes", [])
+        words = [*(types if isinstance(types, list) else [types])]
+        for word in [*words, *(fields[key] for key in ("id", "virtuals") if key in fields)]:
+            _check_edge_word(check, here, word)
+
+
+def _check_edge_word(check: Check, path: Path, value: Any) -> None:
+    if not isinstance(value, str) or not _EDGE_WORD.match(value):
+        check.wrong(path, "holds what is not a word", "Write one word, such as link.")
 
 
 def _check_place(check: Check, path: Path, value: Any) -> None:

@@ -62,6 +62,7 @@ WHY_REFUSED = {
     "env": "Write what stands below it directly below spack:.",
     "env_vars": "Set variables in the step's own scripts.",
     "cdash": "Leave it out.",
+    "gitlab-ci": "Leave it out.",
     "ci": "Leave it out.",
     "container": "Leave it out.",
     "upstreams": "Leave it out.",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,9 @@ FORMAT = 2
 MARK = "cic-spack-knowledge "
 """The beginning of the script's line; Spack may print warnings before it."""
 MAX_BYTES = 16 * 1024**2
+
+_PREFIXES = ("", "py-", "r-", "perl-", "lib", "intel-oneapi-")
+"""What packages of languages and of one vendor begin with, and people leave out."""
 
 Name = str
 Version = str
@@ -117,6 +121,33 @@ class SpackKnowledge(BaseModel):
         """Return whether all packages are known, and none, real or virtual, has this name."""
         return self.has_all_packages and name not in self.packages and name not in self.virtuals
 
+    def names_like(self, name: Name) -> tuple[Name, ...]:
+        """Return the packages that somebody may mean who writes a name that none has.
+
+        `numpy` is py-numpy, `hdf5-parallel` is hdf5, `superludist` is superlu-dist.
+        """
+        known = self._names_by_letters
+        others = (name.removeprefix("lib"), name.replace("intel-", "intel-oneapi-", 1))
+        for meant in (*(f"{prefix}{name}" for prefix in _PREFIXES), *others):
+            if found := known.get(_letters(meant)):
+                return (found,)
+        if name[-1:].isdigit():
+            stem = _without_number(_letters(name))
+            if numbered := [
+                own for letters, own in known.items() if _without_number(letters) == stem
+            ]:
+                return tuple(numbered[:3])
+        parts = name.split("-")
+        for count in range(len(parts) - 1, 0, -1):
+            if found := known.get(_letters("".join(parts[:count]))):
+                return (found,)
+        close = difflib.get_close_matches(_letters(name[:200]), known, n=3, cutoff=0.8)
+        return tuple(known[letters] for letters in close)
+
+    @functools.cached_property
+    def _names_by_letters(self) -> Mapping[str, Name]:
+        return {_letters(name): name for name in sorted({*self.packages, *self.virtuals})}
+
     def package(self, name: Name) -> KnownPackage | None:
         """Return what is known of a package, or None where that is nothing."""
         return self.packages.get(name)
@@ -170,3 +201,12 @@ def newest_of(versions: Iterable[Version]) -> Version | None:
 
 def _is_numbered(version: Version) -> bool:
     return re.match(r"\d", version) is not None
+
+
+def _letters(name: Name) -> str:
+    """Return a name without what is easily written otherwise."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _without_number(letters: str) -> str:
+    return letters.rstrip("0123456789")

@@ -250,6 +250,13 @@ def test_keys_that_would_run_code_or_change_sources(key: str) -> None:
         "externals: [{spec: x, prefix: relative}]",
         "externals: [{spec: x}]",
         "externals: [{spec: x, prefix: /usr, modules: [x]}]",
+        "externals: [{spec: x, prefix: /usr, buildable: false}]",
+        "externals: [{spec: x, prefix: /usr, id: 'a b'}]",
+        "externals: [{spec: x, prefix: /usr, dependencies: [{spec: 'y z'}]}]",
+        "externals: [{spec: x, prefix: /usr, dependencies: [{spec: y, deptypes: ['--x']}]}]",
+        "externals: [{spec: x, prefix: /usr, dependencies: [{spec: y, other: 1}]}]",
+        "externals: [{spec: x, prefix: /usr, dependencies: y}]",
+        "paths: {x@1: /usr}",
         "version: ['1;2']",
         "target: zen2",
         "variants: '+x;y'",
@@ -275,6 +282,9 @@ spack:
     hdf5: {version: [1.10, 1.14.3], require: '+fortran', buildable: true}
     zlib: {require: [{any_of: ['@1.3', '%gcc'], when: '+shared', message: because}], prefer: ['@1.3'], conflict: [~pic]}
     cmake: {externals: [{spec: cmake@3.25.1, prefix: /usr}], buildable: false}
+    fftw:
+      externals:
+      - {spec: fftw@3, prefix: /usr, id: own, dependencies: [{id: mpi, deptypes: [link], virtuals: mpi}]}
     gcc: {externals: [{spec: gcc@12 languages=c, prefix: /usr, extra_attributes: {compilers: {c: /usr/bin/gcc}}}]}
   concretizer: {unify: when_possible}
   view: true

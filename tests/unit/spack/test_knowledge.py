@@ -71,3 +71,22 @@ def test_an_answer_that_is_none(output: str) -> None:
 def test_what_spack_prints_before_is_passed_over() -> None:
     text = (KNOWLEDGE / "1.2.0.txt").read_text("utf-8")
     assert read_knowledge(f"==> Warning: a file\n{text}") == knowledge("1.2.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("numpy", ("py-numpy",)),
+        ("hdf6", ("hdf5",)),
+        ("libhdf5", ("hdf5",)),
+        ("hdf5-parallel", ("hdf5",)),
+        ("open-mpi", ("openmpi",)),
+        ("opnmpi", ("openmpi",)),
+        ("intel-mpi-x", ()),
+        ("coastri-roms", ()),
+        ("x" * 100_000, ()),
+        ("", ()),
+    ],
+)
+def test_what_somebody_may_mean(name: str, meant: tuple[str, ...]) -> None:
+    assert knowledge("1.2.0").names_like(name) == meant
