@@ -85,13 +85,21 @@ def _unknown_version(
         return None
     if known.matching(version):
         return None
-    newest = newest_of(known.versions) or known.versions[0]
     return Conflict(
         path=demand.path,
         problem=f"names {package}@{version}, which Spack {knows.release} does not have",
-        hint=f"Write a version that it has; {newest} is the newest.",
+        hint=f"Write a version that it has, such as {_there(version, known)}.",
         has_two_sides=False,
     )
+
+
+def _there(version: str, known: KnownPackage) -> str:
+    """Return a version that is nearest to one that is not there, and the newest."""
+    newest = newest_of(known.versions) or known.versions[0]
+    parts = version.lstrip("=").split(".") if re.fullmatch(r"=?[\w.-]+", version) else []
+    series = (".".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
+    near = next((one for text in series if (one := newest_of(known.matching(text)))), newest)
+    return newest if near == newest else f"{near}, or {newest}, the newest"
 
 
 def _unknown_variants(

@@ -100,7 +100,8 @@ def test_a_preferred_compiler_is_no_demand() -> None:
     [
         ("hdf6", ["package hdf6", "Spack 1.2.0", "Write hdf5"]),
         ("hdf5 ^zlibb", ["package zlibb", "Write zlib"]),
-        ("hdf5@99", ["hdf5@99", "2.1.0 is the newest"]),
+        ("hdf5@99", ["hdf5@99", "such as 2.1.0."]),
+        ("hdf5@1.14.99", ["such as 1.14.", ", or 2.1.0, the newest"]),
         ("hdf5+mpii", ["variant mpii, which hdf5 does not have", "Write mpi"]),
         ("hdf5 ^cmake@99", ["cmake@99"]),
         ("hdf5@develop commit=develop", ["'develop', which is no commit's hash", "all 40 digits"]),
