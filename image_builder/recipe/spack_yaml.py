@@ -10,6 +10,7 @@ import yaml
 
 from image_builder.errors import Misconfigured
 from image_builder.recipe.demands import Demand, without_variant
+from image_builder.recipe.release_rules import meetable, virtual_if_named
 from image_builder.recipe.release_settings import fitting_package, fitting_section
 from image_builder.recipe.view import view_of
 from image_builder.request.build_request import Machine
@@ -188,7 +189,7 @@ class Merge:
                 *_texts((self.packages.get(name) or {}).get("require")),
                 *_texts((self.site.get(name) or {}).get("require")),
             ]
-            if name != "all" and own and not _is_virtual(name, own):
+            if name != "all" and own and not virtual_if_named(name, own):
                 self._require(name, *wanted)
 
     def _require(self, name: str, *wanted: str) -> None:
@@ -249,6 +250,30 @@ class Merge:
         for name, fields in self.packages.items():
             self.packages[name], dropped = fitting_package(name, fields, self.release)
             self._warn_unread([("packages", name, key) for key in dropped])
+            if fields.get("require"):
+                self._require_what_can_be_met(name, fields["require"])
+
+    def _require_what_can_be_met(self, name: str, existing: Any) -> None:
+        """Write a package's requirements as this release can meet them."""
+        rules = [existing] if isinstance(existing, str) else existing
+        meetable_rules, told = meetable(name, rules, self.release, self._is_our_mpi)
+        if meetable_rules == rules:
+            return
+        self.packages[name]["require"] = meetable_rules
+        for at, what in told:
+            path = ("packages", name, "require", *(() if isinstance(existing, str) else (at,)))
+            where = f"{self.file}, line {self.description.line('spack', *path)}"
+            release = ".".join(map(str, self.release))
+            self.warnings.append(f"{where}: packages: {name}: require: Spack {release} {what}.")
+
+    def _is_our_mpi(self, text: str) -> bool:
+        """Return whether a spec is of the machine's MPI, in its version."""
+        node = spack_spec.nodes(text, self.release)[0]
+        return (
+            self.mpi is not None
+            and node.name == self.mpi.name
+            and not spack_spec.disjoint_versions(node.version, self.mpi.version)
+        )
 
     def _warn_unread(self, paths: list[tuple[str, ...]]) -> None:
         for path in paths:
@@ -327,11 +352,6 @@ def _texts(rules: Any) -> list[str]:
 
 def _without_target_words(rule: str) -> str:
     return " ".join(word for word in rule.split() if not word.startswith("target="))
-
-
-def _is_virtual(name: str, required: list[str]) -> bool:
-    """Return whether requirements are on a virtual package: such ones name its providers."""
-    return all(spack_spec.nodes(text)[0].name not in ("", name) for text in required)
 
 
 def packages_of(text: str | None) -> Mapping[str, Any]:

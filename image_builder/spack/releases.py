@@ -14,6 +14,10 @@ FIRST_PARALLEL: Release = (1, 2)
 """The first release that builds several packages at once within its jobs by itself."""
 FIRST_WITH_SOLUTIONS: Release = (1, 2)
 """The first release whose cache of solutions is used."""
+CHOOSES_PROVIDERS: Release = (1, 0)
+"""The first release that finds a solution with `one_of` providers of a virtual package."""
+PROPAGATES_REQUIREMENTS: Release = (1, 2)
+"""The first release that finds a solution with `==` under `require`."""
 FIRST_WITH_GROUPS: Release = (1, 2)
 """The first release whose environments may have groups of specs."""
 

@@ -77,7 +77,8 @@ def test_each_input_gets_the_right_answer(case: dict[str, Any], release: tuple[i
 def _check_spack(case: dict[str, Any], environment: Environment, release: tuple[int, ...]) -> None:
     description = parse_description(case["files"]["eflows4hpc.yaml"], "eflows4hpc.yaml")
     packages = (environment.spack or {}).get("packages", {})
-    for name, rule in case.get("requires", {}).items():
+    of_release = "requires_from_1_2" if release >= (1, 2) else "requires_before_1_2"
+    for name, rule in {**case.get("requires", {}), **case.get(of_release, {})}.items():
         assert rule in packages[name]["require"]
         assert rule != "~cuda" or name in environment.without_gpu
     if release >= (1, 0):
