@@ -67,14 +67,36 @@ def machine_fit(
     if gpu is None:
         return MachineFit()
     refusing = dict(_refusing(demands, mpi, gpu, knows)) if knows is not None else {}
+    _require_architecture(refusing, demands, gpu)
     asked = mpi is not None and nodes(mpi.spec)[0].variants.get(gpu.variant) == "false"
     own = {mpi.name: (f"~{gpu.variant}",)} if asked and mpi is not None else {}
     allowed, compiler_warnings = _allowed_compilers(target, gpu, image, knows)
     return MachineFit(
         without_gpu=tuple(dict.fromkeys([*refusing, *own])),
-        required={**dict.fromkeys(refusing, ()), **own, **allowed},
+        required={
+            **{name: _without(name, gpu, knows) for name in refusing},
+            **own,
+            **allowed,
+        },
         warnings=(*refusing.values(), *compiler_warnings),
     )
+
+
+def _require_architecture(refusing: Iterable[str], demands: Sequence[Demand], gpu: Gpu) -> None:
+    """Raise `InvalidRequest` for `+cuda` of a package that takes it for an architecture alone."""
+    if gpu.arch is not None:
+        return
+    asked = {
+        node.name or demand.package
+        for demand in demands
+        for node in demand.alternatives[0]
+        if len(demand.alternatives) == 1 and node.variants.get(gpu.variant) == "true"
+    }
+    if needing := sorted(asked.intersection(refusing)):
+        problem = f"{needing[0]} takes +{gpu.variant} for an architecture alone"
+        raise InvalidRequest(
+            [FieldProblem("machine.gpu_arch", problem, "write the GPU's, such as a100 or mi250x")]
+        )
 
 
 def _refusing(
@@ -82,14 +104,34 @@ def _refusing(
 ) -> Iterator[tuple[str, str]]:
     """Yield packages of which no version that is asked for can be built for the GPU, and why."""
     named = [*_named(demands), *([(mpi.name, mpi.version)] if mpi is not None else [])]
+    with_architecture = set(_asking_for(demands, gpu.arch_variant))
     for name, version in named:
-        if not name or takes_gpu(name, version, gpu, knows):
+        if not name or takes_gpu(name, version, gpu, knows) or name in with_architecture:
             continue
         package = knows.package(name)
+        if package is not None and package.takes(gpu.variant, version):
+            why = f"it takes +{gpu.variant} for an architecture alone: name one as gpu_arch"
+            yield name, f"{name} is built without {gpu.called}: {why}."
+            continue
         since = package.first_that_takes(gpu.variant) if package is not None else None
         shown = f"{name}@{version}" if version else name
         why = f"it takes +{gpu.variant} from {since} on" if since else f"it takes no +{gpu.variant}"
         yield name, f"{shown} is built without {gpu.called}: {why}."
+
+
+def _without(name: str, gpu: Gpu, knows: SpackKnowledge | None) -> tuple[str, ...]:
+    """Return what keeps Spack from an architecture of its own choice; conflicts keep it elsewhere."""
+    package = knows.package(name) if knows is not None else None
+    needs = package is not None and gpu.variant in package.needs_architecture
+    return (f"~{gpu.variant}",) if needs and gpu.arch is None else ()
+
+
+def _asking_for(demands: Iterable[Demand], variant: str) -> Iterator[str]:
+    """Yield each package that a variant is demanded of."""
+    for demand in demands:
+        for node in demand.alternatives[0] if len(demand.alternatives) == 1 else ():
+            if variant in node.variants:
+                yield node.name or demand.package
 
 
 def _named(demands: Iterable[Demand]) -> Iterator[tuple[str, str]]:

@@ -53,6 +53,8 @@ def takes_gpu(name: str, version: str, gpu: Gpu, knows: SpackKnowledge) -> bool:
     package = knows.package(name)
     if package is None or gpu.variant not in package.variants or not package.matching(version):
         return True
+    if gpu.arch is None and gpu.variant in package.needs_architecture:
+        return False
     return package.takes(gpu.variant, version)
 
 

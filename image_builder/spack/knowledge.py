@@ -53,6 +53,8 @@ class KnownPackage(NamedTuple):
     """A GPU's variant (`cuda`) -> the versions that cannot be built with it."""
     may_be_found: bool = True
     """Whether `spack external find` looks for it in an image."""
+    needs_architecture: tuple[Name, ...] = ()
+    """The GPU's variants that it takes only together with an architecture."""
 
     def matching(self, wanted: Ranges) -> tuple[Version, ...]:
         """Return the versions that are in a range."""

@@ -22,7 +22,8 @@ import spack.spec
 FORMAT = 2
 MARK = "cic-spack-knowledge "
 REPOSITORY = getattr(spack.repo, "PATH", None) or spack.repo.path
-GPU_VARIANTS = ("cuda", "rocm")
+GPU_VARIANTS = {"cuda": "cuda_arch", "rocm": "amdgpu_target"}
+"""The variant that names the architecture, for each."""
 WITH_CUDA = ("openmpi", "mpich", "kokkos", "amgx", "magma", "raja")
 WITH_ROCM = ("mpich", "kokkos", "magma", "raja", "hypre", "amrex")
 """Packages made from CudaPackage and ROCmPackage: what all of them say is what those classes say."""
@@ -131,6 +132,18 @@ def refused(cls, variant, conditions):
         ):
             found.append(str(version))
     return found
+
+
+def needs_architecture(cls, variant):
+    """Whether a package conflicts with a GPU's variant where no architecture is named."""
+    named = "{}+{} {}=none".format(cls.name, variant, GPU_VARIANTS[variant])
+    with_none, plain = spack.spec.Spec(named), spack.spec.Spec("{}+{}".format(cls.name, variant))
+    return any(
+        satisfies(with_none, conflict)
+        and satisfies(with_none, condition)
+        and not (satisfies(plain, conflict) and satisfies(plain, condition))
+        for conflict, condition in directives(cls.conflicts)
+    )
 
 
 def provided(cls):
@@ -246,7 +259,8 @@ def targets():
 
 def of_package(cls):
     """[versions, {branch version: [url, branch]}, variants, what it provides, {GPU's variant:
-    versions that do not take it}, whether `spack external find` looks for it].
+    versions that do not take it}, whether `spack external find` looks for it, GPU's variants that
+    need an architecture].
     """
     branches = {}
     for version, source in cls.versions.items():
@@ -262,6 +276,7 @@ def of_package(cls):
         sorted({as_spec(spec).name for spec in provided(cls)}),
         {name: versions for name, versions in refusals.items() if versions},
         hasattr(cls, "executables") or hasattr(cls, "libraries"),
+        [name for name in GPU_VARIANTS if name in own and needs_architecture(cls, name)],
     ]
 
 

@@ -334,6 +334,24 @@ def test_a_version_of_mpi_s_own_standard(spec: str, mpi: str, told: str) -> None
     assert caught.value.line == 2 and told in str(caught.value)
 
 
+@pytest.mark.parametrize("release", ["0.23.1", "1.1.0", "1.2.0"])
+def test_what_takes_the_gpu_for_an_architecture_alone(release: str) -> None:
+    """Else Spack has no solution (1.1), or takes an architecture of its own choice (0.23, 1.2)."""
+    options: dict[str, Any] = {"knows": knowledge(release), "gpu": "cuda@12"}
+    plain = composed(KOKKOS, **options)
+    assert "kokkos" in plain.without_gpu and "~cuda" in required(plain, "kokkos")
+    assert any(
+        "kokkos is built without CUDA: it takes +cuda for an arch" in w for w in plain.warnings
+    )
+    named = composed(KOKKOS, gpu_arch="a100", **options)
+    assert named.without_gpu == ()
+    own = composed("spack:\n  specs: ['kokkos+cuda cuda_arch=80']\n", **options)
+    assert own.without_gpu == ()
+    with pytest.raises(InvalidRequest) as caught:
+        composed("spack:\n  specs: [kokkos+cuda]\n", **options)
+    assert "machine.gpu_arch: kokkos takes +cuda for an architecture alone" in str(caught.value)
+
+
 def test_a_preferred_version_of_the_machine_s_mpi_gives_way() -> None:
     text = f"{ZLIB}  packages: {{openmpi: {{version: [5]}}, cuda: {{version: [11, '12.2']}}}}\n"
     told = planned(text, mpi="openmpi@4", gpu="cuda@12").warnings
