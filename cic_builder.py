@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words[1:] if makes_bundle else words)
     console = Console(stderr=True)
     try:
-        settings = load_library_settings(options.config)
+        settings = _for_one_build(load_library_settings(options.config))
         request = parse_any_request(
             _read(options.request),
             allow_path=True,
@@ -195,6 +195,12 @@ def _parser() -> argparse.ArgumentParser:
         help="use a bundle that nobody signed, or that no key can be compared with",
     )
     return parser
+
+
+def _for_one_build(settings: LibrarySettings) -> LibrarySettings:
+    """Return the settings of a machine that builds nothing else: one build has all cores."""
+    alone = settings.build.model_copy(update={"max_concurrent_builds": 1})
+    return settings.model_copy(update={"build": alone})
 
 
 def _trust(settings: LibrarySettings, named: Path | None, *, allow_unsigned: bool) -> Trust:

@@ -3,8 +3,7 @@
 `CIC_BENCHMARK_BASES` names two base images, the older Spack's first: `spack_base:0.23 spack_base:1.2`.
 In each, Spack concretizes fftw, lz4, bzip2 and openmpi with the indexes that the base image brings;
 1.2 once more with what its own cache then holds. The older one is without mimalloc, as its bases
-were when the goal was set. The CPU time of all processes counts, and the
-least of several runs.
+were when the goal was set. The CPU time of all processes counts, and the least of several runs.
 """
 
 from __future__ import annotations

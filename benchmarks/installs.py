@@ -116,11 +116,6 @@ def built(
     base: str, mirror: Path, engine: str, specs: tuple[str, ...], *, project: Path = PROJECT
 ) -> Timed:
     """Return what a build from nothing takes, after one that prepares the base."""
-    _timed(base, mirror, engine, ("tiny@12.0",), project)
-    return _timed(base, mirror, engine, specs, project)
-
-
-def _timed(base: str, mirror: Path, engine: str, specs: tuple[str, ...], project: Path) -> Timed:
     done = subprocess.run(
         [sys.executable, str(BUILD), str(mirror), engine, *specs],
         cwd=project,

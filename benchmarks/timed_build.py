@@ -2,12 +2,15 @@
 
 A program of its own, so that `benchmarks.installs` can run it in an earlier checkout of this project
 too: the folder it is started in is the project that builds. `CIC_TEST_SPACK_BASE` names the base
-image, MIRROR is a source mirror. Prints one line of JSON at the end.
+image, MIRROR is a source mirror. A small build before prepares what is done once for a base image.
+Prints one line of JSON at the end.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import shutil
 import sys
@@ -22,7 +25,7 @@ from image_builder.pipeline import build_image
 from image_builder.request.parsing import parse_request
 from image_builder.state import BuildState
 from tests.support.daemon_images import remove_images
-from tests.support.site import make_site
+from tests.support.site import Site, make_site
 from tests.support.spack_site import REAL_SPACK, SPACK_BASE, anew, environment
 
 COMPILING = re.compile(
@@ -80,30 +83,42 @@ def main(engine: str, *specs: str) -> None:
         site = anew(
             make_site(root).with_environ(
                 CIC_BUILD_BASE_IMAGE=SPACK_BASE,
+                CIC_BUILD_BUILD_JOBS=str(os.cpu_count()),  # as cic_builder.py has them
                 CIC_BUILD_SPACK_MIRROR=sys.argv[1],
                 CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(root / "catalogue"),
             )
         )
+        site.add_step("spack", "prepare", environment(["tiny@12.0"]))
         site.add_step("spack", "timed", environment(specs))
         machine = {
             "platform": "linux/amd64",
             "architecture": "haswell",
             "container_engine": engine,
         }
-        fields = {"machine": machine, "workflow": "spack", "step_id": "timed", "push": False}
+        fields = {"machine": machine, "workflow": "spack", "push": False}
         clock = Clock()
-        begun = time.perf_counter()
         try:
-            build_image(
-                parse_request(fields),
-                settings=site.settings.library,
-                workspace=root / "workspace",
-                observer=clock,
-                cancel=CancelToken(),
-            )
+            build(site, {**fields, "step_id": "prepare"}, root / "prepared", Clock())
+            begun = time.perf_counter()
+            build(anew(site), {**fields, "step_id": "timed"}, root / "workspace", clock)
         finally:
             remove_images(site)
-        print(json.dumps({"seconds": time.perf_counter() - begun, "busy": clock.busy}))
+        ended = time.perf_counter()
+        starts = [*clock.begun.items(), ("", ended)]
+        phases = {
+            name: round(next_at - at, 1) for (name, at), (_, next_at) in itertools.pairwise(starts)
+        }
+        print(json.dumps({"seconds": ended - begun, "busy": clock.busy, "phases": phases}))
+
+
+def build(site: Site, fields: dict[str, object], workspace: Path, clock: Clock) -> None:
+    build_image(
+        parse_request(fields),
+        settings=site.settings.library,
+        workspace=workspace,
+        observer=clock,
+        cancel=CancelToken(),
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Measure a request for a SIF against Spack and Apptainer by hand: `python3 -m benchmarks.to_sif`.
 
-Environment variables are those of `benchmarks.installs`. By hand is a plain Dockerfile with the older
-Spack, which finds externals and installs one package after the other, and `apptainer build`.
+Environment variables are those of `benchmarks.installs`. By hand are the steps of the service before
+this one: with the older Spack it looks for compilers and externals in each image, installs one package
+after the other and keeps their stages; then `apptainer build`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from benchmarks.installs import built, with_two_bases
 from benchmarks.rows import Row, show
 from tests.support.spack_site import MEASURED, REAL_SPACK
 
-SIF = "request to SIF, cold, fftw, lz4, bzip2, with 1.2 against 0.23 by hand"
+SIF = "request to SIF, cold, fftw, lz4, bzip2, with 1.2 against the service before, with 0.23"
 UNKNOWN = (Row(SIF, None, 0.6),)
 BY_HAND = """\
 FROM {base}
 COPY catalogue /catalogue
 COPY spack.yaml /environment/spack.yaml
-RUN --mount=type=bind,from=mirror,target=/mirror spack compiler find && spack external find && \\
-    spack repo add --scope site /catalogue && spack mirror add sources file:///mirror && \\
-    spack -e /environment concretize && spack -e /environment install -j 2
+RUN --mount=type=bind,from=mirror,target=/mirror \\
+    spack repo add --scope site /catalogue && spack mirror add sources file:///mirror && spack find && \\
+    spack compiler find && spack external find && \\
+    spack -e /environment install --fail-fast --no-checksum --keep-stage -j 2 && spack gc -y && \\
+    spack env activate --sh /environment >/etc/profile.d/spack.sh
 """
 ENVIRONMENT = """\
 spack:

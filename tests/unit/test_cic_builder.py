@@ -10,7 +10,9 @@ import pytest
 
 import cic_builder
 from image_builder.bundle.make import Made
+from image_builder.errors import CicError
 from image_builder.pipeline import BuildResult
+from image_builder.settings import LibrarySettings
 
 NAME = "w_s_x86_64_nompi_nogpu_v_latest.sif"
 REQUEST = {
@@ -123,3 +125,20 @@ def test_a_shell_needs_servers(tmp_folder: Path, capsys: pytest.CaptureFixture[s
     code = build(tmp_folder, "--bundle", "bundle.tar", "--shell")
     assert code == cic_builder.EXIT_BAD_REQUEST
     assert "--shell does not go with --bundle" in capsys.readouterr().err
+
+
+def test_the_only_build_of_a_machine_has_all_its_cores(
+    tmp_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    jobs: list[int] = []
+
+    def build_image(*_: Any, settings: LibrarySettings, **__: Any) -> None:
+        jobs.append(settings.build.jobs_per_build())
+        raise CicError("It is enough to know.")
+
+    monkeypatch.setattr("image_builder.pipeline.build_image", build_image)
+    build(tmp_folder)
+    monkeypatch.setenv("CIC_BUILD_BUILD_JOBS", "5")
+    build(tmp_folder)
+    assert jobs == [12, 5]

@@ -29,8 +29,4 @@ fi
 for library in /usr/lib/*/libmimalloc.so.[0-9]; do
     [ ! -e "$library" ] || export LD_PRELOAD="$library"
 done
-# Python looks for objects in circles whenever there are 700 new ones. Spack makes millions, hardly any of them in circles.
-calm=$(mktemp -d)
-echo 'import gc; gc.set_threshold(100_000, 50, 100)' >"$calm/usercustomize.py"
-PYTHONPATH=$calm${PYTHONPATH:+:$PYTHONPATH} spack "$@" -e /opt/cic concretize
-rm -rf "$calm"
+spack "$@" -e /opt/cic concretize
