@@ -49,6 +49,7 @@ _SCHEMES = ("http", "https", "ftp")
 _VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 _HASHES = {"sha256": 64, "sha384": 96, "sha512": 128}
 """The hashes that pip takes, and their length in digits."""
+_HEXADECIMAL = re.compile(r"[0-9a-fA-F]*")
 _WHEEL = re.compile(r"[^\s-]+-[^\s-]+(?:-\d[^\s-]*)?-[^\s-]+-[^\s-]+-[^\s-]+\.whl")
 _CONDA = re.compile(r"(?:name|channels|dependencies|prefix):|# This file may be used to create an")
 
@@ -307,7 +308,7 @@ class _Reader:
             self._wrong(
                 number, f"--hash {short(value)} is none that pip takes", f"Write one of {wanted}."
             )
-        elif not re.fullmatch(rf"[0-9a-fA-F]{{{_HASHES[kind]}}}", digits):
+        elif len(digits) != _HASHES[kind] or not _HEXADECIMAL.fullmatch(digits):
             self._wrong(
                 number,
                 f"--hash {short(value)} is not a {kind}",
