@@ -15,10 +15,10 @@ from image_builder.recipe.system_conflicts import ImageSystem
 from image_builder.request.build_request import Machine
 from image_builder.request.cuda_compilers import ALLOW, compiler_gap
 from image_builder.request.mpi_gpu import Gpu, Mpi, gpu_problem
-from image_builder.request.spack_support import machine_problems, takes_gpu
+from image_builder.request.spack_support import lacks_architecture, machine_problems, takes_gpu
 from image_builder.spack.compiler_names import packaged_gcc
 from image_builder.spack.knowledge import SpackKnowledge
-from image_builder.spack.spec import nodes
+from image_builder.spack.spec import Node, nodes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,81 +67,69 @@ def machine_fit(
     if gpu is None:
         return MachineFit()
     refusing = dict(_refusing(demands, mpi, gpu, knows)) if knows is not None else {}
-    _require_architecture(refusing, demands, gpu)
+    unnamed = _without_architecture(demands, mpi, gpu, knows) if knows is not None else {}
     asked = mpi is not None and nodes(mpi.spec)[0].variants.get(gpu.variant) == "false"
     own = {mpi.name: (f"~{gpu.variant}",)} if asked and mpi is not None else {}
     allowed, compiler_warnings = _allowed_compilers(target, gpu, image, knows)
     return MachineFit(
-        without_gpu=tuple(dict.fromkeys([*refusing, *own])),
+        without_gpu=tuple(dict.fromkeys([*refusing, *unnamed, *own])),
         required={
-            **{name: _without(name, gpu, knows) for name in refusing},
+            **dict.fromkeys(refusing, ()),
+            **dict.fromkeys(unnamed, (f"~{gpu.variant}",)),
             **own,
             **allowed,
         },
-        warnings=(*refusing.values(), *compiler_warnings),
+        warnings=(*{**refusing, **unnamed}.values(), *compiler_warnings),
     )
-
-
-def _require_architecture(refusing: Iterable[str], demands: Sequence[Demand], gpu: Gpu) -> None:
-    """Raise `InvalidRequest` for `+cuda` of a package that takes it for an architecture alone."""
-    if gpu.arch is not None:
-        return
-    asked = {
-        node.name or demand.package
-        for demand in demands
-        for node in demand.alternatives[0]
-        if len(demand.alternatives) == 1 and node.variants.get(gpu.variant) == "true"
-    }
-    if needing := sorted(asked.intersection(refusing)):
-        problem = f"{needing[0]} takes +{gpu.variant} for an architecture alone"
-        raise InvalidRequest(
-            [FieldProblem("machine.gpu_arch", problem, "write the GPU's, such as a100 or mi250x")]
-        )
 
 
 def _refusing(
     demands: Sequence[Demand], mpi: Mpi | None, gpu: Gpu, knows: SpackKnowledge
 ) -> Iterator[tuple[str, str]]:
     """Yield packages of which no version that is asked for can be built for the GPU, and why."""
-    named = [*_named(demands), *([(mpi.name, mpi.version)] if mpi is not None else [])]
-    with_architecture = set(_asking_for(demands, gpu.arch_variant))
+    named = [(name, node.version) for name, node in _demanded(demands) if name != ALL]
+    named += [(mpi.name, mpi.version)] if mpi is not None else []
     for name, version in named:
-        if not name or takes_gpu(name, version, gpu, knows) or name in with_architecture:
+        if not name or takes_gpu(name, version, gpu, knows):
             continue
         package = knows.package(name)
-        if package is not None and package.takes(gpu.variant, version):
-            why = f"it takes +{gpu.variant} for an architecture alone: name one as gpu_arch"
-            yield name, f"{name} is built without {gpu.called}: {why}."
-            continue
         since = package.first_that_takes(gpu.variant) if package is not None else None
         shown = f"{name}@{version}" if version else name
         why = f"it takes +{gpu.variant} from {since} on" if since else f"it takes no +{gpu.variant}"
         yield name, f"{shown} is built without {gpu.called}: {why}."
 
 
-def _without(name: str, gpu: Gpu, knows: SpackKnowledge | None) -> tuple[str, ...]:
-    """Return what keeps Spack from an architecture of its own choice; conflicts keep it elsewhere."""
-    package = knows.package(name) if knows is not None else None
-    needs = package is not None and gpu.variant in package.needs_architecture
-    return (f"~{gpu.variant}",) if needs and gpu.arch is None else ()
+def _without_architecture(
+    demands: Sequence[Demand], mpi: Mpi | None, gpu: Gpu, knows: SpackKnowledge
+) -> dict[str, str]:
+    """Return the packages that take the GPU for an architecture alone and get none, and why.
+
+    Spack would take one of its own choice. Raises `InvalidRequest` where `+cuda` is demanded.
+    """
+    demanded = list(_demanded(demands))
+    having = {name for name, node in demanded if gpu.arch_variant in node.variants}
+    asked = {name for name, node in demanded if node.variants.get(gpu.variant) == "true"}
+    names = [name for name, _ in demanded] + ([mpi.name] if mpi is not None else [])
+    found: dict[str, str] = {}
+    for name in names if ALL not in having else ():
+        if name in having or not lacks_architecture(name, gpu, knows):
+            continue
+        takes = f"takes +{gpu.variant} for an architecture alone"
+        if name in asked:
+            hint = "write the GPU's, such as a100 or mi250x"
+            raise InvalidRequest([FieldProblem("machine.gpu_arch", f"{name} {takes}", hint)])
+        found[name] = f"{name} is built without {gpu.called}: it {takes}: name one as gpu_arch."
+    return found
 
 
-def _asking_for(demands: Iterable[Demand], variant: str) -> Iterator[str]:
-    """Yield each package that a variant is demanded of."""
+def _demanded(demands: Iterable[Demand]) -> Iterator[tuple[str, Node]]:
+    """Yield each package, or `all`, with what it has to have."""
     for demand in demands:
-        for node in demand.alternatives[0] if len(demand.alternatives) == 1 else ():
-            if variant in node.variants:
-                yield node.name or demand.package
-
-
-def _named(demands: Iterable[Demand]) -> Iterator[tuple[str, str]]:
-    """Yield each package with the version that it has to have."""
-    for demand in demands:
-        if demand.is_preference or len(demand.alternatives) != 1 or demand.package == ALL:
+        if demand.is_preference or len(demand.alternatives) != 1:
             continue
         for node in demand.alternatives[0]:
             if not node.is_conditional and not (node.sigil and not node.name):
-                yield node.name or demand.package, node.version
+                yield node.name or demand.package, node
 
 
 def _allowed_compilers(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from image_builder.recipe.demands import ALL
 from image_builder.spack import spec as spack_spec
 from image_builder.spack.releases import CHOOSES_PROVIDERS, PROPAGATES_REQUIREMENTS, Release
 
@@ -35,9 +36,9 @@ def meetable(
             plain = _changed(rule, _without_propagation)
             if plain != rule:
                 rule = plain
-                told.append(
-                    (at, f"requires it of {name} alone: what {name} needs may have another")
-                )
+                if name != ALL:
+                    what = f"requires it of {name} alone: what {name} needs may have another"
+                    told.append((at, what))
         found.append(rule)
     return found, told
 

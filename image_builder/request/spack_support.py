@@ -53,9 +53,13 @@ def takes_gpu(name: str, version: str, gpu: Gpu, knows: SpackKnowledge) -> bool:
     package = knows.package(name)
     if package is None or gpu.variant not in package.variants or not package.matching(version):
         return True
-    if gpu.arch is None and gpu.variant in package.needs_architecture:
-        return False
     return package.takes(gpu.variant, version)
+
+
+def lacks_architecture(name: str, gpu: Gpu, knows: SpackKnowledge) -> bool:
+    """Return whether a package takes the GPU for an architecture alone, and the request has none."""
+    package = knows.package(name)
+    return gpu.arch is None and package is not None and gpu.variant in package.needs_architecture
 
 
 def _unknown_target(target: Target, knows: SpackKnowledge) -> FieldProblem:

@@ -58,8 +58,8 @@ def problem(
             "Write a package such as hdf5@1.14+mpi.",
         )
     shown = repr(text if len(text) <= 80 else text[:77] + "...")
-    plain = in_plain_characters(text)
     if odd := character_problem(text):
+        plain = in_plain_characters(text)
         is_plain = plain != text and plain.isascii()
         meant = problem(plain, named=named, release=release) if is_plain else None
         return f"{shown} {odd.problem}", meant[1] if meant else odd.hint

@@ -334,6 +334,27 @@ def test_a_version_of_mpi_s_own_standard(spec: str, mpi: str, told: str) -> None
     assert caught.value.line == 2 and told in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("packages", "without"),
+    [
+        ("{all: {require: cuda_arch=80}}", ()),
+        ("{kokkos: {require: cuda_arch=80}}", ()),
+        ("{kokkos: {variants: +cuda}}", ("kokkos",)),
+    ],
+)
+def test_an_architecture_that_the_description_names(
+    packages: str, without: tuple[str, ...]
+) -> None:
+    environment = planned(f"{KOKKOS}  packages: {packages}\n", gpu="cuda@12")
+    assert environment.without_gpu == without
+
+
+def test_an_architecture_helps_no_version_that_refuses_the_gpu() -> None:
+    text = "spack:\n  specs: ['mpich@3.4 amdgpu_target=gfx90a']\n"
+    environment = planned(text, gpu="rocm@6", gpu_arch="gfx90a")
+    assert environment.without_gpu == ("mpich",)
+
+
 @pytest.mark.parametrize("release", ["0.23.1", "1.1.0", "1.2.0"])
 def test_what_takes_the_gpu_for_an_architecture_alone(release: str) -> None:
     """Else Spack has no solution (1.1), or takes an architecture of its own choice (0.23, 1.2)."""

@@ -54,6 +54,10 @@ def test_what_propagates_before_1_2(rule: Any, plain: Any) -> None:
     assert written("hdf5", rule, NEW) == (rule, False)
 
 
+def test_what_all_packages_have_needs_no_propagation() -> None:
+    assert written("all", "build_type==Release") == ("build_type=Release", False)
+
+
 def test_what_was_changed_is_told_with_its_line() -> None:
     text = (
         "spack:\n  specs: [hdf5]\n  packages:\n    blas:\n      require:\n"
