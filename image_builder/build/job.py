@@ -95,7 +95,7 @@ def _with_spack(
     lock, is_new = concretized_lock(context, environment)
     verdict = checks.audit_lock(context, environment, lock)
     rendered = render_request(context.request, context.inputs, context.settings, lock=lock)
-    context.workspace.write_context({"Dockerfile": rendered.recipe.dockerfile})
+    stages.write_dockerfile(context, rendered)
     build_cache = open_build_cache(context, environment, lock)
     if build_cache is not None:
         with context.step("pull from the build cache"):

@@ -20,6 +20,7 @@ from image_builder.errors import (
     CicError,
     ErrorCode,
     Interrupted,
+    Misconfigured,
     ServiceError,
     Unavailable,
 )
@@ -30,17 +31,24 @@ from image_builder.host.workspace import require_free_space
 from image_builder.plan import resolve, steps
 from image_builder.plan.render import Rendered
 from image_builder.recipe import slim
-from image_builder.recipe.dockerfile import site_secrets, step_commands
+from image_builder.recipe.dockerfile import (
+    site_secrets,
+    step_commands,
+    without_unused_secrets,
+)
 from image_builder.recipe.stages import (
     BUNDLE_CONTEXT,
-    CA_BUNDLE_SECRET,
+    CA_BUNDLE_FILE,
+    JOBS_FILE,
     LOCK_STAGE,
     SOURCES_CONTEXT,
 )
+from image_builder.settings import BuildSettings
 from image_builder.sources.spack_checkout import SpackSource
 from image_builder.spack import lockfile
 
 MAX_LOCK_BYTES = 32 * 1024**2
+MAX_CA_BUNDLE_BYTES = 8 * 1024**2
 LIMITED = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.TOO_MANY_PROCESSES})
 """Causes that the limits of build steps may have."""
 NOT_THE_USERS_FAULT = frozenset({ErrorCode.DOCKER_UNAVAILABLE, ErrorCode.BASE_IMAGE_UNAVAILABLE})
@@ -62,10 +70,22 @@ def fill_context(context: BuildContext, rendered: Rendered) -> None:
             folder / "spack-config",
             cancel=context.cancel,
         )
-    files = {**rendered.recipe.files, "Dockerfile": rendered.recipe.dockerfile}
+    write_dockerfile(context, rendered)
+    files = {
+        **rendered.recipe.files,
+        CA_BUNDLE_FILE: _ca_bundle(settings.build),
+        JOBS_FILE: f"{settings.build.jobs_per_build()}\n",
+    }
     if inputs.runtime is not None:
         files[slim.FIRST_LINES_FILE] = slim.first_lines(folder / "step")
     context.workspace.write_context(files)
+
+
+def write_dockerfile(context: BuildContext, rendered: Rendered) -> None:
+    """Write the recipe's Dockerfile as this site builds it."""
+    lent = site_secrets(context.settings.build)
+    text = without_unused_secrets(rendered.recipe.dockerfile, lent)
+    context.workspace.write_context({"Dockerfile": text})
 
 
 def build_stage(context: BuildContext, stage: str, labels: dict[str, str]) -> str:
@@ -235,18 +255,24 @@ def _sources(context: BuildContext) -> dict[str, Path]:
 
 
 def _secrets(context: BuildContext) -> dict[str, Path]:
-    """Return the files that steps may mount and no layer keeps.
-
-    They are the site's CA bundle, mirrors and number of jobs.
-    """
-    build = context.settings.build
-    secrets = {
+    """Return the files that steps may mount and no layer keeps: the site's mirrors and proxies."""
+    return {
         name: context.workspace.write_secret(name, text.encode())
-        for name, text in site_secrets(build).items()
+        for name, text in site_secrets(context.settings.build).items()
     }
-    if build.ca_bundle is not None:
-        secrets[CA_BUNDLE_SECRET] = build.ca_bundle
-    return secrets
+
+
+def _ca_bundle(settings: BuildSettings) -> str:
+    """Return the certificates that steps trust in addition to those of their image."""
+    if settings.ca_bundle is None:
+        return ""
+    try:
+        return read_bounded(settings.ca_bundle.resolve(), MAX_CA_BUNDLE_BYTES).decode("utf-8")
+    except (UnreadableFile, UnicodeDecodeError) as error:
+        raise Misconfigured(
+            f"The CA bundle {settings.ca_bundle} cannot be used: {error}.",
+            hint="Let ca_bundle in build_cfg name a file of PEM certificates.",
+        ) from error
 
 
 def newest_s(context: BuildContext) -> int:

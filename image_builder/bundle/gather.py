@@ -56,7 +56,7 @@ def gather(context: BuildContext, *, built: Path | None) -> dict[str, Path]:
         lock, _ = job.concretized_lock(context, rendered.environment)
         checks.audit_lock(context, rendered.environment, lock)
         rendered = render_request(request, inputs, settings, lock=lock, gathers=True)
-        context.workspace.write_context({"Dockerfile": rendered.recipe.dockerfile})
+        stages.write_dockerfile(context, rendered)
     _learn_of_slim(context, rendered)
     _say_what_is_missing(context, rendered)
     folder = context.workspace.scratch / "bundle"

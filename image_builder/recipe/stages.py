@@ -22,11 +22,14 @@ It exists only in recipes with `has_spack`.
 """
 LOCK_FILE = "cic/spack.lock"
 """Path of the lockfile to install in the build context; `render` does not make it."""
-CA_BUNDLE_SECRET = "ca_bundle"
+CA_BUNDLE_FILE = "site/ca.pem"
+"""Path of the CA bundle that steps trust in the build context; empty where the site has none."""
+JOBS_FILE = "site/jobs"
+"""Path of the number of compile jobs in the build context."""
 SITE_SECRET = "site_"
 """Prefix of the secrets that give a step what it needs of the site.
 
-They are `site_apt`, `site_spack` and `site_pip`.
+They are `site_apt`, `site_spack` and `site_pip`, and `site_base` for a base image's recipe.
 """
 FACTS_STAGE = "facts"
 """Build target that exports what a slim image needs to know of the full one."""

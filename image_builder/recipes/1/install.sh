@@ -14,8 +14,7 @@ elif [ -n "$mirror" ]; then
     printf 'mirrors:\n  site: "%s"\n' "$mirror" >"$scope/mirrors.yaml"
 fi
 
-jobs=$(site build_jobs)
-jobs=${jobs:-$(nproc)}
+jobs=$(cat /run/cic/jobs)
 keep=${1:-}
 mirrors=$scope
 set -- --only-concrete --fail-fast --jobs "$jobs" ${keep:+--keep-stage}

@@ -1,5 +1,5 @@
 # What every script of the recipe begins with: stop at the first failing command, and trust the site's CA.
-# The CA is a build secret: it lies in no layer, and the variables that name it live as long as the step.
+# The CA is mounted: it lies in no layer, and the variables that name it live as long as the step.
 set -eu
 
 # What writes a time into a file writes this one, which is that of all files of a build (1980-01-02).
@@ -94,7 +94,7 @@ runpy.run_module("pip", run_name="__main__", alter_sys=True)' "$@"
 }
 
 # take_environment FILE...: put files of the environment where Spack finds it. A COPY before the step would be as good,
-# but BuildKit was seen to begin a step with secrets only 4 to 10 s after one, on an image of 870 MB.
+# but BuildKit 0.13 reads each new file system that a step with secrets begins with (see recipe/dockerfile.py).
 take_environment() {
     mkdir -p /opt/cic
     for file in "$@"; do

@@ -21,6 +21,7 @@ from image_builder.recipe.dockerfile import (
     render,
     site_secrets,
     step_commands,
+    without_unused_secrets,
 )
 from image_builder.recipe.environment import compose
 from image_builder.recipe.pins import Deb, PythonPackage
@@ -390,11 +391,7 @@ def site(**keys: Any) -> BuildSettings:
 
 
 def test_each_step_gets_what_it_needs_of_the_site_and_no_more() -> None:
-    assert site_secrets(site()) == {
-        "site_apt": "",
-        "site_spack": "build_jobs=2\n",
-        "site_pip": "",
-    }
+    assert site_secrets(site()) == {}
     lent = site_secrets(
         site(
             pip_index_url="https://index.test/simple",
@@ -404,8 +401,9 @@ def test_each_step_gets_what_it_needs_of_the_site_and_no_more() -> None:
     )
     assert lent == {
         "site_apt": "apt_mirror=http://apt:pw@mirror.test/debian\n",
-        "site_spack": "build_jobs=2\nspack_mirror=https://u:p@mirror.test\n",
+        "site_spack": "spack_mirror=https://u:p@mirror.test\n",
         "site_pip": "pip_index_url=https://index.test/simple\n",
+        "site_base": "pip_index_url=https://index.test/simple\n",
     }
     with pytest.raises(Misconfigured):
         site_secrets(site(spack_mirror="https://x\npip_index_url=y"))
@@ -416,10 +414,19 @@ def test_a_proxy_with_a_password_reaches_no_step_of_a_stranger() -> None:
     assert buildx.proxy_arguments(settings) == {}
     lent = site_secrets(settings)
     told = "http_proxy=http://svc:pw@proxy.test:3128\nno_proxy=localhost\n"
-    assert lent["site_apt"] == told and lent["site_spack"].endswith(told)
-    assert lent["site_pip"] == ""
+    assert lent == {"site_apt": told, "site_spack": told, "site_base": told}
     plain = site(http_proxy="http://proxy.test:3128")
-    assert site_secrets(plain)["site_apt"] == "" and buildx.proxy_arguments(plain)
+    assert site_secrets(plain) == {} and buildx.proxy_arguments(plain)
+
+
+def test_a_build_mounts_the_secrets_that_the_site_lends_and_no_others() -> None:
+    """BuildKit 0.13 reads the whole file system of a step that mounts a secret: buildx #2361."""
+    recipe = rendered("apt: [bc]\npip: [six]\nspack:\n  specs: [zlib]\n").dockerfile
+    assert "type=secret" not in without_unused_secrets(recipe, {})
+    mirrored = without_unused_secrets(recipe, site_secrets(site(apt_mirror="http://mirror.test")))
+    assert set(re.findall(r"type=secret,id=(\w+)", mirrored)) == {"site_apt"}
+    assert without_unused_secrets(recipe, {"site_apt", "site_spack", "site_pip"}) == recipe
+    assert step_commands(without_unused_secrets(recipe, {})) == step_commands(recipe)
 
 
 def test_no_step_after_a_strangers_code_sees_what_others_share() -> None:
