@@ -97,6 +97,7 @@ def render_request(
             package_cache=package_cache_of(request, environment, inputs, settings.build, lock),
             solver_cache=solver_cache_of(request, environment, inputs, settings.build),
             parallel=not releases.installs_in_parallel(inputs.base.spack_version),
+            fewer=releases.solves_with_fewer(inputs.base.spack_version),
             autopush=not releases.pushes_by_itself(inputs.base.spack_version),
             packages_folder=settings.build.has_package_place,
             bundle=inputs.bundle is not None,

@@ -54,6 +54,7 @@ _SPACK_SCRIPTS = (
     "tools.sh",
     "site_tools.sh",
     "concretize.sh",
+    "fewer_packages.py",
     "install.sh",
     "packages.py",
     "parallel.py",
@@ -87,6 +88,8 @@ class RecipeOptions:
     """The cache mount of what Spack solved, for the step that concretizes."""
     parallel: bool = False
     """The base image's Spack does not build packages side by side within its jobs by itself."""
+    fewer: bool = False
+    """The base image's Spack may concretize with the packages alone that a solution may hold."""
     autopush: bool = False
     """The base image's Spack does not push packages by itself as they are built."""
     packages_folder: bool = False
@@ -163,6 +166,7 @@ def render(
         package_cache=options.package_cache or "",
         solver_cache=options.solver_cache or "",
         parallel=options.parallel,
+        fewer=options.fewer,
         autopush=options.autopush,
         packages_folder=options.packages_folder,
         packages_context=PACKAGES_CONTEXT,

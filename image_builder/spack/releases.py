@@ -18,6 +18,8 @@ CHOOSES_PROVIDERS: Release = (1, 0)
 """The first release that finds a solution with `one_of` providers of a virtual package."""
 PROPAGATES_REQUIREMENTS: Release = (1, 2)
 """The first release that finds a solution with `==` under `require`."""
+SOLVES_WITH_FEWER: Release = (1, 2)
+"""The release whose order of criteria is known, so that a solution with fewer packages is proven."""
 FIRST_WITH_GROUPS: Release = (1, 2)
 """The first release whose environments may have groups of specs."""
 
@@ -35,3 +37,11 @@ def installs_in_parallel(release: Release | None) -> bool:
 def keeps_solutions(release: Release | None) -> bool:
     """Return whether Spack has a cache of what it concretized, by the text of the problem."""
     return release is not None and release >= FIRST_WITH_SOLUTIONS
+
+
+def solves_with_fewer(release: Release | None) -> bool:
+    """Return whether the recipe can prove for this Spack that packages may be left out of a problem.
+
+    What a newer one minimizes, and in which order, has to be looked at first.
+    """
+    return release is not None and release[:2] == SOLVES_WITH_FEWER

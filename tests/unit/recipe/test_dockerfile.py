@@ -73,7 +73,7 @@ FULL = "apt: [grace, graphviz]\npip: [pillow, rocrate]\nspack:\n  specs: [compss
 OLDER_SPACK = RecipeOptions(
     package_cache="cic-spack-0", packages_folder=True, parallel=True, autopush=True
 )
-NEWEST_SPACK = RecipeOptions(package_cache="cic-spack-0", solver_cache="cic-solver-0")
+NEWEST_SPACK = RecipeOptions(package_cache="cic-spack-0", solver_cache="cic-solver-0", fewer=True)
 
 
 RELOCKED = RecipeOptions(
