@@ -93,11 +93,13 @@ class BaseFacts:
     folder: str = ""
     """Where its containers start."""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    has_dpkg: bool = False
+    """Debian's list of installed packages is there."""
     is_here: bool = True
     """False: the image is not on this machine yet, and the rest is guessed from its name."""
 
 
-QUESTIONS = 3
+QUESTIONS = 4
 """The number of what is asked below: answers to fewer questions are not used any more."""
 _SCRIPT = """
 . /etc/os-release 2>/dev/null; echo "os=$ID"; echo "os_version=$VERSION_ID"
@@ -106,6 +108,7 @@ command -v python3 >/dev/null 2>&1 && echo "python=$(python3 -c 'import platform
 for s in "$(command -v spack)" "$SPACK_ROOT/bin/spack" /opt/spack/bin/spack /spack/bin/spack; do
   [ -x "$s" ] && { echo "spack=$("$s" --version 2>/dev/null)"; break; }
 done
+[ -f /var/lib/dpkg/status ] && echo "dpkg=yes"
 tr '\\0\\n' '\\n ' </proc/self/environ | sed 's/^/variable=/'
 """
 _VERSION = re.compile(r"\d{1,9}(?:\.\d{1,9})+")
@@ -211,6 +214,7 @@ def _facts(output: str, reference: str, digest: str | None, platform: str) -> Ba
         spack_version=numbers(spack.group()) if spack else None,
         compilers=compilers,
         python=single.get("python") or None,
+        has_dpkg="dpkg" in single,
         variables=variables,
         folder=config.get("WorkingDir") or "",
         labels=config.get("Labels") or {},

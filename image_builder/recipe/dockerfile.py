@@ -157,6 +157,7 @@ def render(
         sources_context=SOURCES_CONTEXT,
         has_spack=has_spack,
         has_apt=bool(environment.apt),
+        has_dpkg=base.has_dpkg,
         has_externals=has_spack and bool(externals_list(description)),
         has_requirements=environment.requirements is not None,
         has_catalogue=options.has_catalogue,

@@ -30,6 +30,7 @@ def base(spack: tuple[int, ...] | None = (0, 23, 1), **facts: Any) -> BaseFacts:
             "spack_version": spack,
             "compilers": {"gcc": "12.2.0"},
             "python": "3.11.2",
+            "has_dpkg": True,
             **facts,
         }
     )

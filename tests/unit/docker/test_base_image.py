@@ -14,7 +14,7 @@ from image_builder.settings import RegistrySettings
 class TestProbe:
     ANSWER = (
         "os=debian\nos_version=12\ncompiler=gcc:12.2.0\ncompiler=clang:14.0.6\npython=3.11.2\n"
-        "spack=0.23.1 (2bfcc69fa870d3c6919be87593f22647981b648a)\n"
+        "spack=0.23.1 (2bfcc69fa870d3c6919be87593f22647981b648a)\ndpkg=yes\n"
     )
 
     @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ class TestProbe:
             facts = base_image.probe_base("base:1", "sha256:12", "linux/amd64", tmp_path / "cache")
             assert (facts.os_id, facts.os_version, facts.python) == ("debian", "12", "3.11.2")
             assert facts.compilers == {"gcc": "12.2.0", "clang": "14.0.6"}
-            assert facts.spack_version == (0, 23, 1)
+            assert facts.spack_version == (0, 23, 1) and facts.has_dpkg
             assert (facts.folder, facts.labels) == ("/data", {"site": "=\nhere"})
         assert asked == ["base:1"], "what is known of a digest is remembered"
         base_image.probe_base("base:1", "sha256:12", "linux/arm64", tmp_path / "cache")
@@ -51,6 +51,7 @@ class TestProbe:
         monkeypatch.setattr(base_image, "run_probe", lambda *_, **__: answer)
         facts = base_image.probe_base("base:1", "sha256:12", "linux/amd64", tmp_path)
         assert (facts.spack_version, facts.python, facts.compilers) == (None, None, {})
+        assert not facts.has_dpkg
 
     @pytest.mark.parametrize(
         ("reference", "version"),

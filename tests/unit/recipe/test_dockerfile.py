@@ -419,6 +419,13 @@ def test_a_proxy_with_a_password_reaches_no_step_of_a_stranger() -> None:
     assert site_secrets(plain) == {} and buildx.proxy_arguments(plain)
 
 
+def test_a_base_image_of_no_debian_packages_has_no_list_of_them() -> None:
+    listed = "COPY --from=base /var/lib/dpkg/status /base/"
+    assert listed in rendered("").dockerfile
+    other = rendered("", facts={"has_dpkg": False}).dockerfile
+    assert listed not in other and "COPY --from=base /var/lib/dpkg/statu[s] /base/" in other
+
+
 def test_a_build_mounts_the_secrets_that_the_site_lends_and_no_others() -> None:
     """BuildKit 0.13 reads the whole file system of a step that mounts a secret: buildx #2361."""
     recipe = rendered("apt: [bc]\npip: [six]\nspack:\n  specs: [zlib]\n").dockerfile
