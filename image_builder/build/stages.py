@@ -73,7 +73,7 @@ def fill_context(context: BuildContext, rendered: Rendered) -> None:
     write_dockerfile(context, rendered)
     files = {
         **rendered.recipe.files,
-        CA_BUNDLE_FILE: _ca_bundle(settings.build),
+        CA_BUNDLE_FILE: ca_bundle_text(settings.build),
         JOBS_FILE: f"{settings.build.jobs_per_build()}\n",
     }
     if inputs.runtime is not None:
@@ -262,7 +262,7 @@ def _secrets(context: BuildContext) -> dict[str, Path]:
     }
 
 
-def _ca_bundle(settings: BuildSettings) -> str:
+def ca_bundle_text(settings: BuildSettings) -> str:
     """Return the certificates that steps trust in addition to those of their image."""
     if settings.ca_bundle is None:
         return ""
