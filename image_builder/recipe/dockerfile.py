@@ -54,7 +54,6 @@ _SPACK_SCRIPTS = (
     "tools.sh",
     "site_tools.sh",
     "concretize.sh",
-    "fewer_packages.py",
     "install.sh",
     "packages.py",
     "parallel.py",
@@ -298,6 +297,8 @@ def _files(
             files["cic/externals"] = externals
     if options.has_post_install:
         scripts.add("post_install.sh")
+    if options.fewer and has_spack:
+        scripts.add("fewer_packages.py")
     if options.relocked:
         scripts |= {"relock.sh", "relock.py"}
     files |= _pin_files(options)

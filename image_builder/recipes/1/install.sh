@@ -14,7 +14,7 @@ elif [ -n "$mirror" ]; then
     printf 'mirrors:\n  site: "%s"\n' "$mirror" >"$scope/mirrors.yaml"
 fi
 
-jobs=$(cat /run/cic/jobs)
+jobs=$(cat /run/cic/jobs 2>/dev/null || nproc) # a debug image has no such file
 keep=${1:-}
 mirrors=$scope
 set -- --only-concrete --fail-fast --jobs "$jobs" ${keep:+--keep-stage}
