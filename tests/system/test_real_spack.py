@@ -85,7 +85,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made.add_step("heat", "solver", WITH_STAGES)
     made.add_step("heat", "plain", {"eflows4hpc.yaml": "spack:\n  specs: [heat]\n"})
     made.add_step("heat", "slim", SLIM)
-    made.add_step("heat", "impossible", {"eflows4hpc.yaml": "spack:\n  specs: [heat@9]\n"})
+    made.add_step("heat", "impossible", {"eflows4hpc.yaml": "spack:\n  specs: ['heat@9:']\n"})
     made.add_step("heat", "empty", {"eflows4hpc.yaml": "# nothing but the machine's MPI\n"})
     yield made
     remove_images(made)

@@ -33,6 +33,14 @@ _UNSATISFIED = re.compile(
     r"Cannot (?:satisfy|select)|cannot concretize|cannot depend on|No matching version|"
     r"stopping concretization|No compilers? (?:with spec|for|found)|" + _NO_VERSION
 )
+_UNSATISFIED_0_19 = re.compile(
+    r"==> Error: .*(?:Cannot (?:concretize|find (?:compatible|valid)|set variant)|"
+    r"No (?:valid |)(?:compiler|platform|value|version)s? |is not a valid (?:dependency|value) for|"
+    r"cannot (?:satisfy constraint|both propagate|have values)|is not compatible with this machine|"
+    r"(?:have|are|') incompatible|required multiple values|multiple providers for|"
+    r"does not satisfy any configured external|requested for .* cannot be found|Cyclic dependency)"
+)
+"""Spack 0.19 tells the conflict alone, and not that the environment failed to concretize."""
 _BOOTSTRAP = re.compile(r"[Bb]ootstrap\w* (?:clingo|.*failed)|cannot bootstrap")
 
 
@@ -81,7 +89,10 @@ def concretization(failed: FailedStep) -> Finding:
             excerpt=excerpt,
             hint="Choose an older architecture, or a base image with a newer compiler.",
         )
-    if match := first_match(_UNSATISFIED, lines, groups=True):
+    unsatisfied = (
+        first_match(one, lines, groups=True) for one in (_UNSATISFIED, _UNSATISFIED_0_19)
+    )
+    if match := next(filter(None, unsatisfied), None):
         package = match.groupdict().get("package") or _without_version(excerpt)
         return found(
             ErrorCode.CONCRETIZATION_FAILED,

@@ -196,6 +196,37 @@ def test_apts_error_is_found_when_its_first_letter_is_elsewhere(error: str) -> N
     assert any(error in line for line in cause.excerpt)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "No valid version for 'heat' satisfies '@9:'",
+        "No version for 'zlib' satisfies '@1.2' and '@1.3'",
+        "No versions available for package 'zlib'",
+        "No valid compiler for zlib satisfies '%gcc'",
+        "'zlib' compiler constraints '%gcc@9' and '%gcc@12' are incompatible",
+        "'zlib target=zen2' cannot satisfy constraint 'target=haswell'",
+        "'zlib target=zen4' is not compatible with this machine",
+        "'zlib' is not a valid dependency for any package in the DAG",
+        "'Spec(libs=both)' is not a valid value for 'zlib' variant 'libs'",
+        "Cannot find valid provider for virtual mpi",
+        "Spec cannot include multiple providers for virtual 'mpi'",
+        "Attempted to use external for 'zlib' which does not satisfy any configured external spec",
+        "Compiler gcc@13 requested for zlib cannot be found. Set install_missing_compilers:true",
+        "Cyclic dependency detected between 'a' and 'b'",
+    ],
+)
+def test_a_conflict_in_the_words_of_spack_0_19(error: str) -> None:
+    """It does not say that the environment failed to concretize."""
+    log = [
+        '#9 [concretized 1/1] RUN ["sh", "/run/cic/concretize.sh"]',
+        f"#9 9.157 ==> Error: {error}",
+        '#9 ERROR: process "sh /run/cic/concretize.sh" did not complete successfully: exit code: 1',
+    ]
+    cause = classify(log, step="lock")
+    assert cause.code is ErrorCode.CONCRETIZATION_FAILED
+    assert any(error in line for line in cause.excerpt)
+
+
 def test_a_failed_step_is_taken_out_of_the_log() -> None:
     failed = failed_step(log_of("apt-unknown-package"))
     assert failed.exit_code == 123 and failed.command == "/bin/sh -c /cic/apt.sh"
