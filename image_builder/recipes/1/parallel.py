@@ -108,6 +108,8 @@ class Child(object):
             os.setpgid(0, 0)
             os.dup2(write, 1)
             os.dup2(write, 2)
+            # Line by line: 1.1 does not flush what it says of a package's beginning.
+            sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
             os._exit(_status_of(install, key))
         os.close(write)
 

@@ -55,6 +55,8 @@ def install(parser, args):
     name = args.words[-1].lstrip("/")
     assert args.words[:4] == ["install", "--no-add", "--only", "package"], args.words
     note("begin " + name)
+    print(name, "begins")
+    os.write(1, (name + " is at work\\n").encode())  # as a process below does
     for line in range(4):
         print(name, "line", line, flush=True)
         time.sleep(0.05)
@@ -108,6 +110,7 @@ def run(
         "PYTHONPATH": str(folder),
         "FOLDER": str(folder),
         "TOKENS": f"{tokens}",
+        "PYTHONUNBUFFERED": "",  # as in a build
     }
     return subprocess.run(
         [*around, *command], env=environ, capture_output=True, text=True, check=False, timeout=60
@@ -146,6 +149,13 @@ def test_no_more_packages_than_jobs_and_all_tokens_come_back(folder: Path, token
     assert run(folder, WIDE, tokens=tokens).returncode == 0
     assert most_at_once(folder) == tokens + 1
     assert (folder / "left").read_text("utf-8").strip() == str(tokens)
+
+
+def test_a_line_comes_when_it_is_printed(folder: Path) -> None:
+    """Spack 1.1 leaves the line that begins a package in the process's buffer."""
+    lines = run(folder, WIDE).stdout.splitlines()
+    for name in WIDE:
+        assert lines.index(f"{name} begins") < lines.index(f"{name} is at work")
 
 
 def test_without_a_jobserver_one_package_follows_the_other(folder: Path) -> None:
