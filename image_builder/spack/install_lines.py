@@ -68,10 +68,15 @@ class LineReader:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = sorted(set(names), key=len, reverse=True)
+        self._installed: set[str] = set()
         self.now_s: float | None = None
 
     def read(self, line: str) -> InstallLine | None:
-        """Return what a line says of a package, or None for one that says nothing of any."""
+        """Return what a line says of a package, or None for one that says nothing of any.
+
+        Spack 1.1 says of a package that it took from a cache that it begins after it is installed:
+        such a line says nothing.
+        """
         text = self._at(line)
         if match := _STEP.search(text):
             return _step(match)
@@ -81,6 +86,11 @@ class LineReader:
             (_EXTRACTING, Event.FROM_CACHE),
         ):
             if match := pattern.search(text):
+                short = match["hash"][:7]
+                if event is Event.INSTALLED:
+                    self._installed.add(short)
+                elif event is Event.BEGAN and short in self._installed:
+                    return None
                 name, version = self._divided(match)
                 return InstallLine(event=event, name=name, version=version, hash=match["hash"])
         if match := _PHASE.match(text):

@@ -90,6 +90,14 @@ def test_phases_of_older_releases_are_told_side_by_side_too() -> None:
     )
 
 
+def test_what_is_installed_is_not_begun_by_a_late_line() -> None:
+    """Spack 1.1 writes it in this order of a package that it takes from a cache."""
+    progress = InstallProgress(["lz4", "py-six"])
+    progress.heard(f"==> Extracting lz4-1.9.4-{HASH} from binary cache")
+    assert progress.heard(f"[+] /opt/spack/lz4-1.9.4-{HASH}") == (1, 2, "lz4@1.9.4")
+    assert progress.heard(f"==> Installing lz4-1.9.4-{HASH} [1/1]") is None
+
+
 def test_many_packages_at_once_are_counted_and_not_all_named() -> None:
     progress = InstallProgress(["a-package"] * 99)
     for number in range(20):

@@ -74,6 +74,15 @@ def test_older_releases_tell_where_a_package_came_from() -> None:
     }
 
 
+def test_a_package_that_is_installed_does_not_begin_again() -> None:
+    lines = [
+        f"==> Extracting zlib-1.3.1-{HASH} from binary cache",
+        f"[+] /opt/zlib-1.3.1-{HASH}",
+        f"==> Installing zlib-1.3.1-{HASH} [1/1]",  # Spack 1.1 says so late
+    ]
+    assert installed("\n".join(lines)) == {"zlib@1.3.1": (0.0, 0.0, spans.CACHED)}
+
+
 def test_newer_releases_tell_it_of_packages_side_by_side() -> None:
     assert installed(NEWER) == {
         "zlib@1.3.1": (1.5, 2.1, spans.CACHED),
