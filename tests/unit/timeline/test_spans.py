@@ -20,10 +20,12 @@ from tests.support.recording import Heard
 
 HASH = "abcdefghijklmnopqrstuvwxyz234567"
 OTHER = "zyxwvutsrqponmlkjihgfedcba765432"
+THIRD = "bcdefghijklmnopqrstuvwxyza345672"
+FOURTH = "cdefghijklmnopqrstuvwxyzab456723"
 
 OLDER = f"""\
-#9 1.0 [+] /usr (external glibc-2.36-{HASH})
-#9 1.5 [+] /opt/spack/gcc-runtime-12.2.0-{OTHER}
+#9 1.0 [+] /usr (external glibc-2.36-{THIRD})
+#9 1.5 [+] /opt/spack/gcc-runtime-12.2.0-{THIRD}
 #9 2.0 ==> Installing zlib-1.3.1-{HASH} [1/3]
 #9 2.1 ==> Fetching file:///mirror/build_cache/x.spack
 #9 2.2 ==> Extracting zlib-1.3.1-{HASH} from binary cache
@@ -33,7 +35,7 @@ OLDER = f"""\
 #9 4.0 ==> fftw: Executing phase: 'build'
 #9 9.0 [+] /opt/spack/fftw-3.3.10-{OTHER}
 #9 9.5 [+] /opt/spack/fftw-3.3.10-{OTHER}
-#9 9.6 ==> Installing hdf5-1.14.5-{HASH} [3/3]"""
+#9 9.6 ==> Installing hdf5-1.14.5-{FOURTH} [3/3]"""
 """What Spack 0.19 to 1.1 write of an install that was ended before it was done."""
 
 NEWER = """\
