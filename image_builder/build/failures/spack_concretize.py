@@ -28,12 +28,7 @@ _TOO_OLD = re.compile(
     r"cannot (?:generate|produce) .*(?:binary|binaries|code) for .*(?:target|micro-architecture)"
 )
 _NO_VERSION = r"No version exists that|can only be satisfied by deprecated versions"
-_UNSATISFIED = re.compile(
-    r"failed to concretize `?(?P<package>[a-z0-9-]+)?|conflicts with|[Uu]nsatisfiable|"
-    r"Cannot (?:satisfy|select)|cannot concretize|cannot depend on|No matching version|"
-    r"stopping concretization|No compilers? (?:with spec|for|found)|" + _NO_VERSION
-)
-_UNSATISFIED_0_19 = re.compile(
+_CONFLICT_0_19 = (
     r"==> Error: .*(?:Cannot (?:concretize|find (?:compatible|valid)|set variant)|"
     r"No (?:valid |)(?:compiler|platform|value|version)s? |is not a valid (?:dependency|value) for|"
     r"cannot (?:satisfy constraint|both propagate|have values)|is not compatible with this machine|"
@@ -41,6 +36,12 @@ _UNSATISFIED_0_19 = re.compile(
     r"does not satisfy any configured external|requested for .* cannot be found|Cyclic dependency)"
 )
 """Spack 0.19 tells the conflict alone, and not that the environment failed to concretize."""
+_UNSATISFIED = re.compile(
+    r"failed to concretize `?(?P<package>[a-z0-9-]+)?|conflicts with|[Uu]nsatisfiable|"
+    r"Cannot (?:satisfy|select)|cannot concretize|cannot depend on|No matching version|"
+    r"stopping concretization|No compilers? (?:with spec|for|found)|"
+    + "|".join((_NO_VERSION, _CONFLICT_0_19))
+)
 _BOOTSTRAP = re.compile(r"[Bb]ootstrap\w* (?:clingo|.*failed)|cannot bootstrap")
 
 
@@ -89,10 +90,7 @@ def concretization(failed: FailedStep) -> Finding:
             excerpt=excerpt,
             hint="Choose an older architecture, or a base image with a newer compiler.",
         )
-    unsatisfied = (
-        first_match(one, lines, groups=True) for one in (_UNSATISFIED, _UNSATISFIED_0_19)
-    )
-    if match := next(filter(None, unsatisfied), None):
+    if match := first_match(_UNSATISFIED, lines, groups=True):
         package = match.groupdict().get("package") or _without_version(excerpt)
         return found(
             ErrorCode.CONCRETIZATION_FAILED,
