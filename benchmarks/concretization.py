@@ -40,10 +40,10 @@ INSIDE = """\
 import json, os, resource, subprocess, sys
 text, repeated, cached = sys.stdin.read(), int(sys.argv[1]), sys.argv[2] == "cached"
 os.makedirs("/run/cic")
-if sys.argv[2] == "before":
-    subprocess.run("rm -f /usr/lib/*/libmimalloc*", shell=True, check=True)
-for name in set(os.listdir("/recipe")) - ({"fewer_packages.py"} if sys.argv[2] == "before" else set()):
+for name in os.listdir("/recipe"):
     os.symlink("/recipe/" + name, "/run/cic/" + name)
+if sys.argv[2] == "before":
+    subprocess.run("rm -f /usr/lib/*/libmimalloc* /run/cic/fewer_packages.py", shell=True, check=True)
 if cached:
     os.mkdir("/run/cic/solutions")
 told = []

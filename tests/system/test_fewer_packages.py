@@ -98,12 +98,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     facts, _ = facts_or_guess(SPACK_BASE, image.id, "linux/amd64", root / "facts")
     if facts.spack_version is None or facts.spack_version[:2] != SOLVES_WITH_FEWER:
         pytest.skip(f"Spack {facts.spack_version} CONCRETIZES AS IT IS: THIS IS FOR 1.2")
-    folders = {
-        name: root / "cases" / f"case{number}" for number, name in enumerate({**PROVEN, **IN_FULL})
-    }
-    for name, folder in folders.items():
+    folders = {}
+    for number, (name, case) in enumerate({**PROVEN, **IN_FULL}.items()):
+        folders[name] = folder = root / "cases" / f"case{number}"
         folder.mkdir(parents=True)
-        (folder / "spack.yaml").write_text(environment({**PROVEN, **IN_FULL}[name]), "utf-8")
+        (folder / "spack.yaml").write_text(environment(case), "utf-8")
     command = ["docker", "run", "--rm", "--network=none", f"--volume={root / 'cases'}:/cases"]
     command += [f"--env=OWNER={os.getuid()}:{os.getgid()}", f"--volume={RECIPE}:/recipe:ro"]
     subprocess.run([*command, SPACK_BASE, "sh", "-c", INSIDE], check=True)

@@ -17,7 +17,6 @@ import sys
 import spack.cmd.concretize
 import spack.config
 import spack.environment
-import spack.main
 import spack.package_base
 import spack.repo
 import spack.solver.asp as asp
@@ -164,8 +163,10 @@ def best_version(asked, setup):
 def use(environment):
     """Let Spack's solver see fewer packages, and its solutions be proven."""
     graph, settings = analysis.create_graph_analyzer(), spack.config.get("concretizer")
-    if not isinstance(graph, analysis.StaticAnalysis) or settings.get("timeout"):
-        raise NotProven("Spack may stop before it has the best solution, or looks at no configuration")
+    if not isinstance(graph, analysis.StaticAnalysis):
+        raise NotProven("Spack's static analysis is off")
+    if settings.get("timeout"):
+        raise NotProven("Spack may stop before it has the best solution")
     if settings.get("reuse") is not False:
         raise NotProven("Spack may take what was concretized before")
     if environment.has_groups() or settings.get("unify") is not True:
