@@ -263,16 +263,22 @@ def _secrets(context: BuildContext) -> dict[str, Path]:
 
 
 def ca_bundle_text(settings: BuildSettings) -> str:
-    """Return the certificates that steps trust in addition to those of their image."""
+    """Return the certificates that steps trust in addition to those of their image.
+
+    Comments beside them may be in any encoding.
+    """
     if settings.ca_bundle is None:
         return ""
     try:
-        return read_bounded(settings.ca_bundle.resolve(), MAX_CA_BUNDLE_BYTES).decode("utf-8")
-    except (UnreadableFile, UnicodeDecodeError) as error:
+        content = read_bounded(settings.ca_bundle.resolve(), MAX_CA_BUNDLE_BYTES)
+        if content and b"-----BEGIN" not in content:
+            raise UnreadableFile("it holds no PEM certificate")
+    except UnreadableFile as error:
         raise Misconfigured(
             f"The CA bundle {settings.ca_bundle} cannot be used: {error}.",
             hint="Let ca_bundle in build_cfg name a file of PEM certificates.",
         ) from error
+    return content.decode("utf-8", "replace")
 
 
 def newest_s(context: BuildContext) -> int:

@@ -10,6 +10,7 @@ from image_builder.docker.base_image import BaseFacts
 from image_builder.recipe.environment import Environment, compose
 from image_builder.request.build_request import BuildRequest, Machine
 from image_builder.request.parsing import parse_request
+from image_builder.settings import BuildSettings
 from image_builder.sources.description import Description, parse_description
 from image_builder.spack.knowledge import SpackKnowledge, read_knowledge
 
@@ -33,6 +34,13 @@ def base(spack: tuple[int, ...] | None = (0, 23, 1), **facts: Any) -> BaseFacts:
             "has_dpkg": True,
             **facts,
         }
+    )
+
+
+def build_settings(**keys: Any) -> BuildSettings:
+    """Return a site's settings of builds, with nothing but what each has to say."""
+    return BuildSettings(
+        tmp_folder=Path("/tmp"), builder_home=Path("/opt"), base_image="base", **keys
     )
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from image_builder.docker import buildx
 from image_builder.errors import BadDescription, Misconfigured
+from image_builder.recipe.base_image import render_base
 from image_builder.recipe.dockerfile import (
     Recipe,
     RecipeOptions,
@@ -28,10 +29,10 @@ from image_builder.recipe.pins import Deb, PythonPackage
 from image_builder.recipe.slim import FIRST_LINES_FILE
 from image_builder.recipe.stages import FACTS_FOLDER, LATEST_RECIPE, LOCK_FILE, WANTED_FILE
 from image_builder.request.parsing import parse_request
-from image_builder.settings import BuildSettings
 from tests.conftest import PROJECT
 from tests.support.golden_files import assert_golden
 from tests.support.planning import base, corpus, described, request
+from tests.support.planning import build_settings as site
 
 RECIPES = PROJECT / "image_builder" / "recipes"
 
@@ -384,12 +385,6 @@ def test_rendering_is_a_function() -> None:
         assert rendered(text) == rendered(text)
 
 
-def site(**keys: Any) -> BuildSettings:
-    return BuildSettings(
-        tmp_folder=Path("/tmp"), builder_home=Path("/opt"), base_image="base", build_jobs=2, **keys
-    )
-
-
 def test_each_step_gets_what_it_needs_of_the_site_and_no_more() -> None:
     assert site_secrets(site()) == {}
     lent = site_secrets(
@@ -434,6 +429,26 @@ def test_a_build_mounts_the_secrets_that_the_site_lends_and_no_others() -> None:
     assert set(re.findall(r"type=secret,id=(\w+)", mirrored)) == {"site_apt"}
     assert without_unused_secrets(recipe, {"site_apt", "site_spack", "site_pip"}) == recipe
     assert step_commands(without_unused_secrets(recipe, {})) == step_commands(recipe)
+
+
+def test_a_site_can_give_each_secret_that_a_recipe_mounts() -> None:
+    given = site_secrets(
+        site(
+            apt_mirror="http://mirror.test/debian",
+            spack_mirror="https://mirror.test",
+            pip_index_url="https://index.test/simple",
+        )
+    )
+    whole = rendered(
+        "apt: [bc]\npip: [six]\nspack:\n  specs: [zlib]\n",
+        options=RecipeOptions(gathers=True),
+        runtime="registry.test/runtime:1",
+    )
+    for dockerfile in (whole.dockerfile, render_base("debian:12", has_packages=True)[0]):
+        mounted = set(re.findall(r"type=secret,id=(\w+)", dockerfile))
+        assert mounted and mounted <= set(given)
+        assert without_unused_secrets(dockerfile, given) == dockerfile
+        assert "type=secret" not in without_unused_secrets(dockerfile, {})
 
 
 def test_no_step_after_a_strangers_code_sees_what_others_share() -> None:

@@ -22,22 +22,16 @@ from image_builder.errors import (
 from image_builder.host import sudo
 from image_builder.host.cancellation import CancelToken
 from image_builder.host.process import Command, Completed, LineSink, ProcessFailed
-from image_builder.settings import BuildSettings
 from image_builder.sif import convert, flow, oci_layout, streaming
 from image_builder.sif.convert import ConversionFailed
 from image_builder.sif.docker_export import NotStreamable
+from tests.support.planning import build_settings as site
 
 
 @pytest.fixture(autouse=True)
 def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `build` unpacks is an empty folder: the programs here are fakes."""
     monkeypatch.setattr(oci_layout, "write", lambda image, folder, **_: folder.mkdir())
-
-
-def site(**keys: Any) -> BuildSettings:
-    return BuildSettings(
-        tmp_folder=Path("/tmp/site"), builder_home=Path("/opt/cic"), base_image="base", **keys
-    )
 
 
 @pytest.fixture
