@@ -80,6 +80,6 @@ def _put_beside(
     tag = beside_tag(digest, kind)
     earlier = repository.manifest(tag)
     described = [layer.descriptor(repository.put_blob(layer.content)) for layer in layers]
-    together = cosign.with_layers(earlier.content if earlier else None, described)
+    together = cosign.with_layers(earlier.layers if earlier else [], described)
     config = repository.put_blob(cosign.config(together))
     repository.put_manifest(tag, cosign.manifest(together, config))

@@ -67,9 +67,8 @@ def attestation_of(envelope: bytes, predicate_type: str) -> Layer:
     )
 
 
-def with_layers(earlier: Mapping[str, Any] | None, layers: list[dict[str, Any]]) -> list[Any]:
+def with_layers(known: list[dict[str, Any]], layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the layers of an artifact with more, but for those that are there; others' stay."""
-    known = list(earlier.get("layers") or []) if earlier is not None else []
     fresh = [layer for layer in layers if layer not in known]
     return [*known[-MOST_LAYERS:], *fresh] if fresh else known
 

@@ -42,6 +42,8 @@ MAX_REDIRECT_BYTES = 1024**2
 MAX_SHOWN = 300
 PAGE = 1000
 _BLOCK_BYTES = 64 * 1024
+_DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
+"""As the OCI's specification of images has it; other programs' may be of other algorithms."""
 PLAIN = {"Accept-Encoding": "identity"}
 """Nothing is asked for compressed, and so nothing grows as it is read."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -56,10 +58,29 @@ class RegistryUnavailable(Unavailable):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Holds a manifest with the digest that the registry knows it by."""
+    """Holds a manifest with the digest that the registry knows it by.
+
+    Anybody who may write to the repository may have made it, of any JSON.
+    """
 
     digest: str
     content: Mapping[str, Any]
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        return annotations_of(self.content)
+
+    @property
+    def layers(self) -> list[dict[str, Any]]:
+        """Return the descriptors of its layers. What has no digest or size is none."""
+        layers = self.content.get("layers")
+        return [
+            layer
+            for layer in (layers if isinstance(layers, list) else ())
+            if isinstance(layer, dict)
+            and _DIGEST.fullmatch(str(layer.get("digest")))
+            and isinstance(layer.get("size"), int)
+        ]
 
 
 class Body:
@@ -69,12 +90,12 @@ class Body:
         self._raw = raw
 
     def read(self, size: int | None = None) -> bytes:
-        """Return the next bytes, none at the end.
+        """Return the next bytes as soon as there are any, none at the end.
 
         Raises `RegistryUnavailable` when the connection breaks.
         """
         try:
-            chunk: bytes = self._raw.read(size)
+            chunk: bytes = self._raw.read1(size)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise _broken_off(error) from error
         return chunk
@@ -155,7 +176,7 @@ class OciRepository:
                 names += _tags(whole.content(answer))
                 links = parse_header_links(answer.headers.get("Link", ""))
                 following = next((link["url"] for link in links if link.get("rel") == "next"), None)
-                address = urllib.parse.urljoin(address, following) if following else None
+                address = _joined(address, following) if following else None
         return names
 
     def manifest(self, tag: str) -> Manifest | None:
@@ -195,7 +216,7 @@ class OciRepository:
     def blob_bytes(self, digest: str) -> int | None:
         """Return how large a blob is, or None if it is missing."""
         with self._request("HEAD", f"{self._base}/blobs/{digest}", accept=(200, 404)) as answer:
-            return int(answer.headers["Content-Length"]) if answer.status_code == 200 else None
+            return _length(answer) if answer.status_code == 200 else None
 
     @contextlib.contextmanager
     def blob(self, digest: str, *, begin: int = 0) -> Iterator[Body]:
@@ -250,7 +271,7 @@ class OciRepository:
 
     def _upload(self, digest: str, size_bytes: int, body: Callable[[], Any]) -> None:
         with self._request("POST", f"{self._base}/blobs/uploads/", accept=(202,)) as answer:
-            place = urllib.parse.urljoin(answer.url, answer.headers["Location"])
+            place = _joined(answer.url, answer.headers.get("Location", ""))
         place += ("&" if "?" in place else "?") + urllib.parse.urlencode({"digest": digest})
         with self._request(
             "PUT",
@@ -357,6 +378,16 @@ class OciRepository:
             ) from error
 
 
+def annotations_of(described: Mapping[str, Any]) -> dict[str, str]:
+    """Return the annotations of a manifest or a descriptor that are texts."""
+    told = described.get("annotations")
+    return {
+        name: text
+        for name, text in (told.items() if isinstance(told, dict) else ())
+        if isinstance(text, str)
+    }
+
+
 def beside_tag(digest: str, kind: str) -> str:
     """Return the tag of what is beside an artifact: of its signatures, for the kind `sig`."""
     return f"{digest.replace(':', '-')}.{kind}"
@@ -376,6 +407,21 @@ def _bounded_redirect(answer: requests.Response, **_: Any) -> None:
         content = _Whole("A redirect", MAX_REDIRECT_BYTES).content(answer)
         answer.raw.release_conn()
         answer.raw = io.BytesIO(content)
+
+
+def _length(answer: requests.Response) -> int:
+    told = answer.headers.get("Content-Length", "")
+    if not re.fullmatch(r"[0-9]{1,18}", told):
+        raise RegistryUnavailable("The registry does not say how large a blob is.")
+    return int(told)
+
+
+def _joined(address: str, told: str) -> str:
+    """Return the address that an answer tells, which may be relative."""
+    try:
+        return urllib.parse.urljoin(address, told)
+    except ValueError as error:
+        raise RegistryUnavailable("The registry names an address that is none.") from error
 
 
 def _broken_off(error: Exception) -> RegistryUnavailable:

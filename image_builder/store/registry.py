@@ -46,6 +46,7 @@ from image_builder.store.oci_client import (
     Manifest,
     OciRepository,
     RegistryUnavailable,
+    annotations_of,
     beside_tag,
 )
 from image_builder.store.record import (
@@ -442,7 +443,7 @@ class RegistryImages:
         return (
             {}
             if manifest is None
-            else {layer["annotations"][TITLE]: layer for layer in manifest.content["layers"]}
+            else {annotations_of(layer).get(TITLE, ""): layer for layer in manifest.layers}
         )
 
     def _texts(self, identity: str) -> dict[str, str]:
@@ -551,12 +552,10 @@ def _read(manifest: Manifest | None) -> ImageRecord | None:
     if manifest is None:
         return None
     try:
-        record = ImageRecord.model_validate_json(
-            manifest.content.get("annotations", {}).get(RECORD, "")
-        )
-        layers = [layer["digest"] for layer in manifest.content["layers"]]
-    except (ValidationError, KeyError, TypeError):
+        record = ImageRecord.model_validate_json(manifest.annotations.get(RECORD, ""))
+    except ValidationError:
         return None
+    layers = [layer["digest"] for layer in manifest.layers]
     return record if layers == ([f"sha256:{record.sha256}"] if record.sha256 else []) else None
 
 
@@ -566,7 +565,7 @@ def _sha256_in(manifest: Manifest | None) -> str | None:
 
 
 def _used_at(manifest: Manifest | None) -> float:
-    said = manifest.content.get("annotations", {}).get(USED_AT, "") if manifest is not None else ""
+    said = manifest.annotations.get(USED_AT, "") if manifest is not None else ""
     with contextlib.suppress(ValueError):
         return float(said)
     return 0.0

@@ -21,16 +21,23 @@ from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
 from image_builder.settings import ORAS, BuildSettings, RegistrySettings
 from image_builder.store.image_store import open_repository
-from image_builder.store.oci_client import MANIFEST, Manifest, OciRepository, RegistryUnavailable
+from image_builder.store.oci_client import (
+    MANIFEST,
+    Manifest,
+    OciRepository,
+    RegistryUnavailable,
+    annotations_of,
+)
 
 CONFIG = "application/vnd.cic.package.v1+json"
 FILE_LAYER = "application/octet-stream"
 READERS = 4
 CHUNK_BYTES = 1024**2
+MAX_FILE_BYTES = 64 * 1024**3
+"""Of one file of a package: CUDA, the largest that Spack knows, has less than 10 GB."""
 
 _IN_MOUNTS = "in cache mounts of the builder, whose garbage collection removes idle ones (dockerd: builder.gc)"
 _MIRROR_PATH = re.compile(r"(?:build_cache|blobs|v3)(?:/[A-Za-z0-9_+@=,-][A-Za-z0-9_.+@=,-]*)+")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BuildCacheStore(Protocol):
@@ -149,8 +156,7 @@ class RegistryStore:
         return self._mirror
 
     def signature(self, entry: PackageEntry) -> str | None:
-        said = _annotations(self._held[entry.node].content).get(SIGNATURE)
-        return said if isinstance(said, str) else None
+        return self._held[entry.node].annotations.get(SIGNATURE)
 
     def publish(self, mirror: Path, entries: Mapping[PackageEntry, str | None]) -> None:
         for entry, signature in entries.items():
@@ -194,52 +200,45 @@ class RegistryStore:
 
     def _download(self, node: str) -> None:
         """Put those files of an available package into the mirror that match their digests."""
-        for path, sha256 in _files(self._held[node]):
+        for path, layer in _files(self._held[node]).items():
             with contextlib.suppress(FileNotFoundError, _Differs):
-                self._download_file(path, sha256)
+                self._download_file(self._mirror / path, layer)
 
-    def _download_file(self, path: str, sha256: str) -> None:
-        target = self._mirror / path
+    def _download_file(self, target: Path, layer: Mapping[str, Any]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(target, durable=False) as fresh:
-            if self._fetch(sha256, fresh) != sha256:
-                raise _Differs
+            self._fetch(layer["digest"], layer["size"], fresh)
 
-    def _fetch(self, sha256: str, target: Path) -> str:
-        """Write a blob to a new file; return the sha256 of what came."""
-        digest = hashlib.sha256()
-        with self._repository.blob(f"sha256:{sha256}") as body, target.open("xb") as file:
+    def _fetch(self, digest: str, size_bytes: int, target: Path) -> None:
+        """Write a blob to a new file. Raises `_Differs`, at its first byte too many."""
+        hashed, left = hashlib.sha256(), size_bytes
+        with self._repository.blob(digest) as body, target.open("xb") as file:
             while chunk := body.read(CHUNK_BYTES):
                 self._cancel.check()
-                digest.update(chunk)
+                left -= len(chunk)
+                if left < 0:
+                    raise _Differs
+                hashed.update(chunk)
                 file.write(chunk)
-        return digest.hexdigest()
+        if f"sha256:{hashed.hexdigest()}" != digest:
+            raise _Differs
 
     def _tag(self, node: str) -> str:
         return f"{self._cache}.{node}"
 
 
 class _Differs(Exception):
-    """The content of a file does not match its digest."""
+    """The content of a file does not match its digest, or is longer than its manifest says."""
 
 
-def _files(manifest: Manifest) -> list[tuple[str, str]]:
-    """Return the paths in a mirror that a manifest names, with their sha256.
+def _files(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """Return the paths in a mirror that a manifest names, with the descriptors of their files.
 
-    What cannot be such a path or digest is left out.
+    What cannot be such a path, or is too large for a file of a package, is left out.
     """
-    layers = manifest.content.get("layers")
-    paths = []
-    for layer in layers if isinstance(layers, list) else ():
-        path = _annotations(layer).get(TITLE) if isinstance(layer, dict) else None
-        sha256 = (
-            str(layer.get("digest", "")).removeprefix("sha256:") if isinstance(layer, dict) else ""
-        )
-        if isinstance(path, str) and _MIRROR_PATH.fullmatch(path) and _SHA256.fullmatch(sha256):
-            paths.append((path, sha256))
-    return paths
-
-
-def _annotations(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    annotations = content.get("annotations")
-    return annotations if isinstance(annotations, dict) else {}
+    named = {annotations_of(layer).get(TITLE, ""): layer for layer in manifest.layers}
+    return {
+        path: layer
+        for path, layer in named.items()
+        if _MIRROR_PATH.fullmatch(path) and layer["size"] <= MAX_FILE_BYTES
+    }

@@ -61,11 +61,11 @@ def test_another_implementation_verifies_a_statement_in_its_envelope(
 
 def test_layers_of_others_stay_and_ours_are_there_once() -> None:
     ours, other = {"digest": "sha256:a"}, {"digest": "sha256:b"}
-    assert cosign.with_layers(None, [ours]) == [ours]
-    assert cosign.with_layers({"layers": [other]}, [ours]) == [other, ours]
-    assert cosign.with_layers({"layers": [other, ours]}, [ours]) == [other, ours]
+    assert cosign.with_layers([], [ours]) == [ours]
+    assert cosign.with_layers([other], [ours]) == [other, ours]
+    assert cosign.with_layers([other, ours], [ours]) == [other, ours]
     many = [{"digest": f"sha256:{number}"} for number in range(cosign.MOST_LAYERS + 5)]
-    assert cosign.with_layers({"layers": many}, [ours]) == [*many[5:], ours]
+    assert cosign.with_layers(many, [ours]) == [*many[5:], ours]
     assert json.loads(cosign.config([other, ours]))["rootfs"]["diff_ids"] == [
         "sha256:b",
         "sha256:a",

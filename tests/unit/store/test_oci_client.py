@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
+from image_builder.build.buildcache.stores import RegistryStore
+from image_builder.docker.label_names import TITLE
+from image_builder.errors import Cancelled
+from image_builder.host.cancellation import CancelToken
 from image_builder.store import oci_client
-from image_builder.store.oci_client import OciRepository, RegistryUnavailable
+from image_builder.store.oci_client import Manifest, OciRepository, RegistryUnavailable
+from image_builder.store.registry import RegistryImages
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 PADDING = b" " * 5000
@@ -19,12 +26,14 @@ PADDING = b" " * 5000
 
 @contextlib.contextmanager
 def registry(answer: Answer) -> Iterator[OciRepository]:
-    """Yield the repository of a fake registry, which answers every GET in one way."""
+    """Yield the repository of a fake registry, which answers everything in one way."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             with contextlib.suppress(OSError):  # the client hangs up on what is too large
                 answer(self)
+
+        do_HEAD = do_POST = do_GET
 
         def log_message(self, *_: object) -> None:
             pass
@@ -161,3 +170,89 @@ def test_an_answer_that_comes_byte_by_byte_ends(monkeypatch: pytest.MonkeyPatch)
 def test_what_is_no_list_of_tags_is_an_error_of_the_registry(body: bytes) -> None:
     with registry(with_body(body)) as repository, pytest.raises(RegistryUnavailable):
         repository.tags()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"annotations": None, "layers": None},
+        {"annotations": ["one"], "layers": {"digest": "sha256:00"}},
+        {"annotations": {"one": 1}, "layers": [None, "one", {}, {"digest": "sha256:00"}]},
+        {"layers": [{"digest": "sha256:../..", "size": 1}, {"digest": 1, "size": 1}]},
+    ],
+)
+def test_a_manifest_of_anybody_has_no_layers_or_annotations_but_whole_ones(
+    tmp_path: Path, content: dict[str, object]
+) -> None:
+    manifest = Manifest(digest="sha256:00", content=content)
+    assert (manifest.annotations, manifest.layers) == ({}, [])
+    with registry(with_body(json.dumps(content).encode())) as repository:
+        images = RegistryImages(repository, tmp_path)
+        assert images.by_name("one.sif") is None and images.by_identity("1" * 64) is None
+        assert images.documents("1" * 64) == () and images.document("1" * 64, "one") is None
+
+
+def test_layers_are_those_of_any_algorithm() -> None:
+    layers = [{"digest": "sha512:00", "size": 1}, {"digest": "a+b.c:x_Y-=", "size": 0}]
+    content = {"layers": layers, "annotations": {"one": "1", "two": 2}}
+    manifest = Manifest(digest="sha256:00", content=content)
+    assert (manifest.layers, manifest.annotations) == (layers, {"one": "1"})
+
+
+def test_a_registry_that_leaves_headers_out_is_an_error_of_the_registry() -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(202 if handler.command == "POST" else found)
+        handler.send_header("Location" if handler.command == "POST" else "X", "http://[")
+        handler.end_headers()
+
+    with registry(answer) as repository:
+        found = 200
+        with pytest.raises(RegistryUnavailable, match="how large"):
+            repository.put_blob(b"one")
+        found = 404
+        with pytest.raises(RegistryUnavailable, match="an address that is none"):
+            repository.put_blob(b"one")
+
+
+@pytest.mark.parametrize("told", [4000, 6000])
+def test_of_a_package_no_more_is_read_than_its_manifest_says(tmp_path: Path, told: int) -> None:
+    """The blob is whole, and 5000 bytes long."""
+    digest = f"sha256:{hashlib.sha256(PADDING).hexdigest()}"
+    layer = {"digest": digest, "size": told, "annotations": {TITLE: "v3/one"}}
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        is_blob = "/blobs/" in handler.path
+        with_body(PADDING if is_blob else json.dumps({"layers": [layer]}).encode())(handler)
+
+    with registry(answer) as repository:
+        store = RegistryStore(repository, "cache", scratch=tmp_path, cancel=CancelToken())
+        assert store.available(["a"]) == {"a"}
+        assert (store.pull(["a"]) / "v3/one").exists() == (told == 6000)
+        assert sum(path.is_file() for path in tmp_path.rglob("*")) == (told == 6000)
+
+
+def test_a_blob_that_comes_byte_by_byte_can_be_cancelled(tmp_path: Path) -> None:
+    over, cancel = threading.Event(), CancelToken()
+    layer = {"digest": f"sha256:{'0' * 64}", "size": 400, "annotations": {TITLE: "v3/one"}}
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if "/blobs/" not in handler.path:
+            return with_body(json.dumps({"layers": [layer]}).encode())(handler)
+        handler.send_response(200)
+        handler.send_header("Content-Length", "400")
+        handler.end_headers()
+        handler.wfile.write(b" ")
+        cancel.cancel()
+        while not over.wait(0.02):
+            handler.wfile.write(b" ")
+        return None
+
+    with registry(answer) as repository:
+        store = RegistryStore(repository, "cache", scratch=tmp_path, cancel=cancel)
+        assert store.available(["a"]) == {"a"}
+        try:
+            with pytest.raises(Cancelled):
+                store.pull(["a"])
+        finally:
+            over.set()
