@@ -47,7 +47,7 @@ def audit_files(verdict: Verdict, inventory: str, *, platform: str, target: str)
         sampled = {
             str(path): frozenset(map(str, kinds)) for path, kinds in content["instructions"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnreadableInventory(f"the inventory cannot be read: {error}") from error
     problems = [
         Problem(

@@ -252,6 +252,14 @@ def _instructions(
         )
         kinds_by_path = json.loads(printed)["instructions"]
         return {listing.sampled[Path(path).name]: kinds for path, kinds in kinds_by_path.items()}
-    except (ProcessFailed, LimitReached, ValueError, KeyError, TypeError, AttributeError):
+    except (
+        ProcessFailed,
+        LimitReached,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):
         cancel.check()
         return {}

@@ -66,7 +66,8 @@ def test_instructions_beyond_the_target_are_told_and_fail_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"files": [["a", "zz"]], "instructions": {}}', '{"files": 3}']
+    "text",
+    ["", "[]", "{}", '{"files": [["a", "zz"]], "instructions": {}}', '{"files": 3}', "[" * 50_000],
 )
 def test_something_else_than_an_inventory(text: str) -> None:
     with pytest.raises(UnreadableInventory):
