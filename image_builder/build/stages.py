@@ -13,6 +13,7 @@ from pathlib import Path
 
 from image_builder.build.context import BuildContext, time_limit
 from image_builder.build.failures import classify
+from image_builder.build.layer_cache import layer_cache
 from image_builder.docker import attestations, buildx, daemon, registry
 from image_builder.docker.isolation import cgroup
 from image_builder.errors import (
@@ -154,7 +155,8 @@ def run_stage(
     Raises `BuildFailed` with the cause that the log shows, `Unavailable` or `Interrupted` for what
     another try may not meet, and `LimitReached`.
     """
-    build, request = context.settings.build, context.request
+    build = context.settings.build
+    kept = layer_cache(context.request, context.inputs, stage, context.settings)
     require_free_space(context.workspace.root, build.min_free_bytes)
     command = buildx.build_command(
         context=context.workspace.context,
@@ -172,7 +174,8 @@ def run_stage(
         cgroup=_cgroup(context),
         attested=attested,
         without_network=context.inputs.bundle is not None,
-        cache_tag=buildx.cache_tag(request.workflow_name, request.step_name, context.platform),
+        cache_from=kept.from_references,
+        cache_to=kept.to_reference,
     )
     context.log.begin(str(command))
     try:

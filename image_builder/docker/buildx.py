@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -41,7 +40,8 @@ def build_command(
     nonce: str,
     cgroup: str | None = None,
     metadata_file: Path | None = None,
-    cache_tag: str | None = None,
+    cache_from: Sequence[str] = (),
+    cache_to: str | None = None,
     attested: Sequence[str] = (),
     without_network: bool = False,
     hidden: Sequence[Secret] = (),
@@ -51,8 +51,8 @@ def build_command(
     `output` is buildx's own notation (`type=local,dest=…`). Labels and build arguments never begin
     an option: each is one argument behind an `=`. A `nonce` that no build had before makes every
     layer anew, and is the same for both stages of one build. `cgroup` is the control group that
-    build steps run in. `cache_tag` is where in the site's `build_cache` this build's layers are
-    found and put. `attested` is what the image is attested with, in buildx's notation
+    build steps run in. `cache_from` and `cache_to` are references in an image registry at which
+    layers are found and put. `attested` is what the image is attested with, in buildx's notation
     (`type=provenance,mode=min`). `metadata_file` is where buildx writes what it made. `hidden` is
     what no line of its output may show. Steps `without_network` have a loopback interface alone.
     """
@@ -73,9 +73,9 @@ def build_command(
         argv.append("--network=none")
     if cgroup is not None:
         argv.append(f"--cgroup-parent={cgroup}")
-    if settings.build_cache and cache_tag is not None:
-        kept = f"type=registry,ref={settings.build_cache}:{cache_tag}"
-        argv += [f"--cache-from={kept}", f"--cache-to={kept},mode=max,ignore-error=true"]
+    argv += [f"--cache-from=type=registry,ref={reference}" for reference in cache_from]
+    if cache_to is not None:
+        argv.append(f"--cache-to=type=registry,ref={cache_to},mode=max,ignore-error=true")
     argv += [f"--label={key}={value}" for key, value in sorted(labels.items())]
     argv += [f"--secret=id={name},src={path}" for name, path in sorted(secrets.items())]
     argv += [f"--build-context={name}={path}" for name, path in sorted(build_contexts.items())]
@@ -94,11 +94,6 @@ def build_command(
         timeout_s=settings.build_timeout_s,
         quiet_timeout_s=settings.quiet_timeout_s,
     )
-
-
-def cache_tag(workflow: str, step: str, platform: str) -> str:
-    """Return the tag in the site's `build_cache` that keeps the layers of a step's images."""
-    return hashlib.sha256(f"{workflow}/{step} {platform}".encode()).hexdigest()[:16]
 
 
 def proxy_arguments(settings: BuildSettings) -> dict[str, str]:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from image_builder.docker.base_image import BaseFacts
+from image_builder.plan.inputs import Inputs
 from image_builder.recipe.environment import Environment, compose
 from image_builder.request.build_request import BuildRequest, Machine
 from image_builder.request.parsing import parse_request
 from image_builder.settings import BuildSettings
 from image_builder.sources.description import Description, parse_description
+from image_builder.sources.software_catalogue import PinnedCatalogue
+from image_builder.sources.step import StepRef
 from image_builder.spack.knowledge import SpackKnowledge, read_knowledge
 
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "corpus"
@@ -68,6 +71,23 @@ def request(step_id: str = "solver", **fields: Any) -> BuildRequest:
             "step_id": step_id,
         }
     )
+
+
+def pinned_inputs(**changes: Any) -> Inputs:
+    """Return what a request for one step of a registry names."""
+    plain = Inputs(
+        step=StepRef(workflow="w", step_id="s", version="latest", tree="1" * 40, commit=None),
+        catalogue=PinnedCatalogue(packages_tree="2" * 40, config_tree="3" * 40),
+        base=base(digest="sha256:" + "4" * 64),
+        branch_commits={},
+        recipe_version="1",
+        image_id="a:1",
+        filename=None,
+        identity=None,
+        push=False,
+        warnings=(),
+    )
+    return plain.model_copy(update=changes)
 
 
 def described(text: str) -> Description:

@@ -16,25 +16,10 @@ from image_builder.sources.software_catalogue import PinnedCatalogue
 from image_builder.sources.step import StepRef
 from image_builder.spack.releases import installs_in_parallel, keeps_solutions, pushes_by_itself
 from tests.support.planning import base, described, request
+from tests.support.planning import pinned_inputs as inputs
 
 PLATFORM = "linux/amd64"
 TEXT = "apt: [jq]\nspack:\n  specs: [lz4]\n"
-
-
-def inputs(**changes: Any) -> Inputs:
-    plain = Inputs(
-        step=StepRef(workflow="w", step_id="s", version="latest", tree="1" * 40, commit=None),
-        catalogue=PinnedCatalogue(packages_tree="2" * 40, config_tree="3" * 40),
-        base=base(digest="sha256:" + "4" * 64),
-        branch_commits={},
-        recipe_version="1",
-        image_id="a:1",
-        filename=None,
-        identity=None,
-        push=False,
-        warnings=(),
-    )
-    return plain.model_copy(update=changes)
 
 
 def environment(text: str = TEXT, **machine: str) -> Environment:
