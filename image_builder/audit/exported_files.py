@@ -8,6 +8,7 @@ of the files.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,7 +24,9 @@ from image_builder.audit.image_facts import Collector, ImageFacts
 from image_builder.docker.container import Container, run_container
 from image_builder.errors import ErrorCode, LimitReached, ServiceError
 from image_builder.host.cancellation import CancelToken
+from image_builder.host.files import sha256_of
 from image_builder.host.process import ProcessFailed, Runner
+from image_builder.host.text_cache import TextCache
 from image_builder.sif import docker_export, tar_filter
 from image_builder.sif.begun import BegunSif, CopyingWindow
 from image_builder.sif.tar_filter import CorruptArchive, Member, UnsupportedArchive, Window
@@ -49,6 +52,10 @@ class Sampling:
     cpus: float
     cgroup: str | None
     runner: Runner
+    known: TextCache
+    """Holds what was printed of the same files."""
+    known_for: str
+    """Names what reads them: its digest, where it has one."""
 
 
 @dataclasses.dataclass
@@ -231,9 +238,46 @@ class _Body:
 def _instructions(
     listing: Listing, platform: str, sampling: Sampling, cancel: CancelToken
 ) -> dict[str, Any]:
-    """Return the kinds of instructions by path, where the base image has what reads them."""
+    """Return the kinds of instructions by path, where the base image has what reads them.
+
+    Most builds change few files, and starting the container takes longer than reading the sample.
+    """
     if not listing.sampled:
         return {}
+    key = _key(listing, sampling)
+    known = sampling.known.get(key)
+    try:
+        text = known or _printed(platform, sampling, cancel)
+        kinds_by_path = json.loads(text)["instructions"]
+        kinds = {listing.sampled[Path(path).name]: told for path, told in kinds_by_path.items()}
+    except (
+        ProcessFailed,
+        LimitReached,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):
+        cancel.check()
+        return {}
+    if known is None:
+        with contextlib.suppress(OSError):
+            sampling.known.keep(key, text)
+    return kinds
+
+
+def _key(listing: Listing, sampling: Sampling) -> str:
+    """Return a digest of the sample's files with their names, and of what reads them."""
+    digest = hashlib.sha256(f"{sampling.known_for}\0{sampling.recipe_version}".encode())
+    for name in sorted(listing.sampled):
+        with (sampling.folder / name).open("rb") as file:
+            digest.update(f"\0{name}\0{sha256_of(file)}".encode())
+    return digest.hexdigest()
+
+
+def _printed(platform: str, sampling: Sampling, cancel: CancelToken) -> str:
+    """Return what the recipe's program prints of the sample, in a container of the base image."""
     container = Container(
         name="the look at instructions",
         image=sampling.image,
@@ -246,20 +290,5 @@ def _instructions(
         files=sampling.folder,
         files_at=SAMPLES_FOLDER,
     )
-    try:
-        printed = run_container(
-            container, runner=sampling.runner, cancel=cancel, capture_stdout=True
-        )
-        kinds_by_path = json.loads(printed)["instructions"]
-        return {listing.sampled[Path(path).name]: kinds for path, kinds in kinds_by_path.items()}
-    except (
-        ProcessFailed,
-        LimitReached,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ):
-        cancel.check()
-        return {}
+    printed = run_container(container, runner=sampling.runner, cancel=cancel, capture_stdout=True)
+    return printed.decode("utf-8", "replace")

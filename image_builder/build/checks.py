@@ -15,10 +15,14 @@ from image_builder.build.context import BuildContext
 from image_builder.docker import daemon
 from image_builder.docker.container import cgroup_for
 from image_builder.errors import BuildFailed, CicError, ErrorCode, ServiceError
+from image_builder.host.text_cache import TextCache
 from image_builder.recipe.environment import Environment
 from image_builder.recipe.stages import INSTALL_TREES
 from image_builder.sif.begun import BegunSif
 from image_builder.spack.lockfile import UnreadableLock
+
+MAX_KNOWN_SAMPLES = 2000
+"""Of so many samples of programs it is kept which instructions they hold."""
 
 
 def audit_lock(context: BuildContext, environment: Environment, lock: dict[str, Any]) -> Verdict:
@@ -95,9 +99,12 @@ def examine(
 
 
 def _sampling(context: BuildContext) -> Sampling:
-    build = context.settings.build
+    build, base = context.settings.build, context.inputs.base
+    folder = build.tmp_folder / "cache" / "instructions"
     return Sampling(
-        image=context.inputs.base.reference,
+        known=TextCache(folder, ".json", most=MAX_KNOWN_SAMPLES),
+        known_for=base.digest or base.reference,
+        image=base.reference,
         recipe_version=context.inputs.recipe_version,
         folder=context.workspace.scratch / "samples",
         cpus=build.jobs_per_build(),

@@ -16,12 +16,12 @@ from image_builder.audit.image_facts.facts import DOCUMENT as FACTS_DOCUMENT
 from image_builder.audit.lock_audit import Verdict
 from image_builder.build import checks, evidence, scan, stages, used
 from image_builder.build.buildcache.access import open_build_cache
-from image_builder.build.concretization_cache import ConcretizationCache
 from image_builder.build.context import BuildContext, Built
 from image_builder.docker import daemon
 from image_builder.docker.isolation import check
 from image_builder.docker.label_names import SLIM
 from image_builder.errors import BuildFailed, UserError
+from image_builder.host.text_cache import TextCache
 from image_builder.host.workspace import require_free_space
 from image_builder.plan.identity import concretization_key
 from image_builder.plan.render import Rendered, render_request
@@ -46,6 +46,9 @@ from image_builder.spack.install_progress import packages_to_install
 from image_builder.state import BuildState
 from image_builder.store.image_store import Images
 from image_builder.timeline import origins
+
+MAX_LOCKS = 2000
+"""So many lockfiles are kept, so that Spack need not concretize the same inputs again."""
 
 
 def build_debug_image(context: BuildContext) -> str:
@@ -148,8 +151,9 @@ def _kept_or_concretized(context: BuildContext, environment: Environment) -> tup
     return text, True
 
 
-def _locks(context: BuildContext) -> ConcretizationCache:
-    return ConcretizationCache(context.settings.build.tmp_folder / "cache" / "locks")
+def _locks(context: BuildContext) -> TextCache:
+    folder = context.settings.build.tmp_folder / "cache" / "locks"
+    return TextCache(folder, ".lock", most=MAX_LOCKS)
 
 
 def _relocked(context: BuildContext, text: str) -> dict[str, Any]:

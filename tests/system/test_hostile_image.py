@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -31,7 +31,9 @@ from image_builder.docker.base_image import facts_or_guess
 from image_builder.docker.daemon import BaseImageUnavailable
 from image_builder.errors import Cancelled
 from image_builder.host.cancellation import CancelToken
+from image_builder.host.process import Runner
 from image_builder.host.process import run as run_command
+from image_builder.host.text_cache import TextCache
 from image_builder.recipe.stages import INSTALL_TREES
 from tests.support.daemon_images import remove_images
 from tests.support.memory import steady_memory
@@ -173,18 +175,27 @@ RUN mkdir -p /opt/spack/opt/spack/pkg/bin && cp /bin/true /opt/spack/opt/spack/p
 """An image that says nothing of a program for another machine, if its own programs are asked."""
 
 
-def listed(image: str, folder: Path, base: str = BASE_IMAGE) -> dict[str, Any]:
+def listed(
+    image: str, folder: Path, base: str = BASE_IMAGE, *, runner: Runner = run_command
+) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
     sampling = Sampling(
+        known=TextCache(folder.parent / "known", ".json", most=10),
+        known_for=base,
         image=base,
         recipe_version="1",
         folder=folder / "samples",
         cpus=1,
         cgroup=None,
-        runner=run_command,
+        runner=runner,
     )
     found = exported_files.look(image, INSTALL_TREES, "linux/amd64", sampling, CancelToken())
     assert list(folder.iterdir()) == []
     return dict(json.loads(found.inventory))
+
+
+def never(*_: object, **__: object) -> NoReturn:
+    raise AssertionError("a container was started")
 
 
 def test_an_image_is_looked_at_from_outside(tmp_path: Path) -> None:
@@ -192,14 +203,16 @@ def test_an_image_is_looked_at_from_outside(tmp_path: Path) -> None:
     build = ["docker", "buildx", "build", "--quiet", "--load", f"--tag={name}", "-"]
     subprocess.run(build, check=True, capture_output=True, input=(LIES % BASE_IMAGE).encode())
     try:
-        found = listed(name, tmp_path)
-        without_python = listed(name, tmp_path, base=name)
+        found = listed(name, tmp_path / "look")
+        without_python = listed(name, tmp_path / "look", base=name)
+        again = listed(name, tmp_path / "look", runner=never)
     finally:
         subprocess.run(["docker", "rmi", name], check=True, capture_output=True)
     folder = "/opt/spack/opt/spack/pkg/bin"
     assert [path for path, _ in found["files"]] == [f"{folder}/foreign", f"{folder}/honest"]
     assert set(found["instructions"]) <= {f"{folder}/foreign", f"{folder}/honest"}
     assert without_python["files"] == found["files"] and without_python["instructions"] == {}
+    assert again == found and found["instructions"], "the same files are not looked at again"
     verdict = audit_files(
         Verdict(checks=(), problems=()), json.dumps(found), platform="linux/amd64", target="x86_64"
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from image_builder.build.concretization_cache import ConcretizationCache
 from image_builder.plan.buildcache_policy import incompatibility
 from image_builder.plan.identity import cache_name, concretization_key, solver_cache_name
 from image_builder.plan.inputs import Inputs
@@ -152,30 +150,6 @@ def test_what_releases_do_not_do_by_themselves_the_recipe_does(
     assert incompatibility(environment(), {}, version) is None
     assert pushes_by_itself(version) is pushes
     assert installs_in_parallel(version) is is_parallel
-
-
-def test_locks_are_kept_and_forgotten(tmp_path: Path) -> None:
-    locks = ConcretizationCache(tmp_path / "locks")
-    assert locks.get("a") is None
-    locks.keep("a", '{"roots": []}')
-    assert ConcretizationCache(tmp_path / "locks").get("a") == '{"roots": []}'
-    locks.forget("a")
-    assert locks.get("a") is None
-
-
-def test_a_lock_that_was_cut_is_none(tmp_path: Path) -> None:
-    locks = ConcretizationCache(tmp_path)
-    locks.keep("a", '{"roots": [')
-    assert locks.get("a") is None
-
-
-def test_locks_do_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("image_builder.build.concretization_cache.MAX_LOCKS", 3)
-    locks = ConcretizationCache(tmp_path)
-    for number in range(6):
-        locks.keep(str(number), "{}")
-    assert len(list(tmp_path.iterdir())) == 3
-    assert locks.get("5") == "{}"
 
 
 def test_solutions_are_shared_by_builds_on_one_base_image_alone() -> None:

@@ -1,4 +1,4 @@
-"""Keeps earlier builds' lockfiles, so that Spack need not concretize the same inputs again."""
+"""Keeps JSON texts that take time to make, so that the same inputs need not make them again."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ from pathlib import Path
 
 from image_builder.host import files
 
-MAX_LOCKS = 2000
 
+class TextCache:
+    """Keeps up to `most` texts in a folder, by key; one that is lost is made again.
 
-class ConcretizationCache:
-    """Keeps lockfiles in a folder, by key; one that is lost is concretized again."""
+    Their files end with `suffix`, so that caches may share a folder.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, suffix: str, *, most: int) -> None:
+        self._folder, self._suffix, self._most = folder, suffix, most
 
     def get(self, key: str) -> str | None:
-        """Return the text of the lockfile, or None; it counts as used now."""
+        """Return a text, or None; it counts as used now."""
         path = self._path(key)
         try:
             text = path.read_text("utf-8")
             json.loads(text)
             os.utime(path)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return text
 
     def keep(self, key: str, text: str) -> None:
-        """Store a lockfile in one step, and remove those over the limit, oldest use first."""
+        """Store a text in one step, and remove those over the limit, oldest use first."""
         self._folder.mkdir(parents=True, exist_ok=True)
         files.write_whole(self._path(key), text, mode=0o600)
-        for path in sorted(self._folder.glob("*.lock"), key=_used_at, reverse=True)[MAX_LOCKS:]:
+        kept = self._folder.glob(f"*{self._suffix}")
+        for path in sorted(kept, key=_used_at, reverse=True)[self._most :]:
             path.unlink(missing_ok=True)
 
     def forget(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
-        return self._folder / f"{key}.lock"
+        return self._folder / f"{key}{self._suffix}"
 
 
 def _used_at(path: Path) -> float:
