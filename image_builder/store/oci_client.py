@@ -24,6 +24,7 @@ import requests
 import urllib3
 from requests.utils import parse_header_links
 
+from image_builder.docker.label_names import TITLE
 from image_builder.errors import ErrorCode, Unavailable
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -41,6 +42,8 @@ MAX_BLOB_BYTES = 256 * 1024**2
 MAX_REDIRECT_BYTES = 1024**2
 MAX_SHOWN = 300
 PAGE = 1000
+NO_ANSWER = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
+"""For an address that cannot be one, requests lets errors of urllib3 and urllib through."""
 _BLOCK_BYTES = 64 * 1024
 _DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[A-Za-z0-9=_-]+")
 """As the OCI's specification of images has it; other programs' may be of other algorithms."""
@@ -68,7 +71,7 @@ class Manifest:
 
     @property
     def annotations(self) -> dict[str, str]:
-        return annotations_of(self.content)
+        return _annotations(self.content)
 
     @property
     def layers(self) -> list[dict[str, Any]]:
@@ -79,8 +82,15 @@ class Manifest:
             for layer in (layers if isinstance(layers, list) else ())
             if isinstance(layer, dict)
             and _DIGEST.fullmatch(str(layer.get("digest")))
-            and isinstance(layer.get("size"), int)
+            and isinstance(size := layer.get("size"), int)
+            and size >= 0
         ]
+
+    @property
+    def layers_by_title(self) -> dict[str, dict[str, Any]]:
+        """Return the descriptors of the layers that are files, by their names."""
+        titled = ((_annotations(layer).get(TITLE), layer) for layer in self.layers)
+        return {title: layer for title, layer in titled if title is not None}
 
 
 class Body:
@@ -329,7 +339,7 @@ class OciRepository:
                 timeout=TIMEOUT_S,
                 verify=self._verify,
             )
-        except requests.RequestException as error:
+        except NO_ANSWER as error:
             raise RegistryUnavailable(
                 f"The registry {self.host} does not answer: {type(error).__name__}.",
                 hint="Try again in a while.",
@@ -371,14 +381,14 @@ class OciRepository:
                 answer.raise_for_status()
                 said = _parsed(_Whole("The token", MAX_TOKEN_BYTES).content(answer))
             return str(said.get("token") or said["access_token"])
-        except (requests.RequestException, KeyError) as error:
+        except (*NO_ANSWER, KeyError) as error:
             raise RegistryUnavailable(
                 f"The registry {self.host} gives no token: {type(error).__name__}.",
                 hint="Check registry_cfg's user and token.",
             ) from error
 
 
-def annotations_of(described: Mapping[str, Any]) -> dict[str, str]:
+def _annotations(described: Mapping[str, Any]) -> dict[str, str]:
     """Return the annotations of a manifest or a descriptor that are texts."""
     told = described.get("annotations")
     return {

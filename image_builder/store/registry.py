@@ -46,7 +46,6 @@ from image_builder.store.oci_client import (
     Manifest,
     OciRepository,
     RegistryUnavailable,
-    annotations_of,
     beside_tag,
 )
 from image_builder.store.record import (
@@ -440,11 +439,7 @@ class RegistryImages:
     def _text_layers(self, identity: str) -> dict[str, Any]:
         digest = identity_digest(identity)
         manifest = self.repository.manifest(f"documents.{digest}") if is_sha256(digest) else None
-        return (
-            {}
-            if manifest is None
-            else {annotations_of(layer).get(TITLE, ""): layer for layer in manifest.layers}
-        )
+        return {} if manifest is None else manifest.layers_by_title
 
     def _texts(self, identity: str) -> dict[str, str]:
         names = self.documents(identity)
@@ -554,6 +549,8 @@ def _read(manifest: Manifest | None) -> ImageRecord | None:
     try:
         record = ImageRecord.model_validate_json(manifest.annotations.get(RECORD, ""))
     except ValidationError:
+        return None
+    if manifest.content.get("layers") != manifest.layers:
         return None
     layers = [layer["digest"] for layer in manifest.layers]
     return record if layers == ([f"sha256:{record.sha256}"] if record.sha256 else []) else None

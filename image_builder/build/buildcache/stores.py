@@ -21,13 +21,7 @@ from image_builder.host import files
 from image_builder.host.cancellation import CancelToken
 from image_builder.settings import ORAS, BuildSettings, RegistrySettings
 from image_builder.store.image_store import open_repository
-from image_builder.store.oci_client import (
-    MANIFEST,
-    Manifest,
-    OciRepository,
-    RegistryUnavailable,
-    annotations_of,
-)
+from image_builder.store.oci_client import MANIFEST, Manifest, OciRepository, RegistryUnavailable
 
 CONFIG = "application/vnd.cic.package.v1+json"
 FILE_LAYER = "application/octet-stream"
@@ -236,9 +230,8 @@ def _files(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
 
     What cannot be such a path, or is too large for a file of a package, is left out.
     """
-    named = {annotations_of(layer).get(TITLE, ""): layer for layer in manifest.layers}
     return {
         path: layer
-        for path, layer in named.items()
+        for path, layer in manifest.layers_by_title.items()
         if _MIRROR_PATH.fullmatch(path) and layer["size"] <= MAX_FILE_BYTES
     }

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from image_builder.build.buildcache.stores import RegistryStore
-from image_builder.docker.label_names import TITLE
+from image_builder.docker.label_names import RECORD, TITLE
 from image_builder.errors import Cancelled
 from image_builder.host.cancellation import CancelToken
 from image_builder.store import oci_client
 from image_builder.store.oci_client import Manifest, OciRepository, RegistryUnavailable
+from image_builder.store.record import ImageRecord
 from image_builder.store.registry import RegistryImages
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -213,6 +214,43 @@ def test_a_registry_that_leaves_headers_out_is_an_error_of_the_registry() -> Non
         found = 404
         with pytest.raises(RegistryUnavailable, match="an address that is none"):
             repository.put_blob(b"one")
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", f"{'a' * 64}.test", "127.0.0.1:99999", "[::1", "ftp.test:x"]
+)
+def test_a_host_that_cannot_be_one_is_an_error_of_the_registry(host: str) -> None:
+    """Wherever a registry names another one."""
+    address = f"http://{host}/x"
+
+    def upload(handler: BaseHTTPRequestHandler) -> None:
+        with_body(b"", 202 if handler.command == "POST" else 404, Location=address)(handler)
+
+    with (
+        registry(upload) as repository,
+        pytest.raises(RegistryUnavailable, match=r"does not answer|an address that is none"),
+    ):
+        repository.put_blob(b"one")
+    for answer in (
+        with_body(b'{"tags": []}', Link=f'<{address}>; rel="next"'),
+        with_body(b"", 401, WWW_Authenticate=f'Bearer realm="{address}"'),
+        with_body(b"", 307, Location=address),
+    ):
+        with (
+            registry(answer) as repository,
+            pytest.raises(RegistryUnavailable, match=r"does not answer|no token|that is none"),
+        ):
+            repository.tags()
+
+
+def test_a_record_is_one_only_if_all_of_its_layers_are(tmp_path: Path) -> None:
+    record = ImageRecord(identity="1" * 64, image_id="one:1", platform="linux/amd64")
+    annotations = {RECORD: record.model_dump_json()}
+    for layers, is_one in (([], True), (None, False), ([None], False), ([{}], False)):
+        content = {"annotations": annotations, "layers": layers}
+        with registry(with_body(json.dumps(content).encode())) as repository:
+            found = RegistryImages(repository, tmp_path).by_identity("1" * 64)
+            assert (found is not None) == is_one
 
 
 @pytest.mark.parametrize("told", [4000, 6000])
