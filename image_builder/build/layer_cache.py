@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 
+from image_builder.plan.digest import json_digest
 from image_builder.plan.image_name import is_private_name
 from image_builder.plan.inputs import Inputs
 from image_builder.recipe.stages import FINAL_STAGE, LOCK_STAGE, SLIM_STAGE
@@ -45,13 +45,6 @@ def layer_cache(
 def _tag(request: BuildRequest, stage: str) -> str:
     """Return the tag of one step for one machine, in whatever version."""
     machine = request.machine
-    named = (
-        request.workflow_name,
-        request.step_name,
-        machine.platform,
-        machine.target.name,
-        machine.mpi or "",
-        machine.gpu or "",
-    )
-    digest = hashlib.sha256("\0".join(named).encode()).hexdigest()[:16]
-    return f"{digest}-{stage}"
+    step = (request.workflow_name, request.step_name)
+    built_for = (machine.platform, machine.target.name, machine.mpi, machine.gpu)
+    return f"{json_digest([*step, *built_for])[:16]}-{stage}"
