@@ -274,7 +274,7 @@ def ca_bundle_text(settings: BuildSettings) -> str:
         return ""
     try:
         content = read_bounded(settings.ca_bundle.resolve(), MAX_CA_BUNDLE_BYTES)
-        if content and b"-----BEGIN" not in content:
+        if content and b"CERTIFICATE-----" not in content:
             raise UnreadableFile("it holds no PEM certificate")
     except UnreadableFile as error:
         raise Misconfigured(

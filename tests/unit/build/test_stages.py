@@ -28,13 +28,15 @@ def test_comments_of_a_bundle_are_in_any_encoding(tmp_path: Path) -> None:
     assert ca_bundle_text(site(ca_bundle=bundle)) == ""
 
 
-@pytest.mark.parametrize("kind", ["nothing", "folder", "not text", "too large"])
+@pytest.mark.parametrize("kind", ["nothing", "folder", "not text", "a key", "too large"])
 def test_a_bundle_that_cannot_be_read_says_what_to_correct(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "ca.pem"
     if kind == "folder":
         path.mkdir()
     elif kind == "not text":
         path.write_bytes(b"\x30\x82\xff\xfe")
+    elif kind == "a key":
+        path.write_text("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n", "utf-8")
     elif kind == "too large":
         path.write_bytes(b"#" * (MAX_CA_BUNDLE_BYTES + 1))
     with pytest.raises(Misconfigured, match=r"ca\.pem cannot be used") as raised:
