@@ -262,7 +262,8 @@ def test_a_link_that_confirms_is_one_users_for_one_address() -> None:
     token = confirmation.token_for(7, "ada@example.org", settings)
     assert confirmation.address_in(token, 7, settings) == "ada@example.org"
     assert confirmation.address_in(token, 8, settings) is None
-    assert confirmation.address_in(token[:-2] + "xx", 7, settings) is None
+    said, _, signature = token.rpartition(".")
+    assert confirmation.address_in(f"{said}.{signature[::-1]}", 7, settings) is None
     assert confirmation.address_in("", 7, settings) is None
     renewed = settings.model_copy(
         update={"secret_key": SecretStr("n" * 40), "old_secret_keys": (settings.secret_key,)}
