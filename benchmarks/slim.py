@@ -25,7 +25,7 @@ from image_builder.request.parsing import parse_request
 from image_builder.store.folder import ImageStore
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
-from tests.support.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site
+from tests.support.site import PROJECT, Site, make_site
 
 UNKNOWN = Row("slim against full image of fftw, lz4 and bzip2", None, 0.25)
 STEP = {
@@ -83,9 +83,8 @@ def spack_site(root: Path, spack_root: Path) -> Site:
     """Return a site on a base image with that Spack, and a mirror of all sources that are needed."""
     base = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
     subprocess.run([str(PROJECT / "scripts" / "spack_base"), base], check=True)
-    subprocess.run(
-        [str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE_IMAGE, BASE_IMAGE], check=True
-    )
+    runtime_base = f"{base}-runtime"
+    subprocess.run([str(PROJECT / "scripts" / "runtime_base"), runtime_base, base], check=True)
     subprocess.run(
         [str(PROJECT / "tests/support/real_spack/source_mirror"), str(root / "mirror")], check=True
     )
@@ -95,7 +94,7 @@ def spack_site(root: Path, spack_root: Path) -> Site:
     add_fftw(catalogue / "packages", spack_root)
     site = make_site(root).with_environ(
         CIC_BUILD_BASE_IMAGE=base,
-        CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE_IMAGE,
+        CIC_BUILD_RUNTIME_BASE_IMAGE=runtime_base,
         CIC_BUILD_MAX_CONCURRENT_BUILDS="1",
         CIC_BUILD_SPACK_MIRROR=str(root / "mirror"),
         CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue),

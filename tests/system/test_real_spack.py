@@ -26,12 +26,14 @@ from image_builder.state import BuildState
 from image_builder.store.folder import ImageStore
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
-from tests.support.site import BASE_IMAGE, PROJECT, RUNTIME_BASE_IMAGE, Site, make_site
+from tests.support.site import PROJECT, Site, make_site
 from tests.support.spack_site import REAL_SPACK
 from tests.system.test_main_job import run_sif
 
 SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
 SPACK_BASE = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
+RUNTIME_BASE = f"{SPACK_BASE}-runtime"
+"""Of the same Debian packages: a slim image wants those of the full one, security updates too."""
 pytestmark = [
     pytest.mark.system,
     pytest.mark.timeout(1800),
@@ -50,11 +52,13 @@ MPIRUN = (
     "2",
 )
 WITH_STAGES = {
-    "eflows4hpc.yaml": "apt: [jq]\npip: [six]\nspack:\n  specs:\n    - heat\n    - bzip2@1.0.8\n",
+    "eflows4hpc.yaml": "apt: [jq]\npip: [six]\n"
+    "spack:\n  specs:\n    - heat\n    - bzip2@1.0.8\n    - libmd@1.0.4\n",
     "post_inst.sh": "#!/bin/bash\n"
     "[[ $PWD == /solver ]]\n"
     "command -v heat || exit 1\n"
-    "cp /tmp/root/spack-stage/spack-stage-bzip2-*/spack-src/README /solver/from-the-stage\n",
+    "cp /tmp/root/spack-stage/spack-stage-bzip2-*/spack-src/README /solver/from-the-stage\n"
+    "cp /tmp/root/spack-stage/spack-stage-libmd-*/spack-src/config.log /solver/configured\n",
 }
 SLIM = {
     "eflows4hpc.yaml": "pip: [six]\nspack:\n  specs: [heat]\nslim: true\nsmoke: [./solve.sh]\n",
@@ -71,14 +75,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     mirror = root / "mirror"
     subprocess.run([str(REAL_SPACK / "source_mirror"), str(mirror)], check=True)
     subprocess.run(
-        [str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE_IMAGE, BASE_IMAGE], check=True
+        [str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE, SPACK_BASE], check=True
     )
     catalogue = root / "catalogue"
     shutil.copytree(PROJECT / "examples" / "software-catalog", catalogue)
     shutil.rmtree(catalogue / "cfg")
     made = make_site(root).with_environ(
         CIC_BUILD_BASE_IMAGE=SPACK_BASE,
-        CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE_IMAGE,
+        CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE,
         CIC_BUILD_SPACK_MIRROR=str(mirror),
         CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue),
     )
@@ -146,6 +150,8 @@ def test_a_workflow_with_everything_becomes_a_sif_that_runs(site: Site) -> None:
     ]
     assert "libmpi" in inside(result.image_id, "sh", "-c", "ldd /opt/view/bin/heat")
     assert "README" in inside(result.image_id, "cat", "/solver/from-the-stage")
+    configured = inside(result.image_id, "cat", "/solver/configured")
+    assert "am_cv_CC_dependencies_compiler_type=none\n" in configured, "nothing notes dependencies"
     assert inside(result.image_id, "jq", "--version").startswith("jq")
     assert inside(result.image_id, "python3", "-c", "import six; print(six.__name__)") == "six\n"
     assert inside(result.image_id, "bash", "-lc", "command -v heat bzip2").split() == [
