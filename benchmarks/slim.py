@@ -26,6 +26,7 @@ from image_builder.store.folder import ImageStore
 from tests.support.daemon_images import remove_images
 from tests.support.recording import Heard
 from tests.support.site import PROJECT, Site, make_site
+from tests.support.spack_site import RUNTIME_BASE, SPACK_BASE, SPACK_ROOT, make_runtime_base
 
 UNKNOWN = Row("slim against full image of fftw, lz4 and bzip2", None, 0.25)
 STEP = {
@@ -57,12 +58,11 @@ def site_with_spack() -> Iterator[Site]:
 
     Raises `NoSpack`.
     """
-    root = os.environ.get("CIC_SPACK_ROOT")
-    if root is None:
+    if SPACK_ROOT is None:
         raise NoSpack("CIC_SPACK_ROOT names no Spack")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            site = spack_site(Path(folder), Path(root))
+            site = spack_site(Path(folder), Path(SPACK_ROOT))
         except subprocess.CalledProcessError as error:
             raise NoSpack(str(error)) from error
         try:
@@ -81,10 +81,8 @@ def against_full(site: Site) -> Row:
 
 def spack_site(root: Path, spack_root: Path) -> Site:
     """Return a site on a base image with that Spack, and a mirror of all sources that are needed."""
-    base = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
-    subprocess.run([str(PROJECT / "scripts" / "spack_base"), base], check=True)
-    runtime_base = f"{base}-runtime"
-    subprocess.run([str(PROJECT / "scripts" / "runtime_base"), runtime_base, base], check=True)
+    subprocess.run([str(PROJECT / "scripts" / "spack_base"), SPACK_BASE], check=True)
+    make_runtime_base()
     subprocess.run(
         [str(PROJECT / "tests/support/real_spack/source_mirror"), str(root / "mirror")], check=True
     )
@@ -93,8 +91,8 @@ def spack_site(root: Path, spack_root: Path) -> Site:
     shutil.copy(PROJECT / "examples/software-catalog/repo.yaml", catalogue)
     add_fftw(catalogue / "packages", spack_root)
     site = make_site(root).with_environ(
-        CIC_BUILD_BASE_IMAGE=base,
-        CIC_BUILD_RUNTIME_BASE_IMAGE=runtime_base,
+        CIC_BUILD_BASE_IMAGE=SPACK_BASE,
+        CIC_BUILD_RUNTIME_BASE_IMAGE=RUNTIME_BASE,
         CIC_BUILD_MAX_CONCURRENT_BUILDS="1",
         CIC_BUILD_SPACK_MIRROR=str(root / "mirror"),
         CIC_REPOSITORIES_SOFTWARE_REPOSITORY=str(catalogue),

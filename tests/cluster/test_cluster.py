@@ -123,9 +123,11 @@ def test_a_build_waits_for_a_worker_that_can_build_it_and_says_so(several: Clust
     build = several.submit("s0", platform="linux/arm64")
     plain = several.submit("s1")
     assert several.wait(plain)["status"] == "FINISHED"
-    lacking = "Waits for a worker that builds for linux/arm64: those at work build for linux/amd64."
+    expected = (
+        "Waits for a worker that builds for linux/arm64: those at work build for linux/amd64."
+    )
     end = time.monotonic() + 30
-    while (message := several.wait(build, "PENDING")["message"]) != lacking:
+    while (message := several.wait(build, "PENDING")["message"]) != expected:
         assert message in (None, "Waits for a worker: none is at work."), "before the worker came"
         assert time.monotonic() < end
         time.sleep(0.2)

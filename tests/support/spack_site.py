@@ -23,6 +23,8 @@ from tests.support.site import PROJECT, Site, make_site
 
 SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
 SPACK_BASE = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
+RUNTIME_BASE = f"{SPACK_BASE}-runtime"
+"""Of the same Debian packages: a slim image wants those of the full one, security updates too."""
 REAL_SPACK = Path(__file__).parent / "real_spack"
 MEASURED = ("fftw@3.3.10", "lz4@1.9.4", "bzip2@1.0.8")
 """The environment that all figures about Spack are of."""
@@ -35,6 +37,12 @@ _INSTALLING = re.compile(
     r"==> (\S+): Executing phase: 'install'|\[ \] [a-z0-9]{7} (\S+)@\S+ install\b"
 )
 """What Spack writes before and from 1.2 on."""
+
+
+def make_runtime_base() -> None:
+    """Make what slim images are put on, of the base image with Spack."""
+    command = [str(PROJECT / "scripts" / "runtime_base"), RUNTIME_BASE, SPACK_BASE]
+    subprocess.run(command, check=True)
 
 
 def make_spack_site(root: Path) -> Site:

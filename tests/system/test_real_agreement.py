@@ -4,7 +4,6 @@ Spack then does.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -13,9 +12,8 @@ import pytest
 from benchmarks.agreement import base_of, concretized, shares, table
 from benchmarks.agreement_cases import inputs, machines, on_machines
 from tests.support.site import PROJECT
+from tests.support.spack_site import SPACK_BASE, SPACK_ROOT
 
-SPACK_ROOT = os.environ.get("CIC_SPACK_ROOT")
-SPACK_BASE = os.environ.get("CIC_TEST_SPACK_BASE", "cic-test-spack:1")
 pytestmark = [
     pytest.mark.system,
     pytest.mark.timeout(4 * 3600),

@@ -128,6 +128,16 @@ def test_the_catalogue_precedes_spacks_own_packages(site: Site) -> None:
     assert shown == "a tree of the catalogue\n"
 
 
+def test_what_is_compiled_once_has_no_dependency_tracking(site: Site) -> None:
+    """Where stages stay it has: see `test_real_spack.py`."""
+    site.add_step("spack", "configured", environment(["configured"]))
+    result = build(site, "configured", Heard())
+    command = ["docker", "run", "--rm", "--network=none", result.image_id]
+    log = "/opt/view/share/config.log"
+    shown = subprocess.run([*command, "cat", log], check=True, capture_output=True, text=True)
+    assert "am_cv_CC_dependencies_compiler_type=none\n" in shown.stdout
+
+
 def test_groups_and_static_analysis_become_one_image(site: Site) -> None:
     """Releases that know them take them; before, groups are plain specs, and the setting is left out."""
     text = (

@@ -14,13 +14,12 @@ elif [ -n "$mirror" ]; then
     printf 'mirrors:\n  site: "%s"\n' "$mirror" >"$scope/mirrors.yaml"
 fi
 
-# Nothing is compiled twice in one folder: an Autotools package need not note what each object depends on, which costs
-# FFTW 11 of 16 s of each `configure`. Variables of this name are what `--disable-dependency-tracking` sets, and what Spack
-# passes on (since 1.1 it ignores a CONFIG_SITE). A base image whose packages need the notes has ENV with "yes".
-export enable_dependency_tracking="${enable_dependency_tracking-no}"
-
 jobs=$(cat /run/cic/jobs 2>/dev/null || nproc) # a debug image has no such file
 keep=${1:-}
+# Where no stage stays nothing is compiled again, and Autotools packages need no dependency tracking, which takes 11 of the
+# 16 s of each `configure` of FFTW. This variable is what `--disable-dependency-tracking` sets, and Spack passes it on (since
+# 1.1 it ignores a CONFIG_SITE). A base image whose packages need the tracking has ENV with "yes".
+[ -n "$keep" ] || export enable_dependency_tracking="${enable_dependency_tracking-no}"
 mirrors=$scope
 set -- --only-concrete --fail-fast --jobs "$jobs" ${keep:+--keep-stage}
 if [ ! -e /run/cic/parallel.py ]; then # Spack 1.2 shares its jobs out among packages, and shows logs of failures by itself
